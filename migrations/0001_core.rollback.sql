@@ -1,0 +1,14 @@
+drop table chat_message;
+drop table agent_task;
+drop table chat_session;
+drop table issue_comment;
+drop table issue;
+drop table user_session;
+drop table api_token;
+drop table project;
+drop table squad;
+drop table agent;
+drop table agent_runtime;
+drop table member;
+drop table app_user;
+drop table workspace;

@@ -1,0 +1,11 @@
+drop table outbound_message;
+drop table channel_connection;
+drop table channel_binding_token;
+drop table channel_outbound_card_message;
+drop table channel_inbound_audit;
+drop table channel_inbound_message_dedup;
+drop table channel_chat_session_binding;
+drop table channel_user_binding;
+drop table channel_installation;
+drop function announce_outbound();
+drop function announce_installation();

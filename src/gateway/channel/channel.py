@@ -1,0 +1,147 @@
+"""What a chat platform implements to be served by the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+import trio
+
+from gateway.channel.capability import Capability
+from gateway.channel.message import InboundMessage, OutboundMessage, SendResult
+from gateway.errors import GatewayError
+
+
+class Verdict(Enum):
+    """What the platform is told of an inbound message."""
+
+    SETTLED = "settled"
+    """Its outcome is committed: acknowledge, never deliver it again."""
+    REDELIVER = "redeliver"
+    """Nothing is lost if it comes again: another worker holds it, or the store was away."""
+
+
+InboundHandler = Callable[[InboundMessage], Awaitable[Verdict]]
+"""Decides one message. An exception is an infrastructure failure: the adapter asks for redelivery and lives on."""
+
+
+class ConnectionState(StrEnum):
+    """Whether a bot can hear, as stored and shown."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    DEAF = "deaf"
+    REFUSED = "refused"
+    STANDBY = "standby"
+    HTTP = "http"
+    UNREADABLE_SECRET = "unreadable_secret"  # noqa: S105
+    REVOKED = "revoked"
+
+
+@dataclass(slots=True)
+class LinkHealth:
+    """What is known of a link, updated in place by the channel and stored by the supervisor on change or every 5 s.
+
+    Times are wall-clock UTC for display; they decide nothing.
+    """
+
+    state: ConnectionState = ConnectionState.CONNECTING
+    code: int = 0
+    detail: str = ""
+    last_frame_at: datetime | None = None
+    last_event_at: datetime | None = None
+    pong_ms: float | None = None
+
+
+class Fence:
+    """The end of the right to speak, delivered synchronously.
+
+    Cancellation asks; a fence does not. A channel registers how to tear its link down without awaiting anything, and
+    `fall` calls it at the moment the lease ends, even while a shielded call keeps the channel's own tasks alive.
+    """
+
+    def __init__(self) -> None:
+        self._fallen = False
+        self._teardowns: list[Callable[[], None]] = []
+
+    @property
+    def fallen(self) -> bool:
+        return self._fallen
+
+    def on_fall(self, teardown: Callable[[], None]) -> Callable[[], None]:
+        """Register `teardown`; called at once when the fence fell already. Returns a function that takes it back."""
+        if self._fallen:
+            teardown()
+            return lambda: None
+        self._teardowns.append(teardown)
+        return lambda: self._teardowns.remove(teardown) if teardown in self._teardowns else None
+
+    def fall(self) -> None:
+        self._fallen = True
+        teardowns, self._teardowns = self._teardowns, []
+        for teardown in teardowns:
+            teardown()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelConfig:
+    """What a factory gets. `raw` is the installation's stored config with secrets opened; only the adapter reads it."""
+
+    type: str
+    installation_id: UUID
+    raw: dict[str, Any] = field(repr=False)
+    handler: InboundHandler
+    fence: Fence = field(default_factory=Fence)
+    health: LinkHealth = field(default_factory=LinkHealth)
+
+
+class LinkRefused(GatewayError):
+    """The platform will not have this bot: bad secret, forbidden, too many connections. Retried slowly, and shown.
+
+    `code` and `reason` are the platform's own.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the platform refused the connection ({code}): {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class LinkLost(GatewayError):
+    """The link ended, or never came up, for a reason that may pass. Retried with back-off.
+
+    `deaf` tells a link that went silent from one that was closed or could not be made.
+    """
+
+    def __init__(self, reason: str, *, deaf: bool = False) -> None:
+        super().__init__(reason)
+        self.deaf = deaf
+
+
+class Channel(Protocol):
+    """One bot on one platform."""
+
+    @property
+    def type(self) -> str:
+        """The platform's slug: stored in the database, and the registry's key."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the link until cancelled; `started()` is called once it is established.
+
+        Resource handling: the link is the channel's own and closed on every way out. Cancellation means hand-over: stop
+        reading, settle and acknowledge what was received within one second, close. A channel may be run again.
+        Raises LinkRefused or LinkLost when the link cannot be made or ends; never returns otherwise.
+        """
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        """Send one message. Raises the LarkError family; safe to repeat with the same idempotency key."""
+
+    @property
+    def capabilities(self) -> Capability: ...
+
+
+ChannelFactory = Callable[[ChannelConfig], Channel]

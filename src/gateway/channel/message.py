@@ -1,0 +1,112 @@
+"""Envelopes: a message on its way in, and one on its way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class ChatType(StrEnum):
+    """A conversation of two, or of many."""
+
+    P2P = "p2p"
+    GROUP = "group"
+
+
+class MessageType(StrEnum):
+    """The closed set of message kinds; what a platform calls its own maps into it."""
+
+    TEXT = "text"
+    IMAGE = "image"
+    FILE = "file"
+    AUDIO = "audio"
+    VIDEO = "video"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who wrote, and where. Ids are the platform's own."""
+
+    channel_type: str
+    chat_id: str
+    chat_type: ChatType
+    sender_id: str
+    sender_stable_id: str = ""
+    thread_id: str = ""
+
+    @property
+    def session_key(self) -> str:
+        """What makes one conversation: the chat, or one topic of a group. A stray thread id in p2p is ignored."""
+        if self.chat_type is ChatType.GROUP and self.thread_id:
+            return f"{self.chat_id}:{self.thread_id}"
+        return self.chat_id
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRef:
+    """A file that stays on the platform until an agent asks for it; `key` is the platform's handle."""
+
+    kind: MessageType
+    key: str
+    name: str = ""
+    mime_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """The message that was quoted, and the first one of its tree."""
+
+    message_id: str
+    root_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InboundMessage:
+    """One message as the core sees it.
+
+    `command_text` is the sender's own words before anything was added to `text`; commands are read from it alone.
+    `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock.
+    """
+
+    app_id: str
+    event_id: str
+    message_id: str
+    source: Source
+    type: MessageType
+    text: str
+    sent_at: datetime | None = None
+    command_text: str = ""
+    media: tuple[MediaRef, ...] = ()
+    reply_to: ReplyTo | None = None
+    addressed_to_bot: bool = False
+    sender_is_bot: bool = False
+    force_fresh: bool = False
+    skip_agent_run: bool = False
+    event_type: str = ""
+    raw: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundMessage:
+    """One message to send. `idempotency_key` stays the same over every attempt, at most 50 characters.
+
+    Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation.
+    """
+
+    text: str
+    idempotency_key: str
+    chat_id: str = ""
+    user_id: str = ""
+    thread_id: str = ""
+    reply_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """The platform's id of what was sent; `message_ids` has all of them when the adapter split the text."""
+
+    message_id: str
+    message_ids: tuple[str, ...] = ()

@@ -1,0 +1,88 @@
+"""The few concurrency primitives that trio leaves to the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+
+@contextmanager
+def finishing(seconds: float) -> Iterator[trio.CancelScope]:
+    """Shield what must still be said (a ROLLBACK, an ACK, a lease release) from cancellation, for at most `seconds`.
+
+    The only way to shield in this code base: a shield without a deadline can hang a shutdown for ever. Shields that
+    run while a lease is held must together stay below its expiry margin.
+    """
+    with trio.move_on_after(seconds, shield=True) as scope:
+        yield scope
+
+
+class Signal:
+    """A wake-up that coalesces: `set` any number of times, and the next `wait` returns once.
+
+    One waiter at a time. A `set` with nobody waiting is remembered, so a wake-up is never lost between two waits.
+    """
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until set, or for `timeout` seconds; True when it was set. Cancellation leaves the signal as it was."""
+        with trio.move_on_after(float("inf") if timeout is None else max(timeout, 0)):
+            await self._event.wait()
+        was_set = self._event.is_set()
+        if was_set:
+            self._event = trio.Event()
+        return was_set
+
+
+class Topics:
+    """Signals by key, for waiters that come and go (a long poll on one runtime's queue).
+
+    `hear(key)` is a context manager that yields a Signal; `ring(key)` sets every Signal listening on that key, and
+    `ring_all()` sets all of them, which is what a lost notification connection calls for.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, set[Signal]] = {}
+
+    @contextmanager
+    def hear(self, key: str) -> Iterator[Signal]:
+        signal = Signal()
+        self._listeners.setdefault(key, set()).add(signal)
+        try:
+            yield signal
+        finally:
+            listeners = self._listeners[key]
+            listeners.discard(signal)
+            if not listeners:
+                del self._listeners[key]
+
+    def ring(self, key: str) -> None:
+        for signal in self._listeners.get(key, ()):
+            signal.set()
+
+    def ring_all(self) -> None:
+        for listeners in self._listeners.values():
+            for signal in listeners:
+                signal.set()
+
+
+_watcher: Callable[[str], None] | None = None
+
+
+def reached(point: str) -> None:
+    """Mark a named point that matters to crash tests; does nothing unless a test process installed a watcher."""
+    if _watcher is not None:
+        _watcher(point)
+
+
+def watch_points(watcher: Callable[[str], None] | None) -> None:
+    """Install the callback of `reached` (tests only): it may kill the process, raise, or record the point."""
+    global _watcher
+    _watcher = watcher

@@ -1,0 +1,39 @@
+"""Identifiers and secrets that the gateway mints itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from uuid import UUID, uuid4
+
+from gateway.errors import RejectedRequest
+
+USER_TOKEN_PREFIX = "gwu_"  # noqa: S105  (a public prefix, not a secret)
+RUNTIME_TOKEN_PREFIX = "gwr_"  # noqa: S105
+
+
+def new_id() -> UUID:
+    """A fresh row id."""
+    return uuid4()
+
+
+def parse_id(text: str, *, field: str = "id") -> UUID:
+    """Read an id from a path or body. Raises RejectedRequest (400) that names the field; never the zero UUID."""
+    try:
+        value = UUID(text)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise RejectedRequest(400, "invalid_id", f"{field} is not a UUID", field=field) from error
+    if value.int == 0:
+        raise RejectedRequest(400, "invalid_id", f"{field} is the zero UUID", field=field)
+    return value
+
+
+def new_token(prefix: str) -> str:
+    """A bearer secret: the prefix and 32 random bytes, base64url without padding. Only its hash is ever stored."""
+    return prefix + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+
+
+def token_hash(token: str) -> str:
+    """The stored form of a bearer secret: 64 hex digits of SHA-256. The input has 256 bits, so no salt is needed."""
+    return hashlib.sha256(token.encode()).hexdigest()
