@@ -8,10 +8,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 PINNED := $(INSTALL) --require-hashes --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint pins pb2 schema bench soak clean
+.PHONY: help demo test lint pins pb2 schema bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  make \1\t/' | expand -t 18
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,8 +29,35 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	$(PINNED) -r requirements/dev.txt
 	@touch $@
 
+demo: $(VENV)/.runtime ## play a morning with a simulated Lark, the daemon and an agent (KEEP=1 leaves it running)
+	$(BIN)/gateway demo $(if $(KEEP),--keep,--once)
+
+test: $(VENV)/.dev ## run every test
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage report --skip-covered --skip-empty --sort=cover | tail -n 15
+
+lint: $(VENV)/.dev ## ruff, mypy strict, and the arrows between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## measure beside the official SDKs on this machine; writes bench/RESULTS.md
+	$(BIN)/python -m bench
+
+pb2: $(VENV)/.dev ## generate the protobuf module again from protocol/pbbp2.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protocol --python_out=src/gateway/lark/wire protocol/pbbp2.proto
+
+schema: $(VENV)/.dev ## write schema.sql again from the chain of migrations
+	$(BIN)/python tests/migration/dump_schema.py
+
+UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+            --override requirements/overrides.txt
 pins: $(VENV)/.build ## compile requirements/*.txt again (needs uv on PATH)
 	uv pip compile $(UV_FLAGS) --allow-unsafe requirements/build.in --output-file requirements/build.txt
 	uv pip compile $(UV_FLAGS) pyproject.toml --output-file requirements/runtime.txt
-	uv pip compile $(UV_FLAGS) --constraint requirements/runtime.txt --group dev pyproject.toml --output-file requirements/dev.txt
-UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --override requirements/overrides.txt
+	uv pip compile $(UV_FLAGS) --constraint requirements/runtime.txt --group dev pyproject.toml \
+	  --output-file requirements/dev.txt
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -1,0 +1,1 @@
+"""The official SDKs, doing the same durable writes in their event handlers."""

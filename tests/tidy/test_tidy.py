@@ -1,0 +1,107 @@
+"""What no type checker sees: arrows, unused SQL, stale generated files, shields, and documents that name what is gone."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "gateway"
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
+VAGUE_NAMES = {"utils", "common", "helpers", "misc", "manager", "handler", "processor"}
+
+
+def test_arrows_of_the_house_hold() -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_modules_have_telling_names() -> None:
+    assert not [path for path in MODULES if path.stem in VAGUE_NAMES]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [path for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
+
+
+def shields(tree: ast.AST) -> Iterator[int]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and any(keyword.arg == "shield" for keyword in node.keywords):
+            yield node.lineno
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Attribute) and t.attr == "shield" for t in node.targets):
+            yield node.lineno
+
+
+def test_shields_live_in_finishing_alone() -> None:
+    found = {path.relative_to(SOURCE).as_posix() for path in MODULES if any(shields(ast.parse(path.read_text())))}
+    assert found == {"concurrency.py"}
+
+
+def statements() -> dict[str, str]:
+    named = {}
+    for path in sorted((ROOT / "sql").glob("*.sql")):
+        for name in re.findall(r"^-- name:\s*(\w+)", path.read_text(), re.MULTILINE):
+            assert name not in named, f"{name} stands in {named[name]} and {path.name}"
+            named[name] = path.name
+    return named
+
+
+def test_every_statement_has_a_name_of_its_own_and_a_caller() -> None:
+    source = "\n".join(path.read_text() for path in (SOURCE / "postgres").glob("*.py"))
+    named = statements()
+    assert named
+    unused = [f"{file}: {name}" for name, file in named.items() if not re.search(rf"\.{name}\(", source)]
+    assert not unused
+
+
+def test_every_statement_says_why() -> None:
+    silent = []
+    for path in sorted((ROOT / "sql").glob("*.sql")):
+        for block in re.split(r"(?m)^(?=-- name:)", path.read_text())[1:]:
+            comments = [line for line in block.splitlines()[1:] if line.startswith("--") and "record_class" not in line]
+            if not comments:
+                silent.append(f"{path.name}: {block.splitlines()[0]}")
+    assert not silent
+
+
+def test_generated_protobuf_module_is_fresh(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "grpc_tools.protoc", "--proto_path=protocol", f"--python_out={tmp_path}"]
+    subprocess.run([*command, "protocol/pbbp2.proto"], cwd=ROOT, check=True)
+    assert (tmp_path / "pbbp2_pb2.py").read_bytes() == (SOURCE / "lark/wire/pbbp2_pb2.py").read_bytes()
+
+
+def test_every_migration_has_its_rollback() -> None:
+    forward = {path.name for path in (ROOT / "migrations").glob("*.sql") if ".rollback." not in path.name}
+    assert forward
+    assert {name.replace(".sql", ".rollback.sql") for name in forward} == {
+        path.name for path in (ROOT / "migrations").glob("*.rollback.sql")
+    }
+
+
+def documents() -> list[Path]:
+    return sorted(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md") + sorted(
+        path for folder in ("tests", "protocol", "bench") for path in (ROOT / folder).glob("*.md")
+    )
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_name_only_files_that_exist(document: Path) -> None:
+    text = document.read_text()
+    named = re.findall(r"`((?:src|tests|sql|migrations|systemd|protocol|bench|requirements)/[\w./-]*)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_readme_names_only_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9_-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z0-9_-]+)", (ROOT / "README.md").read_text()))
+    assert named
+    assert named <= targets
