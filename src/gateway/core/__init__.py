@@ -1,0 +1,1 @@
+"""Decisions without I/O: time, randomness and ids come in as arguments."""

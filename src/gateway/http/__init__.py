@@ -1,0 +1,1 @@
+"""The HTTP side: app factory, server, authentication, and one module per resource."""

@@ -1,0 +1,1 @@
+"""From a durable row to one visible message."""

@@ -1,0 +1,1 @@
+"""psycopg under trio, migrations, the embedded server, and one store per aggregate."""

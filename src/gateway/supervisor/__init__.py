@@ -1,0 +1,1 @@
+"""One task per installation, under a lease that is a cancel scope."""

@@ -1,0 +1,1 @@
+"""What agents work on: sessions, tasks, people and their agents."""

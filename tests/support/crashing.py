@@ -1,0 +1,29 @@
+"""Run `gateway …` and kill the process, as kill -9 would, the n-th time it reaches a named point.
+
+usage: python crashing.py POINT COUNT ARGUMENTS…
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from gateway.cli import main
+from gateway.concurrency import watch_points
+
+point, count = sys.argv[1], int(sys.argv[2])
+remaining = count
+
+
+def watcher(name: str) -> None:
+    global remaining
+    if name == point:
+        remaining -= 1
+        if remaining == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+watch_points(watcher)
+sys.argv = ["gateway", *sys.argv[3:]]
+main()
