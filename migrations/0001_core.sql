@@ -169,6 +169,8 @@ create table agent_task (
   available_at timestamptz not null default now(),
   dispatched_at timestamptz,
   started_at timestamptz,
+  -- When its runtime last named it in a heartbeat; null while it never did, then the runtime's own heartbeat counts.
+  seen_at timestamptz,
   completed_at timestamptz,
   progress text,
   result jsonb,

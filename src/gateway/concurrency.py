@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -17,6 +17,32 @@ def finishing(seconds: float) -> Iterator[trio.CancelScope]:
     """
     with trio.move_on_after(seconds, shield=True) as scope:
         yield scope
+
+
+@asynccontextmanager
+async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
+    """A nursery whose tasks may finish what they began: they are cancelled `seconds` after the body, not with it.
+
+    The body itself is cancelled like any other code; the countdown begins when it is left, however that happens. A task
+    that raises cancels its siblings and the body at once, as in any nursery.
+    """
+    async with trio.open_nursery() as outer:
+        inner, body_left = await outer.start(_run_finishing, seconds)
+        try:
+            yield inner
+        finally:
+            body_left.set()
+
+
+async def _run_finishing(
+    seconds: float, *, task_status: trio.TaskStatus[tuple[trio.Nursery, trio.Event]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with finishing(float("inf")) as scope:
+        async with trio.open_nursery() as inner:
+            body_left = trio.Event()
+            task_status.started((inner, body_left))
+            await body_left.wait()
+            scope.deadline = trio.current_time() + seconds
 
 
 class Signal:

@@ -3,3 +3,403 @@
 Precedence: flags > `GATEWAY_*` environment (nested with `__`) > TOML file > systemd credentials directory > defaults.
 An unknown key, also an unknown `GATEWAY_*` variable, is a ConfigError that names it.
 """
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from gateway.address import parse_bind
+from gateway.errors import ConfigError
+
+ENV_PREFIX = "GATEWAY_"
+ENV_NESTING = "__"
+
+
+def _bind(text: str) -> str:
+    parse_bind(text)
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not an http:// or https:// URL")
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL has no query and no fragment")
+    return text.rstrip("/")
+
+
+def _public_url(text: str) -> str:
+    if "@" in urlsplit(text).netloc:
+        raise ValueError("this URL may not carry a user name or password")
+    return _url(text)
+
+
+def _secret_url(secret: SecretStr) -> SecretStr:
+    return SecretStr(_url(secret.get_secret_value()))
+
+
+def _comma_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _network(value: object) -> object:
+    return ip_network(value) if isinstance(value, str) else value
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _not_blank(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("is empty; remove the key to leave it unset")
+    return secret
+
+
+def _conninfo(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text.startswith(("postgres://", "postgresql://")) and "=" not in text:
+        raise ValueError("is neither a postgresql:// URI nor a list of key=value pairs")
+    return secret
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("this account has no home directory; give an absolute path") from None
+
+
+BindAddress = Annotated[str, AfterValidator(_bind)]
+BaseUrl = Annotated[str, AfterValidator(_public_url)]
+Secret = Annotated[SecretStr, AfterValidator(_not_blank)]
+Conninfo = Annotated[SecretStr, AfterValidator(_not_blank), AfterValidator(_conninfo)]
+SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_list)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(gt=0, le=1 << 30)]
+Count = Annotated[int, Field(gt=0, le=100_000)]
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class HttpSettings(_Group):
+    bind: BindAddress = "127.0.0.1:8420"
+    public_url: BaseUrl | None = None
+    """The address people and providers reach us at; links and webhook URLs start with it."""
+    trusted_proxies: Networks = ()
+    """Networks whose client-address headers are believed."""
+
+
+class MetricsSettings(_Group):
+    bind: BindAddress | None = None
+    """Unset: no metrics listener."""
+
+
+class LarkSettings(_Group):
+    open_base_url: BaseUrl | None = None
+    """Replaces the region's host for REST and for the long connection's bootstrap."""
+    accounts_base_url: BaseUrl | None = None
+    """Replaces the region's host for the device flow."""
+    proxy_url: SecretUrl | None = None
+    """May carry a user and password. Unset: the standard proxy variables, never for loopback."""
+
+
+class HubSettings(_Group):
+    """Who holds a bot, and how patient it is.
+
+    A holder renews every `renew_seconds` and gives up `expiry_margin_seconds` before others may take over; a standby
+    looks every `poll_seconds`. A `lease_ttl_seconds` given alone derives the other three.
+    """
+
+    lease_ttl_seconds: Seconds = 15
+    renew_seconds: Seconds = 4
+    poll_seconds: Seconds = 4
+    expiry_margin_seconds: Seconds = 2
+    reply_timeout_seconds: Seconds = 2.5
+    """One attempt to send a message."""
+    stale_after_seconds: Seconds = 600
+    """A message older than this when it arrives runs with its age told to the agent."""
+    batch_window_seconds: SecondsOrZero = 3
+    """How long a conversation's next run waits for more messages."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_timings(cls, given: object) -> object:
+        timings = {"renew_seconds", "poll_seconds", "expiry_margin_seconds"}
+        if not isinstance(given, dict) or "lease_ttl_seconds" not in given or timings & given.keys():
+            return given
+        try:
+            ttl = float(given["lease_ttl_seconds"])
+        except (TypeError, ValueError):
+            return given
+        if not 0 < ttl < math.inf:
+            return given  # refused below, by its own name alone
+        return given | {"renew_seconds": ttl / 3, "poll_seconds": ttl / 6, "expiry_margin_seconds": ttl / 10}
+
+    @model_validator(mode="after")
+    def _timings_fit(self) -> HubSettings:
+        if self.renew_seconds >= self.lease_ttl_seconds:
+            raise ValueError(_misfit("renew_seconds", self.renew_seconds, "below lease_ttl_seconds", self))
+        if self.poll_seconds > self.renew_seconds:
+            raise ValueError(_misfit("poll_seconds", self.poll_seconds, "at most renew_seconds", self))
+        if self.expiry_margin_seconds >= self.lease_ttl_seconds - self.renew_seconds:
+            margin = self.expiry_margin_seconds
+            raise ValueError(_misfit("expiry_margin_seconds", margin, "below lease_ttl_seconds - renew_seconds", self))
+        return self
+
+
+def _misfit(name: str, value: float, limit: str, hub: HubSettings) -> str:
+    timings = f"lease_ttl_seconds {hub.lease_ttl_seconds:g}, renew_seconds {hub.renew_seconds:g}"
+    return f"hub.{name}: {value:g} must be {limit} ({timings})"
+
+
+class GithubSettings(_Group):
+    app_slug: str | None = None
+    webhook_secret: Secret | None = None
+    app_id: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[0-9]+$")] | None = None
+    private_key: Secret | None = None
+    """PEM text."""
+    api_base_url: BaseUrl | None = None
+
+
+class WebhookSettings(_Group):
+    per_token_per_minute: CountOrZero = 60
+    """0 disables the limit, as below. Counted per replica."""
+    per_ip_per_minute: CountOrZero = 30
+    body_bytes_max: Bytes = 262_144
+
+
+class LogSettings(_Group):
+    format: Literal["json", "console"] | None = None
+    """Unset: console on a terminal, else json."""
+
+
+class Limits(_Group):
+    """Bounds that seldom need a hand. Each is what one process allows itself."""
+
+    drain_seconds: Seconds = 15
+    """From SIGTERM to the end: what is still in flight then is abandoned."""
+    database_connections_max: Count = 10
+    database_connect_timeout_seconds: Seconds = 10
+    http_body_bytes_max: Bytes = 1_048_576
+    """The API's bodies; webhooks have bounds of their own."""
+    frame_bytes_max: Bytes = 4_194_304
+    """One message of a platform's long connection. Above it the connection is closed and made again."""
+    chunk_bytes_max: Bytes = 16_777_216
+    """Parts of unfinished events that one connection may hold."""
+    events_in_flight_max: Count = 64
+    """Events of one connection that are being settled at the same time."""
+    runtime_silence_seconds: Seconds = 90
+    """A runtime that says nothing for so long has lost its tasks: they return to the queue."""
+
+
+def default_state_dir() -> Path:
+    """Where the gateway keeps its own files when nobody says: systemd's answer, root's, or the person's."""
+    if systemd := os.environ.get("STATE_DIRECTORY"):
+        return Path(systemd.split(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/gateway")
+    return _xdg_home("XDG_STATE_HOME", ".local/state") / "gateway"
+
+
+def _xdg_home(variable: str, fallback: str) -> Path:
+    # The XDG rules ask that a relative path is ignored.
+    named = Path(os.environ.get(variable, ""))
+    return named if named.is_absolute() else Path("~", fallback)
+
+
+class Settings(BaseSettings):
+    """The configuration of one process. Immutable; made by `load_settings`. Secrets hide in its repr."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_NESTING,
+        enable_decoding=False,
+        validate_default=True,
+    )
+
+    state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(default_factory=default_state_dir)
+    database_url: Conninfo | None = None
+    """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
+    secret_key: Secret | None = None
+    """A key ring, newest first: `keyring.KeyRing.parse` reads and judges it."""
+    http: HttpSettings = HttpSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    lark: LarkSettings = LarkSettings()
+    hub: HubSettings = HubSettings()
+    github: GithubSettings = GithubSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    log: LogSettings = LogSettings()
+    limits: Limits = Limits()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the gateway brings its own Postgres."""
+        return self.database_url is None
+
+
+def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read all sources of this process. Raises ConfigError with one line that names every key at fault.
+
+    `config_file` is what `--config` said; without it the first of `default_config_files()` that exists is read.
+    `overrides` are flags by dotted key; None means that the flag was not given.
+    """
+    _refuse_unknown_variables(os.environ)
+    flags = _nested({key: value for key, value in (overrides or {}).items() if value is not None})
+    file = _file_values(config_file)
+    credentials = _credential_values(os.environ)
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override]
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            **_: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            below = (InitSettingsSource(settings_cls, values) for values in (file, credentials))
+            return (init_settings, env_settings, *below)
+
+    try:
+        return Sourced(**flags)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_complaints(error))) from None
+
+
+def default_config_files() -> tuple[Path, ...]:
+    """Where a configuration file is looked for when `--config` is not given."""
+    own = _xdg_home("XDG_CONFIG_HOME", ".config") / "gateway" / "config.toml"
+    # An account without a home keeps the "~", which names no file.
+    return (Path(os.path.expanduser(own)), Path("/etc/gateway/config.toml"))  # noqa: PTH111
+
+
+def known_keys() -> dict[str, bool]:
+    """Every key in dotted form, and whether its value is a secret."""
+    return dict(_keys_of(Settings))
+
+
+def variable_of(key: str) -> str:
+    """The environment variable of a dotted key."""
+    return ENV_PREFIX + key.upper().replace(".", ENV_NESTING)
+
+
+def _keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Group):
+            yield from _keys_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, "SecretStr" in repr(field.annotation)
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {variable_of(key) for key in known_keys()}
+    unknown = sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name not in known)
+    if unknown:
+        raise ConfigError(f"unknown environment variable {', '.join(unknown)}: unset it or correct its name")
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[name] = value
+    return tree
+
+
+def _file_values(config_file: Path | None) -> dict[str, Any]:
+    for path in (config_file,) if config_file is not None else default_config_files():
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if config_file is not None:
+                raise ConfigError(f"--config: {path} does not exist") from error
+        except OSError as error:
+            raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config: {path} is not TOML: {error}") from error
+    return {}
+
+
+def _credential_values(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The credentials that systemd passed: one file per key, named like the key (`github.webhook_secret`)."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return {}
+    try:
+        files = sorted(path for path in Path(directory).iterdir() if path.is_file())
+        values = {path.name: path.read_text(encoding="utf-8").strip() for path in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"CREDENTIALS_DIRECTORY: cannot read the credentials in {directory}: {error}") from error
+    if unknown := [name for name in values if name not in known_keys()]:
+        raise ConfigError(f"unknown credential {', '.join(unknown)} in {directory}: credentials are named like keys")
+    return _nested(values)
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        yield _complaint(problem["loc"], problem["type"], problem["msg"], problem["input"])
+
+
+def _complaint(location: tuple[int | str, ...], kind: str, message: str, given: object) -> str:
+    """One problem as `key: what is wrong`. A value is repeated only when its key is known to hold no secret."""
+    key = _dotted(location)
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key"
+    text = message.removeprefix("Value error, ")
+    if text.startswith(f"{key}."):
+        return text  # a rule over several keys has named the one at fault
+    text = text[:1].lower() + text[1:]
+    if known_keys().get(key) is False and isinstance(given, str | int | float) and repr(given) not in text:
+        text = f"{text}, got {given!r}"
+    source = f" (from {variable_of(key)})" if variable_of(key) in os.environ else ""
+    return f"{key}: {text}{source}"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """The key of a problem's place: what pydantic adds below a key (a union's member, an index) is left away."""
+    parts: list[str] = []
+    for part in location:
+        parts.append(str(part))
+        if ".".join(parts) in known_keys():
+            break
+    return ".".join(parts)

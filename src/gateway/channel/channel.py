@@ -81,10 +81,17 @@ class Fence:
         return lambda: self._teardowns.remove(teardown) if teardown in self._teardowns else None
 
     def fall(self) -> None:
+        """Tear everything down, now and for good. What fails spares nothing else: all of it is raised at the end."""
         self._fallen = True
         teardowns, self._teardowns = self._teardowns, []
+        failures = []
         for teardown in teardowns:
-            teardown()
+            try:
+                teardown()
+            except Exception as error:  # Whatever it is: the other links must still be cut.
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("a link could not be torn down", failures)
 
 
 @dataclass(frozen=True, slots=True)

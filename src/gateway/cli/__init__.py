@@ -1,0 +1,107 @@
+"""The command line: parses, prints, exits. One module per command group, imported when it is used.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import click
+
+from gateway.errors import ConfigError, GatewayError
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 78
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve", "Run the daemon until SIGTERM."),
+    "demo": ("demo", "Play a morning with a simulated platform and an echo agent."),
+    "migrate": ("migrate", "Bring the database's schema up, down, or show where it stands."),
+    "doctor": ("doctor", "Say what works and what does not, and exit 1 if something does not."),
+    "keygen": ("keygen", "Print a new secret_key."),
+    "version": ("version", "Print the version."),
+    "admin": ("admin", "People, workspaces, agents, runtimes and tokens."),
+    "lark": ("lark", "Lark and Feishu bots and who is bound to them."),
+    "agent": ("agent", "Run agent programs against a server."),
+    "sim": ("sim", "Run the simulated platform alone."),
+}
+"""Name → its module in this package (which exports a click command of the module's name) and the line in --help."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when one of them runs: `gateway --help` needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"{__name__}.{module}"), module)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Connects Lark and Feishu bots to AI agents: one durable message in, exactly one answer out."""
+    from gateway.observe.log import configure_logging
+
+    # stdout is for what a command prints. `serve` sets its logs up again, as configured.
+    configure_logging(level="WARNING")
+
+
+def main() -> None:
+    """The `gateway` script. Turns what went wrong into one line on stderr and the exit code it stands for."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line in this process and return its exit code. What is nobody's mistake is raised."""
+    try:
+        outcome: Any = cli.main(args=arguments, prog_name="gateway", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        print("aborted", file=sys.stderr)
+        return EXIT_FAILED
+    except GatewayError as error:
+        return _report(error)
+    except BaseExceptionGroup as group:
+        expected = _expected(group)
+        if expected is None:
+            raise
+        return _report(expected)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _report(error: GatewayError) -> int:
+    # One line, whatever the message holds: operators grep for it.
+    print("gateway: " + " ".join(str(error).split()), file=sys.stderr)
+    return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def _expected(group: BaseExceptionGroup[BaseException]) -> GatewayError | None:
+    """The error to report of a group that trio's nurseries made; None when it holds anything that is a bug."""
+    ours, others = group.split(GatewayError)
+    if ours is None or others is not None:
+        return None
+    leaves = list(_leaves(ours))
+    return next((leaf for leaf in leaves if isinstance(leaf, ConfigError)), leaves[0])
+
+
+def _leaves(group: BaseExceptionGroup[GatewayError]) -> Iterator[GatewayError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

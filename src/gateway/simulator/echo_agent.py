@@ -1,6 +1,6 @@
 """The smallest agent there is: it reads a task as JSON on stdin and says back what it was told.
 
-    gateway agent run --server URL -- python -m gateway.simulator.echo_agent
+gateway agent run --server URL -- python -m gateway.simulator.echo_agent
 """
 
 from __future__ import annotations

@@ -1,0 +1,1215 @@
+--
+-- PostgreSQL database dump
+--
+
+\restrict gateway
+
+
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET transaction_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+
+--
+-- Name: announce_installation(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.announce_installation() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform pg_notify('gateway_installation', coalesce(new.id, old.id)::text);
+  return null;
+end $$;
+
+
+--
+-- Name: announce_outbound(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.announce_outbound() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform pg_notify('gateway_outbound', new.installation_id::text);
+  return null;
+end $$;
+
+
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: agent; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.agent (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    name text NOT NULL,
+    owner_id uuid,
+    runtime_id uuid,
+    visibility text DEFAULT 'workspace'::text NOT NULL,
+    max_concurrent_tasks integer DEFAULT 6 NOT NULL,
+    archived_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT agent_max_concurrent_tasks_check CHECK ((max_concurrent_tasks > 0)),
+    CONSTRAINT agent_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT agent_visibility_check CHECK ((visibility = ANY (ARRAY['workspace'::text, 'private'::text])))
+);
+
+
+--
+-- Name: agent_runtime; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.agent_runtime (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text DEFAULT ''::text NOT NULL,
+    version text DEFAULT ''::text NOT NULL,
+    last_heartbeat_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT agent_runtime_name_check CHECK ((name <> ''::text))
+);
+
+
+--
+-- Name: agent_task; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.agent_task (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    agent_id uuid NOT NULL,
+    runtime_id uuid,
+    kind text NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    priority integer DEFAULT 2 NOT NULL,
+    chat_session_id uuid,
+    issue_id uuid,
+    autopilot_run_id uuid,
+    initiator_user_id uuid,
+    context_generation integer DEFAULT 0 NOT NULL,
+    attempt integer DEFAULT 1 NOT NULL,
+    max_attempts integer DEFAULT 3 NOT NULL,
+    available_at timestamp with time zone DEFAULT now() NOT NULL,
+    dispatched_at timestamp with time zone,
+    started_at timestamp with time zone,
+    seen_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    progress text,
+    result jsonb,
+    error text,
+    failure_reason text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT agent_task_check CHECK (((kind <> 'chat'::text) OR (chat_session_id IS NOT NULL))),
+    CONSTRAINT agent_task_check1 CHECK (((kind <> 'issue'::text) OR (issue_id IS NOT NULL))),
+    CONSTRAINT agent_task_kind_check CHECK ((kind = ANY (ARRAY['chat'::text, 'issue'::text, 'autopilot'::text]))),
+    CONSTRAINT agent_task_max_attempts_check CHECK ((max_attempts >= 1)),
+    CONSTRAINT agent_task_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
+);
+
+
+--
+-- Name: api_token; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.api_token (
+    id uuid NOT NULL,
+    token_hash text NOT NULL,
+    user_id uuid,
+    runtime_id uuid,
+    name text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_token_check CHECK ((num_nonnulls(user_id, runtime_id) = 1)),
+    CONSTRAINT api_token_token_hash_check CHECK ((token_hash ~ '^[0-9a-f]{64}$'::text))
+);
+
+
+--
+-- Name: app_user; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.app_user (
+    id uuid NOT NULL,
+    email text NOT NULL,
+    name text DEFAULT ''::text NOT NULL,
+    password_hash text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT app_user_email_check CHECK (((email = lower(email)) AND (POSITION(('@'::text) IN (email)) > 1)))
+);
+
+
+--
+-- Name: channel_binding_token; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_binding_token (
+    token_hash text NOT NULL,
+    workspace_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    channel_type text NOT NULL,
+    channel_user_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    consumed_at timestamp with time zone,
+    CONSTRAINT channel_binding_token_check CHECK ((expires_at <= (created_at + '00:15:00'::interval))),
+    CONSTRAINT channel_binding_token_token_hash_check CHECK ((token_hash ~ '^[0-9a-f]{64}$'::text))
+);
+
+
+--
+-- Name: channel_chat_session_binding; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_chat_session_binding (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    chat_session_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    channel_type text NOT NULL,
+    channel_chat_id text NOT NULL,
+    chat_type text NOT NULL,
+    last_message_id text,
+    last_thread_id text,
+    config jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_chat_session_binding_channel_chat_id_check CHECK ((channel_chat_id <> ''::text)),
+    CONSTRAINT channel_chat_session_binding_chat_type_check CHECK ((chat_type = ANY (ARRAY['p2p'::text, 'group'::text])))
+);
+
+
+--
+-- Name: channel_connection; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_connection (
+    installation_id uuid NOT NULL,
+    state text NOT NULL,
+    code bigint DEFAULT 0 NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    node text DEFAULT ''::text NOT NULL,
+    lease_epoch bigint DEFAULT 0 NOT NULL,
+    last_frame_at timestamp with time zone,
+    last_event_at timestamp with time zone,
+    pong_ms double precision,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_connection_state_check CHECK ((state = ANY (ARRAY['connecting'::text, 'live'::text, 'deaf'::text, 'refused'::text, 'standby'::text, 'http'::text, 'unreadable_secret'::text, 'revoked'::text])))
+);
+
+
+--
+-- Name: channel_inbound_audit; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_inbound_audit (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    installation_id uuid,
+    channel_type text NOT NULL,
+    channel_chat_id text DEFAULT ''::text NOT NULL,
+    event_type text DEFAULT ''::text NOT NULL,
+    channel_event_id text DEFAULT ''::text NOT NULL,
+    channel_message_id text DEFAULT ''::text NOT NULL,
+    drop_reason text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_inbound_audit_drop_reason_check CHECK ((drop_reason = ANY (ARRAY['unbound_user'::text, 'non_workspace_member'::text, 'not_addressed_in_group'::text, 'duplicate'::text, 'revoked_installation'::text, 'invalid_event'::text, 'sender_is_bot'::text])))
+);
+
+
+--
+-- Name: channel_inbound_message_dedup; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_inbound_message_dedup (
+    installation_id uuid NOT NULL,
+    message_id text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    processed_at timestamp with time zone,
+    claim_token uuid NOT NULL
+);
+
+
+--
+-- Name: channel_installation; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_installation (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    agent_id uuid NOT NULL,
+    channel_type text NOT NULL,
+    config jsonb DEFAULT '{}'::jsonb NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    installer_user_id uuid,
+    ws_lease_token text,
+    ws_lease_expires_at timestamp with time zone,
+    lease_epoch bigint DEFAULT 0 NOT NULL,
+    installed_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_installation_channel_type_check CHECK ((channel_type <> ''::text)),
+    CONSTRAINT channel_installation_status_check CHECK ((status = ANY (ARRAY['active'::text, 'revoked'::text])))
+);
+
+
+--
+-- Name: channel_outbound_card_message; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_outbound_card_message (
+    id uuid NOT NULL,
+    chat_session_id uuid NOT NULL,
+    task_id uuid,
+    channel_type text NOT NULL,
+    channel_chat_id text NOT NULL,
+    channel_card_message_id text NOT NULL,
+    status text NOT NULL,
+    last_patched_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_outbound_card_message_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'streaming'::text, 'final'::text, 'error'::text])))
+);
+
+
+--
+-- Name: channel_user_binding; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_user_binding (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    channel_type text NOT NULL,
+    channel_user_id text NOT NULL,
+    config jsonb DEFAULT '{}'::jsonb NOT NULL,
+    bound_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_user_binding_channel_user_id_check CHECK ((channel_user_id <> ''::text))
+);
+
+
+--
+-- Name: chat_message; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.chat_message (
+    id uuid NOT NULL,
+    seq bigint NOT NULL,
+    chat_session_id uuid NOT NULL,
+    role text NOT NULL,
+    kind text DEFAULT 'text'::text NOT NULL,
+    content text NOT NULL,
+    author_user_id uuid,
+    task_id uuid,
+    context_generation integer DEFAULT 0 NOT NULL,
+    sent_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT chat_message_kind_check CHECK ((kind = ANY (ARRAY['text'::text, 'channel_command'::text]))),
+    CONSTRAINT chat_message_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text, 'system'::text])))
+);
+
+
+--
+-- Name: chat_message_seq_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.chat_message ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.chat_message_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: chat_session; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.chat_session (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    agent_id uuid NOT NULL,
+    creator_id uuid,
+    title text DEFAULT ''::text NOT NULL,
+    context_generation integer DEFAULT 0 NOT NULL,
+    archived_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: issue; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.issue (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    project_id uuid,
+    parent_issue_id uuid,
+    number bigint NOT NULL,
+    title text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    status text DEFAULT 'todo'::text NOT NULL,
+    priority text DEFAULT 'none'::text NOT NULL,
+    "position" double precision DEFAULT 0 NOT NULL,
+    stage integer,
+    assignee_type text,
+    assignee_id uuid,
+    creator_type text DEFAULT 'member'::text NOT NULL,
+    creator_id uuid,
+    origin_type text,
+    origin_id uuid,
+    first_executed_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT issue_assignee_type_check CHECK ((assignee_type = ANY (ARRAY['member'::text, 'agent'::text, 'squad'::text]))),
+    CONSTRAINT issue_check CHECK (((assignee_type IS NULL) = (assignee_id IS NULL))),
+    CONSTRAINT issue_creator_type_check CHECK ((creator_type = ANY (ARRAY['member'::text, 'agent'::text, 'system'::text]))),
+    CONSTRAINT issue_origin_type_check CHECK ((origin_type = ANY (ARRAY['quick_create'::text, 'autopilot'::text, 'lark_chat'::text]))),
+    CONSTRAINT issue_priority_check CHECK ((priority = ANY (ARRAY['urgent'::text, 'high'::text, 'medium'::text, 'low'::text, 'none'::text]))),
+    CONSTRAINT issue_stage_check CHECK ((stage >= 1)),
+    CONSTRAINT issue_status_check CHECK ((status = ANY (ARRAY['backlog'::text, 'todo'::text, 'in_progress'::text, 'in_review'::text, 'done'::text, 'blocked'::text, 'cancelled'::text])))
+);
+
+
+--
+-- Name: issue_comment; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.issue_comment (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    issue_id uuid NOT NULL,
+    author_type text NOT NULL,
+    author_id uuid,
+    kind text DEFAULT 'comment'::text NOT NULL,
+    body text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT issue_comment_author_type_check CHECK ((author_type = ANY (ARRAY['member'::text, 'agent'::text, 'system'::text]))),
+    CONSTRAINT issue_comment_kind_check CHECK ((kind = ANY (ARRAY['comment'::text, 'system'::text])))
+);
+
+
+--
+-- Name: member; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.member (
+    workspace_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT member_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'guest'::text])))
+);
+
+
+--
+-- Name: outbound_message; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.outbound_message (
+    id uuid NOT NULL,
+    seq bigint NOT NULL,
+    workspace_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    chat_session_id uuid,
+    task_id uuid,
+    kind text NOT NULL,
+    recipient_type text DEFAULT 'chat'::text NOT NULL,
+    recipient_id text NOT NULL,
+    thread_id text,
+    reply_to_message_id text,
+    content text DEFAULT ''::text NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    uuid text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    available_at timestamp with time zone DEFAULT now() NOT NULL,
+    first_attempt_at timestamp with time zone,
+    last_attempt_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    lease_epoch bigint,
+    channel_message_id text,
+    error_code bigint,
+    error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT outbound_message_kind_check CHECK ((kind = ANY (ARRAY['answer'::text, 'error'::text, 'notice'::text, 'binding_prompt'::text]))),
+    CONSTRAINT outbound_message_recipient_id_check CHECK ((recipient_id <> ''::text)),
+    CONSTRAINT outbound_message_recipient_type_check CHECK ((recipient_type = ANY (ARRAY['chat'::text, 'user'::text]))),
+    CONSTRAINT outbound_message_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'failed'::text, 'unknown'::text]))),
+    CONSTRAINT outbound_message_uuid_check CHECK (((length(uuid) >= 1) AND (length(uuid) <= 50)))
+);
+
+
+--
+-- Name: outbound_message_seq_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.outbound_message ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.outbound_message_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: project; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.project (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT project_name_check CHECK ((name <> ''::text))
+);
+
+
+--
+-- Name: squad; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.squad (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    name text NOT NULL,
+    leader_agent_id uuid,
+    archived_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT squad_name_check CHECK ((name <> ''::text))
+);
+
+
+--
+-- Name: user_session; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.user_session (
+    token_hash text NOT NULL,
+    user_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT user_session_token_hash_check CHECK ((token_hash ~ '^[0-9a-f]{64}$'::text))
+);
+
+
+--
+-- Name: workspace; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.workspace (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    slug text NOT NULL,
+    issue_prefix text NOT NULL,
+    issue_counter bigint DEFAULT 0 NOT NULL,
+    language text DEFAULT 'en'::text NOT NULL,
+    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT workspace_issue_prefix_check CHECK ((issue_prefix ~ '^[A-Z][A-Z0-9]{0,9}$'::text)),
+    CONSTRAINT workspace_language_check CHECK ((language = ANY (ARRAY['en'::text, 'zh-Hans'::text]))),
+    CONSTRAINT workspace_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT workspace_slug_check CHECK ((slug ~ '^[a-z0-9][a-z0-9-]*$'::text))
+);
+
+
+--
+-- Name: agent agent_name_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent
+    ADD CONSTRAINT agent_name_key UNIQUE (workspace_id, name);
+
+
+--
+-- Name: agent agent_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent
+    ADD CONSTRAINT agent_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: agent_runtime agent_runtime_name_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_runtime
+    ADD CONSTRAINT agent_runtime_name_key UNIQUE (workspace_id, name);
+
+
+--
+-- Name: agent_runtime agent_runtime_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_runtime
+    ADD CONSTRAINT agent_runtime_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: agent_task agent_task_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: api_token api_token_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_token
+    ADD CONSTRAINT api_token_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: api_token api_token_token_hash_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_token
+    ADD CONSTRAINT api_token_token_hash_key UNIQUE (token_hash);
+
+
+--
+-- Name: app_user app_user_email_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.app_user
+    ADD CONSTRAINT app_user_email_key UNIQUE (email);
+
+
+--
+-- Name: app_user app_user_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.app_user
+    ADD CONSTRAINT app_user_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: channel_binding_token channel_binding_token_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_binding_token
+    ADD CONSTRAINT channel_binding_token_pkey PRIMARY KEY (token_hash);
+
+
+--
+-- Name: channel_chat_session_binding channel_chat_session_binding_chat_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_chat_session_binding
+    ADD CONSTRAINT channel_chat_session_binding_chat_key UNIQUE (installation_id, channel_chat_id);
+
+
+--
+-- Name: channel_chat_session_binding channel_chat_session_binding_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_chat_session_binding
+    ADD CONSTRAINT channel_chat_session_binding_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: channel_chat_session_binding channel_chat_session_binding_session_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_chat_session_binding
+    ADD CONSTRAINT channel_chat_session_binding_session_key UNIQUE (chat_session_id);
+
+
+--
+-- Name: channel_connection channel_connection_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_connection
+    ADD CONSTRAINT channel_connection_pkey PRIMARY KEY (installation_id);
+
+
+--
+-- Name: channel_inbound_audit channel_inbound_audit_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_inbound_audit
+    ADD CONSTRAINT channel_inbound_audit_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: channel_inbound_message_dedup channel_inbound_message_dedup_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_inbound_message_dedup
+    ADD CONSTRAINT channel_inbound_message_dedup_pkey PRIMARY KEY (installation_id, message_id);
+
+
+--
+-- Name: channel_installation channel_installation_agent_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_installation
+    ADD CONSTRAINT channel_installation_agent_key UNIQUE (workspace_id, agent_id, channel_type);
+
+
+--
+-- Name: channel_installation channel_installation_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_installation
+    ADD CONSTRAINT channel_installation_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: channel_outbound_card_message channel_outbound_card_message_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_outbound_card_message
+    ADD CONSTRAINT channel_outbound_card_message_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: channel_user_binding channel_user_binding_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_user_binding
+    ADD CONSTRAINT channel_user_binding_key UNIQUE (installation_id, channel_user_id);
+
+
+--
+-- Name: channel_user_binding channel_user_binding_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_user_binding
+    ADD CONSTRAINT channel_user_binding_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: chat_message chat_message_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_message
+    ADD CONSTRAINT chat_message_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: chat_session chat_session_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_session
+    ADD CONSTRAINT chat_session_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: issue_comment issue_comment_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue_comment
+    ADD CONSTRAINT issue_comment_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: issue issue_number_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue
+    ADD CONSTRAINT issue_number_key UNIQUE (workspace_id, number);
+
+
+--
+-- Name: issue issue_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue
+    ADD CONSTRAINT issue_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: member member_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.member
+    ADD CONSTRAINT member_pkey PRIMARY KEY (workspace_id, user_id);
+
+
+--
+-- Name: outbound_message outbound_message_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.outbound_message
+    ADD CONSTRAINT outbound_message_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: outbound_message outbound_message_uuid_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.outbound_message
+    ADD CONSTRAINT outbound_message_uuid_key UNIQUE (uuid);
+
+
+--
+-- Name: project project_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.project
+    ADD CONSTRAINT project_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: squad squad_name_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.squad
+    ADD CONSTRAINT squad_name_key UNIQUE (workspace_id, name);
+
+
+--
+-- Name: squad squad_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.squad
+    ADD CONSTRAINT squad_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: user_session user_session_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.user_session
+    ADD CONSTRAINT user_session_pkey PRIMARY KEY (token_hash);
+
+
+--
+-- Name: workspace workspace_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.workspace
+    ADD CONSTRAINT workspace_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: workspace workspace_slug_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.workspace
+    ADD CONSTRAINT workspace_slug_key UNIQUE (slug);
+
+
+--
+-- Name: agent_runtime_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX agent_runtime_idx ON public.agent USING btree (runtime_id) WHERE (runtime_id IS NOT NULL);
+
+
+--
+-- Name: agent_task_active_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX agent_task_active_idx ON public.agent_task USING btree (agent_id) WHERE (status = ANY (ARRAY['dispatched'::text, 'running'::text]));
+
+
+--
+-- Name: agent_task_due_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX agent_task_due_idx ON public.agent_task USING btree (agent_id, priority DESC, created_at) WHERE (status = 'queued'::text);
+
+
+--
+-- Name: agent_task_pending_issue_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX agent_task_pending_issue_key ON public.agent_task USING btree (issue_id, agent_id) WHERE ((status = ANY (ARRAY['queued'::text, 'dispatched'::text])) AND (kind = 'issue'::text));
+
+
+--
+-- Name: agent_task_queued_chat_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX agent_task_queued_chat_key ON public.agent_task USING btree (chat_session_id) WHERE ((status = 'queued'::text) AND (kind = 'chat'::text));
+
+
+--
+-- Name: channel_binding_token_expiry_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_binding_token_expiry_idx ON public.channel_binding_token USING btree (expires_at);
+
+
+--
+-- Name: channel_inbound_audit_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_inbound_audit_idx ON public.channel_inbound_audit USING btree (installation_id, received_at DESC);
+
+
+--
+-- Name: channel_inbound_message_dedup_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_inbound_message_dedup_age_idx ON public.channel_inbound_message_dedup USING btree (received_at);
+
+
+--
+-- Name: channel_installation_agent_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_installation_agent_idx ON public.channel_installation USING btree (agent_id);
+
+
+--
+-- Name: channel_installation_app_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX channel_installation_app_key ON public.channel_installation USING btree (channel_type, ((config ->> 'app_id'::text)));
+
+
+--
+-- Name: channel_installation_lease_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_installation_lease_idx ON public.channel_installation USING btree (ws_lease_expires_at) WHERE (status = 'active'::text);
+
+
+--
+-- Name: channel_outbound_card_message_task_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX channel_outbound_card_message_task_key ON public.channel_outbound_card_message USING btree (task_id) WHERE (task_id IS NOT NULL);
+
+
+--
+-- Name: channel_user_binding_member_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_user_binding_member_idx ON public.channel_user_binding USING btree (workspace_id, user_id);
+
+
+--
+-- Name: chat_message_session_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_message_session_idx ON public.chat_message USING btree (chat_session_id, seq);
+
+
+--
+-- Name: chat_message_task_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_message_task_idx ON public.chat_message USING btree (task_id) WHERE (task_id IS NOT NULL);
+
+
+--
+-- Name: chat_message_waiting_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_message_waiting_idx ON public.chat_message USING btree (chat_session_id) WHERE ((task_id IS NULL) AND (role = 'user'::text));
+
+
+--
+-- Name: chat_session_workspace_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_session_workspace_idx ON public.chat_session USING btree (workspace_id, updated_at DESC);
+
+
+--
+-- Name: issue_comment_issue_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX issue_comment_issue_idx ON public.issue_comment USING btree (issue_id, created_at);
+
+
+--
+-- Name: issue_parent_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX issue_parent_idx ON public.issue USING btree (parent_issue_id) WHERE (parent_issue_id IS NOT NULL);
+
+
+--
+-- Name: member_user_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX member_user_idx ON public.member USING btree (user_id);
+
+
+--
+-- Name: outbound_message_open_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_open_idx ON public.outbound_message USING btree (installation_id, seq) WHERE (status = ANY (ARRAY['queued'::text, 'sending'::text]));
+
+
+--
+-- Name: outbound_message_task_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX outbound_message_task_key ON public.outbound_message USING btree (task_id, kind) WHERE (task_id IS NOT NULL);
+
+
+--
+-- Name: project_workspace_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX project_workspace_idx ON public.project USING btree (workspace_id);
+
+
+--
+-- Name: user_session_expiry_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX user_session_expiry_idx ON public.user_session USING btree (expires_at);
+
+
+--
+-- Name: channel_installation channel_installation_announce; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER channel_installation_announce AFTER INSERT OR DELETE OR UPDATE OF config, status, agent_id, workspace_id ON public.channel_installation FOR EACH ROW EXECUTE FUNCTION public.announce_installation();
+
+
+--
+-- Name: outbound_message outbound_message_announce; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER outbound_message_announce AFTER INSERT OR UPDATE OF status ON public.outbound_message FOR EACH ROW WHEN ((new.status = 'queued'::text)) EXECUTE FUNCTION public.announce_outbound();
+
+
+--
+-- Name: agent agent_owner_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent
+    ADD CONSTRAINT agent_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES public.app_user(id) ON DELETE SET NULL;
+
+
+--
+-- Name: agent_runtime agent_runtime_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_runtime
+    ADD CONSTRAINT agent_runtime_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: agent_task agent_task_agent_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agent(id) ON DELETE CASCADE;
+
+
+--
+-- Name: agent_task agent_task_chat_session_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_chat_session_id_fkey FOREIGN KEY (chat_session_id) REFERENCES public.chat_session(id) ON DELETE CASCADE;
+
+
+--
+-- Name: agent_task agent_task_initiator_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_initiator_user_id_fkey FOREIGN KEY (initiator_user_id) REFERENCES public.app_user(id) ON DELETE SET NULL;
+
+
+--
+-- Name: agent_task agent_task_issue_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_issue_id_fkey FOREIGN KEY (issue_id) REFERENCES public.issue(id) ON DELETE CASCADE;
+
+
+--
+-- Name: agent_task agent_task_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: agent agent_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent
+    ADD CONSTRAINT agent_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: api_token api_token_runtime_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_token
+    ADD CONSTRAINT api_token_runtime_id_fkey FOREIGN KEY (runtime_id) REFERENCES public.agent_runtime(id) ON DELETE CASCADE;
+
+
+--
+-- Name: api_token api_token_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_token
+    ADD CONSTRAINT api_token_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: chat_message chat_message_author_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_message
+    ADD CONSTRAINT chat_message_author_user_id_fkey FOREIGN KEY (author_user_id) REFERENCES public.app_user(id) ON DELETE SET NULL;
+
+
+--
+-- Name: chat_message chat_message_chat_session_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_message
+    ADD CONSTRAINT chat_message_chat_session_id_fkey FOREIGN KEY (chat_session_id) REFERENCES public.chat_session(id) ON DELETE CASCADE;
+
+
+--
+-- Name: chat_message chat_message_task_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_message
+    ADD CONSTRAINT chat_message_task_id_fkey FOREIGN KEY (task_id) REFERENCES public.agent_task(id) ON DELETE SET NULL;
+
+
+--
+-- Name: chat_session chat_session_agent_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_session
+    ADD CONSTRAINT chat_session_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agent(id) ON DELETE CASCADE;
+
+
+--
+-- Name: chat_session chat_session_creator_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_session
+    ADD CONSTRAINT chat_session_creator_id_fkey FOREIGN KEY (creator_id) REFERENCES public.app_user(id) ON DELETE SET NULL;
+
+
+--
+-- Name: chat_session chat_session_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_session
+    ADD CONSTRAINT chat_session_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: issue_comment issue_comment_issue_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue_comment
+    ADD CONSTRAINT issue_comment_issue_id_fkey FOREIGN KEY (issue_id) REFERENCES public.issue(id) ON DELETE CASCADE;
+
+
+--
+-- Name: issue_comment issue_comment_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue_comment
+    ADD CONSTRAINT issue_comment_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: issue issue_parent_issue_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue
+    ADD CONSTRAINT issue_parent_issue_id_fkey FOREIGN KEY (parent_issue_id) REFERENCES public.issue(id) ON DELETE SET NULL;
+
+
+--
+-- Name: issue issue_project_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue
+    ADD CONSTRAINT issue_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id) ON DELETE SET NULL;
+
+
+--
+-- Name: issue issue_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.issue
+    ADD CONSTRAINT issue_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: member member_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.member
+    ADD CONSTRAINT member_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: member member_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.member
+    ADD CONSTRAINT member_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: project project_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.project
+    ADD CONSTRAINT project_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: squad squad_leader_agent_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.squad
+    ADD CONSTRAINT squad_leader_agent_id_fkey FOREIGN KEY (leader_agent_id) REFERENCES public.agent(id) ON DELETE SET NULL;
+
+
+--
+-- Name: squad squad_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.squad
+    ADD CONSTRAINT squad_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: user_session user_session_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.user_session
+    ADD CONSTRAINT user_session_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+\unrestrict gateway

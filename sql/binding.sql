@@ -1,0 +1,57 @@
+-- Which person a platform account is.
+
+-- name: create_binding(id, installation_id, channel_user_id, email, config)^
+-- record_class: Binding
+-- One statement decides: the person must be a member now (the row is locked against a removal at the same moment), and
+-- an account that is somebody else's stays theirs (no row returned). The same person again is the same binding; what
+-- the platform says of the account is merged in.
+with person as (
+  select i.id as installation_id, i.workspace_id, i.channel_type, m.user_id
+  from channel_installation i
+  join app_user u on u.email = lower(:email)
+  join member m on m.workspace_id = i.workspace_id and m.user_id = u.id
+  where i.id = :installation_id
+  for key share of m
+)
+insert into channel_user_binding as b
+  (id, workspace_id, user_id, installation_id, channel_type, channel_user_id, config)
+select :id, workspace_id, user_id, installation_id, channel_type, :channel_user_id, :config::jsonb
+from person
+on conflict on constraint channel_user_binding_key do update
+set config = b.config || excluded.config
+where b.user_id = excluded.user_id
+returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at;
+
+-- name: explain_binding(installation_id, channel_user_id, email)^
+-- record_class: BindingObstacles
+-- Why create_binding returned nothing.
+select
+  exists (select from channel_installation where id = :installation_id) as installation,
+  exists (select from app_user where email = lower(:email)) as person,
+  exists (
+    select from member m
+    join app_user u on u.id = m.user_id
+    join channel_installation i on i.workspace_id = m.workspace_id
+    where i.id = :installation_id and u.email = lower(:email)) as member,
+  exists (
+    select from channel_user_binding
+    where installation_id = :installation_id and channel_user_id = :channel_user_id) as taken;
+
+-- name: delete_binding(installation_id, channel_user_id)!
+delete from channel_user_binding b
+using channel_installation i
+where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = i.workspace_id
+  and b.channel_user_id = :channel_user_id;
+
+-- name: list_bindings(installation_id)
+-- record_class: Binding
+select b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at
+from channel_user_binding b
+join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id
+where b.installation_id = :installation_id
+order by b.bound_at, b.id;
+
+-- name: delete_bindings_of_member(workspace_id, user_id)!
+-- A binding must not outlive the membership: called in the transaction that removes the member.
+delete from channel_user_binding
+where workspace_id = :workspace_id and user_id = :user_id;

@@ -1,0 +1,127 @@
+-- People, workspaces, members, agents, runtimes and tokens.
+
+-- name: touch_token(hashed)^
+-- record_class: TokenOwner
+-- Who calls, in one round trip per request. The time of use is written at most once a minute: a busy runtime would
+-- otherwise turn every request into an update of the same row.
+with owner as (
+  select t.id, t.user_id, t.runtime_id, r.workspace_id, t.last_used_at
+  from api_token t
+  left join agent_runtime r on r.id = t.runtime_id
+  where t.token_hash = :hashed and t.revoked_at is null
+), touched as (
+  update api_token t set last_used_at = now()
+  from owner
+  where t.id = owner.id and (owner.last_used_at is null or owner.last_used_at < now() - interval '1 minute')
+)
+select user_id, runtime_id, workspace_id from owner;
+
+-- name: user_by_email(email)^
+-- record_class: User
+-- The caller lower-cases: the column holds lower case only, and its index is used as it is.
+select id, email, name, created_at from app_user where email = :email;
+
+-- name: workspace(reference)^
+-- record_class: Workspace
+-- A slug may look like an id; the id wins, so that a reference by id can never be taken over.
+select id, name, slug, issue_prefix, created_at
+from workspace
+where id::text = lower(:reference) or slug = :reference
+order by id::text = lower(:reference) desc
+limit 1;
+
+-- name: member(workspace_id, user_id)^
+-- record_class: Member
+-- For showing and for checking that somebody belongs here.
+select m.user_id as id, m.workspace_id, m.user_id, u.email, u.name, m.role, m.created_at
+from member m
+join app_user u on u.id = m.user_id
+where m.workspace_id = :workspace_id and m.user_id = :user_id;
+
+-- name: first_owner(workspace_id)$
+-- Who answers for what nobody was named for: the owner of the longest standing.
+select user_id from member where workspace_id = :workspace_id and role = 'owner' order by created_at, user_id limit 1;
+
+-- name: agent(agent_id)^
+-- record_class: Agent
+-- By id alone: the caller learns the workspace from the row, and checks it where somebody is asking.
+select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
+from agent
+where id = :agent_id;
+
+-- name: runtime(workspace_id, runtime_id)^
+-- record_class: Runtime
+-- A runtime of another workspace is as good as none.
+select id, workspace_id, name, kind, version, last_heartbeat_at, created_at
+from agent_runtime
+where workspace_id = :workspace_id and id = :runtime_id;
+
+-- name: add_user(user_id, email, name, password_hash)^
+-- record_class: User
+-- The unique address decides between two who add the same person.
+insert into app_user (id, email, name, password_hash)
+values (:user_id, :email, :name, :password_hash)
+returning id, email, name, created_at;
+
+-- name: add_workspace(workspace_id, name, slug, prefix, owner_id)^
+-- record_class: Workspace
+-- One statement, so that a workspace without an owner cannot be left behind.
+with added as (
+  insert into workspace (id, name, slug, issue_prefix)
+  values (:workspace_id, :name, :slug, :prefix)
+  returning id, name, slug, issue_prefix, created_at
+), owner as (
+  insert into member (workspace_id, user_id, role) select id, :owner_id, 'owner' from added
+)
+select id, name, slug, issue_prefix, created_at from added;
+
+-- name: add_member(workspace_id, user_id, role)^
+-- record_class: Member
+-- Returns what `member` would, so that adding needs no second look.
+with added as (
+  insert into member (workspace_id, user_id, role)
+  values (:workspace_id, :user_id, :role)
+  returning workspace_id, user_id, role, created_at
+)
+select a.user_id as id, a.workspace_id, a.user_id, u.email, u.name, a.role, a.created_at
+from added a
+join app_user u on u.id = a.user_id;
+
+-- name: delete_member(workspace_id, user_id)!
+-- First in its transaction: it waits for whoever is binding an account of this member, so that the bindings deleted next
+-- are all there are.
+delete from member where workspace_id = :workspace_id and user_id = :user_id;
+
+-- name: add_agent(agent_id, workspace_id, name, owner_id, runtime_id, visibility)^
+-- record_class: Agent
+-- The unique name decides; the runtime was checked by the caller and may vanish later without harm.
+insert into agent (id, workspace_id, name, owner_id, runtime_id, visibility)
+values (:agent_id, :workspace_id, :name, :owner_id, :runtime_id, :visibility)
+returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
+
+-- name: set_agent(agent_id, workspace_id, runtime_id, archived)^
+-- record_class: Agent
+-- Archiving twice keeps the first time.
+update agent
+set runtime_id = :runtime_id, archived_at = case when :archived then coalesce(archived_at, now()) end
+where id = :agent_id and workspace_id = :workspace_id
+returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
+
+-- name: add_user_token(token_id, user_id, name, hashed)^
+-- record_class: ApiToken
+-- Only the hash is stored.
+insert into api_token (id, user_id, name, token_hash)
+values (:token_id, :user_id, :name, :hashed)
+returning id, user_id, runtime_id, name, created_at;
+
+-- name: add_runtime(runtime_id, workspace_id, name, token_id, hashed)^
+-- record_class: Runtime
+-- One statement: a runtime whose token was never stored could not be used, nor its name given again.
+with added as (
+  insert into agent_runtime (id, workspace_id, name)
+  values (:runtime_id, :workspace_id, :name)
+  returning id, workspace_id, name, kind, version, last_heartbeat_at, created_at
+), token as (
+  insert into api_token (id, runtime_id, name, token_hash) select :token_id, id, name, :hashed from added
+)
+select id, workspace_id, name, kind, version, last_heartbeat_at, created_at from added;

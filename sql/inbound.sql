@@ -1,0 +1,230 @@
+-- The inbound path: who a message is from, the claim that makes it exist once, and what it becomes.
+
+-- name: get_installation_by_app(channel_type, app_id)^
+-- record_class: Installation
+-- Served by the functional unique index. allow_bots is a JSON boolean that older rows do not have.
+select id, workspace_id, agent_id, installer_user_id, status = 'revoked' as revoked,
+  coalesce(config -> 'allow_bots' = 'true'::jsonb, false) as allow_bots
+from channel_installation
+where channel_type = :channel_type and config ->> 'app_id' = :app_id;
+
+-- name: claim_inbound_dedup(installation_id, message_id, token)$
+-- The first delivery inserts the claim; a later one takes over a claim that was left in flight for 60 s. Every claim gets
+-- a new token, so that whoever held the old one can finish nothing any more. No row: somebody else has it.
+insert into channel_inbound_message_dedup (installation_id, message_id, claim_token)
+values (:installation_id, :message_id, :token)
+on conflict (installation_id, message_id) do update
+  set claim_token = excluded.claim_token, received_at = now()
+  where channel_inbound_message_dedup.processed_at is null
+    and channel_inbound_message_dedup.received_at < now() - interval '60 seconds'
+returning claim_token;
+
+-- name: get_inbound_claim(installation_id, message_id)^
+-- record_class: ClaimRow
+-- A statement of its own: inside the claiming statement the row of a concurrent winner would not be visible.
+select claim_token as token, received_at, processed_at
+from channel_inbound_message_dedup
+where installation_id = :installation_id and message_id = :message_id;
+
+-- name: mark_inbound_processed(installation_id, message_id, token)!
+-- Zero rows: the claim was lost, and the transaction this belongs to must not commit.
+update channel_inbound_message_dedup set processed_at = now()
+where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null;
+
+-- name: release_inbound_claim(installation_id, message_id, token)!
+-- Fenced like the mark: what is processed, or somebody else's, stays.
+delete from channel_inbound_message_dedup
+where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null;
+
+-- name: record_inbound_drop(installation_id, channel_type, chat_id, event_type, event_id, message_id, reason, token)!
+-- The audit row and the mark are one statement, so a crash cannot leave one without the other. Without a token there is
+-- no claim to mark; with a lost claim nothing is written, because its new holder audits.
+with marked as (
+  update channel_inbound_message_dedup set processed_at = now()
+  where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null
+  returning claim_token
+)
+insert into channel_inbound_audit
+  (installation_id, channel_type, channel_chat_id, event_type, channel_event_id, channel_message_id, drop_reason)
+select :installation_id, :channel_type, :chat_id, :event_type, :event_id, :message_id, :reason
+where :token::uuid is null or exists (select from marked);
+
+-- name: get_user_binding(installation_id, workspace_id, sender_id)^
+-- record_class: Identity
+-- Membership is read at this moment: a binding may outlive it.
+select person.user_id,
+  exists (select from member where member.workspace_id = :workspace_id and member.user_id = person.user_id) as is_member
+from channel_user_binding person
+where person.installation_id = :installation_id and person.channel_user_id = :sender_id;
+
+-- name: get_chat_session_binding(installation_id, session_key)$
+-- Joined, because a binding whose session is gone is no binding.
+select session.id
+from channel_chat_session_binding conversation
+join chat_session session on session.id = conversation.chat_session_id
+where conversation.installation_id = :installation_id and conversation.channel_chat_id = :session_key;
+
+-- name: create_chat_session_binding(binding_id, session_id, workspace_id, agent_id, installation_id, channel_type, session_key, chat_type, config, creator_id, title)$
+-- Binding and session in one statement: a loser of the race makes no orphan session, gets no row, and re-reads the winner.
+-- A creator whose account is gone is nobody.
+with conversation as (
+  insert into channel_chat_session_binding
+    (id, workspace_id, chat_session_id, installation_id, channel_type, channel_chat_id, chat_type, config)
+  values (:binding_id, :workspace_id, :session_id, :installation_id, :channel_type, :session_key, :chat_type, :config::jsonb)
+  on conflict (installation_id, channel_chat_id) do nothing
+  returning chat_session_id
+)
+insert into chat_session (id, workspace_id, agent_id, creator_id, title)
+select chat_session_id, :workspace_id, :agent_id, (select id from app_user where id = :creator_id), :title
+from conversation
+returning id;
+
+-- name: delete_orphaned_chat_session_binding(installation_id, session_key)!
+-- A binding whose session was deleted blocks its conversation. A statement of its own, because only a snapshot that sees
+-- the binding is certain to see the session that was made with it: inside the conflict of create_chat_session_binding
+-- the winner of a race would look like an orphan.
+delete from channel_chat_session_binding binding
+where binding.installation_id = :installation_id and binding.channel_chat_id = :session_key
+  and not exists (select from chat_session where chat_session.id = binding.chat_session_id);
+
+-- name: lock_chat_session(session_id)$
+-- Serialises what is appended to one conversation, and fixes the generation the message belongs to.
+select context_generation from chat_session where id = :session_id for no key update;
+
+-- name: append_user_message(id, session_id, author_id, content, context_generation, sent_at)!
+with touched as (
+  update chat_session set updated_at = now() where id = :session_id
+)
+insert into chat_message (id, chat_session_id, role, content, author_user_id, context_generation, sent_at)
+values (:id, :session_id, 'user', :content, :author_id, :context_generation, :sent_at::timestamptz);
+
+-- name: update_reply_target(session_id, message_id, thread_id)!
+-- The answer quotes the newest message of the conversation.
+update channel_chat_session_binding set last_message_id = :message_id, last_thread_id = nullif(:thread_id, '')
+where chat_session_id = :session_id;
+
+-- name: enqueue_chat_task(task_id, session_id, initiator_id, window_seconds)^
+-- record_class: Enqueued
+-- One waiting run per conversation: a later message joins it and moves its start. The runtime is told of a new row. Of a
+-- moved one it learns when it looks at the old time, unless that is about now: then its look may fall into this
+-- transaction, skip the locked row, and see no reason to look again. An agent without a runtime has nobody to tell.
+with target as (
+  select session.id, session.workspace_id, session.agent_id, session.context_generation, agent.runtime_id,
+    agent.archived_at is not null as agent_archived, session.archived_at is not null as session_archived
+  from chat_session session join agent on agent.id = session.agent_id
+  where session.id = :session_id
+), queued as (
+  insert into agent_task
+    (id, workspace_id, agent_id, kind, chat_session_id, initiator_user_id, context_generation, available_at)
+  select :task_id, workspace_id, agent_id, 'chat', id, :initiator_id, context_generation,
+    now() + make_interval(secs => :window_seconds)
+  from target where not agent_archived and not session_archived
+  on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do update
+    set available_at = excluded.available_at, initiator_user_id = excluded.initiator_user_id,
+      context_generation = excluded.context_generation
+  returning id
+), told as (
+  select pg_notify('gateway_task', target.runtime_id::text)
+  from target cross join queued
+  left join lateral (
+    select available_at from agent_task
+    where chat_session_id = target.id and status = 'queued' and kind = 'chat'
+    limit 1
+  ) former on true
+  where target.runtime_id is not null
+    and (former.available_at is null or former.available_at <= now() + interval '1 second')
+)
+select agent_archived, session_archived, runtime_id is not null as has_runtime
+from target
+where (select count(*) from told) >= 0;
+
+-- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, window_seconds)
+-- record_class: Ingested
+-- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
+-- An event is taken in only when every join holds and its claim is new; all others leave no trace here and are judged by
+-- the statements above. The fresh token ties the rows of one event together, so the same message twice in one batch is
+-- one claim and one row. A conversation that is locked elsewhere is left out rather than waited for: one slow
+-- transaction must not hold up every other bot. Claims are inserted in key order, as protection against deadlocks.
+-- The look-ups are lateral so that each is one probe of a unique index per event: with plain joins the planner, which
+-- cannot know how many events there are, reads whole tables or all people of a bot.
+with event as (
+  select *
+  from unnest(:tokens::uuid[], :channel_types::text[], :app_ids::text[], :message_ids::text[], :session_keys::text[],
+    :sender_ids::text[], :thread_ids::text[], :contents::text[], :sent_ats::timestamptz[])
+    with ordinality as event (token, channel_type, app_id, message_id, session_key, sender_id, thread_id, content,
+      sent_at, ordinal)
+), eligible as (
+  select event.token, event.message_id, event.thread_id, event.content, event.sent_at, event.ordinal,
+    installation.id as installation_id, person.user_id, session.id as session_id, session.workspace_id,
+    session.agent_id, session.context_generation, agent.runtime_id
+  from event
+  cross join lateral (
+    select id, workspace_id from channel_installation
+    where channel_type = event.channel_type and config ->> 'app_id' = event.app_id and status = 'active'
+    limit 1
+  ) installation
+  cross join lateral (
+    select binding.user_id
+    from channel_user_binding binding
+    join member on member.workspace_id = installation.workspace_id and member.user_id = binding.user_id
+    where binding.installation_id = installation.id and binding.channel_user_id = event.sender_id
+    limit 1
+  ) person
+  cross join lateral (
+    select chat_session.id, chat_session.workspace_id, chat_session.agent_id, chat_session.context_generation
+    from channel_chat_session_binding binding
+    join chat_session on chat_session.id = binding.chat_session_id and chat_session.archived_at is null
+    where binding.installation_id = installation.id and binding.channel_chat_id = event.session_key
+    for no key update of chat_session skip locked
+  ) session
+  cross join lateral (
+    select runtime_id from agent where agent.id = session.agent_id and agent.archived_at is null limit 1
+  ) agent
+), claimed as (
+  insert into channel_inbound_message_dedup (installation_id, message_id, processed_at, claim_token)
+  select distinct on (installation_id, message_id) installation_id, message_id, now(), token
+  from eligible
+  order by installation_id, message_id, ordinal
+  on conflict (installation_id, message_id) do nothing
+  returning claim_token
+), fresh as (
+  select eligible.* from eligible join claimed on claimed.claim_token = eligible.token
+), appended as (
+  insert into chat_message (id, chat_session_id, role, content, author_user_id, context_generation, sent_at)
+  select token, session_id, 'user', content, user_id, context_generation, sent_at
+  from fresh
+  order by ordinal
+), latest as (
+  select distinct on (session_id) * from fresh order by session_id, ordinal desc
+), touched as (
+  update chat_session set updated_at = now() from latest where chat_session.id = latest.session_id
+), targeted as (
+  update channel_chat_session_binding conversation
+  set last_message_id = latest.message_id, last_thread_id = nullif(latest.thread_id, '')
+  from latest where conversation.chat_session_id = latest.session_id
+), queued as (
+  insert into agent_task
+    (id, workspace_id, agent_id, kind, chat_session_id, initiator_user_id, context_generation, available_at)
+  select token, workspace_id, agent_id, 'chat', session_id, user_id, context_generation,
+    now() + make_interval(secs => :window_seconds)
+  from latest
+  on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do update
+    set available_at = excluded.available_at, initiator_user_id = excluded.initiator_user_id,
+      context_generation = excluded.context_generation
+), told as (
+  select pg_notify('gateway_task', waiting.runtime_id::text)
+  from (
+    select distinct latest.runtime_id
+    from latest
+    left join lateral (
+      select available_at from agent_task
+      where chat_session_id = latest.session_id and status = 'queued' and kind = 'chat'
+      limit 1
+    ) former on true
+    where latest.runtime_id is not null
+      and (former.available_at is null or former.available_at <= now() + interval '1 second')
+  ) waiting
+)
+select token, runtime_id is not null as has_runtime
+from fresh
+where (select count(*) from told) >= 0;

@@ -1,0 +1,117 @@
+-- Installation rows. The lease columns belong to lease.sql: nothing here writes them.
+
+-- name: agent_home(agent_id)^
+-- record_class: AgentHome
+-- The installer defaults to the owner who came first.
+select a.workspace_id, a.archived_at is not null as archived,
+  (select m.user_id from member m
+   where m.workspace_id = a.workspace_id and m.role = 'owner'
+   order by m.created_at, m.user_id limit 1) as owner_id
+from agent a
+where a.id = :agent_id;
+
+-- name: member_by_email(workspace_id, email)$
+select m.user_id
+from member m
+join app_user u on u.id = m.user_id
+where m.workspace_id = :workspace_id and u.email = lower(:email);
+
+-- name: installation_id_of_agent(workspace_id, agent_id, channel_type)$
+select id
+from channel_installation
+where workspace_id = :workspace_id and agent_id = :agent_id and channel_type = :channel_type;
+
+-- name: reclaim_dead_installation(channel_type, app_id, workspace_id, agent_id)!
+-- The unique index on the app id would let a dead row block a new installation for ever. The delete is guarded: a row
+-- that is active again, or whose link may still be open somewhere, stays. What hangs on the row goes with it, because
+-- there are no foreign keys to do it; so does what waits to be sent, for an app that is somebody else's now.
+with dead as (
+  delete from channel_installation i
+  where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id
+    and not (i.workspace_id = :workspace_id and i.agent_id = :agent_id)
+    and (i.ws_lease_expires_at is null or i.ws_lease_expires_at <= now())
+    and (i.status = 'revoked'
+      or not exists (select from agent a where a.id = i.agent_id and a.workspace_id = i.workspace_id))
+  returning i.id, i.workspace_id
+), user_bindings as (
+  delete from channel_user_binding b using dead
+  where b.installation_id = dead.id and b.workspace_id = dead.workspace_id
+), chat_bindings as (
+  delete from channel_chat_session_binding b using dead
+  where b.installation_id = dead.id and b.workspace_id = dead.workspace_id
+  returning b.chat_session_id
+), cards as (
+  delete from channel_outbound_card_message c using chat_bindings b where c.chat_session_id = b.chat_session_id
+), claims as (
+  delete from channel_inbound_message_dedup d using dead where d.installation_id = dead.id
+), audits as (
+  delete from channel_inbound_audit a using dead where a.installation_id = dead.id
+), tokens as (
+  delete from channel_binding_token t using dead
+  where t.installation_id = dead.id and t.workspace_id = dead.workspace_id
+), links as (
+  delete from channel_connection c using dead where c.installation_id = dead.id
+), outbox as (
+  delete from outbound_message o using dead where o.installation_id = dead.id and o.workspace_id = dead.workspace_id
+)
+select id from dead;
+
+-- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id)$
+-- Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and
+-- not a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).
+-- What the platform once said of the same app stays where the new config does not say it: it could not be asked.
+insert into channel_installation as i (id, workspace_id, agent_id, channel_type, config, installer_user_id)
+values (:id, :workspace_id, :agent_id, :channel_type, :config::jsonb, :installer_user_id)
+on conflict on constraint channel_installation_agent_key do update
+set config = case
+    when i.config ->> 'app_id' = excluded.config ->> 'app_id' then (
+      select coalesce(jsonb_object_agg(known.key, known.value), '{}')
+      from jsonb_each(i.config) known
+      where known.key in ('bot_open_id', 'bot_union_id', 'tenant_key')
+    ) || excluded.config
+    else excluded.config
+  end,
+  installer_user_id = excluded.installer_user_id, status = 'active', installed_at = now(), updated_at = now()
+where i.id = excluded.id
+returning i.id;
+
+-- name: app_holder(channel_type, app_id)^
+-- record_class: AppHolder
+select i.id, i.agent_id,
+  i.status = 'revoked'
+    or not exists (select from agent a where a.id = i.agent_id and a.workspace_id = i.workspace_id) as dead,
+  coalesce(i.ws_lease_expires_at > now(), false) as leased
+from channel_installation i
+where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id;
+
+-- name: revoke_installation(id, workspace_id)!
+-- Only the status moves: a later installation of the same agent takes the row up again.
+update channel_installation
+set status = 'revoked', updated_at = now()
+where id = :id and workspace_id = :workspace_id and status <> 'revoked';
+
+-- name: list_installations(id, workspace_id)
+-- record_class: InstallationView
+-- One installation, those of a workspace, or all. The joins leave out rows whose agent or workspace is gone. What a
+-- holder stored last says nothing once its lease ran out: then nobody listens, and the state is standby.
+select i.id, i.workspace_id, i.agent_id, i.channel_type,
+  coalesce(i.config ->> 'app_id', '') as app_id,
+  coalesce(i.config ->> 'region', 'feishu') as region,
+  coalesce(i.config ->> 'event_mode', 'socket') as event_mode,
+  coalesce(i.config ->> 'bot_open_id', '') as bot_open_id,
+  i.status, i.installer_user_id, i.installed_at,
+  case
+    when i.status = 'revoked' then 'revoked'
+    when i.config ->> 'event_mode' = 'http' then coalesce(c.state, 'http')
+    when c.state is null then 'standby'
+    when c.state in ('connecting', 'live', 'deaf') and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
+    else c.state
+  end as state,
+  coalesce(c.code, 0) as code, coalesce(c.detail, '') as detail,
+  c.last_frame_at, c.last_event_at, c.pong_ms
+from channel_installation i
+join workspace w on w.id = i.workspace_id
+join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
+left join channel_connection c on c.installation_id = i.id
+where (:id::uuid is null or i.id = :id::uuid) and (:workspace_id::uuid is null or i.workspace_id = :workspace_id::uuid)
+order by i.created_at, i.id;

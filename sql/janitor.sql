@@ -1,0 +1,30 @@
+-- What is thrown away when its time is over, a bounded number of rows at a time.
+
+-- name: purge_inbound_dedup(keep_seconds, rows_max)!
+-- A claim must outlive the platform's last redelivery, which comes about seven hours after the event.
+delete from channel_inbound_message_dedup
+where (installation_id, message_id) in (
+  select installation_id, message_id from channel_inbound_message_dedup
+  where received_at < now() - make_interval(secs => :keep_seconds)
+  order by received_at
+  limit :rows_max
+);
+
+-- name: purge_binding_tokens(keep_seconds, rows_max)!
+-- Kept a while beyond their end, so that a late click is told "expired" rather than "unknown".
+delete from channel_binding_token
+where token_hash in (
+  select token_hash from channel_binding_token
+  where expires_at < now() - make_interval(secs => :keep_seconds)
+  order by expires_at
+  limit :rows_max
+);
+
+-- name: purge_user_sessions(keep_seconds, rows_max)!
+delete from user_session
+where token_hash in (
+  select token_hash from user_session
+  where expires_at < now() - make_interval(secs => :keep_seconds)
+  order by expires_at
+  limit :rows_max
+);

@@ -1,0 +1,113 @@
+-- Leases, and the connection state that only a lease holder may write. The database clock alone decides what expired.
+
+-- name: list_active(channel_types)
+-- record_class: Installation
+-- There are no foreign keys here: the joins keep rows whose workspace or agent is gone from being served.
+select i.id, i.workspace_id, i.agent_id, i.channel_type, i.config,
+  case when i.ws_lease_token is not null and i.ws_lease_expires_at > now()
+    then extract(epoch from i.ws_lease_expires_at - now())::float8 end as lease_seconds
+from channel_installation i
+join workspace w on w.id = i.workspace_id
+join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
+where i.status = 'active' and i.channel_type = any(:channel_types::text[])
+order by i.created_at, i.id;
+
+-- name: acquire(installation_id, token, ttl_seconds)^
+-- Compare and set. The outer select sees the row as it was before: what it says of the expiry is the other holder's.
+-- A loser of a race waited for the winner's row lock, and may still read that the lease is free.
+with taken as (
+  update channel_installation
+  set ws_lease_token = :token, ws_lease_expires_at = now() + make_interval(secs => :ttl_seconds::float8),
+    lease_epoch = lease_epoch + 1
+  where id = :installation_id and status = 'active'
+    and (ws_lease_token is null or ws_lease_expires_at is null or ws_lease_expires_at <= now()
+      or ws_lease_token = :token)
+  returning id, lease_epoch
+)
+select taken.lease_epoch as epoch, i.status = 'active' as active,
+  coalesce(extract(epoch from i.ws_lease_expires_at - now())::float8, 0) as seconds_left
+from channel_installation i
+left join taken on taken.id = i.id
+where i.id = :installation_id;
+
+-- name: renew(installation_ids, tokens, epochs, ttl_seconds)
+-- Every lease of a process in one statement. `skip locked`, so that one row in somebody's long transaction cannot cost
+-- all the others their lease: such a row comes back as neither renewed nor lost, and is asked for again.
+with held as (
+  select h.id, h.token, h.epoch
+  from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[]) as h(id, token, epoch)
+), mine as (
+  select i.id
+  from channel_installation i
+  join held h on h.id = i.id and h.token = i.ws_lease_token and h.epoch = i.lease_epoch
+  where i.status = 'active'
+), lockable as (
+  select i.id
+  from channel_installation i
+  join held h on h.id = i.id and h.token = i.ws_lease_token and h.epoch = i.lease_epoch
+  where i.status = 'active'
+  for no key update of i skip locked
+), renewed as (
+  update channel_installation i
+  set ws_lease_expires_at = now() + make_interval(secs => :ttl_seconds::float8)
+  from lockable
+  where i.id = lockable.id
+  returning i.id
+)
+select h.id, renewed.id is not null as confirmed, mine.id is null as lost
+from held h
+left join mine on mine.id = h.id
+left join renewed on renewed.id = h.id;
+
+-- name: release(installation_id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms)$
+-- The epoch moves on here too, so that nothing the tenure still has under way can be written after its end. A revoked
+-- row is released like any other, and says that it is revoked.
+with released as (
+  update channel_installation
+  set ws_lease_token = null, ws_lease_expires_at = null, lease_epoch = lease_epoch + 1
+  where id = :installation_id and ws_lease_token = :token
+    and (:epoch::bigint is null or lease_epoch = :epoch::bigint)
+  returning id, status, lease_epoch
+), noted as (
+  insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
+    last_frame_at, last_event_at, pong_ms, updated_at)
+  select id, case when status = 'revoked' then 'revoked' else :state::text end, :code::bigint, :detail::text, '',
+    lease_epoch, :last_frame_at::timestamptz, :last_event_at::timestamptz, :pong_ms::float8, now()
+  from released
+  on conflict (installation_id) do update
+  set state = excluded.state, code = excluded.code, detail = excluded.detail, node = excluded.node,
+    lease_epoch = excluded.lease_epoch, last_frame_at = coalesce(excluded.last_frame_at, c.last_frame_at),
+    last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms, updated_at = now()
+  where c.lease_epoch <= excluded.lease_epoch
+)
+select pg_notify('gateway_lease', id::text)::text is not null as told from released;
+
+-- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)!
+-- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,
+-- so that two statements over the same rows lock them in the same order.
+insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
+  last_frame_at, last_event_at, pong_ms, updated_at)
+select r.id, r.state, r.code, r.detail, :node::text, r.epoch, r.last_frame_at, r.last_event_at, r.pong_ms, now()
+from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[], :states::text[], :codes::bigint[],
+    :details::text[], :last_frames::timestamptz[], :last_events::timestamptz[], :pongs::float8[])
+  as r(id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms)
+join channel_installation i on i.id = r.id and i.ws_lease_token = r.token and i.lease_epoch = r.epoch
+order by r.id
+on conflict (installation_id) do update
+set state = excluded.state, code = excluded.code, detail = excluded.detail, node = excluded.node,
+  lease_epoch = excluded.lease_epoch, last_frame_at = coalesce(excluded.last_frame_at, c.last_frame_at),
+  last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms, updated_at = now()
+where c.lease_epoch <= excluded.lease_epoch;
+
+-- name: mark(installation_id, state, detail)!
+-- For what can be said without holding the lease, and only while nobody else holds it either: whoever holds it knows.
+insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch, updated_at)
+select i.id, :state::text, 0, :detail::text, '', i.lease_epoch, now()
+from channel_installation i
+where i.id = :installation_id
+  and (i.ws_lease_token is null or i.ws_lease_expires_at is null or i.ws_lease_expires_at <= now())
+  and (i.status = 'revoked') = (:state::text = 'revoked')
+on conflict (installation_id) do update
+set state = excluded.state, code = 0, detail = excluded.detail, node = '', lease_epoch = excluded.lease_epoch,
+  pong_ms = null, updated_at = now()
+where c.lease_epoch <= excluded.lease_epoch;

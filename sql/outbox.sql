@@ -1,0 +1,82 @@
+-- The outbox: what is sent to a platform, by the lease holder of its bot and nobody else.
+
+-- name: take_due_rows(installation_id, lease_epoch, busy, rows_max)
+-- record_class: OutboxRow
+-- The first open row of each recipient, if it is due: later ones wait for it. A row in `sending` is one that nobody is
+-- sending: a former holder's, or one of ours whose mark was lost, since those in flight are `busy`. A holder whose lease
+-- has passed to another takes nothing. first_attempt_at is the first attempt whose result nobody knows.
+with head as (
+  select distinct on (outgoing.recipient_type, outgoing.recipient_id)
+    outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at
+  from outbound_message outgoing
+  where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
+  order by outgoing.recipient_type, outgoing.recipient_id, outgoing.seq
+), due as (
+  select head.id, head.first_attempt_at
+  from head
+  join outbound_message outgoing on outgoing.id = head.id
+  where (head.status = 'sending' or head.available_at <= now())
+    and outgoing.recipient_type || ':' || outgoing.recipient_id <> all(:busy::text[])
+    and coalesce(outgoing.lease_epoch, 0) <= :lease_epoch
+    and exists (
+      select from channel_installation installation
+      where installation.id = :installation_id and installation.lease_epoch = :lease_epoch
+    )
+  order by head.seq
+  limit :rows_max
+  for no key update of outgoing
+)
+update outbound_message outgoing
+set status = 'sending', attempts = outgoing.attempts + 1, lease_epoch = :lease_epoch, last_attempt_at = now(),
+  first_attempt_at = coalesce(outgoing.first_attempt_at, now())
+from due
+where outgoing.id = due.id and outgoing.status in ('queued', 'sending')
+returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipient_id, outgoing.thread_id,
+  outgoing.reply_to_message_id, outgoing.content, outgoing.uuid, outgoing.attempts,
+  due.first_attempt_at is not null as in_doubt,
+  extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;
+
+-- name: give_up_doubtful_rows(installation_id, lease_epoch, busy, doubt_seconds)
+-- The platform forgets an idempotency key after an hour: sending again could be a second message. So nothing is sent,
+-- the row is shown, and a person decides.
+update outbound_message outgoing
+set status = 'unknown', error = 'the platform never said whether it was delivered'
+where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
+  and outgoing.first_attempt_at < now() - make_interval(secs => :doubt_seconds)
+  and coalesce(outgoing.lease_epoch, 0) <= :lease_epoch
+  and outgoing.recipient_type || ':' || outgoing.recipient_id <> all(:busy::text[])
+returning outgoing.kind;
+
+-- name: seconds_to_next_row(installation_id, lease_epoch, busy)$
+-- A `sending` row that is not in flight is due at once.
+select extract(epoch from min(case head.status when 'queued' then head.available_at else now() end) - clock_timestamp())
+  ::double precision
+from (
+  select distinct on (outgoing.recipient_type, outgoing.recipient_id)
+    outgoing.recipient_type || ':' || outgoing.recipient_id as recipient, outgoing.status, outgoing.available_at,
+    outgoing.lease_epoch
+  from outbound_message outgoing
+  where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
+  order by outgoing.recipient_type, outgoing.recipient_id, outgoing.seq
+) head
+where head.recipient <> all(:busy::text[]) and coalesce(head.lease_epoch, 0) <= :lease_epoch
+  and exists (
+    select from channel_installation installation
+    where installation.id = :installation_id and installation.lease_epoch = :lease_epoch
+  );
+
+-- name: mark_row_sent(id, lease_epoch, channel_message_id)!
+update outbound_message
+set status = 'sent', sent_at = now(), channel_message_id = :channel_message_id, error_code = null, error = null
+where id = :id and lease_epoch = :lease_epoch and status = 'sending';
+
+-- name: mark_row_failed(id, lease_epoch, error_code, error)!
+update outbound_message set status = 'failed', error_code = :error_code, error = :error
+where id = :id and lease_epoch = :lease_epoch and status = 'sending';
+
+-- name: postpone_row(id, lease_epoch, delay_seconds, error_code, error, doubtful)!
+-- An attempt that certainly sent nothing does not start the platform's hour.
+update outbound_message
+set status = 'queued', available_at = now() + make_interval(secs => :delay_seconds), error_code = :error_code,
+  error = :error, first_attempt_at = case when :doubtful then first_attempt_at end
+where id = :id and lease_epoch = :lease_epoch and status = 'sending';

@@ -1,0 +1,262 @@
+-- Tasks: what agents work on, from the queue to one answer.
+
+-- name: touch_runtime(runtime_id)!
+-- At most one write every 5 s: a runtime with many claims in a row need not rewrite its row for each.
+update agent_runtime set last_heartbeat_at = now()
+where id = :runtime_id and (last_heartbeat_at is null or last_heartbeat_at < now() - interval '5 seconds');
+
+-- name: register_runtime(runtime_id, name, kind, version)^
+-- record_class: RuntimeView
+update agent_runtime set name = :name, kind = :kind, version = :version, last_heartbeat_at = now()
+where id = :runtime_id
+returning id, workspace_id, name, kind, version;
+
+-- name: see_tasks(runtime_id, task_ids)
+-- A runtime that names its tasks is held to it: from then on each task must be named again, so that a crashed worker's
+-- tasks are found although another worker of the same runtime is alive.
+update agent_task set seen_at = now()
+where id = any(:task_ids::uuid[]) and runtime_id = :runtime_id and status in ('dispatched', 'running')
+returning id;
+
+-- name: claimable_agents(runtime_id)
+-- The agents of this runtime that have something to do and room to do it, the most urgent first. Only a guess: the
+-- answer counts when it is repeated under the agent's lock.
+select agent.id
+from agent
+cross join lateral (
+  select task.priority, task.created_at, task.id
+  from agent_task task
+  where task.agent_id = agent.id and task.status = 'queued' and task.available_at <= now()
+    and not exists (
+      select from agent_task active
+      where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
+        and (active.chat_session_id = task.chat_session_id or active.issue_id = task.issue_id)
+    )
+  order by task.priority desc, task.created_at, task.id
+  limit 1
+) best
+where agent.runtime_id = :runtime_id and agent.archived_at is null
+  and agent.max_concurrent_tasks > (
+    select count(*) from agent_task active
+    where active.agent_id = agent.id and active.status in ('dispatched', 'running')
+  )
+order by best.priority desc, best.created_at, best.id
+limit 8;
+
+-- name: lock_agent(agent_id, runtime_id)$
+-- Serialises the claims of one agent: its capacity is counted by the next statement, whose snapshot sees every earlier
+-- claim. NO KEY, because messages that arrive meanwhile reference the agent's key and must not wait.
+select id from agent where id = :agent_id and runtime_id = :runtime_id and archived_at is null for no key update;
+
+-- name: claim_task(agent_id, runtime_id)$
+-- One task of the locked agent. A row that a concurrent message is just extending is skipped: its commit rings again.
+with picked as (
+  select task.id
+  from agent_task task
+  join agent on agent.id = task.agent_id
+  where task.agent_id = :agent_id and task.status = 'queued' and task.available_at <= now()
+    and not exists (
+      select from agent_task active
+      where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
+        and (active.chat_session_id = task.chat_session_id or active.issue_id = task.issue_id)
+    )
+    and agent.max_concurrent_tasks > (
+      select count(*) from agent_task active
+      where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
+    )
+  order by task.priority desc, task.created_at, task.id
+  limit 1
+  for no key update of task skip locked
+)
+update agent_task task
+set status = 'dispatched', runtime_id = :runtime_id, dispatched_at = now(), started_at = null, seen_at = null,
+  progress = null
+from picked
+where task.id = picked.id
+returning task.id;
+
+-- name: take_messages(task_id, messages_max)!
+-- What waits in the conversation belongs to this run from now on. Messages of different generations never meet in one
+-- run: the oldest generation that is waiting, or that a former attempt took, goes first.
+with conversation as (
+  select task.id as task_id, task.chat_session_id, min(message.context_generation) as generation
+  from agent_task task
+  join chat_message message on message.chat_session_id = task.chat_session_id
+    and (message.task_id is null or message.task_id = task.id)
+    and message.role = 'user' and message.kind = 'text'
+  where task.id = :task_id
+  group by task.id, task.chat_session_id
+), generation as (
+  update agent_task task set context_generation = conversation.generation
+  from conversation where task.id = conversation.task_id
+), waiting as (
+  select message.id
+  from chat_message message
+  join conversation on conversation.chat_session_id = message.chat_session_id
+    and conversation.generation = message.context_generation
+  where message.task_id is null and message.role = 'user' and message.kind = 'text'
+  order by message.seq
+  limit :messages_max
+)
+update chat_message message set task_id = :task_id from waiting where message.id = waiting.id;
+
+-- name: queue_the_rest(id, task_id)!
+-- Messages that this run could not take (another generation, or too many) get a run of their own.
+insert into agent_task
+  (id, workspace_id, agent_id, kind, priority, chat_session_id, initiator_user_id, context_generation, max_attempts)
+select :id, task.workspace_id, task.agent_id, task.kind, task.priority, task.chat_session_id, task.initiator_user_id,
+  task.context_generation, task.max_attempts
+from agent_task task
+where task.id = :task_id and task.kind = 'chat' and exists (
+  select from chat_message message
+  where message.chat_session_id = task.chat_session_id and message.task_id is null and message.role = 'user'
+    and message.kind = 'text'
+)
+on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothing;
+
+-- name: get_claim(task_id, running_seconds)^
+-- record_class: Claim
+select task.id, task.kind, task.workspace_id, task.agent_id, agent.name as agent_name, task.chat_session_id,
+  task.issue_id, workspace.issue_prefix || '-' || issue.number as issue_key, issue.title as issue_title,
+  issue.description as issue_description, issue.status as issue_status, task.attempt,
+  task.dispatched_at + make_interval(secs => :running_seconds) as deadline
+from agent_task task
+join agent on agent.id = task.agent_id
+join workspace on workspace.id = task.workspace_id
+left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
+where task.id = :task_id;
+
+-- name: list_claimed_messages(task_id)
+-- record_class: ClaimedMessage
+-- The age is judged by this clock against the platform's, which may run ahead.
+select message.role, coalesce(nullif(author.name, ''), split_part(author.email, '@', 1), '') as author,
+  message.content as text, coalesce(message.sent_at, message.created_at) as sent_at,
+  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds
+from chat_message message
+left join app_user author on author.id = message.author_user_id
+where message.task_id = :task_id and message.role = 'user'
+order by message.seq;
+
+-- name: seconds_to_next(runtime_id)$
+-- Only tasks that wait for their time. What waits for room or for another run is rung for when that ends.
+select extract(epoch from min(task.available_at) - clock_timestamp())::double precision
+from agent
+join agent_task task on task.agent_id = agent.id
+where agent.runtime_id = :runtime_id and agent.archived_at is null and task.status = 'queued'
+  and task.available_at > now();
+
+-- name: get_task(task_id)^
+-- record_class: Task
+select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
+  task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
+  task.created_at, workspace.language, null::text as loss
+from agent_task task
+join agent on agent.id = task.agent_id
+join workspace on workspace.id = task.workspace_id
+where task.id = :task_id;
+
+-- name: lock_task(task_id)^
+-- record_class: Task
+select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
+  task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
+  task.created_at, workspace.language, null::text as loss
+from agent_task task
+join agent on agent.id = task.agent_id
+join workspace on workspace.id = task.workspace_id
+where task.id = :task_id
+for no key update of task;
+
+-- name: lock_lost_task(silent_seconds, unstarted_seconds, running_seconds, passed_over)^
+-- record_class: Task
+-- A claimed task that nobody works on any more. A runtime whose row is gone is silent; a task that its runtime used to
+-- name in its heartbeats is judged by that. SKIP LOCKED: what is being changed right now is not lost.
+select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
+  task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
+  task.created_at, workspace.language, verdict.loss
+from agent_task task
+join agent on agent.id = task.agent_id
+join workspace on workspace.id = task.workspace_id
+left join agent_runtime runtime on runtime.id = task.runtime_id
+cross join lateral (
+  select case
+    when task.status = 'running' and task.started_at < now() - make_interval(secs => :running_seconds) then 'timeout'
+    when coalesce(least(runtime.last_heartbeat_at, task.seen_at), '-infinity')
+      < now() - make_interval(secs => :silent_seconds)
+      then case task.status when 'running' then 'runtime_offline' else 'undelivered' end
+    when task.status = 'dispatched' and task.dispatched_at < now() - make_interval(secs => :unstarted_seconds)
+      then 'undelivered'
+  end as loss
+) verdict
+where task.status in ('dispatched', 'running') and verdict.loss is not null and task.id <> all(:passed_over::uuid[])
+order by task.dispatched_at, task.id
+limit 1
+for no key update of task skip locked;
+
+-- name: start_task(task_id)!
+update agent_task set status = 'running', started_at = now() where id = :task_id and status = 'dispatched';
+
+-- name: record_progress(task_id, progress)!
+update agent_task set progress = :progress where id = :task_id and status = 'running';
+
+-- name: finish_task(task_id, status, result, error, failure_reason)!
+update agent_task
+set status = :status, result = :result::jsonb, error = :error, failure_reason = :failure_reason, completed_at = now()
+where id = :task_id and status in ('queued', 'dispatched', 'running');
+
+-- name: lock_waiting_sibling(task_id)$
+-- The run that already waits where this one would have to wait. If it is being claimed, this waits and then finds none.
+select sibling.id
+from agent_task task
+join agent_task sibling on sibling.id <> task.id and sibling.kind = task.kind
+  and sibling.status in ('queued', 'dispatched')
+where task.id = :task_id and (
+  (task.kind = 'chat' and sibling.chat_session_id = task.chat_session_id and sibling.status = 'queued')
+  or (task.kind = 'issue' and sibling.issue_id = task.issue_id and sibling.agent_id = task.agent_id)
+)
+limit 1
+for no key update of sibling;
+
+-- name: release_messages(task_id)!
+-- Back to waiting: the conversation's next claim takes them.
+update chat_message set task_id = null where task_id = :task_id and role = 'user';
+
+-- name: requeue_task(task_id, attempt, delay_seconds, error, failure_reason)!
+-- A second attempt goes before first ones: somebody has been waiting for it.
+update agent_task
+set status = 'queued', runtime_id = null, dispatched_at = null, started_at = null, seen_at = null, progress = null,
+  attempt = :attempt, priority = greatest(priority, 3), available_at = now() + make_interval(secs => :delay_seconds),
+  error = :error, failure_reason = :failure_reason
+where id = :task_id and status in ('dispatched', 'running');
+
+-- name: append_answer(id, task_id, content)!
+with task as (
+  select id, chat_session_id, context_generation from agent_task where id = :task_id
+), touched as (
+  update chat_session set updated_at = now() from task where chat_session.id = task.chat_session_id
+)
+insert into chat_message (id, chat_session_id, role, content, task_id, context_generation)
+select :id, chat_session_id, 'assistant', :content, task.id, context_generation from task;
+
+-- name: queue_reply(id, task_id, kind, content, uuid)!
+-- To the chat that the session is bound to, while its bot is connected: for a topic the config knows the chat behind the
+-- key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it.
+insert into outbound_message
+  (id, workspace_id, installation_id, chat_session_id, task_id, kind, recipient_id, thread_id, reply_to_message_id,
+   content, uuid)
+select :id, installation.workspace_id, installation.id, conversation.chat_session_id, task.id, :kind,
+  coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id), conversation.last_thread_id,
+  case when conversation.last_thread_id is not null then conversation.last_message_id end, :content, :uuid
+from agent_task task
+join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
+join channel_installation installation on installation.id = conversation.installation_id
+where task.id = :task_id and installation.status = 'active'
+on conflict (task_id, kind) where task_id is not null do nothing;
+
+-- name: announce_event(payload)^
+select pg_notify('gateway_event', :payload);
+
+-- name: ring_runtime(agent_id)^
+select pg_notify('gateway_task', runtime_id::text) from agent where id = :agent_id and runtime_id is not null;

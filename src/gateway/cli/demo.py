@@ -1,0 +1,415 @@
+"""`gateway demo`: a morning in Lark, played on real processes on loopback.
+
+The simulated platform, the daemon with its embedded Postgres, and an echo agent each run as a process of their own.
+Every line of the transcript is something that was looked at from outside; one that came out differently ends the demo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+import trio
+
+from gateway.concurrency import finishing
+from gateway.errors import GatewayError
+
+READY_SECONDS = 60.0
+STEP_SECONDS = 30.0
+STOP_SECONDS = 20.0
+ADA = "ada@example.invalid"
+
+
+class DemoFailed(GatewayError):
+    """A line of the morning came out differently than it should."""
+
+
+@click.command()
+@click.option("--once/--keep", default=True, help="End after the morning (default), or leave everything running.")
+def demo(once: bool) -> None:
+    """Play a morning with a simulated platform, the daemon and an echo agent, and print it as a transcript.
+
+    Exits 0 only if every line came out as expected. Nothing outside loopback and a temporary folder is touched.
+    """
+    with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder:
+        trio.run(_demo, Path(folder), once)
+
+
+async def _demo(folder: Path, once: bool) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+            async with open_stage(folder) as stage:
+                for number, (title, step) in enumerate(MORNING, 1):
+                    await _play(stage, number, title, step)
+                click.echo(f"\nAll {len(MORNING)} lines came out as expected.")
+                if not once:
+                    _say_where(stage)
+                    await trio.sleep_forever()
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+async def _play(stage: Stage, number: int, title: str, step: Step) -> None:
+    try:
+        with trio.fail_after(STEP_SECONDS):
+            seen = await step(stage)
+    except trio.TooSlowError as error:
+        click.echo(stage.last_words(), err=True)
+        raise DemoFailed(f"line {number}, {title!r}, took more than {STEP_SECONDS:g} s") from error
+    except DemoFailed as error:
+        click.echo(stage.last_words(), err=True)
+        raise DemoFailed(f"line {number}, {title!r}: {error}") from error
+    click.echo(f"{number:2}  {title}")
+    for line in seen:
+        click.echo(f"      {line}")
+
+
+def _say_where(stage: Stage) -> None:
+    click.echo(f"\nThe gateway     {stage.daemon.url}  (health: /readyz)")
+    click.echo(f"Chat with a bot {stage.platform.url}/  (as Ada, who is bound; Eve is a stranger)")
+    click.echo("Ctrl-C ends it.")
+
+
+# --- the stage: processes, and two ways to look at them ---------------------------------------------------------------
+
+
+@dataclass
+class Process:
+    """One `gateway` process and the line with which it said that it is ready."""
+
+    name: str
+    process: trio.Process
+    log: Path
+    ready: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return str(self.ready["http"])
+
+    async def read_ready(self) -> None:
+        """Read stdout up to the ready line; what follows is drained by `drain`."""
+        assert self.process.stdout is not None  # noqa: S101  (opened with a pipe)
+        text = b""
+        while not text.endswith(b"\n"):
+            data = await self.process.stdout.receive_some()
+            if not data:
+                raise DemoFailed(f"{self.name} ended before it was ready: {self.tail()}")
+            text += data
+        self.ready = json.loads(text.splitlines()[-1])
+
+    async def drain(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101
+        async for _ in self.process.stdout:
+            pass
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL for one that does not listen."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        with trio.move_on_after(STOP_SECONDS):
+            await self.process.wait()
+            return
+        self.process.kill()
+        await self.process.wait()
+
+    def tail(self, lines: int = 8) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class Stage:
+    """Everything that runs, who is who, and how to ask from outside."""
+
+    folder: Path
+    nursery: trio.Nursery
+    http: httpx2.AsyncClient
+    processes: list[Process] = field(default_factory=list)
+    ids: dict[str, str] = field(default_factory=dict)
+    secret: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+    @property
+    def platform(self) -> Process:
+        return self._named("sim")
+
+    @property
+    def daemon(self) -> Process:
+        return self._named("serve")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        return {
+            **kept,
+            "GATEWAY_STATE_DIR": str(self.folder / "state"),
+            "GATEWAY_HTTP__BIND": "127.0.0.1:0",
+            "GATEWAY_LARK__OPEN_BASE_URL": self.platform.url if self.processes else "http://127.0.0.1:1",
+            # The morning is short: wait less for a second message, and come back sooner after a crash.
+            "GATEWAY_HUB__BATCH_WINDOW_SECONDS": "0.2",
+            "GATEWAY_HUB__LEASE_TTL_SECONDS": "3",
+        }
+
+    def _named(self, name: str) -> Process:
+        return next(process for process in reversed(self.processes) if process.name == name)
+
+    def last_words(self) -> str:
+        said = [f"\n--- {process.name}\n{process.tail()}" for process in self.processes if process.log.stat().st_size]
+        return "".join(said)
+
+    async def start(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
+        """Start `gateway NAME ARGUMENTS` and wait until it is ready."""
+        log = self.folder / f"{name}-{len(self.processes)}.log"
+        with log.open("wb") as stderr:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "gateway", name, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=self.environment | dict(environment or {}),
+            )
+        started = Process(name, process, log)
+        self.processes.append(started)
+        with trio.fail_after(READY_SECONDS):
+            await started.read_ready()
+        self.nursery.start_soon(started.drain)
+        return started
+
+    async def cli(self, *arguments: str, stdin: str = "") -> Any:
+        """Run one command as an operator would; its JSON."""
+        command = [sys.executable, "-m", "gateway", *arguments, "--json"]
+        done = await trio.run_process(
+            command, stdin=stdin.encode(), capture_stdout=True, capture_stderr=True, check=False, env=self.environment
+        )
+        if done.returncode:
+            raise DemoFailed(f"`gateway {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()}")
+        return json.loads(done.stdout)
+
+    async def sim(self, method: str, path: str, body: object = None, **query: object) -> Any:
+        """One control call of the simulated platform."""
+        given = {key: str(value) for key, value in query.items()}
+        answer = await self.http.request(method, f"{self.platform.url}/_sim/{path}", json=body, params=given)
+        if answer.status_code != 200:
+            raise DemoFailed(f"the simulator refused {method} {path}: {answer.text}")
+        return answer.json()
+
+    async def say(self, sender: str, to: str, text: str, **options: object) -> dict[str, Any]:
+        """A person writes; waits until the platform has its acknowledgement, or has given up."""
+        body = {"sender": sender, "to": to, "text": text, "wait_seconds": 20, **options}
+        said: dict[str, Any] = await self.sim("POST", "messages", body)
+        return said
+
+    async def answers(self, chat_id: str, count: int) -> list[str]:
+        """What the bot said in a chat, once it has said `count` things."""
+        found = await self.sim("GET", f"chats/{chat_id}/messages", sender_type="app", wait_count=count, wait_seconds=20)
+        texts = [message["text"] for message in found]
+        expect(len(texts) == count, f"the bot said {len(texts)} things instead of {count}")
+        return texts
+
+    async def wait_live(self, count: int = 1) -> dict[str, Any]:
+        state: dict[str, Any] = await self.sim(
+            "GET", "connections", app=self.ids["app"], live_count=count, wait_seconds=25
+        )
+        live = [one for one in state["connections"] if one["live"]]
+        expect(len(live) == count, f"{len(live)} connections are live instead of {count}")
+        return state
+
+
+@asynccontextmanager
+async def open_stage(folder: Path) -> AsyncIterator[Stage]:
+    """An empty stage. Every process that was started on it is stopped on the way out, the last one first."""
+    async with httpx2.AsyncClient(timeout=70, trust_env=False) as http, trio.open_nursery() as nursery:
+        stage = Stage(folder, nursery, http)
+        try:
+            yield stage
+        finally:
+            with finishing(2 * STOP_SECONDS):
+                for process in reversed(stage.processes):
+                    await process.stop()
+            nursery.cancel_scope.cancel()
+
+
+def expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise DemoFailed(otherwise)
+
+
+def acknowledged(said: dict[str, Any], *, pushes: int = 1) -> str:
+    """The acknowledgement of what somebody said, in words; it must be a 200 on the expected push."""
+    (event,) = said["events"]
+    return acknowledgement(event, pushes=pushes)
+
+
+def acknowledgement(event: dict[str, Any], *, pushes: int = 1) -> str:
+    expect(event["state"] == "delivered", f"the event is {event['state']}, not delivered")
+    expect(len(event["pushes"]) == pushes, f"it took {len(event['pushes'])} pushes instead of {pushes}")
+    last = event["pushes"][-1]
+    return f"ACK {last['code']} after {last['latency_ms']:.1f} ms"
+
+
+# --- the morning ------------------------------------------------------------------------------------------------------
+
+Step = Callable[[Stage], Awaitable[Sequence[str]]]
+
+
+async def open_the_office(stage: Stage) -> Sequence[str]:
+    platform = await stage.start("sim", "--redelivery-scale", "0.1")
+    daemon = await stage.start("serve")
+    return [
+        f"the simulated platform is process {platform.process.pid} at {platform.url}",
+        f"the daemon, with its own Postgres, is process {daemon.process.pid} at {daemon.url}",
+    ]
+
+
+async def connect_a_bot(stage: Stage) -> Sequence[str]:
+    await stage.cli("admin", "user", "add", ADA, "--name", "Ada", "--password-stdin", stdin="not-a-real-password\n")
+    await stage.cli("admin", "workspace", "add", "Acme", "--prefix", "ACM", "--owner", ADA)
+    runtime = await stage.cli("admin", "runtime", "add", "acme", "machine-room")
+    agent = await stage.cli("admin", "agent", "add", "acme", "Echo", "--runtime", runtime["id"])
+    app = await stage.sim("POST", "apps", {"name": "Echo"})
+    for name in ("Ada", "Eve"):
+        person = await stage.sim("POST", "people", {"name": name})
+        stage.ids[name] = person["open_ids"][app["app_id"]]
+    stage.ids |= {"app": app["app_id"], "agent": agent["id"]}
+    stage.token, stage.secret = runtime["token"], app["app_secret"]
+    bot = await add_bot(stage)
+    stage.ids["bot"] = bot["id"]
+    await stage.wait_live()
+    return [f"`gateway lark add` made installation {bot['id']}; its connection is live"]
+
+
+async def add_bot(stage: Stage) -> dict[str, Any]:
+    arguments = ("--agent", stage.ids["agent"], "--app-id", stage.ids["app"], "--app-secret-stdin")
+    added: dict[str, Any] = await stage.cli("lark", "add", *arguments, stdin=stage.secret + "\n")
+    return added
+
+
+async def start_an_agent(stage: Stage) -> Sequence[str]:
+    program = (sys.executable, "-m", "gateway.simulator.echo_agent")
+    token = {"AGENT_TOKEN": stage.token}
+    agent = await stage.start("agent", "run", "--server", stage.daemon.url, "--", *program, environment=token)
+    return [f"`gateway agent run` is process {agent.process.pid}; it starts one program per task"]
+
+
+async def bind_a_person(stage: Stage) -> Sequence[str]:
+    await stage.cli("lark", "bind", stage.ids["bot"], stage.ids["Ada"], ADA)
+    return [f"`gateway lark bind` vouched that {stage.ids['Ada']} is {ADA}"]
+
+
+async def write_directly(stage: Stage) -> Sequence[str]:
+    said = await stage.say("Ada", stage.ids["app"], "good morning")
+    stage.ids |= {"chat": said["chat_id"], "event": said["events"][0]["event_id"]}
+    (answer,) = await stage.answers(said["chat_id"], 1)
+    expect(answer.endswith(": good morning"), f"the answer is {answer!r}")
+    worker = int(answer.removeprefix("echo from process ").partition(":")[0])
+    expect(worker not in {process.process.pid for process in stage.processes}, "the answer came from inside the daemon")
+    return ["Ada: good morning", acknowledged(said), f"bot: {answer}"]
+
+
+async def deliver_again(stage: Stage) -> Sequence[str]:
+    event = await stage.sim("POST", f"events/{stage.ids['event']}/redeliver", {}, wait_seconds=10)
+    told = acknowledgement(event, pushes=2)
+    await trio.sleep(1)
+    await stage.answers(stage.ids["chat"], 1)
+    return [f"the same event once more: {told}, and no second answer"]
+
+
+async def write_in_pieces(stage: Stage) -> Sequence[str]:
+    said = await stage.say("Ada", stage.ids["app"], "in three pieces", chunks=3, order=[2, 0, 1])
+    answers = await stage.answers(stage.ids["chat"], 2)
+    expect(answers[1].endswith(": in three pieces"), f"the answer is {answers[1]!r}")
+    return ["Ada: in three pieces (three frames, the last one first)", acknowledged(said), f"bot: {answers[1]}"]
+
+
+async def let_a_stranger_write(stage: Stage) -> Sequence[str]:
+    said = await stage.say("Eve", stage.ids["app"], "let me in")
+    await stage.answers(said["chat_id"], 0)
+    return ["Eve, whom nobody bound, writes", f"{acknowledged(said)}; nothing of it was kept"]
+
+
+async def talk_in_a_group(stage: Stage) -> Sequence[str]:
+    await stage.sim("PATCH", f"apps/{stage.ids['app']}", {"hears_all_group_messages": True})
+    group = await stage.sim("POST", "groups", {"name": "Lunch", "apps": [stage.ids["app"]], "people": ["Ada", "Eve"]})
+    aside = await stage.say("Ada", group["chat_id"], "soup or salad?")
+    addressed = await stage.say("Ada", group["chat_id"], "what do you say?", mentions=[stage.ids["app"]])
+    (answer,) = await stage.answers(group["chat_id"], 1)
+    expect("soup" not in answer, "the bot was told what was not said to it")
+    return [
+        f"Ada, to everybody: {acknowledged(aside)}, and the bot keeps out of it",
+        f"Ada, to the bot: {acknowledged(addressed)}",
+        f"bot: {answer}",
+    ]
+
+
+async def rotate_credentials(stage: Stage) -> Sequence[str]:
+    rotated = await stage.sim("POST", f"apps/{stage.ids['app']}/rotate-secret", {"overlap_seconds": 30})
+    stage.secret = rotated["app_secret"]
+    before = await stage.wait_live()
+    await add_bot(stage)
+    while True:
+        after = await stage.wait_live()
+        if len(after["connections"]) > len(before["connections"]):
+            break
+        await trio.sleep(0.05)
+    said = await stage.say("Ada", stage.ids["app"], "still there?")
+    answers = await stage.answers(stage.ids["chat"], 3)
+    most = after["most_live"][stage.ids["app"]]
+    expect(most == 1, f"{most} connections were live at once")
+    return ["a new app secret, the old connection handed over to a new one", acknowledged(said), f"bot: {answers[2]}"]
+
+
+async def crash(stage: Stage) -> Sequence[str]:
+    daemon = stage.daemon
+    daemon.process.kill()
+    await daemon.process.wait()
+    await stage.wait_live(0)
+    said = await stage.say("Ada", stage.ids["app"], "anybody home?", wait_seconds=0)
+    port = {"GATEWAY_HTTP__BIND": daemon.url.removeprefix("http://")}
+    again = await stage.start("serve", environment=port)
+    event = await stage.sim("GET", f"events/{said['events'][0]['event_id']}", wait_seconds=25)
+    expect(event["state"] == "delivered", f"the event is {event['state']}, not delivered")
+    answers = await stage.answers(stage.ids["chat"], 4)
+    return [
+        f"kill -9 of process {daemon.process.pid}; Ada: anybody home?",
+        f"process {again.process.pid} takes over on the same state, and the platform delivers again",
+        f"bot: {answers[3]}",
+    ]
+
+
+async def count(stage: Stage) -> Sequence[str]:
+    state = await stage.wait_live()
+    most = state["most_live"][stage.ids["app"]]
+    expect(most == 1, f"{most} connections of the bot were live at once")
+    answers = await stage.answers(stage.ids["chat"], 4)
+    return [f"{len(answers)} questions in the direct chat, {len(answers)} answers; never two live connections"]
+
+
+MORNING: Sequence[tuple[str, Step]] = (
+    ("The office opens", open_the_office),
+    ("A bot is connected", connect_a_bot),
+    ("An agent starts", start_an_agent),
+    ("A person is bound", bind_a_person),
+    ("A direct message", write_directly),
+    ("The platform delivers an event twice", deliver_again),
+    ("An event in chunks", write_in_pieces),
+    ("A stranger", let_a_stranger_write),
+    ("A group", talk_in_a_group),
+    ("The app secret is rotated", rotate_credentials),
+    ("The daemon crashes", crash),
+    ("The count", count),
+)

@@ -1,0 +1,26 @@
+"""`gateway keygen`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gateway.cli.output import config_option, json_option, print_json
+
+
+@click.command()
+@config_option
+@json_option
+def keygen(config: Path | None, as_json: bool) -> None:
+    """Print a new secret_key.
+
+    Put it in front of the old ones to start sealing with it: KEYS=new,old.
+    """
+    from gateway.keyring import generate_key
+
+    key = generate_key()
+    if as_json:
+        print_json({"secret_key": key})
+    else:
+        click.echo(key)

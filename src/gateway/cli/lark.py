@@ -1,0 +1,172 @@
+"""`gateway lark`: bots and the people bound to them, directly in the database. A running daemon notices at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import click
+import trio
+
+from gateway.cli.output import config_option, json_option, print_json, print_record, print_table
+from gateway.config import Settings, load_settings
+from gateway.work.bindings import BindingService
+
+if TYPE_CHECKING:
+    from gateway.channel.installation import InstallationView
+    from gateway.lark.installer import InstallationService, Installed, NewApp
+
+T = TypeVar("T")
+
+
+@click.group()
+def lark() -> None:
+    """Lark and Feishu bots and who is bound to them."""
+
+
+@lark.command("add")
+@click.option("--agent", "agent_id", type=click.UUID, required=True, help="The agent that answers.")
+@click.option("--app-id", required=True, metavar="cli_…", help="From the platform's developer console.")
+@click.option("--app-secret-stdin", is_flag=True, required=True, help="Read the app secret from stdin.")
+@click.option("--region", type=click.Choice(["feishu", "lark"]), default="feishu", show_default=True)
+@click.option("--installer", metavar="EMAIL", help="A member; the workspace's owner unless given.")
+@click.option("--event-mode", type=click.Choice(["socket", "http"]), default="socket", show_default=True)
+@click.option("--encrypt-key", default="", help="The console's, for --event-mode http.")
+@click.option("--verification-token", default="", help="The console's, for --event-mode http.")
+@click.option("--allow-bots", is_flag=True, help="Listen to other bots too. Two bots can talk for ever.")
+@config_option
+@json_option
+def add(
+    *,
+    agent_id: UUID,
+    app_id: str,
+    app_secret_stdin: bool,  # required: a secret on the command line would be seen by everybody on the machine
+    region: str,
+    installer: str | None,
+    event_mode: str,
+    encrypt_key: str,
+    verification_token: str,
+    allow_bots: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Connect an app that was made by hand to an agent, or give the agent's app new credentials."""
+    from gateway.lark.installer import NewApp
+
+    app = NewApp(
+        agent_id=agent_id,
+        app_id=app_id,
+        app_secret=sys.stdin.readline().strip(),
+        region=region,
+        event_mode=event_mode,
+        installer_email=installer,
+        encrypt_key=encrypt_key,
+        verification_token=verification_token,
+        allow_bots=allow_bots,
+    )
+    installed = trio.run(_add, load_settings(config), app)
+    if installed.warning:
+        click.echo(f"warning: {installed.warning}", err=True)
+    _show(installed.installation.public(), as_json)
+
+
+@lark.command("list")
+@config_option
+@json_option
+def list_(config: Path | None, as_json: bool) -> None:
+    """Show every bot and whether it can hear."""
+    installations = trio.run(_list, load_settings(config))
+    if as_json:
+        print_json([installation.public() for installation in installations])
+        return
+    rows = [
+        (view.id, view.app_id, view.region, view.agent_id, view.status, view.state, view.detail, view.last_event_at)
+        for view in installations
+    ]
+    print_table(("ID", "APP", "REGION", "AGENT", "STATUS", "CONNECTION", "DETAIL", "LAST EVENT"), rows)
+
+
+@lark.command("revoke")
+@click.argument("installation", type=click.UUID)
+@config_option
+@json_option
+def revoke(installation: UUID, config: Path | None, as_json: bool) -> None:
+    """Take a bot out of service. Its row and its bound people stay, for when it is added again."""
+    _show(trio.run(_revoke, load_settings(config), installation).public(), as_json)
+
+
+@lark.command("bind")
+@click.argument("installation", type=click.UUID)
+@click.argument("open_id")
+@click.argument("email")
+@config_option
+@json_option
+def bind(installation: UUID, open_id: str, email: str, config: Path | None, as_json: bool) -> None:
+    """Vouch that OPEN_ID, as this bot sees it, is the member EMAIL."""
+    binding = _with_bindings(config, lambda bindings: bindings.bind(installation, open_id, email))
+    _show(asdict(binding), as_json)
+
+
+@lark.command("unbind")
+@click.argument("installation", type=click.UUID)
+@click.argument("open_id")
+@config_option
+@json_option
+def unbind(installation: UUID, open_id: str, config: Path | None, as_json: bool) -> None:
+    """Forget whom OPEN_ID stands for."""
+    _with_bindings(config, lambda bindings: bindings.unbind(installation, open_id))
+    _show({"installation_id": installation, "channel_user_id": open_id}, as_json)
+
+
+async def _add(settings: Settings, app: NewApp) -> Installed:
+    async with _installations(settings) as installations:
+        return await installations.add(app)
+
+
+async def _revoke(settings: Settings, installation_id: UUID) -> InstallationView:
+    async with _installations(settings) as installations:
+        return await installations.revoke(installation_id)
+
+
+async def _list(settings: Settings) -> list[InstallationView]:
+    async with _installations(settings) as installations:
+        return await installations.list()
+
+
+@asynccontextmanager
+async def _installations(settings: Settings) -> AsyncIterator[InstallationService]:
+    from gateway.daemon import open_database, open_keyring
+    from gateway.lark.installer import InstallationService, identify_with
+    from gateway.postgres.installation_store import PostgresInstallationStore
+
+    async with open_database(settings, attach=True) as pool:
+        proxy = settings.lark.proxy_url
+        identify = identify_with(
+            settings.lark.open_base_url, proxy_url=proxy.get_secret_value() if proxy is not None else None
+        )
+        yield InstallationService(PostgresInstallationStore(pool), open_keyring(settings), identify)
+
+
+def _with_bindings(config: Path | None, action: Callable[[BindingService], Awaitable[T]]) -> T:
+    return trio.run(_on_bindings, load_settings(config), action)
+
+
+async def _on_bindings(settings: Settings, action: Callable[[BindingService], Awaitable[T]]) -> T:
+    from gateway.daemon import open_database
+    from gateway.postgres.binding_store import PostgresBindingStore
+
+    async with open_database(settings, attach=True) as pool:
+        return await action(BindingService(PostgresBindingStore(pool)))
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(record)
+        return
+    connection = record.pop("connection", {})
+    print_record(record | {f"connection.{name}": value for name, value in connection.items()})

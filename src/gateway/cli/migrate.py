@@ -1,0 +1,78 @@
+"""`gateway migrate up|down|status`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import trio
+
+from gateway.cli.database import open_conninfo
+from gateway.cli.output import config_option, json_option, print_json, print_table
+from gateway.config import Settings, load_settings
+
+T = TypeVar("T")
+
+
+@click.group()
+def migrate() -> None:
+    """Bring the database's schema up, down, or show where it stands."""
+
+
+@migrate.command()
+@config_option
+@json_option
+def up(config: Path | None, as_json: bool) -> None:
+    """Apply what is pending."""
+    from gateway.postgres.migrate import migrate_up
+
+    _print_steps(_on_database(config, migrate_up), as_json, done="applied", nothing="the schema is up to date")
+
+
+@migrate.command()
+@click.option("--steps", type=click.IntRange(min=1), help="How many to take back; 1 unless --to is given.")
+@click.option("--to", metavar="MIGRATION", help="Take back everything after this one.")
+@config_option
+@json_option
+def down(config: Path | None, as_json: bool, steps: int | None, to: str | None) -> None:
+    """Take back the last migration. Data that only newer versions store is lost."""
+    from gateway.postgres.migrate import migrate_down
+
+    if steps is not None and to is not None:
+        raise click.UsageError("give --steps or --to, not both")
+    steps_back = _on_database(config, lambda conninfo: migrate_down(conninfo, steps=steps, to=to))
+    _print_steps(steps_back, as_json, done="taken back", nothing="nothing to take back")
+
+
+@migrate.command()
+@config_option
+@json_option
+def status(config: Path | None, as_json: bool) -> None:
+    """Show every migration and when it was applied."""
+    from gateway.postgres import migrate as migrations
+
+    steps = _on_database(config, migrations.status)
+    if as_json:
+        print_json([{"id": step.id, "applied_at": step.applied_at} for step in steps])
+    else:
+        print_table(("migration", "applied"), [(step.id, step.applied_at or "pending") for step in steps])
+
+
+def _on_database(config: Path | None, work: Callable[[str], Awaitable[T]]) -> T:
+    return trio.run(_work_on, load_settings(config), work)
+
+
+async def _work_on(settings: Settings, work: Callable[[str], Awaitable[T]]) -> T:
+    async with open_conninfo(settings) as conninfo:
+        return await work(conninfo)
+
+
+def _print_steps(ids: list[str], as_json: bool, *, done: str, nothing: str) -> None:
+    if as_json:
+        print_json(ids)
+    elif not ids:
+        click.echo(nothing)
+    for migration in [] if as_json else ids:
+        click.echo(f"{done} {migration}")

@@ -1,0 +1,67 @@
+"""What follows from the outcome of one attempt to send, without I/O.
+
+Three kinds of failure: the platform said no (nothing was sent, and saying it again is pointless), it said not now
+(nothing was sent), or nobody knows. The last one is repeated with the same idempotency key, which the platform honours
+for one hour; past that a repeat could be a second message, so the row is left alone and shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+
+DOUBT_SECONDS_MAX = 55 * 60.0
+"""The platform's hour, less what clocks and calls may take."""
+UNSENT_SECONDS_MAX = 24 * 3600.0
+"""An answer that could not be sent for so long is not worth sending any more."""
+FAULTS_MAX = 5
+"""Attempts of a row that fails by a fault of our own."""
+_RETRY_FIRST_SECONDS = 1.0
+_RETRY_MAX_SECONDS = 60.0
+_UNAUTHORIZED_FIRST_SECONDS = 60.0
+_UNAUTHORIZED_MAX_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Try again after `delay_seconds`. `doubtful`: the attempt may have succeeded after all."""
+
+    delay_seconds: float
+    doubtful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Never again: the row is failed, and shown."""
+
+
+def judge_attempt(
+    error: Exception, *, attempts: int, age_seconds: float, in_doubt: bool, random_unit: float
+) -> Postpone | GiveUp:
+    """What becomes of a row whose attempt number `attempts` ended in `error`.
+
+    `random_unit` in [0, 1) spreads the retries of many rows over x[0.5, 1.5).
+    """
+    if isinstance(error, LarkRefused):
+        return GiveUp()
+    if isinstance(error, LarkUnavailable):
+        return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS) * (0.5 + random_unit), True)
+    if isinstance(error, LarkThrottled | LarkUnauthorized):
+        if age_seconds >= UNSENT_SECONDS_MAX and not in_doubt:
+            return GiveUp()
+        return Postpone(_definite_delay(error, attempts), False)
+    if attempts >= FAULTS_MAX:
+        return GiveUp()
+    return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS), True)
+
+
+def _definite_delay(error: LarkThrottled | LarkUnauthorized, attempts: int) -> float:
+    if isinstance(error, LarkThrottled):
+        return max(error.retry_after, 0.1)
+    return _doubled(_UNAUTHORIZED_FIRST_SECONDS, attempts, _UNAUTHORIZED_MAX_SECONDS)
+
+
+def _doubled(first: float, attempts: int, limit: float) -> float:
+    # The exponent is bounded because a float overflows after a thousand doublings.
+    return float(min(first * 2.0 ** min(max(attempts - 1, 0), 32), limit))

@@ -1,0 +1,424 @@
+"""The composition root: the only place where Postgres and Lark meet their users.
+
+Nesting is shutdown order. What is opened first ends last: database, HTTP client, then the services (notifications, the
+shared insert, the janitor), and innermost the intake (bots and HTTP), which ends first and drains.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from gateway import __version__
+from gateway.address import is_loopback
+from gateway.channel.channel import Channel, ConnectionState
+from gateway.channel.registry import Registry
+from gateway.concurrency import Signal, Topics
+from gateway.config import Settings
+from gateway.core.lease import LeaseSettings
+from gateway.errors import ConfigError
+from gateway.keyring import KeyRing, UnreadableSecret, generate_key
+from gateway.observe.events import OutboxObserver
+from gateway.observe.metrics import Metrics
+from gateway.observe.notify import Notifier, run_watchdog
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.listen import run_listener
+from gateway.postgres.migrate import migrate_up, pending
+from gateway.postgres.pool import Pool, open_pool
+from gateway.supervisor.ports import Installation
+
+if TYPE_CHECKING:
+    from gateway.observe.health import Readiness
+    from gateway.supervisor.sweep import Fleet
+
+log = structlog.get_logger()
+
+LEASE_CONNECTIONS = 2
+"""A pool of their own for leases: a burst of other work must not cost this process its bots."""
+GAUGE_SECONDS = 5.0
+CHANNELS = ("feishu",)
+
+
+@dataclass(slots=True)
+class Wakes:
+    """What a notification of the database wakes, by topic."""
+
+    installations: Signal = field(default_factory=Signal)
+    releases: Topics = field(default_factory=Topics)
+    tasks: Topics = field(default_factory=Topics)
+    outbox: Topics = field(default_factory=Topics)
+
+    def callbacks(self) -> dict[str, Callable[[str], None]]:
+        """For `run_listener`: an empty payload stands for everything that may have been missed."""
+        return {
+            "gateway_installation": lambda _: self.installations.set(),
+            "gateway_lease": partial(_ring, self.releases),
+            "gateway_task": partial(_ring, self.tasks),
+            "gateway_outbound": partial(_ring, self.outbox),
+        }
+
+
+def _ring(topics: Topics, key: str) -> None:
+    if key:
+        topics.ring(key)
+    else:
+        topics.ring_all()
+
+
+# --- what the command line opens as well ------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Pool]:
+    """A pool on the configured database, its schema brought up to date; closed with the block.
+
+    Without `database_url` the embedded server is used: `attach=False` owns it (the daemon), `attach=True` joins one
+    that runs, else starts it for the block. Raises ConfigError or StoreUnavailable.
+    """
+    async with open_migrated(settings, attach=attach) as conninfo, _open_pool(conninfo, settings) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
+    """The conninfo of the configured database once its schema is up to date; see `open_database`."""
+    if settings.database_url is not None:
+        yield await _migrated(settings.database_url.get_secret_value())
+        return
+    from gateway.postgres.embedded import open_embedded
+
+    async with open_embedded(settings.state_dir, attach=attach) as conninfo:
+        yield await _migrated(conninfo)
+
+
+async def _migrated(conninfo: str) -> str:
+    if await pending(conninfo):
+        applied = await migrate_up(conninfo)
+        log.info("migrated", applied=applied)
+    return conninfo
+
+
+def _open_pool(conninfo: str, settings: Settings, *, size_max: int | None = None) -> Any:
+    limits = settings.limits
+    return open_pool(
+        conninfo,
+        size_max=size_max or limits.database_connections_max,
+        connect_timeout_seconds=limits.database_connect_timeout_seconds,
+    )
+
+
+def open_keyring(settings: Settings) -> KeyRing | None:
+    """The keys that seal and open stored secrets; None when there is no key, which turns Lark off.
+
+    With the embedded database a missing key is made once and kept beside it, mode 0600: both are lost or kept together.
+    Raises ConfigError for a key that is not one.
+    """
+    if settings.secret_key is not None:
+        return KeyRing.parse(settings.secret_key.get_secret_value())
+    if not settings.embedded:
+        return None
+    return KeyRing.parse(_own_key(settings.state_dir / "secret.key"))
+
+
+def _own_key(path: Path) -> str:
+    try:
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not path.exists():
+            _write_key(path)
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"secret_key: {path} cannot be used: {error}") from error
+
+
+def _write_key(path: Path) -> None:
+    """Make the key file whole or not at all: a reader, or a crash, must never meet half a key."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(generate_key() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link fails when another process made the file first; theirs counts then.
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+# --- the daemon -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where the daemon can be reached, once it can."""
+
+    http: str
+    metrics: str | None
+    node: str
+
+
+async def run_daemon(
+    settings: Settings,
+    *,
+    stop: trio.Event,
+    notifier: Notifier,
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run everything until `stop` is set; `started()` gives the addresses once traffic can be taken.
+
+    On `stop` intake ends first: HTTP finishes what is in flight, every bot settles and acknowledges what it received
+    and hands its lease over. What is not done within `limits.drain_seconds` is cancelled.
+
+    Raises ConfigError and StoreUnavailable at the start. Later, only what fails outside any unit of work gets here.
+    """
+    ring = open_keyring(settings)
+    async with open_migrated(settings, attach=False) as conninfo, trio.open_nursery() as root:
+        root.start_soon(run_watchdog, notifier)
+        root.start_soon(_cancel_after_drain, stop, settings.limits.drain_seconds, root.cancel_scope)
+        await _run_parts(settings, conninfo, ring, stop, task_status)
+        root.cancel_scope.cancel()
+
+
+async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    await trio.sleep(seconds)
+    log.error("drain_abandoned", seconds=seconds)
+    scope.cancel()
+
+
+async def _run_parts(
+    settings: Settings, conninfo: str, ring: KeyRing | None, stop: trio.Event, task_status: trio.TaskStatus[Ready]
+) -> None:
+    from gateway.lark.client import open_http_client
+
+    proxy = settings.lark.proxy_url
+    async with (
+        _open_pool(conninfo, settings) as pool,
+        _open_pool(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
+        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
+        trio.open_nursery() as services,
+    ):
+        daemon = _Daemon(settings, conninfo, pool, lease_pool)
+        await daemon.start_services(services)
+        async with trio.open_nursery() as intake:
+            ready = await daemon.start_intake(intake, http, ring, stop)
+            log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
+            task_status.started(ready)
+        services.cancel_scope.cancel()
+
+
+class _Daemon:
+    """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
+
+    def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool) -> None:
+        from gateway.inbound.committer import Committer
+        from gateway.inbound.pipeline import InboundPipeline
+        from gateway.observe.events import InboundObserver
+        from gateway.postgres.inbound_store import PostgresInboundStore
+        from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.work.tasks import TaskService
+
+        self._settings = settings
+        self._conninfo = conninfo
+        self._pool = pool
+        self._lease_pool = lease_pool
+        self._metrics = Metrics()
+        self._wakes = Wakes()
+        self._node_id = secrets.token_hex(16)
+        self._committer = Committer()
+        self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
+        self._pipeline = InboundPipeline(self._inbound, self._committer, observe=InboundObserver(self._metrics))
+        self._tasks = TaskService(PostgresTaskStore(pool), self._wakes.tasks)
+
+    async def start_services(self, nursery: trio.Nursery) -> None:
+        """What intake stands on, and what outlives it."""
+        from gateway.inbound.committer import run_committer
+
+        await nursery.start(partial(run_committer, self._committer, self._inbound))
+        await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
+        nursery.start_soon(self._run_janitor)
+
+    async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:
+        """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
+        fleet: Fleet = await nursery.start(partial(self._run_supervisor, http, ring, stop))
+        nursery.start_soon(self._run_gauges, fleet, stop)
+        nursery.start_soon(self._drain_tasks, stop)
+        metrics_url = await self._start_metrics(nursery, stop)
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop))
+        return Ready(url, metrics_url, self._node_id)
+
+    def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
+        return TrioConnection.connect(self._conninfo, autocommit=True)
+
+    async def _drain_tasks(self, stop: trio.Event) -> None:
+        await stop.wait()
+        self._tasks.drain()
+
+    # --- bots ---------------------------------------------------------------------------------------------------------
+
+    async def _run_supervisor(
+        self, http: Any, ring: KeyRing | None, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]
+    ) -> None:
+        from gateway.observe.events import SupervisorObserver
+        from gateway.postgres.lease_store import PostgresLeaseStore
+        from gateway.supervisor.sweep import run_supervisor
+
+        await run_supervisor(
+            store=PostgresLeaseStore(self._lease_pool),
+            registry=self._registry(http, ring),
+            open_secrets=partial(_open_secrets, ring),
+            handler_for=lambda _: self._pipeline.receive,
+            run_outbox=self._run_outbox,
+            settings=_lease_settings(self._settings),
+            node_id=self._node_id,
+            wake=self._wakes.installations,
+            releases=self._wakes.releases,
+            stop=stop,
+            shutdown_seconds=self._settings.limits.drain_seconds,
+            observer=SupervisorObserver(self._metrics),
+            task_status=task_status,
+        )
+
+    def _registry(self, http: Any, ring: KeyRing | None) -> Registry:
+        """The platforms that can be served: none that need a secret while there is no key to open it."""
+        from gateway.lark.channel import lark_factory
+        from gateway.lark.connection import ConnectionSettings, open_tcp_link
+        from gateway.lark.content import CHANNEL_TYPE
+        from gateway.observe.events import AckObserver
+
+        registry = Registry()
+        if ring is None:
+            log.warning("lark_off", because="secret_key is unset")
+            return registry
+        limits = self._settings.limits
+        connection = ConnectionSettings(
+            frame_bytes_max=limits.frame_bytes_max, events_in_flight_max=limits.events_in_flight_max
+        )
+        factory = lark_factory(
+            http,
+            # One context for all sockets: each costs close to a megabyte.
+            open_stream=partial(open_tcp_link, ssl_context=ssl.create_default_context(), settings=connection),
+            open_base_override=self._settings.lark.open_base_url,
+            settings=connection,
+            send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
+            on_ack=AckObserver(self._metrics),
+        )
+        registry.register(CHANNEL_TYPE, factory)
+        return registry
+
+    async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
+        from gateway.outbound.outbox import run_outbox
+        from gateway.postgres.outbox_store import PostgresOutboxStore
+
+        with self._wakes.outbox.hear(str(installation.id)) as wake:
+            await run_outbox(
+                installation_id=installation.id,
+                lease_epoch=epoch,
+                channel=channel,
+                store=PostgresOutboxStore(self._pool),
+                wake=wake,
+                attempt_seconds=self._settings.hub.reply_timeout_seconds,
+                record=OutboxObserver(self._metrics),
+            )
+
+    # --- chores -------------------------------------------------------------------------------------------------------
+
+    async def _run_janitor(self) -> None:
+        from gateway.postgres.janitor_store import PostgresJanitorStore
+        from gateway.work.janitor import Sweep, run_janitor
+
+        store = PostgresJanitorStore(self._pool)
+        await run_janitor(
+            [
+                Sweep("lost_tasks", 10, self._tasks.return_lost),
+                Sweep("inbound_claims", 600, store.purge_inbound_dedup),
+                Sweep("binding_tokens", 600, store.purge_binding_tokens),
+                Sweep("user_sessions", 600, store.purge_user_sessions),
+            ]
+        )
+
+    async def _run_gauges(self, fleet: Fleet, stop: trio.Event) -> None:
+        """What is read off rather than counted, until the bots have begun to drain."""
+        while not stop.is_set():
+            for channel in CHANNELS:
+                for state in ConnectionState:
+                    count = fleet.connections()[channel, state]
+                    self._metrics.set("gateway_channel_connections", count, channel=channel, state=state)
+            self._metrics.set("gateway_database_connections", self._pool.idle, state="idle")
+            self._metrics.set("gateway_database_connections", self._pool.in_use, state="busy")
+            with trio.move_on_after(GAUGE_SECONDS):
+                await stop.wait()
+
+    # --- HTTP ---------------------------------------------------------------------------------------------------------
+
+    async def _serve_http(self, fleet: Fleet, stop: trio.Event, *, task_status: trio.TaskStatus[str]) -> None:
+        from gateway.http.app import Services, create_app
+        from gateway.http.server import serve_http
+        from gateway.postgres.directory_store import PostgresDirectoryStore
+        from gateway.work.directory import Directory
+
+        services = Services(
+            authenticate=Directory(PostgresDirectoryStore(self._pool)).authenticate,
+            tasks=self._tasks,
+            health=self._readiness(fleet),
+            metrics=self._metrics,
+            body_bytes_max=self._settings.limits.http_body_bytes_max,
+        )
+        await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
+
+    def _readiness(self, fleet: Fleet) -> Readiness:
+        from gateway.observe.health import Readiness
+
+        readiness = Readiness()
+        readiness.add("database", self._database_problem)
+        readiness.add("migrations", self._migrations_problem)
+        readiness.add("leases", fleet.problem)
+        return readiness
+
+    async def _database_problem(self) -> str | None:
+        async with self._pool.connection() as connection:
+            await connection.execute("select 1")
+        return None
+
+    async def _migrations_problem(self) -> str | None:
+        waiting = await pending(self._conninfo)
+        return f"pending: {', '.join(waiting)}" if waiting else None
+
+    async def _start_metrics(self, nursery: trio.Nursery, stop: trio.Event) -> str | None:
+        bind = self._settings.metrics.bind
+        if bind is None:
+            return None
+        from gateway.http.metrics import READ_TIMEOUT_SECONDS, create_metrics_app
+        from gateway.http.server import serve_http
+
+        if not is_loopback(bind):
+            log.warning("metrics_reachable_from_outside", bind=bind)
+        app = create_metrics_app(self._metrics)
+        serve = partial(serve_http, app, bind, stop=stop, key="metrics.bind", read_timeout_seconds=READ_TIMEOUT_SECONDS)
+        url: str = await nursery.start(serve)
+        return f"{url}/metrics"
+
+
+def _open_secrets(ring: KeyRing | None, installation: Installation) -> dict[str, Any]:
+    from gateway.lark.channel import open_config
+
+    if ring is None:
+        raise UnreadableSecret("secret_key is unset")
+    return open_config(installation.config, ring, installation.id)
+
+
+def _lease_settings(settings: Settings) -> LeaseSettings:
+    hub = settings.hub
+    return LeaseSettings(hub.lease_ttl_seconds, hub.renew_seconds, hub.poll_seconds, hub.expiry_margin_seconds)

@@ -1,0 +1,143 @@
+"""The HTTP application: routes, the shape of errors, and what is counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from quart import Request, Response
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
+from gateway.http import health
+from gateway.http.auth import Authenticate, authenticate_with
+from gateway.http.body import error_response
+
+if TYPE_CHECKING:
+    from gateway.observe.health import Readiness
+    from gateway.observe.metrics import Metrics
+    from gateway.work.tasks import TaskService
+
+logger = structlog.get_logger(__name__)
+
+UNCOUNTED_PATHS = frozenset({"/healthz", "/readyz"})
+CLIENT_CLOSED_REQUEST = 499
+"""Counted for a request whose client left before its answer was ready."""
+
+_VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes stand on. The application owns none of it."""
+
+    authenticate: Authenticate
+    tasks: TaskService
+    health: Readiness
+    metrics: Metrics
+    body_bytes_max: int = 1_048_576
+
+
+def create_app(services: Services) -> JsonApp:
+    """Build the application with every route of the API."""
+    from gateway.http import runtimes, tasks
+
+    app = JsonApp("gateway.http", metrics=services.metrics, body_bytes_max=services.body_bytes_max)
+    authenticate_with(app.extensions, services.authenticate)
+    health.add_routes(app, services.health)
+    runtimes.add_routes(app, services)
+    tasks.add_routes(app, services)
+    return app
+
+
+class JsonApp(QuartTrio):
+    """A Quart application that answers every error as JSON and counts each request by its route's pattern."""
+
+    def __init__(self, name: str, *, metrics: Metrics, body_bytes_max: int = 0, counted: bool = True) -> None:
+        super().__init__(name, static_folder=None)
+        self.metrics = metrics
+        self.counted = counted
+        self.config["MAX_CONTENT_LENGTH"] = body_bytes_max
+
+    async def handle_request(self, request: Request) -> Any:
+        if not self.counted or request.path in UNCOUNTED_PATHS:
+            return await super().handle_request(request)
+        with self._counted(request) as outcome:
+            response = await super().handle_request(request)
+            outcome.status = response.status_code
+        return response
+
+    async def handle_user_exception(self, error: Exception | BaseExceptionGroup[BaseException]) -> Any:
+        """One request is one unit of work: whatever escapes from it becomes its answer and touches nothing else."""
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(trio.Cancelled) is not None:
+            raise error
+        cause = _only_leaf(error)
+        if isinstance(cause, HTTPException):
+            return cause if (cause.code or 500) < 400 else _http_error(cause)
+        answer = _expected_error(cause) if isinstance(cause, GatewayError) else None
+        return answer or self._unexpected(cause)
+
+    def _unexpected(self, error: BaseException) -> Response:
+        logger.error("http_request_failed", exc_info=error)
+        self.metrics.count("gateway_unexpected_errors_total", unit="http")
+        return error_response(500, "internal_error", "an unexpected error occurred; the log has its traceback")
+
+    @contextmanager
+    def _counted(self, request: Request) -> Iterator[_Outcome]:
+        outcome = _Outcome(CLIENT_CLOSED_REQUEST)
+        started = trio.current_time()
+        self.metrics.add("gateway_http_in_flight", 1)
+        try:
+            yield outcome
+        finally:
+            self.metrics.add("gateway_http_in_flight", -1)
+            labels = {"method": request.method, "route": route_pattern(request), "status": str(outcome.status)}
+            self.metrics.count("gateway_http_requests_total", **labels)
+            elapsed = trio.current_time() - started
+            self.metrics.observe("gateway_http_request_duration_seconds", elapsed, **labels)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    status: int
+
+
+def route_pattern(request: Request) -> str:
+    """The matched route in `{name}` form, `unmatched` otherwise: a raw path would carry ids and tokens."""
+    rule = request.url_rule
+    return "unmatched" if rule is None else _VARIABLE.sub(r"{\1}", rule.rule)
+
+
+def _only_leaf(error: BaseException) -> BaseException:
+    """The single exception inside nested groups of one; anything else stays what it is."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _expected_error(error: GatewayError) -> Response | None:
+    if isinstance(error, RejectedRequest):
+        response = error_response(error.status, error.code, str(error), error.extra)
+        if error.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+    if isinstance(error, StoreUnavailable):
+        logger.warning("http_store_unavailable", error=str(error))
+        return error_response(503, "store_unavailable", "the database does not answer; try again", {"retry_after": 1})
+    return None
+
+
+def _http_error(error: HTTPException) -> Response:
+    if isinstance(error, RequestEntityTooLarge):
+        return error_response(413, "body_too_large", "the request body is larger than this server accepts")
+    response = error_response(error.code or 500, error.name.lower().replace(" ", "_"), error.description or error.name)
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            response.headers[name] = value
+    return response

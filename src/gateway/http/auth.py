@@ -1,0 +1,66 @@
+"""Who is calling: bearer tokens of people (`gwu_`) and of runtimes (`gwr_`)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from quart import current_app, g, request
+
+from gateway.errors import RejectedRequest
+from gateway.work.directory import Principal, RuntimePrincipal, UserPrincipal
+
+__all__ = ["Authenticate", "Principal", "RuntimePrincipal", "UserPrincipal", "require_runtime", "require_user"]
+
+Authenticate = Callable[[str], Awaitable[Principal | None]]
+"""Looks a token up; None when nobody holds it."""
+
+_EXTENSION = "gateway.authenticate"
+
+
+async def require_runtime() -> RuntimePrincipal:
+    """The calling runtime. Raises RejectedRequest: 401 without a good token, 403 for a person's."""
+    principal = await _require()
+    if not isinstance(principal, RuntimePrincipal):
+        raise RejectedRequest(403, "runtime_token_required", "this needs a runtime's token (gwr_...)")
+    return principal
+
+
+async def require_user() -> UserPrincipal:
+    """The calling person. Raises RejectedRequest: 401 without a good token, 403 for a runtime's."""
+    principal = await _require()
+    if not isinstance(principal, UserPrincipal):
+        raise RejectedRequest(403, "user_token_required", "this needs a person's token (gwu_...)")
+    return principal
+
+
+def authenticate_with(extensions: dict[str, object], authenticate: Authenticate) -> None:
+    """Give an application (its `extensions`) the look-up that `require_user` and `require_runtime` use."""
+    extensions[_EXTENSION] = authenticate
+
+
+def bearer_token(header: str) -> str | None:
+    """The token of an Authorization header; None when the header holds no bearer token."""
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and token.isascii() and token and " " not in token else None
+
+
+async def _require() -> Principal:
+    principal: Principal | None = g.get("principal")
+    if principal is None:
+        principal = g.principal = await _identify()
+    return principal
+
+
+async def _identify() -> Principal:
+    header = request.headers.get("Authorization")
+    if header is None:
+        raise RejectedRequest(401, "unauthenticated", "send Authorization: Bearer <token>")
+    token = bearer_token(header)
+    if token is None:
+        raise RejectedRequest(401, "invalid_token", "the Authorization header holds no bearer token")
+    authenticate: Authenticate = current_app.extensions[_EXTENSION]
+    principal = await authenticate(token)
+    if principal is None:
+        raise RejectedRequest(401, "invalid_token", "the token is unknown or revoked")
+    return principal

@@ -1,0 +1,95 @@
+"""Tasks: what their runtime reports of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response
+
+from gateway.http.auth import require_runtime
+from gateway.http.body import json_response, read_json
+from gateway.ids import parse_id
+from gateway.work.ports import Task, TaskStatus
+
+if TYPE_CHECKING:
+    from gateway.http.app import Services
+
+
+class ProgressBody(msgspec.Struct):
+    text: str
+
+
+class CompleteBody(msgspec.Struct):
+    output: str = ""
+
+
+class FailBody(msgspec.Struct):
+    error: str = ""
+    failure_reason: str | None = None
+
+
+def add_routes(app: Quart, services: Services) -> None:
+    tasks = services.tasks
+
+    @app.get("/api/tasks/<task_id>")
+    async def get_task(task_id: str) -> Response:
+        runtime = await require_runtime()
+        return json_response(_view(await tasks.find(runtime, _id(task_id))))
+
+    @app.post("/api/tasks/<task_id>/start")
+    async def start_task(task_id: str) -> Response:
+        runtime = await require_runtime()
+        return _answer(task_id, await tasks.start(runtime, _id(task_id)))
+
+    @app.post("/api/tasks/<task_id>/progress")
+    async def report_progress(task_id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(ProgressBody)
+        return _answer(task_id, await tasks.progress(runtime, _id(task_id), body.text))
+
+    @app.post("/api/tasks/<task_id>/complete")
+    async def complete_task(task_id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(CompleteBody)
+        return _answer(task_id, await tasks.complete(runtime, _id(task_id), body.output))
+
+    @app.post("/api/tasks/<task_id>/fail")
+    async def fail_task(task_id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(FailBody)
+        return _answer(task_id, await tasks.fail(runtime, _id(task_id), body.error, body.failure_reason))
+
+
+def _id(task_id: str) -> UUID:
+    return parse_id(task_id, field="task_id")
+
+
+def _answer(task_id: str, status: TaskStatus) -> Response:
+    return json_response({"id": _id(task_id), "status": status})
+
+
+def _view(task: Task) -> dict[str, object]:
+    """A task as its runtime may see it."""
+    return {
+        "id": task.id,
+        "workspace_id": task.workspace_id,
+        "agent_id": task.agent_id,
+        "runtime_id": task.runtime_id,
+        "kind": task.kind,
+        "status": task.status,
+        "chat_session_id": task.chat_session_id,
+        "issue_id": task.issue_id,
+        "attempt": task.attempt,
+        "max_attempts": task.max_attempts,
+        "progress": task.progress,
+        "result": task.result,
+        "error": task.error,
+        "failure_reason": task.failure_reason,
+        "available_at": task.available_at,
+        "dispatched_at": task.dispatched_at,
+        "started_at": task.started_at,
+        "completed_at": task.completed_at,
+        "created_at": task.created_at,
+    }

@@ -1,0 +1,283 @@
+"""What happens to an inbound message, in a fixed order.
+
+    installation → claim → sender and group filter → identity and membership → session → append, mark, enqueue
+
+A message that needs no outside call and whose session exists goes through all of it in one statement (`TextCommitter`);
+whatever that statement does not take falls to the steps here, which alone decide what is dropped and why.
+
+What holds whatever crashes: a message exists once, because it is written in the transaction that marks its claim. A
+claim that was taken and not finished is given back on every way out but a crash, and after a crash it goes stale.
+
+Points that tests may crash at (`concurrency.reached`):
+
+- `inbound.received`, `inbound.settled`: on entry, and when the verdict is about to be given; either path.
+- `inbound.fused.before`, `inbound.fused.committed`: around the shared statement, once per statement.
+- `inbound.claimed`: the claim is committed.  `inbound.before_append`: the session is there, the message is not.
+- `inbound.appended`: inside the transaction, before its COMMIT.  `inbound.committed`: after it.
+- `inbound.before_mark`: the message is to be dropped, and the claim not yet marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import structlog
+
+from gateway.channel.channel import Verdict
+from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
+from gateway.concurrency import finishing, reached
+from gateway.core import inbound as rules
+from gateway.core.claim import ClaimAnswer
+from gateway.core.inbound import DropReason, Outcome, Settlement
+from gateway.errors import StoreError, StoreUnavailable
+from gateway.ids import new_id
+from gateway.inbound.ports import (
+    Claim,
+    Conversation,
+    Drop,
+    Identity,
+    InboundStore,
+    Installation,
+    OutcomeObserver,
+    PlainMessage,
+    TextCommitter,
+    UserMessage,
+)
+from gateway.work.sessions import Queueing, creator_of, title_of
+
+FINALISE_SECONDS = 1.0
+"""How long a cancelled request may still take to mark or release its claim."""
+
+OUTCOMES = {
+    Queueing.QUEUED: Outcome.INGESTED,
+    Queueing.AGENT_OFFLINE: Outcome.AGENT_OFFLINE,
+    Queueing.AGENT_ARCHIVED: Outcome.AGENT_ARCHIVED,
+    Queueing.SESSION_ARCHIVED: Outcome.INGESTED,
+}
+
+log = structlog.get_logger()
+
+
+def _observe_nothing(_outcome: Outcome, _reason: DropReason | None) -> None:
+    pass
+
+
+class InboundPipeline:
+    """Decides inbound messages. Stateless between messages: any number may be in `receive` at a time."""
+
+    def __init__(
+        self,
+        store: InboundStore,
+        committer: TextCommitter | None,
+        *,
+        observe: OutcomeObserver = _observe_nothing,
+        mint: Callable[[], UUID] = new_id,
+    ) -> None:
+        """`committer` is the fused path; without one every message goes through the steps."""
+        self._store = store
+        self._committer = committer
+        self._observe = observe
+        self._mint = mint
+
+    async def receive(self, message: InboundMessage) -> Verdict:
+        """Decide one message: SETTLED when its outcome is committed, REDELIVER when another worker has it in flight.
+
+        Raises StoreUnavailable, or whatever else went wrong, with the claim given back: redelivery starts at once.
+        Cancellation gives the claim back too, within `FINALISE_SECONDS`, unless the message is already durable.
+        """
+        reached("inbound.received")
+        settlement = await self._fused(message) or await self._stepwise(message)
+        self._observe(settlement.outcome, settlement.reason)
+        reached("inbound.settled")
+        return Verdict.SETTLED if settlement.settled else Verdict.REDELIVER
+
+    async def _fused(self, message: InboundMessage) -> Settlement | None:
+        if self._committer is None or not _is_plain(message):
+            return None
+        queueing = await self._committer.submit(_plain(message, self._mint()))
+        return None if queueing is None else Settlement(OUTCOMES[queueing])
+
+    async def _stepwise(self, message: InboundMessage) -> Settlement:
+        installation = await self._store.find_installation(message.source.channel_type, message.app_id)
+        reason = rules.refuse_installation(known=installation is not None, revoked=_revoked(installation))
+        if installation is None or reason is not None:
+            # No claim: an unknown bot has none, and a revoked one must judge its messages anew when it is back.
+            return await self._drop(message, installation, None, rules.dropped(reason or DropReason.INVALID_EVENT))
+        if not message.message_id:
+            return await self._claimed(message, installation, None)
+        claim = Claim(installation.id, message.message_id, self._mint())
+        answer = await self._claim(claim)
+        if answer is ClaimAnswer.TAKEN:
+            return await self._claimed(message, installation, claim)
+        settlement = rules.duplicate(processed=answer is ClaimAnswer.PROCESSED)
+        if settlement.settled:
+            await self._drop(message, installation, None, settlement)
+        return settlement
+
+    async def _claim(self, claim: Claim) -> ClaimAnswer:
+        """Take the claim; when the attempt itself is cut short, give back what it may have taken."""
+        async with self._released_on_failure(claim):
+            return await self._store.claim(claim)
+
+    async def _claimed(self, message: InboundMessage, installation: Installation, claim: Claim | None) -> Settlement:
+        """Everything after the claim: whichever way this ends, the claim is finalised."""
+        async with self._released_on_failure(claim):
+            reached("inbound.claimed")
+            settlement = await self._decide(message, installation, claim)
+            if settlement.mark:
+                reached("inbound.before_mark")
+                settlement = await self._drop(message, installation, claim, settlement)
+            return settlement
+
+    async def _decide(self, message: InboundMessage, installation: Installation, claim: Claim | None) -> Settlement:
+        reason = _refuse_message(message, installation)
+        if reason is not None:
+            return rules.dropped(reason)
+        identity = await self._store.find_identity(installation, message.source.sender_id)
+        reason = rules.refuse_sender(bound=identity is not None, member=identity is not None and identity.is_member)
+        if identity is None or reason is not None:
+            return rules.dropped(reason or DropReason.UNBOUND_USER)
+        return await self._append(message, installation, identity, claim)
+
+    async def _append(
+        self, message: InboundMessage, installation: Installation, identity: Identity, claim: Claim | None
+    ) -> Settlement:
+        session_id = await self._store.ensure_session(_conversation(message, installation, identity))
+        reached("inbound.before_append")
+        row_id = claim.token if claim is not None else self._mint()
+        queueing = await self._store.append(_user_message(message, row_id, session_id, identity), claim)
+        if queueing is not None:
+            reached("inbound.committed")
+            return Settlement(OUTCOMES[queueing])
+        log.info("inbound_claim_lost", installation_id=str(installation.id), message_id=message.message_id)
+        return rules.duplicate(processed=claim is not None and await self._store.is_processed(claim))
+
+    async def _drop(
+        self, message: InboundMessage, installation: Installation | None, claim: Claim | None, settlement: Settlement
+    ) -> Settlement:
+        """Write the audit row and mark the claim, even while being cancelled. A lost claim makes it a duplicate."""
+        if settlement.reason is None:
+            return settlement
+        drop = _audit(message, installation, settlement.reason)
+        with finishing(FINALISE_SECONDS) as scope:
+            recorded = await self._store.record_drop(drop, claim)
+        if scope.cancelled_caught:
+            raise StoreUnavailable(f"the store did not record a dropped message within {FINALISE_SECONDS} s")
+        if not recorded and claim is not None:
+            return rules.duplicate(processed=await self._store.is_processed(claim))
+        log.info("inbound_dropped", reason=str(drop.reason), installation_id=str(drop.installation_id or ""))
+        return settlement
+
+    @asynccontextmanager
+    async def _released_on_failure(self, claim: Claim | None) -> AsyncIterator[None]:
+        """Give the claim back when the block fails or is cancelled.
+
+        The store refuses to release what is marked, so a failure after the append committed undoes nothing.
+        """
+        try:
+            yield
+        except BaseException:
+            if claim is not None:
+                await self._release(claim)
+            raise
+
+    async def _release(self, claim: Claim) -> None:
+        """Never raises: the failure that led here is the one to report, and a claim that stays goes stale by itself."""
+        released = False
+        with finishing(FINALISE_SECONDS):
+            try:
+                released = await self._store.release(claim)
+            except StoreError as error:
+                log.warning("inbound_release_failed", error=str(error), message_id=claim.message_id)
+        log.info("inbound_claim_released" if released else "inbound_claim_left", message_id=claim.message_id)
+
+
+def _is_plain(message: InboundMessage) -> bool:
+    """Whether nothing but the store is needed to take the message in: no file, no quote, no setting to look up."""
+    return (
+        message.type is MessageType.TEXT
+        and not message.media
+        and message.reply_to is None
+        and not (message.force_fresh or message.skip_agent_run or message.sender_is_bot)
+        and _is_complete(message)
+        and bool(message.message_id)
+        and (message.source.chat_type is ChatType.P2P or message.addressed_to_bot)
+    )
+
+
+def _is_complete(message: InboundMessage) -> bool:
+    return bool(message.source.chat_id and message.source.sender_id)
+
+
+def _revoked(installation: Installation | None) -> bool:
+    return installation is not None and installation.revoked
+
+
+def _refuse_message(message: InboundMessage, installation: Installation) -> DropReason | None:
+    return rules.refuse_message(
+        complete=_is_complete(message),
+        from_bot=message.sender_is_bot,
+        bots_allowed=installation.allow_bots,
+        group=message.source.chat_type is ChatType.GROUP,
+        addressed=message.addressed_to_bot,
+    )
+
+
+def _thread_id(source: Source) -> str:
+    """Where an answer belongs: a topic of a group. In a direct chat a stray thread id is ignored, as in its key."""
+    return source.thread_id if source.chat_type is ChatType.GROUP else ""
+
+
+def _plain(message: InboundMessage, token: UUID) -> PlainMessage:
+    source = message.source
+    return PlainMessage(
+        token=token,
+        channel_type=source.channel_type,
+        app_id=message.app_id,
+        message_id=message.message_id,
+        session_key=source.session_key,
+        sender_id=source.sender_id,
+        thread_id=_thread_id(source),
+        text=message.text,
+        sent_at=message.sent_at,
+    )
+
+
+def _conversation(message: InboundMessage, installation: Installation, identity: Identity) -> Conversation:
+    source = message.source
+    group = source.chat_type is ChatType.GROUP
+    return Conversation(
+        installation=installation,
+        channel_type=source.channel_type,
+        key=source.session_key,
+        chat_id=source.chat_id,
+        group=group,
+        creator_id=creator_of(group=group, installer=installation.installer_user_id, sender=identity.user_id),
+        title=title_of(group=group),
+    )
+
+
+def _user_message(message: InboundMessage, row_id: UUID, session_id: UUID, identity: Identity) -> UserMessage:
+    return UserMessage(
+        id=row_id,
+        session_id=session_id,
+        author_id=identity.user_id,
+        text=message.text,
+        message_id=message.message_id,
+        thread_id=_thread_id(message.source),
+        sent_at=message.sent_at,
+    )
+
+
+def _audit(message: InboundMessage, installation: Installation | None, reason: DropReason) -> Drop:
+    return Drop(
+        installation_id=None if installation is None else installation.id,
+        channel_type=message.source.channel_type,
+        chat_id=message.source.chat_id,
+        event_type=message.event_type,
+        event_id=message.event_id,
+        message_id=message.message_id,
+        reason=reason,
+    )

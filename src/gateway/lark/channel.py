@@ -1,0 +1,178 @@
+"""A Lark bot as a channel: its long connection hears, its REST client speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.channel.capability import Capability
+from gateway.channel.channel import ChannelConfig, ChannelFactory, ConnectionState, LinkRefused, Verdict
+from gateway.channel.message import OutboundMessage, SendResult
+from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
+from gateway.keyring import KeyRing
+from gateway.lark.client import SEND_TIMEOUT_SECONDS, BotIdentity, HttpClient, LarkClient
+from gateway.lark.connection import ConnectionSettings, OnAck, OpenStream, run_connection
+from gateway.lark.content import CHANNEL_TYPE, decode_event, order_key
+from gateway.lark.region import open_base_url
+from gateway.lark.wire.session import REDELIVER, SETTLED
+
+_log = structlog.get_logger()
+
+_SEALED_SUFFIX = "_encrypted"
+
+# A definite no to the reply alone: the quoted message or its topic is gone, hidden, or takes no replies. The chat
+# itself may still take the words. A throttle never belongs here, nor an open result: the second could be a double.
+_REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003})
+
+
+class LarkChannel:
+    """Implements gateway.channel.channel.Channel for one installation. What it was given stays the caller's."""
+
+    def __init__(
+        self,
+        config: ChannelConfig,
+        client: LarkClient,
+        *,
+        open_stream: OpenStream,
+        settings: ConnectionSettings | None = None,
+        on_ack: OnAck | None = None,
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._open_stream = open_stream
+        self._settings = settings
+        self._on_ack = on_ack or _ignore
+        self._app_id: str = config.raw["app_id"]
+        self._bot = BotIdentity(config.raw.get("bot_open_id", ""), config.raw.get("bot_union_id", ""))
+
+    @property
+    def type(self) -> str:
+        return CHANNEL_TYPE
+
+    @property
+    def capabilities(self) -> Capability:
+        return Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See Channel.run. An installation that was stored without its bot's identity asks for it first.
+
+        Events over HTTP need no link: then there is nothing to hold but the right to speak.
+        """
+        if not self._bot.open_id:
+            await self._learn_bot()
+        if self._config.raw.get("event_mode") == "http":
+            self._config.health.state = ConnectionState.HTTP
+            task_status.started()
+            await trio.sleep_forever()
+        await run_connection(
+            fetch_endpoint=self._client.fetch_endpoint,
+            open_stream=self._open_stream,
+            on_event=self.receive,
+            order_key=order_key,
+            fence=self._config.fence,
+            health=self._config.health,
+            settings=self._settings,
+            on_ack=self._on_ack,
+            task_status=task_status,
+        )
+
+    async def receive(self, payload: bytes) -> int:
+        """Decide one event and return the code it is acknowledged with.
+
+        200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
+        An exception of the handler passes: it means 500.
+        """
+        try:
+            message = decode_event(payload, bot_open_id=self._bot.open_id, bot_union_id=self._bot.union_id)
+        except RemoteProtocolError as error:
+            _log.warning("lark_event_unreadable", installation_id=str(self._config.installation_id), error=str(error))
+            return SETTLED
+        if message is None:
+            return SETTLED
+        if message.app_id not in {"", self._app_id}:
+            installation_id = str(self._config.installation_id)
+            _log.warning("lark_event_of_another_app", installation_id=installation_id, event_id=message.event_id)
+            return SETTLED
+        verdict = await self._config.handler(replace(message, app_id=self._app_id))
+        return SETTLED if verdict is Verdict.SETTLED else REDELIVER
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
+
+        A reply that the quoted message cannot take any more goes to the chat instead.
+        """
+        if message.reply_to:
+            try:
+                return await self._send(message, reply_to=message.reply_to)
+            except LarkRefused as error:
+                if error.code not in _REPLY_IMPOSSIBLE or not message.chat_id:
+                    raise
+                _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
+        return await self._send(message)
+
+    async def _send(self, message: OutboundMessage, *, reply_to: str = "") -> SendResult:
+        message_id = await self._client.send_text(
+            text=message.text,
+            uuid=message.idempotency_key,
+            chat_id=message.chat_id,
+            open_id=message.user_id,
+            reply_to=reply_to,
+            in_thread=bool(message.thread_id),
+        )
+        return SendResult(message_id, (message_id,))
+
+    async def _learn_bot(self) -> None:
+        """Without its identity a bot hears private messages only, which beats not connecting."""
+        try:
+            self._bot = await self._client.identify()
+        except LarkError as error:
+            installation_id = str(self._config.installation_id)
+            _log.warning("lark_bot_unknown", installation_id=installation_id, code=error.code, error=str(error))
+
+
+def lark_factory(
+    http: HttpClient,
+    *,
+    open_stream: OpenStream,
+    open_base_override: str | None = None,
+    settings: ConnectionSettings | None = None,
+    send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
+    on_ack: OnAck | None = None,
+) -> ChannelFactory:
+    """The factory for `feishu`. The caller owns `http` and keeps it open while channels run.
+
+    The factory raises LinkRefused for an installation without credentials.
+    """
+
+    def build(config: ChannelConfig) -> LarkChannel:
+        app_id, app_secret = config.raw.get("app_id"), config.raw.get("app_secret")
+        if not app_id or not app_secret:
+            raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
+        base_url = open_base_url(config.raw.get("region"), open_base_override)
+        client = LarkClient(app_id, app_secret, base_url, http, send_timeout_seconds=send_timeout_seconds)
+        return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack)
+
+    return build
+
+
+def open_config(stored: Mapping[str, Any], ring: KeyRing, installation_id: UUID) -> dict[str, Any]:
+    """A stored config with its secrets opened: `app_secret_encrypted` becomes `app_secret`, and so on.
+
+    Raises UnreadableSecret.
+    """
+    opened: dict[str, Any] = {}
+    for name, value in stored.items():
+        if name.endswith(_SEALED_SUFFIX):
+            opened[name.removesuffix(_SEALED_SUFFIX)] = ring.open_text(str(value), owner=installation_id)
+        else:
+            opened[name] = value
+    return opened
+
+
+def _ignore(_seconds: float, _code: int) -> None:
+    """Nobody measures."""

@@ -1,0 +1,250 @@
+"""The Lark client of one app, over an HTTP client that all of them share.
+
+No secret, token or connection ticket goes into a log line or an exception's text.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import httpx2
+import structlog
+import trio
+
+from gateway.errors import LarkError, LarkUnavailable
+from gateway.lark import rest
+from gateway.lark.wire import endpoint
+
+_log = structlog.get_logger()
+
+HttpClient = httpx2.AsyncClient
+"""What `open_http_client` yields, for those who only pass it on."""
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_SECONDS = 10.0
+SEND_TIMEOUT_SECONDS = 10.0
+ANSWER_BYTES_MAX = 1024 * 1024
+CONNECTIONS_MAX = 100
+KEEPALIVE_CONNECTIONS_MAX = 20
+KEEPALIVE_SECONDS = 30.0
+
+TOKEN_REFRESH_EARLY_SECONDS = 180.0
+TOKEN_LIFETIME_MIN_SECONDS = 120.0
+
+_LOOPBACK = ("all://localhost", "all://127.0.0.0/8", "all://[::1]")
+
+
+@asynccontextmanager
+async def open_http_client(
+    *,
+    proxy_url: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    connections_max: int = CONNECTIONS_MAX,
+) -> AsyncIterator[HttpClient]:
+    """The connection pool that every LarkClient uses; closed with the block.
+
+    `proxy_url` replaces the standard proxy variables; loopback is never proxied. One SSLContext serves all, because
+    each costs close to a megabyte. Redirects are not followed: the platform sends none, and a token must not travel.
+    """
+    context = httpx2.create_ssl_context() if ssl_context is None else ssl_context
+    limits = httpx2.Limits(
+        max_connections=connections_max,
+        max_keepalive_connections=min(KEEPALIVE_CONNECTIONS_MAX, connections_max),
+        keepalive_expiry=KEEPALIVE_SECONDS,
+    )
+    async with httpx2.AsyncClient(
+        verify=context,
+        proxy=proxy_url,
+        mounts=dict.fromkeys(_LOOPBACK),
+        limits=limits,
+        headers={"accept-encoding": "identity"},
+        timeout=None,  # Every call has a deadline of its own, around all of its phases.
+    ) as http:
+        yield http
+
+
+@dataclass(frozen=True, slots=True)
+class BotIdentity:
+    """What an app's bot is called by the platform; `union_id` is "" when the app may not see it."""
+
+    open_id: str
+    union_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldToken:
+    value: str = field(repr=False)
+    refresh_at: float
+
+
+class LarkClient:
+    """Calls of one app on one host. Holds the app's tenant token; the HTTP client is the caller's and stays open.
+
+    Calls may run concurrently; of those that find no fresh token one fetches it and the others wait for it. Cancelling
+    a call leaves the client usable; what it asked for may still have happened.
+    """
+
+    def __init__(
+        self,
+        app_id: str,
+        app_secret: str,
+        base_url: str,
+        http: HttpClient,
+        *,
+        call_timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
+    ) -> None:
+        self._app_id = app_id
+        self._app_secret = app_secret
+        self._base_url = base_url.rstrip("/")
+        self._http = http
+        self._call_timeout = call_timeout_seconds
+        self._send_timeout = send_timeout_seconds
+        self._held: _HeldToken | None = None
+        self._fetching = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<LarkClient of {self._app_id} at {self._base_url}>"
+
+    async def fetch_endpoint(self) -> endpoint.Endpoint:
+        """Where to dial the long connection, once. Raises LarkRefused for a definite no, else LarkUnavailable."""
+        body = endpoint.request_body(self._app_id, self._app_secret)
+        request = rest.Request("POST", endpoint.PATH, tuple(endpoint.HEADERS.items()), body)
+        answer = await self._exchange(request, self._call_timeout)
+        return endpoint.judge_answer(answer.status, answer.body)
+
+    async def bot_info(self) -> rest.BotInfo:
+        """The app's bot; LarkUnauthorized tells a wrong app id or secret. Raises the LarkError family."""
+        return await self._call(rest.bot_info_request, rest.judge_bot_info)
+
+    async def union_id(self, open_id: str) -> str:
+        """What all apps of one developer call the same person or bot, "" when it is not shown.
+
+        Raises the LarkError family; LarkRefused is common, because the app may lack the contact scope.
+        """
+        return await self._call(lambda token: rest.person_request(token, open_id), rest.judge_union_id)
+
+    async def identify(self) -> BotIdentity:
+        """The bot with both of its ids. Raises the LarkError family, but not for the union id: many may not see it."""
+        bot = await self.bot_info()
+        try:
+            return BotIdentity(bot.open_id, await self.union_id(bot.open_id))
+        except LarkError as error:
+            _log.info("lark_union_id_unknown", app_id=self._app_id, code=error.code, log_id=error.log_id)
+            return BotIdentity(bot.open_id)
+
+    async def send_text(
+        self,
+        *,
+        text: str,
+        uuid: str,
+        chat_id: str = "",
+        open_id: str = "",
+        reply_to: str = "",
+        in_thread: bool = False,
+    ) -> str:
+        """Send a text and return its message id: a reply to `reply_to` if given, else to the chat or the person.
+
+        Within an hour a repeat with the same `uuid` is the same message. Raises LocalProtocolError for bad input
+        before anything is called, and the LarkError family.
+        """
+
+        def request(token: str) -> rest.Request:
+            if reply_to:
+                return rest.reply_text_request(token, message_id=reply_to, text=text, uuid=uuid, in_thread=in_thread)
+            if chat_id:
+                return rest.send_text_request(
+                    token, receive_id_type="chat_id", receive_id=chat_id, text=text, uuid=uuid
+                )
+            return rest.send_text_request(token, receive_id_type="open_id", receive_id=open_id, text=text, uuid=uuid)
+
+        request(token="")  # Judges the input; a bad one must not cost a token call.
+        return await self._call(request, rest.judge_sent, timeout=self._send_timeout)
+
+    async def _call(
+        self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], *, timeout: float | None = None
+    ) -> T:
+        """One authorised exchange, repeated once with a fresh token when the platform dropped ours.
+
+        `timeout` bounds both tries together, the token call included.
+        """
+        deadline = trio.current_time() + (self._call_timeout if timeout is None else timeout)
+        try:
+            return await self._call_once(build, judge, deadline)
+        except rest.TokenRejected:
+            return await self._call_once(build, judge, deadline)
+
+    async def _call_once(
+        self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], deadline: float
+    ) -> T:
+        token = await self._token(deadline)
+        answer = await self._exchange(build(token), deadline - trio.current_time())
+        try:
+            return judge(answer)
+        except rest.TokenRejected:
+            self._drop(token)
+            raise
+
+    async def _token(self, deadline: float) -> str:
+        with trio.move_on_at(deadline):
+            async with self._fetching:
+                if self._held is None or trio.current_time() >= self._held.refresh_at:
+                    self._held = await self._fetch_token(deadline)
+                return self._held.value
+        raise LarkUnavailable("the call that fetches the tenant token took too long")
+
+    async def _fetch_token(self, deadline: float) -> _HeldToken:
+        asked_at = trio.current_time()
+        request = rest.tenant_token_request(self._app_id, self._app_secret)
+        answer = await self._exchange(request, deadline - trio.current_time())
+        token = rest.judge_tenant_token(answer)
+        # However short the lifetime: a token that is stale as it arrives would be fetched again for every call.
+        lifetime = max(token.lifetime_seconds, TOKEN_LIFETIME_MIN_SECONDS)
+        return _HeldToken(token.value, asked_at + max(lifetime - TOKEN_REFRESH_EARLY_SECONDS, lifetime / 2))
+
+    def _drop(self, token: str) -> None:
+        """Forget a refused token, unless a fresh one took its place already."""
+        if self._held is not None and self._held.value == token:
+            self._held = None
+
+    async def _exchange(self, request: rest.Request, timeout: float) -> rest.Answer:
+        """One request, one answer of any status. Raises LarkUnavailable when there is no whole answer in time."""
+        with trio.move_on_after(max(timeout, 0)):
+            return await self._request(request)
+        raise LarkUnavailable(f"{request.path.partition('?')[0]} was not answered within {max(timeout, 0):.3g} s")
+
+    async def _request(self, request: rest.Request) -> rest.Answer:
+        try:
+            async with self._http.stream(
+                request.method, self._base_url + request.path, headers=request.headers, content=request.body
+            ) as response:
+                body = await _read_body(response)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise LarkUnavailable(f"no answer from {self._base_url}: {type(error).__name__} {error}") from error
+        return rest.Answer(
+            response.status_code, body, {name.lower(): value for name, value in response.headers.items()}
+        )
+
+
+async def _read_body(response: httpx2.Response) -> bytes:
+    """The whole body, of bounded size, which nothing may have compressed: we ask that of every request.
+
+    What is too long is read to its end and dropped, within the call's deadline: to stop in the middle would leave the
+    library's generators to the garbage collector.
+    """
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise LarkUnavailable(f"the answer is encoded as {encoding[:40]!r}, which was not asked for")
+    body, length = bytearray(), 0
+    async for chunk in response.aiter_raw():
+        length += len(chunk)
+        if length <= ANSWER_BYTES_MAX:
+            body += chunk
+    if length > ANSWER_BYTES_MAX:
+        raise LarkUnavailable(f"the answer has {length} bytes; the limit is {ANSWER_BYTES_MAX}")
+    return bytes(body)

@@ -1,0 +1,566 @@
+"""The long connection on real sockets: bootstrap, dial, handshake, and the conversation until it ends.
+
+What to do is decided by `lark.wire.session`; this module moves bytes, keeps time and runs the tasks. Four kinds of
+task make a conversation: one reads, one keeps the connection alive and listens for silence, one writes our frames, and
+one per chat decides its events in order. Reading and keeping alive stop when the caller is cancelled; deciding and
+writing get a second more, so that what was received is settled and acknowledged.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+import structlog
+import trio
+from h11 import ProtocolError as HttpProtocolError
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import ProtocolError as WebSocketProtocolError
+
+from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
+from gateway.concurrency import Signal, open_finishing_nursery, reached
+from gateway.errors import LarkError, LarkRefused, LarkUnauthorized, RemoteProtocolError
+from gateway.lark.wire.endpoint import Endpoint, judge_handshake
+from gateway.lark.wire.frame import Frame, encode
+from gateway.lark.wire.session import REDELIVER, Action, Deliver, Ignored, Ponged, Send, Session, WentDeaf
+
+log = structlog.get_logger()
+
+E = TypeVar("E", bound=Exception)
+
+_WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
+_CLOSE_WAIT_SECONDS_MIN = 0.02
+_CLOSE_WAIT_SECONDS_MAX = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Bounds of one connection.
+
+    Keepalive and the user time-out make the kernel give up on a vanished peer: within about 35 s here, with or without
+    data under way. `events_in_flight_max` and `bytes_in_flight_max` bound what was received and is not decided yet;
+    beyond them the connection is not read.
+    """
+
+    bootstrap_timeout_seconds: float = 15.0
+    dial_timeout_seconds: float = 15.0
+    handshake_timeout_seconds: float = 15.0
+    write_timeout_seconds: float = 10.0
+    handover_seconds: float = 1.0
+    frame_bytes_max: int = 2**20
+    events_in_flight_max: int = 256
+    bytes_in_flight_max: int = 8 * 2**20
+    send_queue_frames_max: int = 256
+    keepalive_idle_seconds: int = 20
+    keepalive_interval_seconds: int = 5
+    keepalive_probes: int = 3
+    user_timeout_seconds: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RawLink:
+    """A byte stream to the platform. `abort` closes it without awaiting anything, and may be called repeatedly."""
+
+    stream: trio.abc.Stream
+    abort: Callable[[], None]
+
+
+FetchEndpoint = Callable[[], Awaitable[Endpoint]]
+"""Asks the platform where to dial. Raises the LarkError family."""
+OpenStream = Callable[[Endpoint], Awaitable[RawLink]]
+"""Dials, TLS included. Raises OSError or trio.BrokenResourceError. A way through a proxy is another such function."""
+OnEvent = Callable[[bytes], Awaitable[int]]
+"""Decides one event: 200 or 500. An exception counts as 500."""
+OnAck = Callable[[float, int], None]
+"""Told of every event's acknowledgement when it is written: seconds since it was received, and the code."""
+
+
+async def open_tcp_link(
+    endpoint: Endpoint, *, ssl_context: ssl.SSLContext, settings: ConnectionSettings | None = None
+) -> RawLink:
+    """The OpenStream for a direct connection; `ssl_context` is shared, because each costs close to a megabyte.
+
+    Raises OSError when nobody answers, trio.BrokenResourceError when TLS fails. The caller owns the result.
+    """
+    tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+    try:
+        _tune(tcp.socket, settings or ConnectionSettings())
+        if not endpoint.tls:
+            return RawLink(tcp, tcp.socket.close)
+        tls = trio.SSLStream(tcp, ssl_context, server_hostname=endpoint.host, https_compatible=True)
+        await tls.do_handshake()
+        return RawLink(tls, tcp.socket.close)
+    except BaseException:
+        tcp.socket.close()
+        raise
+
+
+def _tune(sock: trio.socket.SocketType, settings: ConnectionSettings) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": settings.keepalive_idle_seconds,
+        "TCP_KEEPINTVL": settings.keepalive_interval_seconds,
+        "TCP_KEEPCNT": settings.keepalive_probes,
+        "TCP_USER_TIMEOUT": settings.user_timeout_seconds * 1000,
+    }
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:  # Linux has them all, other systems some
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _ignore_ack(_seconds: float, _code: int) -> None:
+    return None
+
+
+async def run_connection(
+    *,
+    fetch_endpoint: FetchEndpoint,
+    open_stream: OpenStream,
+    on_event: OnEvent,
+    order_key: Callable[[bytes], str],
+    fence: Fence,
+    health: LinkHealth,
+    settings: ConnectionSettings | None = None,
+    wall_clock: Callable[[], datetime] = _utc_now,
+    on_ack: OnAck = _ignore_ack,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Hold one long connection until cancelled; `started()` is called when it stands.
+
+    Events are decided concurrently, and one after the other where `order_key` gives them the same key; "" has no order.
+
+    Resource handling: the socket is closed on every way out. Cancellation ends reading at once; events already received
+    are settled and acknowledged within `handover_seconds`, then the connection is closed. What does not make it is not
+    acknowledged, and the platform sends it again. When `fence` falls, the socket is closed there and then.
+
+    Error handling: raises LinkRefused for a definite no of the platform, LinkLost for everything that may pass. An
+    exception of `on_event` is logged, answered 500, and ends nothing.
+    """
+    settings = settings or ConnectionSettings()
+    session = Session()
+    health.state, health.code, health.detail = ConnectionState.CONNECTING, 0, ""
+    try:
+        endpoint = await _bootstrap(fetch_endpoint, settings)
+        session.endpoint_given(endpoint)
+        raw = await _dial(endpoint, open_stream, settings)
+        with _owned(raw, fence):
+            conversation = _Conversation(
+                session,
+                raw,
+                settings,
+                on_event=on_event,
+                order_key=order_key,
+                health=health,
+                wall_clock=wall_clock,
+                on_ack=on_ack,
+            )
+            await conversation.run(endpoint, task_status)
+    except LinkRefused as refusal:
+        session.refused()
+        health.state, health.code, health.detail = ConnectionState.REFUSED, refusal.code, refusal.reason
+        raise
+    except LinkLost as loss:
+        health.state = ConnectionState.DEAF if loss.deaf else ConnectionState.CONNECTING
+        health.detail = str(loss)
+        raise
+    finally:
+        session.ended()
+
+
+async def _bootstrap(fetch_endpoint: FetchEndpoint, settings: ConnectionSettings) -> Endpoint:
+    try:
+        with trio.fail_after(settings.bootstrap_timeout_seconds):
+            return await fetch_endpoint()
+    except (LarkRefused, LarkUnauthorized) as error:
+        raise LinkRefused(error.code, str(error)) from error
+    except LarkError as error:
+        raise LinkLost(str(error)) from error
+    except trio.TooSlowError as error:
+        waited = settings.bootstrap_timeout_seconds
+        raise LinkLost(f"the platform gave no connection URL within {waited:g} s") from error
+
+
+async def _dial(endpoint: Endpoint, open_stream: OpenStream, settings: ConnectionSettings) -> RawLink:
+    try:
+        with trio.fail_after(settings.dial_timeout_seconds):
+            return await open_stream(endpoint)
+    except (OSError, trio.BrokenResourceError) as error:
+        raise LinkLost(f"{endpoint} cannot be reached: {error}") from error
+    except trio.TooSlowError as error:
+        raise LinkLost(f"{endpoint} cannot be reached within {settings.dial_timeout_seconds:g} s") from error
+
+
+@contextmanager
+def _owned(raw: RawLink, fence: Fence) -> Iterator[None]:
+    retract = fence.on_fall(raw.abort)
+    try:
+        yield
+    finally:
+        retract()
+        raw.abort()
+
+
+class _Tap(trio.abc.Stream):
+    """Passes everything through, and tells when the stream ended.
+
+    Without it the library waits on for the answer to a handshake that cannot come any more.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_end = on_end
+        self.ended = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end()
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes | bytearray = b""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        finally:
+            if not data:
+                self._end()
+        return data
+
+    async def aclose(self) -> None:
+        self._end()
+        await self._stream.aclose()
+
+    def _end(self) -> None:
+        self.ended = True
+        self._on_end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    data: bytes
+    on_written: Callable[[], None] | None = None
+
+
+class _Writer:
+    """Frames on their way out, written one at a time by one task: a half-written frame ends the connection."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._send, self._receive = trio.open_memory_channel[_Outgoing](settings.send_queue_frames_max)
+        self._timeout_seconds = settings.write_timeout_seconds
+        self._done = trio.Event()
+
+    async def put(self, frame: Frame, on_written: Callable[[], None] | None = None) -> None:
+        """Queue a frame; waits while the queue is full.
+
+        On a link that ended this does nothing: the end is reported elsewhere, and what is not acknowledged comes again.
+        """
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._send.send(_Outgoing(encode(frame), on_written))
+
+    async def finish(self) -> None:
+        """Take no more frames, and wait until those queued are written or lost."""
+        self._send.close()
+        await self._done.wait()
+
+    async def run(self, ws: WebSocketConnection, on_failure: Callable[[LinkLost], None]) -> None:
+        try:
+            with self._receive:
+                async for outgoing in self._receive:
+                    await self._write(ws, outgoing)
+        except LinkLost as loss:
+            on_failure(loss)
+        finally:
+            self._done.set()
+
+    async def _write(self, ws: WebSocketConnection, outgoing: _Outgoing) -> None:
+        try:
+            with trio.fail_after(self._timeout_seconds):
+                await ws.send_message(outgoing.data)
+        except ConnectionClosed as closed:
+            raise LinkLost(_describe(closed)) from closed
+        except trio.TooSlowError as error:
+            raise LinkLost(f"a frame could not be written within {self._timeout_seconds:g} s") from error
+        if outgoing.on_written is not None:
+            outgoing.on_written()
+
+
+class _Lanes:
+    """Events under way: one after the other where they share a key, else concurrently; bounded in number and bytes."""
+
+    def __init__(self, decide: Callable[[Deliver], Awaitable[None]], settings: ConnectionSettings) -> None:
+        self._decide = decide
+        self._settings = settings
+        self._lanes: dict[object, deque[Deliver]] = {}
+        self._events = 0
+        self._bytes = 0
+        self._left = Signal()
+
+    def has_room(self, delivery: Deliver) -> bool:
+        """Always for a first event, whatever its size."""
+        if self._events == 0:
+            return True
+        total_bytes = self._bytes + len(delivery.payload)
+        return self._events < self._settings.events_in_flight_max and total_bytes <= self._settings.bytes_in_flight_max
+
+    async def room(self, delivery: Deliver) -> None:
+        """Wait for room; one waiter at a time."""
+        while not self.has_room(delivery):
+            await self._left.wait()
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way; one waiter at a time, and not beside `room`."""
+        while self._events:
+            await self._left.wait()
+
+    def add(self, key: object, delivery: Deliver, nursery: trio.Nursery) -> None:
+        self._events += 1
+        self._bytes += len(delivery.payload)
+        if key in self._lanes:
+            self._lanes[key].append(delivery)
+        else:
+            self._lanes[key] = deque((delivery,))
+            nursery.start_soon(self._run, key)
+
+    async def _run(self, key: object) -> None:
+        lane = self._lanes[key]
+        while lane:
+            await self._decide(lane[0])
+            self._bytes -= len(lane.popleft().payload)
+            self._events -= 1
+            self._left.set()
+        del self._lanes[key]
+
+
+class _Conversation:
+    """One established link, from the WebSocket handshake to its end."""
+
+    def __init__(
+        self,
+        session: Session,
+        raw: RawLink,
+        settings: ConnectionSettings,
+        *,
+        on_event: OnEvent,
+        order_key: Callable[[bytes], str],
+        health: LinkHealth,
+        wall_clock: Callable[[], datetime],
+        on_ack: OnAck,
+    ) -> None:
+        self._session = session
+        self._raw = raw
+        self._settings = settings
+        self._on_event = on_event
+        self._order_key = order_key
+        self._health = health
+        self._wall_clock = wall_clock
+        self._on_ack = on_ack
+        self._writer = _Writer(settings)
+        self._lanes = _Lanes(self._decide, settings)
+        self._body = trio.CancelScope()
+        self._ending: LinkLost | LinkRefused | None = None
+        self._alarm_at = 0.0
+        self._alarm_moved = Signal()
+        self._round_trip_seconds = 0.0
+
+    async def run(self, endpoint: Endpoint, task_status: trio.TaskStatus[None]) -> None:
+        """Raises LinkRefused or LinkLost when the link cannot be made or ends; otherwise runs until cancelled."""
+        try:
+            async with open_finishing_nursery(self._settings.handover_seconds) as workers:
+                with self._body:
+                    await self._converse(endpoint, workers, task_status)
+        except* ConnectionRejected as rejections:
+            self._end(_judge_rejection(_first(rejections)))
+        except* (HandshakeError, ConnectionClosed, WebSocketProtocolError, HttpProtocolError) as errors:
+            # From the reading task of the library; the latter two when it chokes on its own answer to nonsense.
+            self._end(LinkLost(f"the WebSocket failed: {_first(errors)}"))
+        if self._ending is not None:
+            raise self._ending
+
+    async def _converse(self, endpoint: Endpoint, workers: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        ws = await self._shake_hands(endpoint, workers)
+        if ws is None:
+            return
+        self._session.established(trio.current_time())
+        self._health.state = ConnectionState.LIVE
+        log.info("link_live", endpoint=str(endpoint), service_id=endpoint.service_id)
+        body_left = trio.Event()
+        workers.start_soon(self._writer.run, ws, self._write_failed)
+        workers.start_soon(self._part, ws, body_left)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_alive, workers)
+                task_status.started()
+                await self._read(ws, workers)
+        finally:
+            body_left.set()
+
+    async def _shake_hands(self, endpoint: Endpoint, workers: trio.Nursery) -> WebSocketConnection | None:
+        """None when it failed; why is recorded then. A refusal surfaces as ConnectionRejected from `workers`."""
+        timeout = self._settings.handshake_timeout_seconds
+        established = False
+        try:
+            with trio.move_on_after(timeout) as scope:
+                tap = _Tap(self._raw.stream, scope.cancel)
+                ws = await wrap_client_stream(
+                    workers,
+                    tap,  # type: ignore[arg-type]  # any stream will do
+                    endpoint.authority,
+                    endpoint.resource,
+                    max_message_size=self._settings.frame_bytes_max + _WEBSOCKET_HEADROOM_BYTES,
+                )
+                established = True
+                return ws
+            what = "the peer closed the connection" if tap.ended else f"nothing was answered within {timeout:g} s"
+            self._end(LinkLost(f"the WebSocket handshake with {endpoint} failed: {what}"))
+            return None
+        finally:
+            if not established:
+                self._raw.abort()  # or the library's reading task would wait for bytes until it is cancelled
+
+    async def _read(self, ws: WebSocketConnection, workers: trio.Nursery) -> None:
+        while True:
+            try:
+                message = await ws.get_message()
+            except ConnectionClosed as closed:
+                self._end(LinkLost(_describe(closed)))
+                return
+            if isinstance(message, bytes) and len(message) <= self._settings.frame_bytes_max:
+                await self._take(message, workers)
+            else:
+                log.warning("message_dropped", text=isinstance(message, str), length=len(message))
+
+    async def _take(self, message: bytes, workers: trio.Nursery) -> None:
+        try:
+            actions = self._session.receive(message, trio.current_time())
+        except RemoteProtocolError as error:
+            log.warning("frame_malformed", length=len(message), error=str(error))
+            return
+        self._health.last_frame_at = self._wall_clock()
+        for action in actions:
+            await self._act(action, workers)
+        if self._session.wake_at < self._alarm_at:
+            self._alarm_moved.set()
+
+    async def _act(self, action: Action, workers: trio.Nursery) -> None:
+        match action:
+            case Send(frame):
+                await self._writer.put(frame)
+            case Deliver():
+                await self._deliver(action, workers)
+            case Ponged(seconds):
+                self._ponged(seconds)
+            case Ignored(reason):
+                log.warning("frame_ignored", reason=reason)
+            case WentDeaf(seconds):
+                self._end(LinkLost(f"nothing was heard for {seconds:.0f} s", deaf=True))
+
+    def _ponged(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._round_trip_seconds = seconds
+            self._health.pong_ms = seconds * 1000
+
+    async def _keep_alive(self, workers: trio.Nursery) -> None:
+        while True:
+            for action in self._session.tick(trio.current_time()):
+                await self._act(action, workers)
+            self._alarm_at = self._session.wake_at
+            await self._alarm_moved.wait(self._alarm_at - trio.current_time())
+
+    async def _deliver(self, delivery: Deliver, workers: trio.Nursery) -> None:
+        reached("lark.received")
+        self._health.last_event_at = self._wall_clock()
+        if not self._lanes.has_room(delivery):
+            self._session.pause()
+            await self._lanes.room(delivery)
+            self._session.resume(trio.current_time())
+        self._lanes.add(self._key_of(delivery), delivery, workers)
+
+    def _key_of(self, delivery: Deliver) -> object:
+        """What the event waits for; itself, and so nothing, when it has no order."""
+        try:
+            return self._order_key(delivery.payload) or delivery
+        except Exception:
+            log.exception("event_has_no_order_key", **_transport_ids(delivery.frame))
+            return delivery
+
+    async def _decide(self, delivery: Deliver) -> None:
+        try:
+            code = await self._on_event(delivery.payload)
+        except Exception:
+            log.exception("event_failed", **_transport_ids(delivery.frame))
+            code = REDELIVER
+        reached("lark.before_ack")
+        answer, *repeated = self._session.settle(delivery, code, trio.current_time())
+        await self._writer.put(answer, partial(self._acknowledged, delivery, code))
+        for frame in repeated:
+            await self._writer.put(frame)
+
+    def _acknowledged(self, delivery: Deliver, code: int) -> None:
+        reached("lark.acknowledged")
+        self._on_ack(trio.current_time() - delivery.received_at, code)
+
+    async def _part(self, ws: WebSocketConnection, body_left: trio.Event) -> None:
+        """Once reading has stopped: settle, acknowledge, say good-bye, close. The workers' nursery bounds all of it."""
+        await body_left.wait()
+        await self._lanes.idle()
+        await self._writer.finish()
+        with trio.move_on_after(self._close_wait_seconds()):
+            await ws.aclose()
+        self._raw.abort()
+
+    def _close_wait_seconds(self) -> float:
+        # The peer's good-bye proves that it knows the link is over. A live one answers about as fast as it does a ping;
+        # a frozen one is not worth waiting for.
+        return min(_CLOSE_WAIT_SECONDS_MAX, max(_CLOSE_WAIT_SECONDS_MIN, 2 * self._round_trip_seconds))
+
+    def _write_failed(self, loss: LinkLost) -> None:
+        # What went out last may be half a frame: nothing may follow it.
+        self._raw.abort()
+        self._end(loss)
+
+    def _end(self, ending: LinkLost | LinkRefused) -> None:
+        """End the conversation; the first reason given is the one reported."""
+        if self._ending is None:
+            self._ending = ending
+        self._body.cancel()
+
+
+def _judge_rejection(rejection: ConnectionRejected) -> LinkLost | LinkRefused:
+    verdict = judge_handshake(rejection.status_code, rejection.headers or ())
+    if isinstance(verdict, LarkRefused):
+        return LinkRefused(verdict.code, str(verdict))
+    return LinkLost(str(verdict))
+
+
+def _describe(closed: ConnectionClosed) -> str:
+    reason = closed.reason
+    if reason is None:
+        return "the connection was closed"
+    said = f": {reason.reason}" if reason.reason else ""
+    return f"the connection was closed ({reason.code} {reason.name}{said})"
+
+
+def _transport_ids(frame: Frame) -> dict[str, str]:
+    keys = (b"message_id", b"trace_id")
+    return {key.decode(): (frame.header(key) or b"").decode("utf-8", "replace")[:100] for key in keys}
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,0 +1,394 @@
+"""From the payload of an event to an envelope: which event it is, who wrote it, and what it says as plain text.
+
+Sans-IO. A payload comes from outside: every field may be missing or of another type, and only what a message cannot do
+without (its id, its chat, its sender) makes it unacceptable.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo, Source
+from gateway.errors import RemoteProtocolError
+
+CHANNEL_TYPE = "feishu"
+"""One slug for both clouds; which of them an app lives in is its `region`."""
+
+RECEIVED = "im.message.receive_v1"
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""NUL and lone surrogates: JSON can carry them, Postgres text cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """Somebody named in a message. `key` is the placeholder that stands in the text."""
+
+    key: str
+    name: str = ""
+    open_id: str = ""
+    union_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message says, as text with its placeholders, and the files it carries."""
+
+    text: str
+    media: tuple[MediaRef, ...] = ()
+
+
+class _Chat(msgspec.Struct):
+    chat_id: str = ""
+
+
+class _Event(msgspec.Struct):
+    message: _Chat = msgspec.field(default_factory=_Chat)
+
+
+class _Envelope(msgspec.Struct):
+    event: _Event = msgspec.field(default_factory=_Event)
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+
+def order_key(payload: bytes) -> str:
+    """The chat that an event belongs to, "" when it has none or cannot be read. Builds nothing but that string."""
+    try:
+        return _envelope_decoder.decode(payload).event.message.chat_id
+    except (ValueError, RecursionError):
+        return ""
+
+
+def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "") -> InboundMessage | None:
+    """Read one event; None when it is not a received message, which is no error.
+
+    The bot is recognised among the mentioned by its union id when that is known, else by its open id: an open id is
+    seen differently by each app, so that of a sibling bot can equal ours. Raises RemoteProtocolError for what is not
+    JSON, and for a message without id, chat or sender.
+    """
+    if not payload.strip():
+        return None
+    envelope = _parse(payload)
+    if not isinstance(envelope, dict):
+        raise RemoteProtocolError("the event is not a JSON object")
+    header, event = _object(envelope, "header"), _object(envelope, "event")
+    if _text(envelope, "type") not in {"", "event_callback"}:
+        return None
+    # The older envelope has no header: the type and the app stand in the event, the id is called uuid.
+    event_type = _text(header, "event_type") or _text(event, "type")
+    if event_type != RECEIVED:
+        return None
+    decoded = _message(event)
+    mentions = _mentions(_object(event, "message"))
+    shaped = _resolve_mentions(decoded, mentions, bot_open_id=bot_open_id, bot_union_id=bot_union_id)
+    return replace(
+        shaped,
+        app_id=_text(header, "app_id") or _text(event, "app_id"),
+        event_id=_text(header, "event_id") or _text(envelope, "uuid"),
+        event_type=event_type,
+    )
+
+
+def message_type(platform_type: str) -> MessageType:
+    """What the platform calls it, in the envelope's closed set."""
+    return _TYPES.get(platform_type, MessageType.UNKNOWN)
+
+
+def flatten(platform_type: str, content: str, *, placeholders: Sequence[str] = ()) -> Content:
+    """A message as plain text. Malformed content of a type that has words is an empty text, never an error.
+
+    `placeholders` are the mention keys of the message: where a rich text names one of them, the key is kept for
+    `rewrite_mentions`.
+    """
+    fields = _content_fields(content)
+    if platform_type == "text":
+        return Content(_text(fields, "text"))
+    if platform_type == "post":
+        return _flatten_post(fields, frozenset(placeholders))
+    return Content(bracketed_name(platform_type), _attachment(platform_type, fields))
+
+
+def bracketed_name(platform_type: str) -> str:
+    """What stands for a message without a text form, e.g. `[Location]`; a type that is new to us lends its own name."""
+    if platform_type in _BRACKETED:
+        return _BRACKETED[platform_type]
+    known_shape = re.fullmatch(r"[a-z][a-z0-9_]{0,39}", platform_type)
+    return f"[{platform_type.replace('_', ' ').title()}]" if known_shape else "[Unsupported Message]"
+
+
+def rewrite_mentions(text: str, mentions: Sequence[Mention], is_own: Callable[[Mention], bool]) -> str:
+    """Put names where placeholders stand, and take the bot's own mention out together with one adjacent blank.
+
+    One pass from the left, the longest key first (`@_user_1` begins `@_user_10`); what was put in is not read again.
+    The blank is the one that follows, else the one before. No other white space changes; a mention without a name
+    stays as it is.
+    """
+    by_key = {mention.key: mention for mention in mentions if mention.key.startswith("@")}
+    if not by_key:
+        return text
+    pattern = re.compile("|".join(re.escape(key) for key in sorted(by_key, key=len, reverse=True)))
+    written, at = "", 0
+    for match in pattern.finditer(text):
+        written += text[at : match.start()]
+        at = match.end()
+        mention = by_key[match.group()]
+        if not is_own(mention):
+            written += f"@{mention.name}" if mention.name else mention.key
+        elif text.startswith(" ", at):
+            at += 1
+        else:
+            written = written.removesuffix(" ")
+    return written + text[at:]
+
+
+def is_bot(mention: Mention, *, bot_open_id: str, bot_union_id: str) -> bool:
+    """Whether a mention means this bot. Naming everybody does not, and an empty id never matches."""
+    if mention.key == "@_all":
+        return False
+    if bot_union_id:
+        return mention.union_id == bot_union_id
+    return bool(bot_open_id) and mention.open_id == bot_open_id
+
+
+# Reading an event.
+
+
+def _message(event: dict[str, Any]) -> InboundMessage:
+    """Everything but the envelope and what mentions change."""
+    message, sender = _object(event, "message"), _object(event, "sender")
+    sender_id = _object(sender, "sender_id")
+    platform_type = _text(message, "message_type")
+    keys = [mention.key for mention in _mentions(message)]
+    content = flatten(platform_type, _raw_text(message, "content"), placeholders=keys)
+    return InboundMessage(
+        app_id="",
+        event_id="",
+        message_id=_required(message, "message_id"),
+        source=Source(
+            channel_type=CHANNEL_TYPE,
+            chat_id=_required(message, "chat_id"),
+            chat_type=_chat_type(_text(message, "chat_type")),
+            sender_id=_required(sender_id, "open_id"),
+            sender_stable_id=_text(sender_id, "union_id"),
+            thread_id=_text(message, "thread_id"),
+        ),
+        type=message_type(platform_type),
+        text=content.text,
+        sent_at=_moment(message.get("create_time")),
+        media=content.media,
+        reply_to=_reply_to(message),
+        sender_is_bot=_text(sender, "sender_type") in {"app", "bot"},
+        raw=event,
+    )
+
+
+def _resolve_mentions(
+    message: InboundMessage, mentions: Sequence[Mention], *, bot_open_id: str, bot_union_id: str
+) -> InboundMessage:
+    def own(mention: Mention) -> bool:
+        return is_bot(mention, bot_open_id=bot_open_id, bot_union_id=bot_union_id)
+
+    addressed = message.source.chat_type is ChatType.GROUP and any(map(own, mentions))
+    if message.type is not MessageType.TEXT:
+        return replace(message, addressed_to_bot=addressed)
+    text = rewrite_mentions(message.text, mentions, own)
+    return replace(message, text=text, command_text=text, addressed_to_bot=addressed)
+
+
+def _mentions(message: dict[str, Any]) -> list[Mention]:
+    listed = message.get("mentions")
+    if not isinstance(listed, list):
+        return []
+    return [_mention(entry) for entry in listed if isinstance(entry, dict)]
+
+
+def _mention(entry: dict[str, Any]) -> Mention:
+    ids = _object(entry, "id")
+    return Mention(
+        key=_text(entry, "key"),
+        name=_text(entry, "name"),
+        open_id=_text(ids, "open_id"),
+        union_id=_text(ids, "union_id"),
+    )
+
+
+def _reply_to(message: dict[str, Any]) -> ReplyTo | None:
+    parent, root = _text(message, "parent_id"), _text(message, "root_id")
+    return ReplyTo(parent or root, root) if parent or root else None
+
+
+def _chat_type(name: str) -> ChatType:
+    """A conversation we have no name for (a topic group, say) is many people: there a bot speaks only when asked."""
+    return ChatType.P2P if name == "p2p" else ChatType.GROUP
+
+
+def _moment(milliseconds: object) -> datetime | None:
+    """The platform's clock: milliseconds since 1970, usually as a string."""
+    if not isinstance(milliseconds, str | int) or isinstance(milliseconds, bool):
+        return None
+    try:
+        return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+# Reading content.
+
+_TYPES = {
+    "text": MessageType.TEXT,
+    "post": MessageType.TEXT,
+    "merge_forward": MessageType.TEXT,
+    "image": MessageType.IMAGE,
+    "file": MessageType.FILE,
+    "audio": MessageType.AUDIO,
+    "media": MessageType.VIDEO,
+    "video": MessageType.VIDEO,
+}
+
+_BRACKETED = {
+    "": "[Unsupported Message]",
+    "image": "[Image]",
+    "file": "[File]",
+    "audio": "[Audio]",
+    "media": "[Video]",
+    "video": "[Video]",
+    "sticker": "[Sticker]",
+    "interactive": "[interactive card]",
+    "share_chat": "[Shared Chat]",
+    "share_user": "[Shared User Card]",
+    "merge_forward": "[forwarded messages]",
+    "system": "[System Message]",
+    "location": "[Location]",
+    "folder": "[Folder]",
+    "hongbao": "[Red Packet]",
+    "video_chat": "[Video Chat]",
+    "vote": "[Vote]",
+    "todo": "[To-do]",
+    "calendar": "[Calendar Event]",
+    "share_calendar_event": "[Calendar Event]",
+    "general_calendar": "[Calendar Event]",
+}
+
+
+def _flatten_post(fields: dict[str, Any], placeholders: frozenset[str]) -> Content:
+    """The title, then a line per paragraph with its spans one blank apart."""
+    paragraphs = fields.get("content")
+    lines, media = [], []
+    for paragraph in paragraphs if isinstance(paragraphs, list) else []:
+        spans = [span for span in paragraph if isinstance(span, dict)] if isinstance(paragraph, list) else []
+        said = [_span_text(span, placeholders) for span in spans]
+        lines.append(" ".join(words for words in said if words))
+        media.extend(ref for span in spans for ref in _span_media(span))
+    title = _text(fields, "title")
+    text = "\n".join([title, *lines] if title else lines)
+    return Content(text.rstrip("\n"), tuple(media))
+
+
+def _span_text(span: dict[str, Any], placeholders: frozenset[str]) -> str:
+    match _text(span, "tag"):
+        case "a":
+            return _link(_text(span, "text"), _text(span, "href"))
+        case "at":
+            return _named(_text(span, "user_id"), _text(span, "user_name"), placeholders)
+        case "img":
+            return "[Image]"
+        case "media":
+            return "[Video]"
+        case "hr":
+            return "---"
+        case "emotion":
+            return ""
+        case _:
+            return _text(span, "text")
+
+
+def _link(words: str, href: str) -> str:
+    return f"{words} ({href})" if words and href else words or href
+
+
+def _named(user_id: str, user_name: str, placeholders: frozenset[str]) -> str:
+    """A mention in rich text: its placeholder while the message says who that is, else the name the span carries."""
+    if user_id in placeholders or not user_name:
+        return user_id
+    return f"@{user_name}"
+
+
+def _span_media(span: dict[str, Any]) -> tuple[MediaRef, ...]:
+    match _text(span, "tag"):
+        case "img":
+            return _reference(MessageType.IMAGE, _text(span, "image_key"))
+        case "media":
+            return _reference(MessageType.VIDEO, _text(span, "file_key"))
+        case _:
+            return ()
+
+
+def _attachment(platform_type: str, fields: dict[str, Any]) -> tuple[MediaRef, ...]:
+    kind = message_type(platform_type)
+    if kind is MessageType.IMAGE:
+        return _reference(kind, _text(fields, "image_key"))
+    if kind in {MessageType.FILE, MessageType.AUDIO, MessageType.VIDEO}:
+        return _reference(kind, _text(fields, "file_key"), _text(fields, "file_name"))
+    return ()
+
+
+def _reference(kind: MessageType, key: str, name: str = "") -> tuple[MediaRef, ...]:
+    return (MediaRef(kind, key, name),) if key else ()
+
+
+def _content_fields(content: str) -> dict[str, Any]:
+    try:
+        fields = _parse(content.encode(errors="surrogatepass"))
+    except RemoteProtocolError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+# Reading JSON that may hold anything.
+
+
+def _parse(data: bytes) -> Any:
+    """Decode JSON. Raises RemoteProtocolError."""
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return _parse_leniently(data)
+
+
+def _parse_leniently(data: bytes) -> Any:
+    """The standard library accepts half an emoji (a lone surrogate), which a client that cuts text does send."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"{len(data)} bytes that are not JSON") from error
+
+
+def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _raw_text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    """A string that the database can hold; "" for anything else."""
+    return _UNSTORABLE.sub("", _raw_text(fields, name))
+
+
+def _required(fields: dict[str, Any], name: str) -> str:
+    value = _text(fields, name)
+    if not value:
+        raise RemoteProtocolError(f"a message without {name}")
+    return value

@@ -1,0 +1,244 @@
+"""Connecting a bot to an agent, and disconnecting it: the only writer of installation rows, their leases apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+import structlog
+
+from gateway.channel.installation import (
+    AgentHome,
+    AppHolder,
+    InstallationDraft,
+    InstallationStore,
+    InstallationView,
+)
+from gateway.errors import (
+    LarkRefused,
+    LarkThrottled,
+    LarkUnauthorized,
+    LarkUnavailable,
+    RejectedRequest,
+    StoreConflict,
+)
+from gateway.ids import new_id
+from gateway.keyring import KeyRing
+from gateway.lark.client import BotIdentity, LarkClient, open_http_client
+from gateway.lark.content import CHANNEL_TYPE
+from gateway.lark.region import Region, open_base_url
+
+_log = structlog.get_logger()
+
+EventMode = Literal["socket", "http"]
+EVENT_MODES: tuple[EventMode, ...] = ("socket", "http")
+
+SECRET_LENGTH_MAX = 512
+_APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
+_SAVE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NewApp:
+    """An app made by hand in the platform's console, for one agent.
+
+    `installer_email` None means the workspace's owner. The encrypt key and the verification token are the console's,
+    for events over HTTP.
+    """
+
+    agent_id: UUID
+    app_id: str
+    app_secret: str = field(repr=False)
+    region: str = Region.FEISHU.value
+    event_mode: str = "socket"
+    installer_email: str | None = None
+    encrypt_key: str = field(default="", repr=False)
+    verification_token: str = field(default="", repr=False)
+    allow_bots: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The installation, and what the operator should know about it ("" for nothing)."""
+
+    installation: InstallationView
+    warning: str = ""
+
+
+Identify = Callable[[str, str, Region], Awaitable[BotIdentity]]
+"""(app id, app secret, region) → the bot. Raises the LarkError family."""
+
+
+def identify_with(open_base_override: str | None = None, *, proxy_url: str | None = None) -> Identify:
+    """Ask the platform itself, over a connection of its own for each question."""
+
+    async def identify(app_id: str, app_secret: str, region: Region) -> BotIdentity:
+        async with open_http_client(proxy_url=proxy_url, connections_max=1) as http:
+            return await LarkClient(app_id, app_secret, open_base_url(region, open_base_override), http).identify()
+
+    return identify
+
+
+class InstallationService:
+    """Adds, lists and revokes installations.
+
+    Secrets are sealed with `ring`, under the id of their row; without a ring nothing can be added.
+    """
+
+    def __init__(self, store: InstallationStore, ring: KeyRing | None, identify: Identify) -> None:
+        self._store = store
+        self._ring = ring
+        self._identify = identify
+
+    async def add(self, app: NewApp) -> Installed:
+        """Connect an app to an agent: a new installation, or new credentials for the one the agent has.
+
+        An agent that had a revoked installation gets it back, with the people bound to it. Raises RejectedRequest: 400
+        for bad input or credentials the platform does not accept, 404 for an unknown agent, 409 for an archived agent
+        or an app that belongs to another agent. A platform that cannot be reached is a warning, not an error.
+        """
+        if self._ring is None:
+            message = "secret_key is unset, so no app secret can be stored; `gateway keygen` prints one"
+            raise RejectedRequest(503, "secret_key_missing", message)
+        _check(app)
+        home = await self._find_home(app.agent_id)
+        installer = await self._find_installer(home, app.installer_email)
+        bot, warning = await self._ask_platform(app)
+        for _ in range(_SAVE_ATTEMPTS):
+            installation = await self._save(app, home, installer, bot, self._ring)
+            if installation is not None:
+                _log.info("lark_installation_added", installation_id=str(installation.id), app_id=app.app_id)
+                return Installed(installation, warning)
+        raise RejectedRequest(409, "installation_changed", "the agent's installation keeps changing; try again")
+
+    async def revoke(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
+        """Take a bot out of service and keep its row. Raises RejectedRequest (404), also for another workspace's."""
+        found = await self._store.find(installation_id)
+        if found is not None and workspace_id in {None, found.workspace_id}:
+            found = await self._store.revoke(installation_id, found.workspace_id)
+            if found is not None:
+                _log.info("lark_installation_revoked", installation_id=str(installation_id))
+                return found
+        raise RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+
+    async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
+        """Oldest first, revoked ones too; None lists every workspace's."""
+        return await self._store.list(workspace_id)
+
+    async def _find_home(self, agent_id: UUID) -> AgentHome:
+        home = await self._store.agent_home(agent_id)
+        if home is None:
+            raise RejectedRequest(404, "agent_not_found", f"there is no agent {agent_id}", field="agent_id")
+        if home.archived:
+            raise RejectedRequest(409, "agent_archived", f"agent {agent_id} is archived", field="agent_id")
+        return home
+
+    async def _find_installer(self, home: AgentHome, email: str | None) -> UUID:
+        if email is None:
+            if home.owner_id is None:
+                message = "the agent's workspace has no owner; name the installer"
+                raise RejectedRequest(400, "no_installer", message, field="installer")
+            return home.owner_id
+        user_id = await self._store.member_by_email(home.workspace_id, email)
+        if user_id is None:
+            message = f"{email} is not a member of the agent's workspace"
+            raise RejectedRequest(400, "not_a_member", message, field="installer")
+        return user_id
+
+    async def _ask_platform(self, app: NewApp) -> tuple[BotIdentity, str]:
+        """The bot, and a warning when the platform could not say."""
+        try:
+            return await self._identify(app.app_id, app.app_secret, Region.of(app.region)), ""
+        except LarkUnauthorized as error:
+            message = f"the platform does not accept this app id and secret: {error}"
+            raise RejectedRequest(400, "bad_credentials", message, field="app_secret") from error
+        except (LarkUnavailable, LarkThrottled) as error:
+            unchecked = "stored unchecked, and without the bot's identity until it connects"
+            return BotIdentity(""), f"the platform could not be asked about this app ({error}); {unchecked}"
+        except LarkRefused as error:
+            message = f"the platform does not say which bot this app has; is its bot enabled? {error}"
+            raise RejectedRequest(400, "bot_info_failed", message, field="app_id") from error
+
+    async def _save(
+        self, app: NewApp, home: AgentHome, installer: UUID, bot: BotIdentity, ring: KeyRing
+    ) -> InstallationView | None:
+        # The id must be known before anything is sealed: it is part of what the seal covers.
+        known = await self._store.id_of(home.workspace_id, app.agent_id, CHANNEL_TYPE)
+        installation_id = known or new_id()
+        draft = InstallationDraft(
+            id=installation_id,
+            workspace_id=home.workspace_id,
+            agent_id=app.agent_id,
+            channel_type=CHANNEL_TYPE,
+            installer_user_id=installer,
+            config=stored_config(app, bot, ring, installation_id),
+        )
+        try:
+            return await self._store.save(draft)
+        except StoreConflict as error:
+            holder = await self._store.app_holder(CHANNEL_TYPE, app.app_id)
+            if holder is None:
+                raise
+            raise _app_taken(app.app_id, holder) from error
+
+
+def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id: UUID) -> dict[str, Any]:
+    """The config column of an installation: secrets sealed, empty optional keys left out."""
+    sealed = {
+        f"{name}_encrypted": ring.seal_text(secret, owner=installation_id)
+        for name, secret in (
+            ("app_secret", app.app_secret),
+            ("encrypt_key", app.encrypt_key),
+            ("verification_token", app.verification_token),
+        )
+        if secret
+    }
+    optional = {"bot_open_id": bot.open_id, "bot_union_id": bot.union_id, "allow_bots": app.allow_bots}
+    return {
+        "app_id": app.app_id,
+        "region": app.region,
+        "event_mode": app.event_mode,
+        **{name: value for name, value in optional.items() if value},
+        **sealed,
+    }
+
+
+def _check(app: NewApp) -> None:
+    if not _APP_ID.fullmatch(app.app_id):
+        message = f"{app.app_id[:80]!r} is not an app id: cli_ and 16 or more letters and digits"
+        raise RejectedRequest(400, "invalid_app_id", message, field="app_id")
+    for name, secret, needed in (
+        ("app_secret", app.app_secret, True),
+        ("encrypt_key", app.encrypt_key, False),
+        ("verification_token", app.verification_token, False),
+    ):
+        _check_secret(name, secret, needed=needed)
+    _check_choice("region", app.region, [region.value for region in Region])
+    _check_choice("event_mode", app.event_mode, EVENT_MODES)
+
+
+def _check_secret(name: str, secret: str, *, needed: bool) -> None:
+    """The refusal never repeats the value."""
+    if needed and not secret:
+        raise RejectedRequest(400, f"invalid_{name}", f"{name} is empty", field=name)
+    if len(secret) > SECRET_LENGTH_MAX or not secret.isprintable() or secret != secret.strip():
+        limit = f"at most {SECRET_LENGTH_MAX} printable characters without blanks around them"
+        raise RejectedRequest(400, f"invalid_{name}", f"{name} has {limit}", field=name)
+
+
+def _check_choice(name: str, value: str, choices: list[str] | tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RejectedRequest(
+            400, f"invalid_{name}", f"{name} {value!r} is not one of {', '.join(choices)}", field=name
+        )
+
+
+def _app_taken(app_id: str, holder: AppHolder) -> RejectedRequest:
+    if holder.dead:
+        message = f"app {app_id} was revoked elsewhere a moment ago and its connection is closing; try again shortly"
+        return RejectedRequest(409, "installation_closing", message, field="app_id")
+    message = f"app {app_id} belongs to installation {holder.id} of agent {holder.agent_id}; revoke that one first"
+    return RejectedRequest(409, "installation_conflict", message, field="app_id")

@@ -1,0 +1,265 @@
+"""The REST calls of the Open Platform: build a request, judge an answer. Sans-IO.
+
+The platform's own code decides before the HTTP status does: business errors come as HTTP 400 as well as 200, with the
+same JSON body, so the body of every status is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.errors import (
+    LarkRefused,
+    LarkThrottled,
+    LarkUnauthorized,
+    LarkUnavailable,
+    LocalProtocolError,
+)
+
+UUID_LENGTH_MAX = 50
+TEXT_REQUEST_BYTES_MAX = 150 * 1024
+"""What the platform takes for a text message, the whole body counted."""
+
+RETRY_AFTER_DEFAULT_SECONDS = 1.0
+RETRY_AFTER_MAX_SECONDS = 60.0
+_REASON_LENGTH_MAX = 300
+
+TOO_LONG = 230025
+_TOKEN_INVALID = frozenset({99991663, 99991664, 99991671})
+_THROTTLED = frozenset({99991400, 230020})
+# 10003 and 10014 are answers of the token call; the others are about the app: wrong, disabled, not available.
+_APP_REFUSED = frozenset({10003, 10014, 99991543, 99991662, 99991673})
+# "Still being sent" and "sending is off for now": the result is open, and the same uuid makes a repeat safe.
+_UNDECIDED = frozenset({230049, 230101})
+_TOKEN_SHAPE = re.compile(r"[!-~]+")
+
+
+class TokenRejected(LarkUnavailable):
+    """The tenant token is not accepted any more. Nothing was done: a fresh token makes the call good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call. `path` starts with a slash and carries the query. Headers and body hold secrets: they have no repr."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, unjudged. Header names are lower case."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantToken:
+    """`lifetime_seconds` counts from the moment the request was sent."""
+
+    value: str = field(repr=False)
+    lifetime_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BotInfo:
+    """The bot of an app, with the open id that the app itself sees."""
+
+    open_id: str
+    app_name: str
+
+
+def tenant_token_request(app_id: str, app_secret: str) -> Request:
+    """Raises LocalProtocolError when a credential is blank."""
+    _need(app_id, "app id")
+    _need(app_secret, "app secret")
+    return _post(
+        "/open-apis/auth/v3/tenant_access_token/internal", {"app_id": app_id, "app_secret": app_secret}, token=None
+    )
+
+
+def judge_tenant_token(answer: Answer) -> TenantToken:
+    """Raises the LarkError family. The token stands at the top of the answer, not under `data`."""
+    fields = judge(answer)
+    value, lifetime = fields.get("tenant_access_token"), fields.get("expire")
+    # It goes into a header: what cannot stand there would be quoted, in full, by the error of the HTTP library.
+    if not isinstance(value, str) or not _TOKEN_SHAPE.fullmatch(value):
+        raise LarkUnavailable("the platform answered without a usable token", log_id=_log_id(answer, fields))
+    return TenantToken(value, float(lifetime) if isinstance(lifetime, int | float) else 0.0)
+
+
+def bot_info_request(token: str) -> Request:
+    return _get("/open-apis/bot/v3/info", token)
+
+
+def judge_bot_info(answer: Answer) -> BotInfo:
+    """Raises the LarkError family. `bot` stands at the top of the answer, not under `data`."""
+    fields = judge(answer)
+    bot = fields.get("bot")
+    open_id = bot.get("open_id") if isinstance(bot, dict) else None
+    if not isinstance(bot, dict) or not isinstance(open_id, str) or not open_id:
+        raise LarkUnavailable("the platform answered without the bot's open id", log_id=_log_id(answer, fields))
+    name = bot.get("app_name")
+    return BotInfo(open_id, name if isinstance(name, str) else "")
+
+
+def person_request(token: str, open_id: str) -> Request:
+    """Look up a person, or a bot, by open id. Raises LocalProtocolError when it is blank."""
+    _need(open_id, "open id")
+    return _get(f"/open-apis/contact/v3/users/{quote(open_id, safe='')}?user_id_type=open_id", token)
+
+
+def judge_union_id(answer: Answer) -> str:
+    """The union id, "" when the app may not see it. Raises the LarkError family."""
+    user = _data(judge(answer)).get("user")
+    union_id = user.get("union_id") if isinstance(user, dict) else None
+    return union_id if isinstance(union_id, str) else ""
+
+
+def send_text_request(
+    token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, text: str, uuid: str
+) -> Request:
+    """A new message. `uuid` makes repeats within an hour one message. See `check_text` for what it raises."""
+    _need(receive_id, receive_id_type)
+    body = {"receive_id": receive_id, **_text_body(text, uuid)}
+    return _post(f"/open-apis/im/v1/messages?receive_id_type={receive_id_type}", body, token=token)
+
+
+def reply_text_request(token: str, *, message_id: str, text: str, uuid: str, in_thread: bool) -> Request:
+    """A reply that quotes `message_id`; `in_thread` starts or continues its topic. Raises as `check_text` does."""
+    _need(message_id, "message id to reply to")
+    body = {**_text_body(text, uuid), "reply_in_thread": in_thread}
+    return _post(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reply", body, token=token)
+
+
+def judge_sent(answer: Answer) -> str:
+    """The id of the message that is now in the chat. Raises the LarkError family."""
+    fields = judge(answer)
+    message_id = _data(fields).get("message_id")
+    if not isinstance(message_id, str) or not message_id:
+        raise LarkUnavailable("the platform took a message without naming it", log_id=_log_id(answer, fields))
+    return message_id
+
+
+def check_text(text: str, uuid: str) -> None:
+    """Refuse what can never be sent, before anything is called.
+
+    Raises LocalProtocolError for an empty text or a uuid that is not 1 to 50 characters, and LarkRefused with the
+    platform's own code when the text is over its limit: that one is a person's or an agent's doing, not a bug.
+    """
+    _need(text, "text")
+    if not 0 < len(uuid) <= UUID_LENGTH_MAX:
+        raise LocalProtocolError(f"a uuid has 1 to {UUID_LENGTH_MAX} characters, not {len(uuid)}")
+    size = len(msgspec.json.encode({"content": _content(text)}))
+    if size > TEXT_REQUEST_BYTES_MAX:
+        raise LarkRefused(f"the text takes {size} bytes; the limit is {TEXT_REQUEST_BYTES_MAX}", code=TOO_LONG)
+
+
+def judge(answer: Answer) -> dict[str, Any]:
+    """The body of a call that succeeded. Raises the LarkError family."""
+    fields = _json_object(answer.body)
+    code = None if fields is None else fields.get("code")
+    if fields is None or not isinstance(code, int) or isinstance(code, bool):
+        raise _without_code(answer)
+    if code == 0 and 200 <= answer.status < 300:
+        return fields
+    raise _refusal(answer, fields, code)
+
+
+def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
+    log_id = _log_id(answer, fields)
+    said = f"the platform answered {code} (HTTP {answer.status}): {_reason(fields)}"
+    if code in _TOKEN_INVALID:
+        return TokenRejected(said, code=code, log_id=log_id)
+    if code in _THROTTLED or answer.status == 429:
+        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id)
+    if code in _APP_REFUSED:
+        return LarkUnauthorized(said, code=code, log_id=log_id)
+    if code in _UNDECIDED or answer.status >= 500:
+        return LarkUnavailable(said, code=code, log_id=log_id)
+    return LarkRefused(said, code=code, log_id=log_id)
+
+
+def _without_code(answer: Answer) -> Exception:
+    """A body that is not the platform's: a proxy or a gateway in between spoke, and its status is all there is."""
+    log_id = _log_id(answer, {})
+    said = f"HTTP {answer.status} with {len(answer.body)} bytes that are not an answer of the platform"
+    if answer.status == 429:
+        return LarkThrottled(said, retry_after=_retry_after(answer), log_id=log_id)
+    if answer.status >= 500:
+        return LarkUnavailable(said, log_id=log_id)
+    return LarkRefused(said, log_id=log_id)
+
+
+def _retry_after(answer: Answer) -> float:
+    """Seconds to wait. The platform has a header of its own for it and no Retry-After."""
+    try:
+        seconds = float(answer.headers.get("x-ogw-ratelimit-reset", ""))
+    except ValueError:
+        return RETRY_AFTER_DEFAULT_SECONDS
+    if not math.isfinite(seconds) or seconds <= 0:
+        return RETRY_AFTER_DEFAULT_SECONDS
+    return min(seconds, RETRY_AFTER_MAX_SECONDS)
+
+
+def _log_id(answer: Answer, fields: dict[str, Any]) -> str:
+    error = fields.get("error")
+    log_id = error.get("log_id") if isinstance(error, dict) else None
+    return log_id if isinstance(log_id, str) else answer.headers.get("x-tt-logid", "")
+
+
+def _reason(fields: dict[str, Any]) -> str:
+    said = fields.get("msg")
+    return said[:_REASON_LENGTH_MAX] if isinstance(said, str) and said else "no reason given"
+
+
+def _data(fields: dict[str, Any]) -> dict[str, Any]:
+    data = fields.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _text_body(text: str, uuid: str) -> dict[str, Any]:
+    check_text(text, uuid)
+    return {"msg_type": "text", "content": _content(text), "uuid": uuid}
+
+
+def _content(text: str) -> str:
+    """The content of a message is JSON inside a string: it is encoded once here and once more with the body."""
+    return msgspec.json.encode({"text": text}).decode()
+
+
+def _need(value: str, name: str) -> None:
+    if not value.strip():
+        raise LocalProtocolError(f"the {name} is empty")
+
+
+def _post(path: str, body: dict[str, Any], *, token: str | None) -> Request:
+    headers = (("content-type", "application/json; charset=utf-8"), *_authorization(token))
+    return Request("POST", path, headers, msgspec.json.encode(body))
+
+
+def _get(path: str, token: str) -> Request:
+    return Request("GET", path, _authorization(token))
+
+
+def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)

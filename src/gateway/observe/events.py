@@ -1,0 +1,101 @@
+"""Product events: each is counted, and handed to analytics where somebody listens. One call does both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.observe.metrics import Metrics
+
+Analytics = Callable[["Event"], None]
+"""Takes an event for product analytics. It must not block and must not raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in the product. `counter` is its family, `labels` that family's labels.
+
+    `properties` go to analytics only and may hold ids; they never become labels.
+    """
+
+    name: str
+    counter: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, object] = field(default_factory=dict)
+
+
+def task_enqueued(kind: str, *, task_id: str = "") -> Event:
+    return Event("task_enqueued", "gateway_agent_task_enqueued_total", {"kind": kind}, {"task_id": task_id})
+
+
+def task_ended(kind: str, status: str, *, task_id: str = "") -> Event:
+    labels = {"kind": kind, "status": status}
+    return Event("task_ended", "gateway_agent_task_terminal_total", labels, {"task_id": task_id})
+
+
+def message_received(channel: str, outcome: str) -> Event:
+    return Event("message_received", "gateway_channel_events_total", {"channel": channel, "outcome": outcome})
+
+
+def record_event(event: Event, metrics: Metrics | None, analytics: Analytics | None = None) -> None:
+    """Count the event and pass it on; either side may be absent."""
+    if analytics is not None:
+        analytics(event)
+    if metrics is not None:
+        metrics.count(event.counter, **event.labels)
+
+
+class InboundObserver:
+    """Counts what became of inbound messages: a callback for `inbound.pipeline`. A drop is counted by its reason."""
+
+    def __init__(self, metrics: Metrics, *, channel: str = "feishu", analytics: Analytics | None = None) -> None:
+        self._metrics = metrics
+        self._channel = channel
+        self._analytics = analytics
+
+    def __call__(self, outcome: str, reason: str | None) -> None:
+        record_event(message_received(self._channel, reason or outcome), self._metrics, self._analytics)
+
+
+class AckObserver:
+    """Measures acknowledgements: a callback that is given the seconds since an event came, and the code it got."""
+
+    def __init__(self, metrics: Metrics, *, channel: str = "feishu") -> None:
+        self._metrics = metrics
+        self._channel = channel
+
+    def __call__(self, seconds: float, code: int) -> None:
+        self._metrics.observe("gateway_channel_ack_seconds", seconds, channel=self._channel, code=str(code))
+
+
+class SupervisorObserver:
+    """Implements `supervisor.ports.Observer` on metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def lease_operation(self, operation: str, outcome: str) -> None:
+        self._metrics.count("gateway_channel_lease_operations_total", operation=operation, outcome=outcome)
+
+    def owners(self, count: int) -> None:
+        self._metrics.set("gateway_channel_lease_active_owners", count)
+
+    def renewed(self) -> None:
+        self._metrics.set("gateway_channel_lease_last_successful_renewal_timestamp_seconds", time.time())
+
+    def took_over(self, seconds: float) -> None:
+        self._metrics.observe("gateway_channel_lease_takeover_latency_seconds", seconds)
+
+    def unexpected_error(self, unit: str) -> None:
+        self._metrics.count("gateway_unexpected_errors_total", unit=unit)
+
+
+class OutboxObserver:
+    """Counts what became of attempts to send: a callback for `outbound.outbox`, given the row's kind and the outcome."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, kind: str, outcome: str) -> None:
+        self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)

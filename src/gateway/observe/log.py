@@ -1,0 +1,105 @@
+"""Logs: structlog everywhere, JSON off a terminal, and nothing in them that opens a door.
+
+Two rules hold whatever a caller passes: a value whose key sounds like a secret is replaced, and a URL loses its query
+and password (the tickets of a long connection and of binding links live there). Content of messages is not
+filtered here: it is never passed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+HIDDEN = "[hidden]"
+
+_SECRET_KEY = re.compile(
+    r"(^|_)(tokens?|secrets?|passwords?|passwd|pwd|authorization|cookies?|tickets?|credentials?|signature"
+    r"|(private|secret|encrypt|api|access|signing)_?key)(_|$)|conninfo|database_url|dsn",
+    re.IGNORECASE,
+)
+_HARMLESS_KEY = re.compile(r"_(id|ids|count|hint|name|seconds|expires_at)$")
+_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]+")
+_URL = re.compile(
+    r"\b(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?P<query>[?#][^\s'\"<>]*)?"
+)
+_KEYWORD = re.compile(r"\b(password|passfile|secret|token|ticket)=(?!\[hidden)\S+", re.IGNORECASE)
+_BEARER = re.compile(r"\bgw[ur]_[A-Za-z0-9_-]{16,}")
+
+Format = Literal["json", "console"]
+
+CHATTY_LOGGERS = ("hypercorn.access", "httpx2", "httpcore2", "httpx", "httpcore", "trio-websocket", "yoyo", "asyncio")
+
+
+def configure_logging(format: Format | None = None, *, stream: TextIO | None = None, level: str = "INFO") -> None:
+    """Send structlog and the standard library's loggers to one place (stderr unless said otherwise).
+
+    Without `format` a terminal gets the console form. Call it once, at the start of a command; a second call replaces
+    what the first set.
+    """
+    out = stream or sys.stderr
+    chosen = format or ("console" if out.isatty() else "json")
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(chosen)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The processor that keeps secrets out. It runs after tracebacks became text, so that they pass through it too."""
+    for key, value in event.items():
+        event[key] = scrub(value, key)
+    return event
+
+
+def scrub(value: object, key: str = "") -> object:
+    """`value` as it may be logged under `key`; containers are walked, other objects are left alone."""
+    if is_secret_name(key) and value is not None and not isinstance(value, bool):
+        return HIDDEN
+    if isinstance(value, str):
+        return _BEARER.sub(HIDDEN, _KEYWORD.sub(rf"\1={HIDDEN}", _URL.sub(_without_query, value)))
+    if isinstance(value, bytes | bytearray):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, Mapping):
+        return {name: scrub(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [scrub(inner) for inner in value]
+    return value
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds a secret: `app_secret` and `X-Api-Key` do, `token_count` does not."""
+    plain = _BOUNDARY.sub("_", name).lower()
+    return bool(_SECRET_KEY.search(plain)) and not _HARMLESS_KEY.search(plain)
+
+
+def _without_query(match: re.Match[str]) -> str:
+    return f"{match['scheme']}{match['rest']}" + ("?…" if match["query"] else "")
+
+
+def _rendering(chosen: Format) -> list[Any]:
+    drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    if chosen == "json":
+        to_text = structlog.processors.format_exc_info
+        return [drop, to_text, redact, structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return [drop, structlog.processors.format_exc_info, redact, plain]

@@ -1,0 +1,235 @@
+"""Metrics: one table of families, label values from closed vocabularies, one registry per process.
+
+A label may never name a person, a tenant or a conversation, and its value never comes from outside unchecked: what a
+family's vocabulary does not know becomes `other`. So no id, token or text can leak into a time series, and the number
+of series stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway import __version__
+
+PREFIX = "gateway_"
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+OTHER = "other"
+
+FORBIDDEN_LABELS = frozenset({
+    "workspace_id", "installation_id", "user_id", "agent_id", "task_id", "issue_id", "runtime_id", "session_id",
+    "chat_session_id", "chat_id", "message_id", "event_id", "delivery_id", "open_id", "union_id", "app_id",
+    "tenant_key", "member_id", "project_id", "squad_id", "autopilot_id", "email", "token", "ip", "path", "url",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The values a label may have; `None` stands for values that the code itself made (a route's pattern)."""
+
+    values: frozenset[str] | None = None
+    fallback: str = OTHER
+    upper: bool = False
+
+    def normalise(self, value: str) -> str:
+        text = value.strip().upper() if self.upper else value.strip().lower()
+        if self.values is None:
+            return value
+        return text if text in self.values else self.fallback
+
+
+def one_of(*values: str, fallback: str = OTHER) -> Vocabulary:
+    return Vocabulary(frozenset(values), fallback)
+
+
+OURS = Vocabulary()
+METHOD = Vocabulary(frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}), upper=True)
+STATUS = one_of(*(str(status) for status in range(100, 600)))
+CHANNEL = one_of("feishu")
+CONNECTION_STATES = (
+    "connecting", "live", "deaf", "refused", "standby", "http", "unreadable_secret", "revoked",
+)  # fmt: skip
+EVENT_OUTCOMES = (
+    "ingested", "agent_offline", "agent_archived", "needs_binding", "dropped", "duplicate", "unbound_user",
+    "non_workspace_member", "not_addressed_in_group", "revoked_installation", "invalid_event", "sender_is_bot",
+)  # fmt: skip
+TASK_KIND = one_of("chat", "issue", "autopilot")
+
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ACK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3)
+TASK_BUCKETS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200)
+TAKEOVER_BUCKETS = (1, 5, 15, 30, 60, 120, 180, 300)
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its full name, what it counts, and the vocabulary of each label."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Mapping[str, Vocabulary] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("gateway_build_info", "gauge", "Always 1; the labels say what runs.", {"version": OURS}),
+    Family(
+        "gateway_http_requests_total",
+        "counter",
+        "Requests answered, by route pattern. 499: the client left first.",
+        {"method": METHOD, "route": OURS, "status": STATUS},
+    ),
+    Family(
+        "gateway_http_request_duration_seconds",
+        "histogram",
+        "Time until an answer began.",
+        {"method": METHOD, "route": OURS, "status": STATUS},
+        REQUEST_BUCKETS,
+    ),
+    Family("gateway_http_in_flight", "gauge", "Requests being answered now."),
+    Family(
+        "gateway_unexpected_errors_total",
+        "counter",
+        "Exceptions nobody expected, caught at the boundary of a unit of work.",
+        {"unit": one_of("http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep")},
+    ),
+    Family(
+        "gateway_channel_events_total",
+        "counter",
+        "Inbound events by what became of them.",
+        {"channel": CHANNEL, "outcome": one_of(*EVENT_OUTCOMES)},
+    ),
+    Family(
+        "gateway_channel_ack_seconds",
+        "histogram",
+        "From an event's arrival to the write of its acknowledgement. Code 500 asks for redelivery.",
+        {"channel": CHANNEL, "code": one_of("200", "500")},
+        ACK_BUCKETS,
+    ),
+    Family(
+        "gateway_channel_connections",
+        "gauge",
+        "Installations this process looks after, by the state of their link.",
+        {"channel": CHANNEL, "state": one_of(*CONNECTION_STATES)},
+    ),
+    Family(
+        "gateway_channel_lease_operations_total",
+        "counter",
+        "Lease statements and how they ended.",
+        {"operation": one_of("acquire", "renew", "release"), "outcome": one_of("ok", "held", "lost", "error")},
+    ),
+    Family("gateway_channel_lease_active_owners", "gauge", "Leases this process holds."),
+    Family(
+        "gateway_channel_lease_last_successful_renewal_timestamp_seconds",
+        "gauge",
+        "Unix time of the last renewal that the database confirmed.",
+    ),
+    Family(
+        "gateway_channel_lease_takeover_latency_seconds",
+        "histogram",
+        "From the expiry of another holder's lease to our holding it.",
+        {},
+        TAKEOVER_BUCKETS,
+    ),
+    Family(
+        "gateway_outbound_attempts_total",
+        "counter",
+        "Attempts to send a row of the outbox, by how they ended. A fault is an exception nobody foresaw.",
+        {
+            "kind": one_of("answer", "error", "notice", "binding_prompt"),
+            "outcome": one_of("sent", "postponed", "failed", "unknown", "fault"),
+        },
+    ),
+    Family("gateway_agent_task_enqueued_total", "counter", "Runs asked for.", {"kind": TASK_KIND}),
+    Family(
+        "gateway_agent_task_terminal_total",
+        "counter",
+        "Runs that ended.",
+        {"kind": TASK_KIND, "status": one_of("completed", "failed", "cancelled")},
+    ),
+    Family(
+        "gateway_agent_task_run_seconds",
+        "histogram",
+        "From a run's claim to its end.",
+        {"kind": TASK_KIND},
+        TASK_BUCKETS,
+    ),
+    Family(
+        "gateway_database_connections",
+        "gauge",
+        "Connections of the pool.",
+        {"state": one_of("idle", "busy")},
+    ),
+)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    A family that is not in the table, or labels that are not the family's, raise KeyError: that is a bug in the caller.
+    Construction raises ValueError for a family that breaks the rules.
+    """
+
+    def __init__(self, families: Iterable[Family] = FAMILIES) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._families = {family.name: family for family in map(_checked, families)}
+        self._collectors = {name: _collector(family, self.registry) for name, family in self._families.items()}
+        if "gateway_build_info" in self._families:
+            self.set("gateway_build_info", 1, version=__version__)
+
+    def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
+        """Increment a counter."""
+        self._series(name, labels).inc(amount)
+
+    def add(self, name: str, amount: float, /, **labels: str) -> None:
+        """Move a gauge up or down."""
+        self._series(name, labels).inc(amount)
+
+    def set(self, name: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        self._series(name, labels).set(value)
+
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
+        """Add one observation to a histogram."""
+        self._series(name, labels).observe(value)
+
+    def render(self) -> bytes:
+        """Everything, in OpenMetrics text (`CONTENT_TYPE`)."""
+        text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
+        return text
+
+    def _series(self, name: str, labels: Mapping[str, str]) -> Any:
+        family = self._families[name]
+        if labels.keys() != family.labels.keys():
+            raise KeyError(f"{name} has the labels {sorted(family.labels)}, not {sorted(labels)}")
+        collector = self._collectors[name]
+        if not labels:
+            return collector
+        return collector.labels(**{label: family.labels[label].normalise(value) for label, value in labels.items()})
+
+
+def _checked(family: Family) -> Family:
+    if not family.name.startswith(PREFIX):
+        raise ValueError(f"{family.name} does not start with {PREFIX}")
+    if forbidden := FORBIDDEN_LABELS & family.labels.keys():
+        raise ValueError(f"{family.name}: the label {', '.join(sorted(forbidden))} is forbidden")
+    if (family.kind == "counter") != family.name.endswith("_total"):
+        raise ValueError(f"{family.name}: a counter, and only a counter, ends in _total")
+    if (family.kind == "histogram") != bool(family.buckets):
+        raise ValueError(f"{family.name}: a histogram, and only a histogram, names its buckets")
+    return family
+
+
+def _collector(family: Family, registry: CollectorRegistry) -> Any:
+    labels = tuple(family.labels)
+    if family.kind == "histogram":
+        return Histogram(family.name, family.help, labels, registry=registry, buckets=family.buckets)
+    kinds = {"counter": Counter, "gauge": Gauge}
+    return kinds[family.kind](family.name, family.help, labels, registry=registry)

@@ -1,0 +1,220 @@
+"""Sending what the outbox holds: one process speaks for one bot, and each row is seen by the person at most once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.channel.channel import Channel
+from gateway.channel.message import OutboundMessage, SendResult
+from gateway.concurrency import Signal, finishing, reached
+from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, judge_attempt
+from gateway.errors import LarkError, LarkUnavailable, StoreUnavailable
+from gateway.outbound.ports import Lease, OutboxRow, OutboxStore
+
+logger = structlog.get_logger(__name__)
+
+CONCURRENCY_MAX = 8
+IDLE_SECONDS = 30.0
+"""The outbox looks again this often although nothing rang: a lost notification delays an answer by no more."""
+MARK_SECONDS = 5.0
+PARK_SECONDS = 0.5
+"""What a send in flight gets when the right to speak is being handed over."""
+STORE_RETRY_SECONDS = 1.0
+
+Record = Callable[[str, str], None]
+"""Counts what became of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
+
+
+def _unrecorded(_kind: str, _outcome: str) -> None:
+    return None
+
+
+async def run_outbox(
+    *,
+    installation_id: UUID,
+    lease_epoch: int,
+    channel: Channel,
+    store: OutboxStore,
+    wake: Signal,
+    attempt_seconds: float = 2.5,
+    concurrency: int = CONCURRENCY_MAX,
+    record: Record = _unrecorded,
+    random_unit: Callable[[], float] = random.random,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Send one installation's rows until cancelled. Run it inside the lease's scope, and set `wake` for new rows.
+
+    Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
+
+    Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
+    `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
+    delivered. Error handling: one row is one unit; whatever it raises is recorded on the row and never leaves here. A
+    store that cannot be reached is tried again.
+    """
+    sender = _Sender(Lease(installation_id, lease_epoch), channel, store, wake, attempt_seconds, record, random_unit)
+    async with trio.open_nursery() as nursery:
+        task_status.started()
+        while True:
+            pause = await sender.send_due(nursery, concurrency)
+            await wake.wait(pause)
+
+
+@dataclass(slots=True)
+class _Sender:
+    """The recipients that are being sent to, and how one row is sent."""
+
+    _lease: Lease
+    _channel: Channel
+    _store: OutboxStore
+    _wake: Signal
+    _attempt_seconds: float
+    _record: Record
+    _random_unit: Callable[[], float]
+    _busy: set[str] = field(default_factory=set)
+
+    async def send_due(self, nursery: trio.Nursery, concurrency: int) -> float:
+        """Start sending what is due, as far as there is room; the seconds after which to look again."""
+        free = concurrency - len(self._busy)
+        if free <= 0:
+            return IDLE_SECONDS
+        try:
+            await self._give_up_doubtful()
+            rows = await self._store.take_due(self._lease, busy=self._busy, rows_max=free)
+            for row in rows:
+                self._busy.add(row.recipient)
+                nursery.start_soon(self._send_row, row)
+            return await self._pause()
+        except StoreUnavailable as error:
+            logger.warning(
+                "outbox_store_unavailable", installation_id=str(self._lease.installation_id), error=str(error)
+            )
+            return STORE_RETRY_SECONDS
+
+    async def _give_up_doubtful(self) -> None:
+        kinds = await self._store.give_up_doubtful(self._lease, busy=self._busy, doubt_seconds=DOUBT_SECONDS_MAX)
+        for kind in kinds:
+            logger.error("outbox_result_unknown", installation_id=str(self._lease.installation_id), kind=kind)
+            self._record(kind, "unknown")
+
+    async def _pause(self) -> float:
+        due = await self._store.seconds_to_next(self._lease, busy=self._busy)
+        return IDLE_SECONDS if due is None else min(max(due, 0.0) + 0.005, IDLE_SECONDS)
+
+    async def _send_row(self, row: OutboxRow) -> None:
+        """One row is one unit of work: its recipient is free again whatever happens, and the loop looks again."""
+        settled = False
+        try:
+            # Nothing begins after the hand-over was asked for; the row stays marked for the next holder.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            async with _parked_when_cancelled(self._attempt_seconds + MARK_SECONDS):
+                settled = await self._send_and_settle(row)
+            if not settled:
+                await trio.sleep(STORE_RETRY_SECONDS)
+        finally:
+            self._busy.discard(row.recipient)
+            self._wake.set()
+
+    async def _send_and_settle(self, row: OutboxRow) -> bool:
+        """False when the outcome could not be written: the row is still `sending`, and taken up again as it is."""
+        reached("outbox.marked_sending")
+        try:
+            await self._attempt(row)
+            return True
+        except StoreUnavailable as error:
+            logger.warning("outbox_row_not_settled", row_id=str(row.id), error=str(error))
+        except Exception:
+            self._record(row.kind, "fault")
+            logger.exception("outbox_row_not_settled", row_id=str(row.id))
+        return False
+
+    async def _attempt(self, row: OutboxRow) -> None:
+        try:
+            result = await self._call(row)
+        except Exception as error:
+            await self._settle_failure(row, error)
+        else:
+            await self._settle_success(row, result)
+
+    async def _call(self, row: OutboxRow) -> SendResult:
+        try:
+            with trio.fail_after(self._attempt_seconds):
+                return await self._channel.send(_envelope(row))
+        except trio.TooSlowError as error:
+            raise LarkUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
+
+    async def _settle_success(self, row: OutboxRow, result: SendResult) -> None:
+        reached("outbox.sent_unmarked")
+        fresh = await self._store.mark_sent(self._lease, row.id, result.message_id)
+        reached("outbox.marked_sent")
+        self._record(row.kind, "sent")
+        logger.info("outbox_sent", row_id=str(row.id), kind=row.kind, attempts=row.attempts, fenced=not fresh)
+
+    async def _settle_failure(self, row: OutboxRow, error: Exception) -> None:
+        verdict = judge_attempt(
+            error,
+            attempts=row.attempts,
+            age_seconds=row.age_seconds,
+            in_doubt=row.in_doubt,
+            random_unit=self._random_unit(),
+        )
+        code = error.code if isinstance(error, LarkError) else 0
+        self._log_failure(row, error, final=isinstance(verdict, GiveUp))
+        if isinstance(verdict, GiveUp):
+            await self._store.mark_failed(self._lease, row.id, code, _reason(error))
+            self._record(row.kind, "failed")
+            return
+        await self._store.postpone(
+            self._lease, row, verdict.delay_seconds, code, _reason(error), doubtful=verdict.doubtful
+        )
+        self._record(row.kind, "postponed")
+
+    def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:
+        log = logger.bind(row_id=str(row.id), kind=row.kind, attempts=row.attempts, reason=_reason(error))
+        if not isinstance(error, LarkError):
+            self._record(row.kind, "fault")
+            log.error("outbox_send_fault", exc_info=error)
+        elif final:
+            log.error("outbox_send_refused")
+        else:
+            log.warning("outbox_send_postponed")
+
+
+def _envelope(row: OutboxRow) -> OutboundMessage:
+    to_person = row.recipient_type == "user"
+    return OutboundMessage(
+        text=row.content,
+        idempotency_key=row.uuid,
+        chat_id="" if to_person else row.recipient_id,
+        user_id=row.recipient_id if to_person else "",
+        thread_id=row.thread_id or "",
+        reply_to=row.reply_to_message_id or "",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What is kept of an error and shown: the platform's own words, but only the type of a fault of ours."""
+    return str(error)[:500] if isinstance(error, LarkError) else type(error).__name__
+
+
+@asynccontextmanager
+async def _parked_when_cancelled(seconds_max: float) -> AsyncIterator[None]:
+    """Shield the block for at most `seconds_max`, and for PARK_SECONDS once cancellation is asked for."""
+    async with trio.open_nursery() as nursery:
+        with finishing(seconds_max) as scope:
+            nursery.start_soon(_shorten_when_cancelled, scope)
+            yield
+        nursery.cancel_scope.cancel()
+
+
+async def _shorten_when_cancelled(scope: trio.CancelScope) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        scope.deadline = min(scope.deadline, trio.current_time() + PARK_SECONDS)

@@ -1,0 +1,67 @@
+"""What sending needs from a store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """In whose name rows are sent. Everything is written only while `epoch` is the installation's newest."""
+
+    installation_id: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A row that this lease holder is about to send.
+
+    `attempts` counts this one. `in_doubt` tells that the result of an earlier attempt is unknown. `age_seconds` is how
+    long ago the row was written.
+    """
+
+    id: UUID
+    kind: str
+    recipient_type: str
+    recipient_id: str
+    thread_id: str | None
+    reply_to_message_id: str | None
+    content: str
+    uuid: str
+    attempts: int
+    in_doubt: bool
+    age_seconds: float
+
+    @property
+    def recipient(self) -> str:
+        """Rows with the same value leave one after the other."""
+        return f"{self.recipient_type}:{self.recipient_id}"
+
+
+class OutboxStore(Protocol):
+    """Every write is fenced by the lease's epoch: False, or nothing, says that somebody else speaks for the bot now."""
+
+    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+        """Mark the next rows `sending`, at most one per recipient and none of the `busy` ones.
+
+        Takes what is due, and what a former holder left in `sending`. A recipient's later rows wait for its first.
+        """
+
+    async def give_up_doubtful(self, lease: Lease, *, busy: Collection[str], doubt_seconds: float) -> list[str]:
+        """Mark `unknown` what has been in doubt for longer than that; the kind of each."""
+
+    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+        """Until the next recipient's first row is due; None when there is none."""
+
+    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool: ...
+
+    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool: ...
+
+    async def postpone(
+        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+    ) -> bool:
+        """Back to `queued` for later. `doubtful`: this attempt may have succeeded. Else nothing was sent by it."""

@@ -1,0 +1,389 @@
+"""psycopg 3 on trio.
+
+psycopg runs every operation as a generator over libpq that yields whenever it would block; only the code that waits is
+written for asyncio. This module replaces that code. The overridden methods are not public API, so psycopg is pinned to
+one version and tests/integration/postgres/test_driver.py is the contract.
+
+What cancellation leaves behind: a cancelled statement is cancelled on the server and its answer read, within
+`CANCEL_SECONDS`; otherwise the connection is closed. A transaction whose block is cancelled is rolled back, and a
+COMMIT that is under way when the cancellation arrives may finish, within `FINISH_SECONDS`. Nothing is shielded longer.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+import psycopg
+import trio
+from psycopg import conninfo as conninfo_text
+from psycopg import errors as e
+from psycopg._conninfo_utils import get_param, is_ip_address, split_attempts
+from psycopg.adapt import AdaptersMap
+from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.rows import AsyncRowFactory, Row, tuple_row
+from psycopg.waiting import Ready, Wait
+
+from gateway.concurrency import finishing
+
+if TYPE_CHECKING:
+    from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGen, PQGenConn
+    from psycopg.pq.abc import PGconn
+
+# Both are shields that may run under a lease; together they stay below its expiry margin.
+CANCEL_SECONDS = 0.5
+FINISH_SECONDS = 0.5
+
+CONNECT_TIMEOUT_SECONDS = 10
+# A dead peer is noticed in about 15 s even when nothing is being sent. libpq ignores these on Unix sockets.
+DEFAULT_PARAMETERS: dict[str, str] = {
+    "application_name": "gateway",
+    "keepalives_idle": "5",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "15000",
+}
+# How long a generator that never blocks may keep the other tasks from running.
+_BUSY_SECONDS = 0.005
+
+_INTERRUPTIONS = (trio.Cancelled, KeyboardInterrupt, SystemExit)
+_DEFAULT_ROWS: AsyncRowFactory[Any] = tuple_row
+T = TypeVar("T")
+
+
+class TrioTransaction(psycopg.AsyncTransaction):
+    """A transaction block whose end survives cancellation for a bounded time."""
+
+    async def __aenter__(self) -> Self:
+        async with self._conn.lock:
+            self._check_enter()
+            try:
+                await self._conn.wait(self._enter_gen())
+            except BaseException as error:
+                if self.status == self.Status.ACTIVE:
+                    await self._end(type(error), error, None)
+                raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> bool:
+        connection = cast("TrioConnection[Any]", self._conn)
+        try:
+            await connection.lock.acquire()
+        except trio.Cancelled:
+            # Another task is using the connection, or our own scope has been cancelled: neither excuses an open
+            # transaction on a connection that goes on living.
+            with finishing(FINISH_SECONDS) as scope:
+                await connection.lock.acquire()
+            if scope.cancelled_caught:
+                connection.abort()
+                raise
+        try:
+            return await self._end(exc_type, exc_val, exc_tb)
+        finally:
+            connection.lock.release()
+
+    async def _end(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> bool:
+        if self.pgconn.status != ConnStatus.OK:
+            self.status = self.Status.FAILED
+            return False
+        connection = cast("TrioConnection[Any]", self._conn)
+        return await connection.finish(self._exit_gen(exc_type, exc_val, exc_tb))
+
+
+class TrioConnection(psycopg.AsyncConnection[Row]):
+    """An AsyncConnection that waits with trio. Several tasks may use it; their statements take turns."""
+
+    lock: trio.Lock  # type: ignore[assignment]
+
+    def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[Row] = _DEFAULT_ROWS) -> None:
+        # Not AsyncConnection's own __init__: it would make an asyncio.Lock.
+        super(psycopg.AsyncConnection, self).__init__(pgconn)
+        self.row_factory = row_factory
+        self.lock = trio.Lock()
+        self.cursor_factory = psycopg.AsyncCursor
+        self.server_cursor_factory = psycopg.AsyncServerCursor
+        self._yielded_at = 0.0
+
+    @classmethod
+    async def connect(
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = True,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[Row] | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self:
+        """Try the hosts of the conninfo in turn; the first that also satisfies target_session_attrs wins.
+
+        Each host has `connect_timeout` seconds (of the conninfo, else CONNECT_TIMEOUT_SECONDS) for its name and for
+        each of its addresses. Raises psycopg.OperationalError that lists every failure. Cancellation closes what was
+        open so far.
+        """
+        given = conninfo_text.conninfo_to_dict(conninfo, **kwargs)
+        params: ConnDict = {**DEFAULT_PARAMETERS, "connect_timeout": CONNECT_TIMEOUT_SECONDS, **given}
+        connection = await cls._connect_first(params, conninfo_text.timeout_from_conninfo(params))
+        connection._autocommit = autocommit
+        connection.prepare_threshold = prepare_threshold
+        if row_factory:
+            connection.row_factory = row_factory
+        if cursor_factory:
+            connection.cursor_factory = cursor_factory
+        if context:
+            connection._adapters = AdaptersMap(context.adapters)
+        return connection
+
+    @classmethod
+    async def _connect_first(cls, params: ConnDict, timeout: float) -> Self:
+        failures: list[e.Error] = []
+        for attempt in await _attempts(params, timeout, failures):
+            try:
+                return await _drive_connecting(cls._connect_gen(conninfo_text.make_conninfo("", **attempt)), timeout)
+            except e._WaitTimeout:
+                failures.append(e.ConnectionTimeout(f"{_where(attempt)}: no answer within {timeout:g} s"))
+            except e.Error as error:
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0].with_traceback(None)
+        summary = "no host accepted the connection: " + "; ".join(str(failure).strip() for failure in failures)
+        raise type(failures[-1])(summary)
+
+    async def wait(self, gen: PQGen[T], interval: float = 0, timeout: float | None = None) -> T:
+        """Drive a generator to its result; psycopg calls this for everything a connection does.
+
+        `interval` belongs to the overridden signature and is not needed: trio wakes on cancellation at once. Raises
+        psycopg's _WaitTimeout when `timeout` seconds have passed; the generator may then be driven again.
+        """
+        try:
+            return await self._drive(gen, timeout)
+        except _INTERRUPTIONS:
+            if self._pending():
+                await self._give_up(gen)
+            raise
+
+    async def finish(self, gen: PQGen[T]) -> T:
+        """Drive a generator that ends something; a cancellation leaves it FINISH_SECONDS more, then closes.
+
+        When it does end in that time its result is returned: the cancellation is delivered at the next checkpoint.
+        """
+        try:
+            return await self._drive(gen, None)
+        except trio.Cancelled:
+            with finishing(FINISH_SECONDS) as scope:
+                result = await self._drive(gen, None)
+            if scope.cancelled_caught:
+                self.abort()
+                raise
+            return result
+        except (KeyboardInterrupt, SystemExit):
+            self.abort()
+            raise
+
+    async def _drive(self, gen: PQGen[T], timeout: float | None) -> T:
+        await self._yield_sometimes()
+        deadline = trio.current_time() + timeout if timeout is not None else None
+        try:
+            wanted = next(gen)
+            while True:
+                ready = await self._ready(wanted, deadline)
+                wanted = gen.send(cast("Ready", ready))
+                if deadline is not None and trio.current_time() >= deadline:
+                    raise e._WaitTimeout("wait timeout expired")
+        except StopIteration as stop:
+            return cast("T", stop.value)
+
+    async def _ready(self, wanted: Wait, deadline: float | None) -> int:
+        """Wait until the socket is ready as wanted; 0 when the deadline came first."""
+        fd = self.pgconn.socket
+        # A socket is nearly always writable, and data is often there when a time-out is set; asking the kernel is far
+        # cheaper than a trip through the scheduler, which COPY and executemany would pay for every buffer.
+        if wanted != Wait.R or deadline is not None:
+            await self._yield_sometimes()
+            ready = _poll(fd, wanted)
+            if ready:
+                return ready
+        if deadline is None:
+            ready = await _wait_fd(fd, wanted)
+        else:
+            ready = 0
+            with trio.move_on_at(deadline):
+                ready = await _wait_fd(fd, wanted)
+        self._yielded_at = trio.current_time()
+        return ready
+
+    async def _yield_sometimes(self) -> None:
+        if trio.current_time() - self._yielded_at >= _BUSY_SECONDS:
+            await trio.lowlevel.checkpoint()
+            self._yielded_at = trio.current_time()
+
+    def _pending(self) -> bool:
+        return not self.closed and self.pgconn.transaction_status == TransactionStatus.ACTIVE
+
+    async def _give_up(self, gen: PQGen[Any]) -> None:
+        """Cancel the running statement on the server and read its answer, or close."""
+        with finishing(CANCEL_SECONDS):
+            try:
+                await self.cancel_safe(timeout=CANCEL_SECONDS)
+                await self._drive(gen, None)
+            except e.Error:
+                # Usually QueryCanceled. Whatever it says, nobody is left to hear it: what counts is the state below.
+                pass
+        if self._pending():
+            self.abort()
+
+    async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS) -> None:
+        """Ask the server, over a connection of its own, to cancel the running statement.
+
+        Returns when the server has taken note, which does not mean that the statement has ended. Raises
+        psycopg.errors.CancellationTimeout after `timeout` seconds.
+        """
+        if not self._should_cancel():
+            return
+        try:
+            await _drive_connecting(self._cancel_gen(), timeout)
+        except e._WaitTimeout:
+            raise e.CancellationTimeout(f"the server did not take the cancel request within {timeout:g} s") from None
+
+    async def close(self) -> None:
+        """Close at once. A task that waits on this connection gets OperationalError."""
+        self.abort()
+
+    def abort(self) -> None:
+        """`close` without an await, for code that must not be a checkpoint."""
+        if self.closed:
+            return
+        self._closed = True
+        if self.pgconn.status == ConnStatus.OK:
+            # trio must forget the descriptor before the kernel hands its number to somebody else.
+            trio.lowlevel.notify_closing(self.pgconn.socket)
+        self.pgconn.finish()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(exc_type, exc_val, exc_tb)
+        finally:
+            self.abort()
+
+    @asynccontextmanager
+    async def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AsyncIterator[psycopg.AsyncTransaction]:
+        """BEGIN … COMMIT, or SAVEPOINT … RELEASE inside another one; an exception rolls back."""
+        transaction = TrioTransaction(self, savepoint_name, force_rollback)
+        if self._pipeline:
+            async with self.pipeline(), transaction, self.pipeline():
+                yield transaction
+        else:
+            async with transaction:
+                yield transaction
+
+
+async def _drive_connecting(gen: PQGenConn[T], timeout: float) -> T:
+    """Drive a generator whose descriptor may change between steps; raises _WaitTimeout after `timeout` seconds."""
+    try:
+        with trio.move_on_after(timeout):
+            fd, wanted = next(gen)
+            while True:
+                fd, wanted = gen.send(cast("Ready", await _wait_fd(fd, wanted)))
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    finally:
+        gen.close()
+    raise e._WaitTimeout("wait timeout expired")
+
+
+def _poll(fd: int, wanted: Wait) -> int:
+    events = (select.POLLIN if wanted & Wait.R else 0) | (select.POLLOUT if wanted & Wait.W else 0)
+    poller = select.poll()
+    poller.register(fd, events)
+    ready = 0
+    for _, event in poller.poll(0):
+        # An error or a hang-up counts as ready: the next libpq call finds out and says what happened.
+        if event & ~select.POLLOUT and wanted & Wait.R:
+            ready |= Ready.R
+        if event & ~select.POLLIN and wanted & Wait.W:
+            ready |= Ready.W
+    return ready
+
+
+async def _wait_fd(fd: int, wanted: Wait) -> int:
+    try:
+        if wanted == Wait.R:
+            await trio.lowlevel.wait_readable(fd)
+            return Ready.R
+        if wanted == Wait.W:
+            await trio.lowlevel.wait_writable(fd)
+            return Ready.W
+        return await _wait_either(fd)
+    except (trio.ClosedResourceError, OSError) as error:
+        raise e.OperationalError("the connection was closed while it was in use") from error
+
+
+async def _wait_either(fd: int) -> int:
+    """Both directions at once: the server may be blocked on sending to us while we are blocked on sending to it."""
+    ready = 0
+    closed = False
+
+    async def watch(wait: Callable[[int], Coroutine[Any, Any, None]], flag: Ready, scope: trio.CancelScope) -> None:
+        nonlocal ready, closed
+        try:
+            await wait(fd)
+            ready |= flag
+        except trio.ClosedResourceError:
+            closed = True
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, trio.lowlevel.wait_readable, Ready.R, nursery.cancel_scope)
+        nursery.start_soon(watch, trio.lowlevel.wait_writable, Ready.W, nursery.cancel_scope)
+    if closed:
+        raise trio.ClosedResourceError
+    return ready
+
+
+async def _attempts(params: ConnDict, timeout: float, failures: list[e.Error]) -> list[ConnDict]:
+    """One set of parameters per address, names resolved by trio; a name that does not resolve is a failure."""
+    prefer_standby = get_param(params, "target_session_attrs") == "prefer-standby"
+    if prefer_standby:
+        params = {key: value for key, value in params.items() if key != "target_session_attrs"}
+    attempts = [resolved for each in split_attempts(params) for resolved in await _resolve(each, timeout, failures)]
+    if get_param(params, "load_balance_hosts") == "random":
+        random.shuffle(attempts)
+    if prefer_standby:
+        # Two rounds, as libpq does: any standby first, then whoever answers.
+        attempts = [{**attempt, "target_session_attrs": "standby"} for attempt in attempts] + attempts
+    return attempts
+
+
+async def _resolve(attempt: ConnDict, timeout: float, failures: list[e.Error]) -> list[ConnDict]:
+    host = get_param(attempt, "host")
+    if not host or host.startswith(("/", "@")) or get_param(attempt, "hostaddr"):
+        return [attempt]
+    if is_ip_address(host):
+        return [{**attempt, "hostaddr": host}]
+    try:
+        with trio.fail_after(timeout):
+            found = await trio.socket.getaddrinfo(
+                host, get_param(attempt, "port") or "5432", type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+            )
+    except (OSError, trio.TooSlowError) as error:
+        failures.append(e.OperationalError(f"{host}: the name did not resolve: {error or 'too slow'}"))
+        return []
+    return [{**attempt, "hostaddr": str(entry[4][0])} for entry in found]
+
+
+def _where(attempt: ConnDict) -> str:
+    return f"{attempt.get('host') or attempt.get('hostaddr') or 'local socket'} port {attempt.get('port') or 5432}"

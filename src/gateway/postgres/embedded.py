@@ -1,0 +1,123 @@
+"""The database that comes with the program: Postgres binaries from a wheel, run by us under the state directory.
+
+Under `<state_dir>/postgres`: `data` (the cluster), `run` (the socket), `lock` (who owns the server), `users` (which
+commands use it), `socket` (where the socket is), `postgres.log`. No TCP port is opened. Whoever can enter the socket's
+directory may connect: the account of the server, and root.
+
+The owner of the server is whoever holds `lock`, which the kernel gives back when that process ends, however it ends.
+The kernel also stops the server then; one that outlived its daemon all the same is stopped by the next start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import psycopg
+import trio
+
+from gateway.errors import ConfigError, StoreUnavailable
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.layout import Layout, opened, prepare
+from gateway.postgres.server import open_server, recorded_conninfo, until
+
+CONNECTIONS_MAX = 50
+ATTACH_TIMEOUT_SECONDS = 30.0
+# How long `serve` waits for a command that happens to run the server, and such a command for others that use it.
+COMMAND_WAIT_SECONDS = 10.0
+OTHER_USERS_WAIT_SECONDS = 300.0
+
+
+@asynccontextmanager
+async def open_embedded(
+    state_dir: Path | str, *, attach: bool = False, durable: bool = True, connections_max: int = CONNECTIONS_MAX
+) -> AsyncIterator[str]:
+    """Yield the conninfo of the database under `state_dir`, which is created when absent.
+
+    `attach=False` is the daemon's: it owns the server, which ends with the block or with the process. `attach=True` is
+    a command's: it uses the server that runs, else starts one for the duration of the block. `durable=False` gives up
+    every promise about crashes for speed (tests).
+
+    Raises ConfigError when another daemon owns the directory or it cannot be used, StoreUnavailable when the server
+    does not come up. Cancellation stops a server that this call started, within 7 s.
+    """
+    layout = prepare(Path(state_dir))
+    with opened(layout, "lock") as lock, opened(layout, "users") as users:
+        if not attach:
+            await _lock_for_daemon(layout, lock)
+        elif running := await _lock_or_attach(layout, lock, users):
+            yield running
+            return
+        _write_owner(lock, "command" if attach else "serve")
+        async with open_server(layout, durable=durable, connections_max=connections_max) as conninfo:
+            yield conninfo
+            if attach:
+                await until(lambda: _try_lock(users, fcntl.LOCK_EX), OTHER_USERS_WAIT_SECONDS)
+
+
+def _try_lock(file: IO[str], mode: int) -> bool:
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_owner(file: IO[str], role: str) -> None:
+    file.seek(0)
+    file.truncate()
+    json.dump({"pid": os.getpid(), "role": role}, file)
+    file.flush()
+
+
+def _read_owner(file: IO[str]) -> dict[str, Any]:
+    """What the holder wrote; empty in the instant between its taking the lock and writing."""
+    file.seek(0)
+    try:
+        return dict(json.load(file))
+    except ValueError:
+        return {}
+
+
+async def _lock_for_daemon(layout: Layout, lock: IO[str]) -> None:
+    """Become the owner. A command that runs the server is waited for, another daemon is not."""
+
+    def settled() -> bool:
+        return _try_lock(lock, fcntl.LOCK_EX) or _read_owner(lock).get("role") == "serve"
+
+    await until(settled, COMMAND_WAIT_SECONDS)
+    if not _try_lock(lock, fcntl.LOCK_EX):
+        pid = _read_owner(lock).get("pid", "unknown")
+        raise ConfigError(
+            f"state_dir {layout.root.parent} is in use by process {pid}: stop it, or give this one another state_dir"
+        )
+
+
+async def _lock_or_attach(layout: Layout, lock: IO[str], users: IO[str]) -> str | None:
+    """The conninfo of the server that runs, or None when there was none and we now own the lock.
+
+    The shared lock on `users` comes first: a command that is about to stop its server holds it exclusively.
+    """
+    with trio.move_on_after(ATTACH_TIMEOUT_SECONDS):
+        while not _try_lock(lock, fcntl.LOCK_EX):
+            if _try_lock(users, fcntl.LOCK_SH):
+                if (conninfo := recorded_conninfo(layout)) and await _answers(conninfo):
+                    return conninfo
+                fcntl.flock(users, fcntl.LOCK_UN)
+            await trio.sleep(0.05)
+        return None
+    pid = _read_owner(lock).get("pid", "unknown")
+    raise StoreUnavailable(f"process {pid} owns the database under {layout.root}, but the server does not answer")
+
+
+async def _answers(conninfo: str) -> bool:
+    try:
+        async with await TrioConnection.connect(conninfo):
+            return True
+    except psycopg.OperationalError:
+        return False

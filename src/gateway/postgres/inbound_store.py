@@ -1,0 +1,207 @@
+"""Inbound messages, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from gateway.concurrency import reached
+from gateway.core.claim import ClaimAnswer, ClaimRow, answer_to_refused
+from gateway.errors import RemoteProtocolError, StoreConflict
+from gateway.ids import new_id
+from gateway.inbound.ports import Claim, Conversation, Drop, Identity, Installation, PlainMessage, UserMessage
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+from gateway.work.sessions import Queueing, judge_queueing
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    agent_archived: bool
+    session_archived: bool
+    has_runtime: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    token: UUID
+    has_runtime: bool
+
+
+_Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, Ingested)
+
+
+class _ClaimLost(Exception):
+    """Leaves the append's transaction, which rolls it back. Never leaves this module."""
+
+
+class PostgresInboundStore:
+    """Implements gateway.inbound.ports.InboundStore on a pool that the caller owns.
+
+    `batch_window_seconds` is how long after its last message a conversation's run becomes claimable.
+    """
+
+    def __init__(self, pool: Pool, *, batch_window_seconds: float, mint: Callable[[], UUID] = new_id) -> None:
+        self._pool = pool
+        self._window = batch_window_seconds
+        self._mint = mint
+
+    async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
+        async with self._pool.connection() as conn:
+            found: Installation | None = await _Q.get_installation_by_app(
+                conn, channel_type=channel_type, app_id=app_id
+            )
+            return found
+
+    async def claim(self, claim: Claim) -> ClaimAnswer:
+        async with self._pool.connection() as conn:
+            if await _Q.claim_inbound_dedup(conn, **_key(claim), token=claim.token) is not None:
+                return ClaimAnswer.TAKEN
+            return answer_to_refused(await _Q.get_inbound_claim(conn, **_key(claim)))
+
+    async def is_processed(self, claim: Claim) -> bool:
+        async with self._pool.connection() as conn:
+            return answer_to_refused(await _Q.get_inbound_claim(conn, **_key(claim))) is ClaimAnswer.PROCESSED
+
+    async def release(self, claim: Claim) -> bool:
+        async with self._pool.connection() as conn:
+            released: int = await _Q.release_inbound_claim(conn, **_key(claim), token=claim.token)
+            return released > 0
+
+    async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
+        async with self._pool.connection() as conn:
+            recorded: int = await _Q.record_inbound_drop(
+                conn,
+                installation_id=drop.installation_id,
+                channel_type=drop.channel_type,
+                chat_id=drop.chat_id,
+                event_type=drop.event_type,
+                event_id=drop.event_id,
+                message_id=drop.message_id,
+                reason=drop.reason.value,
+                token=None if claim is None else claim.token,
+            )
+            return recorded > 0
+
+    async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
+        async with self._pool.connection() as conn:
+            identity: Identity | None = await _Q.get_user_binding(
+                conn, installation_id=installation.id, workspace_id=installation.workspace_id, sender_id=sender_id
+            )
+            return identity
+
+    async def ensure_session(self, conversation: Conversation) -> UUID:
+        key = {"installation_id": conversation.installation.id, "session_key": conversation.key}
+        async with self._pool.connection() as conn:
+            for _ in range(2):
+                found: UUID | None = (
+                    await _Q.get_chat_session_binding(conn, **key)
+                    or await _Q.create_chat_session_binding(conn, **key, **self._new_session(conversation))
+                    # Lost the race: the winner has committed, or the insert would still be waiting for it.
+                    or await _Q.get_chat_session_binding(conn, **key)
+                )
+                if found is not None:
+                    return found
+                await _Q.delete_orphaned_chat_session_binding(conn, **key)
+        raise StoreConflict("the conversation's session was deleted while it was being looked up")
+
+    def _new_session(self, conversation: Conversation) -> dict[str, Any]:
+        config = {} if conversation.chat_id == conversation.key else {"chat_id": conversation.chat_id}
+        return {
+            "binding_id": self._mint(),
+            "session_id": self._mint(),
+            "workspace_id": conversation.installation.workspace_id,
+            "agent_id": conversation.installation.agent_id,
+            "channel_type": conversation.channel_type,
+            "chat_type": "group" if conversation.group else "p2p",
+            "config": msgspec.json.encode(config).decode(),
+            "creator_id": conversation.creator_id,
+            "title": conversation.title,
+        }
+
+    async def append(self, message: UserMessage, claim: Claim | None) -> Queueing | None:
+        _check_storable([message.text])
+        try:
+            async with self._pool.transaction() as conn:
+                await _write(conn, message)
+                if claim is not None and not await _Q.mark_inbound_processed(conn, **_key(claim), token=claim.token):
+                    raise _ClaimLost
+                queueing = await self._enqueue(conn, message)
+                reached("inbound.appended")
+        except _ClaimLost:
+            return None
+        return queueing
+
+    async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> Queueing:
+        target: Enqueued = await _Q.enqueue_chat_task(
+            conn,
+            task_id=self._mint(),
+            session_id=message.session_id,
+            initiator_id=message.author_id,
+            window_seconds=self._window,
+        )
+        return judge_queueing(
+            agent_archived=target.agent_archived,
+            session_archived=target.session_archived,
+            has_runtime=target.has_runtime,
+        )
+
+    async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
+        _check_storable([message.text for message in messages])
+        async with self._pool.connection() as conn:
+            rows: list[Ingested] = await _Q.ingest_plain_messages(
+                conn,
+                tokens=[message.token for message in messages],
+                channel_types=[message.channel_type for message in messages],
+                app_ids=[message.app_id for message in messages],
+                message_ids=[message.message_id for message in messages],
+                session_keys=[message.session_key for message in messages],
+                sender_ids=[message.sender_id for message in messages],
+                thread_ids=[message.thread_id for message in messages],
+                contents=[message.text for message in messages],
+                sent_ats=[message.sent_at for message in messages],
+                window_seconds=self._window,
+            )
+        return {row.token: Queueing.QUEUED if row.has_runtime else Queueing.AGENT_OFFLINE for row in rows}
+
+
+async def _write(conn: TrioConnection[Any], message: UserMessage) -> None:
+    generation: int | None = await _Q.lock_chat_session(conn, session_id=message.session_id)
+    if generation is None:
+        raise StoreConflict("the session was deleted before its message could be written")
+    await _Q.append_user_message(
+        conn,
+        id=message.id,
+        session_id=message.session_id,
+        author_id=message.author_id,
+        content=message.text,
+        context_generation=generation,
+        sent_at=message.sent_at,
+    )
+    if message.message_id:
+        await _Q.update_reply_target(
+            conn, session_id=message.session_id, message_id=message.message_id, thread_id=message.thread_id
+        )
+
+
+def _key(claim: Claim) -> dict[str, Any]:
+    return {"installation_id": claim.installation_id, "message_id": claim.message_id}
+
+
+def _check_storable(texts: Sequence[str]) -> None:
+    """Refuse what Postgres cannot store, before the driver does: its own error would carry the text along."""
+    if not all(_is_storable(text) for text in texts):
+        raise RemoteProtocolError("a message contains a NUL or a lone surrogate, which Postgres text cannot hold")
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

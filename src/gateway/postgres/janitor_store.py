@@ -1,0 +1,35 @@
+"""Purges, in Postgres."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+
+_Q = load("janitor.sql")
+
+ROWS_MAX = 5_000
+"""Rows of one purge. What is left over waits for the next one."""
+
+
+class PostgresJanitorStore:
+    """Deletes what is over, on a pool that the caller owns. Each method returns how many rows went."""
+
+    def __init__(self, pool: Pool, *, rows_max: int = ROWS_MAX) -> None:
+        self._pool = pool
+        self._rows_max = rows_max
+
+    async def purge_inbound_dedup(self, keep_seconds: float = 24 * 3600.0) -> int:
+        return await self._purge(_Q.purge_inbound_dedup, keep_seconds)
+
+    async def purge_binding_tokens(self, keep_seconds: float = 3600.0) -> int:
+        return await self._purge(_Q.purge_binding_tokens, keep_seconds)
+
+    async def purge_user_sessions(self, keep_seconds: float = 0.0) -> int:
+        return await self._purge(_Q.purge_user_sessions, keep_seconds)
+
+    async def _purge(self, statement: Any, keep_seconds: float) -> int:
+        async with self._pool.connection() as conn:
+            rows: int = await statement(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
+            return rows

@@ -1,0 +1,98 @@
+"""Leases and connection state, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from gateway.channel.channel import ConnectionState, LinkHealth
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
+
+_Q = load("lease.sql", Installation)
+_DETAIL_CHARS_MAX = 500
+
+
+class PostgresLeaseStore:
+    """Implements gateway.supervisor.ports.LeaseStore on a pool that the caller owns.
+
+    Renewals wait for a connection like anybody else: give leases a small pool of their own, or a burst of other work
+    can cost this process all of them.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+        async with self._pool.connection() as conn:
+            rows: list[Installation] = await _Q.list_active(conn, channel_types=list(channel_types))
+            return rows
+
+    async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
+        async with self._pool.connection() as conn:
+            row = await _Q.acquire(conn, installation_id=installation_id, token=token, ttl_seconds=ttl_seconds)
+        if row is None:
+            return NotServed()
+        epoch, active, seconds_left = row
+        if epoch is not None:
+            return Tenure(installation_id, token, epoch)
+        return HeldElsewhere(max(seconds_left, 0.0)) if active else NotServed()
+
+    async def renew(self, tenures: Sequence[Tenure], ttl_seconds: float) -> Renewal:
+        async with self._pool.connection() as conn:
+            rows = await _Q.renew(
+                conn,
+                installation_ids=[tenure.installation_id for tenure in tenures],
+                tokens=[tenure.token for tenure in tenures],
+                epochs=[tenure.epoch for tenure in tenures],
+                ttl_seconds=ttl_seconds,
+            )
+        return Renewal(
+            confirmed=frozenset(id_ for id_, confirmed, _ in rows if confirmed),
+            lost=frozenset(id_ for id_, confirmed, lost in rows if lost and not confirmed),
+        )
+
+    async def release(self, installation_id: UUID, token: str, epoch: int | None, last: LinkHealth) -> bool:
+        async with self._pool.connection() as conn:
+            told = await _Q.release(
+                conn,
+                installation_id=installation_id,
+                token=token,
+                epoch=epoch,
+                state=last.state.value,
+                code=last.code,
+                detail=_storable(last.detail),
+                last_frame_at=last.last_frame_at,
+                last_event_at=last.last_event_at,
+                pong_ms=last.pong_ms,
+            )
+        return told is not None
+
+    async def record(self, node_id: str, reports: Sequence[tuple[Tenure, LinkHealth]]) -> None:
+        async with self._pool.connection() as conn:
+            await _Q.record(
+                conn,
+                node=node_id,
+                installation_ids=[tenure.installation_id for tenure, _ in reports],
+                tokens=[tenure.token for tenure, _ in reports],
+                epochs=[tenure.epoch for tenure, _ in reports],
+                states=[health.state.value for _, health in reports],
+                codes=[health.code for _, health in reports],
+                details=[_storable(health.detail) for _, health in reports],
+                last_frames=[health.last_frame_at for _, health in reports],
+                last_events=[health.last_event_at for _, health in reports],
+                pongs=[health.pong_ms for _, health in reports],
+            )
+
+    async def mark(self, installation_id: UUID, state: ConnectionState, detail: str) -> bool:
+        async with self._pool.connection() as conn:
+            changed: int = await _Q.mark(
+                conn, installation_id=installation_id, state=state.value, detail=_storable(detail)
+            )
+        return changed > 0
+
+
+def _storable(detail: str) -> str:
+    """A platform's words, fit for a text column: one odd character must not fail a statement for every bot."""
+    return detail[:_DETAIL_CHARS_MAX].replace("\x00", "").encode("utf-8", "replace").decode()

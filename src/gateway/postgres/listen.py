@@ -1,0 +1,77 @@
+"""Notifications, on a connection of their own: while it listens, psycopg keeps its lock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import psycopg
+import structlog
+import trio
+from psycopg import sql
+
+from gateway.errors import StoreUnavailable
+from gateway.postgres.driver import TrioConnection
+
+# A connection can be dead without anybody telling us, and then its silence looks like a quiet day.
+CHECK_SECONDS = 20.0
+CHECK_TIMEOUT_SECONDS = 5.0
+RETRY_FIRST_SECONDS = 0.1
+RETRY_MAX_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+Connect = Callable[[], Awaitable[TrioConnection[Any]]]
+
+
+async def run_listener(
+    connect: Connect,
+    callbacks: Mapping[str, Callable[[str], None]],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call `callbacks[channel](payload)` for every NOTIFY on those channels, until cancelled.
+
+    After each connection every callback is called with "", which means that anything may have changed: what was sent
+    while nobody listened is lost. `started()` comes after the first of these. A lost connection is made again after
+    0.1 s, doubling to 5 s, with jitter. An exception of a callback, which must not block, ends the listener.
+    """
+    delay = RETRY_FIRST_SECONDS
+    first = True
+    while True:
+        try:
+            async with await connect() as connection:
+                await _listen(connection, callbacks)
+                log.info("listening", channels=sorted(callbacks))
+                _ring_all(callbacks)
+                delay = RETRY_FIRST_SECONDS
+                if first:
+                    first = False
+                    task_status.started()
+                await _deliver(connection, callbacks)
+        except (psycopg.OperationalError, psycopg.InterfaceError, StoreUnavailable, trio.TooSlowError) as error:
+            log.warning("listener_lost", error=type(error).__name__, retry_seconds=delay)
+        await trio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 (spreads retries, nothing secret)
+        delay = min(delay * 2, RETRY_MAX_SECONDS)
+
+
+async def _listen(connection: TrioConnection[Any], channels: Mapping[str, Any]) -> None:
+    statements = [sql.SQL("listen {}").format(sql.Identifier(channel)) for channel in channels]
+    await connection.execute(sql.SQL(";").join(statements))
+
+
+def _ring_all(callbacks: Mapping[str, Callable[[str], None]]) -> None:
+    for callback in callbacks.values():
+        callback("")
+
+
+async def _deliver(connection: TrioConnection[Any], callbacks: Mapping[str, Callable[[str], None]]) -> None:
+    """Until the connection breaks; asks it for a sign of life whenever it has been silent for CHECK_SECONDS."""
+    while True:
+        async with aclosing(connection.notifies(timeout=CHECK_SECONDS)) as notifications:
+            async for notification in notifications:
+                callbacks[notification.channel](notification.payload)
+        with trio.fail_after(CHECK_TIMEOUT_SECONDS):
+            await connection.execute("select")

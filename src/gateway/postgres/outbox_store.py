@@ -1,0 +1,77 @@
+"""The outbox, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from uuid import UUID
+
+from gateway.outbound.ports import Lease, OutboxRow
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+
+_Q = load("outbox.sql", OutboxRow)
+
+
+class PostgresOutboxStore:
+    """Implements gateway.outbound.ports.OutboxStore on a pool that the caller owns."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+        async with self._pool.connection() as conn:
+            rows: list[OutboxRow] = await _Q.take_due_rows(
+                conn,
+                installation_id=lease.installation_id,
+                lease_epoch=lease.epoch,
+                busy=list(busy),
+                rows_max=rows_max,
+            )
+            return rows
+
+    async def give_up_doubtful(self, lease: Lease, *, busy: Collection[str], doubt_seconds: float) -> list[str]:
+        async with self._pool.connection() as conn:
+            rows: list[tuple[str]] = await _Q.give_up_doubtful_rows(
+                conn,
+                installation_id=lease.installation_id,
+                lease_epoch=lease.epoch,
+                busy=list(busy),
+                doubt_seconds=doubt_seconds,
+            )
+            return [kind for (kind,) in rows]
+
+    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+        async with self._pool.connection() as conn:
+            seconds: float | None = await _Q.seconds_to_next_row(
+                conn, installation_id=lease.installation_id, lease_epoch=lease.epoch, busy=list(busy)
+            )
+            return seconds
+
+    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
+        async with self._pool.connection() as conn:
+            marked: int = await _Q.mark_row_sent(
+                conn, id=row_id, lease_epoch=lease.epoch, channel_message_id=channel_message_id
+            )
+            return marked > 0
+
+    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+        async with self._pool.connection() as conn:
+            marked: int = await _Q.mark_row_failed(
+                conn, id=row_id, lease_epoch=lease.epoch, error_code=code or None, error=reason
+            )
+            return marked > 0
+
+    async def postpone(
+        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+    ) -> bool:
+        async with self._pool.connection() as conn:
+            marked: int = await _Q.postpone_row(
+                conn,
+                id=row.id,
+                lease_epoch=lease.epoch,
+                delay_seconds=delay_seconds,
+                error_code=code or None,
+                error=reason,
+                doubtful=doubtful or row.in_doubt,
+            )
+            return marked > 0

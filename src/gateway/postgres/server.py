@@ -1,0 +1,425 @@
+"""One embedded Postgres server: made, started, kept running and stopped.
+
+Started by root it runs as another account. It gets its directories as open descriptors (/proc/self/fd/N), so it needs
+neither a way through the directories above them nor any capability.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import psycopg
+import structlog
+import trio
+from psycopg.conninfo import make_conninfo
+
+from gateway.concurrency import finishing
+from gateway.errors import ConfigError, StoreUnavailable
+from gateway.postgres.binaries import POSTGRES_MAJOR, executable_by
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.layout import Layout, give, opened
+
+# After a crash the server first replays its log, so this is generous.
+START_TIMEOUT_SECONDS = 120.0
+FAST_STOP_SECONDS = 5.0
+IMMEDIATE_STOP_SECONDS = 2.0
+RESTART_DELAY_SECONDS = 1.0
+
+_POLL_SECONDS = 0.01
+_WATCH_SECONDS = 0.5
+_LOG_BYTES_MAX = 1 << 20
+_SOCKET_NAME = ".s.PGSQL.5432"
+# A sockaddr_un holds 108 bytes, the last of them a NUL.
+_SOCKET_PATH_BYTES_MAX = 107
+_NAME = "gateway"
+_PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_server(layout: Layout, *, durable: bool, connections_max: int) -> AsyncIterator[str]:
+    """Yield the conninfo of a running server, started again should it end by itself; the caller owns the directory.
+
+    Raises ConfigError when the directory cannot be used, StoreUnavailable when the server does not come up.
+    """
+    with _setting_up(layout):
+        server = await _prepare_server(layout, _settings(durable=durable, connections_max=connections_max))
+        server.start()
+    try:
+        await server.until_ready()
+        # Commands read this to find the server, so it appears when there is something to find.
+        _record_socket(layout, server.socket_dir)
+        async with _kept_running(server):
+            yield conninfo_of(server.socket_dir)
+    finally:
+        await server.stop()
+        _remove_socket_dir(layout, server.socket_dir)
+
+
+@contextmanager
+def _setting_up(layout: Layout) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"the embedded Postgres cannot be set up under {layout.root}: {error}") from error
+
+
+async def _prepare_server(layout: Layout, settings: dict[str, str]) -> _Server:
+    programs = executable_by(layout.server, layout.root)
+    await _stop_remains(layout)
+    with suppress(FileNotFoundError):
+        _remove_socket_dir(layout, Path(layout.socket_record.read_text()))
+    await _create_cluster(programs, layout)
+    return _Server(layout, programs, settings, _make_socket_dir(layout))
+
+
+class _Server:
+    """A postmaster, which may be a successor of the one that was started first."""
+
+    def __init__(self, layout: Layout, programs: Path, settings: dict[str, str], socket_dir: Path) -> None:
+        self._layout = layout
+        self._programs = programs
+        self._settings = settings
+        self._process: subprocess.Popen[str] | None = None
+        self.socket_dir = socket_dir
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def start(self) -> None:
+        layout = self._layout
+        with _visible_to_server(layout, layout.data, self.socket_dir) as ((data, socket), descriptors):
+            arguments = [str(self._programs / "postgres"), "-D", data]
+            for name, value in {**self._settings, "unix_socket_directories": _quoted(socket)}.items():
+                arguments += ["-c", f"{name}={value}"]
+            self._process = _spawn(arguments, layout, descriptors)
+
+    async def until_ready(self) -> None:
+        """Wait until it answers and has our database. Raises StoreUnavailable when it ends or the time is up."""
+        with trio.move_on_after(START_TIMEOUT_SECONDS):
+            while not self._has_ended:
+                try:
+                    await _create_database(conninfo_of(self.socket_dir, dbname="postgres"))
+                except psycopg.OperationalError:
+                    # Not listening yet, or still recovering; if it never will, the process ends or the time is up.
+                    await trio.sleep(_POLL_SECONDS)
+                else:
+                    log.info("postgres_started", pid=self._process and self._process.pid, data=str(self._layout.data))
+                    return
+        raise StoreUnavailable(f"the embedded Postgres did not start: {_log_tail(self._layout)}")
+
+    async def run_watch(self) -> None:
+        """Start it again whenever it ends by itself (killed for its memory, say), until cancelled."""
+        while True:
+            await until(lambda: self._has_ended, math.inf, poll_seconds=_WATCH_SECONDS)
+            log.error("postgres_ended_by_itself", status=self._process and self._process.returncode)
+            try:
+                await _stop_remains(self._layout)
+                _remove_socket(self.socket_dir)
+                self.start()
+                await self.until_ready()
+            except (StoreUnavailable, OSError) as error:
+                log.warning("postgres_restart_failed", error=str(error))
+                await trio.sleep(RESTART_DELAY_SECONDS)
+
+    async def stop(self) -> None:
+        """Disconnect all and write a checkpoint (SIGINT); if that takes too long, leave recovery to the next start."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        with finishing(FAST_STOP_SECONDS + IMMEDIATE_STOP_SECONDS + 1):
+            for stop, seconds in (signal.SIGINT, FAST_STOP_SECONDS), (signal.SIGQUIT, IMMEDIATE_STOP_SECONDS):
+                process.send_signal(stop)
+                if await until(lambda: process.poll() is not None, seconds):
+                    break
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        log.info("postgres_stopped", status=process.returncode)
+
+
+@asynccontextmanager
+async def _kept_running(server: _Server) -> AsyncIterator[None]:
+    """Watch the server during the block, whose exception leaves as it is and not as a group."""
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run_watch)
+            try:
+                yield
+            except BaseException as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+    finally:
+        if failure is not None:
+            raise failure
+
+
+def conninfo_of(socket_dir: Path | str, dbname: str = _NAME) -> str:
+    return make_conninfo(host=str(socket_dir), port=5432, user=_NAME, dbname=dbname)
+
+
+def _settings(*, durable: bool, connections_max: int) -> dict[str, str]:
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_permissions": "0700",
+        "max_connections": str(connections_max),
+        "shared_buffers": "128MB",
+        "jit": "off",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+        # The log is for the server's own health. Failed statements are the program's business, and rows in its error
+        # details may hold what must not be logged.
+        "log_min_messages": "log",
+        "log_min_error_statement": "panic",
+        "log_error_verbosity": "terse",
+        "log_checkpoints": "off",
+        "logging_collector": "off",
+    }
+    if not durable:
+        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+    return settings
+
+
+def recorded_conninfo(layout: Layout) -> str | None:
+    """The conninfo of the server that last recorded its socket, whether or not it still runs."""
+    try:
+        socket_dir = layout.socket_record.read_text()
+    except FileNotFoundError:
+        return None
+    return conninfo_of(socket_dir) if socket_dir else None
+
+
+async def until(condition: Callable[[], bool], seconds: float, *, poll_seconds: float = _POLL_SECONDS) -> bool:
+    """Poll `condition` for at most `seconds`; whether it came true."""
+    with trio.move_on_after(seconds):
+        while not condition():  # noqa: ASYNC110 (other processes set no events)
+            await trio.sleep(poll_seconds)
+        return True
+    return condition()
+
+
+async def _create_cluster(programs: Path, layout: Layout) -> None:
+    """Run initdb into another name, renamed when complete: a killed one leaves nothing that looks like a cluster."""
+    version_file = layout.data / "PG_VERSION"
+    if layout.data.is_dir():
+        found = version_file.read_text().strip() if version_file.is_file() else "unknown"
+        if found != POSTGRES_MAJOR:
+            raise ConfigError(f"{layout.data} is of Postgres {found}, not {POSTGRES_MAJOR}: move it away")
+        return
+    partial = layout.root / "data.new"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    give(partial, layout.server)
+    process = _spawn_initdb(programs, layout, partial)
+    try:
+        await until(lambda: process.poll() is not None, START_TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode != 0:
+        raise StoreUnavailable(f"initdb failed: {_log_tail(layout)}")
+    partial.rename(layout.data)
+
+
+def _spawn_initdb(programs: Path, layout: Layout, directory: Path) -> subprocess.Popen[str]:
+    with _visible_to_server(layout, directory) as ((data,), descriptors):
+        arguments = [f"--pgdata={data}", f"--username={_NAME}", "--auth=trust", "--no-instructions", "--encoding=UTF8"]
+        collation = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        return _spawn([str(programs / "initdb"), *arguments, *collation], layout, descriptors)
+
+
+def _quoted(directory: str) -> str:
+    """The setting is a list, in which commas and blanks mean something."""
+    return '"' + directory.replace('"', '""') + '"'
+
+
+@contextmanager
+def _visible_to_server(layout: Layout, *directories: Path) -> Iterator[tuple[list[str], list[int]]]:
+    """Names under which the server reaches `directories`, and the descriptors it must inherit for them.
+
+    A name through /proc/self/fd leads straight to the directory: the ones above it need not be open to the server, and
+    may be of any length.
+    """
+    if not (layout.drops_privileges and sys.platform == "linux"):
+        yield [str(each) for each in directories], []
+        return
+    descriptors = [os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) for each in directories]
+    try:
+        yield [f"/proc/self/fd/{each}" for each in descriptors], descriptors
+    finally:
+        for each in descriptors:
+            os.close(each)
+
+
+def _spawn(arguments: list[str], layout: Layout, descriptors: list[int]) -> subprocess.Popen[str]:
+    """Start a program as the server's account.
+
+    From this very thread, and not through trio: the kernel's notice of our death is tied to the thread that forked.
+    """
+    account = layout.server
+    drop: dict[str, Any] = {"user": account.uid, "group": account.gid, "extra_groups": []}
+    with _log_file(layout) as output:
+        return subprocess.Popen(  # noqa: S603 (our own arguments)
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=descriptors,
+            cwd="/",
+            # Ctrl-C at the terminal is for us; we then stop the server in order.
+            start_new_session=True,
+            # Ours may hold secrets, and PG* variables that change what the programs do.
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 (a system call or two, nothing that takes a lock)
+            **(drop if layout.drops_privileges else {}),
+        )
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child runs between fork and exec, after it has changed account: that would clear the request."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arrange
+
+
+@contextmanager
+def _log_file(layout: Layout) -> Iterator[IO[str]]:
+    path = layout.root / "postgres.log"
+    if path.exists() and path.stat().st_size > _LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".log.1"))
+    with opened(layout, path.name, os.O_APPEND) as file:
+        yield file
+
+
+async def _create_database(conninfo: str) -> None:
+    async with await TrioConnection.connect(conninfo) as connection:
+        found = await connection.execute("select from pg_database where datname = %s", (_NAME,))
+        if not found.rowcount:
+            await connection.execute(f"create database {_NAME}")
+
+
+def _log_tail(layout: Layout) -> str:
+    path = layout.root / "postgres.log"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return f"{' | '.join(lines[-5:])} (see {path})"
+
+
+async def _stop_remains(layout: Layout) -> None:
+    """Stop processes of this cluster that outlived their daemon, then remove the files that name them.
+
+    Process numbers are used again: the one in postmaster.pid may be anybody by now, and Postgres would refuse to start
+    because of it. Only a process that executes postgres inside this very directory is touched.
+    """
+    for name, seconds in (
+        (signal.SIGINT, FAST_STOP_SECONDS),
+        (signal.SIGQUIT, IMMEDIATE_STOP_SECONDS),
+        (signal.SIGKILL, 2),
+    ):
+        remains = _server_processes(layout.data)
+        if not remains:
+            break
+        log.warning("postgres_orphan_found", pids=remains, signal=name.name)
+        postmaster = _recorded_postmaster(layout)
+        for pid in [postmaster] if postmaster in remains and name != signal.SIGKILL else remains:
+            with suppress(ProcessLookupError):
+                os.kill(pid, name)
+        await until(lambda: not _server_processes(layout.data), seconds)
+    if _server_processes(layout.data):
+        raise StoreUnavailable(f"an earlier Postgres on {layout.data} does not stop")
+    if sys.platform == "linux":
+        (layout.data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _signal_server(processes: list[int], postmaster: int, stop: signal.Signals) -> None:
+    """Tell the postmaster, who tells the others; all of them when there is none any more, or nobody listens."""
+    alone = postmaster in processes and stop != signal.SIGKILL
+    for pid in [postmaster] if alone else processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, stop)
+
+
+def _recorded_postmaster(layout: Layout) -> int:
+    try:
+        return int((layout.data / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _server_processes(data: Path) -> list[int]:
+    """The processes that execute postgres with `data` as their working directory (Linux; elsewhere none are found)."""
+    try:
+        wanted = data.stat()
+    except FileNotFoundError:
+        return []
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_server(entry, wanted)]
+
+
+def _is_server(process: Path, data: os.stat_result) -> bool:
+    try:
+        if not os.path.samestat((process / "cwd").stat(), data):
+            return False
+        return (process / "exe").readlink().name.removesuffix(" (deleted)") == "postgres"
+    except OSError:
+        # It ended meanwhile, or belongs to somebody else.
+        return False
+
+
+def _make_socket_dir(layout: Layout) -> Path:
+    """A directory of mode 0700, under the state directory unless its path is too long for a socket.
+
+    libpq reads a comma as the start of another host name, so a path with one will not do either.
+    """
+    directory = layout.root / "run"
+    if len(os.fsencode(directory / _SOCKET_NAME)) > _SOCKET_PATH_BYTES_MAX or "," in str(directory):
+        directory = Path(tempfile.mkdtemp(prefix="gateway-", dir=_short_parent()))
+    else:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    give(directory, layout.server)
+    return directory
+
+
+def _short_parent() -> str:
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(place)) < _SOCKET_PATH_BYTES_MAX // 2 else "/tmp"  # noqa: S108 (mkdtemp follows)
+
+
+def _record_socket(layout: Layout, directory: Path) -> None:
+    with opened(layout, layout.socket_record.name, os.O_TRUNC) as file:
+        file.write(str(directory))
+
+
+def _remove_socket_dir(layout: Layout, directory: Path) -> None:
+    _remove_socket(directory)
+    with suppress(OSError):
+        directory.rmdir()
+    layout.socket_record.unlink(missing_ok=True)
+
+
+def _remove_socket(directory: Path) -> None:
+    for name in (_SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
+        (directory / name).unlink(missing_ok=True)

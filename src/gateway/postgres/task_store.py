@@ -1,0 +1,182 @@
+"""Tasks, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from gateway.concurrency import reached
+from gateway.ids import new_id
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+from gateway.work.ports import Claim, ClaimedMessage, JsonObject, LossLimits, RuntimeView, Task, TaskStatus
+
+_Q = load("task.sql", Claim, ClaimedMessage, RuntimeView, Task)
+
+
+class PostgresTaskStore:
+    """Implements gateway.work.ports.TaskStore on a pool that the caller owns."""
+
+    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id) -> None:
+        self._pool = pool
+        self._mint = mint
+
+    async def touch_runtime(self, runtime_id: UUID) -> None:
+        async with self._pool.connection() as conn:
+            await _Q.touch_runtime(conn, runtime_id=runtime_id)
+
+    async def register_runtime(self, runtime_id: UUID, *, name: str, kind: str, version: str) -> RuntimeView | None:
+        async with self._pool.connection() as conn:
+            view: RuntimeView | None = await _Q.register_runtime(
+                conn, runtime_id=runtime_id, name=name, kind=kind, version=version
+            )
+            return view
+
+    async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:
+        async with self._pool.connection() as conn:
+            return [row[0] for row in await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=list(task_ids))]
+
+    async def claim(
+        self, runtime_id: UUID, *, messages_max: int, running_seconds: float
+    ) -> tuple[Claim, list[ClaimedMessage]] | None:
+        async with self._pool.connection() as conn:
+            for (agent_id,) in await _Q.claimable_agents(conn, runtime_id=runtime_id):
+                async with conn.transaction():
+                    task_id = await self._take(conn, agent_id, runtime_id, messages_max)
+                    if task_id is not None:
+                        claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
+                        messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
+                        await _announce(conn, "task:dispatch", _dispatch_fields(claim))
+                        return claim, messages
+        return None
+
+    async def _take(
+        self, conn: TrioConnection[Any], agent_id: UUID, runtime_id: UUID, messages_max: int
+    ) -> UUID | None:
+        if await _Q.lock_agent(conn, agent_id=agent_id, runtime_id=runtime_id) is None:
+            return None
+        task_id: UUID | None = await _Q.claim_task(conn, agent_id=agent_id, runtime_id=runtime_id)
+        if task_id is not None:
+            await _Q.take_messages(conn, task_id=task_id, messages_max=messages_max)
+            await _Q.queue_the_rest(conn, id=self._mint(), task_id=task_id)
+            reached("task.claimed")
+        return task_id
+
+    async def seconds_to_next(self, runtime_id: UUID) -> float | None:
+        async with self._pool.connection() as conn:
+            seconds: float | None = await _Q.seconds_to_next(conn, runtime_id=runtime_id)
+            return seconds
+
+    async def find(self, task_id: UUID) -> Task | None:
+        async with self._pool.connection() as conn:
+            task: Task | None = await _Q.get_task(conn, task_id=task_id)
+            return task
+
+    @asynccontextmanager
+    async def change(self, task_id: UUID) -> AsyncIterator[PostgresTaskChange | None]:
+        async with self._pool.transaction() as conn:
+            task: Task | None = await _Q.lock_task(conn, task_id=task_id)
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint)
+
+    @asynccontextmanager
+    async def change_lost(
+        self, limits: LossLimits, passed_over: Sequence[UUID]
+    ) -> AsyncIterator[PostgresTaskChange | None]:
+        async with self._pool.transaction() as conn:
+            task: Task | None = await _Q.lock_lost_task(
+                conn,
+                silent_seconds=limits.silent_seconds,
+                unstarted_seconds=limits.unstarted_seconds,
+                running_seconds=limits.running_seconds,
+                passed_over=list(passed_over),
+            )
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint)
+
+
+class PostgresTaskChange:
+    """Implements gateway.work.ports.TaskChange within the store's transaction."""
+
+    def __init__(self, conn: TrioConnection[Any], task: Task, mint: Callable[[], UUID]) -> None:
+        self._conn = conn
+        self._mint = mint
+        self.task = task
+
+    async def start(self) -> None:
+        await _Q.start_task(self._conn, task_id=self.task.id)
+
+    async def record_progress(self, text: str) -> None:
+        await _Q.record_progress(self._conn, task_id=self.task.id, progress=text)
+
+    async def finish(
+        self,
+        status: TaskStatus,
+        *,
+        result: JsonObject | None = None,
+        error: str | None = None,
+        failure_reason: str | None = None,
+    ) -> None:
+        await _Q.finish_task(
+            self._conn,
+            task_id=self.task.id,
+            status=status.value,
+            result=None if result is None else _json(result),
+            error=error,
+            failure_reason=failure_reason,
+        )
+
+    async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
+        if await _Q.lock_waiting_sibling(self._conn, task_id=self.task.id) is not None:
+            await _Q.release_messages(self._conn, task_id=self.task.id)
+            await self.finish(TaskStatus.CANCELLED, error=error, failure_reason=failure_reason)
+            return False
+        await _Q.requeue_task(
+            self._conn,
+            task_id=self.task.id,
+            attempt=attempt,
+            delay_seconds=delay_seconds,
+            error=error,
+            failure_reason=failure_reason,
+        )
+        return True
+
+    async def append_answer(self, text: str) -> UUID:
+        message_id = self._mint()
+        await _Q.append_answer(self._conn, id=message_id, task_id=self.task.id, content=text)
+        return message_id
+
+    async def send_reply(self, kind: str, text: str) -> bool:
+        row_id = self._mint()
+        queued: int = await _Q.queue_reply(
+            self._conn, id=row_id, task_id=self.task.id, kind=kind, content=text, uuid=str(row_id)
+        )
+        return queued > 0
+
+    async def announce(self, event: str, fields: JsonObject) -> None:
+        await _announce(self._conn, event, fields)
+
+    async def ring(self) -> None:
+        await _Q.ring_runtime(self._conn, agent_id=self.task.agent_id)
+
+
+async def _announce(conn: TrioConnection[Any], event: str, fields: JsonObject) -> None:
+    await _Q.announce_event(conn, payload=_json({"event": event, **fields}))
+
+
+def _dispatch_fields(claim: Claim) -> JsonObject:
+    return {
+        "workspace_id": claim.workspace_id,
+        "task_id": claim.id,
+        "agent_id": claim.agent_id,
+        "issue_id": claim.issue_id,
+        "chat_session_id": claim.chat_session_id,
+        "status": TaskStatus.DISPATCHED,
+    }
+
+
+def _json(value: JsonObject) -> str:
+    return msgspec.json.encode(value).decode()

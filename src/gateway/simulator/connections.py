@@ -1,0 +1,141 @@
+"""Who is connected, who was, and how many at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from gateway.simulator.clock import Clock
+from gateway.simulator.platform import App, Ticket, derive
+from gateway.simulator.valve import Valve
+
+OUTGOING_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """One binary message to send, or a text one where `text` says so."""
+
+    data: bytes
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Close the WebSocket in good order after everything queued before."""
+
+    code: int
+    reason: str
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One accepted WebSocket. Times are ms since 1970; `instance_id` is the return address of what is pushed here.
+
+    `queue` accepts messages without waiting; one writer sends them in order. `closing` says why it ends, once known.
+    """
+
+    connection_id: str
+    app_id: str
+    service_id: int
+    device_id: str
+    instance_id: str
+    opened_at: int
+    valve: Valve
+    outgoing: trio.MemorySendChannel[Bytes | Goodbye]
+    user_agent: str = ""
+    closed_at: int = 0
+    closing: str = ""
+    frames_in: int = 0
+    pings: int = 0
+    last_frame_at: int = 0
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def live(self) -> bool:
+        """Accepted, not ended by either side, seen from the network and not from what was read so far."""
+        return not self.closed_at and not self.valve.peer_left()
+
+    def queue(self, message: Bytes | Goodbye) -> bool:
+        """Send when the messages before it are out; False when the connection is over or hopelessly behind."""
+        try:
+            self.outgoing.send_nowait(message)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
+
+    def drop(self, how: str = "close", code: int = 1000) -> None:
+        """End it: `close` (WebSocket close with `code`), `hang_up` (TCP end), `reset` (TCP RST) or `tear`.
+
+        Raises ValueError for another word.
+        """
+        if how not in ("close", "hang_up", "reset", "tear"):
+            raise ValueError(f"a connection is dropped by close, hang_up, reset or tear, not {how!r}")
+        self.closing = self.closing or f"dropped: {how}"
+        if how == "close":
+            self.queue(Goodbye(code, "simulated"))
+        else:
+            getattr(self.valve, how)()
+
+
+class Connections:
+    """Live connections by app, a bounded memory of closed ones, and the most that were live together."""
+
+    def __init__(self, clock: Clock, *, history_max: int, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._clock = clock
+        self._open: dict[str, Connection] = {}
+        self._closed: deque[Connection] = deque(maxlen=history_max)
+        self._numbers = itertools.count(1)
+        self.most_live: dict[str, int] = {}
+
+    def open(
+        self, app: App, ticket: Ticket, valve: Valve, user_agent: str
+    ) -> tuple[Connection, trio.MemoryReceiveChannel[Bytes | Goodbye]]:
+        """Enter an accepted connection; the receiving end of its queue goes to its writer."""
+        outgoing, to_write = trio.open_memory_channel[Bytes | Goodbye](OUTGOING_MAX)
+        number = next(self._numbers)
+        connection = Connection(
+            connection_id=f"conn-{number}",
+            app_id=app.app_id,
+            service_id=app.service_id,
+            device_id=ticket.device_id,
+            instance_id=derive("", "instance", ticket.device_id, str(number)),
+            opened_at=self._clock.wall_ms(),
+            valve=valve,
+            outgoing=outgoing,
+            user_agent=user_agent,
+        )
+        self._open[connection.connection_id] = connection
+        self.most_live[app.app_id] = max(self.most_live.get(app.app_id, 0), len(self.live(app.app_id)))
+        self._changed()
+        return connection, to_write
+
+    def close(self, connection: Connection, reason: str) -> None:
+        """Enter the end of a connection; once."""
+        if connection.closed_at:
+            return
+        connection.closed_at = self._clock.wall_ms()
+        connection.closing = connection.closing or reason
+        connection.outgoing.close()
+        connection.ended.set()
+        self._open.pop(connection.connection_id, None)
+        self._closed.append(connection)
+        self._changed()
+
+    def live(self, app_id: str) -> list[Connection]:
+        return [one for one in self._open.values() if one.app_id == app_id and one.live]
+
+    def get(self, connection_id: str) -> Connection:
+        """A connection that is still open. Raises LookupError."""
+        if connection_id not in self._open:
+            raise LookupError(f"connection {connection_id} is not open")
+        return self._open[connection_id]
+
+    def history(self, app_id: str = "") -> list[Connection]:
+        """Closed connections and open ones, in the order they ended, then opened."""
+        return [one for one in (*self._closed, *self._open.values()) if app_id in ("", one.app_id)]

@@ -1,0 +1,36 @@
+"""The chat page: a person picks who they are and talks to the bots, like in the real app."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from gateway.simulator.exchange import Answer, Request
+from gateway.simulator.simulator import Simulator
+
+STATIC = Path(__file__).parent / "static"
+FILES = {
+    "/": ("chat.html", "text/html; charset=utf-8"),
+    "/static/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
+    "/static/chat.css": ("chat.css", "text/css; charset=utf-8"),
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+)
+
+
+def add_routes(simulator: Simulator) -> None:
+    """Add the page and its own assets; it lives on the control API and loads nothing from elsewhere."""
+    for path, (name, content_type) in FILES.items():
+        headers = (
+            ("content-type", content_type),
+            ("content-security-policy", POLICY),
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+        )
+        answer = Answer(200, (STATIC / name).read_bytes(), headers)
+        simulator.router.add("GET", path, partial(_show, answer))
+
+
+async def _show(answer: Answer, _request: Request) -> Answer:
+    return answer

@@ -1,0 +1,107 @@
+// Everything that people or bots wrote enters the page through textContent, never as markup.
+"use strict";
+
+const POLL_MS = 700;
+const person = document.querySelector("#person");
+const chats = document.querySelector("#chats");
+const list = document.querySelector("#messages");
+const notice = document.querySelector("#notice");
+const composer = document.querySelector("#composer");
+let chat = null;
+let shown = "";
+
+async function call(path, body) {
+  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+  const response = await fetch("/_sim/" + path, options);
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.msg || response.statusText);
+  return answer;
+}
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+async function loadPeople(selected) {
+  const people = await call("people");
+  person.replaceChildren(...people.map((one) => {
+    const option = element("option", "", one.name);
+    option.value = one.union_id;
+    return option;
+  }));
+  if (selected) person.value = selected;
+  await loadChats();
+}
+
+async function loadChats() {
+  const found = person.value ? await call("chats?person=" + encodeURIComponent(person.value)) : [];
+  if (!found.some((one) => chat && one.chat_id === chat.chat_id)) chat = found[0] || null;
+  chats.replaceChildren(...found.map((one) => {
+    const button = element("button", "", one.name + " ");
+    button.append(element("small", "", one.chat_type === "p2p" ? "bot" : "group"));
+    button.setAttribute("aria-current", String(chat && one.chat_id === chat.chat_id));
+    button.addEventListener("click", () => { chat = one; shown = ""; report(loadChats()); });
+    return button;
+  }));
+  document.querySelector("#title").textContent = chat ? chat.name + " — " + members(chat) : "No bot yet";
+  composer.querySelector("button").disabled = !chat;
+  await refresh();
+}
+
+function members(one) {
+  return [...Object.values(one.people), ...Object.values(one.apps)].join(", ");
+}
+
+async function refresh() {
+  if (!chat) { list.replaceChildren(); return; }
+  const of = chat.chat_id;
+  const messages = await call("chats/" + of + "/messages");
+  const state = JSON.stringify(messages);
+  if (!chat || chat.chat_id !== of || state === shown) return;
+  shown = state;
+  list.replaceChildren(...messages.map(bubble));
+  list.scrollTop = list.scrollHeight;
+}
+
+function bubble(message) {
+  const mine = message.sender_id === person.value;
+  const item = element("li", (mine ? "mine " : "") + (message.deleted ? "gone" : ""));
+  const time = new Date(message.create_time).toLocaleTimeString();
+  item.append(element("div", "who", message.sender_name + " · " + time + (message.updated ? " · edited" : "")));
+  item.append(element("span", "said", message.deleted ? "recalled" : message.text));
+  if (message.reactions.length) item.append(element("div", "who", message.reactions.join(" ")));
+  return item;
+}
+
+function report(promise) {
+  promise.then(() => { notice.textContent = ""; }, (error) => { notice.textContent = error.message; });
+}
+
+async function send() {
+  const field = composer.elements.text;
+  const text = field.value.trim();
+  if (!text || !chat) return;
+  await call("messages", { sender: person.value, to: chat.chat_id, text });
+  field.value = "";
+  await refresh();
+}
+
+composer.addEventListener("submit", (event) => { event.preventDefault(); report(send()); });
+composer.elements.text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); report(send()); }
+});
+person.addEventListener("change", () => { shown = ""; report(loadChats()); });
+document.querySelector("#new-person").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const form = event.target;
+  report(call("people", { name: form.elements.name.value }).then((one) => { form.reset(); return loadPeople(one.union_id); }));
+});
+async function poll() {
+  try { await refresh(); } catch (error) { notice.textContent = error.message; }
+  setTimeout(poll, POLL_MS);
+}
+report(loadPeople());
+poll();

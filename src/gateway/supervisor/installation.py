@@ -1,0 +1,279 @@
+"""One bot, from the start of its task to its drain: stand by, hold the lease, hold the link, back off, again.
+
+This is the boundary of a bot: whatever ends its link is judged here, and no other bot notices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.channel.channel import Channel, ChannelConfig, ConnectionState, LinkHealth, LinkLost, LinkRefused
+from gateway.channel.registry import Registry
+from gateway.concurrency import Signal, Topics
+from gateway.core.backoff import Backoff
+from gateway.errors import LeaseLost, StoreError
+from gateway.supervisor.lease import RELEASE_SECONDS, Lease, Leases, hold_lease
+from gateway.supervisor.ports import HandlerFor, HeldElsewhere, Installation, RunOutbox
+
+logger = structlog.get_logger(__name__)
+E = TypeVar("E", bound=BaseException)
+
+DRAIN_SECONDS = 5.0
+"""How long a link may take to end when it is asked to; then its lease ends, and the fence closes what is still open."""
+_RACE_SECONDS = 0.1
+"""When to look again after losing a race for a lease that was free a moment ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What every installation of this process works with. `jitter` gives numbers in [0, 1)."""
+
+    leases: Leases
+    registry: Registry
+    handler_for: HandlerFor
+    run_outbox: RunOutbox
+    releases: Topics
+    jitter: Callable[[], float]
+
+    def retry_pause(self) -> float:
+        """After the database did not answer: soon, but not all bots at once."""
+        return self.leases.settings.retry_seconds * (0.5 + self.jitter())
+
+
+@dataclass(slots=True, eq=False)
+class Assignment:
+    """One installation given to one task, under one token, until it is drained.
+
+    `installation` and `opened` may be exchanged for newer ones of the same fingerprint; the next link uses them. `gone`
+    is set before the drain of an installation that is not to be served any more.
+    """
+
+    installation: Installation
+    opened: dict[str, Any] = field(repr=False)
+    generation: int
+    token: str = field(repr=False)
+    predecessor: Assignment | None = field(default=None, repr=False)
+    health: LinkHealth = field(default_factory=LinkHealth)
+    draining: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    gone: bool = False
+    wake: Signal = field(default_factory=Signal)
+    free_at: float | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+    maybe_held: bool = False
+
+    @property
+    def id(self) -> UUID:
+        return self.installation.id
+
+    def drain(self) -> None:
+        """Ask for the end: at once when idle, else after what was received is settled. `ended` tells when."""
+        self.draining.set()
+        self.wake.set()
+
+    def observe_lease(self, seconds: float | None) -> None:
+        """What a sweep read of the recorded expiry, so that a standby asks no questions of its own meanwhile."""
+        if self.free_at is None:
+            return
+        if seconds is None:
+            self.wake.set()
+        else:
+            self.free_at = max(self.free_at, trio.current_time() + seconds)
+
+
+async def run_installation(assignment: Assignment, equipment: Equipment) -> None:
+    """Serve one installation until its assignment is drained.
+
+    A predecessor, the same installation under older credentials, has ended before this one asks for the lease. One that
+    is stuck is not waited for beyond its own bounds: by then its fence has fallen, and the lease keeps this one out for
+    as long as it is owed.
+    Cancellation drains nothing: the link is cut, and the lease released if that takes no time.
+    """
+    leases = equipment.leases
+    try:
+        if assignment.predecessor is not None:
+            with trio.move_on_after(DRAIN_SECONDS + RELEASE_SECONDS + leases.settings.ttl_seconds):
+                await assignment.predecessor.ended.wait()
+            assignment.predecessor = None
+        with equipment.releases.hear(str(assignment.id)) as wake:
+            assignment.wake = wake
+            while not assignment.draining.is_set():
+                await _one_round(assignment, equipment)
+    finally:
+        if assignment.maybe_held:
+            await leases.release(assignment.id, assignment.token, None, LinkHealth(ConnectionState.STANDBY))
+        assignment.ended.set()
+
+
+async def _one_round(assignment: Assignment, equipment: Equipment) -> None:
+    """Ask for the lease once, and do what the answer calls for."""
+    assignment.maybe_held, unsure_before = True, assignment.maybe_held
+    try:
+        answer = await equipment.leases.acquire(assignment.id, assignment.token)
+    except StoreError as error:
+        if not unsure_before:
+            logger.warning("lease_request_failed", installation_id=str(assignment.id), error=type(error).__name__)
+        await _rest(assignment, equipment.retry_pause())
+        return
+    assignment.maybe_held = False
+    if isinstance(answer, Lease):
+        await _rest(assignment, await _serve(assignment, equipment, answer))
+    elif isinstance(answer, HeldElsewhere):
+        await _stand_by(assignment, answer.seconds)
+    else:
+        # Revoked since the last sweep. The next one ends this assignment.
+        await _rest(assignment, equipment.leases.settings.poll_seconds)
+
+
+async def _rest(assignment: Assignment, seconds: float) -> None:
+    """Wait, deaf to released leases: our own release must not cut our own back-off short."""
+    with trio.move_on_after(seconds):
+        await assignment.draining.wait()
+
+
+async def _stand_by(assignment: Assignment, seconds: float) -> None:
+    """Sleep until the recorded expiry, which sweeps push on while the holder renews, or until a release is heard of."""
+    assignment.health = LinkHealth(ConnectionState.STANDBY)
+    assignment.free_at = trio.current_time() + max(seconds, _RACE_SECONDS)
+    while (left := assignment.free_at - trio.current_time()) > 0:
+        if await assignment.wake.wait(left):
+            assignment.free_at = trio.current_time()
+
+
+async def _serve(assignment: Assignment, equipment: Equipment, lease: Lease) -> float:
+    """Hold the lease and, under it, the link. Returns how long to wait before asking for the lease again.
+
+    The lease is released whenever the link is down, also while a refusal is waited out: another process may have a way
+    out to the platform that this one lacks, a lease held without a link serves nobody, and with each process keeping
+    its own back-off the platform sees at most one attempt per process and pause.
+    """
+    if assignment.free_at is not None:
+        equipment.leases.observer.took_over(max(trio.current_time() - assignment.free_at, 0.0))
+        assignment.free_at = None
+    assignment.health = lease.health
+    try:
+        async with hold_lease(equipment.leases, lease):
+            pause = await _try_link(assignment, equipment, lease)
+    except LeaseLost as error:
+        logger.warning("lease_lost", installation_id=str(assignment.id), epoch=lease.epoch, because=str(error))
+        return equipment.retry_pause()
+    return pause
+
+
+async def _try_link(assignment: Assignment, equipment: Equipment, lease: Lease) -> float:
+    """Hold the link until it ends, for whatever reason; `lease.health` says what that was. Returns the pause."""
+    link = _Link(assignment, equipment, lease)
+    pause = 0.0
+    try:
+        await link.hold()
+        link.ended_as(ConnectionState.STANDBY)
+        logger.info("link_drained", installation_id=str(assignment.id), epoch=lease.epoch)
+    except* LinkRefused as group:
+        pause = link.refused(_first(group))
+    except* LinkLost as group:
+        pause = max(pause, link.lost(_first(group)))
+    except* StoreError as group:
+        pause = max(pause, link.lost(LinkLost(f"the database failed: {_first(group)}")))
+    except* Exception as group:
+        equipment.leases.observer.unexpected_error("installation")
+        logger.exception("installation_failed", installation_id=str(assignment.id), exc_info=group)
+        pause = max(pause, link.lost(LinkLost(f"internal error: {type(_first(group)).__name__}")))
+    return pause
+
+
+class _Link:
+    """One attempt to hold one link, and the judgement of its end."""
+
+    def __init__(self, assignment: Assignment, equipment: Equipment, lease: Lease) -> None:
+        self._assignment = assignment
+        self._equipment = equipment
+        self._lease = lease
+        self._established_at = math.inf
+
+    async def hold(self) -> None:
+        """Returns when drained: first the channel ends, while it still may send, then the sender; the lease is next.
+
+        The sender starts once the link stands, because only then is it known that the platform takes the credentials.
+        """
+        installation = self._assignment.installation
+        channel = self._build()
+        async with trio.open_nursery() as sending:
+            async with trio.open_nursery() as intake:
+                intake.start_soon(self._drain_when_asked, intake.cancel_scope)
+                await intake.start(self._take_in, channel)
+                self._established()
+                sending.start_soon(self._equipment.run_outbox, installation, self._lease.epoch, channel)
+            sending.cancel_scope.cancel()
+
+    def _build(self) -> Channel:
+        self._equipment.leases.changed.set()
+        return self._equipment.registry.build(
+            ChannelConfig(
+                type=self._assignment.installation.channel_type,
+                installation_id=self._assignment.id,
+                raw=self._assignment.opened,
+                handler=self._equipment.handler_for(self._assignment.installation),
+                fence=self._lease.fence,
+                health=self._lease.health,
+            )
+        )
+
+    async def _take_in(
+        self, channel: Channel, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await channel.run(task_status=task_status)
+        if not self._assignment.draining.is_set():
+            raise LinkLost("the channel ended without being asked to")
+
+    async def _drain_when_asked(self, intake: trio.CancelScope) -> None:
+        await self._assignment.draining.wait()
+        self._lease.end_by(trio.current_time() + DRAIN_SECONDS)
+        intake.cancel()
+
+    def _established(self) -> None:
+        self._established_at = trio.current_time()
+        if self._lease.health.state is ConnectionState.CONNECTING:
+            self._lease.health.state = ConnectionState.LIVE
+        self._equipment.leases.changed.set()
+        logger.info("link_established", installation_id=str(self._assignment.id), epoch=self._lease.epoch)
+
+    @property
+    def _healthy_seconds(self) -> float:
+        return max(trio.current_time() - self._established_at, 0.0)
+
+    def refused(self, error: LinkRefused) -> float:
+        self.ended_as(ConnectionState.REFUSED, error.code, error.reason)
+        pause, self._assignment.backoff = self._assignment.backoff.refused(self._healthy_seconds)
+        self._log_end("link_refused", pause, code=error.code, reason=error.reason)
+        return pause
+
+    def lost(self, error: LinkLost) -> float:
+        self.ended_as(ConnectionState.DEAF if error.deaf else ConnectionState.CONNECTING, detail=str(error))
+        pause, self._assignment.backoff = self._assignment.backoff.lost(self._healthy_seconds, self._equipment.jitter())
+        self._log_end("link_lost", pause, deaf=error.deaf, reason=str(error))
+        return pause
+
+    def ended_as(self, state: ConnectionState, code: int = 0, detail: str = "") -> None:
+        health = self._lease.health
+        health.state, health.code, health.detail, health.pong_ms = state, code, detail, None
+
+    def _log_end(self, event: str, pause: float, **facts: object) -> None:
+        logger.warning(
+            event,
+            installation_id=str(self._assignment.id),
+            epoch=self._lease.epoch,
+            retry_seconds=round(pause, 1),
+            **facts,
+        )
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,128 @@
+import io
+import json
+from typing import Any
+
+import pytest
+import trio
+
+from gateway.cli import run
+from gateway.keyring import generate_key
+from gateway.postgres.pool import Pool
+from support.lark_directory import Place, add_place
+from support.lark_rest import TOKEN_PATH, Reply, serving_platform
+
+APP_ID = "cli_0123456789abcdef"
+SECRET = "fake-app-secret"
+
+
+class Terminal:
+    """Runs command lines in a thread, because they start a trio of their own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.out = ""
+        self.err = ""
+
+    async def run(self, *arguments: str, stdin: str = "") -> int:
+        self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        code = await trio.to_thread.run_sync(run, ["lark", *arguments])
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+    async def json(self, *arguments: str, stdin: str = "") -> Any:
+        assert await self.run(*arguments, "--json", stdin=stdin) == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+async def place(pool: Pool) -> Place:
+    return await add_place(pool)
+
+
+@pytest.fixture
+def terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database: str, tmp_path: Any
+) -> Terminal:
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", database)
+    monkeypatch.setenv("GATEWAY_SECRET_KEY", generate_key())
+    monkeypatch.setenv("GATEWAY_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return Terminal(monkeypatch, capsys)
+
+
+def add_arguments(place: Place, *more: str) -> list[str]:
+    return ["add", "--agent", str(place.agent_id), "--app-id", APP_ID, "--app-secret-stdin", *more]
+
+
+async def test_add_list_bind_unbind_revoke(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+    async with serving_platform() as platform:
+        monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", platform.base_url)
+        added = await terminal.json(*add_arguments(place), stdin=f"{SECRET}\n")
+    assert (added["app_id"], added["status"], added["bot_open_id"]) == (APP_ID, "active", "ou_bot")
+    assert platform.asked(TOKEN_PATH)[0].json == {"app_id": APP_ID, "app_secret": SECRET}
+    assert await terminal.json("list") == [added]
+    bound = await terminal.json("bind", added["id"], "ou_1", place.owner_email)
+    assert (bound["installation_id"], bound["user_id"]) == (added["id"], str(place.owner_id))
+    assert await terminal.run("bind", added["id"], "ou_1", "nobody@acme.example") == 1
+    assert "nobody@acme.example" in terminal.err
+    assert await terminal.run("unbind", added["id"], "ou_1") == 0
+    assert await terminal.run("unbind", added["id"], "ou_1") == 1
+    revoked = await terminal.json("revoke", added["id"])
+    assert (revoked["id"], revoked["status"], revoked["connection"]["state"]) == (added["id"], "revoked", "revoked")
+    assert await terminal.run("list") == 0
+    assert APP_ID in terminal.out
+
+
+async def test_add_with_a_wrong_secret_fails_with_one_clear_line(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    async with serving_platform() as platform:
+        monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", platform.base_url)
+        platform.script(TOKEN_PATH, Reply({"code": 10014, "msg": "app secret invalid"}))
+        assert await terminal.run(*add_arguments(place), stdin=SECRET) == 1
+    assert terminal.err.count("\n") == 1
+    assert "app secret invalid" in terminal.err
+    assert SECRET not in terminal.out + terminal.err
+    assert await terminal.json("list") == []
+
+
+async def test_add_while_the_platform_is_away_warns_beside_the_json(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", "http://127.0.0.1:9")
+    added = await terminal.json(*add_arguments(place, "--region", "lark", "--allow-bots"), stdin=SECRET)
+    assert (added["region"], added["bot_open_id"]) == ("lark", "")
+    assert "warning" in terminal.err
+
+
+async def test_add_without_a_secret_key_is_refused(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.delenv("GATEWAY_SECRET_KEY")
+    assert await terminal.run(*add_arguments(place), stdin=SECRET) == 1
+    assert "secret_key" in terminal.err
+    assert await terminal.json("list") == []
+
+
+async def test_commands_with_a_bad_secret_key_exit_with_78(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.setenv("GATEWAY_SECRET_KEY", "fake-short")
+    assert await terminal.run(*add_arguments(place), stdin=SECRET) == 78
+    assert "secret_key" in terminal.err
+    assert "fake-short" not in terminal.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["add", "--app-id", APP_ID, "--app-secret-stdin"],
+        ["add", "--agent", "not-an-id", "--app-id", APP_ID, "--app-secret-stdin"],
+        ["add", "--agent", "00000000-0000-0000-0000-000000000001", "--app-id", APP_ID],
+        ["revoke", "x"],
+        ["bind", "00000000-0000-0000-0000-000000000001", "ou_1"],
+    ],
+)
+async def test_commands_with_wrong_usage_exit_with_2(terminal: Terminal, arguments: list[str]) -> None:
+    assert await terminal.run(*arguments) == 2

@@ -1,0 +1,260 @@
+"""What the inbound path owes to Postgres alone: locks, cancellation, rollback, notifications, plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import trio
+
+from gateway.channel.channel import Verdict
+from gateway.concurrency import watch_points
+from gateway.core.inbound import Outcome
+from gateway.inbound.ports import Conversation, Installation, PlainMessage
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import LOADED
+from support.inbound_postgres import PostgresInbound
+from support.inbound_world import direct, open_desk
+
+
+@pytest.fixture
+def world(pool: Pool) -> PostgresInbound:
+    return PostgresInbound(pool)
+
+
+@contextmanager
+def _points(watcher: Any) -> Iterator[None]:
+    watch_points(watcher)
+    try:
+        yield
+    finally:
+        watch_points(None)
+
+
+async def _until(world: PostgresInbound, sql: str) -> None:
+    """Poll until the statement's one value is true."""
+    with trio.fail_after(10):
+        while not (await world.run(sql))[0][0]:  # noqa: ASYNC110  (another process's state: there is no event)
+            await trio.sleep(0.01)
+
+
+ONE_WAITS_FOR_A_LOCK = (
+    "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+)
+TRANSACTIONS_LEFT_OPEN = (
+    "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%%'"
+)
+
+
+@asynccontextmanager
+async def _locked(database: str, sql: str):  # type: ignore[no-untyped-def]
+    """A second session that has run `sql` in a transaction it does not end until the block does."""
+    async with await TrioConnection.connect(database) as conn:
+        async with conn.transaction():
+            await conn.execute(sql.encode())
+            yield conn
+
+
+async def _with_session(world: PostgresInbound) -> None:
+    bot = await world.add_bot()
+    await world.bind(bot, "ou_ann")
+    async with open_desk(world.store, fused=False) as desk:
+        await desk.receive(direct("om_0", "first"))
+
+
+async def test_append_cancelled_while_it_waits_releases_the_claim_and_leaves_no_transaction(
+    world: PostgresInbound, database: str
+) -> None:
+    await _with_session(world)
+    async with open_desk(world.store, fused=False) as desk:
+        async with _locked(database, "select from chat_session for update"):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(desk.receive, direct("om_1", "cut short"))
+                await _until(world, ONE_WAITS_FOR_A_LOCK)
+                started = trio.current_time()
+                nursery.cancel_scope.cancel()
+            assert trio.current_time() - started < 1.5
+            assert (await world.run(TRANSACTIONS_LEFT_OPEN))[0][0] == 1  # the one of this test
+        assert len(await world.claims()) == 1
+        assert await desk.receive(direct("om_1", "again")) is Verdict.SETTLED
+    assert [message.content for message in await world.messages()] == ["first", "again"]
+
+
+async def test_failure_inside_the_append_rolls_everything_back_and_releases(world: PostgresInbound) -> None:
+    await _with_session(world)
+    await world.start_tasks()
+    before = await world.claims(), await world.sessions(), await world.tasks()
+
+    def fail(point: str) -> None:
+        if point == "inbound.appended":
+            raise RuntimeError("a bug")
+
+    async with open_desk(world.store, fused=False) as desk:
+        with _points(fail), pytest.raises(RuntimeError, match="a bug"):
+            await desk.receive(direct("om_1"))
+        assert (await world.claims(), await world.sessions(), await world.tasks()) == before
+        assert await desk.receive(direct("om_1", "again")) is Verdict.SETTLED
+    assert [message.content for message in await world.messages()] == ["first", "again"]
+
+
+async def test_failure_after_the_append_committed_releases_nothing(world: PostgresInbound) -> None:
+    await _with_session(world)
+
+    def fail(point: str) -> None:
+        if point == "inbound.committed":
+            raise RuntimeError("a bug")
+
+    async with open_desk(world.store, fused=False) as desk:
+        with _points(fail), pytest.raises(RuntimeError, match="a bug"):
+            await desk.receive(direct("om_1"))
+        assert await desk.receive(direct("om_1", "again")) is Verdict.SETTLED
+    assert [message.content for message in await world.messages()] == ["first", "hello"]
+
+
+@pytest.mark.parametrize(
+    ("fused", "message", "expected"),
+    [
+        (True, direct("om_1"), ["received", "fused.before", "fused.committed", "settled"]),
+        (False, direct("om_1"), ["received", "claimed", "before_append", "appended", "committed", "settled"]),
+        (False, direct("om_1", sender="ou_stranger"), ["received", "claimed", "before_mark", "settled"]),
+    ],
+    ids=["fused", "stepwise", "dropped"],
+)
+async def test_named_points_are_passed_in_order(
+    world: PostgresInbound, fused: bool, message: Any, expected: list[str]
+) -> None:
+    await _with_session(world)
+    seen: list[str] = []
+    async with open_desk(world.store, fused=fused) as desk:
+        with _points(seen.append):
+            await desk.receive(message)
+    assert seen == [f"inbound.{point}" for point in expected]
+
+
+async def test_session_made_by_a_transaction_still_open_is_waited_for_and_shared(
+    world: PostgresInbound, database: str
+) -> None:
+    """The loser must not take the winner's binding for an orphan: the session is not in its statement's snapshot."""
+    bot = await world.add_bot()
+    installation = Installation(bot.installation_id, bot.workspace_id, bot.agent_id, None, False, False)
+    conversation = Conversation(installation, "feishu", "oc_1", "oc_1", False, None, "Direct chat")
+    winner = uuid4()
+    found = []
+
+    async def lose() -> None:
+        found.append(await world.store.ensure_session(conversation))
+
+    async with trio.open_nursery() as nursery:
+        async with _locked(
+            database,
+            f"insert into chat_session (id, workspace_id, agent_id) values"
+            f" ('{winner}', '{bot.workspace_id}', '{bot.agent_id}');"
+            f"insert into channel_chat_session_binding (id, workspace_id, chat_session_id, installation_id,"
+            f" channel_type, channel_chat_id, chat_type) values ('{uuid4()}', '{bot.workspace_id}', '{winner}',"
+            f" '{bot.installation_id}', 'feishu', 'oc_1', 'p2p')",
+        ):
+            nursery.start_soon(lose)
+            await _until(world, ONE_WAITS_FOR_A_LOCK)
+    assert found == [winner]
+    assert await world.run("select count(*) from chat_session") == [(1,)]
+
+
+async def test_conversation_locked_elsewhere_holds_up_no_other(world: PostgresInbound, database: str) -> None:
+    await _with_session(world)
+    other = await world.add_bot("cli_b")
+    await world.bind(other, "ou_bob")
+    async with open_desk(world.store, fused=True) as desk:
+        await desk.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
+        async with trio.open_nursery() as nursery:
+            async with _locked(
+                database,
+                "select from chat_session s join channel_chat_session_binding b on b.chat_session_id = s.id"
+                " where b.channel_chat_id = 'oc_ou_ann' for update of s",
+            ):
+                nursery.start_soon(desk.receive, direct("om_1", "held up"))
+                await _until(world, ONE_WAITS_FOR_A_LOCK)
+                with trio.fail_after(2):
+                    assert await desk.receive(direct("om_1", app_id="cli_b", sender="ou_bob")) is Verdict.SETTLED
+                assert "held up" not in [message.content for message in await world.messages()]
+    assert [message.content for message in await world.messages()][-1] == "held up"
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
+async def test_runtime_is_told_of_a_new_run_and_of_one_that_was_due_but_not_of_each_message(
+    world: PostgresInbound, database: str, fused: bool
+) -> None:
+    bot = await world.add_bot()
+    await world.bind(bot, "ou_ann")
+    runtime = (await world.run("select runtime_id from agent"))[0][0]
+    offline = await world.add_bot("cli_b", has_runtime=False)
+    await world.bind(offline, "ou_ann")
+    async with await TrioConnection.connect(database) as listener, open_desk(world.store, fused=fused) as desk:
+        await listener.execute("listen gateway_task")
+        heard = []
+        for number in range(3):
+            await desk.receive(direct(f"om_{number}"))
+            await desk.receive(direct(f"om_{number}", app_id="cli_b"))
+        heard.append(await _heard(world, listener))
+        await world.start_tasks()
+        await desk.receive(direct("om_3"))
+        heard.append(await _heard(world, listener))
+        await world.run("update agent_task set available_at = now() where status = 'queued'")
+        await desk.receive(direct("om_4"))
+        await desk.receive(direct("om_5"))
+        heard.append(await _heard(world, listener))
+    assert heard == [[str(runtime)]] * 3
+
+
+async def _heard(world: PostgresInbound, listener: TrioConnection[Any]) -> list[str]:
+    """What was notified so far: notifications arrive in the order of commits, so a last one of our own ends it."""
+    await world.run("select pg_notify('gateway_task', 'end')")
+    heard = []
+    with trio.fail_after(10):
+        async with aclosing(listener.notifies()) as notices:
+            async for notice in notices:
+                if notice.payload == "end":
+                    break
+                heard.append(notice.payload)
+    return heard
+
+
+async def test_attaching_a_runtime_makes_the_waiting_task_its_own(world: PostgresInbound) -> None:
+    """The queued row names no runtime: who may claim it is read from the agent at that moment."""
+    bot = await world.add_bot(has_runtime=False)
+    await world.bind(bot, "ou_ann")
+    async with open_desk(world.store, fused=False) as desk:
+        await desk.receive(direct())
+    assert desk.outcomes == [(Outcome.AGENT_OFFLINE, None)]
+    assert await world.run("select status, runtime_id from agent_task") == [("queued", None)]
+
+
+@pytest.mark.parametrize("events", [1, 64])
+async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInbound, events: int) -> None:
+    statement = next(item for item in LOADED if item.name.startswith("ingest_plain_messages"))
+    messages = [PlainMessage(uuid4(), "feishu", "cli_a", f"om_{n}", "oc", "ou", "", "x", None) for n in range(events)]
+    parameters = {
+        "tokens": [message.token for message in messages],
+        "channel_types": [message.channel_type for message in messages],
+        "app_ids": [message.app_id for message in messages],
+        "message_ids": [message.message_id for message in messages],
+        "session_keys": [message.session_key for message in messages],
+        "sender_ids": [message.sender_id for message in messages],
+        "thread_ids": [message.thread_id for message in messages],
+        "contents": [message.text for message in messages],
+        "sent_ats": [message.sent_at for message in messages],
+        "window_seconds": 3.0,
+    }
+    async with world.pool.transaction() as conn:
+        # Small tables are read whole whatever the indexes; what is asked here is that there is an index to use.
+        for method in ("seqscan", "hashjoin", "mergejoin"):
+            await conn.execute(f"set local enable_{method} = off".encode())
+        cursor = await conn.execute(f"explain (costs off) {statement.sql}".encode(), parameters)
+        plan = [row[0].strip() for row in await cursor.fetchall()]
+    assert not [line for line in plan if "Seq Scan" in line]
+    probes = [position for position, line in enumerate(plan) if "Index" in line and " using " in line]
+    assert len(probes) >= 8
+    assert all(plan[position + 1].startswith("Index Cond") for position in probes)

@@ -1,0 +1,249 @@
+"""The outbox on a real Postgres: what its statements promise, and a sender that dies at the worst moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import trio
+
+from gateway.concurrency import Signal, watch_points
+from gateway.errors import LarkThrottled, LarkUnavailable
+from gateway.outbound.ports import Lease
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.listen import run_listener
+from gateway.postgres.outbox_store import PostgresOutboxStore
+from gateway.postgres.pool import Pool
+from support.outbox_channel import Toy, raising, sending
+from support.task_world import World, open_world
+
+
+async def add_row(world: World, text: str = "hello", chat_id: str = "oc_1") -> UUID:
+    row_id = uuid4()
+    await world.sql(
+        "insert into outbound_message (id, workspace_id, installation_id, kind, recipient_id, content, uuid)"
+        " values (%(id)s, %(workspace)s, %(installation)s, 'answer', %(chat)s, %(text)s, %(uuid)s)",
+        id=row_id,
+        workspace=world.workspace_id,
+        installation=world.installation_id,
+        chat=chat_id,
+        text=text,
+        uuid=str(row_id),
+    )
+    return row_id
+
+
+async def row_of(world: World, row_id: UUID) -> dict[str, Any]:
+    return (await world.sql("select * from outbound_message where id = %(id)s", id=row_id))[0]
+
+
+async def new_holder(world: World) -> Lease:
+    rows = await world.sql(
+        "update channel_installation set lease_epoch = lease_epoch + 1 where id = %(id)s returning lease_epoch",
+        id=world.installation_id,
+    )
+    return Lease(world.installation_id, rows[0]["lease_epoch"])
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    with trio.fail_after(10):
+        while not await condition():
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def world(pool: Pool) -> World:
+    return await open_world(pool)
+
+
+@pytest.fixture
+def store(pool: Pool) -> PostgresOutboxStore:
+    return PostgresOutboxStore(pool)
+
+
+async def test_take_due_is_the_first_open_row_of_each_recipient(world: World, store: PostgresOutboxStore) -> None:
+    lease = Lease(world.installation_id, 1)
+    for chat in ("oc_1", "oc_1", "oc_2", "oc_3"):
+        await add_row(world, chat, chat)
+    rows = await store.take_due(lease, busy={"chat:oc_3"}, rows_max=10)
+    assert sorted(row.content for row in rows) == ["oc_1", "oc_2"]
+    assert [row.attempts for row in rows] == [1, 1]
+    assert await store.take_due(lease, busy={"chat:oc_1", "chat:oc_2", "chat:oc_3"}, rows_max=10) == []
+
+
+async def test_take_due_is_bounded_and_oldest_first(world: World, store: PostgresOutboxStore) -> None:
+    for number in range(4):
+        await add_row(world, str(number), f"oc_{number}")
+    rows = await store.take_due(Lease(world.installation_id, 1), busy=(), rows_max=2)
+    assert sorted(row.content for row in rows) == ["0", "1"]
+
+
+async def test_postponed_row_holds_its_chat_back_until_it_is_due(world: World, store: PostgresOutboxStore) -> None:
+    lease = Lease(world.installation_id, 1)
+    first = await add_row(world, "one")
+    await add_row(world, "two")
+    (row,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert await store.postpone(lease, row, 30.0, 7, "away", doubtful=True)
+    assert await store.take_due(lease, busy=(), rows_max=10) == []
+    due = await store.seconds_to_next(lease, busy=())
+    assert due is not None
+    assert 25 < due <= 30
+    stored = await row_of(world, first)
+    assert (stored["status"], stored["error_code"], stored["error"]) == ("queued", 7, "away")
+    await world.sql("update outbound_message set available_at = now() where id = %(id)s", id=first)
+    (again,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert (again.id, again.attempts, again.in_doubt, again.uuid) == (first, 2, True, row.uuid)
+
+
+async def test_postponed_row_that_was_not_sent_is_not_in_doubt(world: World, store: PostgresOutboxStore) -> None:
+    lease = Lease(world.installation_id, 1)
+    await add_row(world)
+    (row,) = await store.take_due(lease, busy=(), rows_max=10)
+    await store.postpone(lease, row, 0.0, 0, "slow down", doubtful=False)
+    (again,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert not again.in_doubt
+    await store.postpone(lease, again, 0.0, 0, "away", doubtful=True)
+    (third,) = await store.take_due(lease, busy=(), rows_max=10)
+    await store.postpone(lease, third, 0.0, 0, "slow down", doubtful=False)
+    (fourth,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert fourth.in_doubt
+
+
+async def test_row_of_a_dead_holder_is_taken_over_with_its_key(world: World, store: PostgresOutboxStore) -> None:
+    row_id = await add_row(world)
+    (left,) = await store.take_due(Lease(world.installation_id, 1), busy=(), rows_max=10)
+    successor = await new_holder(world)
+    assert await store.seconds_to_next(successor, busy=()) == pytest.approx(0, abs=1)
+    (taken,) = await store.take_due(successor, busy=(), rows_max=10)
+    assert (taken.id, taken.uuid, taken.attempts, taken.in_doubt) == (row_id, left.uuid, 2, True)
+
+
+async def test_stale_holder_can_neither_take_nor_write(world: World, store: PostgresOutboxStore) -> None:
+    stale = Lease(world.installation_id, 1)
+    row_id = await add_row(world)
+    (row,) = await store.take_due(stale, busy=(), rows_max=10)
+    successor = await new_holder(world)
+    assert await store.take_due(stale, busy=(), rows_max=10) == []
+    assert await store.seconds_to_next(stale, busy=()) is None
+    await store.take_due(successor, busy=(), rows_max=10)
+    before = await row_of(world, row_id)
+    assert not await store.mark_sent(stale, row_id, "om_stale")
+    assert not await store.mark_failed(stale, row_id, 1, "stale")
+    assert not await store.postpone(stale, row, 1.0, 1, "stale", doubtful=True)
+    assert await store.give_up_doubtful(stale, busy=(), doubt_seconds=-1) == []
+    assert await row_of(world, row_id) == before
+    assert await store.mark_sent(successor, row_id, "om_1")
+    assert (await row_of(world, row_id))["channel_message_id"] == "om_1"
+
+
+async def test_mark_of_a_settled_row_changes_nothing(world: World, store: PostgresOutboxStore) -> None:
+    lease = Lease(world.installation_id, 1)
+    row_id = await add_row(world)
+    await store.take_due(lease, busy=(), rows_max=10)
+    assert await store.mark_sent(lease, row_id, "om_1")
+    assert not await store.mark_failed(lease, row_id, 1, "late")
+    assert (await row_of(world, row_id))["status"] == "sent"
+
+
+async def test_doubt_past_its_limit_becomes_unknown(world: World, store: PostgresOutboxStore) -> None:
+    lease = Lease(world.installation_id, 1)
+    row_id = await add_row(world)
+    await store.take_due(lease, busy=(), rows_max=10)
+    await world.sql("update outbound_message set first_attempt_at = now() - interval '56 minutes'")
+    assert await store.give_up_doubtful(lease, busy={"chat:oc_1"}, doubt_seconds=3300) == []
+    assert await store.give_up_doubtful(lease, busy=(), doubt_seconds=3300) == ["answer"]
+    assert (await row_of(world, row_id))["status"] == "unknown"
+    assert await store.take_due(lease, busy=(), rows_max=10) == []
+
+
+class _Killed(BaseException):
+    """Stands for kill -9: nothing after it runs, except that Python unwinds."""
+
+
+@pytest.mark.parametrize("point", ["outbox.marked_sending", "outbox.sent_unmarked", "outbox.marked_sent"])
+async def test_sender_killed_anywhere_leaves_one_visible_message(
+    world: World, store: PostgresOutboxStore, point: str
+) -> None:
+    platform = Toy()
+    row_id = await add_row(world)
+
+    def kill(name: str) -> None:
+        if name == point:
+            raise _Killed
+
+    watch_points(kill)
+    try:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with sending(store, platform, installation_id=world.installation_id):
+                await trio.sleep(10)
+        assert caught.group_contains(_Killed)
+    finally:
+        watch_points(None)
+    successor = await new_holder(world)
+
+    async def is_sent() -> bool:
+        return bool((await row_of(world, row_id))["status"] == "sent")
+
+    async with sending(store, platform, installation_id=world.installation_id, epoch=successor.epoch):
+        await until(is_sent)
+    assert platform.visible == [("oc_1", "hello")]
+    assert {call.idempotency_key for call in platform.calls} == {str(row_id)}
+
+
+async def test_new_row_rings_the_sender(world: World, store: PostgresOutboxStore, database: str) -> None:
+    platform = Toy()
+    async with sending(store, platform, installation_id=world.installation_id) as wake, trio.open_nursery() as nursery:
+        await nursery.start(
+            run_listener, lambda: TrioConnection.connect(database), {"gateway_outbound": lambda _payload: wake.set()}
+        )
+        start = trio.current_time()
+        await add_row(world)
+
+        async def arrived() -> bool:
+            return bool(platform.visible)
+
+        await until(arrived)
+        assert trio.current_time() - start < 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_sender_many_chats_with_trouble_deliver_each_row_once_in_order(
+    world: World, store: PostgresOutboxStore
+) -> None:
+    platform = Toy()
+    for number in range(10):
+        for chat in range(6):
+            text = f"{chat}.{number}"
+            await add_row(world, text, f"oc_{chat}")
+            if number % 4 == 1:
+                platform.before[text] = [raising(LarkThrottled("slow", retry_after=0.01))]
+            if chat == 3 and number == 2:
+                platform.after[text] = [raising(LarkUnavailable("reset"))]
+
+    async def all_sent() -> bool:
+        return not await world.sql("select from outbound_message where status <> 'sent'")
+
+    async with sending(store, platform, installation_id=world.installation_id):
+        await until(all_sent)
+    for chat in range(6):
+        assert platform.texts(f"oc_{chat}") == [f"{chat}.{number}" for number in range(10)]
+
+
+async def test_sender_is_idle_between_signals(world: World, store: PostgresOutboxStore) -> None:
+    """A row that cannot be taken must not make the loop spin."""
+    looks = 0
+
+    class Counting(PostgresOutboxStore):
+        async def take_due(self, *args: Any, **kwargs: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return await super().take_due(*args, **kwargs)
+
+    await add_row(world)
+    await new_holder(world)
+    async with sending(Counting(world.pool), Toy(), installation_id=world.installation_id, epoch=1) as wake:
+        assert isinstance(wake, Signal)
+        await trio.sleep(0.3)
+    assert looks <= 2

@@ -1,0 +1,140 @@
+"""The chain of migrations: up, down and up again; concurrent; interrupted; and the checked-in dump of its result."""
+
+import pytest
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from gateway.assets import asset_dir
+from gateway.errors import StoreError, StoreUnavailable
+from gateway.postgres import migrate
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.migrate import dump_schema, migrate_down, migrate_up, pending, status
+from migration.dump_schema import SCHEMA_FILE
+from support.database import fresh_database
+
+IDS = sorted(path.stem for path in asset_dir("migrations").glob("*.sql") if ".rollback" not in path.name)
+
+
+@pytest.fixture
+async def empty(postgres):
+    async with fresh_database(postgres, template="template0") as conninfo:
+        yield conninfo
+
+
+async def execute(conninfo, *statements):
+    async with await TrioConnection.connect(conninfo) as connection:
+        for statement in statements:
+            cursor = await connection.execute(statement)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def test_schema_sql_is_the_dump_of_the_chain(database):
+    assert await dump_schema(database) == SCHEMA_FILE.read_text(), "run `make schema`"
+
+
+async def test_up_down_up_gives_equal_dumps(empty):
+    nothing = await dump_schema(empty)
+    assert await pending(empty) == IDS
+    assert await migrate_up(empty) == IDS
+    first = await dump_schema(empty)
+    assert await migrate_up(empty) == []
+    assert await pending(empty) == []
+
+    assert await migrate_down(empty, steps=len(IDS)) == IDS[::-1]
+    assert await dump_schema(empty) == nothing
+    assert await migrate_up(empty) == IDS
+    assert await dump_schema(empty) == first
+
+
+async def test_each_step_can_be_taken_back_and_applied_again(database):
+    for each in reversed(IDS):
+        before = await dump_schema(database)
+        assert await migrate_down(database) == [each]
+        after = await dump_schema(database)
+        await migrate_up(database)
+        while (await status(database))[-1].id != each and await migrate_down(database) != [each]:
+            pass
+        if each == IDS[-1]:
+            assert await dump_schema(database) == before
+            await migrate_down(database)
+        assert await dump_schema(database) == after
+
+
+async def test_down_to_a_step_keeps_that_step(database):
+    assert await migrate_down(database, to=IDS[0]) == IDS[:0:-1]
+    assert [(each.id, each.applied_at is not None) for each in await status(database)] == [
+        (each, each == IDS[0]) for each in IDS
+    ]
+
+
+async def test_down_to_an_unknown_step_is_refused(database):
+    with pytest.raises(StoreError, match="no migration 9999"):
+        await migrate_down(database, to="9999_nothing")
+
+
+async def test_status_of_an_empty_database_changes_nothing(empty):
+    assert [each.applied_at for each in await status(empty)] == [None] * len(IDS)
+    assert await execute(empty, "select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+
+
+async def test_two_processes_migrating_at_once_apply_each_step_once(empty):
+    done = []
+
+    async def up():
+        done.extend(await migrate_up(empty))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(up)
+        nursery.start_soon(up)
+    assert sorted(done) == IDS
+
+
+async def test_lock_held_elsewhere_is_unavailable_in_bounded_time(empty):
+    async with await TrioConnection.connect(empty) as other:
+        await other.execute("select pg_advisory_lock(%s)", (migrate._LOCK_KEY,))
+        with pytest.raises(StoreUnavailable, match="another process"):
+            await migrate_up(empty, lock_timeout_seconds=0.3)
+    assert await migrate_up(empty) == IDS
+
+
+async def test_lock_row_left_by_a_killed_process_does_not_block(database):
+    await execute(database, "insert into yoyo_lock (locked, ctime, pid) values (1, now(), 1)")
+    assert await migrate_down(database) == [IDS[-1]]
+    assert await migrate_up(database) == [IDS[-1]]
+
+
+async def test_failing_step_is_named_and_leaves_nothing(database, tmp_path, monkeypatch):
+    (tmp_path / "0001_fails.sql").write_text("create table half (a int);\nselect 1/0;\n")
+    monkeypatch.setattr(migrate, "asset_dir", lambda _name: tmp_path)
+    with pytest.raises(StoreError, match="0001_fails failed: division by zero"):
+        await migrate_up(database)
+    assert await execute(database, "select to_regclass('half')::text") == [(None,)]
+
+
+async def test_step_without_a_rollback_file_is_not_taken_back(empty, tmp_path, monkeypatch):
+    (tmp_path / "0001_final.sql").write_text("create table final (a int);\n")
+    monkeypatch.setattr(migrate, "asset_dir", lambda _name: tmp_path)
+    await migrate_up(empty)
+    with pytest.raises(StoreError, match="no rollback file"):
+        await migrate_down(empty)
+    assert [each.id for each in await status(empty) if each.applied_at] == ["0001_final"]
+
+
+async def test_unreachable_database_is_unavailable():
+    with pytest.raises(StoreUnavailable):
+        await migrate_up("host=/nonexistent user=u dbname=d")
+
+
+async def test_several_hosts_and_a_dead_first_one(empty):
+    params = conninfo_to_dict(empty)
+    several = f"host=/nonexistent,{params['host']} user={params['user']} dbname={params['dbname']}"
+    several += " port=5432 target_session_attrs=read-write"
+    assert await migrate_up(several) == IDS
+    assert await pending(several) == []
+    url = f"postgresql://{params['user']}@/{params['dbname']}?host=/nonexistent,{params['host']}&port=5432,5432"
+    assert await migrate_down(url) == [IDS[-1]]
+
+
+def test_every_migration_has_a_rollback_file():
+    for each in IDS:
+        assert (asset_dir("migrations") / f"{each}.rollback.sql").is_file()

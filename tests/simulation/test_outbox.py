@@ -1,0 +1,236 @@
+"""The outbox on a clock of its own: order, retries, and what a hand-over leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from support.outbox_channel import MemoryOutboxStore, Toy, raising, sending, sleeping
+
+
+@pytest.fixture
+async def bounded(autojump_clock: object) -> AsyncIterator[None]:
+    """The outer limit, without which a deadlock under this clock would hang for ever. In simulated seconds."""
+    with trio.fail_after(30 * 24 * 3600):
+        yield
+
+
+@pytest.fixture
+def store() -> MemoryOutboxStore:
+    return MemoryOutboxStore()
+
+
+@pytest.fixture
+def platform() -> Toy:
+    return Toy()
+
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+
+async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, platform: Toy) -> None:
+    rows = [store.add(str(number)) for number in range(5)]
+    platform.before["0"] = [sleeping(2)]
+    async with sending(store, platform):
+        await trio.sleep(10)
+    assert platform.texts("oc_1") == ["0", "1", "2", "3", "4"]
+    assert [row.status for row in rows] == ["sent"] * 5
+    assert rows[0].channel_message_id == "om_0"
+
+
+async def test_outbox_slow_chat_does_not_hold_up_another(store: MemoryOutboxStore, platform: Toy) -> None:
+    store.add("slow", "oc_1")
+    store.add("quick", "oc_2")
+    platform.before["slow"] = [sleeping(2)]
+    async with sending(store, platform):
+        await trio.sleep(1)
+        assert platform.texts("oc_2") == ["quick"]
+        assert platform.texts("oc_1") == []
+        await trio.sleep(2)
+    assert platform.texts("oc_1") == ["slow"]
+
+
+async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutboxStore, platform: Toy) -> None:
+    store.add("one", "oc_1")
+    store.add("two", "oc_1")
+    store.add("other", "oc_2")
+    platform.before["one"] = [raising(LarkUnavailable("away")) for _ in range(3)]
+    async with sending(store, platform):
+        await trio.sleep(0.5)
+        assert platform.visible == [("oc_2", "other")]
+        await trio.sleep(20)
+    assert platform.texts("oc_1") == ["one", "two"]
+
+
+async def test_outbox_sends_at_most_so_many_at_a_time(store: MemoryOutboxStore, platform: Toy) -> None:
+    for number in range(20):
+        store.add(f"{number}", f"oc_{number}")
+        platform.before[f"{number}"] = [sleeping(1)]
+    async with sending(store, platform, concurrency=3):
+        await trio.sleep(30)
+    assert platform.in_flight_max == 3
+    assert len(platform.visible) == 20
+
+
+async def test_outbox_new_row_is_sent_when_the_signal_rings(store: MemoryOutboxStore, platform: Toy) -> None:
+    async with sending(store, platform) as wake:
+        await trio.sleep(100)
+        start = trio.current_time()
+        store.add("hello")
+        wake.set()
+        await trio.sleep(0.1)
+    assert platform.call_times == [pytest.approx(start, abs=0.1)]
+
+
+async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutboxStore, platform: Toy) -> None:
+    async with sending(store, platform):
+        await trio.sleep(1)
+        store.add("hello")
+        await trio.sleep(31)
+    assert platform.visible == [("oc_1", "hello")]
+
+
+async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("hello")
+    platform.before["hello"] = [raising(LarkUnavailable("away")) for _ in range(4)]
+    async with sending(store, platform):
+        await trio.sleep(60)
+    assert {call.idempotency_key for call in platform.calls} == {row.row.uuid}
+    pauses = [later - earlier for earlier, later in zip(platform.call_times, platform.call_times[1:], strict=False)]
+    assert pauses == [pytest.approx(seconds, abs=0.1) for seconds in (1, 2, 4, 8)]
+
+
+async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("hello")
+    platform.after["hello"] = [sleeping(60), raising(LarkUnavailable("connection reset"))]
+    async with sending(store, platform):
+        await trio.sleep(60)
+    assert platform.visible == [("oc_1", "hello")]
+    assert (row.status, row.row.attempts) == ("sent", 3)
+
+
+async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOutboxStore, platform: Toy) -> None:
+    store.add("hello")
+    platform.before["hello"] = [raising(LarkThrottled("slow down", retry_after=17))]
+    async with sending(store, platform):
+        await trio.sleep(60)
+    assert platform.call_times[1] - platform.call_times[0] == pytest.approx(17, abs=0.1)
+
+
+async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryOutboxStore, platform: Toy) -> None:
+    refused, following = store.add("no"), store.add("yes")
+    platform.before["no"] = [raising(LarkRefused("bot not in chat", code=230002))]
+    async with sending(store, platform):
+        await trio.sleep(5)
+    assert (refused.status, refused.error) == ("failed", "bot not in chat")
+    assert following.status == "sent"
+    assert len(platform.calls) == 2
+
+
+async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("hello")
+    platform.before["hello"] = [raising(LarkUnauthorized("bad secret")) for _ in range(8)]
+    async with sending(store, platform):
+        await trio.sleep(3 * 3600)
+    assert row.status == "sent"
+    assert platform.call_times[1] - platform.call_times[0] == pytest.approx(60, abs=0.1)
+    assert max(b - a for a, b in zip(platform.call_times, platform.call_times[1:], strict=False)) < 901
+
+
+async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: MemoryOutboxStore, platform: Toy) -> None:
+    row, following = store.add("hello"), store.add("next")
+    platform.after["hello"] = [raising(LarkUnavailable("away")) for _ in range(10_000)]
+    async with sending(store, platform):
+        await trio.sleep(2 * 3600)
+    assert row.status == "unknown"
+    last = max(time for call, time in zip(platform.calls, platform.call_times, strict=True) if call.text == "hello")
+    assert last - platform.call_times[0] <= 3600
+    assert following.status == "sent"
+
+
+async def test_outbox_row_that_certainly_was_not_sent_may_take_longer_than_the_hour(
+    store: MemoryOutboxStore, platform: Toy
+) -> None:
+    row = store.add("hello")
+    platform.before["hello"] = [raising(LarkThrottled("slow down", retry_after=600)) for _ in range(10)]
+    async with sending(store, platform):
+        await trio.sleep(3 * 3600)
+    assert row.status == "sent"
+
+
+async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutboxStore, platform: Toy) -> None:
+    poison, same, other = store.add("poison"), store.add("same chat"), store.add("other", "oc_2")
+    platform.before["poison"] = [raising(ValueError("secret text")) for _ in range(99)]
+    async with sending(store, platform):
+        await trio.sleep(1)
+        assert other.status == "sent"
+        await trio.sleep(60)
+    assert (poison.status, poison.error, poison.row.attempts) == ("failed", "ValueError", 5)
+    assert same.status == "sent"
+
+
+async def test_outbox_store_outage_is_waited_out(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("hello")
+
+    async def fail_the_mark() -> None:
+        store.down = True
+
+    platform.after["hello"] = [fail_the_mark]
+    async with sending(store, platform):
+        await trio.sleep(20)
+        assert row.status == "sending"
+        store.down = False
+        await trio.sleep(20)
+    assert row.status == "sent"
+    assert platform.visible == [("oc_1", "hello")]
+
+
+async def test_outbox_hand_over_lets_a_quick_send_finish(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("hello")
+    platform.before["hello"] = [sleeping(1)]
+    async with sending(store, platform):
+        await trio.sleep(0.7)
+    assert row.status == "sent"
+
+
+async def test_outbox_hand_over_takes_half_a_second_at_most(store: MemoryOutboxStore, platform: Toy) -> None:
+    rows = [store.add("slow", f"oc_{number}") for number in range(5)]
+    platform.before["slow"] = [sleeping(2.4) for _ in rows]
+    async with sending(store, platform):
+        await trio.sleep(0.1)
+        start = trio.current_time()
+    assert trio.current_time() - start <= 0.5 + 1e-6
+    assert {row.status for row in rows} == {"sending"}
+    store.owner = 2
+    async with sending(store, platform, epoch=2):
+        await trio.sleep(1)
+    assert {row.status for row in rows} == {"sent"}
+    assert len(platform.visible) == 5
+
+
+async def test_outbox_nothing_is_sent_after_the_hand_over_began(store: MemoryOutboxStore, platform: Toy) -> None:
+    store.add("one")
+    store.add("two")
+    platform.before["one"] = [sleeping(0.3)]
+    async with sending(store, platform):
+        await trio.sleep(0.1)
+    assert [call.text for call in platform.calls] == ["one"]
+
+
+async def test_outbox_former_holder_sends_and_marks_nothing(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("hello")
+    platform.before["hello"] = [sleeping(2)]
+    async with sending(store, platform, epoch=1) as wake:
+        await trio.sleep(1)
+        store.owner = 2
+        async with sending(store, platform, epoch=2):
+            await trio.sleep(0.5)
+            assert (row.status, row.epoch) == ("sent", 2)
+        late = store.add("for the new one")
+        wake.set()
+        await trio.sleep(100)
+    assert late.status == "queued"
+    assert platform.visible == [("oc_1", "hello")]

@@ -1,0 +1,43 @@
+"""A process that opens the embedded database, prints its conninfo, and closes it when its standard input ends.
+
+`embedded_daemon.py STATE_DIR serve|attach [--uid N] [--immortal]`: `--uid` drops to that account first, after the
+imports, because the interpreter may lie where the account cannot go. `--immortal` lets the server outlive us.
+"""
+
+from __future__ import annotations
+
+import os
+import socket  # noqa: F401  (imported lazily by others, see above)
+import sys
+from contextlib import suppress
+
+import trio
+
+from gateway.errors import GatewayError
+from gateway.postgres import embedded, server
+
+
+async def main(state_dir: str, role: str) -> None:
+    async with embedded.open_embedded(state_dir, attach=role == "attach") as conninfo:
+        print(conninfo, flush=True)
+        await trio.lowlevel.wait_readable(0)
+
+
+def drop(uid: int) -> None:
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+
+
+if __name__ == "__main__":
+    state_dir, role, *options = sys.argv[1:]
+    if "--immortal" in options:
+        server._die_with_parent = lambda: None
+    if "--uid" in options:
+        drop(int(options[options.index("--uid") + 1]))
+    with suppress(KeyboardInterrupt):
+        try:
+            trio.run(main, state_dir, role)
+        except GatewayError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            sys.exit(1)

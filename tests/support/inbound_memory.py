@@ -1,0 +1,252 @@
+"""The inbound path's store in memory: the same promises as Postgres, for tests that need neither server nor time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import trio
+
+from gateway.core.claim import ClaimAnswer, ClaimRow, Step, answer_to_refused, step
+from gateway.errors import RemoteProtocolError, StoreConflict
+from gateway.inbound.ports import Claim, Conversation, Drop, Identity, Installation, PlainMessage, UserMessage
+from gateway.work.sessions import Queueing, judge_queueing
+from support.inbound_world import Bot, StoredMessage, StoredSession, StoredTask
+
+
+@dataclass
+class _Agent:
+    has_runtime: bool
+    archived: bool
+
+
+@dataclass
+class _Session:
+    stored: StoredSession
+    installation: Installation
+    archived: bool = False
+
+
+@dataclass
+class MemoryInbound:
+    """Both the store (gateway.inbound.ports.InboundStore) and the world around it (support.inbound_world.InboundWorld).
+
+    Every call is a checkpoint first and then one step that nothing interrupts, which is what a transaction looks like
+    from outside.
+    """
+
+    window_seconds: float = 3.0
+    now: datetime = datetime(2026, 1, 5, 9, tzinfo=UTC)
+    installations: dict[tuple[str, str], Installation] = field(default_factory=dict)
+    agents: dict[UUID, _Agent] = field(default_factory=dict)
+    bindings: dict[tuple[UUID, str], UUID] = field(default_factory=dict)
+    members: set[tuple[UUID, UUID]] = field(default_factory=set)
+    conversations: dict[tuple[UUID, str], UUID] = field(default_factory=dict)
+    session_rows: dict[UUID, _Session] = field(default_factory=dict)
+    claim_rows: dict[tuple[UUID, str], ClaimRow] = field(default_factory=dict)
+    audit: list[Drop] = field(default_factory=list)
+    message_rows: list[StoredMessage] = field(default_factory=list)
+    task_rows: list[StoredTask] = field(default_factory=list)
+
+    @property
+    def store(self) -> MemoryInbound:
+        return self
+
+    # the store
+
+    async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
+        await trio.lowlevel.checkpoint()
+        return self.installations.get((channel_type, app_id))
+
+    async def claim(self, claim: Claim) -> ClaimAnswer:
+        await trio.lowlevel.checkpoint()
+        return ClaimAnswer.TAKEN if self._step(claim, Step.CLAIM) else answer_to_refused(self._row(claim))
+
+    async def is_processed(self, claim: Claim) -> bool:
+        await trio.lowlevel.checkpoint()
+        return answer_to_refused(self._row(claim)) is ClaimAnswer.PROCESSED
+
+    async def release(self, claim: Claim) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._step(claim, Step.RELEASE)
+
+    async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
+        await trio.lowlevel.checkpoint()
+        if claim is not None and not self._step(claim, Step.MARK):
+            return False
+        self.audit.append(drop)
+        return True
+
+    async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
+        await trio.lowlevel.checkpoint()
+        user_id = self.bindings.get((installation.id, sender_id))
+        return None if user_id is None else Identity(user_id, (installation.workspace_id, user_id) in self.members)
+
+    async def ensure_session(self, conversation: Conversation) -> UUID:
+        await trio.lowlevel.checkpoint()
+        key = (conversation.installation.id, conversation.key)
+        session_id = self.conversations.get(key)
+        if session_id is None or session_id not in self.session_rows:
+            session_id = self.conversations[key] = uuid4()
+            self.session_rows[session_id] = _Session(_stored(session_id, conversation), conversation.installation)
+        return session_id
+
+    async def append(self, message: UserMessage, claim: Claim | None) -> Queueing | None:
+        await trio.lowlevel.checkpoint()
+        _check(message.text)
+        if message.session_id not in self.session_rows:
+            raise StoreConflict("the session was deleted before its message could be written")
+        if claim is not None and not self._step(claim, Step.MARK):
+            return None
+        return self._append(message)
+
+    async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
+        await trio.lowlevel.checkpoint()
+        for message in messages:
+            _check(message.text)
+        taken = ((message.token, self._ingest(message)) for message in messages)
+        return {token: queueing for token, queueing in taken if queueing is not None}
+
+    def _ingest(self, message: PlainMessage) -> Queueing | None:
+        installation = self.installations.get((message.channel_type, message.app_id))
+        if installation is None or installation.revoked:
+            return None
+        user_id = self.bindings.get((installation.id, message.sender_id))
+        session_id = self.conversations.get((installation.id, message.session_key))
+        session = self.session_rows.get(session_id) if session_id else None
+        if user_id is None or session_id is None or session is None or session.archived:
+            return None
+        member = (installation.workspace_id, user_id) in self.members
+        claim = Claim(installation.id, message.message_id, message.token)
+        if not member or self.agents[installation.agent_id].archived or self._row(claim) is not None:
+            return None
+        self.claim_rows[(claim.installation_id, claim.message_id)] = ClaimRow(message.token, self.now, self.now)
+        return self._append(
+            UserMessage(
+                message.token,
+                session_id,
+                user_id,
+                message.text,
+                message.message_id,
+                message.thread_id,
+                message.sent_at,
+            )
+        )
+
+    def _append(self, message: UserMessage) -> Queueing:
+        session = self.session_rows[message.session_id]
+        self.message_rows.append(StoredMessage(message.session_id, message.author_id, message.text))
+        if message.message_id:
+            session.stored = replace(
+                session.stored, last_message_id=message.message_id, last_thread_id=message.thread_id or None
+            )
+        agent = self.agents[session.installation.agent_id]
+        queueing = judge_queueing(
+            agent_archived=agent.archived, session_archived=session.archived, has_runtime=agent.has_runtime
+        )
+        if queueing in {Queueing.QUEUED, Queueing.AGENT_OFFLINE}:
+            self._enqueue(message)
+        return queueing
+
+    def _enqueue(self, message: UserMessage) -> None:
+        task = StoredTask(message.session_id, message.author_id, "queued", self.window_seconds)
+        for index, row in enumerate(self.task_rows):
+            if row.session_id == message.session_id and row.status == "queued":
+                self.task_rows[index] = task
+                return
+        self.task_rows.append(task)
+
+    def _row(self, claim: Claim) -> ClaimRow | None:
+        return self.claim_rows.get((claim.installation_id, claim.message_id))
+
+    def _step(self, claim: Claim, action: Step) -> bool:
+        row, changed = step(self._row(claim), action, claim.token, now=self.now)
+        key = (claim.installation_id, claim.message_id)
+        if row is None:
+            self.claim_rows.pop(key, None)
+        else:
+            self.claim_rows[key] = row
+        return changed
+
+    # the world
+
+    async def add_bot(
+        self,
+        app_id: str = "cli_a",
+        *,
+        revoked: bool = False,
+        allow_bots: bool = False,
+        has_runtime: bool = True,
+        archived: bool = False,
+    ) -> Bot:
+        installer = uuid4()
+        installation = Installation(uuid4(), uuid4(), uuid4(), installer, revoked, allow_bots)
+        self.installations[("feishu", app_id)] = installation
+        self.agents[installation.agent_id] = _Agent(has_runtime, archived)
+        return Bot(installation.id, installation.workspace_id, installation.agent_id, installer, app_id)
+
+    async def bind(self, bot: Bot, sender_id: str, *, member: bool = True) -> UUID:
+        user_id = uuid4()
+        self.bindings[(bot.installation_id, sender_id)] = user_id
+        if member:
+            self.members.add((bot.workspace_id, user_id))
+        return user_id
+
+    async def remove_member(self, bot: Bot, user_id: UUID) -> None:
+        self.members.discard((bot.workspace_id, user_id))
+
+    async def archive_agent(self, bot: Bot) -> None:
+        self.agents[bot.agent_id].archived = True
+
+    async def archive_sessions(self) -> None:
+        for session in self.session_rows.values():
+            session.archived = True
+
+    async def delete_sessions(self) -> None:
+        self.session_rows.clear()
+        self.message_rows.clear()
+        self.task_rows.clear()
+
+    async def start_tasks(self) -> None:
+        self.task_rows = [replace(task, status="running") for task in self.task_rows]
+
+    async def age_claims(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    async def claims(self) -> dict[tuple[UUID, str], ClaimRow]:
+        return dict(self.claim_rows)
+
+    async def drops(self) -> list[tuple[UUID | None, str, str]]:
+        return [(drop.installation_id, drop.message_id, drop.reason.value) for drop in self.audit]
+
+    async def messages(self) -> list[StoredMessage]:
+        return list(self.message_rows)
+
+    async def sessions(self) -> list[StoredSession]:
+        return [session.stored for session in self.session_rows.values()]
+
+    async def tasks(self) -> list[StoredTask]:
+        return list(self.task_rows)
+
+
+def _stored(session_id: UUID, conversation: Conversation) -> StoredSession:
+    return StoredSession(
+        id=session_id,
+        creator_id=conversation.creator_id,
+        title=conversation.title,
+        key=conversation.key,
+        config={} if conversation.chat_id == conversation.key else {"chat_id": conversation.chat_id},
+        last_message_id=None,
+        last_thread_id=None,
+    )
+
+
+def _check(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RemoteProtocolError("not Unicode") from None
+    if "\0" in text:
+        raise RemoteProtocolError("a NUL")

@@ -1,0 +1,132 @@
+"""The inbound suite's scene in Postgres."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg.types.json import Jsonb
+
+from gateway.core.claim import ClaimRow
+from gateway.inbound.ports import InboundStore
+from gateway.postgres.inbound_store import PostgresInboundStore
+from gateway.postgres.pool import Pool
+from support.inbound_world import Bot, StoredMessage, StoredSession, StoredTask
+
+
+class PostgresInbound:
+    """Implements support.inbound_world.InboundWorld on an open pool."""
+
+    def __init__(self, pool: Pool, *, window_seconds: float = 3.0) -> None:
+        self.pool = pool
+        self.store: InboundStore = PostgresInboundStore(pool, batch_window_seconds=window_seconds)
+
+    async def run(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        async with self.pool.connection() as conn:
+            cursor = await conn.execute(sql, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def add_bot(
+        self,
+        app_id: str = "cli_a",
+        *,
+        revoked: bool = False,
+        allow_bots: bool = False,
+        has_runtime: bool = True,
+        archived: bool = False,
+    ) -> Bot:
+        workspace, agent, installer, installation = (uuid4() for _ in range(4))
+        slug = app_id.replace("_", "-")
+        await self.run(
+            "insert into workspace (id, name, slug, issue_prefix) values (%s, %s, %s, 'W')", workspace, slug, slug
+        )
+        await self._add_user(installer)
+        await self.run(
+            "insert into agent (id, workspace_id, name, runtime_id, archived_at)"
+            " values (%s, %s, 'a', %s, case when %s then now() end)",
+            agent,
+            workspace,
+            uuid4() if has_runtime else None,
+            archived,
+        )
+        await self.run(
+            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config, status,"
+            " installer_user_id) values (%s, %s, %s, 'feishu', %s, %s, %s)",
+            installation,
+            workspace,
+            agent,
+            Jsonb({"app_id": app_id} | ({"allow_bots": True} if allow_bots else {})),
+            "revoked" if revoked else "active",
+            installer,
+        )
+        return Bot(installation, workspace, agent, installer, app_id)
+
+    async def _add_user(self, user_id: UUID) -> None:
+        await self.run("insert into app_user (id, email) values (%s, %s)", user_id, f"{user_id}@example.test")
+
+    async def bind(self, bot: Bot, sender_id: str, *, member: bool = True) -> UUID:
+        user_id = uuid4()
+        await self._add_user(user_id)
+        await self.run(
+            "insert into channel_user_binding (id, workspace_id, user_id, installation_id, channel_type,"
+            " channel_user_id) values (%s, %s, %s, %s, 'feishu', %s)",
+            uuid4(),
+            bot.workspace_id,
+            user_id,
+            bot.installation_id,
+            sender_id,
+        )
+        if member:
+            await self.run("insert into member values (%s, %s, 'member')", bot.workspace_id, user_id)
+        return user_id
+
+    async def remove_member(self, bot: Bot, user_id: UUID) -> None:
+        await self.run("delete from member where workspace_id = %s and user_id = %s", bot.workspace_id, user_id)
+
+    async def archive_agent(self, bot: Bot) -> None:
+        await self.run("update agent set archived_at = now() where id = %s", bot.agent_id)
+
+    async def archive_sessions(self) -> None:
+        await self.run("update chat_session set archived_at = now()")
+
+    async def delete_sessions(self) -> None:
+        await self.run("delete from chat_session")
+
+    async def start_tasks(self) -> None:
+        await self.run("update agent_task set status = 'running'")
+
+    async def age_claims(self, seconds: float) -> None:
+        await self.run(
+            "update channel_inbound_message_dedup set received_at = received_at - make_interval(secs => %s)", seconds
+        )
+
+    async def claims(self) -> dict[tuple[UUID, str], ClaimRow]:
+        rows = await self.run(
+            "select installation_id, message_id, claim_token, received_at, processed_at"
+            " from channel_inbound_message_dedup"
+        )
+        return {(row[0], row[1]): ClaimRow(*row[2:]) for row in rows}
+
+    async def drops(self) -> list[tuple[UUID | None, str, str]]:
+        rows = await self.run(
+            "select installation_id, channel_message_id, drop_reason from channel_inbound_audit order by received_at"
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    async def messages(self) -> list[StoredMessage]:
+        rows = await self.run("select chat_session_id, author_user_id, content from chat_message order by seq")
+        return [StoredMessage(*row) for row in rows]
+
+    async def sessions(self) -> list[StoredSession]:
+        rows = await self.run(
+            "select s.id, s.creator_id, s.title, b.channel_chat_id, b.config, b.last_message_id, b.last_thread_id"
+            " from chat_session s join channel_chat_session_binding b on b.chat_session_id = s.id order by s.created_at"
+        )
+        return [StoredSession(*row) for row in rows]
+
+    async def tasks(self) -> list[StoredTask]:
+        rows = await self.run(
+            "select chat_session_id, initiator_user_id, status, extract(epoch from available_at - created_at)::float8"
+            " from agent_task order by created_at"
+        )
+        return [StoredTask(*row) for row in rows]

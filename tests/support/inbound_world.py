@@ -1,0 +1,127 @@
+"""What the inbound suite needs around a store, whichever it is: to set a scene, and to look at what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+import trio
+
+from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
+from gateway.core.claim import ClaimRow
+from gateway.core.inbound import DropReason, Outcome
+from gateway.inbound.committer import Committer, run_committer
+from gateway.inbound.pipeline import InboundPipeline
+from gateway.inbound.ports import InboundStore
+
+
+@dataclass(frozen=True)
+class Bot:
+    installation_id: UUID
+    workspace_id: UUID
+    agent_id: UUID
+    installer_id: UUID
+    app_id: str
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    session_id: UUID
+    author_id: UUID | None
+    content: str
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    id: UUID
+    creator_id: UUID | None
+    title: str
+    key: str
+    config: dict[str, Any]
+    last_message_id: str | None
+    last_thread_id: str | None
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    session_id: UUID
+    initiator_id: UUID | None
+    status: str
+    wait_seconds: float
+
+
+class InboundWorld(Protocol):
+    """A scene. Tasks and messages come back in the order they were written."""
+
+    @property
+    def store(self) -> InboundStore: ...
+
+    async def add_bot(
+        self,
+        app_id: str = "cli_a",
+        *,
+        revoked: bool = False,
+        allow_bots: bool = False,
+        has_runtime: bool = True,
+        archived: bool = False,
+    ) -> Bot: ...
+
+    async def bind(self, bot: Bot, sender_id: str, *, member: bool = True) -> UUID: ...
+    async def remove_member(self, bot: Bot, user_id: UUID) -> None: ...
+    async def archive_agent(self, bot: Bot) -> None: ...
+    async def archive_sessions(self) -> None: ...
+    async def delete_sessions(self) -> None: ...
+    async def start_tasks(self) -> None: ...
+    async def age_claims(self, seconds: float) -> None: ...
+    async def claims(self) -> dict[tuple[UUID, str], ClaimRow]: ...
+    async def drops(self) -> list[tuple[UUID | None, str, str]]: ...
+    async def messages(self) -> list[StoredMessage]: ...
+    async def sessions(self) -> list[StoredSession]: ...
+    async def tasks(self) -> list[StoredTask]: ...
+
+
+class Desk:
+    """A pipeline, and the outcomes it observed."""
+
+    def __init__(self, store: InboundStore, committer: Committer | None) -> None:
+        self.outcomes: list[tuple[Outcome, DropReason | None]] = []
+        self.receive = InboundPipeline(store, committer, observe=self._observe).receive
+
+    def _observe(self, outcome: Outcome, reason: DropReason | None) -> None:
+        self.outcomes.append((outcome, reason))
+
+
+@asynccontextmanager
+async def open_desk(store: InboundStore, *, fused: bool) -> AsyncIterator[Desk]:
+    """A pipeline on `store`, with a committer behind it when `fused`."""
+    async with trio.open_nursery() as nursery:
+        committer = None
+        if fused:
+            committer = Committer()
+            await nursery.start(run_committer, committer, store)
+        yield Desk(store, committer)
+        nursery.cancel_scope.cancel()
+
+
+def direct(message_id: str = "om_1", text: str = "hello", *, sender: str = "ou_ann", **changes: Any) -> InboundMessage:
+    """A text in a conversation of two."""
+    fields: dict[str, Any] = {
+        "app_id": "cli_a",
+        "event_id": f"ev_{message_id}",
+        "message_id": message_id,
+        "source": Source("feishu", f"oc_{sender}", ChatType.P2P, sender),
+        "type": MessageType.TEXT,
+        "text": text,
+        "event_type": "im.message.receive_v1",
+        **changes,
+    }
+    return InboundMessage(**fields)
+
+
+def grouped(message_id: str = "om_1", text: str = "hello", *, thread: str = "", **changes: Any) -> InboundMessage:
+    """A text in a group, addressed to the bot unless said otherwise."""
+    source = Source("feishu", "oc_team", ChatType.GROUP, changes.pop("sender", "ou_ann"), thread_id=thread)
+    return direct(message_id, text, **{"source": source, "addressed_to_bot": True, **changes})

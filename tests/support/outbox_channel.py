@@ -1,0 +1,223 @@
+"""A platform that honours idempotency keys, as seen by the outbox, and a store in memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import trio
+
+from gateway.channel.capability import Capability
+from gateway.channel.message import OutboundMessage, SendResult
+from gateway.concurrency import Signal
+from gateway.errors import StoreUnavailable
+from gateway.outbound.outbox import run_outbox
+from gateway.outbound.ports import Lease, OutboxRow, OutboxStore
+
+INSTALLATION = UUID(int=7)
+
+
+@dataclass
+class Toy:
+    """The platform. What a person sees is `visible`; `calls` has every call, `trouble` what a text provokes."""
+
+    visible: list[tuple[str, str]] = field(default_factory=list)
+    calls: list[OutboundMessage] = field(default_factory=list)
+    call_times: list[float] = field(default_factory=list)
+    before: dict[str, list[Callable[[], Awaitable[None]]]] = field(default_factory=lambda: defaultdict(list))
+    after: dict[str, list[Callable[[], Awaitable[None]]]] = field(default_factory=lambda: defaultdict(list))
+    in_flight: int = 0
+    in_flight_max: int = 0
+    _keys: dict[str, str] = field(default_factory=dict)
+
+    def texts(self, chat_id: str) -> list[str]:
+        return [text for chat, text in self.visible if chat == chat_id]
+
+    async def deliver(self, message: OutboundMessage) -> SendResult:
+        self.calls.append(message)
+        self.call_times.append(trio.current_time())
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight, self.in_flight_max)
+        try:
+            await self._trouble(self.before, message.text)
+            if message.idempotency_key not in self._keys:
+                self._keys[message.idempotency_key] = f"om_{len(self._keys)}"
+                self.visible.append((message.chat_id or message.user_id, message.text))
+            await self._trouble(self.after, message.text)
+        finally:
+            self.in_flight -= 1
+        return SendResult(self._keys[message.idempotency_key])
+
+    async def _trouble(self, planned: dict[str, list[Callable[[], Awaitable[None]]]], text: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if planned[text]:
+            await planned[text].pop(0)()
+
+
+@dataclass
+class ToyChannel:
+    """Implements gateway.channel.Channel, as far as the outbox uses it."""
+
+    platform: Toy
+    type: str = "toy"
+    capabilities: Capability = Capability.TEXT
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        return await self.platform.deliver(message)
+
+
+def raising(error: Exception) -> Callable[[], Awaitable[None]]:
+    async def raise_it() -> None:
+        raise error
+
+    return raise_it
+
+
+def sleeping(seconds: float) -> Callable[[], Awaitable[None]]:
+    async def sleep() -> None:
+        await trio.sleep(seconds)
+
+    return sleep
+
+
+@asynccontextmanager
+async def sending(
+    store: OutboxStore, platform: Toy, *, installation_id: UUID = INSTALLATION, epoch: int = 1, concurrency: int = 8
+) -> AsyncIterator[Signal]:
+    """An outbox at work; cancelled when the block ends."""
+    wake = Signal()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        await run_outbox(
+            installation_id=installation_id,
+            lease_epoch=epoch,
+            channel=ToyChannel(platform),
+            store=store,
+            wake=wake,
+            concurrency=concurrency,
+            random_unit=lambda: 0.5,
+            task_status=task_status,
+        )
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        yield wake
+        nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Stored:
+    row: OutboxRow
+    seq: int
+    status: str = "queued"
+    available_at: float = 0
+    first_attempt_at: float | None = None
+    epoch: int = 0
+    error: str = ""
+    channel_message_id: str = ""
+
+
+class MemoryOutboxStore:
+    """Implements OutboxStore on trio's clock. `owner` is the epoch of the installation's lease."""
+
+    def __init__(self) -> None:
+        self.rows: dict[UUID, Stored] = {}
+        self.owner = 1
+        self.down = False
+
+    def add(self, text: str, chat_id: str = "oc_1") -> Stored:
+        row_id = uuid4()
+        row = OutboxRow(row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, False, 0.0)
+        self.rows[row_id] = Stored(row, len(self.rows))
+        return self.rows[row_id]
+
+    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+        await self._reach()
+        due = [stored for stored in self._heads(lease, busy) if self._due_at(stored) <= trio.current_time()]
+        return [self._take(stored, lease) for stored in due[:rows_max]]
+
+    def _take(self, stored: Stored, lease: Lease) -> OutboxRow:
+        row = stored.row
+        in_doubt = stored.first_attempt_at is not None
+        stored.row = OutboxRow(
+            row.id, row.kind, row.recipient_type, row.recipient_id, None, None, row.content, row.uuid,
+            row.attempts + 1, in_doubt, row.age_seconds,
+        )  # fmt: skip
+        stored.status, stored.epoch = "sending", lease.epoch
+        if stored.first_attempt_at is None:
+            stored.first_attempt_at = trio.current_time()
+        return stored.row
+
+    async def give_up_doubtful(self, lease: Lease, *, busy: Collection[str], doubt_seconds: float) -> list[str]:
+        await self._reach()
+        horizon = trio.current_time() - doubt_seconds
+        doubtful = [
+            stored
+            for stored in self._open(lease, busy)
+            if stored.first_attempt_at is not None and stored.first_attempt_at < horizon
+        ]
+        for stored in doubtful:
+            stored.status = "unknown"
+        return [stored.row.kind for stored in doubtful]
+
+    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+        await self._reach()
+        return min((self._due_at(stored) - trio.current_time() for stored in self._heads(lease, busy)), default=None)
+
+    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
+        await self._reach()
+        return self._settle(lease, row_id, "sent", channel_message_id=channel_message_id)
+
+    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+        await self._reach()
+        return self._settle(lease, row_id, "failed", error=reason)
+
+    async def postpone(
+        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+    ) -> bool:
+        await self._reach()
+        if not self._settle(lease, row.id, "queued", error=reason):
+            return False
+        stored = self.rows[row.id]
+        stored.available_at = trio.current_time() + delay_seconds
+        if not doubtful and not row.in_doubt:
+            stored.first_attempt_at = None
+        return True
+
+    def _settle(
+        self, lease: Lease, row_id: UUID, status: str, *, error: str = "", channel_message_id: str = ""
+    ) -> bool:
+        stored = self.rows[row_id]
+        if stored.epoch != lease.epoch or stored.status != "sending":
+            return False
+        stored.status, stored.error, stored.channel_message_id = status, error, channel_message_id
+        return True
+
+    def _open(self, lease: Lease, busy: Collection[str]) -> list[Stored]:
+        if lease.epoch != self.owner:
+            return []
+        rows = sorted(self.rows.values(), key=lambda stored: stored.seq)
+        return [
+            stored for stored in rows if stored.status in {"queued", "sending"} and stored.row.recipient not in busy
+        ]
+
+    def _heads(self, lease: Lease, busy: Collection[str]) -> list[Stored]:
+        heads: dict[str, Stored] = {}
+        for stored in self._open(lease, busy):
+            heads.setdefault(stored.row.recipient, stored)
+        return list(heads.values())
+
+    def _due_at(self, stored: Stored) -> float:
+        return stored.available_at if stored.status == "queued" else 0.0
+
+    async def _reach(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise StoreUnavailable("the store is down")

@@ -1,0 +1,32 @@
+import pytest
+
+from gateway.channel.capability import Capability
+
+
+@pytest.mark.parametrize(
+    ("bits", "shown"),
+    [
+        (0, "none"),
+        (1, "text"),
+        (5, "text|thread_reply"),
+        (Capability.VOICE | Capability.RICH_CARD, "rich_card|voice"),
+        (1 << 40, "0x10000000000"),
+        (1099511627777, "text|0x10000000000"),
+        (1 | 1 << 8 | 1 << 9, "text|0x300"),
+    ],
+)
+def test_capability_text_names_the_lowest_bit_first(bits: int, shown: str) -> None:
+    assert str(Capability(bits)) == shown
+
+
+def test_capability_bits_have_a_fixed_order() -> None:
+    names = "text rich_card thread_reply quote_reply attachment voice typing_indicator message_edit"
+    assert " ".join(str(Capability(1 << bit)) for bit in range(8)) == names
+
+
+@pytest.mark.parametrize(
+    ("capability", "needed", "has"),
+    [(5, 5, True), (5, 1, True), (5, 2, False), (5, 7, False), (5, 0, True), (0, 0, True), (0, 1, False)],
+)
+def test_capability_has_means_every_needed_bit(capability: int, needed: int, has: bool) -> None:
+    assert Capability(capability).has(needed) is has

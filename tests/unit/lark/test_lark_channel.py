@@ -1,0 +1,232 @@
+"""What a Lark channel does between its connection and its handler, without either."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+import structlog
+import trio
+
+from gateway.channel.capability import Capability
+from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
+from gateway.channel.message import InboundMessage, OutboundMessage
+from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
+from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.lark.channel import LarkChannel, lark_factory, open_config
+from gateway.lark.client import BotIdentity, HttpClient
+from gateway.lark.connection import RawLink
+from gateway.lark.wire.endpoint import Endpoint
+
+ID = UUID(int=1)
+RAW = {"app_id": "cli_a", "app_secret": "fake-secret", "bot_open_id": "ou_bot", "region": "feishu"}
+
+
+class FakeClient:
+    """Stands in for LarkClient: answers in the order given, remembers what was sent."""
+
+    def __init__(self, *answers: str | LarkError) -> None:
+        self.answers = list(answers)
+        self.sent: list[dict[str, Any]] = []
+        self.identity: BotIdentity | LarkError = BotIdentity("ou_bot", "on_bot")
+
+    async def send_text(self, **fields: Any) -> str:
+        self.sent.append(fields)
+        answer = self.answers.pop(0)
+        if isinstance(answer, LarkError):
+            raise answer
+        return answer
+
+    async def identify(self) -> BotIdentity:
+        if isinstance(self.identity, LarkError):
+            raise self.identity
+        return self.identity
+
+    async def fetch_endpoint(self) -> Endpoint:
+        raise LarkUnavailable("the platform is away")
+
+
+async def nowhere(_endpoint: Endpoint) -> RawLink:
+    raise AssertionError("nothing is dialled here")
+
+
+class Handler:
+    def __init__(self, verdict: Verdict = Verdict.SETTLED) -> None:
+        self.verdict = verdict
+        self.messages: list[InboundMessage] = []
+
+    async def __call__(self, message: InboundMessage) -> Verdict:
+        self.messages.append(message)
+        return self.verdict
+
+
+def channel(
+    client: FakeClient | None = None, handler: Handler | None = None, raw: dict[str, Any] | None = None
+) -> LarkChannel:
+    config = ChannelConfig(type="feishu", installation_id=ID, raw=raw or RAW, handler=handler or Handler())
+    return LarkChannel(config, client or FakeClient(), open_stream=nowhere)  # type: ignore[arg-type]
+
+
+def event(app_id: str = "cli_a", event_type: str = "im.message.receive_v1", text: str = "fake words") -> bytes:
+    message = {"message_id": "om_1", "chat_id": "oc_1", "chat_type": "p2p", "message_type": "text"}
+    return json.dumps(
+        {
+            "schema": "2.0",
+            "header": {"event_id": "ev_1", "event_type": event_type, "app_id": app_id},
+            "event": {
+                "sender": {"sender_id": {"open_id": "ou_1"}, "sender_type": "user"},
+                "message": message | {"content": json.dumps({"text": text})},
+            },
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.SETTLED, 200), (Verdict.REDELIVER, 500)])
+async def test_receive_of_a_message_asks_the_handler(verdict: Verdict, code: int) -> None:
+    handler = Handler(verdict)
+    assert await channel(handler=handler).receive(event()) == code
+    (message,) = handler.messages
+    assert (message.app_id, message.text) == ("cli_a", "fake words")
+
+
+async def test_receive_of_an_event_without_an_app_is_ours() -> None:
+    handler = Handler()
+    assert await channel(handler=handler).receive(event(app_id="")) == 200
+    assert handler.messages[0].app_id == "cli_a"
+
+
+@pytest.mark.parametrize(
+    ("payload", "logged"),
+    [
+        (b"not json", ["lark_event_unreadable"]),
+        (b"{", ["lark_event_unreadable"]),
+        (event(app_id="cli_b"), ["lark_event_of_another_app"]),
+        (event(event_type="im.message.message_read_v1"), []),
+        (b"", []),
+    ],
+)
+async def test_receive_of_what_is_not_wanted_is_settled_without_its_content_in_the_log(
+    payload: bytes, logged: list[str]
+) -> None:
+    handler = Handler()
+    with structlog.testing.capture_logs() as events:
+        assert await channel(handler=handler).receive(payload) == 200
+    assert handler.messages == []
+    assert [entry["event"] for entry in events] == logged
+    assert "fake words" not in repr(events)
+
+
+async def test_receive_lets_a_failure_of_the_handler_pass() -> None:
+    async def fail(_message: InboundMessage) -> Verdict:
+        raise RuntimeError("poison")
+
+    config = ChannelConfig(type="feishu", installation_id=ID, raw=RAW, handler=fail)
+    poisoned = LarkChannel(config, FakeClient(), open_stream=nowhere)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="poison"):
+        await poisoned.receive(event())
+
+
+async def test_send_to_a_chat_or_a_person() -> None:
+    client = FakeClient("om_1", "om_2")
+    speaker = channel(client)
+    result = await speaker.send(OutboundMessage(text="hi", idempotency_key="u-1", chat_id="oc_1"))
+    await speaker.send(OutboundMessage(text="hi", idempotency_key="u-2", user_id="ou_1"))
+    assert (result.message_id, result.message_ids) == ("om_1", ("om_1",))
+    assert [(sent["chat_id"], sent["open_id"], sent["reply_to"]) for sent in client.sent] == [
+        ("oc_1", "", ""),
+        ("", "ou_1", ""),
+    ]
+
+
+@pytest.mark.parametrize("thread", ["", "omt_1"])
+async def test_send_of_a_reply_stays_in_its_thread(thread: str) -> None:
+    client = FakeClient("om_1")
+    message = OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", thread_id=thread, reply_to="om_q")
+    await channel(client).send(message)
+    assert (client.sent[0]["reply_to"], client.sent[0]["in_thread"]) == ("om_q", bool(thread))
+
+
+@pytest.mark.parametrize("code", [230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003])
+async def test_send_of_a_reply_that_is_impossible_goes_to_the_chat_with_the_same_key(code: int) -> None:
+    client = FakeClient(LarkRefused("no", code=code), "om_2")
+    message = OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", thread_id="omt_1", reply_to="om_q")
+    assert (await channel(client).send(message)).message_id == "om_2"
+    assert [(sent["reply_to"], sent["uuid"]) for sent in client.sent] == [("om_q", "u"), ("", "u")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LarkThrottled("slow down", retry_after=1, code=230020),
+        LarkUnavailable("being sent", code=230049),
+        LarkUnavailable("no answer"),
+        LarkRefused("bot not in chat", code=230002),
+    ],
+)
+async def test_send_of_a_reply_that_failed_otherwise_is_not_sent_twice(error: LarkError) -> None:
+    client = FakeClient(error)
+    with pytest.raises(LarkError) as raised:
+        await channel(client).send(OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", reply_to="om_q"))
+    assert raised.value is error
+    assert len(client.sent) == 1
+
+
+def test_capabilities_are_what_is_implemented() -> None:
+    assert channel().capabilities == Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+    assert channel().type == "feishu"
+
+
+async def test_run_of_a_bot_stored_without_identity_learns_it_first() -> None:
+    group = json.loads(event(text="@_user_1 hi"))
+    mention = {"key": "@_user_1", "name": "Ada", "id": {"union_id": "on_bot"}}
+    group["event"]["message"] |= {"chat_type": "group", "mentions": [mention]}
+    handler = Handler()
+    unknown = channel(handler=handler, raw={"app_id": "cli_a", "app_secret": "fake-secret"})
+    await unknown.receive(json.dumps(group).encode())
+    with trio.fail_after(5), pytest.raises(LinkLost):
+        await unknown.run()
+    await unknown.receive(json.dumps(group).encode())
+    assert [(message.addressed_to_bot, message.text) for message in handler.messages] == [
+        (False, "@Ada hi"),
+        (True, "hi"),
+    ]
+
+
+async def test_run_connects_although_the_identity_stays_unknown() -> None:
+    client = FakeClient()
+    client.identity = LarkUnavailable("away")
+    config = ChannelConfig(type="feishu", installation_id=ID, raw={"app_id": "cli_a"}, handler=Handler())
+    lonely = LarkChannel(config, client, open_stream=nowhere)  # type: ignore[arg-type]
+    with trio.fail_after(5), pytest.raises(LinkLost, match="the platform is away"):
+        await lonely.run()
+    assert config.health.state is ConnectionState.CONNECTING
+    assert "away" in config.health.detail
+
+
+async def test_run_for_http_events_holds_no_link() -> None:
+    raw = RAW | {"event_mode": "http"}
+    config = ChannelConfig(type="feishu", installation_id=ID, raw=raw, handler=Handler())
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(LarkChannel(config, FakeClient(), open_stream=nowhere).run)  # type: ignore[arg-type]
+            assert config.health.state is ConnectionState.HTTP
+            nursery.cancel_scope.cancel()
+
+
+async def test_factory_builds_a_channel_and_refuses_one_without_credentials() -> None:
+    async with HttpClient() as http:
+        build = lark_factory(http, open_stream=nowhere)
+        config = ChannelConfig(type="feishu", installation_id=ID, raw=RAW, handler=Handler())
+        assert build(config).type == "feishu"
+        with pytest.raises(LinkRefused, match="app secret"):
+            build(ChannelConfig(type="feishu", installation_id=ID, raw={"app_id": "cli_a"}, handler=Handler()))
+
+
+def test_open_config_opens_every_sealed_key_for_its_own_row() -> None:
+    ring = KeyRing([b"\x07" * 32])
+    stored = {"app_id": "cli_a", "app_secret_encrypted": ring.seal_text("fake-secret", owner=ID), "allow_bots": True}
+    assert open_config(stored, ring, ID) == {"app_id": "cli_a", "app_secret": "fake-secret", "allow_bots": True}
+    with pytest.raises(UnreadableSecret):
+        open_config(stored, ring, UUID(int=2))
+    with pytest.raises(UnreadableSecret):
+        open_config({"app_secret_encrypted": None}, ring, ID)
