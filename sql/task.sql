@@ -7,7 +7,7 @@ where id = :runtime_id and (last_heartbeat_at is null or last_heartbeat_at < now
 
 -- name: register_runtime(runtime_id, name, kind, version)^
 -- record_class: RuntimeView
-update agent_runtime set name = :name, kind = :kind, version = :version, last_heartbeat_at = now()
+update agent_runtime set name = coalesce(:name::text, name), kind = :kind, version = :version, last_heartbeat_at = now()
 where id = :runtime_id
 returning id, workspace_id, name, kind, version;
 

@@ -400,13 +400,13 @@ class _Daemon:
         bind = self._settings.metrics.bind
         if bind is None:
             return None
-        from gateway.http.metrics import READ_TIMEOUT_SECONDS, create_metrics_app
+        from gateway.http.metrics import KEEP_ALIVE_SECONDS, create_metrics_app
         from gateway.http.server import serve_http
 
         if not is_loopback(bind):
             log.warning("metrics_reachable_from_outside", bind=bind)
         app = create_metrics_app(self._metrics)
-        serve = partial(serve_http, app, bind, stop=stop, key="metrics.bind", read_timeout_seconds=READ_TIMEOUT_SECONDS)
+        serve = partial(serve_http, app, bind, stop=stop, key="metrics.bind", keep_alive_seconds=KEEP_ALIVE_SECONDS)
         url: str = await nursery.start(serve)
         return f"{url}/metrics"
 

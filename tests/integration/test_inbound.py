@@ -6,7 +6,9 @@ import pytest
 
 from gateway.postgres.pool import Pool
 from support.inbound_postgres import PostgresInbound
-from support.inbound_suite import InboundSuite
+
+pytest.register_assert_rewrite("support.inbound_suite")
+from support.inbound_suite import InboundSuite  # noqa: E402  (its assertions explain themselves only when rewritten)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,6 +15,17 @@ from gateway.errors import RemoteProtocolError, StoreUnavailable
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.ports import PlainMessage
 from gateway.work.sessions import Queueing
+
+
+def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """A deadlock would let an automatic clock wait for ever."""
+
+    @wraps(test)
+    async def within(*arguments: Any, **named: Any) -> None:
+        with trio.fail_after(1000):
+            await test(*arguments, **named)
+
+    return within
 
 
 class SlowStore:
@@ -78,12 +91,12 @@ async def scene(store: SlowStore, committer: Committer, nursery: trio.Nursery) -
 
 
 async def _told(scene: Scene, count: int) -> None:
-    with trio.fail_after(1000):
-        while len(scene.told) < count:
-            scene.one_more = trio.Event()
-            await scene.one_more.wait()
+    while len(scene.told) < count:
+        scene.one_more = trio.Event()
+        await scene.one_more.wait()
 
 
+@bounded
 async def test_lone_message_is_not_held_back_for_company(
     scene: Scene, store: SlowStore, autojump_clock: MockClock
 ) -> None:
@@ -94,6 +107,7 @@ async def test_lone_message_is_not_held_back_for_company(
     assert store.statements == [["a"]]
 
 
+@bounded
 async def test_messages_that_arrive_during_a_statement_share_the_next_in_order(
     scene: Scene, store: SlowStore, autojump_clock: MockClock
 ) -> None:
@@ -103,12 +117,14 @@ async def test_messages_that_arrive_during_a_statement_share_the_next_in_order(
     assert scene.told["b"][0] == scene.told["d"][0] == scene.told["a"][0] + 1
 
 
+@bounded
 async def test_statement_takes_64_messages_at_most(scene: Scene, store: SlowStore, autojump_clock: MockClock) -> None:
     await scene.submit(*[str(number) for number in range(71)])
     await _told(scene, 71)
     assert [len(statement) for statement in store.statements] == [1, 64, 6]
 
 
+@bounded
 async def test_message_that_was_not_taken_in_is_told_so(
     scene: Scene, store: SlowStore, autojump_clock: MockClock
 ) -> None:
@@ -118,6 +134,7 @@ async def test_message_that_was_not_taken_in_is_told_so(
     assert [scene.told[key][1] for key in "abc"] == [Queueing.QUEUED, None, Queueing.QUEUED]
 
 
+@bounded
 async def test_waiter_cancelled_before_its_statement_is_taken_back(
     scene: Scene, store: SlowStore, autojump_clock: MockClock
 ) -> None:
@@ -127,6 +144,7 @@ async def test_waiter_cancelled_before_its_statement_is_taken_back(
     assert store.statements == [["a"], ["c"]]
 
 
+@bounded
 async def test_waiter_cancelled_during_its_statement_does_not_disturb_the_others(
     scene: Scene, store: SlowStore, autojump_clock: MockClock
 ) -> None:
@@ -138,6 +156,7 @@ async def test_waiter_cancelled_during_its_statement_does_not_disturb_the_others
     assert scene.told["c"][1] is Queueing.QUEUED
 
 
+@bounded
 async def test_poison_message_fails_alone(scene: Scene, store: SlowStore, autojump_clock: MockClock) -> None:
     async def judge(ids: list[str]) -> None:
         if "5" in ids:
@@ -160,6 +179,7 @@ async def test_poison_message_fails_alone(scene: Scene, store: SlowStore, autoju
     ]
 
 
+@bounded
 async def test_store_that_is_away_fails_the_whole_batch_once_and_the_next_is_tried(
     scene: Scene, store: SlowStore, autojump_clock: MockClock
 ) -> None:
@@ -179,20 +199,21 @@ async def test_store_that_is_away_fails_the_whole_batch_once_and_the_next_is_tri
     assert scene.told["d"][1] is Queueing.QUEUED
 
 
+@bounded
 async def test_committer_that_stops_leaves_nobody_waiting(
     store: SlowStore, committer: Committer, autojump_clock: MockClock
 ) -> None:
-    with trio.fail_after(10):
-        async with trio.open_nursery() as submitters:
-            scene = Scene(committer, submitters)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(run_committer, committer, store)
-                await scene.submit("a", "b")
-                nursery.cancel_scope.cancel()
-            await scene.submit("c")
+    async with trio.open_nursery() as submitters:
+        scene = Scene(committer, submitters)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_committer, committer, store)
+            await scene.submit("a", "b")
+            nursery.cancel_scope.cancel()
+        await scene.submit("c")
     assert {key: type(answer) for key, (_, answer) in scene.told.items()} == dict.fromkeys("abc", StoreUnavailable)
 
 
+@bounded
 async def test_committer_cancelled_while_it_halves_a_batch_leaves_nobody_waiting(
     store: SlowStore, committer: Committer, autojump_clock: MockClock
 ) -> None:
@@ -201,18 +222,18 @@ async def test_committer_cancelled_while_it_halves_a_batch_leaves_nobody_waiting
             raise RemoteProtocolError("poison")
 
     store.judge = poison
-    with trio.fail_after(100):
-        async with trio.open_nursery() as submitters:
-            scene = Scene(committer, submitters)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(run_committer, committer, store)
-                await scene.submit("a", "b", "c", "d", "e")
-                await trio.sleep(3.5)
-                nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as submitters:
+        scene = Scene(committer, submitters)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_committer, committer, store)
+            await scene.submit("a", "b", "c", "d", "e")
+            await trio.sleep(3.5)
+            nursery.cancel_scope.cancel()
     assert len(scene.told) == 5
     assert isinstance(scene.told["e"][1], StoreUnavailable)
 
 
+@bounded
 async def test_more_submitters_than_may_wait_are_let_in_as_room_comes(
     store: SlowStore, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

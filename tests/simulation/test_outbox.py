@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 import trio
 
 from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
 from support.outbox_channel import MemoryOutboxStore, Toy, raising, sending, sleeping
-
-
-@pytest.fixture
-async def bounded(autojump_clock: object) -> AsyncIterator[None]:
-    """The outer limit, without which a deadlock under this clock would hang for ever. In simulated seconds."""
-    with trio.fail_after(30 * 24 * 3600):
-        yield
+from support.simulated import simulated
 
 
 @pytest.fixture
@@ -28,9 +20,7 @@ def platform() -> Toy:
     return Toy()
 
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
-
+@simulated
 async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, platform: Toy) -> None:
     rows = [store.add(str(number)) for number in range(5)]
     platform.before["0"] = [sleeping(2)]
@@ -41,6 +31,7 @@ async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, 
     assert rows[0].channel_message_id == "om_0"
 
 
+@simulated
 async def test_outbox_slow_chat_does_not_hold_up_another(store: MemoryOutboxStore, platform: Toy) -> None:
     store.add("slow", "oc_1")
     store.add("quick", "oc_2")
@@ -53,6 +44,7 @@ async def test_outbox_slow_chat_does_not_hold_up_another(store: MemoryOutboxStor
     assert platform.texts("oc_1") == ["slow"]
 
 
+@simulated
 async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutboxStore, platform: Toy) -> None:
     store.add("one", "oc_1")
     store.add("two", "oc_1")
@@ -65,6 +57,7 @@ async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutb
     assert platform.texts("oc_1") == ["one", "two"]
 
 
+@simulated
 async def test_outbox_sends_at_most_so_many_at_a_time(store: MemoryOutboxStore, platform: Toy) -> None:
     for number in range(20):
         store.add(f"{number}", f"oc_{number}")
@@ -75,6 +68,7 @@ async def test_outbox_sends_at_most_so_many_at_a_time(store: MemoryOutboxStore, 
     assert len(platform.visible) == 20
 
 
+@simulated
 async def test_outbox_new_row_is_sent_when_the_signal_rings(store: MemoryOutboxStore, platform: Toy) -> None:
     async with sending(store, platform) as wake:
         await trio.sleep(100)
@@ -85,6 +79,7 @@ async def test_outbox_new_row_is_sent_when_the_signal_rings(store: MemoryOutboxS
     assert platform.call_times == [pytest.approx(start, abs=0.1)]
 
 
+@simulated
 async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutboxStore, platform: Toy) -> None:
     async with sending(store, platform):
         await trio.sleep(1)
@@ -93,6 +88,7 @@ async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutbox
     assert platform.visible == [("oc_1", "hello")]
 
 
+@simulated
 async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
     platform.before["hello"] = [raising(LarkUnavailable("away")) for _ in range(4)]
@@ -103,6 +99,7 @@ async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore
     assert pauses == [pytest.approx(seconds, abs=0.1) for seconds in (1, 2, 4, 8)]
 
 
+@simulated
 async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
     platform.after["hello"] = [sleeping(60), raising(LarkUnavailable("connection reset"))]
@@ -112,6 +109,7 @@ async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platf
     assert (row.status, row.row.attempts) == ("sent", 3)
 
 
+@simulated
 async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOutboxStore, platform: Toy) -> None:
     store.add("hello")
     platform.before["hello"] = [raising(LarkThrottled("slow down", retry_after=17))]
@@ -120,6 +118,7 @@ async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOut
     assert platform.call_times[1] - platform.call_times[0] == pytest.approx(17, abs=0.1)
 
 
+@simulated
 async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryOutboxStore, platform: Toy) -> None:
     refused, following = store.add("no"), store.add("yes")
     platform.before["no"] = [raising(LarkRefused("bot not in chat", code=230002))]
@@ -130,6 +129,7 @@ async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryO
     assert len(platform.calls) == 2
 
 
+@simulated
 async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
     platform.before["hello"] = [raising(LarkUnauthorized("bad secret")) for _ in range(8)]
@@ -140,6 +140,7 @@ async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: Mem
     assert max(b - a for a, b in zip(platform.call_times, platform.call_times[1:], strict=False)) < 901
 
 
+@simulated
 async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: MemoryOutboxStore, platform: Toy) -> None:
     row, following = store.add("hello"), store.add("next")
     platform.after["hello"] = [raising(LarkUnavailable("away")) for _ in range(10_000)]
@@ -151,6 +152,7 @@ async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: Memory
     assert following.status == "sent"
 
 
+@simulated
 async def test_outbox_row_that_certainly_was_not_sent_may_take_longer_than_the_hour(
     store: MemoryOutboxStore, platform: Toy
 ) -> None:
@@ -161,6 +163,7 @@ async def test_outbox_row_that_certainly_was_not_sent_may_take_longer_than_the_h
     assert row.status == "sent"
 
 
+@simulated
 async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutboxStore, platform: Toy) -> None:
     poison, same, other = store.add("poison"), store.add("same chat"), store.add("other", "oc_2")
     platform.before["poison"] = [raising(ValueError("secret text")) for _ in range(99)]
@@ -172,6 +175,7 @@ async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutb
     assert same.status == "sent"
 
 
+@simulated
 async def test_outbox_store_outage_is_waited_out(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
 
@@ -188,6 +192,7 @@ async def test_outbox_store_outage_is_waited_out(store: MemoryOutboxStore, platf
     assert platform.visible == [("oc_1", "hello")]
 
 
+@simulated
 async def test_outbox_hand_over_lets_a_quick_send_finish(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
     platform.before["hello"] = [sleeping(1)]
@@ -196,6 +201,7 @@ async def test_outbox_hand_over_lets_a_quick_send_finish(store: MemoryOutboxStor
     assert row.status == "sent"
 
 
+@simulated
 async def test_outbox_hand_over_takes_half_a_second_at_most(store: MemoryOutboxStore, platform: Toy) -> None:
     rows = [store.add("slow", f"oc_{number}") for number in range(5)]
     platform.before["slow"] = [sleeping(2.4) for _ in rows]
@@ -211,6 +217,7 @@ async def test_outbox_hand_over_takes_half_a_second_at_most(store: MemoryOutboxS
     assert len(platform.visible) == 5
 
 
+@simulated
 async def test_outbox_nothing_is_sent_after_the_hand_over_began(store: MemoryOutboxStore, platform: Toy) -> None:
     store.add("one")
     store.add("two")
@@ -220,6 +227,7 @@ async def test_outbox_nothing_is_sent_after_the_hand_over_began(store: MemoryOut
     assert [call.text for call in platform.calls] == ["one"]
 
 
+@simulated
 async def test_outbox_former_holder_sends_and_marks_nothing(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
     platform.before["hello"] = [sleeping(2)]

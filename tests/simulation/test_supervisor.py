@@ -6,6 +6,7 @@ clock, or when two outbox senders of one bot ran at once.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -343,7 +344,7 @@ def test_refused_bot_is_retried_from_one_minute_doubling_to_fifteen() -> None:
         await world.start()
         await trio.sleep(3600)
         times = [at for at, _ in world.platform.attempts]
-        gaps = [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [round(later - earlier) for earlier, later in pairwise(times)]
         assert gaps == [60, 120, 240, 480, 900, 900]
         shown = world.table.connections[bot]
         assert (shown.state, shown.code, shown.detail) == ("refused", 1000040345, "app secret wrong")

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import structlog.testing
 import trio
 import trio.testing
 
@@ -181,7 +182,10 @@ async def open_world(seed: int = 0, settings: LeaseSettings | None = None) -> As
         network.cancel_scope.cancel()
 
 
-def simulate(seed: int, scenario: Callable[[World], Awaitable[None]], *, settings: LeaseSettings | None = None) -> World:
+Scenario = Callable[[World], Awaitable[None]]
+
+
+def simulate(seed: int, scenario: Scenario, *, settings: LeaseSettings | None = None) -> World:
     """Run a scenario under a clock that jumps, with a schedule that the seed decides; the same seed is the same run."""
     worlds = []
 
@@ -195,7 +199,9 @@ def simulate(seed: int, scenario: Callable[[World], Awaitable[None]], *, setting
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
     scheduler._r.seed(seed)  # type: ignore[attr-defined]
     try:
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        # Captured, because rendering the traceback of every staged failure takes longer than all the rest.
+        with structlog.testing.capture_logs():
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = False  # type: ignore[attr-defined]
     return worlds[0]

@@ -65,7 +65,7 @@ class ReplyTo:
 
 @dataclass(frozen=True, slots=True)
 class InboundMessage:
-    """One message as the core sees it.
+    """One message as the core sees it. Its repr, which may end up in a log, holds none of its words.
 
     `command_text` is the sender's own words before anything was added to `text`; commands are read from it alone.
     `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock.
@@ -76,9 +76,9 @@ class InboundMessage:
     message_id: str
     source: Source
     type: MessageType
-    text: str
+    text: str = field(repr=False)
     sent_at: datetime | None = None
-    command_text: str = ""
+    command_text: str = field(default="", repr=False)
     media: tuple[MediaRef, ...] = ()
     reply_to: ReplyTo | None = None
     addressed_to_bot: bool = False
@@ -96,7 +96,7 @@ class OutboundMessage:
     Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation.
     """
 
-    text: str
+    text: str = field(repr=False)
     idempotency_key: str
     chat_id: str = ""
     user_id: str = ""

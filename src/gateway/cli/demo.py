@@ -259,7 +259,7 @@ def acknowledgement(event: dict[str, Any], *, pushes: int = 1) -> str:
     expect(event["state"] == "delivered", f"the event is {event['state']}, not delivered")
     expect(len(event["pushes"]) == pushes, f"it took {len(event['pushes'])} pushes instead of {pushes}")
     last = event["pushes"][-1]
-    return f"ACK {last['code']} after {last['latency_ms']:.1f} ms"
+    return f"ACK {last['ack_code']} after {last['latency_ms']:.1f} ms"
 
 
 # --- the morning ------------------------------------------------------------------------------------------------------

@@ -105,28 +105,22 @@ async def _examine_database(conninfo: str, settings: Settings, found: Examinatio
 
 
 def key_state(settings: Settings) -> tuple[bool, str]:
-    """Whether stored secrets can be opened, and why not."""
+    """Whether stored secrets can be opened, and why not. Raises ConfigError for a configured key that is none."""
     from gateway.keyring import KeyRing
 
     if settings.secret_key is not None:
-        return _parsed(KeyRing, settings.secret_key.get_secret_value(), "configured")
+        KeyRing.parse(settings.secret_key.get_secret_value())
+        return True, "configured"
     if not settings.embedded:
         return True, "unset: Lark is off"
     path = settings.state_dir / "secret.key"
     try:
-        return _parsed(KeyRing, path.read_text(encoding="ascii").strip(), f"in {path}")
+        KeyRing.parse(path.read_text(encoding="ascii").strip())
     except FileNotFoundError:
         return True, f"not made yet: the first start writes {path}"
-    except (OSError, UnicodeDecodeError) as error:
-        return False, f"{path} cannot be read: {error}"
-
-
-def _parsed(ring: Any, text: str, where: str) -> tuple[bool, str]:
-    try:
-        ring.parse(text)
-    except ConfigError as error:
-        return False, str(error)
-    return True, where
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        return False, f"{path} cannot be used: {error}"
+    return True, f"in {path}"
 
 
 def describe(view: InstallationView, now: datetime) -> str:

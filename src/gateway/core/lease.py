@@ -14,10 +14,12 @@ from gateway.errors import ConfigError
 
 CHANNEL_FINISH_SECONDS = 1.0
 """How long a channel may shield the settling of what it received, by its contract."""
-RELEASE_FINISH_SECONDS = 0.5
+OUTBOX_FINISH_SECONDS = 0.5
+"""How long the outbox may shield a send in flight."""
+RELEASE_FINISH_SECONDS = 0.4
 """How long the release of a lease may be shielded once its scope is cancelled."""
-SHIELDS_UNDER_LEASE_SECONDS = CHANNEL_FINISH_SECONDS + RELEASE_FINISH_SECONDS
-"""Everything that may outlive a cancelled lease, one after the other. A test keeps it below the default margin."""
+SHIELDS_UNDER_LEASE_SECONDS = CHANNEL_FINISH_SECONDS + OUTBOX_FINISH_SECONDS + RELEASE_FINISH_SECONDS
+"""All that may outlive a cancelled lease, one after the other. A test keeps it below the default margin."""
 
 _RETRY_SECONDS_MAX = 5.0
 _JITTER_SPREAD = 0.1

@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import health
+from gateway.http import health, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 
@@ -46,8 +46,6 @@ class Services:
 
 def create_app(services: Services) -> JsonApp:
     """Build the application with every route of the API."""
-    from gateway.http import runtimes, tasks
-
     app = JsonApp("gateway.http", metrics=services.metrics, body_bytes_max=services.body_bytes_max)
     authenticate_with(app.extensions, services.authenticate)
     health.add_routes(app, services.health)

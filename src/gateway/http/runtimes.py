@@ -24,9 +24,9 @@ HEARTBEAT_SECONDS = 15
 
 
 class RegisterBody(msgspec.Struct):
-    """Without `workspace_id` the token's own is meant; there is no other that would be accepted."""
+    """Without `workspace_id` the token's own is meant, the only one it opens; without `name` the runtime keeps its own."""
 
-    name: str
+    name: str | None = None
     kind: str = ""
     version: str = ""
     workspace_id: UUID | None = None
@@ -48,7 +48,7 @@ def add_routes(app: Quart, services: Services) -> None:
         view = await tasks.register(
             runtime,
             body.workspace_id,
-            name=_label(body.name, "name", required=True),
+            name=None if body.name is None else _label(body.name, "name", required=True),
             kind=_label(body.kind, "kind"),
             version=_label(body.version, "version"),
         )

@@ -1,1 +1,1 @@
-"""Lark and Feishu: sans-IO judgement of their REST answers and events, and the client and long connection that carry them."""
+"""Lark and Feishu: sans-IO judgement of REST answers and events; the client and the connection that carry them."""

@@ -94,11 +94,13 @@ class LarkChannel:
             return SETTLED
         if message is None:
             return SETTLED
-        if message.app_id not in {"", self._app_id}:
+        if not message.app_id:
+            message = replace(message, app_id=self._app_id)
+        elif message.app_id != self._app_id:
             installation_id = str(self._config.installation_id)
             _log.warning("lark_event_of_another_app", installation_id=installation_id, event_id=message.event_id)
             return SETTLED
-        verdict = await self._config.handler(replace(message, app_id=self._app_id))
+        verdict = await self._config.handler(message)
         return SETTLED if verdict is Verdict.SETTLED else REDELIVER
 
     async def send(self, message: OutboundMessage) -> SendResult:

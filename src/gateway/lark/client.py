@@ -9,12 +9,14 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
 
 import httpx2
 import structlog
 import trio
 
+from gateway import __version__
 from gateway.errors import LarkError, LarkUnavailable
 from gateway.lark import rest
 from gateway.lark.wire import endpoint
@@ -50,6 +52,7 @@ async def open_http_client(
 
     `proxy_url` replaces the standard proxy variables; loopback is never proxied. One SSLContext serves all, because
     each costs close to a megabyte. Redirects are not followed: the platform sends none, and a token must not travel.
+    Cookies are not kept: apps have nothing to tell each other.
     """
     context = httpx2.create_ssl_context() if ssl_context is None else ssl_context
     limits = httpx2.Limits(
@@ -62,7 +65,8 @@ async def open_http_client(
         proxy=proxy_url,
         mounts=dict.fromkeys(_LOOPBACK),
         limits=limits,
-        headers={"accept-encoding": "identity"},
+        headers={"accept-encoding": "identity", "user-agent": f"agent-gateway/{__version__}"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=None,  # Every call has a deadline of its own, around all of its phases.
     ) as http:
         yield http

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -87,14 +87,11 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
     event_type = _text(header, "event_type") or _text(event, "type")
     if event_type != RECEIVED:
         return None
-    decoded = _message(event)
-    mentions = _mentions(_object(event, "message"))
-    shaped = _resolve_mentions(decoded, mentions, bot_open_id=bot_open_id, bot_union_id=bot_union_id)
-    return replace(
-        shaped,
+    return _read_message(
+        event,
         app_id=_text(header, "app_id") or _text(event, "app_id"),
         event_id=_text(header, "event_id") or _text(envelope, "uuid"),
-        event_type=event_type,
+        is_own=lambda mention: is_bot(mention, bot_open_id=bot_open_id, bot_union_id=bot_union_id),
     )
 
 
@@ -162,46 +159,50 @@ def is_bot(mention: Mention, *, bot_open_id: str, bot_union_id: str) -> bool:
 # Reading an event.
 
 
-def _message(event: dict[str, Any]) -> InboundMessage:
-    """Everything but the envelope and what mentions change."""
+def _read_message(
+    event: dict[str, Any], *, app_id: str, event_id: str, is_own: Callable[[Mention], bool]
+) -> InboundMessage:
     message, sender = _object(event, "message"), _object(event, "sender")
-    sender_id = _object(sender, "sender_id")
-    platform_type = _text(message, "message_type")
-    keys = [mention.key for mention in _mentions(message)]
-    content = flatten(platform_type, _raw_text(message, "content"), placeholders=keys)
+    mentions = _mentions(message)
+    source = _source(message, sender)
+    kind = message_type(_text(message, "message_type"))
+    said = _said(message, mentions, is_own)
     return InboundMessage(
-        app_id="",
-        event_id="",
+        app_id=app_id,
+        event_id=event_id,
         message_id=_required(message, "message_id"),
-        source=Source(
-            channel_type=CHANNEL_TYPE,
-            chat_id=_required(message, "chat_id"),
-            chat_type=_chat_type(_text(message, "chat_type")),
-            sender_id=_required(sender_id, "open_id"),
-            sender_stable_id=_text(sender_id, "union_id"),
-            thread_id=_text(message, "thread_id"),
-        ),
-        type=message_type(platform_type),
-        text=content.text,
+        source=source,
+        type=kind,
+        text=said.text,
         sent_at=_moment(message.get("create_time")),
-        media=content.media,
+        command_text=said.text if kind is MessageType.TEXT else "",
+        media=said.media,
         reply_to=_reply_to(message),
+        addressed_to_bot=source.chat_type is ChatType.GROUP and any(map(is_own, mentions)),
         sender_is_bot=_text(sender, "sender_type") in {"app", "bot"},
+        event_type=RECEIVED,
         raw=event,
     )
 
 
-def _resolve_mentions(
-    message: InboundMessage, mentions: Sequence[Mention], *, bot_open_id: str, bot_union_id: str
-) -> InboundMessage:
-    def own(mention: Mention) -> bool:
-        return is_bot(mention, bot_open_id=bot_open_id, bot_union_id=bot_union_id)
+def _source(message: dict[str, Any], sender: dict[str, Any]) -> Source:
+    sender_id = _object(sender, "sender_id")
+    return Source(
+        channel_type=CHANNEL_TYPE,
+        chat_id=_required(message, "chat_id"),
+        chat_type=_chat_type(_text(message, "chat_type")),
+        sender_id=_required(sender_id, "open_id"),
+        sender_stable_id=_text(sender_id, "union_id"),
+        thread_id=_text(message, "thread_id"),
+    )
 
-    addressed = message.source.chat_type is ChatType.GROUP and any(map(own, mentions))
-    if message.type is not MessageType.TEXT:
-        return replace(message, addressed_to_bot=addressed)
-    text = rewrite_mentions(message.text, mentions, own)
-    return replace(message, text=text, command_text=text, addressed_to_bot=addressed)
+
+def _said(message: dict[str, Any], mentions: Sequence[Mention], is_own: Callable[[Mention], bool]) -> Content:
+    placeholders = [mention.key for mention in mentions]
+    content = flatten(_text(message, "message_type"), _raw_text(message, "content"), placeholders=placeholders)
+    if not mentions:
+        return content
+    return Content(rewrite_mentions(content.text, mentions, is_own), content.media)
 
 
 def _mentions(message: dict[str, Any]) -> list[Mention]:
@@ -282,7 +283,8 @@ _BRACKETED = {
 def _flatten_post(fields: dict[str, Any], placeholders: frozenset[str]) -> Content:
     """The title, then a line per paragraph with its spans one blank apart."""
     paragraphs = fields.get("content")
-    lines, media = [], []
+    lines: list[str] = []
+    media: list[MediaRef] = []
     for paragraph in paragraphs if isinstance(paragraphs, list) else []:
         spans = [span for span in paragraph if isinstance(span, dict)] if isinstance(paragraph, list) else []
         said = [_span_text(span, placeholders) for span in spans]

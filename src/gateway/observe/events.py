@@ -92,7 +92,7 @@ class SupervisorObserver:
 
 
 class OutboxObserver:
-    """Counts what became of attempts to send: a callback for `outbound.outbox`, given the row's kind and the outcome."""
+    """Counts what became of attempts to send: a callback for `outbound.outbox`, given a row's kind and the outcome."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -32,7 +32,7 @@ _BEARER = re.compile(r"\bgw[ur]_[A-Za-z0-9_-]{16,}")
 
 Format = Literal["json", "console"]
 
-CHATTY_LOGGERS = ("hypercorn.access", "httpx2", "httpcore2", "httpx", "httpcore", "trio-websocket", "yoyo", "asyncio")
+CHATTY_LOGGERS = ("hypercorn", "httpx2", "httpcore2", "httpx", "httpcore", "trio-websocket", "yoyo", "asyncio")
 
 
 def configure_logging(format: Format | None = None, *, stream: TextIO | None = None, level: str = "INFO") -> None:

@@ -342,7 +342,7 @@ async def _wait_either(fd: int) -> int:
         try:
             await wait(fd)
             ready |= flag
-        except trio.ClosedResourceError:
+        except (trio.ClosedResourceError, OSError):
             closed = True
         scope.cancel()
 

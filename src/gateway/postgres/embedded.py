@@ -40,8 +40,8 @@ async def open_embedded(
     """Yield the conninfo of the database under `state_dir`, which is created when absent.
 
     `attach=False` is the daemon's: it owns the server, which ends with the block or with the process. `attach=True` is
-    a command's: it uses the server that runs, else starts one for the duration of the block. `durable=False` gives up
-    every promise about crashes for speed (tests).
+    a command's: it uses the server that runs, else starts one for the duration of the block. With `durable=False`
+    (tests) what was committed survives killed processes but not a power cut.
 
     Raises ConfigError when another daemon owns the directory or it cannot be used, StoreUnavailable when the server
     does not come up. Cancellation stops a server that this call started, within 7 s.

@@ -81,7 +81,7 @@ async def _prepare_server(layout: Layout, settings: dict[str, str]) -> _Server:
     await _stop_remains(layout)
     with suppress(FileNotFoundError):
         _remove_socket_dir(layout, Path(layout.socket_record.read_text()))
-    await _create_cluster(programs, layout)
+    await _create_cluster(programs, layout, durable=settings["fsync"] == "on")
     return _Server(layout, programs, settings, _make_socket_dir(layout))
 
 
@@ -193,7 +193,8 @@ def _settings(*, durable: bool, connections_max: int) -> dict[str, str]:
         "logging_collector": "off",
     }
     if not durable:
-        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+        # What was committed still survives the death of every process, only not that of the machine.
+        settings |= {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
     return settings
 
 
@@ -215,7 +216,7 @@ async def until(condition: Callable[[], bool], seconds: float, *, poll_seconds: 
     return condition()
 
 
-async def _create_cluster(programs: Path, layout: Layout) -> None:
+async def _create_cluster(programs: Path, layout: Layout, *, durable: bool) -> None:
     """Run initdb into another name, renamed when complete: a killed one leaves nothing that looks like a cluster."""
     version_file = layout.data / "PG_VERSION"
     if layout.data.is_dir():
@@ -227,7 +228,7 @@ async def _create_cluster(programs: Path, layout: Layout) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700)
     give(partial, layout.server)
-    process = _spawn_initdb(programs, layout, partial)
+    process = _spawn_initdb(programs, layout, partial, [] if durable else ["--no-sync"])
     try:
         await until(lambda: process.poll() is not None, START_TIMEOUT_SECONDS)
     finally:
@@ -238,11 +239,11 @@ async def _create_cluster(programs: Path, layout: Layout) -> None:
     partial.rename(layout.data)
 
 
-def _spawn_initdb(programs: Path, layout: Layout, directory: Path) -> subprocess.Popen[str]:
+def _spawn_initdb(programs: Path, layout: Layout, directory: Path, extra: list[str]) -> subprocess.Popen[str]:
     with _visible_to_server(layout, directory) as ((data,), descriptors):
         arguments = [f"--pgdata={data}", f"--username={_NAME}", "--auth=trust", "--no-instructions", "--encoding=UTF8"]
         collation = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        return _spawn([str(programs / "initdb"), *arguments, *collation], layout, descriptors)
+        return _spawn([str(programs / "initdb"), *arguments, *collation, *extra], layout, descriptors)
 
 
 def _quoted(directory: str) -> str:

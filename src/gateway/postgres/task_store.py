@@ -30,7 +30,9 @@ class PostgresTaskStore:
         async with self._pool.connection() as conn:
             await _Q.touch_runtime(conn, runtime_id=runtime_id)
 
-    async def register_runtime(self, runtime_id: UUID, *, name: str, kind: str, version: str) -> RuntimeView | None:
+    async def register_runtime(
+        self, runtime_id: UUID, *, name: str | None, kind: str, version: str
+    ) -> RuntimeView | None:
         async with self._pool.connection() as conn:
             view: RuntimeView | None = await _Q.register_runtime(
                 conn, runtime_id=runtime_id, name=name, kind=kind, version=version

@@ -88,7 +88,7 @@ class Connections:
     def __init__(self, clock: Clock, *, history_max: int, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._clock = clock
-        self._open: dict[str, Connection] = {}
+        self._open: dict[str, dict[str, Connection]] = {}
         self._closed: deque[Connection] = deque(maxlen=history_max)
         self._numbers = itertools.count(1)
         self.most_live: dict[str, int] = {}
@@ -110,7 +110,7 @@ class Connections:
             outgoing=outgoing,
             user_agent=user_agent,
         )
-        self._open[connection.connection_id] = connection
+        self._open.setdefault(app.app_id, {})[connection.connection_id] = connection
         self.most_live[app.app_id] = max(self.most_live.get(app.app_id, 0), len(self.live(app.app_id)))
         self._changed()
         return connection, to_write
@@ -123,19 +123,21 @@ class Connections:
         connection.closing = connection.closing or reason
         connection.outgoing.close()
         connection.ended.set()
-        self._open.pop(connection.connection_id, None)
+        del self._open[connection.app_id][connection.connection_id]
         self._closed.append(connection)
         self._changed()
 
     def live(self, app_id: str) -> list[Connection]:
-        return [one for one in self._open.values() if one.app_id == app_id and one.live]
+        return [connection for connection in self._open.get(app_id, {}).values() if connection.live]
 
     def get(self, connection_id: str) -> Connection:
         """A connection that is still open. Raises LookupError."""
-        if connection_id not in self._open:
-            raise LookupError(f"connection {connection_id} is not open")
-        return self._open[connection_id]
+        for connections in self._open.values():
+            if connection_id in connections:
+                return connections[connection_id]
+        raise LookupError(f"connection {connection_id} is not open")
 
     def history(self, app_id: str = "") -> list[Connection]:
-        """Closed connections and open ones, in the order they ended, then opened."""
-        return [one for one in (*self._closed, *self._open.values()) if app_id in ("", one.app_id)]
+        """Closed connections in the order they ended, then open ones."""
+        still_open = [connection for connections in self._open.values() for connection in connections.values()]
+        return [one for one in (*self._closed, *still_open) if app_id in ("", one.app_id)]

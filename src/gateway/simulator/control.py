@@ -35,21 +35,23 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
-class NewApp(_Body):
-    name: str = ""
-    app_id: str = ""
-    app_secret: str = ""
+class AppOptions(_Body):
     connections_max: int | None = None
     hears_all_group_messages: bool | None = None
     hears_bots: bool | None = None
     shows_user_ids: bool | None = None
     forbidden: bool | None = None
 
-    def options(self) -> dict[str, Any]:
-        named = {"name", "app_id", "app_secret"}
-        return {
-            key: value for key, value in msgspec.structs.asdict(self).items() if key not in named and value is not None
-        }
+    def given(self) -> dict[str, Any]:
+        """The options that the caller named."""
+        options = ((name, getattr(self, name)) for name in AppOptions.__struct_fields__)
+        return {name: value for name, value in options if value is not None}
+
+
+class NewApp(AppOptions):
+    name: str = ""
+    app_id: str = ""
+    app_secret: str = ""
 
 
 class Rotation(_Body):
@@ -257,12 +259,12 @@ class ControlApi:
     async def create_app(self, request: Request) -> object:
         """The only answers that show the secret are this one and that of its rotation."""
         new = _read(request, NewApp)
-        app = self._simulator.create_app(new.name, app_id=new.app_id, secret=new.app_secret, **new.options())
+        app = self._simulator.create_app(new.name, app_id=new.app_id, secret=new.app_secret, **new.given())
         return self._app(app) | {"app_secret": app.secret}
 
     async def change_app(self, request: Request) -> object:
         app = self._platform.app(request.params["app"])
-        for name, value in _read(request, NewApp).options().items():
+        for name, value in _read(request, AppOptions).given().items():
             setattr(app, name, value)
         return self._app(app)
 

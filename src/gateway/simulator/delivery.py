@@ -192,7 +192,6 @@ class Delivery:
             await self._wait_for_ack(waiting)
             with trio.move_on_at(due):
                 await record.until(lambda record: record.state == "delivered")
-            if record.state == "delivered":
                 return
             waiting = self._push(record)
         await self._wait_for_ack(waiting)

@@ -93,6 +93,7 @@ class MessageStore:
 
     def __init__(self, *, history_max: int, changed: Callable[[], None]) -> None:
         self._messages: OrderedDict[str, Message] = OrderedDict()
+        self._by_chat: dict[str, dict[str, Message]] = {}
         self._sent: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
         self._history_max = history_max
         self._changed = changed
@@ -102,10 +103,8 @@ class MessageStore:
         """The messages of a chat, oldest first."""
         return [
             message
-            for message in self._messages.values()
-            if message.chat_id == chat_id
-            and sender_type in ("", message.sender_type)
-            and (include_deleted or not message.deleted)
+            for message in self._by_chat.get(chat_id, {}).values()
+            if sender_type in ("", message.sender_type) and (include_deleted or not message.deleted)
         ]
 
     def in_thread(self, thread_id: str) -> list[Message]:
@@ -230,10 +229,15 @@ class MessageStore:
         )
         message.thread_id = self._thread_of(message, quoted, draft)
         self._messages[message.message_id] = message
-        while len(self._messages) > self._history_max:
-            self._messages.popitem(last=False)
+        self._by_chat.setdefault(chat.chat_id, {})[message.message_id] = message
+        self._forget_oldest()
         self._changed()
         return message
+
+    def _forget_oldest(self) -> None:
+        while len(self._messages) > self._history_max:
+            message_id, message = self._messages.popitem(last=False)
+            del self._by_chat[message.chat_id][message_id]
 
     def _thread_of(self, message: Message, quoted: Message | None, draft: Draft) -> str:
         if quoted is not None and quoted.thread_id:

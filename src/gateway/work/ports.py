@@ -161,8 +161,10 @@ class TaskStore(Protocol):
     async def touch_runtime(self, runtime_id: UUID) -> None:
         """The runtime was heard of."""
 
-    async def register_runtime(self, runtime_id: UUID, *, name: str, kind: str, version: str) -> RuntimeView | None:
-        """Describe the runtime, which counts as hearing of it. Raises StoreConflict when the name is taken."""
+    async def register_runtime(
+        self, runtime_id: UUID, *, name: str | None, kind: str, version: str
+    ) -> RuntimeView | None:
+        """Describe the runtime, which counts as hearing of it. Without `name` it keeps its own. Raises StoreConflict when the name is taken."""
 
     async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:
         """The runtime works on these. Returns those that are indeed dispatched to it or running on it."""

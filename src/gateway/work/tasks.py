@@ -83,7 +83,7 @@ class TaskService:
         self._queue.ring_all()
 
     async def register(
-        self, runtime: RuntimePrincipal, workspace_id: UUID | None, *, name: str, kind: str, version: str
+        self, runtime: RuntimePrincipal, workspace_id: UUID | None, *, name: str | None, kind: str, version: str
     ) -> RuntimeView:
         if workspace_id not in {None, runtime.workspace_id}:
             _absent("workspace")

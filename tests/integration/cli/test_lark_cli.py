@@ -1,8 +1,11 @@
 import io
 import json
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from gateway.cli import run
@@ -43,12 +46,18 @@ async def place(pool: Pool) -> Place:
 @pytest.fixture
 def terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database: str, tmp_path: Any
-) -> Terminal:
+) -> Iterator[Terminal]:
     monkeypatch.setenv("GATEWAY_DATABASE_URL", database)
     monkeypatch.setenv("GATEWAY_SECRET_KEY", generate_key())
     monkeypatch.setenv("GATEWAY_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    return Terminal(monkeypatch, capsys)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield Terminal(monkeypatch, capsys)
+    # A command sends the logs to its own stderr, which is gone after the test.
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def add_arguments(place: Place, *more: str) -> list[str]:

@@ -293,6 +293,15 @@ async def test_other_hosts_go_through_the_proxy(platform: FakePlatform) -> None:
     assert [call.path for call in platform.calls] == [f"http://open.feishu.invalid{TOKEN_PATH}"]
 
 
+async def test_cookies_are_not_kept(platform: FakePlatform, client: LarkClient) -> None:
+    bot = Reply({"code": 0, "bot": {"open_id": "ou_bot"}}, headers={"set-cookie": "session=fake-cookie; Path=/"})
+    platform.script(BOT_PATH, bot)
+    for _ in range(2):
+        await client.bot_info()
+    assert all("cookie" not in call.headers for call in platform.calls)
+    assert platform.calls[0].headers["user-agent"].startswith("agent-gateway/")
+
+
 async def test_http_client_uses_the_given_ssl_context(platform: FakePlatform) -> None:
     async with open_http_client(ssl_context=ssl.create_default_context()) as http:
         await LarkClient("cli_a", SECRET, platform.base_url, http).bot_info()

@@ -135,7 +135,8 @@ async def test_member_removal_takes_the_bindings_of_this_workspace_alone(
 async def bind(pool: Pool, workspace_id: UUID, user_id: UUID) -> None:
     async with pool.connection() as conn:
         await conn.execute(
-            "insert into channel_user_binding (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)"
+            "insert into channel_user_binding"
+            " (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)"
             " values (%s, %s, %s, %s, 'feishu', 'ou_x')",
             (new_id(), workspace_id, user_id, new_id()),
         )

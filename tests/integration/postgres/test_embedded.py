@@ -51,16 +51,24 @@ def server_pid(state_dir):
     return int((state_dir / "postgres" / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
 
 
+def proc(pid, name=""):
+    return Path(f"/proc/{pid}/{name}")
+
+
 def is_running(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return proc(pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
+def socket_dir(conninfo):
+    return Path(conninfo_to_dict(conninfo)["host"])
+
+
 async def gone(pid):
     with trio.fail_after(10):
-        while is_running(pid):
+        while is_running(pid):  # noqa: ASYNC110 (other processes set no events)
             await trio.sleep(0.01)
 
 
@@ -84,7 +92,7 @@ class Process:
 
 @asynccontextmanager
 async def process(state_dir, role="serve", *options):
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: ASYNC220 (it does not block, and the test needs its pipes)
         [sys.executable, SCRIPT, state_dir, role, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -148,7 +156,7 @@ async def test_root_runs_the_server_as_somebody_else_without_capabilities(tmp_pa
     assert not binaries.Account(NOBODY, NOBODY).may_enter(tmp_path)
     before = [parent.stat().st_mode for parent in tmp_path.parents]
     async with fast(tmp_path):
-        status = Path(f"/proc/{server_pid(tmp_path)}/status").read_text().splitlines()
+        status = proc(server_pid(tmp_path), "status").read_text().splitlines()
         fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
         assert set(fields["Uid"].split()) == set(fields["Gid"].split()) == {str(NOBODY)}
         assert fields["Groups"].strip() == ""
@@ -161,7 +169,7 @@ async def test_root_runs_the_server_as_the_owner_of_the_state_directory(state_di
     state_dir.mkdir()
     os.chown(state_dir, 1, 1)
     async with fast(state_dir):
-        assert Path(f"/proc/{server_pid(state_dir)}").stat().st_uid == 1
+        assert proc(server_pid(state_dir)).stat().st_uid == 1
         assert {path.stat().st_uid for path in (state_dir / "postgres").iterdir()} == {1}
 
 
@@ -170,7 +178,7 @@ async def test_server_of_an_unprivileged_daemon_serves_it_and_a_command_of_root(
     state_dir.mkdir()
     os.chown(state_dir, NOBODY, NOBODY)
     async with process(state_dir, "serve", "--uid", str(NOBODY)) as daemon:
-        assert Path(f"/proc/{server_pid(state_dir)}").stat().st_uid == NOBODY
+        assert proc(server_pid(state_dir)).stat().st_uid == NOBODY
         async with open_embedded(state_dir, attach=True) as conninfo:
             assert conninfo == daemon.first_line
             assert await query(conninfo, "select 1") == 1
@@ -196,7 +204,7 @@ async def test_programs_that_the_account_cannot_reach_are_copied_once(state_dir,
     for _ in range(2):
         async with fast(state_dir) as conninfo:
             assert await query(conninfo, "select 1") == 1
-            executable = Path(f"/proc/{server_pid(state_dir)}/exe").readlink()
+            executable = proc(server_pid(state_dir), "exe").readlink()
             assert executable.is_relative_to(state_dir)
 
 
@@ -215,19 +223,19 @@ async def test_unusual_paths_work(state_dir, name):
         assert await query(conninfo, "select 1") == 1
         async with open_embedded(state_dir / name, attach=True) as attached:
             assert attached == conninfo
-    assert not Path(conninfo_to_dict(conninfo)["host"]).exists()
+    assert not socket_dir(conninfo).exists()
 
 
 async def test_server_inherits_no_secret(state_dir):
     async with process(state_dir) as daemon:
-        assert b"not-a-real-key" not in Path(f"/proc/{server_pid(state_dir)}/environ").read_bytes()
+        assert b"not-a-real-key" not in proc(server_pid(state_dir), "environ").read_bytes()
         await daemon.end()
 
 
 async def test_second_daemon_is_refused_and_named(state_dir):
     async with process(state_dir) as daemon:
         with pytest.raises(ConfigError) as caught:
-            async with open_embedded(state_dir):
+            async with fast(state_dir):
                 raise AssertionError
         assert str(state_dir) in str(caught.value)
         assert str(daemon.pid) in str(caught.value)
@@ -295,7 +303,7 @@ async def test_daemon_that_dies_takes_its_server_along_and_loses_nothing(state_d
         pid = server_pid(state_dir)
         await daemon.kill()
     await gone(pid)
-    async with open_embedded(state_dir) as conninfo:
+    async with fast(state_dir) as conninfo:
         assert await query(conninfo, "select count(*) from kept") == 1
 
 
@@ -304,14 +312,14 @@ async def test_server_and_daemon_killed_together_start_again_with_what_was_commi
         await query(daemon.first_line, "create table kept as select 1")
         os.kill(server_pid(state_dir), signal.SIGKILL)
         await daemon.kill()
-    async with open_embedded(state_dir) as conninfo:
+    async with fast(state_dir) as conninfo:
         assert await query(conninfo, "select count(*) from kept") == 1
 
 
 @on_linux
 async def test_server_that_ends_by_itself_is_started_again_at_the_same_place(state_dir, monkeypatch):
     monkeypatch.setattr(server, "_WATCH_SECONDS", 0.01)
-    async with open_embedded(state_dir) as conninfo:
+    async with fast(state_dir) as conninfo:
         await query(conninfo, "create table kept as select 1")
         first = server_pid(state_dir)
         os.kill(first, signal.SIGKILL)
@@ -342,16 +350,18 @@ async def test_server_that_outlived_its_daemon_is_stopped_by_the_next(state_dir)
         assert await query(conninfo, "select count(*) from kept") == 1
 
 
+def stranger_in(directory):
+    return subprocess.Popen(["sleep", "60"], cwd=directory)
+
+
 @on_linux
 async def test_process_number_used_by_somebody_else_neither_blocks_nor_dies(state_dir):
     async with fast(state_dir):
         pass
-    with subprocess.Popen(["sleep", "60"], cwd=state_dir / "postgres" / "data") as stranger:
-        record = (
-            f"{stranger.pid}\n{state_dir}/postgres/data\n1700000000\n5432\n{state_dir}/postgres/run\n\n  1 2\nready\n"
-        )
-        (state_dir / "postgres" / "data" / "postmaster.pid").write_text(record)
-        run = state_dir / "postgres" / "run"
+    data, run = state_dir / "postgres" / "data", state_dir / "postgres" / "run"
+    with stranger_in(data) as stranger:
+        record = f"{stranger.pid}\n{data}\n1700000000\n5432\n{run}\n\n  1 2\nready\n"
+        (data / "postmaster.pid").write_text(record)
         run.mkdir(exist_ok=True)
         (run / ".s.PGSQL.5432.lock").write_text(record)
         (state_dir / "postgres" / "socket").write_text(str(run))

@@ -85,10 +85,14 @@ async def test_cancelled_listener_ends_at_once_and_leaves_no_connection(database
             await inner.start(partial(run_listener, partial(TrioConnection.connect, database), heard.callbacks))
             inner.cancel_scope.cancel()
     async with pool.connection() as connection:
-        query = "select count(*) from pg_stat_activity where query like 'listen%' and datname = current_database()"
         with trio.fail_after(2):
-            while (await (await connection.execute(query)).fetchone())[0]:
+            while await listeners(connection):  # noqa: ASYNC110 (the server sets no events)
                 await trio.sleep(0.005)
+
+
+async def listeners(connection):
+    query = "select count(*) from pg_stat_activity where query like 'listen%' and datname = current_database()"
+    return (await (await connection.execute(query)).fetchone())[0]
 
 
 async def test_failing_callback_ends_the_listener(database):

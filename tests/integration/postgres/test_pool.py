@@ -13,6 +13,12 @@ async def value(pool, query, *parameters):
         return (await (await connection.execute(query, parameters or None)).fetchone())[0]
 
 
+async def execute_all(context, *statements):
+    async with context as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
 async def test_pool_keeps_a_sound_connection(pool):
     async with pool.connection() as connection:
         first = connection.info.backend_pid
@@ -88,13 +94,8 @@ async def test_connection_left_inside_a_transaction_is_not_kept(pool):
 
 
 async def test_terminated_connection_is_unavailable_and_not_kept(pool):
-    async with pool.connection() as connection:
-        await connection.execute("select 1")
-        pid = connection.info.backend_pid
     with pytest.raises(StoreUnavailable):
-        async with pool.connection() as connection:
-            assert connection.info.backend_pid == pid
-            await connection.execute("select pg_terminate_backend(pg_backend_pid())")
+        await value(pool, "select pg_terminate_backend(pg_backend_pid())")
     assert pool.size == 0
     assert await value(pool, "select 1") == 1
 
@@ -125,9 +126,11 @@ async def test_unreadable_conninfo_is_a_config_error_without_its_text():
 
 async def test_constraint_violation_is_a_conflict_that_names_the_rule_and_no_value(pool):
     with pytest.raises(StoreConflict) as caught:
-        async with pool.transaction() as connection:
-            await connection.execute("create table t (a text constraint only_short check (length(a) < 3))")
-            await connection.execute("insert into t values ('secret content')")
+        await execute_all(
+            pool.transaction(),
+            "create table t (a text constraint only_short check (length(a) < 3))",
+            "insert into t values ('secret content')",
+        )
     assert caught.value.constraint == "only_short"
     assert "secret" not in str(caught.value) + str(caught.value.__cause__)
 
@@ -152,19 +155,14 @@ async def test_mistake_in_a_statement_is_a_store_error_with_its_cause(pool):
 
 async def test_read_only_server_is_unavailable_and_its_connection_not_kept(pool):
     with pytest.raises(StoreUnavailable):
-        async with pool.connection() as connection:
-            await connection.execute("set default_transaction_read_only = on")
-            await connection.execute("create table t (a int)")
+        await execute_all(pool.connection(), "set default_transaction_read_only = on", "create table t (a int)")
     assert pool.size == 0
 
 
 async def test_transaction_commits_or_rolls_back(pool):
-    async with pool.transaction() as connection:
-        await connection.execute("create table t (a int)")
-    with pytest.raises(KeyError):
-        async with pool.transaction() as connection:
-            await connection.execute("insert into t values (1)")
-            raise KeyError
+    await execute_all(pool.transaction(), "create table t (a int)")
+    with pytest.raises(StoreError):
+        await execute_all(pool.transaction(), "insert into t values (1)", "select 1/0")
     assert await value(pool, "select count(*) from t") == 0
 
 

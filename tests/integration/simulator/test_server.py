@@ -97,7 +97,7 @@ async def test_control_morning_by_another_process(simulator: Simulator, client: 
     ada = await client.create_person("Ada")
     group = await client.create_group("Team", ["Echo"], ["Ada"])
     assert app["app_secret"] == simulator.platform.app("Echo").secret
-    assert ada["open_ids"] == {}  # or those of the apps that existed already
+    assert ada["open_ids"].keys() == {app["app_id"]}
     said = await client.say("Ada", group["chat_id"], "@Echo hello", wait_seconds=0)
 
     assert said["text"] == "@Echo hello"
@@ -141,6 +141,8 @@ async def test_control_bad_calls_say_what_is_wrong(client: SimClient, simulator:
         await client.say("Ada", "Echo", "hi", chunk_count=3)
     with pytest.raises(SimRefused, match="'Ada' names 0"):
         await client.say("Ada", "Echo", "hi")
+    with pytest.raises(SimRefused, match="name"):
+        await client.call("PATCH", "apps/Echo", {"name": "Renamed"})
     await client.create_person("Ada")
     with pytest.raises(SimRefused, match="order"):
         await client.say("Ada", "Echo", "hi", chunks=2, order=[0, 2])

@@ -133,7 +133,7 @@ def test_connection_dropped_in_an_unknown_way_is_refused() -> None:
 
 
 async def test_connection_frozen_is_silent_and_alive_until_thawed(simulator: Simulator, app: App) -> None:
-    simulator.delivery.ack_seconds = 0.2
+    simulator.delivery.ack_seconds, simulator.delivery.redelivery_scale = 0.2, 1
     ada = simulator.create_person("Ada")
     async with dialled(await endpoint(simulator, app)) as client:
         [connection] = await simulator.wait_connected(app)
@@ -212,6 +212,7 @@ async def test_raw_message_too_large_for_the_client_is_refused_by_it(simulator: 
         simulator.push_raw(connection, bytes(2 * 1024 * 1024))
         with pytest.raises(ConnectionClosed):
             await client.get_message()
+    with trio.fail_after(5):
         await connection.ended.wait()
     assert connection.closing.startswith("closed by the client: 1009")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from support.inbound_memory import MemoryInbound
-from support.inbound_suite import InboundSuite
+
+pytest.register_assert_rewrite("support.inbound_suite")
+from support.inbound_suite import InboundSuite  # noqa: E402  (its assertions explain themselves only when rewritten)
 
 
 @pytest.fixture

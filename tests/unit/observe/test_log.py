@@ -78,7 +78,7 @@ def test_entry_below_the_level_is_not_written() -> None:
 
 
 def test_standard_library_loggers_are_routed_in(out: io.StringIO) -> None:
-    logging.getLogger("hypercorn.error").info("Running on %s", "http://127.0.0.1:1")
+    logging.getLogger("hypercorn.error").warning("Running on %s", "http://127.0.0.1:1")
     (entry,) = entries(out)
     assert entry["logger"] == "hypercorn.error"
     assert entry["event"] == "Running on http://127.0.0.1:1"

@@ -1,0 +1,120 @@
+"""One run of an agent program: the task on its stdin, its reply on its stdout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from gateway.concurrency import finishing
+
+STDOUT_BYTES_MAX = 900_000
+"""A reply must fit the server's bound for a request body, JSON quoting included for ordinary text."""
+STDERR_TAIL_BYTES = 4_096
+TERMINATE_SECONDS = 2.0
+"""From SIGTERM to SIGKILL, for a program that has to stop."""
+STRAGGLER_SECONDS = 1.0
+"""How long output is read after the program's end, when children that it left behind hold its pipes open."""
+_CHUNK_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended. `returncode` is negative for a signal. `overflowed`: it was killed for writing too much."""
+
+    returncode: int
+    stdout: bytes
+    stderr_tail: bytes
+    overflowed: bool = False
+
+
+class _Overflow(Exception):
+    """Leaves the reader of stdout; never leaves this module."""
+
+
+async def run_program(
+    command: Sequence[str],
+    stdin: bytes,
+    *,
+    environment: Mapping[str, str],
+    stdout_bytes_max: int = STDOUT_BYTES_MAX,
+) -> Finished:
+    """Run a program to its end.
+
+    It gets a process group of its own. Cancellation ends the whole group: SIGTERM, and SIGKILL after two seconds; no
+    process of it is left when this returns. Raises OSError when the program cannot be started.
+    """
+    process = await trio.lowlevel.open_process(
+        list(command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        start_new_session=True,
+    )
+    try:
+        return await _converse(process, stdin, stdout_bytes_max)
+    finally:
+        with finishing(TERMINATE_SECONDS + STRAGGLER_SECONDS):
+            await _end(process)
+
+
+async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int) -> Finished:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stdout, stderr = bytearray(), bytearray()
+    overflowed = False
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_write, process.stdin, stdin)
+            nursery.start_soon(_read_all, process.stdout, stdout, stdout_bytes_max)
+            nursery.start_soon(_read_tail, process.stderr, stderr)
+            await process.wait()
+            nursery.cancel_scope.deadline = trio.current_time() + STRAGGLER_SECONDS
+    except* _Overflow:
+        overflowed = True
+    return Finished(process.returncode or 0, bytes(stdout), bytes(stderr), overflowed)
+
+
+async def _write(pipe: trio.abc.SendStream, data: bytes) -> None:
+    """A program need not read its task."""
+    with suppress(trio.BrokenResourceError):
+        await pipe.send_all(data)
+    await pipe.aclose()
+
+
+async def _read_all(pipe: trio.abc.ReceiveStream, into: bytearray, bytes_max: int) -> None:
+    while data := await pipe.receive_some(_CHUNK_BYTES):
+        into += data
+        if len(into) > bytes_max:
+            raise _Overflow
+
+
+async def _read_tail(pipe: trio.abc.ReceiveStream, into: bytearray) -> None:
+    while data := await pipe.receive_some(_CHUNK_BYTES):
+        into += data
+        del into[:-STDERR_TAIL_BYTES]
+
+
+async def _end(process: trio.Process) -> None:
+    """End what is left of the group. The leader is reaped here, so its id cannot have gone to a stranger before."""
+    if process.returncode is None:
+        _signal_group(process, signal.SIGTERM)
+        with trio.move_on_after(TERMINATE_SECONDS):
+            await process.wait()
+    _signal_group(process, signal.SIGKILL)
+    await process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            await pipe.aclose()
+
+
+def _signal_group(process: trio.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,149 @@
+"""The client and the channel against the simulated platform, which the official SDKs are run against as well."""
+
+import ssl
+from collections.abc import AsyncIterator
+from functools import partial
+from uuid import UUID
+
+import pytest
+import trio
+
+from gateway.channel.channel import ChannelConfig, ConnectionState, LinkRefused, Verdict
+from gateway.channel.message import ChatType, InboundMessage, OutboundMessage
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.lark.channel import LarkChannel, lark_factory
+from gateway.lark.client import HttpClient, LarkClient, open_http_client
+from gateway.lark.connection import open_tcp_link
+from gateway.simulator import Simulator, open_simulator
+from gateway.simulator.platform import App
+
+SEND_PATH = "/open-apis/im/v1/messages"
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    with trio.fail_after(30):
+        async with open_simulator() as simulator:
+            yield simulator
+
+
+@pytest.fixture
+def app(simulator: Simulator) -> App:
+    return simulator.create_app("Ada")
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpClient]:
+    async with open_http_client() as http:
+        yield http
+
+
+@pytest.fixture
+def client(simulator: Simulator, app: App, http: HttpClient) -> LarkClient:
+    return LarkClient(app.app_id, app.secret, simulator.base_url, http)
+
+
+def config_of(app: App, heard: list[InboundMessage], *, secret: str = "") -> ChannelConfig:
+    async def hear(message: InboundMessage) -> Verdict:
+        heard.append(message)
+        return Verdict.SETTLED
+
+    raw = {
+        "app_id": app.app_id,
+        "app_secret": secret or app.secret,
+        "bot_open_id": app.open_id,
+        "bot_union_id": app.union_id,
+    }
+    return ChannelConfig(type="feishu", installation_id=UUID(int=1), raw=raw, handler=hear)
+
+
+def channel_on(simulator: Simulator, http: HttpClient, config: ChannelConfig) -> LarkChannel:
+    dial = partial(open_tcp_link, ssl_context=ssl.create_default_context())
+    channel = lark_factory(http, open_stream=dial, open_base_override=simulator.base_url)(config)
+    assert isinstance(channel, LarkChannel)
+    return channel
+
+
+async def test_identify_knows_the_bot(client: LarkClient, app: App) -> None:
+    bot = await client.identify()
+    assert (bot.open_id, bot.union_id) == (app.open_id, app.union_id)
+
+
+async def test_wrong_credentials_are_unauthorized(simulator: Simulator, app: App, http: HttpClient) -> None:
+    for app_id, secret in ((app.app_id, "fake-wrong"), ("cli_0000000000000000", app.secret)):
+        with pytest.raises(LarkUnauthorized):
+            await LarkClient(app_id, secret, simulator.base_url, http).identify()
+
+
+async def test_revoked_token_costs_one_repeat_and_no_error(simulator: Simulator, client: LarkClient, app: App) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    await client.send_text(text="one", uuid="u-1", chat_id=chat.chat_id)
+    simulator.revoke_tokens(app)
+    await client.send_text(text="two", uuid="u-2", chat_id=chat.chat_id)
+    assert [message.text for message in simulator.sent(chat)] == ["one", "two"]
+
+
+async def test_send_again_after_a_lost_answer_is_one_message(
+    simulator: Simulator, client: LarkClient, app: App
+) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    simulator.fail_next(SEND_PATH, lose_answer=True)
+    with pytest.raises(LarkUnavailable):
+        await client.send_text(text="once", uuid="u-1", chat_id=chat.chat_id)
+    sent = await client.send_text(text="once", uuid="u-1", chat_id=chat.chat_id)
+    assert [message.message_id for message in simulator.sent(chat)] == [sent]
+
+
+async def test_send_to_a_stranger_chat_is_refused(client: LarkClient) -> None:
+    with pytest.raises(LarkRefused):
+        await client.send_text(text="hi", uuid="u-1", chat_id="oc_00000000000000000000000000000000")
+
+
+async def test_send_beyond_the_rate_is_throttled(simulator: Simulator, client: LarkClient, app: App) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    throttled: list[LarkThrottled] = []
+
+    async def send(number: int) -> None:
+        try:
+            await client.send_text(text="hi", uuid=f"u-{number}", chat_id=chat.chat_id)
+        except LarkThrottled as error:
+            throttled.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(send, number)
+    assert throttled
+    assert all(0 < error.retry_after <= 60 for error in throttled)
+
+
+async def test_channel_hears_a_mention_and_answers_it(simulator: Simulator, app: App, http: HttpClient) -> None:
+    eve = simulator.create_person("Eve")
+    group = simulator.create_group("Team", [app], [eve])
+    heard: list[InboundMessage] = []
+    config = config_of(app, heard)
+    channel = channel_on(simulator, http, config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(channel.run)
+        assert config.health.state is ConnectionState.LIVE
+        said = simulator.say(eve, group, "@Ada ping", chunks=3)
+        assert (await said.events[0].settled()).state == "delivered"
+        (message,) = heard
+        answer = OutboundMessage(
+            text="pong", idempotency_key="u-1", chat_id=message.source.chat_id, reply_to=message.message_id
+        )
+        result = await channel.send(answer)
+        nursery.cancel_scope.cancel()
+    assert (message.app_id, message.message_id) == (app.app_id, said.message.message_id)
+    assert (message.text, message.addressed_to_bot) == ("ping", True)
+    assert message.source.chat_type is ChatType.GROUP
+    assert [sent.message_id for sent in simulator.sent(group)] == [result.message_id]
+
+
+async def test_channel_with_a_wrong_secret_is_refused_in_words(
+    simulator: Simulator, app: App, http: HttpClient
+) -> None:
+    config = config_of(app, [], secret="fake-wrong")
+    with pytest.raises(LinkRefused):
+        await channel_on(simulator, http, config).run()
+    assert config.health.state is ConnectionState.REFUSED
+    assert "fake-wrong" not in config.health.detail

@@ -1,0 +1,164 @@
+"""The lease store on a real Postgres: the promises of every lease store, and those that only a database can break."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import trio
+from psycopg.types.json import Jsonb
+
+from gateway.channel.channel import ConnectionState, LinkHealth
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.lease_store import PostgresLeaseStore
+from gateway.postgres.listen import run_listener
+from gateway.postgres.pool import Pool
+from gateway.supervisor.ports import Tenure
+from support.lease_memory import ConnectionRow
+from support.lease_suite import LIVE, STANDBY, TTL, LeaseStoreSuite, granted
+
+
+class PostgresDesk:
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.store = PostgresLeaseStore(pool)
+
+    async def execute(self, statement: str, *parameters: Any) -> list[Any]:
+        async with self.pool.connection() as conn:
+            cursor = await conn.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def add(self, channel_type: str = "feishu", config: dict[str, Any] | None = None) -> UUID:
+        workspace, agent, bot = uuid4(), uuid4(), uuid4()
+        await self.execute(
+            "insert into workspace (id, name, slug, issue_prefix) values (%s, 'w', %s, 'W')",
+            workspace,
+            f"w-{workspace}",
+        )
+        await self.execute("insert into agent (id, workspace_id, name) values (%s, %s, 'a')", agent, workspace)
+        await self.execute(
+            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config)"
+            " values (%s, %s, %s, %s, %s)",
+            bot,
+            workspace,
+            agent,
+            channel_type,
+            Jsonb(config or {"app_id": str(bot)}),
+        )
+        return bot
+
+    async def activate(self, installation_id: UUID, active: bool) -> None:
+        status = "active" if active else "revoked"
+        await self.execute("update channel_installation set status = %s where id = %s", status, installation_id)
+
+    async def orphan(self, installation_id: UUID) -> None:
+        await self.execute(
+            "delete from agent where id = (select agent_id from channel_installation where id = %s)", installation_id
+        )
+
+    async def expire(self, installation_id: UUID) -> None:
+        await self.execute(
+            "update channel_installation set ws_lease_expires_at = now() - interval '1 second' where id = %s",
+            installation_id,
+        )
+
+    async def lease(self, installation_id: UUID) -> tuple[str | None, int]:
+        [row] = await self.execute(
+            "select ws_lease_token, lease_epoch from channel_installation where id = %s", installation_id
+        )
+        return row
+
+    async def connection(self, installation_id: UUID) -> ConnectionRow | None:
+        rows = await self.execute(
+            "select state, code, detail, node, lease_epoch from channel_connection where installation_id = %s",
+            installation_id,
+        )
+        return ConnectionRow(*rows[0]) if rows else None
+
+
+@pytest.fixture
+def desk(pool: Pool) -> PostgresDesk:
+    return PostgresDesk(pool)
+
+
+class TestPostgresLeaseStore(LeaseStoreSuite):
+    pass
+
+
+async def test_renew_passes_over_a_row_that_somebody_has_locked(desk: PostgresDesk, database: str) -> None:
+    locked, free = await desk.add(), await desk.add()
+    tenures = [await granted(desk, locked), await granted(desk, free)]
+    async with await TrioConnection.connect(database, autocommit=True) as conn:
+        async with conn.transaction():
+            await conn.execute("select from channel_installation where id = %s for update", (locked,))
+            with trio.fail_after(5):
+                renewal = await desk.store.renew(tenures, TTL)
+        assert (renewal.confirmed, renewal.lost) == ({free}, frozenset())
+    assert (await desk.store.renew(tenures, TTL)).confirmed == {locked, free}
+
+
+async def test_renew_of_two_thousand_leases_is_one_statement(desk: PostgresDesk) -> None:
+    await desk.execute(
+        "insert into channel_installation (id, workspace_id, agent_id, channel_type, config, ws_lease_token,"
+        " lease_epoch, ws_lease_expires_at) select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'feishu',"
+        " jsonb_build_object('app_id', n), 'a-g' || n, n, now() from generate_series(1, 2000) n"
+    )
+    rows = await desk.execute("select id, ws_lease_token, lease_epoch from channel_installation")
+    renewal = await desk.store.renew([Tenure(*row) for row in rows], TTL)
+    assert len(renewal.confirmed) == 2000
+
+
+async def test_release_announces_the_installation(desk: PostgresDesk, database: str) -> None:
+    bot = await desk.add()
+    tenure = await granted(desk, bot)
+    heard_send, heard = trio.open_memory_channel[str](10)
+
+    async def connect() -> TrioConnection[Any]:
+        return await TrioConnection.connect(database, autocommit=True)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_listener, connect, {"gateway_lease": heard_send.send_nowait})
+        with trio.fail_after(10):
+            assert await heard.receive() == ""
+            await desk.store.release(bot, "late", tenure.epoch, STANDBY)
+            await desk.store.release(bot, "a-g1", tenure.epoch, STANDBY)
+            assert await heard.receive() == str(bot)
+        nursery.cancel_scope.cancel()
+
+
+async def test_leases_and_connection_states_announce_no_change_of_the_installation(
+    desk: PostgresDesk, database: str
+) -> None:
+    bot = await desk.add()
+    heard_send, heard = trio.open_memory_channel[str](10)
+
+    async def connect() -> TrioConnection[Any]:
+        return await TrioConnection.connect(database, autocommit=True)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_listener, connect, {"gateway_installation": heard_send.send_nowait})
+        with trio.fail_after(10):
+            assert await heard.receive() == ""
+            tenure = await granted(desk, bot)
+            await desk.store.renew([tenure], TTL)
+            await desk.store.record("node", [(tenure, LIVE)])
+            await desk.store.release(bot, "a-g1", tenure.epoch, STANDBY)
+            await desk.activate(bot, False)
+            assert await heard.receive() == str(bot)
+        assert heard.statistics().current_buffer_used == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_record_keeps_earlier_times_and_stores_what_a_text_column_can(desk: PostgresDesk) -> None:
+    bot = await desk.add()
+    tenure = await granted(desk, bot)
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    await desk.store.record("n", [(tenure, LinkHealth(ConnectionState.LIVE, last_frame_at=at, pong_ms=2.5))])
+    odd = LinkHealth(ConnectionState.CONNECTING, 1 << 40, "nul \x00 and half \ud800 of a pair" + "x" * 1000)
+    await desk.store.record("n", [(tenure, odd)])
+    [row] = await desk.execute(
+        "select last_frame_at, pong_ms, code, left(detail, 23), length(detail) from channel_connection"
+    )
+    assert row == (at, None, 1 << 40, "nul  and half ? of a pa", 499)
