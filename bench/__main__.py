@@ -75,12 +75,18 @@ class World:
     def settle(self) -> None:
         """Make the workspace, its agent, the bot, and `CHATS` bound people who have all written before."""
         email = "bench@example.invalid"
-        self.user_id = str(self.cli("admin", "user", "add", email, "--password-stdin", stdin="not-a-real-password\n")["id"])
-        self.workspace_id = str(self.cli("admin", "workspace", "add", "Bench", "--prefix", "BEN", "--owner", email)["id"])
+        self.user_id = str(
+            self.cli("admin", "user", "add", email, "--password-stdin", stdin="not-a-real-password\n")["id"]
+        )
+        self.workspace_id = str(
+            self.cli("admin", "workspace", "add", "Bench", "--prefix", "BEN", "--owner", email)["id"]
+        )
         runtime = self.cli("admin", "runtime", "add", "bench", "machine")
         agent = self.cli("admin", "agent", "add", "bench", "Echo", "--runtime", str(runtime["id"]))
         self.agent_id = str(agent["id"])
-        bot = self.cli("lark", "add", "--agent", self.agent_id, "--app-id", APP_ID, "--app-secret-stdin", stdin=APP_SECRET)
+        bot = self.cli(
+            "lark", "add", "--agent", self.agent_id, "--app-id", APP_ID, "--app-secret-stdin", stdin=APP_SECRET
+        )
         self.installation_id = str(bot["id"])
         with psycopg.connect(self.conninfo, autocommit=True) as database:
             for number in range(CHATS):
@@ -89,7 +95,8 @@ class World:
     def introduce(self, database: psycopg.Connection, number: int) -> None:
         session = uuid4()
         database.execute(
-            "insert into channel_user_binding (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)"
+            "insert into channel_user_binding"
+            " (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)"
             " values (%s, %s, %s, %s, 'feishu', %s)",
             (uuid4(), self.workspace_id, self.user_id, self.installation_id, person(number)),
         )
@@ -106,11 +113,17 @@ class World:
 
 
 @contextmanager
-def running(command: list[str], environment: dict[str, str], cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], environment: dict[str, str], cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
     process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=log, stderr=log)
     try:
         yield process
+    except BaseException:
+        log.seek(0)
+        sys.stderr.write(log.read()[-4000:].decode(errors="replace"))
+        raise
     finally:
         if process.poll() is not None:
             log.seek(0)
@@ -148,7 +161,17 @@ def gateway_command(world: World) -> list[str]:
 
 def lark_oapi_command(world: World) -> list[str]:
     script = str(HERE / "peers" / "lark_oapi_peer.py")
-    return [sys.executable, "-W", "ignore", script, world.base_url, APP_ID, APP_SECRET, world.conninfo, world.installation_id]
+    return [
+        sys.executable,
+        "-W",
+        "ignore",
+        script,
+        world.base_url,
+        APP_ID,
+        APP_SECRET,
+        world.conninfo,
+        world.installation_id,
+    ]
 
 
 def node_competitor(stack: ExitStack) -> Competitor | None:
@@ -175,6 +198,8 @@ async def one_turn(platform: Platform, world: World, competitor: Competitor, eve
     platform.connected.clear()
     with running(competitor.command(world), world.environment, competitor.cwd):
         await asyncio.wait_for(platform.connected.wait(), 60)
+        # The Node SDK begins to listen a moment after its socket is open, and loses what came before.
+        await asyncio.sleep(1)
         await platform.measure(events=500, outstanding=8, chats=CHATS)
         competitor.throughput.append(await platform.measure(events=events, outstanding=32, chats=CHATS))
         competitor.latency.append(await platform.measure(events=events // 8, outstanding=1, chats=CHATS))
@@ -234,7 +259,8 @@ def table(competitors: list[Competitor], rounds: int, per_installation: float, i
         "",
         f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2**30} GiB memory, "
         f"{machine.system()}, Python {machine.python_version()}; embedded Postgres 18 with fsync on. `make bench`: "
-        f"all in one run, alternating, medians of {rounds} rounds. Load generator, database and competitor share the cores.",
+        f"all in one run, alternating, medians of {rounds} rounds. Load generator, database and competitor share the "
+        "cores.",
         "",
         "Each competitor makes the same rows durable before it acknowledges: claim, membership check, message, reply",
         "target, one queued run, mark. The peers do it in one transaction with prepared statements.",
@@ -249,7 +275,7 @@ def table(competitors: list[Competitor], rounds: int, per_installation: float, i
         )
     lines += [
         "",
-        f"Memory: {per_installation / 1024:.1f} KiB RSS for each of {installations} connected installations in one process.",
+        f"Memory: {per_installation / 1024:.1f} KiB RSS for each of {installations} connected bots in one process.",
         "",
         f"Floor: {ours.name} ≥ 2.5 × lark-oapi at 32 outstanding, p50 at one outstanding ≤ 2 × lark-oapi's.",
         "",
@@ -276,7 +302,6 @@ async def contest(conninfo: str, arguments: argparse.Namespace) -> str:
 
 async def main(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        Path(folder).chmod(0o711)
         async with open_embedded(Path(folder) / "state") as conninfo:
             return await trio.to_thread.run_sync(lambda: asyncio.run(contest(conninfo, arguments)))
 

@@ -21,6 +21,7 @@ where token_hash in (
 );
 
 -- name: purge_user_sessions(keep_seconds, rows_max)!
+-- An ended session is refused by its date already; this only frees the room.
 delete from user_session
 where token_hash in (
   select token_hash from user_session

@@ -3,8 +3,8 @@
 -- name: take_due_rows(installation_id, lease_epoch, busy, rows_max)
 -- record_class: OutboxRow
 -- The first open row of each recipient, if it is due: later ones wait for it. A row in `sending` is one that nobody is
--- sending: a former holder's, or one of ours whose mark was lost, since those in flight are `busy`. A holder whose lease
--- has passed to another takes nothing. first_attempt_at is the first attempt whose result nobody knows.
+-- sending: a former holder's, or one of ours whose mark was lost, since those in flight are `busy`. A holder whose
+-- lease has passed to another takes nothing. first_attempt_at is the first attempt whose result nobody knows.
 with head as (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at
@@ -66,11 +66,13 @@ where head.recipient <> all(:busy::text[]) and coalesce(head.lease_epoch, 0) <= 
   );
 
 -- name: mark_row_sent(id, lease_epoch, channel_message_id)!
+-- Fenced: zero rows when another holder has taken the row over, who then marks it.
 update outbound_message
 set status = 'sent', sent_at = now(), channel_message_id = :channel_message_id, error_code = null, error = null
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: mark_row_failed(id, lease_epoch, error_code, error)!
+-- Final and shown; the recipient's next row may go.
 update outbound_message set status = 'failed', error_code = :error_code, error = :error
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 

@@ -7,6 +7,7 @@ where id = :runtime_id and (last_heartbeat_at is null or last_heartbeat_at < now
 
 -- name: register_runtime(runtime_id, name, kind, version)^
 -- record_class: RuntimeView
+-- The row was made by an operator together with its token; the runtime only describes itself.
 update agent_runtime set name = coalesce(:name::text, name), kind = :kind, version = :version, last_heartbeat_at = now()
 where id = :runtime_id
 returning id, workspace_id, name, kind, version;
@@ -116,6 +117,7 @@ on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothi
 
 -- name: get_claim(task_id, running_seconds)^
 -- record_class: Claim
+-- The run has the deadline that the search for lost tasks will hold it to, counted from the hand-out.
 select task.id, task.kind, task.workspace_id, task.agent_id, agent.name as agent_name, task.chat_session_id,
   task.issue_id, workspace.issue_prefix || '-' || issue.number as issue_key, issue.title as issue_title,
   issue.description as issue_description, issue.status as issue_status, task.attempt,
@@ -147,10 +149,12 @@ where agent.runtime_id = :runtime_id and agent.archived_at is null and task.stat
 
 -- name: get_task(task_id)^
 -- record_class: Task
+-- For showing it. Who decides on it takes the lock below.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
   task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, workspace.language, null::text as loss
+  task.created_at, workspace.language,
+  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
 from agent_task task
 join agent on agent.id = task.agent_id
 join workspace on workspace.id = task.workspace_id
@@ -158,10 +162,13 @@ where task.id = :task_id;
 
 -- name: lock_task(task_id)^
 -- record_class: Task
+-- Every change of a task's status happens under this lock, so that a second end finds the first. NO KEY, because
+-- messages reference the task's key.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
   task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, workspace.language, null::text as loss
+  task.created_at, workspace.language,
+  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
 from agent_task task
 join agent on agent.id = task.agent_id
 join workspace on workspace.id = task.workspace_id
@@ -175,7 +182,8 @@ for no key update of task;
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
   task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, workspace.language, verdict.loss
+  task.created_at, workspace.language,
+  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, verdict.loss
 from agent_task task
 join agent on agent.id = task.agent_id
 join workspace on workspace.id = task.workspace_id
@@ -196,12 +204,15 @@ limit 1
 for no key update of task skip locked;
 
 -- name: start_task(task_id)!
+-- From here on the run may have had effects: losing it costs an attempt.
 update agent_task set status = 'running', started_at = now() where id = :task_id and status = 'dispatched';
 
 -- name: record_progress(task_id, progress)!
+-- Shown while it runs; the next attempt starts without.
 update agent_task set progress = :progress where id = :task_id and status = 'running';
 
 -- name: finish_task(task_id, status, result, error, failure_reason)!
+-- What has ended stays as it ended.
 update agent_task
 set status = :status, result = :result::jsonb, error = :error, failure_reason = :failure_reason, completed_at = now()
 where id = :task_id and status in ('queued', 'dispatched', 'running');
@@ -232,6 +243,7 @@ set status = 'queued', runtime_id = null, dispatched_at = null, started_at = nul
 where id = :task_id and status in ('dispatched', 'running');
 
 -- name: append_answer(id, task_id, content)!
+-- In the generation of the run, which may be older than the conversation's by now.
 with task as (
   select id, chat_session_id, context_generation from agent_task where id = :task_id
 ), touched as (
@@ -241,8 +253,8 @@ insert into chat_message (id, chat_session_id, role, content, task_id, context_g
 select :id, chat_session_id, 'assistant', :content, task.id, context_generation from task;
 
 -- name: queue_reply(id, task_id, kind, content, uuid)!
--- To the chat that the session is bound to, while its bot is connected: for a topic the config knows the chat behind the
--- key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it.
+-- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind
+-- the key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it.
 insert into outbound_message
   (id, workspace_id, installation_id, chat_session_id, task_id, kind, recipient_id, thread_id, reply_to_message_id,
    content, uuid)
@@ -256,7 +268,9 @@ where task.id = :task_id and installation.status = 'active'
 on conflict (task_id, kind) where task_id is not null do nothing;
 
 -- name: announce_event(payload)^
+-- Delivered with the commit, in the order of these calls.
 select pg_notify('gateway_event', :payload);
 
 -- name: ring_runtime(agent_id)^
+-- An agent without a runtime has nobody to tell.
 select pg_notify('gateway_task', runtime_id::text) from agent where id = :agent_id and runtime_id is not null;

@@ -1,7 +1,7 @@
 """Files that ship beside the code: SQL statements and migrations.
 
-An installed wheel carries them inside the package; an editable install reads them from the checkout, because hatchling's
-editable mode ignores `force-include`.
+An installed wheel carries them inside the package; an editable install reads them from the checkout, because
+hatchling's editable mode ignores `force-include`.
 """
 
 from __future__ import annotations

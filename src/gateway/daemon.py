@@ -28,7 +28,7 @@ from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 from gateway.keyring import KeyRing, UnreadableSecret, generate_key
-from gateway.observe.events import OutboxObserver
+from gateway.observe.events import OutboxObserver, TaskObserver
 from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
@@ -240,7 +240,7 @@ class _Daemon:
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
         self._pipeline = InboundPipeline(self._inbound, self._committer, observe=InboundObserver(self._metrics))
-        self._tasks = TaskService(PostgresTaskStore(pool), self._wakes.tasks)
+        self._tasks = TaskService(PostgresTaskStore(pool), self._wakes.tasks, ended=TaskObserver(self._metrics))
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""

@@ -38,7 +38,7 @@ def _points(watcher: Any) -> Iterator[None]:
 async def _until(world: PostgresInbound, sql: str) -> None:
     """Poll until the statement's one value is true."""
     with trio.fail_after(10):
-        while not (await world.run(sql))[0][0]:  # noqa: ASYNC110  (another process's state: there is no event)
+        while not (await world.run(sql))[0][0]:
             await trio.sleep(0.01)
 
 

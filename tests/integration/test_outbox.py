@@ -49,7 +49,7 @@ async def new_holder(world: World) -> Lease:
 
 async def until(condition: Callable[[], Any]) -> None:
     with trio.fail_after(10):
-        while not await condition():  # noqa: ASYNC110 (the database has nothing to wait on)
+        while not await condition():
             await trio.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""What no type checker sees: arrows, unused SQL, stale generated files, shields, and documents that name what is gone."""
+"""What no type checker sees: arrows, unused SQL, stale generated files, shields, documents that name what is gone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def shields(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and any(keyword.arg == "shield" for keyword in node.keywords):
             yield node.lineno
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Attribute) and t.attr == "shield" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Attribute) and t.attr == "shield" for t in node.targets
+        ):
             yield node.lineno
 
 
@@ -73,7 +75,15 @@ def test_every_statement_says_why() -> None:
 
 
 def test_generated_protobuf_module_is_fresh(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "grpc_tools.protoc", "--proto_path=protocol", f"--python_out={tmp_path}"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "grpc_tools.protoc",
+        "--proto_path=protocol",
+        f"--python_out={tmp_path}",
+    ]
     subprocess.run([*command, "protocol/pbbp2.proto"], cwd=ROOT, check=True)
     assert (tmp_path / "pbbp2_pb2.py").read_bytes() == (SOURCE / "lark/wire/pbbp2_pb2.py").read_bytes()
 

@@ -306,19 +306,27 @@ class Worker:
             await trio.sleep(max(asked + EMPTY_CLAIM_SECONDS_MIN - trio.current_time(), 0))
 
     async def _run_task(self, head: TaskHead, task: bytes, seconds: float) -> None:
-        """One task is one unit of work. However it ends, its slot is free again and the server is told, if it can be."""
+        """One task is one unit of work: however it ends, its slot is free again and the server is told if it can be."""
         scope = self._running[head.id] = trio.CancelScope(deadline=trio.current_time() + seconds)
         logger.info("task_started", task_id=head.id, attempt=head.attempt)
+        settled = False
         try:
             report = await self._outcome(head, task, scope)
             if report is not None:
                 await self._report(head, report)
+            settled = True
         except Rejected as error:
+            settled = True
             logger.warning("task_given_up", task_id=head.id, reason=str(error))
-        except trio.Cancelled:
-            await self._hand_back(head)
+        except Refused:
+            settled = True
             raise
+        except Exception:
+            logger.exception("task_run_failed", task_id=head.id)
         finally:
+            # A cancellation is not always a bare Cancelled here: nurseries may have put several into a group.
+            if not settled:
+                await self._hand_back(head)
             del self._running[head.id]
             self._lost.discard(head.id)
             self._slots.release()
@@ -362,11 +370,13 @@ class Worker:
         """The worker ends before the program did: somebody else should try at once."""
         if self._silent:
             return
-        with finishing(REPORT_SECONDS):
+        with finishing(REPORT_SECONDS) as scope:
             try:
                 await self._report(head, Failure("its worker was stopped", "runtime_recovery"))
             except GatewayError as error:
                 logger.warning("task_not_handed_back", task_id=head.id, reason=str(error))
+        if scope.cancelled_caught:
+            logger.warning("task_not_handed_back", task_id=head.id, reason="the server is away")
 
 
 def judge_end(finished: Finished) -> Completion | Failure:

@@ -65,9 +65,7 @@ async def run_program(
 
 
 async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int) -> Finished:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
+    assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 (all three were asked for)
     stdout, stderr = bytearray(), bytearray()
     overflowed = False
     try:

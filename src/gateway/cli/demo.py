@@ -268,7 +268,7 @@ Step = Callable[[Stage], Awaitable[Sequence[str]]]
 
 
 async def open_the_office(stage: Stage) -> Sequence[str]:
-    platform = await stage.start("sim", "--redelivery-scale", "0.1")
+    platform = await stage.start("sim", "--redelivery-scale", "0.02")
     daemon = await stage.start("serve")
     return [
         f"the simulated platform is process {platform.process.pid} at {platform.url}",

@@ -24,7 +24,7 @@ HEARTBEAT_SECONDS = 15
 
 
 class RegisterBody(msgspec.Struct):
-    """Without `workspace_id` the token's own is meant, the only one it opens; without `name` the runtime keeps its own."""
+    """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays."""
 
     name: str | None = None
     kind: str = ""

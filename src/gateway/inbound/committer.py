@@ -78,14 +78,25 @@ class Committer:
             submission.abandoned = True
 
     async def _gather(self, events_max: int) -> list[_Submission]:
-        """Wait for one message, then take whatever else is already there."""
+        """Wait for one message, then take whatever else is there, and whatever the passes of the scheduler add.
+
+        Frames that one read brought in are decided by tasks that are ready now but have not run yet. Each pass lets
+        them run; the first one that adds nothing ends the gathering, so a lone message waits for one pass.
+        """
         batch = [await self._receive.receive()]
+        gathered = 0
+        while gathered < len(batch) < events_max:
+            gathered = len(batch)
+            await trio.lowlevel.checkpoint()
+            self._take_waiting(batch, events_max)
+        return [submission for submission in batch if not submission.abandoned]
+
+    def _take_waiting(self, batch: list[_Submission], events_max: int) -> None:
         while len(batch) < events_max:
             try:
                 batch.append(self._receive.receive_nowait())
             except trio.WouldBlock:
-                break
-        return [submission for submission in batch if not submission.abandoned]
+                return
 
     def _stop(self) -> None:
         """Refuse what comes, and fail what waits."""

@@ -99,3 +99,16 @@ class OutboxObserver:
 
     def __call__(self, kind: str, outcome: str) -> None:
         self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)
+
+
+class TaskObserver:
+    """Counts runs that ended: a callback for `work.tasks`, given the task's kind, its status and its length."""
+
+    def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
+        self._metrics = metrics
+        self._analytics = analytics
+
+    def __call__(self, kind: str, status: str, run_seconds: float | None) -> None:
+        record_event(task_ended(kind, status), self._metrics, self._analytics)
+        if run_seconds is not None:
+            self._metrics.observe("gateway_agent_task_run_seconds", run_seconds, kind=kind)

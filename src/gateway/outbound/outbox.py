@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -13,7 +12,7 @@ import trio
 
 from gateway.channel.channel import Channel
 from gateway.channel.message import OutboundMessage, SendResult
-from gateway.concurrency import Signal, finishing, reached
+from gateway.concurrency import Signal, open_finishing_nursery, reached
 from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, judge_attempt
 from gateway.errors import LarkError, LarkUnavailable, StoreUnavailable
 from gateway.outbound.ports import Lease, OutboxRow, OutboxStore
@@ -23,7 +22,6 @@ logger = structlog.get_logger(__name__)
 CONCURRENCY_MAX = 8
 IDLE_SECONDS = 30.0
 """The outbox looks again this often although nothing rang: a lost notification delays an answer by no more."""
-MARK_SECONDS = 5.0
 PARK_SECONDS = 0.5
 """What a send in flight gets when the right to speak is being handed over."""
 STORE_RETRY_SECONDS = 1.0
@@ -59,7 +57,7 @@ async def run_outbox(
     store that cannot be reached is tried again.
     """
     sender = _Sender(Lease(installation_id, lease_epoch), channel, store, wake, attempt_seconds, record, random_unit)
-    async with trio.open_nursery() as nursery:
+    async with open_finishing_nursery(PARK_SECONDS) as nursery:
         task_status.started()
         while True:
             pause = await sender.send_due(nursery, concurrency)
@@ -109,13 +107,8 @@ class _Sender:
 
     async def _send_row(self, row: OutboxRow) -> None:
         """One row is one unit of work: its recipient is free again whatever happens, and the loop looks again."""
-        settled = False
         try:
-            # Nothing begins after the hand-over was asked for; the row stays marked for the next holder.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            async with _parked_when_cancelled(self._attempt_seconds + MARK_SECONDS):
-                settled = await self._send_and_settle(row)
-            if not settled:
+            if not await self._send_and_settle(row):
                 await trio.sleep(STORE_RETRY_SECONDS)
         finally:
             self._busy.discard(row.recipient)
@@ -201,20 +194,3 @@ def _envelope(row: OutboxRow) -> OutboundMessage:
 def _reason(error: Exception) -> str:
     """What is kept of an error and shown: the platform's own words, but only the type of a fault of ours."""
     return str(error)[:500] if isinstance(error, LarkError) else type(error).__name__
-
-
-@asynccontextmanager
-async def _parked_when_cancelled(seconds_max: float) -> AsyncIterator[None]:
-    """Shield the block for at most `seconds_max`, and for PARK_SECONDS once cancellation is asked for."""
-    async with trio.open_nursery() as nursery:
-        with finishing(seconds_max) as scope:
-            nursery.start_soon(_shorten_when_cancelled, scope)
-            yield
-        nursery.cancel_scope.cancel()
-
-
-async def _shorten_when_cancelled(scope: trio.CancelScope) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        scope.deadline = min(scope.deadline, trio.current_time() + PARK_SECONDS)

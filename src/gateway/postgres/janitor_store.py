@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
@@ -21,15 +19,16 @@ class PostgresJanitorStore:
         self._rows_max = rows_max
 
     async def purge_inbound_dedup(self, keep_seconds: float = 24 * 3600.0) -> int:
-        return await self._purge(_Q.purge_inbound_dedup, keep_seconds)
+        async with self._pool.connection() as conn:
+            rows: int = await _Q.purge_inbound_dedup(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
+            return rows
 
     async def purge_binding_tokens(self, keep_seconds: float = 3600.0) -> int:
-        return await self._purge(_Q.purge_binding_tokens, keep_seconds)
+        async with self._pool.connection() as conn:
+            rows: int = await _Q.purge_binding_tokens(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
+            return rows
 
     async def purge_user_sessions(self, keep_seconds: float = 0.0) -> int:
-        return await self._purge(_Q.purge_user_sessions, keep_seconds)
-
-    async def _purge(self, statement: Any, keep_seconds: float) -> int:
         async with self._pool.connection() as conn:
-            rows: int = await statement(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
+            rows: int = await _Q.purge_user_sessions(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
             return rows

@@ -47,7 +47,7 @@ class Task:
     """A task as stored, with what decisions about it need.
 
     `runtime_id` is the runtime that claimed it, None while it waits; `agent_runtime_id` the one that may claim it.
-    `language` is the workspace's. `loss` is set only by a search for lost tasks.
+    `language` is the workspace's, `run_seconds` the time since the claim. Only a search for lost tasks sets `loss`.
     """
 
     id: UUID
@@ -71,6 +71,7 @@ class Task:
     completed_at: datetime | None
     created_at: datetime
     language: str
+    run_seconds: float | None
     loss: str | None
 
 
@@ -164,7 +165,10 @@ class TaskStore(Protocol):
     async def register_runtime(
         self, runtime_id: UUID, *, name: str | None, kind: str, version: str
     ) -> RuntimeView | None:
-        """Describe the runtime, which counts as hearing of it. Without `name` it keeps its own. Raises StoreConflict when the name is taken."""
+        """Describe the runtime, which counts as hearing of it. Without `name` its name stays.
+
+        Raises StoreConflict when the name is taken.
+        """
 
     async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:
         """The runtime works on these. Returns those that are indeed dispatched to it or running on it."""

@@ -49,6 +49,14 @@ ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
 """What a runtime may ask for, by the status of the task. Ending what has ended is allowed too, and changes nothing."""
 
 
+Ended = Callable[[str, str, float | None], None]
+"""Told of every run that ended, after the commit: the task's kind, its status, seconds since its claim."""
+
+
+def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """A claimed task with everything its run needs."""
@@ -71,10 +79,13 @@ class TaskService:
     notifications may have been missed.
     """
 
-    def __init__(self, store: TaskStore, queue: Topics, *, limits: LossLimits | None = None) -> None:
+    def __init__(
+        self, store: TaskStore, queue: Topics, *, limits: LossLimits | None = None, ended: Ended = _unheard
+    ) -> None:
         self._store = store
         self._queue = queue
         self._limits = limits or LossLimits()
+        self._ended = ended
         self._draining = False
 
     def drain(self) -> None:
@@ -160,7 +171,7 @@ class TaskService:
             _require_status(change.task, "complete")
             await self._complete(change, storable(output))
             reached("task.completing")
-        return TaskStatus.COMPLETED
+        return self._tell(change.task, TaskStatus.COMPLETED)
 
     async def _complete(self, change: TaskChange, output: str) -> None:
         task = change.task
@@ -188,7 +199,8 @@ class TaskService:
                 if change.task.status in TERMINAL:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
-                return await _fail(change, known_reason(failure_reason or UNKNOWN_REASON), storable(error))
+                status = await _fail(change, known_reason(failure_reason or UNKNOWN_REASON), storable(error))
+            return self._tell(change.task, status)
 
         return await _despite_conflicts(attempt)
 
@@ -211,7 +223,8 @@ class TaskService:
                     if change is None:
                         break
                     seen.append(change.task.id)
-                    await _return(change)
+                    status = await _return(change)
+                self._tell(change.task, status)
             except StoreUnavailable:
                 raise
             except Exception:
@@ -225,6 +238,11 @@ class TaskService:
     async def _change(self, runtime: RuntimePrincipal, task_id: UUID) -> AsyncIterator[TaskChange]:
         async with self._store.change(task_id) as change:
             yield change if change is not None and _is_of(change.task, runtime) else _absent("task")
+
+    def _tell(self, task: Task, status: TaskStatus) -> TaskStatus:
+        if status in TERMINAL:
+            self._ended(task.kind, status, task.run_seconds)
+        return status
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
         if runtime.runtime_id != runtime_id:
@@ -255,16 +273,15 @@ async def _requeue(change: TaskChange, attempt: int, delay_seconds: float, reaso
     return status
 
 
-async def _return(change: TaskChange) -> None:
+async def _return(change: TaskChange) -> TaskStatus:
     """A lost task: one that never started loses no attempt, because nothing was tried."""
     task = change.task
     logger.warning("task_lost", task_id=str(task.id), loss=task.loss, attempt=task.attempt)
     if task.loss == Loss.UNDELIVERED:
-        await _requeue(change, task.attempt, 0.0, RUNTIME_OFFLINE, "its runtime never started it")
-    elif task.loss == Loss.TIMEOUT:
-        await _fail(change, TIMEOUT, "it ran for longer than any run may")
-    else:
-        await _fail(change, RUNTIME_OFFLINE, "its runtime went silent")
+        return await _requeue(change, task.attempt, 0.0, RUNTIME_OFFLINE, "its runtime never started it")
+    if task.loss == Loss.TIMEOUT:
+        return await _fail(change, TIMEOUT, "it ran for longer than any run may")
+    return await _fail(change, RUNTIME_OFFLINE, "its runtime went silent")
 
 
 def event_fields(task: Task, status: TaskStatus) -> JsonObject:

@@ -51,7 +51,7 @@ async def running(other, connection):
 
 async def until(condition):
     with trio.fail_after(5):
-        while not await condition():  # noqa: ASYNC110 (the server sets no events)
+        while not await condition():
             await trio.sleep(0.005)
 
 

@@ -68,7 +68,7 @@ def socket_dir(conninfo):
 
 async def gone(pid):
     with trio.fail_after(10):
-        while is_running(pid):  # noqa: ASYNC110 (other processes set no events)
+        while is_running(pid):
             await trio.sleep(0.01)
 
 

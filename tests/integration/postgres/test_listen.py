@@ -86,7 +86,7 @@ async def test_cancelled_listener_ends_at_once_and_leaves_no_connection(database
             inner.cancel_scope.cancel()
     async with pool.connection() as connection:
         with trio.fail_after(2):
-            while await listeners(connection):  # noqa: ASYNC110 (the server sets no events)
+            while await listeners(connection):
                 await trio.sleep(0.005)
 
 

@@ -1,0 +1,185 @@
+"""The API that agents' runtimes use, over HTTP and a real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+import pytest
+import trio
+
+from gateway.postgres.pool import Pool
+from support.task_http import TOKEN, USER_TOKEN, TaskServer, serving_tasks
+from support.task_world import World, open_world, ringing
+
+
+@pytest.fixture
+async def world(pool: Pool) -> World:
+    return await open_world(pool)
+
+
+@pytest.fixture
+async def server(world: World) -> AsyncIterator[TaskServer]:
+    async with serving_tasks(world) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: TaskServer) -> AsyncIterator[httpx2.AsyncClient]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx2.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=30) as client:
+        yield client
+
+
+async def claim(client: httpx2.AsyncClient, world: World, wait: str = "0") -> Any:
+    answer = await client.post(f"/api/runtimes/{world.runtime_id}/tasks/claim", params={"wait_seconds": wait})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["task"]
+
+
+async def test_task_from_claim_to_answer_has_the_shape_of_the_contract(
+    world: World, client: httpx2.AsyncClient
+) -> None:
+    session = await world.add_session()
+    await world.say(session, "hello")
+    task = await claim(client, world)
+    sent_at = datetime.fromisoformat(task["messages"][0].pop("sent_at"))
+    deadline = datetime.fromisoformat(task.pop("deadline"))
+    assert sent_at.utcoffset() is not None
+    assert 8990 < (deadline - sent_at).total_seconds() < 9010
+    assert task == {
+        "id": task["id"],
+        "kind": "chat",
+        "agent": {"id": str(world.agent_id), "name": "agent"},
+        "workspace_id": str(world.workspace_id),
+        "chat_session_id": str(session.id),
+        "issue": None,
+        "prompt": "hello",
+        "messages": [{"role": "user", "author": "Ann", "text": "hello", "age_seconds": 0, "attachments": []}],
+        "attempt": 1,
+    }
+    path = f"/api/tasks/{task['id']}"
+    assert (await client.post(f"{path}/start")).json() == {"id": task["id"], "status": "running"}
+    assert (await client.post(f"{path}/progress", json={"text": "half way"})).status_code == 200
+    assert (await client.get(path)).json()["progress"] == "half way"
+    for _ in range(2):
+        answer = await client.post(f"{path}/complete", json={"output": "hi"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+    assert (await client.post(f"{path}/fail", json={"error": "late"})).json()["status"] == "completed"
+    view = (await client.get(path)).json()
+    assert (view["status"], view["result"], view["attempt"]) == ("completed", {"output": "hi"}, 1)
+    assert await world.answers(session) == ["hi"]
+    assert await claim(client, world) is None
+
+
+async def test_claim_with_a_wait_is_answered_when_a_message_comes(
+    world: World, client: httpx2.AsyncClient, database: str
+) -> None:
+    session = await world.add_session()
+    got: list[Any] = []
+
+    async def poll() -> None:
+        got.append(await claim(client, world, "30"))
+
+    with trio.fail_after(10):
+        async with ringing(world, database), trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await world.say(session, "hello")
+            await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+    assert got[0]["prompt"] == "hello"
+
+
+async def test_claim_of_a_client_that_went_away_takes_no_task(
+    world: World, client: httpx2.AsyncClient, database: str
+) -> None:
+    session = await world.add_session()
+    async with ringing(world, database):
+        with trio.move_on_after(0.2):
+            await claim(client, world, "30")
+        for _ in range(3):
+            await world.say(session, "hello")
+            await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+        with trio.fail_after(10):
+            task = await claim(client, world, "10")
+    assert task["prompt"].count("hello") == 3
+
+
+async def test_shutdown_ends_long_polls_at_once(world: World) -> None:
+    with trio.fail_after(10):
+        async with serving_tasks(world) as server, httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+            client.headers["Authorization"] = f"Bearer {TOKEN}"
+            client.base_url = httpx2.URL(server.url)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(claim, client, world, "30")
+                await trio.sleep(0.1)
+                server.service.drain()
+
+
+async def test_register_and_heartbeat(world: World, client: httpx2.AsyncClient) -> None:
+    body = {"workspace_id": str(world.workspace_id), "name": "laptop", "kind": "cli", "version": "1.2"}
+    view = (await client.post("/api/runtimes/register", json=body)).json()
+    assert view == {
+        "id": str(world.runtime_id),
+        **body,
+        "heartbeat_seconds": 15,
+    }
+    assert (await client.post("/api/runtimes/register", json={"version": "2"})).json()["name"] == "laptop"
+    stranger = str(uuid4())
+    answer = await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat", json={"tasks": [stranger]})
+    assert answer.json() == {"status": "ok", "stop": [stranger]}
+    assert (await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat")).json() == {"status": "ok", "stop": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "field"),
+    [
+        ("POST", "/api/runtimes/register", {"workspace_id": str(UUID(int=9)), "name": "x"}, 404, None),
+        ("POST", "/api/runtimes/register", {"workspace_id": "x", "name": "x"}, 400, "workspace_id"),
+        ("POST", "/api/runtimes/register", {"name": " "}, 400, "name"),
+        ("POST", "/api/runtimes/register", {"name": "x" * 201}, 400, "name"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {}, 404, None),
+        ("POST", "/api/runtimes/nonsense/heartbeat", {}, 400, "runtime_id"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim", {}, 404, None),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim?wait_seconds=61", {}, 400, "wait_seconds"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim?wait_seconds=-1", {}, 400, "wait_seconds"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim?wait_seconds=nan", {}, 400, "wait_seconds"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim?wait_seconds=soon", {}, 400, "wait_seconds"),
+        ("GET", f"/api/tasks/{UUID(int=9)}", None, 404, None),
+        ("GET", "/api/tasks/nonsense", None, 400, "task_id"),
+        ("GET", f"/api/tasks/{UUID(int=0)}", None, 400, "task_id"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", None, 404, None),
+        ("POST", f"/api/tasks/{UUID(int=9)}/progress", {}, 400, "text"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"output": 5}, 400, "output"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"output": "x"}, 404, None),
+        ("POST", f"/api/tasks/{UUID(int=9)}/fail", {"error": "x"}, 404, None),
+    ],
+)
+async def test_bad_request_is_answered_with_what_is_wrong(
+    client: httpx2.AsyncClient, method: str, path: str, body: Any, status: int, field: str | None
+) -> None:
+    answer = await client.request(method, path, json=body)
+    assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
+    assert answer.json()["code"]
+
+
+async def test_wrong_status_is_a_conflict_that_names_it(world: World, client: httpx2.AsyncClient) -> None:
+    task_id = await world.say(await world.add_session(), "hello", window=60)
+    answer = await client.post(f"/api/tasks/{task_id}/complete", json={"output": "x"})
+    assert (answer.status_code, answer.json()["task_status"]) == (409, "queued")
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), ("gwr_unknown", 401), (USER_TOKEN, 403)])
+async def test_wrong_identity_is_turned_away(
+    world: World, client: httpx2.AsyncClient, token: str | None, status: int
+) -> None:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    del client.headers["Authorization"]
+    for path in (
+        "/api/runtimes/register",
+        f"/api/runtimes/{world.runtime_id}/tasks/claim",
+        f"/api/tasks/{uuid4()}/start",
+    ):
+        assert (await client.post(path, headers=headers, json={"name": "x"})).status_code == status

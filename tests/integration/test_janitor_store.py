@@ -1,0 +1,46 @@
+"""Purges on a real Postgres: what is over goes, in bounded pieces, and nothing else."""
+
+from __future__ import annotations
+
+from gateway.postgres.janitor_store import PostgresJanitorStore
+from gateway.postgres.pool import Pool
+from support.task_world import World
+
+
+async def test_claims_of_messages_are_kept_a_day(pool: Pool) -> None:
+    world = World(pool)
+    await world.sql(
+        "insert into channel_inbound_message_dedup (installation_id, message_id, received_at, claim_token)"
+        " select gen_random_uuid(), 'om_' || hours, now() - make_interval(hours => hours), gen_random_uuid()"
+        " from generate_series(1, 47, 2) hours"
+    )
+    store = PostgresJanitorStore(pool, rows_max=7)
+    assert [await store.purge_inbound_dedup() for _ in range(3)] == [7, 5, 0]
+    rows = await world.sql(
+        "select max(now() - received_at) < interval '24 hours' as young from channel_inbound_message_dedup"
+    )
+    assert rows == [{"young": True}]
+
+
+async def test_binding_tokens_outlive_their_end_by_an_hour(pool: Pool) -> None:
+    world = World(pool)
+    await world.sql(
+        "insert into channel_binding_token (token_hash, workspace_id, installation_id, channel_type, channel_user_id,"
+        " created_at, expires_at)"
+        " select lpad(minutes::text, 64, '0'), gen_random_uuid(), gen_random_uuid(), 'feishu', 'ou_1',"
+        " now() - make_interval(mins => minutes), now() - make_interval(mins => minutes - 15)"
+        " from unnest(array[1, 30, 74, 76, 200]) minutes"
+    )
+    assert await PostgresJanitorStore(pool).purge_binding_tokens() == 2
+
+
+async def test_sessions_go_when_they_end(pool: Pool) -> None:
+    world = World(pool)
+    await world.create()
+    await world.sql(
+        "insert into user_session (token_hash, user_id, expires_at)"
+        " select lpad(n::text, 64, '0'), %(user)s, now() + make_interval(mins => n) from unnest(array[1, 5]) n"
+        " union all select lpad('9', 64, '0'), %(user)s, now() - interval '1 minute'",
+        user=world.user_id,
+    )
+    assert await PostgresJanitorStore(pool).purge_user_sessions() == 1

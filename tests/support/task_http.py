@@ -1,0 +1,50 @@
+"""The API of runtimes and tasks on a real socket, over a world of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from gateway.http.app import Services, create_app
+from gateway.http.server import serve_http
+from gateway.observe.health import Readiness
+from gateway.observe.metrics import Metrics
+from gateway.work.directory import Principal, UserPrincipal
+from gateway.work.tasks import TaskService
+from support.task_world import World
+
+TOKEN = "gwr_not-a-real-token"
+USER_TOKEN = "gwu_not-a-real-token"
+
+
+@dataclass
+class TaskServer:
+    """`revoked`: the token is not accepted any more."""
+
+    world: World
+    service: TaskService
+    url: str = ""
+    revoked: bool = False
+    stop: trio.Event = field(default_factory=trio.Event)
+
+    async def authenticate(self, token: str) -> Principal | None:
+        if self.revoked:
+            return None
+        return {TOKEN: self.world.runtime, USER_TOKEN: UserPrincipal(self.world.user_id)}.get(token)
+
+
+@asynccontextmanager
+async def serving_tasks(world: World, bind: str = "127.0.0.1:0") -> AsyncIterator[TaskServer]:
+    server = TaskServer(world, world.service)
+    app = create_app(Services(server.authenticate, server.service, Readiness(), Metrics()))
+    async with trio.open_nursery() as nursery:
+        server.url = await nursery.start(partial(serve_http, app, bind, stop=server.stop, graceful_seconds=2))
+        try:
+            yield server
+        finally:
+            server.service.drain()
+            server.stop.set()

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.sending import GiveUp, Postpone, judge_attempt
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+
+DAY = 24 * 3600.0
+
+
+def judge(
+    error: Exception, *, attempts: int = 1, age: float = 0.0, in_doubt: bool = False, unit: float = 0.5
+) -> Postpone | GiveUp:
+    return judge_attempt(error, attempts=attempts, age_seconds=age, in_doubt=in_doubt, random_unit=unit)
+
+
+def test_unavailable_platform_leaves_a_doubt_and_backs_off_to_a_minute() -> None:
+    delays = [judge(LarkUnavailable("away"), attempts=number) for number in (1, 2, 3, 7, 500)]
+    assert delays == [Postpone(seconds, True) for seconds in (1, 2, 4, 60, 60)]
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 10_000))
+def test_unavailable_platform_spreads_retries_around_the_delay(unit: float, attempts: int) -> None:
+    verdict = judge(LarkUnavailable("away"), attempts=attempts, unit=unit)
+    assert isinstance(verdict, Postpone)
+    assert 0.5 <= verdict.delay_seconds <= 90
+
+
+def test_refusal_is_final() -> None:
+    assert judge(LarkRefused("no")) == GiveUp()
+
+
+def test_throttling_leaves_no_doubt_and_waits_as_told() -> None:
+    assert judge(LarkThrottled("slow", retry_after=7)) == Postpone(7, False)
+    assert judge(LarkThrottled("slow", retry_after=0)) == Postpone(0.1, False)
+
+
+def test_bad_credentials_are_tried_slowly() -> None:
+    delays = [judge(LarkUnauthorized("bad secret"), attempts=number) for number in (1, 2, 5, 50)]
+    assert delays == [Postpone(seconds, False) for seconds in (60, 120, 900, 900)]
+
+
+@pytest.mark.parametrize("error", [LarkUnauthorized("bad secret"), LarkThrottled("slow", retry_after=1)])
+def test_row_that_could_not_be_sent_for_a_day_is_given_up(error: Exception) -> None:
+    assert judge(error, age=DAY) == GiveUp()
+    assert judge(error, age=DAY - 1) != GiveUp()
+
+
+def test_fault_of_ours_is_given_up_at_the_fifth_attempt() -> None:
+    assert [judge(ValueError(), attempts=number) == GiveUp() for number in (1, 4, 5)] == [False, False, True]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from gateway.work.ports import Claim, ClaimedMessage, TaskStatus
+from gateway.work.tasks import ALLOWED_FROM, TERMINAL, Assignment, storable
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def assignment(*texts: str, kind: str = "chat", title: str | None = None, description: str | None = None) -> Assignment:
+    claim = Claim(
+        UUID(int=1), kind, UUID(int=2), UUID(int=3), "agent", None, None, None, title, description, None, 1, NOW
+    )
+    return Assignment(claim, tuple(ClaimedMessage("user", "Ann", text, NOW, 0) for text in texts))
+
+
+def test_prompt_of_a_chat_joins_its_messages() -> None:
+    assert assignment("one", "", "two").prompt == "one\n\ntwo"
+
+
+def test_prompt_of_an_issue_is_title_and_description() -> None:
+    assert assignment(kind="issue", title="Broken", description="It is.").prompt == "Broken\n\nIt is."
+    assert assignment(kind="issue", title="Broken", description="").prompt == "Broken"
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"), [("a\x00b", "ab"), ("\ud83d", "?"), ("grüß 😀", "grüß 😀"), ("\x00", ""), ("a\r\nb", "a\r\nb")]
+)
+def test_storable_drops_only_what_the_database_cannot_keep(text: str, stored: str) -> None:
+    assert storable(text) == stored
+
+
+def test_what_has_ended_allows_nothing() -> None:
+    assert all(not allowed & TERMINAL for allowed in ALLOWED_FROM.values())
+
+
+def test_an_answer_needs_a_run_that_was_started() -> None:
+    assert ALLOWED_FROM["complete"] == {TaskStatus.RUNNING}
+    assert ALLOWED_FROM["fail"] == {TaskStatus.DISPATCHED, TaskStatus.RUNNING}
