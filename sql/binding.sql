@@ -24,7 +24,7 @@ returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id,
 
 -- name: explain_binding(installation_id, channel_user_id, email)^
 -- record_class: BindingObstacles
--- Why create_binding returned nothing.
+-- Why create_binding gave no row, asked only then: the refusal names what stands in the way.
 select
   exists (select from channel_installation where id = :installation_id) as installation,
   exists (select from app_user where email = lower(:email)) as person,
@@ -38,6 +38,7 @@ select
     where installation_id = :installation_id and channel_user_id = :channel_user_id) as taken;
 
 -- name: delete_binding(installation_id, channel_user_id)!
+-- By the pair that a person and an operator can name; the workspace follows from the installation.
 delete from channel_user_binding b
 using channel_installation i
 where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = i.workspace_id
@@ -45,6 +46,7 @@ where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = 
 
 -- name: list_bindings(installation_id)
 -- record_class: Binding
+-- The join keeps out what was bound before the row moved to another workspace.
 select b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at
 from channel_user_binding b
 join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id

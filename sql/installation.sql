@@ -11,12 +11,14 @@ from agent a
 where a.id = :agent_id;
 
 -- name: member_by_email(workspace_id, email)$
+-- An installer has to be a member: the bot acts in their name.
 select m.user_id
 from member m
 join app_user u on u.id = m.user_id
 where m.workspace_id = :workspace_id and u.email = lower(:email);
 
 -- name: installation_id_of_agent(workspace_id, agent_id, channel_type)$
+-- Asked before sealing, because a sealed secret is bound to the id of its row.
 select id
 from channel_installation
 where workspace_id = :workspace_id and agent_id = :agent_id and channel_type = :channel_type;
@@ -77,6 +79,7 @@ returning i.id;
 
 -- name: app_holder(channel_type, app_id)^
 -- record_class: AppHolder
+-- Whose app it is, for the words of a refusal: a dead row that is still leased may have a live socket.
 select i.id, i.agent_id,
   i.status = 'revoked'
     or not exists (select from agent a where a.id = i.agent_id and a.workspace_id = i.workspace_id) as dead,

@@ -218,7 +218,7 @@ set status = :status, result = :result::jsonb, error = :error, failure_reason = 
 where id = :task_id and status in ('queued', 'dispatched', 'running');
 
 -- name: lock_waiting_sibling(task_id)$
--- The run that already waits where this one would have to wait. If it is being claimed, this waits and then finds none.
+-- The run that already waits where this one would have to wait; locked, so that it still does when it gets the messages.
 select sibling.id
 from agent_task task
 join agent_task sibling on sibling.id <> task.id and sibling.kind = task.kind

@@ -26,23 +26,25 @@ async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
     The body itself is cancelled like any other code; the countdown begins when it is left, however that happens. A task
     that raises cancels its siblings and the body at once, as in any nursery.
     """
+    opened: list[trio.Nursery] = []
+    is_open, body_left = trio.Event(), trio.Event()
+
+    async def run_finishing() -> None:
+        with finishing(float("inf")) as scope:
+            async with trio.open_nursery() as inner:
+                opened.append(inner)
+                is_open.set()
+                await body_left.wait()
+                scope.deadline = trio.current_time() + seconds
+
     async with trio.open_nursery() as outer:
-        inner, body_left = await outer.start(_run_finishing, seconds)
+        # Not `start`: cancelled during that, it would wait for a task which the shield keeps from noticing.
+        outer.start_soon(run_finishing)
         try:
-            yield inner
+            await is_open.wait()
+            yield opened[0]
         finally:
             body_left.set()
-
-
-async def _run_finishing(
-    seconds: float, *, task_status: trio.TaskStatus[tuple[trio.Nursery, trio.Event]] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with finishing(float("inf")) as scope:
-        async with trio.open_nursery() as inner:
-            body_left = trio.Event()
-            task_status.started((inner, body_left))
-            await body_left.wait()
-            scope.deadline = trio.current_time() + seconds
 
 
 class Signal:

@@ -223,7 +223,7 @@ class Limits(_Group):
     """Parts of unfinished events that one connection may hold."""
     events_in_flight_max: Count = 64
     """Events of one connection that are being settled at the same time."""
-    runtime_silence_seconds: Seconds = 90
+    runtime_silence_seconds: Seconds = 150
     """A runtime that says nothing for so long has lost its tasks: they return to the queue."""
 
 

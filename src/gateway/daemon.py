@@ -228,6 +228,7 @@ class _Daemon:
         from gateway.observe.events import InboundObserver
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
 
         self._settings = settings
@@ -240,7 +241,10 @@ class _Daemon:
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
         self._pipeline = InboundPipeline(self._inbound, self._committer, observe=InboundObserver(self._metrics))
-        self._tasks = TaskService(PostgresTaskStore(pool), self._wakes.tasks, ended=TaskObserver(self._metrics))
+        limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
+        self._tasks = TaskService(
+            PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+        )
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""

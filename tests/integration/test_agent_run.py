@@ -257,6 +257,7 @@ async def test_agent_whose_token_is_revoked_ends(world: World, server: TaskServe
         (["--server", "127.0.0.1:8420", "--", "true"], "--server"),
         (["--server", "http://127.0.0.1:1", "--", "/no/such/program"], "not a program"),
         (["--server", "http://127.0.0.1:1"], "COMMAND"),
+        (["--server", "http://127.0.0.1:1", "--token", "gwr_grüße", "--", "true"], "--token"),
         (["--server", "http://127.0.0.1:1", "--concurrency", "0", "--", "true"], "--concurrency"),
     ],
 )

@@ -4,78 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
 
 import pytest
 import trio
-from psycopg.types.json import Jsonb
 
 from gateway.channel.channel import ConnectionState, LinkHealth
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool
 from gateway.supervisor.ports import Tenure
-from support.lease_memory import ConnectionRow
+from support.lease_postgres import PostgresDesk
 from support.lease_suite import LIVE, STANDBY, TTL, LeaseStoreSuite, granted
-
-
-class PostgresDesk:
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.store = PostgresLeaseStore(pool)
-
-    async def execute(self, statement: str, *parameters: Any) -> list[Any]:
-        async with self.pool.connection() as conn:
-            cursor = await conn.execute(statement, parameters)
-            return await cursor.fetchall() if cursor.description else []
-
-    async def add(self, channel_type: str = "feishu", config: dict[str, Any] | None = None) -> UUID:
-        workspace, agent, bot = uuid4(), uuid4(), uuid4()
-        await self.execute(
-            "insert into workspace (id, name, slug, issue_prefix) values (%s, 'w', %s, 'W')",
-            workspace,
-            f"w-{workspace}",
-        )
-        await self.execute("insert into agent (id, workspace_id, name) values (%s, %s, 'a')", agent, workspace)
-        await self.execute(
-            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config)"
-            " values (%s, %s, %s, %s, %s)",
-            bot,
-            workspace,
-            agent,
-            channel_type,
-            Jsonb(config or {"app_id": str(bot)}),
-        )
-        return bot
-
-    async def activate(self, installation_id: UUID, active: bool) -> None:
-        status = "active" if active else "revoked"
-        await self.execute("update channel_installation set status = %s where id = %s", status, installation_id)
-
-    async def orphan(self, installation_id: UUID) -> None:
-        await self.execute(
-            "delete from agent where id = (select agent_id from channel_installation where id = %s)", installation_id
-        )
-
-    async def expire(self, installation_id: UUID) -> None:
-        await self.execute(
-            "update channel_installation set ws_lease_expires_at = now() - interval '1 second' where id = %s",
-            installation_id,
-        )
-
-    async def lease(self, installation_id: UUID) -> tuple[str | None, int]:
-        [row] = await self.execute(
-            "select ws_lease_token, lease_epoch from channel_installation where id = %s", installation_id
-        )
-        return row
-
-    async def connection(self, installation_id: UUID) -> ConnectionRow | None:
-        rows = await self.execute(
-            "select state, code, detail, node, lease_epoch from channel_connection where installation_id = %s",
-            installation_id,
-        )
-        return ConnectionRow(*rows[0]) if rows else None
 
 
 @pytest.fixture

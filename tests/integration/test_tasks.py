@@ -14,7 +14,7 @@ from gateway.errors import RejectedRequest
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.directory import RuntimePrincipal
 from gateway.work.ports import LossLimits
-from gateway.work.tasks import Assignment
+from gateway.work.tasks import Assignment, TaskService
 from support.task_world import Session, World, hearing_events, open_world, ringing
 
 
@@ -449,6 +449,22 @@ async def test_report_on_a_foreign_task_is_absent(pool: Pool, action: str) -> No
 async def call(world: World, action: str, runtime: RuntimePrincipal, task_id: UUID) -> Any:
     arguments = {"start": (), "find": (), "progress": ("x",), "complete": ("x",), "fail": ("x",)}[action]
     return await getattr(world.service, action)(runtime, task_id, *arguments)
+
+
+async def test_ended_runs_are_told_of_once_with_their_length(pool: Pool) -> None:
+    world = await open_world(pool)
+    heard: list[tuple[str, str, bool]] = []
+
+    def hear(kind: str, status: str, run_seconds: float | None) -> None:
+        heard.append((kind, status, run_seconds is not None and run_seconds >= 0))
+
+    service = TaskService(world.store, world.queue, ended=hear)
+    done, retried, failed = [await world.running(await world.add_session()) for _ in range(3)]
+    for _ in range(2):
+        await service.complete(world.runtime, done.claim.id, "ok")
+    await service.fail(world.runtime, retried.claim.id, "x", "timeout")
+    await service.fail(world.runtime, failed.claim.id, "x")
+    assert heard == [("chat", "completed", True), ("chat", "failed", True)]
 
 
 # Lost tasks

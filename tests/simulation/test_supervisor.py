@@ -14,6 +14,7 @@ import structlog.testing
 import trio
 
 from gateway.channel.channel import ConnectionState, LinkLost, LinkRefused
+from gateway.supervisor.installation import DRAIN_SECONDS
 from support.lease_world import UNREADABLE, World, simulate
 from support.toy_channel import TOY
 
@@ -218,6 +219,52 @@ def test_rotations_in_a_row_end_with_the_last_secret(seed: int) -> None:
         assert link.secret == "s7"
 
     simulate(seed, scenario)
+
+
+def test_rotation_asks_with_a_new_token_and_only_after_the_old_link_has_ended() -> None:
+    async def scenario(world: World) -> None:
+        world.platform.settle_seconds = (0.9, 0.9)
+        bot = await owned(world)
+        old, token = world.platform.sole(bot), world.row(bot).token
+        store = world.daemons[0].store
+        world.table.configure(bot, sealed="y:s2")
+        await world.platform.until(lambda: old is not None and old.closed_at is not None)
+        assert store.calls.count("acquire") == 1
+        await world.platform.until_live(bot)
+        assert store.calls.count("acquire") == 2
+        assert [token, world.row(bot).token] == ["node0-g1", "node0-g2"]
+
+    simulate(0, scenario)
+
+
+@seeded
+def test_rotation_whose_release_arrives_late_keeps_the_successor_leased(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        bot = await owned(world)
+        wire, rotated_at = world.daemons[0].wire, trio.current_time()
+        wire.late = frozenset({"release"})
+        world.table.configure(bot, sealed="y:s2")
+        link = await world.platform.until_live(bot, since=rotated_at)
+        await trio.sleep(60)
+        assert world.platform.sole(bot) is link
+        assert link.secret == "s2"
+
+    simulate(seed, scenario)
+
+
+def test_rotation_of_a_channel_that_will_not_end_waits_for_its_lease() -> None:
+    async def scenario(world: World) -> None:
+        bot = await owned(world)
+        world.platform.settle_seconds, world.platform.shield_seconds = (600, 600), 600
+        old, rotated_at = world.platform.sole(bot), trio.current_time()
+        world.table.configure(bot, sealed="y:s2")
+        link = await world.platform.until_live(bot, since=rotated_at)
+        assert old is not None
+        assert old.closed_at == pytest.approx(rotated_at + DRAIN_SECONDS, abs=1)
+        assert link.opened_at >= old.closed_at + world.settings.margin_seconds - 0.1
+        assert link.opened_at - rotated_at <= 30
+
+    simulate(0, scenario)
 
 
 def test_resealing_and_backfills_close_no_link() -> None:
@@ -462,18 +509,21 @@ def test_lost_answer_to_a_lease_request_neither_links_twice_nor_waits_for_the_ex
     simulate(seed, scenario)
 
 
-def test_stop_while_a_lease_request_hangs_releases_what_may_have_been_taken() -> None:
+def test_stop_while_a_lease_request_is_unanswered_releases_what_it_may_have_taken() -> None:
     async def scenario(world: World) -> None:
-        world.platform.dial_seconds = (5, 5)
+        daemon, other = await world.start(), await world.start()
+        other.wire.cut = True
+        daemon.wire.mute = frozenset({"acquire"})
         bot = world.add_bot()
-        daemon = await world.start()
-        await trio.sleep(1)
-        other = await world.start()
-        await trio.sleep(1)
+        await trio.sleep(20)
+        assert (world.row(bot).token or "").startswith(daemon.name)
+        other.wire.cut = False
+        await trio.sleep(10)
+        stopped_at = trio.current_time()
         daemon.stop.set()
-        await daemon.ended.wait()
-        assert not (world.row(bot).token or "").startswith(daemon.name)
-        await world.platform.until_live(bot, on=other.name)
+        link = await world.platform.until_live(bot, on=other.name)
+        assert link.opened_at - stopped_at <= world.settings.attempt_seconds + 1
+        assert world.platform.links == [link]
 
     simulate(0, scenario)
 
@@ -498,6 +548,22 @@ def test_stop_with_many_bots_drains_them_in_parallel(seed: int) -> None:
         assert {state_of(world, bot) for bot in bots} == {"standby"}
 
     simulate(seed, scenario)
+
+
+def test_stop_with_a_channel_that_will_not_end_closes_its_link_and_lets_others_take_over() -> None:
+    async def scenario(world: World) -> None:
+        bot = await owned(world)
+        other = await world.start()
+        await trio.sleep(10)
+        world.platform.settle_seconds, world.platform.shield_seconds = (600, 600), 600
+        old, stopped_at = world.platform.sole(bot), trio.current_time()
+        world.daemons[0].stop.set()
+        link = await world.platform.until_live(bot, on=other.name)
+        assert old is not None
+        assert old.closed_at == pytest.approx(stopped_at + DRAIN_SECONDS)
+        assert link.opened_at - stopped_at <= DRAIN_SECONDS + world.settings.ttl_seconds + 1
+
+    simulate(0, scenario)
 
 
 def test_stop_with_an_unreachable_database_ends_within_its_bound() -> None:

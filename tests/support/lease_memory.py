@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import trio
@@ -143,19 +143,27 @@ class Wire:
 class FaultyWire(Wire):
     """Delays every request and answer, and spoils some calls.
 
-    `cut`: requests vanish and never reach the database. `flaky` is the share of calls that go wrong: an error before or
-    after the effect, no answer at all, or an effect that comes seconds after the caller has given up.
+    `cut`: requests vanish and never reach the database. `mute`: answers to calls of these names vanish. `late`: calls
+    of these names arrive when their caller has given up. `flaky` is the share of calls that go wrong: an error before
+    or after the effect, no answer at all, or an effect that comes seconds after the caller has given up.
     """
 
     rng: Random
     network: trio.Nursery
     flaky: float = 0.0
     cut: bool = False
+    mute: frozenset[str] = frozenset()
+    late: frozenset[str] = frozenset()
     latency_seconds: tuple[float, float] = (0.001, 0.03)
 
     async def call(self, operation: Callable[[], T]) -> T:
         if self.cut:
             await trio.sleep_forever()
+        name = cast("partial[T]", operation).func.__name__
+        if name in self.mute:
+            await _never_answer(self, operation)
+        if name in self.late:
+            await _arrive_late(self, operation)
         fate = self.rng.choice(_FATES) if self.rng.random() < self.flaky else self._answer
         return await fate(self, operation)
 

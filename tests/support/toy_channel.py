@@ -53,6 +53,7 @@ class ToyPlatform:
     rng: Random = field(default_factory=lambda: Random(0))
     dial_seconds: tuple[float, float] = (0.01, 0.1)
     settle_seconds: tuple[float, float] = (0.0, 0.0)
+    shield_seconds: float = 1.0
     judge: Callable[[UUID, dict[str, Any]], Exception | None] = lambda _id, _config: None
     witness: Callable[[str, ToyLink], str] = lambda _event, _link: ""
     live: dict[UUID, list[ToyLink]] = field(default_factory=lambda: defaultdict(list))
@@ -130,7 +131,7 @@ class ToyChannel:
             await link.dropped.wait()
             raise link.ending or LinkLost("dropped")
         finally:
-            with finishing(1.0):
+            with finishing(platform.shield_seconds):
                 await trio.sleep(platform.rng.uniform(*platform.settle_seconds))
             link.close()
             keep()

@@ -55,11 +55,14 @@ async def test_task_that_raises_cancels_siblings_and_body_at_once(autojump_clock
         await trio.sleep(1)
         raise ValueError("boom")
 
+    async def hold() -> None:
+        async with open_finishing_nursery(5) as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+
     with trio.fail_after(60):
         with pytest.raises(ExceptionGroup) as caught:
-            async with open_finishing_nursery(5) as nursery:
-                nursery.start_soon(fail)
-                nursery.start_soon(trio.sleep_forever)
-                await trio.sleep_forever()
+            await hold()
         assert caught.group_contains(ValueError)
         assert trio.current_time() == pytest.approx(1)

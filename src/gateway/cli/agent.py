@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +24,9 @@ import trio
 
 from gateway import __version__
 from gateway.cli.agent_process import Finished, run_program
-from gateway.cli.output import print_json
+from gateway.cli.output import config_option, print_json
 from gateway.concurrency import finishing
+from gateway.config import load_settings
 from gateway.errors import GatewayError
 
 logger = structlog.get_logger(__name__)
@@ -106,16 +108,23 @@ def agent() -> None:
     help="How long running programs may go on after SIGTERM.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(server: str, token: str, concurrency: int, drain_seconds: float, command: tuple[str, ...]) -> None:
+@config_option
+def run(
+    *, server: str, token: str, concurrency: int, drain_seconds: float, command: tuple[str, ...], config: Path | None
+) -> None:
     """Work on tasks with COMMAND until SIGTERM.
 
     COMMAND is started once per task: it reads the task as JSON from stdin and writes its reply to stdout. Exit status 0
-    is an answer, any other fails the task with the end of stderr.
+    is an answer, any other fails the task with the end of stderr. Of a configuration file only log.format is used.
     """
     from gateway.observe.log import configure_logging
 
-    configure_logging(level="INFO")
+    # Only a file that was asked for: the daemon's own need not be readable here.
+    configure_logging(None if config is None else load_settings(config).log.format, level="INFO")
     _check_server(server)
+    token = token.strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise click.BadParameter("this is not a runtime's token (gwr_...)", param_hint="--token")
     if shutil.which(command[0]) is None:
         raise click.BadParameter(f"{command[0]!r} is not a program that can be run", param_hint="COMMAND")
     trio.run(_run, Connection(server.rstrip("/"), token), command, concurrency, drain_seconds)

@@ -22,6 +22,7 @@ import click
 import httpx2
 import trio
 
+from gateway.cli.output import config_option
 from gateway.concurrency import finishing
 from gateway.errors import GatewayError
 
@@ -37,20 +38,21 @@ class DemoFailed(GatewayError):
 
 @click.command()
 @click.option("--once/--keep", default=True, help="End after the morning (default), or leave everything running.")
-def demo(once: bool) -> None:
+@config_option
+def demo(once: bool, config: Path | None) -> None:
     """Play a morning with a simulated platform, the daemon and an echo agent, and print it as a transcript.
 
     Exits 0 only if every line came out as expected. Nothing outside loopback and a temporary folder is touched.
     """
     with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder:
-        trio.run(_demo, Path(folder), once)
+        trio.run(_demo, Path(folder), once, config)
 
 
-async def _demo(folder: Path, once: bool) -> None:
+async def _demo(folder: Path, once: bool, config: Path | None) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
-            async with open_stage(folder) as stage:
+            async with open_stage(folder, config) as stage:
                 for number, (title, step) in enumerate(MORNING, 1):
                     await _play(stage, number, title, step)
                 click.echo(f"\nAll {len(MORNING)} lines came out as expected.")
@@ -139,6 +141,7 @@ class Stage:
     folder: Path
     nursery: trio.Nursery
     http: httpx2.AsyncClient
+    config: list[str] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     ids: dict[str, str] = field(default_factory=dict)
     secret: str = field(default="", repr=False)
@@ -172,12 +175,14 @@ class Stage:
         said = [f"\n--- {process.name}\n{process.tail()}" for process in self.processes if process.log.stat().st_size]
         return "".join(said)
 
-    async def start(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
-        """Start `gateway NAME ARGUMENTS` and wait until it is ready."""
+    async def start(
+        self, name: str, *arguments: str, subcommand: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start `gateway NAME SUBCOMMAND ARGUMENTS` and wait until it is ready."""
         log = self.folder / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as stderr:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "gateway", name, *arguments],
+                [sys.executable, "-m", "gateway", name, *subcommand, *self.config, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -192,7 +197,7 @@ class Stage:
 
     async def cli(self, *arguments: str, stdin: str = "") -> Any:
         """Run one command as an operator would; its JSON."""
-        command = [sys.executable, "-m", "gateway", *arguments, "--json"]
+        command = [sys.executable, "-m", "gateway", *arguments, *self.config, "--json"]
         done = await trio.run_process(
             command, stdin=stdin.encode(), capture_stdout=True, capture_stderr=True, check=False, env=self.environment
         )
@@ -231,10 +236,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(folder: Path) -> AsyncIterator[Stage]:
+async def open_stage(folder: Path, config: Path | None = None) -> AsyncIterator[Stage]:
     """An empty stage. Every process that was started on it is stopped on the way out, the last one first."""
     async with httpx2.AsyncClient(timeout=70, trust_env=False) as http, trio.open_nursery() as nursery:
-        stage = Stage(folder, nursery, http)
+        stage = Stage(folder, nursery, http, ["--config", str(config)] if config else [])
         try:
             yield stage
         finally:
@@ -302,7 +307,8 @@ async def add_bot(stage: Stage) -> dict[str, Any]:
 async def start_an_agent(stage: Stage) -> Sequence[str]:
     program = (sys.executable, "-m", "gateway.simulator.echo_agent")
     token = {"AGENT_TOKEN": stage.token}
-    agent = await stage.start("agent", "run", "--server", stage.daemon.url, "--", *program, environment=token)
+    arguments = ("--server", stage.daemon.url, "--", *program)
+    agent = await stage.start("agent", *arguments, subcommand=("run",), environment=token)
     return [f"`gateway agent run` is process {agent.process.pid}; it starts one program per task"]
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
 import trio
+
+from gateway.cli.output import config_option
+from gateway.config import load_settings
 
 
 @click.command()
@@ -24,7 +28,8 @@ import trio
 @click.option("--rate-limits/--no-rate-limits", default=True, show_default=True, help="Enforce the platform's limits.")
 @click.option("--app", "apps", multiple=True, metavar="NAME", help="Create an app with this bot name; may repeat.")
 @click.option("--person", "people", multiple=True, metavar="NAME", help="Create a person; may repeat.")
-def sim(apps: tuple[str, ...], people: tuple[str, ...], **settings: Any) -> None:
+@config_option
+def sim(apps: tuple[str, ...], people: tuple[str, ...], config: Path | None, **settings: Any) -> None:
     """Run a simulated Lark platform on loopback until interrupted.
 
     Prints one JSON line with its URLs, and its apps with their secrets, once it accepts connections. The page at the
@@ -32,7 +37,7 @@ def sim(apps: tuple[str, ...], people: tuple[str, ...], **settings: Any) -> None
     """
     from gateway.observe.log import configure_logging
 
-    configure_logging(level="INFO")
+    configure_logging(load_settings(config).log.format)
     trio.run(_serve, apps, people, settings)
 
 

@@ -36,6 +36,7 @@ log = structlog.get_logger()
 E = TypeVar("E", bound=Exception)
 
 _WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
+_RECEIVE_BYTES = 16 * 2**10  # several events at once when they come fast
 _CLOSE_WAIT_SECONDS_MIN = 0.02
 _CLOSE_WAIT_SECONDS_MAX = 0.25
 
@@ -423,6 +424,7 @@ class _Conversation:
                     endpoint.authority,
                     endpoint.resource,
                     max_message_size=self._settings.frame_bytes_max + _WEBSOCKET_HEADROOM_BYTES,
+                    receive_buffer_size=_RECEIVE_BYTES,
                 )
                 established = True
                 return ws
@@ -440,6 +442,8 @@ class _Conversation:
             except ConnectionClosed as closed:
                 self._end(LinkLost(_describe(closed)))
                 return
+            if self._ending is not None:
+                return  # decided in the same turn of the scheduler that brought this message
             if isinstance(message, bytes) and len(message) <= self._settings.frame_bytes_max:
                 await self._take(message, workers)
             else:

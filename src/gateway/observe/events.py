@@ -25,10 +25,6 @@ class Event:
     properties: Mapping[str, object] = field(default_factory=dict)
 
 
-def task_enqueued(kind: str, *, task_id: str = "") -> Event:
-    return Event("task_enqueued", "gateway_agent_task_enqueued_total", {"kind": kind}, {"task_id": task_id})
-
-
 def task_ended(kind: str, status: str, *, task_id: str = "") -> Event:
     labels = {"kind": kind, "status": status}
     return Event("task_ended", "gateway_agent_task_terminal_total", labels, {"task_id": task_id})

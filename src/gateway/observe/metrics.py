@@ -147,7 +147,6 @@ FAMILIES: tuple[Family, ...] = (
             "outcome": one_of("sent", "postponed", "failed", "unknown", "fault"),
         },
     ),
-    Family("gateway_agent_task_enqueued_total", "counter", "Runs asked for.", {"kind": TASK_KIND}),
     Family(
         "gateway_agent_task_terminal_total",
         "counter",

@@ -49,6 +49,11 @@ class Lease:
     def epoch(self) -> int:
         return self.tenure.epoch
 
+    @property
+    def over(self) -> bool:
+        """Whether the scope has ended, or must have by now: something under it may still be finishing."""
+        return self.scope.cancel_called
+
     def trust_until(self, deadline: float) -> None:
         """A confirmation came in. An earlier deadline than the present one is old news."""
         self.scope.deadline = min(max(self.scope.deadline, deadline), self._limit)
@@ -80,8 +85,7 @@ def _shown(health: LinkHealth) -> tuple[object, ...]:
 class Leases:
     """The leases of this process, and how to get, renew and give back one.
 
-    `changed` wakes the recorder of connection states, `hurry` the keeper. `confirmed_at` is when the database last
-    answered a renewal (monotonic seconds).
+    `changed` wakes the recorder of connection states, `hurry` the keeper.
     """
 
     def __init__(self, store: LeaseStore, settings: LeaseSettings, observer: Observer) -> None:
@@ -90,12 +94,12 @@ class Leases:
         self.observer = observer
         self.changed = Signal()
         self.hurry = Signal()
-        self.confirmed_at = -math.inf
         self._held: dict[UUID, Lease] = {}
 
     @property
     def held(self) -> list[Lease]:
-        return list(self._held.values())
+        """Not those whose scope has ended: what is stuck under one of them must not keep others from taking over."""
+        return [lease for lease in self._held.values() if not lease.over]
 
     async def acquire(self, installation_id: UUID, token: str) -> Lease | HeldElsewhere | NotServed:
         """Ask for a lease. What comes back must go into `hold_lease` without an await in between.
@@ -178,7 +182,6 @@ class Leases:
             elif lease.tenure.installation_id in renewal.lost:
                 lease.lose("the database says that it is not ours any more")
                 self.observer.lease_operation("renew", "lost")
-        self.confirmed_at = trio.current_time()
         self.observer.renewed()
 
 

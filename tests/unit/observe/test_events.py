@@ -13,13 +13,11 @@ from gateway.observe.events import (
     message_received,
     record_event,
     task_ended,
-    task_enqueued,
 )
 from gateway.observe.metrics import EVENT_OUTCOMES, FAMILIES, Metrics
 from gateway.supervisor.ports import Observer
 
 EVENTS = [
-    task_enqueued("chat", task_id="t"),
     task_ended("chat", "completed", task_id="t"),
     message_received("feishu", "x"),
 ]
@@ -42,12 +40,12 @@ def test_event_is_counted_and_passed_to_analytics(event: Event) -> None:
 
 def test_event_properties_never_become_labels() -> None:
     metrics = Metrics()
-    record_event(task_enqueued("chat", task_id="secret-task-id"), metrics)
+    record_event(task_ended("chat", "completed", task_id="secret-task-id"), metrics)
     assert "secret-task-id" not in metrics.render().decode()
 
 
 def test_event_needs_neither_metrics_nor_analytics() -> None:
-    record_event(task_enqueued("chat"), None)
+    record_event(task_ended("chat", "completed"), None)
 
 
 @pytest.mark.parametrize("value", [*Outcome, *DropReason])

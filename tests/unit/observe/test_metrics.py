@@ -102,5 +102,5 @@ def test_gauge_and_histogram_take_values() -> None:
 
 def test_two_registries_share_nothing() -> None:
     one, other = Metrics(), Metrics()
-    one.count("gateway_agent_task_enqueued_total", kind="chat")
-    assert "gateway_agent_task_enqueued_total{" not in rendered(other)
+    one.count("gateway_channel_events_total", channel="feishu", outcome="ingested")
+    assert "gateway_channel_events_total{" not in rendered(other)

@@ -1,0 +1,164 @@
+"""Two supervisors on one real Postgres, with notifications, in real time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+
+from gateway.channel.channel import Verdict
+from gateway.channel.message import InboundMessage
+from gateway.channel.registry import Registry
+from gateway.concurrency import Signal, Topics
+from gateway.core.lease import LeaseSettings
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.lease_store import PostgresLeaseStore
+from gateway.postgres.listen import run_listener
+from gateway.postgres.pool import Pool, open_pool
+from gateway.supervisor.ports import Unobserved
+from gateway.supervisor.sweep import run_supervisor
+from support.lease_postgres import PostgresDesk
+from support.lease_world import OutboxLog, open_toy_secrets
+from support.toy_channel import TOY, ToyPlatform
+
+SETTINGS = LeaseSettings.derived(3)
+
+
+async def _settled(_message: InboundMessage) -> Verdict:
+    return Verdict.SETTLED
+
+
+class Onlooker(Unobserved):
+    """Notices that a daemon was told that somebody else holds a lease."""
+
+    def __init__(self) -> None:
+        self.stands_by = trio.Event()
+
+    def lease_operation(self, operation: str, outcome: str) -> None:
+        if (operation, outcome) == ("acquire", "held"):
+            self.stands_by.set()
+
+
+@dataclass(slots=True, eq=False)
+class Daemon:
+    name: str
+    pool: Pool
+    onlooker: Onlooker = field(default_factory=Onlooker)
+    stop: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+@dataclass(slots=True)
+class House:
+    """Daemons that end with the test."""
+
+    database: str
+    nursery: trio.Nursery
+    platform: ToyPlatform
+    outbox: OutboxLog = field(default_factory=OutboxLog)
+
+    async def start(self, name: str) -> Daemon:
+        daemon: Daemon = await self.nursery.start(self._run, name)
+        return daemon
+
+    async def _run(self, name: str, *, task_status: trio.TaskStatus[Daemon] = trio.TASK_STATUS_IGNORED) -> None:
+        wake, releases, registry = Signal(), Topics(), Registry()
+        registry.register(TOY, self.platform.factory(name))
+
+        def ring(payload: str) -> None:
+            releases.ring(payload) if payload else releases.ring_all()
+
+        async def connect() -> TrioConnection[Any]:
+            return await TrioConnection.connect(self.database, autocommit=True)
+
+        async with open_pool(self.database, size_max=2) as pool:
+            daemon = Daemon(name, pool)
+            with daemon.scope:
+                async with trio.open_nursery() as nursery:
+                    callbacks = {"gateway_lease": ring, "gateway_installation": lambda _payload: wake.set()}
+                    await nursery.start(run_listener, connect, callbacks)
+                    serve = partial(
+                        run_supervisor,
+                        store=PostgresLeaseStore(pool),
+                        registry=registry,
+                        open_secrets=open_toy_secrets,
+                        handler_for=lambda _installation: _settled,
+                        run_outbox=self.outbox.run,
+                        settings=SETTINGS,
+                        node_id=name,
+                        wake=wake,
+                        releases=releases,
+                        stop=daemon.stop,
+                        observer=daemon.onlooker,
+                    )
+                    task_status.started(daemon)
+                    await serve()
+                    nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_house(database: str) -> AsyncIterator[House]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            house = House(database, nursery, ToyPlatform())
+            yield house
+            assert house.platform.breaches == []
+            assert house.outbox.breaches == []
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def desk(pool: Pool) -> PostgresDesk:
+    return PostgresDesk(pool)
+
+
+async def toy_bot(desk: PostgresDesk, number: int = 1) -> UUID:
+    return await desk.add(TOY, {"app_id": f"app{number}", "sealed": "x:s1"})
+
+
+async def test_stopped_owner_hands_over_within_half_a_second(desk: PostgresDesk, database: str) -> None:
+    bot = await toy_bot(desk)
+    async with open_house(database) as house:
+        owner = await house.start("a")
+        await house.platform.until_live(bot, on="a")
+        await (await house.start("b")).onlooker.stands_by.wait()
+        stopped_at = trio.current_time()
+        owner.stop.set()
+        link = await house.platform.until_live(bot, on="b")
+        assert link.opened_at - stopped_at <= 0.5
+
+
+async def test_owner_that_vanishes_is_replaced_within_ttl_and_a_second(desk: PostgresDesk, database: str) -> None:
+    bot = await toy_bot(desk)
+    async with open_house(database) as house:
+        owner = await house.start("a")
+        await house.platform.until_live(bot, on="a")
+        await (await house.start("b")).onlooker.stands_by.wait()
+        owner.pool.close()
+        await desk.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ~* 'lease'"
+        )
+        vanished_at = trio.current_time()
+        link = await house.platform.until_live(bot, on="b")
+        assert link.opened_at - vanished_at <= SETTINGS.ttl_seconds + 1
+
+
+async def test_rotation_moves_every_bot_to_its_new_secret(desk: PostgresDesk, database: str) -> None:
+    bots = [await toy_bot(desk, number) for number in range(10)]
+    async with open_house(database) as house:
+        await house.start("a")
+        for bot in bots:
+            await house.platform.until_live(bot)
+        rotated_at = trio.current_time()
+        await desk.execute("update channel_installation set config = jsonb_set(config, '{sealed}', '\"y:s2\"')")
+        for bot in bots:
+            link = await house.platform.until_live(bot, since=rotated_at)
+            assert link.secret == "s2"
+        assert trio.current_time() - rotated_at <= 2
+        assert len(house.platform.links) == 20
