@@ -46,7 +46,8 @@ bench: $(VENV)/.dev ## measure beside the official SDKs on this machine; writes 
 	$(BIN)/python -m bench
 
 pb2: $(VENV)/.dev ## generate the protobuf module again from protocol/pbbp2.proto
-	$(BIN)/python -m grpc_tools.protoc --proto_path=protocol --python_out=src/gateway/lark/wire protocol/pbbp2.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protocol --python_out=src/gateway/lark/wire \
+	  --pyi_out=src/gateway/lark/wire protocol/pbbp2.proto
 
 schema: $(VENV)/.dev ## write schema.sql again from the chain of migrations
 	$(BIN)/python tests/migration/dump_schema.py

@@ -881,13 +881,6 @@ CREATE UNIQUE INDEX channel_installation_app_key ON public.channel_installation 
 
 
 --
--- Name: channel_installation_lease_idx; Type: INDEX; Schema: public; Owner: -
---
-
-CREATE INDEX channel_installation_lease_idx ON public.channel_installation USING btree (ws_lease_expires_at) WHERE (status = 'active'::text);
-
-
---
 -- Name: channel_outbound_card_message_task_key; Type: INDEX; Schema: public; Owner: -
 --
 

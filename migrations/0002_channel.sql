@@ -10,7 +10,8 @@ create table channel_installation (
   config jsonb not null default '{}',
   status text not null default 'active' check (status in ('active', 'revoked')),
   installer_user_id uuid,
-  -- The lease. The token names its holder, the epoch fences what only the holder may write, and only grows.
+  -- The lease. The token names its holder, the epoch fences what only the holder may write, and only grows. No index
+  -- has these columns: every holder renews every few seconds, and so each renewal stays a heap-only update.
   ws_lease_token text,
   ws_lease_expires_at timestamptz,
   lease_epoch bigint not null default 0,
@@ -20,7 +21,6 @@ create table channel_installation (
   constraint channel_installation_agent_key unique (workspace_id, agent_id, channel_type)
 );
 create unique index channel_installation_app_key on channel_installation (channel_type, (config ->> 'app_id'));
-create index channel_installation_lease_idx on channel_installation (ws_lease_expires_at) where status = 'active';
 create index channel_installation_agent_idx on channel_installation (agent_id);
 
 create table channel_user_binding (

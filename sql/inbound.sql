@@ -92,6 +92,7 @@ where binding.installation_id = :installation_id and binding.channel_chat_id = :
 select context_generation from chat_session where id = :session_id for no key update;
 
 -- name: append_user_message(id, session_id, author_id, content, context_generation, sent_at)!
+-- The session moves to the top of its lists together with what was said in it.
 with touched as (
   update chat_session set updated_at = now() where id = :session_id
 )

@@ -7,7 +7,15 @@ import trio
 
 from support.world import World, open_runtime
 
-FUSED = ["inbound.received", "inbound.fused.before", "inbound.fused.committed", "inbound.settled"]
+FUSED = [
+    "lark.received",
+    "inbound.received",
+    "inbound.fused.before",
+    "inbound.fused.committed",
+    "inbound.settled",
+    "lark.before_ack",
+    "lark.acknowledged",
+]
 """Points of the one-statement path, which a person who has written before takes."""
 TWO_PHASE = ["inbound.claimed", "inbound.before_append", "inbound.appended", "inbound.committed", "inbound.settled"]
 """Points of the path that a first message takes."""

@@ -247,23 +247,34 @@ async def test_revoke_keeps_the_row_and_may_be_repeated(service: InstallationSer
 
 
 @pytest.mark.parametrize(
-    ("stored", "leased", "shown"),
+    ("stored", "node", "leased", "shown"),
     [
-        (None, None, "standby"),
-        ("live", 30, "live"),
-        ("live", -1, "standby"),
-        ("connecting", None, "standby"),
-        ("deaf", 30, "deaf"),
-        ("refused", None, "refused"),
-        ("unreadable_secret", None, "unreadable_secret"),
+        (None, "", None, "standby"),
+        ("live", "n", 30, "live"),
+        ("live", "n", -1, "standby"),
+        ("connecting", "n", None, "standby"),
+        ("deaf", "n", 30, "deaf"),
+        # Its holder let go on purpose, and waits before it dials again.
+        ("connecting", "", None, "connecting"),
+        ("deaf", "", None, "deaf"),
+        ("refused", "", None, "refused"),
+        ("unreadable_secret", "", None, "unreadable_secret"),
     ],
 )
 async def test_list_shows_a_state_that_is_true_now(
-    service: InstallationService, pool: Pool, place: Place, stored: str | None, leased: float | None, shown: str
+    *,
+    service: InstallationService,
+    pool: Pool,
+    place: Place,
+    stored: str | None,
+    node: str,
+    leased: float | None,
+    shown: str,
 ) -> None:
     added = (await service.add(app(place.agent_id))).installation
     if stored is not None:
-        await run(pool, "insert into channel_connection (installation_id, state) values (%s, %s)", added.id, stored)
+        insert = "insert into channel_connection (installation_id, state, node) values (%s, %s, %s)"
+        await run(pool, insert, added.id, stored, node)
     if leased is not None:
         await lease(pool, added.id, leased)
     (view,) = await service.list()

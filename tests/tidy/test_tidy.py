@@ -83,9 +83,11 @@ def test_generated_protobuf_module_is_fresh(tmp_path: Path) -> None:
         "grpc_tools.protoc",
         "--proto_path=protocol",
         f"--python_out={tmp_path}",
+        f"--pyi_out={tmp_path}",
     ]
     subprocess.run([*command, "protocol/pbbp2.proto"], cwd=ROOT, check=True)
-    assert (tmp_path / "pbbp2_pb2.py").read_bytes() == (SOURCE / "lark/wire/pbbp2_pb2.py").read_bytes()
+    for name in ("pbbp2_pb2.py", "pbbp2_pb2.pyi"):
+        assert (tmp_path / name).read_bytes() == (SOURCE / "lark/wire" / name).read_bytes()
 
 
 def test_every_migration_has_its_rollback() -> None:
