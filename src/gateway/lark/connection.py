@@ -11,8 +11,8 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -214,19 +214,37 @@ def _owned(raw: RawLink, fence: Fence) -> Iterator[None]:
 
 
 class _Tap(trio.abc.Stream):
-    """Passes everything through, and tells when the stream ended.
+    """What the WebSocket library takes for the stream: it tells when the stream ended, and can be corked.
 
-    Without it the library waits on for the answer to a handshake that cannot come any more.
+    Untold, the library waits on for the answer to a handshake that cannot come any more. Uncorked, it spends a system
+    call on every message, which is a good part of the cost of an acknowledgement.
     """
 
     def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
         self._stream = stream
         self._on_end = on_end
+        self._held: bytearray | None = None
+        # The library's reading task writes too: it answers pings and closes.
+        self._writing = trio.Lock()
         self.ended = False
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    @asynccontextmanager
+    async def corked(self) -> AsyncIterator[None]:
+        """Hold back what is sent within the block, and write it at its end as one; nothing of it after an exception."""
+        held = self._held = bytearray()
         try:
-            await self._stream.send_all(data)
+            yield
+        finally:
+            self._held = None
+        await self.send_all(held)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._held is not None:
+            self._held += data
+            return
+        try:
+            async with self._writing:
+                await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end()
             raise
@@ -259,10 +277,14 @@ class _Outgoing:
 
 
 class _Writer:
-    """Frames on their way out, written one at a time by one task: a half-written frame ends the connection."""
+    """Frames on their way out, written by one task: those that wait together go out together.
+
+    A half-written frame ends the connection.
+    """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._send, self._receive = trio.open_memory_channel[_Outgoing](settings.send_queue_frames_max)
+        self._frames_max = settings.send_queue_frames_max
         self._timeout_seconds = settings.write_timeout_seconds
         self._done = trio.Event()
 
@@ -279,26 +301,37 @@ class _Writer:
         self._send.close()
         await self._done.wait()
 
-    async def run(self, ws: WebSocketConnection, on_failure: Callable[[LinkLost], None]) -> None:
+    async def run(self, ws: WebSocketConnection, tap: _Tap, on_failure: Callable[[LinkLost], None]) -> None:
         try:
             with self._receive:
                 async for outgoing in self._receive:
-                    await self._write(ws, outgoing)
+                    await self._write(ws, tap, [outgoing, *self._waiting()])
         except LinkLost as loss:
             on_failure(loss)
         finally:
             self._done.set()
 
-    async def _write(self, ws: WebSocketConnection, outgoing: _Outgoing) -> None:
+    def _waiting(self) -> Iterator[_Outgoing]:
+        """What is queued already, up to a queue's length: more may arrive while this is taken."""
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            for _ in range(self._frames_max):
+                yield self._receive.receive_nowait()
+
+    async def _write(self, ws: WebSocketConnection, tap: _Tap, outgoing: Sequence[_Outgoing]) -> None:
         try:
             with trio.fail_after(self._timeout_seconds):
-                await ws.send_message(outgoing.data)
+                async with tap.corked():
+                    for each in outgoing:
+                        await ws.send_message(each.data)
         except ConnectionClosed as closed:
             raise LinkLost(_describe(closed)) from closed
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            raise LinkLost("the connection broke while a frame was being written") from broken
         except trio.TooSlowError as error:
             raise LinkLost(f"a frame could not be written within {self._timeout_seconds:g} s") from error
-        if outgoing.on_written is not None:
-            outgoing.on_written()
+        for each in outgoing:
+            if each.on_written is not None:
+                each.on_written()
 
 
 class _Lanes:
@@ -394,14 +427,15 @@ class _Conversation:
             raise self._ending
 
     async def _converse(self, endpoint: Endpoint, workers: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
-        ws = await self._shake_hands(endpoint, workers)
-        if ws is None:
+        shaken = await self._shake_hands(endpoint, workers)
+        if shaken is None:
             return
+        ws, tap = shaken
         self._session.established(trio.current_time())
         self._health.state = ConnectionState.LIVE
         log.info("link_live", endpoint=str(endpoint), service_id=endpoint.service_id)
         body_left = trio.Event()
-        workers.start_soon(self._writer.run, ws, self._write_failed)
+        workers.start_soon(self._writer.run, ws, tap, self._write_failed)
         workers.start_soon(self._part, ws, body_left)
         try:
             async with trio.open_nursery() as nursery:
@@ -411,7 +445,7 @@ class _Conversation:
         finally:
             body_left.set()
 
-    async def _shake_hands(self, endpoint: Endpoint, workers: trio.Nursery) -> WebSocketConnection | None:
+    async def _shake_hands(self, endpoint: Endpoint, workers: trio.Nursery) -> tuple[WebSocketConnection, _Tap] | None:
         """None when it failed; why is recorded then. A refusal surfaces as ConnectionRejected from `workers`."""
         timeout = self._settings.handshake_timeout_seconds
         established = False
@@ -427,7 +461,7 @@ class _Conversation:
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 established = True
-                return ws
+                return ws, tap
             what = "the peer closed the connection" if tap.ended else f"nothing was answered within {timeout:g} s"
             self._end(LinkLost(f"the WebSocket handshake with {endpoint} failed: {what}"))
             return None
