@@ -13,6 +13,15 @@ from gateway.channel.capability import Capability
         (1 << 40, "0x10000000000"),
         (1099511627777, "text|0x10000000000"),
         (1 | 1 << 8 | 1 << 9, "text|0x300"),
+        (1 << 8, "0x100"),
+        (
+            255,
+            "text|rich_card|thread_reply|quote_reply|attachment|voice|typing_indicator|message_edit",
+        ),
+        (
+            (1 << 64) - 1,
+            "text|rich_card|thread_reply|quote_reply|attachment|voice|typing_indicator|message_edit|0xffffffffffffff00",
+        ),
     ],
 )
 def test_capability_text_names_the_lowest_bit_first(bits: int, shown: str) -> None:
@@ -26,7 +35,25 @@ def test_capability_bits_have_a_fixed_order() -> None:
 
 @pytest.mark.parametrize(
     ("capability", "needed", "has"),
-    [(5, 5, True), (5, 1, True), (5, 2, False), (5, 7, False), (5, 0, True), (0, 0, True), (0, 1, False)],
+    [
+        (5, 5, True),
+        (5, 1, True),
+        (5, 4, True),
+        (5, 2, False),
+        (5, 7, False),
+        (5, 0, True),
+        (0, 0, True),
+        (0, 1, False),
+        (1, 1 | 1 << 40, False),
+        (1 | 1 << 40, 1 << 40, True),
+        (1 | 1 << 40, 1 | 1 << 40, True),
+        (1 << 40, 1 << 41, False),
+    ],
 )
 def test_capability_has_means_every_needed_bit(capability: int, needed: int, has: bool) -> None:
     assert Capability(capability).has(needed) is has
+
+
+def test_capability_keeps_bits_it_does_not_know_through_set_operations() -> None:
+    assert str(Capability(1 << 40) | Capability.TEXT) == "text|0x10000000000"
+    assert int(Capability(1 << 40 | 5) & ~Capability.TEXT) == 1 << 40 | 4

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gateway.lark.wire.frame import CONTROL, DATA, Frame, acknowledge, ping, pong
+from gateway.lark.wire.frame import CONTROL, DATA, Frame, acknowledge, decode, encode, ping, pong
 
 EVENT = Frame(
     seq_id=42,
@@ -43,3 +43,13 @@ def test_ping_and_pong_are_control_frames_of_the_service() -> None:
     assert ping(7) == Frame(service=7, method=CONTROL, headers=((b"type", b"ping"),))
     assert pong(7) == Frame(service=7, method=CONTROL, headers=((b"type", b"pong"),))
     assert pong(7, b"{}").payload == b"{}"
+
+
+def test_text_that_is_not_utf8_goes_through_unharmed() -> None:
+    frame = Frame(headers=((b"\xff", b"\xfe"),), payload_encoding=b"\xff", payload_type=b"\xfe", log_id_new=b"\x80")
+    assert decode(encode(frame)) == frame
+
+
+def test_acknowledge_keeps_ids_that_a_double_cannot_hold() -> None:
+    ack = acknowledge(Frame(seq_id=7166535589311706015, log_id=2**63 + 1, method=DATA), 200, 0)
+    assert (ack.seq_id, ack.log_id) == (7166535589311706015, 2**63 + 1)
