@@ -139,7 +139,7 @@ select agent_archived, session_archived, runtime_id is not null as has_runtime
 from target
 where (select count(*) from told) >= 0;
 
--- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, window_seconds)
+-- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, window_seconds, lock_milliseconds)
 -- record_class: Ingested
 -- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
 -- An event is taken in only when every join holds and its claim is new; all others leave no trace here and are judged by
@@ -148,10 +148,14 @@ where (select count(*) from told) >= 0;
 -- transaction must not hold up every other bot. Claims are inserted in key order, as protection against deadlocks.
 -- The look-ups are lateral so that each is one probe of a unique index per event: with plain joins the planner, which
 -- cannot know how many events there are, reads whole tables or all people of a bot.
-with event as (
-  select *
-  from unnest(:tokens::uuid[], :channel_types::text[], :app_ids::text[], :message_ids::text[], :session_keys::text[],
-    :sender_ids::text[], :thread_ids::text[], :contents::text[], :sent_ats::timestamptz[])
+-- What cannot be left out beforehand (a queued run that somebody has locked) is waited for a moment only: the limit is
+-- set by the statement itself, for itself, before it waits for anything.
+with patience as materialized (
+  select set_config('lock_timeout', :lock_milliseconds::text, true)
+), event as (
+  select event.*
+  from patience, unnest(:tokens::uuid[], :channel_types::text[], :app_ids::text[], :message_ids::text[],
+    :session_keys::text[], :sender_ids::text[], :thread_ids::text[], :contents::text[], :sent_ats::timestamptz[])
     with ordinality as event (token, channel_type, app_id, message_id, session_key, sender_id, thread_id, content,
       sent_at, ordinal)
 ), eligible as (

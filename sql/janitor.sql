@@ -1,4 +1,5 @@
--- What is thrown away when its time is over, a bounded number of rows at a time.
+-- What is thrown away when its time is over, a bounded number of rows at a time. Every process purges: each passes over
+-- the rows that another one is deleting.
 
 -- name: purge_inbound_dedup(keep_seconds, rows_max)!
 -- A claim must outlive the platform's last redelivery, which comes about seven hours after the event.
@@ -8,6 +9,7 @@ where (installation_id, message_id) in (
   where received_at < now() - make_interval(secs => :keep_seconds)
   order by received_at
   limit :rows_max
+  for update skip locked
 );
 
 -- name: purge_binding_tokens(keep_seconds, rows_max)!
@@ -18,6 +20,7 @@ where token_hash in (
   where expires_at < now() - make_interval(secs => :keep_seconds)
   order by expires_at
   limit :rows_max
+  for update skip locked
 );
 
 -- name: purge_user_sessions(keep_seconds, rows_max)!
@@ -28,4 +31,5 @@ where token_hash in (
   where expires_at < now() - make_interval(secs => :keep_seconds)
   order by expires_at
   limit :rows_max
+  for update skip locked
 );

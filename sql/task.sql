@@ -21,7 +21,8 @@ returning id;
 
 -- name: claimable_agents(runtime_id)
 -- The agents of this runtime that have something to do and room to do it, the most urgent first. Only a guess: the
--- answer counts when it is repeated under the agent's lock.
+-- answer counts when it is repeated under the agent's lock. agent.runtime_id is no foreign key, so it may name another
+-- workspace's runtime: that one gets nothing.
 select agent.id
 from agent
 cross join lateral (
@@ -36,6 +37,7 @@ cross join lateral (
   order by task.priority desc, task.created_at, task.id
   limit 1
 ) best
+join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
 where agent.runtime_id = :runtime_id and agent.archived_at is null
   and agent.max_concurrent_tasks > (
     select count(*) from agent_task active
@@ -229,6 +231,12 @@ where task.id = :task_id and (
 )
 limit 1
 for no key update of sibling;
+
+-- name: pass_attempt_on(sibling_id, attempt)!
+-- The sibling inherits what was tried in vain with the messages it gets. Else a conversation in which a run always waits
+-- (more messages than one run takes, or somebody who keeps writing) would be tried again for ever.
+update agent_task set attempt = greatest(attempt, :attempt), priority = greatest(priority, 3)
+where id = :sibling_id and status = 'queued';
 
 -- name: release_messages(task_id)!
 -- Back to waiting: the conversation's next claim takes them.

@@ -91,6 +91,13 @@ def _conninfo(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _path_given(value: object) -> object:
+    # An empty path would mean the directory that the process happens to stand in.
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; remove the key for the default")
+    return value
+
+
 def _absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
@@ -254,7 +261,9 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(default_factory=default_state_dir)
+    state_dir: Annotated[Path, BeforeValidator(_path_given), AfterValidator(_absolute)] = Field(
+        default_factory=default_state_dir
+    )
     database_url: Conninfo | None = None
     """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
     secret_key: Secret | None = None
@@ -385,6 +394,8 @@ def _complaint(location: tuple[int | str, ...], kind: str, message: str, given: 
     key = _dotted(location)
     if kind == "extra_forbidden":
         return f"{key}: unknown key"
+    if kind == "model_type":
+        return f"{key}: is a table of keys ([{key}] in TOML), not a value"
     text = message.removeprefix("Value error, ")
     if text.startswith(f"{key}."):
         return text  # a rule over several keys has named the one at fault

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-LEASE_CONNECTIONS = 2
+LEASE_CONNECTIONS = 4
 """A pool of their own for leases: a burst of other work must not cost this process its bots."""
 GAUGE_SECONDS = 5.0
 CHANNELS = ("feishu",)
@@ -306,9 +306,13 @@ class _Daemon:
         if ring is None:
             log.warning("lark_off", because="secret_key is unset")
             return registry
+        if self._settings.lark.proxy_url is not None:
+            log.warning("proxy_not_for_sockets", because="long connections are dialled directly; only calls use it")
         limits = self._settings.limits
         connection = ConnectionSettings(
-            frame_bytes_max=limits.frame_bytes_max, events_in_flight_max=limits.events_in_flight_max
+            frame_bytes_max=limits.frame_bytes_max,
+            chunk_bytes_max=limits.chunk_bytes_max,
+            events_in_flight_max=limits.events_in_flight_max,
         )
         factory = lark_factory(
             http,
@@ -318,6 +322,7 @@ class _Daemon:
             settings=connection,
             send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
             on_ack=AckObserver(self._metrics),
+            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
         )
         registry.register(CHANNEL_TYPE, factory)
         return registry

@@ -20,8 +20,7 @@ async def test_direct_message_is_answered_once_by_another_process(world: World) 
     async with world.daemon() as daemon, world.agent(daemon, *ECHO) as agent:
         await bot.connected()
         said = world.sim.say(ada, bot.app, "good morning")
-        with trio.fail_after(15):
-            (answer,) = await world.sim.wait_sent(said.message.chat_id)
+        (answer,) = await world.answers(said.message.chat_id)
         pid = int(answer.content.split("process ")[1].split(":")[0])
         assert pid not in {os.getpid(), daemon.pid, agent.pid}
         assert answer.content.endswith(': good morning"}')
@@ -41,8 +40,7 @@ async def test_messages_within_the_window_are_one_run(world: World) -> None:
         await bot.connected()
         for word in ("one", "two", "three"):
             said = world.sim.say(ada, bot.app, word)
-        with trio.fail_after(15):
-            (answer,) = await world.sim.wait_sent(said.message.chat_id)
+        (answer,) = await world.answers(said.message.chat_id)
     assert answer.content.endswith(r'one\n\ntwo\n\nthree"}')
     assert await world.value("select count(*) from agent_task") == 1
 
@@ -53,11 +51,10 @@ async def test_agent_program_that_fails_for_good_is_one_visible_failure(world: W
     async with world.daemon() as daemon, world.agent(daemon, sys.executable, "-c", "raise SystemExit('secret detail')"):
         await bot.connected()
         said = world.sim.say(ada, bot.app, "do something")
-        with trio.fail_after(15):
-            (answer,) = await world.sim.wait_sent(said.message.chat_id)
-    assert "secret detail" not in answer.content
-    assert await world.value("select error from agent_task") is not None
-    assert await world.rows("select kind, status from outbound_message") == [("error", "sent")]
+        (answer,) = await world.answers(said.message.chat_id)
+        assert "secret detail" not in answer.content
+        assert await world.value("select error from agent_task") is not None
+        await world.until("select kind = 'error' and status = 'sent' from outbound_message")
 
 
 def test_demo_comes_out_as_expected(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -13,8 +14,10 @@ import trio
 from gateway.channel.channel import Verdict
 from gateway.concurrency import watch_points
 from gateway.core.inbound import Outcome
+from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.inbound.ports import Conversation, Installation, PlainMessage
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import LOADED
 from support.inbound_postgres import PostgresInbound
@@ -183,6 +186,66 @@ async def test_conversation_locked_elsewhere_holds_up_no_other(world: PostgresIn
     assert [message.content for message in await world.messages()][-1] == "held up"
 
 
+async def test_queued_run_locked_elsewhere_is_waited_for_a_moment_only(world: PostgresInbound, database: str) -> None:
+    await _with_session(world)
+    message = PlainMessage(uuid4(), "feishu", "cli_a", "om_1", "oc_ou_ann", "ou_ann", "", "x", None)
+    async with _locked(database, "select from agent_task for update"):
+        started = trio.current_time()
+        with pytest.raises(StoreConflict):
+            await world.store.ingest([message])
+        assert trio.current_time() - started >= LOCK_MILLISECONDS / 1000
+        assert len(await world.claims()) == len(await world.messages()) == 1
+        # What the statement set is over with it: a later wait on the same connection is not cut short.
+        assert await world.run("show lock_timeout") == [("0",)]
+    assert list(await world.store.ingest([message])) == [message.token]
+
+
+async def test_queued_run_locked_elsewhere_holds_up_no_other_bot(world: PostgresInbound, database: str) -> None:
+    await _with_session(world)
+    other = await world.add_bot("cli_b")
+    await world.bind(other, "ou_bob")
+    async with open_desk(world.store, fused=True) as desk:
+        await desk.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
+        async with trio.open_nursery() as nursery:
+            async with _locked(
+                database,
+                "select from agent_task t join agent a on a.id = t.agent_id"
+                " join channel_installation i on i.agent_id = a.id"
+                " where i.config ->> 'app_id' = 'cli_a' for update of t",
+            ):
+                nursery.start_soon(desk.receive, direct("om_1", "held up"))
+                for number in range(1, 4):
+                    # Far below the statement's own limit of 30 s, and within what the platform waits for an answer.
+                    with trio.fail_after(3):
+                        message = direct(f"om_{number}", app_id="cli_b", sender="ou_bob")
+                        assert await desk.receive(message) is Verdict.SETTLED
+                assert "held up" not in [message.content for message in await world.messages()]
+    assert [message.content for message in await world.messages()].count("held up") == 1
+
+
+async def test_message_that_no_index_takes_fails_alone(world: PostgresInbound) -> None:
+    """It shares a statement with another bot's: to call its failure an outage would fail both, again and again."""
+    await _with_session(world)
+    other = await world.add_bot("cli_b")
+    await world.bind(other, "ou_bob")
+    verdicts: list[Verdict] = []
+    async with open_desk(world.store, fused=True) as desk:
+        await desk.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
+
+        async def hand_in_poison() -> None:
+            with pytest.raises(StoreError) as caught:
+                await desk.receive(direct(token_hex(4000)))
+            assert not isinstance(caught.value, StoreUnavailable)
+
+        async def hand_in_another() -> None:
+            verdicts.append(await desk.receive(direct("om_1", app_id="cli_b", sender="ou_bob")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hand_in_poison)
+            nursery.start_soon(hand_in_another)
+    assert verdicts == [Verdict.SETTLED]
+
+
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
 async def test_runtime_is_told_of_a_new_run_and_of_one_that_was_due_but_not_of_each_message(
     world: PostgresInbound, database: str, fused: bool
@@ -247,6 +310,7 @@ async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInb
         "contents": [message.text for message in messages],
         "sent_ats": [message.sent_at for message in messages],
         "window_seconds": 3.0,
+        "lock_milliseconds": 300,
     }
     async with world.pool.transaction() as conn:
         # Small tables are read whole whatever the indexes; what is asked here is that there is an index to use.

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.channel.channel import ConnectionState, LinkHealth
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
-from gateway.postgres.pool import Pool
+from gateway.postgres.pool import Pool, open_pool
 from gateway.supervisor.ports import Tenure
 from support.lease_postgres import PostgresDesk
 from support.lease_suite import LIVE, STANDBY, TTL, LeaseStoreSuite, granted
@@ -101,3 +103,32 @@ async def test_record_keeps_earlier_times_and_stores_what_a_text_column_can(desk
         "select last_frame_at, pong_ms, code, left(detail, 23), length(detail) from channel_connection"
     )
     assert row == (at, None, 1 << 40, "nul  and half ? of a pa", 499)
+
+
+async def test_renew_does_not_queue_behind_requests_for_leases_that_somebody_has_locked(
+    desk: PostgresDesk, database: str
+) -> None:
+    """The daemon's lease pool has two connections; two locked rows must not cost it all its other leases."""
+    locked = [await desk.add() for _ in range(5)]
+    held = await granted(desk, await desk.add())
+    async with open_pool(database, size_max=2) as small, await TrioConnection.connect(database) as conn:
+        store = PostgresLeaseStore(small)
+        async with trio.open_nursery() as nursery, conn.transaction():
+            await conn.execute("select from channel_installation where id = any(%s) for update", (locked,))
+            for installation_id in locked:
+                nursery.start_soon(store.acquire, installation_id, "b-g1", TTL)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            with trio.fail_after(3):
+                assert (await store.renew([held], TTL)).confirmed == {held.installation_id}
+
+
+@pytest.mark.parametrize("code", [2**63, -(10**30)])
+async def test_record_of_a_code_that_is_no_bigint_fails_for_no_bot(desk: PostgresDesk, code: int) -> None:
+    odd, other = await granted(desk, await desk.add()), await granted(desk, await desk.add())
+    refused = LinkHealth(ConnectionState.REFUSED, code, "no")
+    await desk.store.record("n", [(odd, refused), (other, LIVE)])
+    assert await desk.execute("select state, code from channel_connection order by state") == [
+        ("live", 0),
+        ("refused", 0),
+    ]
+    assert await desk.store.release(odd.installation_id, odd.token, odd.epoch, refused)

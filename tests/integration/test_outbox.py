@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.concurrency import Signal, watch_points
-from gateway.errors import LarkThrottled, LarkUnavailable
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.outbound.ports import Lease
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
@@ -247,3 +247,21 @@ async def test_sender_is_idle_between_signals(world: World, store: PostgresOutbo
         assert isinstance(wake, Signal)
         await trio.sleep(0.3)
     assert looks <= 2
+
+
+@pytest.mark.parametrize("code", [7, 2**63, -(2**63), 10**30])
+async def test_refusal_in_words_and_numbers_no_column_holds_is_still_final(
+    world: World, store: PostgresOutboxStore, code: int
+) -> None:
+    """Else the row stays `sending`, is sent again every second, and holds its chat back for an hour."""
+    platform = Toy()
+    platform.before["hello"] = [raising(LarkRefused("no\x00 and half \ud800", code=code))]
+    row_id = await add_row(world)
+
+    async def is_failed() -> bool:
+        return bool((await row_of(world, row_id))["status"] == "failed")
+
+    async with sending(store, platform, installation_id=world.installation_id):
+        await until(is_failed)
+    stored = await row_of(world, row_id)
+    assert (stored["error"], stored["error_code"]) == ("no and half ?", 7 if code == 7 else None)

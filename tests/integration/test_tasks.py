@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.concurrency import watch_points
-from gateway.errors import RejectedRequest
+from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.directory import RuntimePrincipal
 from gateway.work.ports import LossLimits
@@ -99,6 +99,17 @@ async def test_claim_agent_moved_to_another_runtime_is_claimed_there(pool: Pool)
     await world.sql("update agent set runtime_id = %(id)s", id=other.runtime_id)
     assert await claims_nothing(world)
     assert await world.service.claim(other, other.runtime_id) is not None
+
+
+async def test_claim_agent_that_names_a_runtime_of_another_workspace_is_not_handed_out(pool: Pool) -> None:
+    world, stranger = await open_world(pool), await open_world(pool)
+    await world.say(await world.add_session(), "secret")
+    await world.sql(
+        "update agent set runtime_id = %(runtime)s where id = %(agent)s",
+        runtime=stranger.runtime_id,
+        agent=world.agent_id,
+    )
+    assert await claims_nothing(stranger)
 
 
 async def test_claim_counts_as_a_heartbeat(pool: Pool) -> None:
@@ -352,6 +363,27 @@ async def test_complete_crashed_before_commit_leaves_nothing(pool: Pool) -> None
     assert (await world.task(assignment.claim.id))["status"] == "running"
 
 
+async def test_complete_that_meets_a_deadlock_is_tried_again(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    assignment = await world.running(session)
+    victims = 1
+
+    def meet(point: str) -> None:
+        nonlocal victims
+        if point == "task.completing" and victims:
+            victims -= 1
+            raise StoreConflict("deadlock detected")
+
+    watch_points(meet)
+    try:
+        assert await world.service.complete(world.runtime, assignment.claim.id, "hi") == "completed"
+    finally:
+        watch_points(None)
+    assert await world.answers(session) == ["hi"]
+    assert len(await world.outbox()) == 1
+
+
 async def test_fail_for_good_tells_the_person_once_without_internals(pool: Pool, database: str) -> None:
     world = await open_world(pool)
     session = await world.add_session()
@@ -422,6 +454,38 @@ async def test_fail_with_a_waiting_sibling_hands_its_messages_over(pool: Pool) -
     assert merged.claim.id == sibling
     assert texts(merged) == ["one", "two"]
     assert await world.outbox() == []
+
+
+async def test_fail_again_and_again_while_a_run_always_waits_comes_to_an_end(pool: Pool) -> None:
+    """The messages of a later generation wait in a run of their own, into which each failed run is merged."""
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "poison", generation=0)
+    await world.say(session, "later", generation=1)
+    attempts: list[int] = []
+    status = ""
+    while status != "failed" and len(attempts) < 10:
+        assignment = await claim(world)
+        assert texts(assignment) == ["poison"]
+        attempts.append(assignment.claim.attempt)
+        await world.service.start(world.runtime, assignment.claim.id)
+        status = await world.service.fail(world.runtime, assignment.claim.id, "x", "runtime_recovery")
+    assert attempts == [1, 2, 3]
+    assert [row["kind"] for row in await world.outbox()] == ["error"]
+    rest = await claim(world)
+    assert (texts(rest), rest.claim.attempt) == (["later"], 1)
+
+
+async def test_lost_claim_answer_of_a_merged_run_costs_no_attempt(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "one")
+    await claim(world)
+    await world.say(session, "two")
+    await world.sql("update agent_task set dispatched_at = now() - interval '91 seconds' where status = 'dispatched'")
+    assert await world.service.return_lost() == 1
+    merged = await claim(world)
+    assert (texts(merged), merged.claim.attempt) == (["one", "two"], 1)
 
 
 @pytest.mark.parametrize("action", ["start", "progress", "complete"])

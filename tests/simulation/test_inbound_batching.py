@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from gateway.errors import RemoteProtocolError, StoreUnavailable
+from gateway.errors import RemoteProtocolError, StoreConflict, StoreUnavailable
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.ports import PlainMessage
 from gateway.work.sessions import Queueing
@@ -245,3 +245,37 @@ async def test_more_submitters_than_may_wait_are_let_in_as_room_comes(
     assert [message_id for statement in store.statements for message_id in statement] == [
         str(number) for number in range(9)
     ]
+
+
+@bounded
+async def test_batch_that_somebody_stands_in_the_way_of_goes_the_long_way_at_once(
+    scene: Scene, store: SlowStore, autojump_clock: MockClock
+) -> None:
+    """To halve it would wait for the same row again for each half, while every bot waits for its acknowledgements."""
+
+    async def judge(ids: list[str]) -> None:
+        if "c" in ids:
+            raise StoreConflict("canceling statement due to lock timeout")
+
+    store.judge = judge
+    await scene.submit("a", "b", "c", "d", "e")
+    await _told(scene, 5)
+    assert store.statements == [["a"], ["b", "c", "d", "e"]]
+    assert [scene.told[key][1] for key in "abcde"] == [Queueing.QUEUED, None, None, None, None]
+
+
+async def test_committer_cancelled_while_it_gathers_leaves_nobody_waiting(store: SlowStore) -> None:
+    committer = Committer()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as submitters:
+            scene = Scene(committer, submitters)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(run_committer, committer, store)
+                await wait_all_tasks_blocked()
+                submitters.start_soon(scene._submit, "a")
+                # The message is handed over, and the committer has not got further than its look for more.
+                while committer._receive.statistics().tasks_waiting_receive:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+    assert isinstance(scene.told["a"][1], StoreUnavailable)
+    assert store.statements == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, StoreConflict, StoreError
 from support.outbox_channel import MemoryOutboxStore, Toy, raising, sending, sleeping
 from support.simulated import simulated
 
@@ -242,3 +242,29 @@ async def test_outbox_former_holder_sends_and_marks_nothing(store: MemoryOutboxS
         await trio.sleep(100)
     assert late.status == "queued"
     assert platform.visible == [("oc_1", "hello")]
+
+
+@simulated
+@pytest.mark.parametrize("error", [StoreConflict("deadlock"), StoreError("a mistake of ours")])
+async def test_outbox_survives_whatever_the_store_says(
+    store: MemoryOutboxStore, platform: Toy, error: StoreError
+) -> None:
+    """Under the lease it shares the fate of the link: ending here would cost the bot its hearing."""
+    store.trouble = [error]
+    store.add("hello")
+    async with sending(store, platform):
+        await trio.sleep(10)
+    assert platform.visible == [("oc_1", "hello")]
+
+
+@simulated
+async def test_outbox_answer_of_a_bot_that_was_away_for_a_day_is_failed_and_not_sent(
+    store: MemoryOutboxStore, platform: Toy
+) -> None:
+    old = store.add("last month's", age_seconds=24 * 3600.0)
+    young = store.add("today's", age_seconds=24 * 3600.0 - 60)
+    async with sending(store, platform):
+        await trio.sleep(1)
+    assert (old.status, young.status) == ("failed", "sent")
+    assert old.error == "not sent: it waited 24 hours for its bot"
+    assert platform.visible == [("oc_1", "today's")]

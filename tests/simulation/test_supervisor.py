@@ -15,6 +15,7 @@ import trio
 
 from gateway.channel.channel import ConnectionState, LinkLost, LinkRefused
 from gateway.supervisor.installation import DRAIN_SECONDS
+from gateway.supervisor.ports import Installation
 from support.lease_world import UNREADABLE, World, simulate
 from support.toy_channel import TOY
 
@@ -633,3 +634,29 @@ def test_logs_never_contain_a_lease_token() -> None:
         assert "-g" not in str(logs)
 
     simulate(0, scenario)
+
+
+@seeded
+def test_supervisor_that_meets_a_row_it_cannot_read_keeps_the_bots_it_has(seed: int) -> None:
+    """A config nested a thousand deep is valid in the database, and more than Python's decoder takes."""
+
+    async def scenario(world: World) -> None:
+        bot = await owned(world)
+        [daemon] = world.daemons
+        assert daemon.fleet is not None
+        sound, daemon.store.list_active = daemon.store.list_active, _too_deep  # type: ignore[method-assign]
+        [link] = world.platform.links
+        await trio.sleep(100)
+        assert world.platform.links == [link]
+        assert "were last read" in (await daemon.fleet.problem() or "")
+        daemon.store.list_active = sound  # type: ignore[method-assign]
+        late = world.add_bot()
+        await world.platform.until_live(late)
+        assert (await world.platform.until_live(bot)) is link
+        assert await daemon.fleet.problem() is None
+
+    simulate(seed, scenario)
+
+
+async def _too_deep(_channel_types: object) -> list[Installation]:
+    raise RecursionError("maximum recursion depth exceeded while decoding a JSON array")

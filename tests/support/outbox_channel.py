@@ -125,16 +125,20 @@ class Stored:
 
 
 class MemoryOutboxStore:
-    """Implements OutboxStore on trio's clock. `owner` is the epoch of the installation's lease."""
+    """Implements OutboxStore on trio's clock. `owner` is the epoch of the installation's lease.
+
+    `trouble` is what the next calls raise.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[UUID, Stored] = {}
         self.owner = 1
         self.down = False
+        self.trouble: list[Exception] = []
 
-    def add(self, text: str, chat_id: str = "oc_1") -> Stored:
+    def add(self, text: str, chat_id: str = "oc_1", *, age_seconds: float = 0.0) -> Stored:
         row_id = uuid4()
-        row = OutboxRow(row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, False, 0.0)
+        row = OutboxRow(row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, False, age_seconds)
         self.rows[row_id] = Stored(row, len(self.rows))
         return self.rows[row_id]
 
@@ -219,5 +223,7 @@ class MemoryOutboxStore:
 
     async def _reach(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self.trouble:
+            raise self.trouble.pop()
         if self.down:
             raise StoreUnavailable("the store is down")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx2
+import asks
 import trio
 
 from gateway.keyring import KeyRing, generate_key
@@ -20,6 +20,7 @@ from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from gateway.simulator.connections import Connection
+from gateway.simulator.messages import Message
 from gateway.simulator.platform import App, Person, open_id
 from gateway.simulator.simulator import Simulator
 from gateway.work.bindings import BindingService
@@ -115,6 +116,16 @@ class World:
                 await trio.sleep(0.02)
         return value
 
+    async def answers(self, chat_id: str, count: int = 1, *, seconds: float = 15) -> list[Message]:
+        """What bots said in a chat, once they have said `count` things."""
+
+        def look() -> list[Message] | None:
+            sent = self.sim.sent(chat_id)
+            return sent if len(sent) >= count else None
+
+        with trio.fail_after(seconds):
+            return await self.sim.until(look)
+
     async def contents(self) -> list[str]:
         return [row[0] for row in await self.rows("select content from chat_message where role = 'user' order by seq")]
 
@@ -155,9 +166,9 @@ class Bot:
 
 
 class Runtime:
-    """A runtime that a test plays itself, over HTTP."""
+    """A runtime that a test plays itself, over HTTP, with a client that shares no code with the daemon's own."""
 
-    def __init__(self, world: World, daemon: GatewayProcess, http: httpx2.AsyncClient) -> None:
+    def __init__(self, world: World, daemon: GatewayProcess, http: asks.Session) -> None:
         self._base = daemon.url
         self._headers = {"Authorization": f"Bearer {world.runtime_token}"}
         self._runtime_id = world.runtime_id
@@ -169,6 +180,7 @@ class Runtime:
             json={} if body is None else body,
             params={key: str(value) for key, value in query.items()},
             headers=self._headers,
+            timeout=70,
         )
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
         return dict(json.loads(answer.content))
@@ -188,5 +200,5 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(world: World, daemon: GatewayProcess) -> AsyncIterator[Runtime]:
-    async with httpx2.AsyncClient(timeout=70, trust_env=False) as http:
+    async with asks.Session(connections=4) as http:
         yield Runtime(world, daemon, http)

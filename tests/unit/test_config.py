@@ -176,6 +176,7 @@ def test_lease_timings_at_their_limits_are_taken(load: Load) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("state_dir", " "),
         ("database_url", ""),
         ("database_url", "not a connection string"),
         ("secret_key", " "),
@@ -234,6 +235,11 @@ def test_several_bad_values_are_all_named_in_one_line(load: Load) -> None:
 )
 def test_unknown_key_of_the_file_is_refused_by_name(load: Load, toml: str, key: str) -> None:
     assert refusal(load, toml).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("toml", ["hub = 3", "[[hub]]", 'hub = "x"'])
+def test_group_that_is_no_table_is_refused_in_words_of_the_file(load: Load, toml: str) -> None:
+    assert refusal(load, toml) == "hub: is a table of keys ([hub] in TOML), not a value"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,16 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from gateway import __version__
+
+        click.echo(__version__)
+        context.exit(0)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Its version.")
 def cli() -> None:
     """Connects Lark and Feishu bots to AI agents: one durable message in, exactly one answer out."""
     from gateway.observe.log import configure_logging
@@ -67,21 +76,36 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line in this process and return its exit code. What is nobody's mistake is raised."""
     try:
+        _refuse_undecodable(arguments)
         outcome: Any = cli.main(args=arguments, prog_name="gateway", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort:
-        print("aborted", file=sys.stderr)
-        return EXIT_FAILED
+        return _report_interrupt()
     except GatewayError as error:
         return _report(error)
     except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            return _report_interrupt()
         expected = _expected(group)
         if expected is None:
             raise
         return _report(expected)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _report_interrupt() -> int:
+    print("aborted", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """What we read must be text; what follows `--` goes to an agent program as it is."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for argument in ours:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise click.UsageError(f"the argument {argument!r} is not text in {sys.getfilesystemencoding()}")
 
 
 def _report(error: GatewayError) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from uuid import UUID
 import click
 import trio
 
-from gateway.cli.output import config_option, json_option, print_json, print_record
+from gateway.cli.output import config_option, json_option, print_json, print_record, print_secret_note, read_secret
 from gateway.config import Settings, load_settings
 from gateway.work.directory import ROLES, Directory, Role
 
@@ -39,7 +38,7 @@ def user() -> None:
 @json_option
 def user_add(email: str, name: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
     """Add a person. Without a password they cannot log in to the console."""
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
+    password = read_secret("Password") if password_stdin else None
     added = _perform(config, lambda directory: directory.add_user(email, name, password))
     _show(asdict(added), as_json)
 
@@ -84,7 +83,7 @@ def member_add(workspace: str, email: str, role: Role, config: Path | None, as_j
     _show(asdict(_perform(config, add)), as_json)
 
 
-@member.command("remove")
+@member.command("remove", short_help="End a membership.")
 @click.argument("workspace")
 @click.argument("email")
 @config_option
@@ -224,5 +223,7 @@ def _public_token(made: dict[str, Any]) -> dict[str, Any]:
 def _show(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(record)
-    else:
-        print_record(record)
+        return
+    print_record(record)
+    if "token" in record:
+        print_secret_note()

@@ -31,6 +31,11 @@ WORDS = {
     "unreadable_secret": "its secret does not open with the configured secret_key",
 }
 
+ADVICE = {
+    "refused": "it is tried again ever more seldom, and at once when `gateway lark add` gives new credentials",
+    "unreadable_secret": "put the old secret_key behind the new one, or give the app secret again: `gateway lark add`",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -100,6 +105,8 @@ async def _examine_database(conninfo: str, settings: Settings, found: Examinatio
         views = await PostgresInstallationStore(pool).list()
     now = datetime.now(UTC)
     found.installations = [view.public() for view in views]
+    if not views:
+        found.note("bots", True, "none yet: `gateway lark add` connects one")
     for view in views:
         found.note(f"bot {view.app_id}", view.state in HEALTHY_STATES, describe(view, now))
 
@@ -134,6 +141,8 @@ def describe(view: InstallationView, now: datetime) -> str:
         parts.append(f"last event {age(now, view.last_event_at)} ago")
     if view.pong_ms is not None:
         parts.append(f"round trip {view.pong_ms:.0f} ms")
+    if view.state in ADVICE:
+        parts.append(ADVICE[view.state])
     return "; ".join(parts)
 
 

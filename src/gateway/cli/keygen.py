@@ -15,7 +15,7 @@ from gateway.cli.output import config_option, json_option, print_json
 def keygen(config: Path | None, as_json: bool) -> None:
     """Print a new secret_key.
 
-    Put it in front of the old ones to start sealing with it: KEYS=new,old.
+    To rotate, put it in front of the old one: GATEWAY_SECRET_KEY=new,old.
     """
     from gateway.keyring import generate_key
 

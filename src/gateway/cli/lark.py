@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from uuid import UUID
 import click
 import trio
 
-from gateway.cli.output import config_option, json_option, print_json, print_record, print_table
+from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
 from gateway.work.bindings import BindingService
 
@@ -29,7 +28,7 @@ def lark() -> None:
     """Lark and Feishu bots and who is bound to them."""
 
 
-@lark.command("add")
+@lark.command("add", short_help="Connect an app to an agent.")
 @click.option("--agent", "agent_id", type=click.UUID, required=True, help="The agent that answers.")
 @click.option("--app-id", required=True, metavar="cli_…", help="From the platform's developer console.")
 @click.option("--app-secret-stdin", is_flag=True, required=True, help="Read the app secret from stdin.")
@@ -61,7 +60,7 @@ def add(
     app = NewApp(
         agent_id=agent_id,
         app_id=app_id,
-        app_secret=sys.stdin.readline().strip(),
+        app_secret=read_secret("App secret").strip(),
         region=region,
         event_mode=event_mode,
         installer_email=installer,
@@ -169,4 +168,5 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
         print_json(record)
         return
     connection = record.pop("connection", {})
-    print_record(record | {f"connection.{name}": value for name, value in connection.items()})
+    # Code 0 is the platform's word for "nothing to say".
+    print_record(record | {f"connection.{name}": value for name, value in connection.items() if value != 0})

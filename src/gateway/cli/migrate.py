@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -37,11 +38,16 @@ def up(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def down(config: Path | None, as_json: bool, steps: int | None, to: str | None) -> None:
-    """Take back the last migration. Data that only newer versions store is lost."""
+    """Take back the last migration. Data that only newer versions store is lost.
+
+    At a terminal it asks first.
+    """
     from gateway.postgres.migrate import migrate_down
 
     if steps is not None and to is not None:
         raise click.UsageError("give --steps or --to, not both")
+    if sys.stdin.isatty():
+        click.confirm("This drops tables and what is in them. Go on?", abort=True, err=True)
     steps_back = _on_database(config, lambda conninfo: migrate_down(conninfo, steps=steps, to=to))
     _print_steps(steps_back, as_json, done="taken back", nothing="nothing to take back")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,15 +36,45 @@ def print_json(value: object) -> None:
 
 def print_record(record: Mapping[str, object]) -> None:
     """An object for people: one `name  value` line per field that is set."""
-    width = max((len(name) for name in record), default=0)
-    for name, value in record.items():
-        if value is not None:
-            click.echo(f"{name.ljust(width)}  {value}")
+    shown = {name: text for name, value in record.items() if (text := plain(value))}
+    width = max((len(name) for name in shown), default=0)
+    for name, text in shown.items():
+        click.echo(f"{name.ljust(width)}  {text}")
+
+
+def print_secret_note() -> None:
+    """What a person who sees a fresh token must know; on stderr, so that stdout stays what it was."""
+    click.echo("keep the token now: it is not stored and cannot be shown again", err=True)
+
+
+def plain(value: object) -> str:
+    """A value on one line: times in UTC to the second, and nothing that would steer a terminal."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    text = str(value)
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
+def read_secret(label: str) -> str:
+    """One line of stdin without its line break; a person at a terminal is asked, and what they type is not shown."""
+    if sys.stdin.isatty():
+        typed: str = click.prompt(label, hide_input=True, err=True, default="", show_default=False)
+        return typed
+    try:
+        return sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{label}: stdin is not UTF-8 text") from error
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Rows for people: a table on a terminal, tab-separated values in a pipe."""
-    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    cells = [[plain(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(columns), *cells]:
             click.echo("\t".join(row))

@@ -13,11 +13,13 @@ import trio
 from gateway.cli.output import config_option
 from gateway.config import load_settings
 
+PORT = click.IntRange(0, 65_535)
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; any other is refused.")
-@click.option("--port", default=0, show_default=True, help="HTTP port; 0 lets the kernel choose.")
-@click.option("--ws-port", default=0, show_default=True, help="WebSocket port; 0 lets the kernel choose.")
+@click.option("--port", default=0, show_default=True, type=PORT, help="HTTP port; 0 lets the kernel choose.")
+@click.option("--ws-port", default=0, show_default=True, type=PORT, help="WebSocket port; 0 lets the kernel choose.")
 @click.option(
     "--redelivery-scale",
     default=1.0,

@@ -19,7 +19,12 @@ OUTBOX_FINISH_SECONDS = 0.5
 RELEASE_FINISH_SECONDS = 0.4
 """How long the release of a lease may be shielded once its scope is cancelled."""
 SHIELDS_UNDER_LEASE_SECONDS = CHANNEL_FINISH_SECONDS + OUTBOX_FINISH_SECONDS + RELEASE_FINISH_SECONDS
-"""All that may outlive a cancelled lease, one after the other. A test keeps it below the default margin."""
+"""What may speak to the platform after a lease was cancelled. A test keeps it below the default margin.
+
+A database call that is cut short inside one of them may take a second or two more to clean up (the driver's bounds, and
+the release of a claim). That only makes the release late: the fence has closed the link, and what is written is fenced
+by claim or epoch.
+"""
 
 _RETRY_SECONDS_MAX = 5.0
 _JITTER_SPREAD = 0.1

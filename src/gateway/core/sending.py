@@ -36,6 +36,11 @@ class GiveUp:
     """Never again: the row is failed, and shown."""
 
 
+def is_outlived(*, age_seconds: float, in_doubt: bool) -> bool:
+    """Whether a row is not to be sent any more, because its bot was away too long. A doubtful one has its own limit."""
+    return age_seconds >= UNSENT_SECONDS_MAX and not in_doubt
+
+
 def judge_attempt(
     error: Exception, *, attempts: int, age_seconds: float, in_doubt: bool, random_unit: float
 ) -> Postpone | GiveUp:
@@ -48,7 +53,7 @@ def judge_attempt(
     if isinstance(error, LarkUnavailable):
         return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS) * (0.5 + random_unit), True)
     if isinstance(error, LarkThrottled | LarkUnauthorized):
-        if age_seconds >= UNSENT_SECONDS_MAX and not in_doubt:
+        if is_outlived(age_seconds=age_seconds, in_doubt=in_doubt):
             return GiveUp()
         return Postpone(_definite_delay(error, attempts), False)
     if attempts >= FAULTS_MAX:

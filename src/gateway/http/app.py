@@ -30,6 +30,7 @@ UNCOUNTED_PATHS = frozenset({"/healthz", "/readyz"})
 CLIENT_CLOSED_REQUEST = 499
 """Counted for a request whose client left before its answer was ready."""
 
+_OWN_WORDS = {404: "there is nothing at this path", 405: "this path does not take this method; see Allow"}
 _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
@@ -134,7 +135,8 @@ def _expected_error(error: GatewayError) -> Response | None:
 def _http_error(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
         return error_response(413, "body_too_large", "the request body is larger than this server accepts")
-    response = error_response(error.code or 500, error.name.lower().replace(" ", "_"), error.description or error.name)
+    text = _OWN_WORDS.get(error.code or 500) or error.description or error.name
+    response = error_response(error.code or 500, error.name.lower().replace(" ", "_"), text)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers[name] = value

@@ -121,7 +121,11 @@ def _wait_seconds(text: str) -> float:
 
 
 def _label(text: str, field: str, *, required: bool = False) -> str:
+    """A line that people will see in lists and on terminals."""
     text = text.strip()
-    if (required and not text) or len(text) > 200 or "\x00" in text:
-        raise RejectedRequest(400, "invalid_body", f"{field} must have 1 to 200 characters", field=field)
+    least = int(required)
+    if not least <= len(text) <= 200 or not text.isprintable():
+        raise RejectedRequest(
+            400, "invalid_body", f"{field} must have {least} to 200 printable characters", field=field
+        )
     return text

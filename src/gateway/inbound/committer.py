@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from gateway.concurrency import reached
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreConflict, StoreUnavailable
 from gateway.inbound.ports import IngestStore, PlainMessage
 from gateway.work.sessions import Queueing
 
@@ -60,6 +60,7 @@ class Committer:
 
     def __init__(self, *, waiting_max: int = WAITING_MAX) -> None:
         self._send, self._receive = trio.open_memory_channel[_Submission](waiting_max)
+        self._batch: list[_Submission] = []
 
     async def submit(self, message: PlainMessage) -> Queueing | None:
         """Hand in a message and wait until its statement has returned: None when it was not taken in.
@@ -83,23 +84,25 @@ class Committer:
         Frames that one read brought in are decided by tasks that are ready now but have not run yet. Each pass lets
         them run; the first one that adds nothing ends the gathering, so a lone message waits for one pass.
         """
-        batch = [await self._receive.receive()]
+        self._batch = [await self._receive.receive()]
         gathered = 0
-        while gathered < len(batch) < events_max:
-            gathered = len(batch)
+        while gathered < len(self._batch) < events_max:
+            gathered = len(self._batch)
             await trio.lowlevel.checkpoint()
-            self._take_waiting(batch, events_max)
-        return [submission for submission in batch if not submission.abandoned]
+            self._take_waiting(events_max)
+        return [submission for submission in self._batch if not submission.abandoned]
 
-    def _take_waiting(self, batch: list[_Submission], events_max: int) -> None:
-        while len(batch) < events_max:
+    def _take_waiting(self, events_max: int) -> None:
+        while len(self._batch) < events_max:
             try:
-                batch.append(self._receive.receive_nowait())
+                self._batch.append(self._receive.receive_nowait())
             except trio.WouldBlock:
                 return
 
     def _stop(self) -> None:
-        """Refuse what comes, and fail what waits."""
+        """Refuse what comes, and fail what waits or was taken out and not told."""
+        for submission in self._batch:
+            submission.fail(StoreUnavailable(_STOPPED))
         while True:
             try:
                 self._receive.receive_nowait().fail(StoreUnavailable(_STOPPED))
@@ -122,19 +125,16 @@ async def run_committer(
 
     Error handling: a failed statement concerns its messages only. A batch that fails is halved until the one message
     that the store cannot take stands alone, and only its submitter is told; when the store is away, all of them are.
+    A batch that somebody stands in the way of is not taken in: each of its messages goes the long way, on its own.
 
     There is one statement in flight at a time: with that, messages of one session keep their order without any other
     measure. A second one was measured and bought nothing, because the commits of one batch are already shared.
     """
-    batch: list[_Submission] = []
     task_status.started()
     try:
         while True:
-            batch = await committer._gather(events_max)
-            await _commit(store, batch)
+            await _commit(store, await committer._gather(events_max))
     finally:
-        for submission in batch:
-            submission.fail(StoreUnavailable(_STOPPED))
         committer._stop()
 
 
@@ -146,6 +146,11 @@ async def _commit(store: IngestStore, batch: Sequence[_Submission]) -> None:
     except StoreUnavailable as error:
         for submission in batch:
             submission.fail(_own_copy(error))
+    except StoreConflict as error:
+        # Halving would wait for the same row again and again while all bots wait. Alone, only its own message waits.
+        log.info("inbound_batch_conflict", messages=len(batch), error=str(error))
+        for submission in batch:
+            submission.settle(None)
     except Exception as error:
         if len(batch) == 1:
             batch[0].fail(error)

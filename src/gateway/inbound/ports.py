@@ -113,7 +113,8 @@ class IngestStore(Protocol):
 
         A message that is missing from the answer left no trace: it is a duplicate, is to be dropped, lacks a session,
         or its session is busy. The two-phase path decides which. Order within a session is the order given.
-        Raises StoreUnavailable; RemoteProtocolError when a text is not Unicode; any error means none was taken in.
+        Raises StoreUnavailable; StoreConflict when somebody stood in the way for longer than all the others can wait;
+        RemoteProtocolError when a text is not Unicode. Any error means none was taken in.
         """
 
 

@@ -16,7 +16,7 @@ from gateway.channel.message import OutboundMessage, SendResult
 from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
 from gateway.keyring import KeyRing
 from gateway.lark.client import SEND_TIMEOUT_SECONDS, BotIdentity, HttpClient, LarkClient
-from gateway.lark.connection import ConnectionSettings, OnAck, OpenStream, run_connection
+from gateway.lark.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
 from gateway.lark.content import CHANNEL_TYPE, decode_event, order_key
 from gateway.lark.region import open_base_url
 from gateway.lark.wire.session import REDELIVER, SETTLED
@@ -41,12 +41,14 @@ class LarkChannel:
         open_stream: OpenStream,
         settings: ConnectionSettings | None = None,
         on_ack: OnAck | None = None,
+        on_fault: OnFault | None = None,
     ) -> None:
         self._config = config
         self._client = client
         self._open_stream = open_stream
         self._settings = settings
         self._on_ack = on_ack or _ignore
+        self._on_fault = on_fault or _ignore
         self._app_id: str = config.raw["app_id"]
         self._bot = BotIdentity(config.raw.get("bot_open_id", ""), config.raw.get("bot_union_id", ""))
 
@@ -78,6 +80,7 @@ class LarkChannel:
             health=self._config.health,
             settings=self._settings,
             on_ack=self._on_ack,
+            on_fault=self._on_fault,
             task_status=task_status,
         )
 
@@ -145,6 +148,7 @@ def lark_factory(
     settings: ConnectionSettings | None = None,
     send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
     on_ack: OnAck | None = None,
+    on_fault: OnFault | None = None,
 ) -> ChannelFactory:
     """The factory for `feishu`. The caller owns `http` and keeps it open while channels run.
 
@@ -157,7 +161,7 @@ def lark_factory(
             raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
         base_url = open_base_url(config.raw.get("region"), open_base_override)
         client = LarkClient(app_id, app_secret, base_url, http, send_timeout_seconds=send_timeout_seconds)
-        return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack)
+        return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
 
     return build
 
@@ -176,5 +180,5 @@ def open_config(stored: Mapping[str, Any], ring: KeyRing, installation_id: UUID)
     return opened
 
 
-def _ignore(_seconds: float, _code: int) -> None:
+def _ignore(*_: object) -> None:
     """Nobody measures."""

@@ -27,6 +27,7 @@ from wsproto.utilities import ProtocolError as WebSocketProtocolError
 from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
 from gateway.concurrency import Signal, open_finishing_nursery, reached
 from gateway.errors import LarkError, LarkRefused, LarkUnauthorized, RemoteProtocolError
+from gateway.lark.wire.assembler import AssemblerLimits
 from gateway.lark.wire.endpoint import Endpoint, judge_handshake
 from gateway.lark.wire.frame import Frame, encode
 from gateway.lark.wire.session import REDELIVER, Action, Deliver, Ignored, Ponged, Send, Session, WentDeaf
@@ -47,7 +48,7 @@ class ConnectionSettings:
 
     Keepalive and the user time-out make the kernel give up on a vanished peer: within about 35 s here, with or without
     data under way. `events_in_flight_max` and `bytes_in_flight_max` bound what was received and is not decided yet;
-    beyond them the connection is not read.
+    beyond them the connection is not read. `chunk_bytes_max` bounds what is kept of events that are not whole yet.
     """
 
     bootstrap_timeout_seconds: float = 15.0
@@ -58,6 +59,7 @@ class ConnectionSettings:
     frame_bytes_max: int = 2**20
     events_in_flight_max: int = 256
     bytes_in_flight_max: int = 8 * 2**20
+    chunk_bytes_max: int = 4 * 2**20
     send_queue_frames_max: int = 256
     keepalive_idle_seconds: int = 20
     keepalive_interval_seconds: int = 5
@@ -81,6 +83,8 @@ OnEvent = Callable[[bytes], Awaitable[int]]
 """Decides one event: 200 or 500. An exception counts as 500."""
 OnAck = Callable[[float, int], None]
 """Told of every event's acknowledgement when it is written: seconds since it was received, and the code."""
+OnFault = Callable[[], None]
+"""Told of every exception of `on_event` and `order_key`, for counting."""
 
 
 async def open_tcp_link(
@@ -125,6 +129,10 @@ def _ignore_ack(_seconds: float, _code: int) -> None:
     return None
 
 
+def _ignore_fault() -> None:
+    return None
+
+
 async def run_connection(
     *,
     fetch_endpoint: FetchEndpoint,
@@ -136,6 +144,7 @@ async def run_connection(
     settings: ConnectionSettings | None = None,
     wall_clock: Callable[[], datetime] = _utc_now,
     on_ack: OnAck = _ignore_ack,
+    on_fault: OnFault = _ignore_fault,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Hold one long connection until cancelled; `started()` is called when it stands.
@@ -147,10 +156,10 @@ async def run_connection(
     acknowledged, and the platform sends it again. When `fence` falls, the socket is closed there and then.
 
     Error handling: raises LinkRefused for a definite no of the platform, LinkLost for everything that may pass. An
-    exception of `on_event` is logged, answered 500, and ends nothing.
+    exception of `on_event` is logged, counted by `on_fault`, answered 500, and ends nothing.
     """
     settings = settings or ConnectionSettings()
-    session = Session()
+    session = Session(limits=AssemblerLimits(bytes_max=settings.chunk_bytes_max))
     health.state, health.code, health.detail = ConnectionState.CONNECTING, 0, ""
     try:
         endpoint = await _bootstrap(fetch_endpoint, settings)
@@ -166,6 +175,7 @@ async def run_connection(
                 health=health,
                 wall_clock=wall_clock,
                 on_ack=on_ack,
+                on_fault=on_fault,
             )
             await conversation.run(endpoint, task_status)
     except LinkRefused as refusal:
@@ -395,6 +405,7 @@ class _Conversation:
         health: LinkHealth,
         wall_clock: Callable[[], datetime],
         on_ack: OnAck,
+        on_fault: OnFault,
     ) -> None:
         self._session = session
         self._raw = raw
@@ -404,6 +415,7 @@ class _Conversation:
         self._health = health
         self._wall_clock = wall_clock
         self._on_ack = on_ack
+        self._on_fault = on_fault
         self._writer = _Writer(settings)
         self._lanes = _Lanes(self._decide, settings)
         self._body = trio.CancelScope()
@@ -534,6 +546,7 @@ class _Conversation:
         try:
             return self._order_key(delivery.payload) or delivery
         except Exception:
+            self._on_fault()
             log.exception("event_has_no_order_key", **_transport_ids(delivery.frame))
             return delivery
 
@@ -541,6 +554,7 @@ class _Conversation:
         try:
             code = await self._on_event(delivery.payload)
         except Exception:
+            self._on_fault()
             log.exception("event_failed", **_transport_ids(delivery.frame))
             code = REDELIVER
         reached("lark.before_ack")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,8 +23,14 @@ CHANNEL_TYPE = "feishu"
 
 RECEIVED = "im.message.receive_v1"
 
+ID_CHARS_MAX = 256
+"""Ids become keys of indexes, which take about 2,700 bytes; the platform's own have some forty characters."""
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL and lone surrogates: JSON can carry them, Postgres text cannot."""
+
+_PLACEHOLDER = re.compile(r"@[^@]{1,64}")
+"""Where a mention's key can stand: at an `@`, and no further than the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,19 @@ def order_key(payload: bytes) -> str:
     """The chat that an event belongs to, "" when it has none or cannot be read. Builds nothing but that string."""
     try:
         return _envelope_decoder.decode(payload).event.message.chat_id
-    except (ValueError, RecursionError):
+    except msgspec.ValidationError:
         return ""
+    except (ValueError, RecursionError):
+        return _order_key_leniently(payload)
+
+
+def _order_key_leniently(payload: bytes) -> str:
+    """What `decode_event` reads in the end must keep its place in its chat."""
+    try:
+        envelope = _parse_leniently(payload)
+    except RemoteProtocolError:
+        return ""
+    return _raw_text(_object(_object(envelope, "event"), "message"), "chat_id") if isinstance(envelope, dict) else ""
 
 
 def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "") -> InboundMessage | None:
@@ -73,7 +90,7 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
 
     The bot is recognised among the mentioned by its union id when that is known, else by its open id: an open id is
     seen differently by each app, so that of a sibling bot can equal ours. Raises RemoteProtocolError for what is not
-    JSON, and for a message without id, chat or sender.
+    JSON, and for a message without id, chat or sender, or with an id of an absurd length.
     """
     if not payload.strip():
         return None
@@ -89,8 +106,8 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
         return None
     return _read_message(
         event,
-        app_id=_text(header, "app_id") or _text(event, "app_id"),
-        event_id=_text(header, "event_id") or _text(envelope, "uuid"),
+        app_id=_id(header, "app_id") or _id(event, "app_id"),
+        event_id=_id(header, "event_id") or _id(envelope, "uuid"),
         is_own=lambda mention: is_bot(mention, bot_open_id=bot_open_id, bot_union_id=bot_union_id),
     )
 
@@ -127,24 +144,36 @@ def rewrite_mentions(text: str, mentions: Sequence[Mention], is_own: Callable[[M
 
     One pass from the left, the longest key first (`@_user_1` begins `@_user_10`); what was put in is not read again.
     The blank is the one that follows, else the one before. No other white space changes; a mention without a name
-    stays as it is.
+    stays as it is. The time grows with the text, not with the number of mentions: both come from outside.
     """
-    by_key = {mention.key: mention for mention in mentions if mention.key.startswith("@")}
-    if not by_key:
-        return text
-    pattern = re.compile("|".join(re.escape(key) for key in sorted(by_key, key=len, reverse=True)))
-    written, at = "", 0
-    for match in pattern.finditer(text):
-        written += text[at : match.start()]
-        at = match.end()
-        mention = by_key[match.group()]
+    by_key = {mention.key: mention for mention in mentions if _PLACEHOLDER.fullmatch(mention.key)}
+    written: list[str] = []
+    at = 0
+    for match in _PLACEHOLDER.finditer(text) if by_key else ():
+        mention = _named_at_the_start(match.group(), by_key)
+        if mention is None:
+            continue
+        _write(written, text[at : match.start()])
+        at = match.start() + len(mention.key)
         if not is_own(mention):
-            written += f"@{mention.name}" if mention.name else mention.key
+            _write(written, f"@{mention.name}" if mention.name else mention.key)
         elif text.startswith(" ", at):
             at += 1
-        else:
-            written = written.removesuffix(" ")
-    return written + text[at:]
+        elif written:
+            _write(written, written.pop().removesuffix(" "))
+    return "".join([*written, text[at:]])
+
+
+def _named_at_the_start(candidate: str, by_key: Mapping[str, Mention]) -> Mention | None:
+    """The mention with the longest key that `candidate` begins with."""
+    lengths = range(len(candidate), 1, -1)
+    return next((by_key[candidate[:length]] for length in lengths if candidate[:length] in by_key), None)
+
+
+def _write(written: list[str], piece: str) -> None:
+    """Add what is not empty: the last piece then ends as the text does."""
+    if piece:
+        written.append(piece)
 
 
 def is_bot(mention: Mention, *, bot_open_id: str, bot_union_id: str) -> bool:
@@ -192,8 +221,8 @@ def _source(message: dict[str, Any], sender: dict[str, Any]) -> Source:
         chat_id=_required(message, "chat_id"),
         chat_type=_chat_type(_text(message, "chat_type")),
         sender_id=_required(sender_id, "open_id"),
-        sender_stable_id=_text(sender_id, "union_id"),
-        thread_id=_text(message, "thread_id"),
+        sender_stable_id=_id(sender_id, "union_id"),
+        thread_id=_id(message, "thread_id"),
     )
 
 
@@ -223,7 +252,7 @@ def _mention(entry: dict[str, Any]) -> Mention:
 
 
 def _reply_to(message: dict[str, Any]) -> ReplyTo | None:
-    parent, root = _text(message, "parent_id"), _text(message, "root_id")
+    parent, root = _id(message, "parent_id"), _id(message, "root_id")
     return ReplyTo(parent or root, root) if parent or root else None
 
 
@@ -389,8 +418,16 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return _UNSTORABLE.sub("", _raw_text(fields, name))
 
 
-def _required(fields: dict[str, Any], name: str) -> str:
+def _id(fields: dict[str, Any], name: str) -> str:
+    """An id that may be missing. Raises RemoteProtocolError for one that no platform gives out."""
     value = _text(fields, name)
+    if len(value) > ID_CHARS_MAX:
+        raise RemoteProtocolError(f"a message whose {name} has {len(value)} characters; the limit is {ID_CHARS_MAX}")
+    return value
+
+
+def _required(fields: dict[str, Any], name: str) -> str:
+    value = _id(fields, name)
     if not value:
         raise RemoteProtocolError(f"a message without {name}")
     return value

@@ -90,8 +90,17 @@ def tenant_token_request(app_id: str, app_secret: str) -> Request:
 
 
 def judge_tenant_token(answer: Answer) -> TenantToken:
-    """Raises the LarkError family. The token stands at the top of the answer, not under `data`."""
-    fields = judge(answer)
+    """Raises LarkUnauthorized for a no of the platform, else LarkUnavailable or LarkThrottled.
+
+    Never LarkRefused: that would say no to the call which needs the token, and the message it sends would be given up.
+    The token stands at the top of the answer, not under `data`.
+    """
+    try:
+        fields = judge(answer)
+    except LarkRefused as error:
+        # Without a code it was a proxy that said no, which says nothing about the app.
+        kind = LarkUnauthorized if error.code else LarkUnavailable
+        raise kind(str(error), code=error.code, log_id=error.log_id) from error
     value, lifetime = fields.get("tenant_access_token"), fields.get("expire")
     # It goes into a header: what cannot stand there would be quoted, in full, by the error of the HTTP library.
     if not isinstance(value, str) or not _TOKEN_SHAPE.fullmatch(value):
@@ -192,14 +201,17 @@ def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
 
 
 def _without_code(answer: Answer) -> Exception:
-    """A body that is not the platform's: a proxy or a gateway in between spoke, and its status is all there is."""
+    """A body that is not the platform's: a proxy or a gateway in between spoke, and its status is all there is.
+
+    Only a 4xx says that nothing was done. What looks like a success without its words promises nothing.
+    """
     log_id = _log_id(answer, {})
     said = f"HTTP {answer.status} with {len(answer.body)} bytes that are not an answer of the platform"
     if answer.status == 429:
         return LarkThrottled(said, retry_after=_retry_after(answer), log_id=log_id)
-    if answer.status >= 500:
-        return LarkUnavailable(said, log_id=log_id)
-    return LarkRefused(said, log_id=log_id)
+    if 400 <= answer.status < 500 and answer.status != 408:
+        return LarkRefused(said, log_id=log_id)
+    return LarkUnavailable(said, log_id=log_id)
 
 
 def _retry_after(answer: Answer) -> float:

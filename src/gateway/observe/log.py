@@ -56,7 +56,11 @@ def configure_logging(format: Format | None = None, *, stream: TextIO | None = N
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(chosen)))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=_rendering(chosen, colors=out.isatty())
+        )
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -69,6 +73,11 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     for key, value in event.items():
         event[key] = scrub(value, key)
     return event
+
+
+def _leading(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put first what every line has: lines are also read by people."""
+    return {**{name: event[name] for name in ("timestamp", "level", "event") if name in event}, **event}
 
 
 def scrub(value: object, key: str = "") -> object:
@@ -96,10 +105,10 @@ def _without_query(match: re.Match[str]) -> str:
     return f"{match['scheme']}{match['rest']}" + ("?…" if match["query"] else "")
 
 
-def _rendering(chosen: Format) -> list[Any]:
+def _rendering(chosen: Format, *, colors: bool) -> list[Any]:
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if chosen == "json":
         to_text = structlog.processors.format_exc_info
-        return [drop, to_text, redact, structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
-    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return [drop, to_text, redact, _leading, structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+    plain = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
     return [drop, structlog.processors.format_exc_info, redact, plain]

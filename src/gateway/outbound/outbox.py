@@ -13,8 +13,8 @@ import trio
 from gateway.channel.channel import Channel
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal, open_finishing_nursery, reached
-from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, judge_attempt
-from gateway.errors import LarkError, LarkUnavailable, StoreUnavailable
+from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
+from gateway.errors import LarkError, LarkUnavailable, StoreError, StoreUnavailable
 from gateway.outbound.ports import Lease, OutboxRow, OutboxStore
 
 logger = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ async def run_outbox(
     Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
     `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
     delivered. Error handling: one row is one unit; whatever it raises is recorded on the row and never leaves here. A
-    store that cannot be reached is tried again.
+    store that fails is tried again.
     """
     sender = _Sender(Lease(installation_id, lease_epoch), channel, store, wake, attempt_seconds, record, random_unit)
     async with open_finishing_nursery(PARK_SECONDS) as nursery:
@@ -89,10 +89,9 @@ class _Sender:
                 self._busy.add(row.recipient)
                 nursery.start_soon(self._send_row, row)
             return await self._pause()
-        except StoreUnavailable as error:
-            logger.warning(
-                "outbox_store_unavailable", installation_id=str(self._lease.installation_id), error=str(error)
-            )
+        except StoreError as error:
+            # Whatever the store says: an outbox that ended here would take a bot's hearing with it.
+            logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
             return STORE_RETRY_SECONDS
 
     async def _give_up_doubtful(self) -> None:
@@ -128,6 +127,10 @@ class _Sender:
         return False
 
     async def _attempt(self, row: OutboxRow) -> None:
+        if is_outlived(age_seconds=row.age_seconds, in_doubt=row.in_doubt):
+            await self._fail(row, 0, f"not sent: it waited {row.age_seconds / 3600:.0f} hours for its bot")
+            logger.error("outbox_row_outlived", row_id=str(row.id), kind=row.kind)
+            return
         try:
             result = await self._call(row)
         except Exception as error:
@@ -160,13 +163,16 @@ class _Sender:
         code = error.code if isinstance(error, LarkError) else 0
         self._log_failure(row, error, final=isinstance(verdict, GiveUp))
         if isinstance(verdict, GiveUp):
-            await self._store.mark_failed(self._lease, row.id, code, _reason(error))
-            self._record(row.kind, "failed")
+            await self._fail(row, code, _reason(error))
             return
         await self._store.postpone(
             self._lease, row, verdict.delay_seconds, code, _reason(error), doubtful=verdict.doubtful
         )
         self._record(row.kind, "postponed")
+
+    async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
+        await self._store.mark_failed(self._lease, row.id, code, reason)
+        self._record(row.kind, "failed")
 
     def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:
         log = logger.bind(row_id=str(row.id), kind=row.kind, attempts=row.attempts, reason=_reason(error))

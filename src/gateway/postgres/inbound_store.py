@@ -33,6 +33,9 @@ class Ingested:
     has_runtime: bool
 
 
+LOCK_MILLISECONDS = 300
+"""How long the shared statement waits for a row that somebody holds: every bot's acknowledgements wait with it."""
+
 _Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, Ingested)
 
 
@@ -166,6 +169,7 @@ class PostgresInboundStore:
                 contents=[message.text for message in messages],
                 sent_ats=[message.sent_at for message in messages],
                 window_seconds=self._window,
+                lock_milliseconds=LOCK_MILLISECONDS,
             )
         return {row.token: Queueing.QUEUED if row.has_runtime else Queueing.AGENT_OFFLINE for row in rows}
 

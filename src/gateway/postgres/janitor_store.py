@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
 _Q = load("janitor.sql")
 
 ROWS_MAX = 5_000
-"""Rows of one purge. What is left over waits for the next one."""
+"""Rows of one statement: none of them holds its locks for long."""
 
 
 class PostgresJanitorStore:
-    """Deletes what is over, on a pool that the caller owns. Each method returns how many rows went."""
+    """Deletes what is over, on a pool that the caller owns. Each method returns how many rows went.
+
+    A purge goes on, statement by statement, until nothing is left: a fixed number of rows per round would fall behind
+    for good where more than that comes in. The caller bounds its time; what was deleted by then stays deleted.
+    """
 
     def __init__(self, pool: Pool, *, rows_max: int = ROWS_MAX) -> None:
         self._pool = pool
         self._rows_max = rows_max
 
     async def purge_inbound_dedup(self, keep_seconds: float = 24 * 3600.0) -> int:
-        async with self._pool.connection() as conn:
-            rows: int = await _Q.purge_inbound_dedup(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
-            return rows
+        return await self._purge(_Q.purge_inbound_dedup, keep_seconds)
 
     async def purge_binding_tokens(self, keep_seconds: float = 3600.0) -> int:
-        async with self._pool.connection() as conn:
-            rows: int = await _Q.purge_binding_tokens(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
-            return rows
+        return await self._purge(_Q.purge_binding_tokens, keep_seconds)
 
     async def purge_user_sessions(self, keep_seconds: float = 0.0) -> int:
-        async with self._pool.connection() as conn:
-            rows: int = await _Q.purge_user_sessions(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
-            return rows
+        return await self._purge(_Q.purge_user_sessions, keep_seconds)
+
+    async def _purge(self, statement: Callable[..., Awaitable[int]], keep_seconds: float) -> int:
+        gone = 0
+        while True:
+            async with self._pool.connection() as conn:
+                rows = await statement(conn, keep_seconds=keep_seconds, rows_max=self._rows_max)
+            gone += rows
+            if rows < self._rows_max:
+                return gone

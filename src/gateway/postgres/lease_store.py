@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
+import trio
+
 from gateway.channel.channel import ConnectionState, LinkHealth
+from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
+from gateway.postgres.storable import shown_code, shown_text
 from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
 
 _Q = load("lease.sql", Installation)
-_DETAIL_CHARS_MAX = 500
 
 
 class PostgresLeaseStore:
     """Implements gateway.supervisor.ports.LeaseStore on a pool that the caller owns.
 
-    Renewals wait for a connection like anybody else: give leases a small pool of their own, or a burst of other work
-    can cost this process all of them.
+    Give leases a small pool of their own, or a burst of other work can cost this process all of them. One connection of
+    it is left to renewals: everything else may have to wait for a row that somebody has locked, or comes two thousand
+    at a time when a process starts, and a renewal that queues behind that comes too late for every bot.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._others = trio.CapacityLimiter(max(1, pool.size_max - 1))
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[TrioConnection[Any]]:
+        """For everything but renewals."""
+        async with self._others, self._pool.connection() as conn:
+            yield conn
 
     async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
-        async with self._pool.connection() as conn:
+        async with self._connection() as conn:
             rows: list[Installation] = await _Q.list_active(conn, channel_types=list(channel_types))
             return rows
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
-        async with self._pool.connection() as conn:
+        async with self._connection() as conn:
             row = await _Q.acquire(conn, installation_id=installation_id, token=token, ttl_seconds=ttl_seconds)
         if row is None:
             return NotServed()
@@ -54,15 +67,15 @@ class PostgresLeaseStore:
         )
 
     async def release(self, installation_id: UUID, token: str, epoch: int | None, last: LinkHealth) -> bool:
-        async with self._pool.connection() as conn:
+        async with self._connection() as conn:
             told = await _Q.release(
                 conn,
                 installation_id=installation_id,
                 token=token,
                 epoch=epoch,
                 state=last.state.value,
-                code=last.code,
-                detail=_storable(last.detail),
+                code=shown_code(last.code),
+                detail=shown_text(last.detail),
                 last_frame_at=last.last_frame_at,
                 last_event_at=last.last_event_at,
                 pong_ms=last.pong_ms,
@@ -70,7 +83,7 @@ class PostgresLeaseStore:
         return told is not None
 
     async def record(self, node_id: str, reports: Sequence[tuple[Tenure, LinkHealth]]) -> None:
-        async with self._pool.connection() as conn:
+        async with self._connection() as conn:
             await _Q.record(
                 conn,
                 node=node_id,
@@ -78,21 +91,16 @@ class PostgresLeaseStore:
                 tokens=[tenure.token for tenure, _ in reports],
                 epochs=[tenure.epoch for tenure, _ in reports],
                 states=[health.state.value for _, health in reports],
-                codes=[health.code for _, health in reports],
-                details=[_storable(health.detail) for _, health in reports],
+                codes=[shown_code(health.code) for _, health in reports],
+                details=[shown_text(health.detail) for _, health in reports],
                 last_frames=[health.last_frame_at for _, health in reports],
                 last_events=[health.last_event_at for _, health in reports],
                 pongs=[health.pong_ms for _, health in reports],
             )
 
     async def mark(self, installation_id: UUID, state: ConnectionState, detail: str) -> bool:
-        async with self._pool.connection() as conn:
+        async with self._connection() as conn:
             changed: int = await _Q.mark(
-                conn, installation_id=installation_id, state=state.value, detail=_storable(detail)
+                conn, installation_id=installation_id, state=state.value, detail=shown_text(detail)
             )
         return changed > 0
-
-
-def _storable(detail: str) -> str:
-    """A platform's words, fit for a text column: one odd character must not fail a statement for every bot."""
-    return detail[:_DETAIL_CHARS_MAX].replace("\x00", "").encode("utf-8", "replace").decode()

@@ -8,6 +8,7 @@ from uuid import UUID
 from gateway.outbound.ports import Lease, OutboxRow
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
+from gateway.postgres.storable import shown_code, shown_text
 
 _Q = load("outbox.sql", OutboxRow)
 
@@ -50,14 +51,14 @@ class PostgresOutboxStore:
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
         async with self._pool.connection() as conn:
             marked: int = await _Q.mark_row_sent(
-                conn, id=row_id, lease_epoch=lease.epoch, channel_message_id=channel_message_id
+                conn, id=row_id, lease_epoch=lease.epoch, channel_message_id=shown_text(channel_message_id)
             )
             return marked > 0
 
     async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
         async with self._pool.connection() as conn:
             marked: int = await _Q.mark_row_failed(
-                conn, id=row_id, lease_epoch=lease.epoch, error_code=code or None, error=reason
+                conn, id=row_id, lease_epoch=lease.epoch, error_code=shown_code(code) or None, error=shown_text(reason)
             )
             return marked > 0
 
@@ -70,8 +71,8 @@ class PostgresOutboxStore:
                 id=row.id,
                 lease_epoch=lease.epoch,
                 delay_seconds=delay_seconds,
-                error_code=code or None,
-                error=reason,
+                error_code=shown_code(code) or None,
+                error=shown_text(reason),
                 doubtful=doubtful or row.in_doubt,
             )
             return marked > 0

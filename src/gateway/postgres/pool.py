@@ -22,6 +22,9 @@ STATEMENT_TIMEOUT_SECONDS = 30.0
 # These are OperationalErrors of a server in good health: a concurrent writer stands in the way, not an outage.
 _CONFLICTS = (e.IntegrityError, e.SerializationFailure, e.DeadlockDetected, e.LockNotAvailable)
 _OUTAGES = (e.OperationalError, e.InterfaceError, e.ReadOnlySqlTransaction)
+# Also OperationalErrors to psycopg, but about this one statement: a key too long for its index, say. Trying again would
+# fail again, and to call it an outage would fail whatever shares the statement.
+_LIMIT_EXCEEDED = "54"
 
 
 @contextmanager
@@ -46,7 +49,7 @@ def translated(error: psycopg.Error) -> StoreError:
     error.args = (message,)
     if isinstance(error, _CONFLICTS):
         return StoreConflict(message, constraint=error.diag.constraint_name or "")
-    if isinstance(error, _OUTAGES):
+    if isinstance(error, _OUTAGES) and not (error.sqlstate or "").startswith(_LIMIT_EXCEEDED):
         return StoreUnavailable(message)
     return StoreError(message)
 

@@ -356,14 +356,6 @@ async def _stop_remains(layout: Layout) -> None:
         (layout.data / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _signal_server(processes: list[int], postmaster: int, stop: signal.Signals) -> None:
-    """Tell the postmaster, who tells the others; all of them when there is none any more, or nobody listens."""
-    alone = postmaster in processes and stop != signal.SIGKILL
-    for pid in [postmaster] if alone else processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, stop)
-
-
 def _recorded_postmaster(layout: Layout) -> int:
     try:
         return int((layout.data / "postmaster.pid").read_text().split("\n", 1)[0])

@@ -132,7 +132,9 @@ class PostgresTaskChange:
         )
 
     async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
-        if await _Q.lock_waiting_sibling(self._conn, task_id=self.task.id) is not None:
+        sibling_id = await _Q.lock_waiting_sibling(self._conn, task_id=self.task.id)
+        if sibling_id is not None:
+            await _Q.pass_attempt_on(self._conn, sibling_id=sibling_id, attempt=attempt)
             await _Q.release_messages(self._conn, task_id=self.task.id)
             await self.finish(TaskStatus.CANCELLED, error=error, failure_reason=failure_reason)
             return False

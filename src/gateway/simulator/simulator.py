@@ -219,10 +219,6 @@ class Simulator:
         """What bots said in a chat and did not recall, oldest first."""
         return self.messages.in_chat(chat if isinstance(chat, str) else chat.chat_id, "app")
 
-    async def wait_sent(self, chat: Chat | str, count: int = 1) -> list[Message]:
-        """Wait until bots have said at least `count` things in a chat."""
-        return await self.until(lambda: sent if len(sent := self.sent(chat)) >= count else None)
-
     def connections(self, app: App | None = None) -> list[Connection]:
         """The live connections of one app, or of all."""
         apps = self.platform.apps if app is None else [app.app_id]

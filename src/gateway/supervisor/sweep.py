@@ -222,8 +222,7 @@ async def _sweep(fleet: Fleet, equipment: Equipment, installations: trio.Nursery
     store = fleet.leases.store
     try:
         with trio.fail_after(SWEEP_SECONDS):
-            listed = await store.list_active(equipment.registry.types())
-            for assignment in fleet.adopt(listed):
+            for assignment in fleet.adopt(await _list(fleet, equipment)):
                 installations.start_soon(_run_assignment, assignment, equipment, fleet)
             fleet.swept_at = trio.current_time()
             for installation_id, problem in fleet.unreadable():
@@ -231,6 +230,18 @@ async def _sweep(fleet: Fleet, equipment: Equipment, installations: trio.Nursery
                     fleet.told(installation_id)
     except (StoreError, trio.TooSlowError) as error:
         logger.warning("sweep_failed", error=type(error).__name__)
+
+
+async def _list(fleet: Fleet, equipment: Equipment) -> Sequence[Installation]:
+    """What should be served. A row that cannot even be read (a config nested too deep, say) must not end what runs."""
+    try:
+        return await fleet.leases.store.list_active(equipment.registry.types())
+    except StoreError:
+        raise
+    except Exception as error:
+        fleet.leases.observer.unexpected_error("sweep")
+        logger.exception("installations_unreadable")
+        raise StoreError("the installations cannot be read") from error
 
 
 async def _run_assignment(assignment: Assignment, equipment: Equipment, fleet: Fleet) -> None:

@@ -141,7 +141,7 @@ class TaskChange(Protocol):
     async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
         """Back to the queue; False when another run already waits there.
 
-        Then that one takes over the messages and this one is cancelled.
+        Then that one takes over the messages and, if it has fewer, the attempts; this one is cancelled.
         Raises StoreConflict when such a run appeared meanwhile; trying the whole change again then finds it.
         """
 

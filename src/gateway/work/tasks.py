@@ -165,13 +165,17 @@ class TaskService:
 
     async def complete(self, runtime: RuntimePrincipal, task_id: UUID, output: str) -> TaskStatus:
         """End the run with its answer. One transaction: the status, the message, the row of the outbox, the events."""
-        async with self._change(runtime, task_id) as change:
-            if change.task.status in TERMINAL:
-                return TaskStatus(change.task.status)
-            _require_status(change.task, "complete")
-            await self._complete(change, storable(output))
-            reached("task.completing")
-        return self._tell(change.task, TaskStatus.COMPLETED)
+
+        async def attempt() -> TaskStatus:
+            async with self._change(runtime, task_id) as change:
+                if change.task.status in TERMINAL:
+                    return TaskStatus(change.task.status)
+                _require_status(change.task, "complete")
+                await self._complete(change, storable(output))
+                reached("task.completing")
+            return self._tell(change.task, TaskStatus.COMPLETED)
+
+        return await _despite_conflicts(attempt)
 
     async def _complete(self, change: TaskChange, output: str) -> None:
         task = change.task

@@ -173,6 +173,7 @@ async def test_doctor_finds_a_sound_installation_sound(gateway: Gateway) -> None
         "secret_key": True,
         "database": True,
         "migrations": True,
+        "bots": True,
     }
     assert found["installations"] == []
 

@@ -160,8 +160,9 @@ async def test_throttle_says_how_long_to_wait(platform: FakePlatform, client: La
     ("reply", "error"),
     [
         (Reply(status=502, raw=b"<html>bad gateway</html>"), LarkUnavailable),
-        (Reply(status=200, raw=b"<html>log in</html>"), LarkRefused),
-        (Reply(status=302, raw=b"", headers={"location": "http://127.0.0.1:9/elsewhere"}), LarkRefused),
+        (Reply(status=200, raw=b"<html>log in</html>"), LarkUnavailable),
+        (Reply(status=302, raw=b"", headers={"location": "http://127.0.0.1:9/elsewhere"}), LarkUnavailable),
+        (Reply(status=403, raw=b"<html>not from here</html>"), LarkRefused),
         (Reply({"code": 230002, "msg": "bot not in chat"}, status=400), LarkRefused),
         (Reply(close=True), LarkUnavailable),
         (Reply(raw=b"x" * (client_module.ANSWER_BYTES_MAX + 1)), LarkUnavailable),
@@ -288,7 +289,7 @@ async def test_loopback_is_never_proxied(
 async def test_other_hosts_go_through_the_proxy(platform: FakePlatform) -> None:
     async with open_http_client(proxy_url=platform.base_url) as http:
         client = LarkClient("cli_a", SECRET, "http://open.feishu.invalid", http)
-        with pytest.raises(LarkRefused):
+        with pytest.raises(LarkUnauthorized):
             await client.bot_info()
     assert [call.path for call in platform.calls] == [f"http://open.feishu.invalid{TOKEN_PATH}"]
 

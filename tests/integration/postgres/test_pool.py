@@ -5,7 +5,7 @@ import trio.testing
 from psycopg.conninfo import make_conninfo
 
 from gateway.errors import ConfigError, StoreConflict, StoreError, StoreUnavailable
-from gateway.postgres.pool import open_pool
+from gateway.postgres.pool import open_pool, translated
 
 
 async def value(pool, query, *parameters):
@@ -183,3 +183,15 @@ async def test_closed_pool_closes_what_comes_back(database):
         assert pool.size == 0
         with pytest.raises(StoreUnavailable):
             await value(pool, "select 1")
+
+
+async def test_limit_that_one_statement_exceeds_is_no_outage(pool):
+    """To psycopg it is an OperationalError like a lost connection; trying again would only fail again."""
+    async with pool.connection() as connection:
+        await connection.execute("create temporary table keyed (key text primary key)")
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded) as caught:
+            await connection.execute(
+                "insert into keyed select string_agg(md5(n::text), '') from generate_series(1, 500) n"
+            )
+        error = translated(caught.value)
+    assert type(error) is StoreError

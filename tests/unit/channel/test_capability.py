@@ -54,6 +54,7 @@ def test_capability_has_means_every_needed_bit(capability: int, needed: int, has
     assert Capability(capability).has(needed) is has
 
 
-def test_capability_keeps_bits_it_does_not_know_through_set_operations() -> None:
-    assert str(Capability(1 << 40) | Capability.TEXT) == "text|0x10000000000"
-    assert int(Capability(1 << 40 | 5) & ~Capability.TEXT) == 1 << 40 | 4
+def test_capability_keeps_bits_it_does_not_know_when_sets_are_joined() -> None:
+    joined = Capability(1 << 40) | Capability.TEXT
+    assert int(joined) == 1 | 1 << 40
+    assert str(joined) == "text|0x10000000000"

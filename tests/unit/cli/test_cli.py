@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -74,9 +75,12 @@ def test_command_may_set_its_exit_code(play: Any) -> None:
     assert play(lambda: None) == 0
 
 
-def test_interrupt_is_a_failure_without_traceback(play: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert play(raising(KeyboardInterrupt())) == 1
-    assert "Traceback" not in capsys.readouterr().err
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BaseExceptionGroup("nursery", [KeyboardInterrupt()])])
+def test_interrupt_is_a_failure_without_traceback(
+    play: Any, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    assert play(raising(error)) == 1
+    assert capsys.readouterr().err.strip() == "aborted"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,9 @@ def test_interrupt_is_a_failure_without_traceback(play: Any, capsys: pytest.Capt
         ["admin", "member", "add", "acme", "a@b", "--role", "king"],
         ["migrate", "down", "--steps", "0"],
         ["migrate", "down", "--steps", "1", "--to", "0001_core"],
+        ["sim", "--port", "65536"],
+        ["sim", "--ws-port", "-1"],
+        ["admin", "user", "add", "a\udcff@example.com"],
     ],
 )
 def test_wrong_usage_is_exit_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
@@ -128,6 +135,21 @@ def test_version_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{__version__}\n"
     assert cli.run(["version", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"version": __version__}
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_migrate_down_at_a_terminal_asks_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    monkeypatch.setattr("gateway.cli.migrate._on_database", lambda *_: pytest.fail("the database was touched"))
+    assert cli.run(["migrate", "down"]) == 1
+    assert "Go on?" in capsys.readouterr().err
 
 
 def test_keygen_prints_a_new_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,9 @@ def test_live_bot_is_described_with_its_ages() -> None:
 
 def test_refused_bot_is_described_with_the_platforms_words() -> None:
     refused = view("refused", code=1000040350, detail="too many connections")
-    assert describe(refused, NOW) == "refused by the platform; too many connections (1000040350)"
+    told = describe(refused, NOW)
+    assert told.startswith("refused by the platform; too many connections (1000040350); ")
+    assert "`gateway lark add`" in told
 
 
 def settings(tmp_path: Path, **values: object) -> Settings:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sending import GiveUp, Postpone, judge_attempt
+from gateway.core.sending import GiveUp, Postpone, is_outlived, judge_attempt
 from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
 
 DAY = 24 * 3600.0
@@ -50,3 +50,9 @@ def test_row_that_could_not_be_sent_for_a_day_is_given_up(error: Exception) -> N
 
 def test_fault_of_ours_is_given_up_at_the_fifth_attempt() -> None:
     assert [judge(ValueError(), attempts=number) == GiveUp() for number in (1, 4, 5)] == [False, False, True]
+
+
+def test_row_is_outlived_after_a_day_unless_it_may_have_been_sent() -> None:
+    assert not is_outlived(age_seconds=DAY - 1, in_doubt=False)
+    assert is_outlived(age_seconds=DAY, in_doubt=False)
+    assert not is_outlived(age_seconds=DAY, in_doubt=True)

@@ -61,6 +61,10 @@ def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
     async def create(id: UUID) -> Response:
         return json_response({"id": id}, 201)
 
+    @app.get("/api/issues/<id>")
+    async def read(id: str) -> Response:
+        return json_response({"length": len(id)}, 201)
+
     @app.get("/api/me")
     async def me() -> Response:
         return json_response({"id": (await require_user()).user_id})
@@ -116,7 +120,7 @@ async def body(response: Any) -> Any:
 async def test_unknown_path_is_404_in_json(app: JsonApp) -> None:
     response = await app.test_client().get("/nowhere/secret")
     assert response.status_code == 404
-    assert (await body(response))["code"] == "not_found"
+    assert await body(response) == {"error": "there is nothing at this path", "code": "not_found"}
 
 
 async def test_wrong_method_is_405_in_json_with_allow(app: JsonApp) -> None:
@@ -200,6 +204,15 @@ async def test_request_is_counted_by_pattern_and_leaks_nothing(app: JsonApp, met
     assert "gateway_http_in_flight 0.0" in text
     assert "secret-token" not in text
     assert str(UUID(int=77)) not in text
+
+
+async def test_request_is_counted_by_pattern_whatever_stands_in_the_path(app: JsonApp, metrics: Metrics) -> None:
+    client = app.test_client()
+    assert (await client.get("/api/issues/secret-issue-id?token=secret-token")).status_code == 201
+    text = metrics.render().decode()
+    assert 'gateway_http_requests_total{method="GET",route="/api/issues/{id}",status="201"} 1' in text
+    assert "secret-issue-id" not in text
+    assert "secret-token" not in text
 
 
 async def test_request_without_route_is_counted_as_unmatched(app: JsonApp, metrics: Metrics) -> None:

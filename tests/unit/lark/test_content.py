@@ -1,4 +1,5 @@
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo
 from gateway.errors import RemoteProtocolError
 from gateway.lark.content import (
+    ID_CHARS_MAX,
     Mention,
     bracketed_name,
     decode_event,
@@ -409,3 +411,47 @@ def test_decode_of_a_private_message_is_never_addressed() -> None:
 
 def test_naming_everybody_is_not_naming_the_bot() -> None:
     assert not is_bot(Mention("@_all", "everyone", "ou_bot", "on_bot"), **BOT)
+
+
+# Input that means harm.
+
+
+def test_order_key_of_a_message_with_half_an_emoji_is_its_chat() -> None:
+    """Such a message is read in the end, so it must not overtake the others of its chat."""
+    payload = event(content={"text": "x"}, header={"tenant_key": "\ud83d"}, chat_id="oc_7")
+    assert decoded(payload).source.chat_id == "oc_7"
+    assert order_key(payload) == "oc_7"
+
+
+def test_rewrite_of_thousands_of_mentions_takes_time_by_the_text_alone() -> None:
+    mentions = [Mention(f"@f{number:x}z", "N") for number in range(30_000)]
+    began = time.perf_counter()
+    assert rewrite_mentions("@f" * 100_000, mentions, lambda _: False) == "@f" * 100_000
+    # A look at every key at every place takes tens of seconds, during which no bot is served.
+    assert time.perf_counter() - began < 3
+
+
+def test_rewrite_of_thousands_of_own_mentions_takes_time_by_the_text_alone() -> None:
+    began = time.perf_counter()
+    assert rewrite_mentions("x @_user_1" * 50_000, [Mention("@_user_1")], lambda _: True) == "x" * 50_000
+    assert time.perf_counter() - began < 3
+
+
+def test_rewrite_takes_the_blank_before_from_whatever_was_written_last() -> None:
+    mentions = [Mention("@_user_1", "Bot"), Mention("@_user_2", "Eve ")]
+    text = "@_user_2@_user_1@_user_1"
+    assert rewrite_mentions(text, mentions, lambda mention: mention.key == "@_user_1") == "@Eve"
+    assert rewrite_mentions(" @_user_1@_user_1", mentions, lambda mention: mention.key == "@_user_1") == ""
+
+
+@pytest.mark.parametrize("field", ["message_id", "chat_id", "thread_id", "parent_id", "root_id"])
+def test_decode_of_a_message_with_an_absurd_id_is_a_protocol_error(field: str) -> None:
+    """It could not be stored: the indexes take keys of about 2,700 bytes."""
+    decoded(event(content={"text": "hi"}, **{field: "x" * ID_CHARS_MAX}))
+    with pytest.raises(RemoteProtocolError, match=field):
+        decode_event(event(content={"text": "hi"}, **{field: "x" * (ID_CHARS_MAX + 1)}))
+
+
+def test_decode_of_a_message_whose_sender_has_an_absurd_id_is_a_protocol_error() -> None:
+    with pytest.raises(RemoteProtocolError, match="open_id"):
+        decode_event(event(content={"text": "hi"}, sender={"sender_id": {"open_id": "o" * 5000}}))

@@ -171,7 +171,15 @@ def test_judge_of_a_failure_status_with_code_zero_is_no_success() -> None:
 )
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(500, LarkUnavailable), (502, LarkUnavailable), (200, LarkRefused), (404, LarkRefused), (429, LarkThrottled)],
+    [
+        (500, LarkUnavailable),
+        (502, LarkUnavailable),
+        (200, LarkUnavailable),
+        (302, LarkUnavailable),
+        (408, LarkUnavailable),
+        (404, LarkRefused),
+        (429, LarkThrottled),
+    ],
 )
 def test_judge_of_a_body_that_is_not_the_platforms_goes_by_the_status(
     body: bytes, status: int, error: type[LarkError]
@@ -259,3 +267,20 @@ def test_judge_sent_returns_the_message_id() -> None:
 def test_judge_sent_without_an_id_is_an_unknown_result(data: object) -> None:
     with pytest.raises(LarkUnavailable):
         rest.judge_sent(answer(code=0, data=data))
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"), [(400, {"code": 99991000, "msg": "no"}), (404, {"code": 7, "msg": "no"})]
+)
+def test_judge_tenant_token_of_a_refusal_is_about_the_app_and_not_the_call(
+    status: int, fields: dict[str, object]
+) -> None:
+    """LarkRefused would end the message for whose sake the token was fetched."""
+    with pytest.raises(LarkUnauthorized) as raised:
+        rest.judge_tenant_token(answer(status, **fields))
+    assert raised.value.code == fields["code"]
+
+
+def test_judge_tenant_token_of_a_proxys_refusal_says_nothing_about_the_app() -> None:
+    with pytest.raises(LarkUnavailable):
+        rest.judge_tenant_token(Answer(403, b"<html>not from here</html>"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from gateway.errors import StoreUnavailable
 from gateway.observe.health import Readiness
 
 
@@ -52,3 +54,27 @@ async def test_check_that_hangs_fails_alone_and_in_time(autojump_clock: MockCloc
     assert trio.current_time() < 3
     assert report.checks == {"hangs": "no answer within 2 s", "database": "ok"}
     assert not report.ready
+
+
+async def test_failing_check_is_logged_when_it_begins_and_when_it_ends() -> None:
+    readiness = Readiness()
+    problems: list[Exception | None] = [StoreUnavailable("refused")] * 3 + [None, None, RuntimeError("bug")]
+
+    async def check() -> None:
+        if problem := problems.pop(0):
+            raise problem
+
+    readiness.add("database", check)
+    with capture_logs() as logged:
+        for _ in range(6):
+            await readiness.report()
+    assert [entry["event"] for entry in logged] == [
+        "readiness_check_raised",
+        "readiness_check_failed",
+        "readiness_check_recovered",
+        "readiness_check_raised",
+        "readiness_check_failed",
+    ]
+    foreseen, bug = logged[0], logged[3]
+    assert (foreseen["error"], foreseen["exc_info"]) == ("refused", None)
+    assert isinstance(bug["exc_info"], RuntimeError)

@@ -45,6 +45,12 @@ def test_json_entry_has_event_level_logger_and_utc_time(out: io.StringIO) -> Non
     assert entry["timestamp"].endswith("Z")
 
 
+def test_json_entry_begins_with_what_every_entry_has(out: io.StringIO) -> None:
+    structlog.get_logger("gateway.test").info("bot_live", attempt=1)
+    (entry,) = entries(out)
+    assert list(entry)[:3] == ["timestamp", "level", "event"]
+
+
 def test_logger_made_before_configuration_follows_it() -> None:
     logger = structlog.get_logger("gateway.early")
     stream = io.StringIO()
@@ -63,6 +69,7 @@ def test_form_is_json_off_a_terminal_and_console_on_one() -> None:
     structlog.get_logger().info("to_pipe")
     configure_logging(stream=terminal)
     structlog.get_logger().info("to_terminal")
+    assert "\x1b[" in terminal.getvalue()
     assert json.loads(pipe.getvalue())["event"] == "to_pipe"
     assert "to_terminal" in terminal.getvalue()
     assert not terminal.getvalue().startswith("{")
@@ -148,3 +155,11 @@ def test_traceback_on_the_console_passes_through_redaction() -> None:
         logging.getLogger("library").exception("failed")
     assert "Traceback" in stream.getvalue()
     assert "hunter2" not in stream.getvalue()
+
+
+def test_console_form_in_a_file_has_no_colours() -> None:
+    stream = io.StringIO()
+    configure_logging("console", stream=stream)
+    structlog.get_logger().info("to_file")
+    assert "to_file" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()

@@ -9,6 +9,9 @@ const notice = document.querySelector("#notice");
 const composer = document.querySelector("#composer");
 let chat = null;
 let shown = "";
+let listed = "";
+let known = "";
+let lost = false;
 
 async function call(path, body) {
   const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } };
@@ -27,18 +30,31 @@ function element(tag, className, text) {
 
 async function loadPeople(selected) {
   const people = await call("people");
+  const state = JSON.stringify(people);
+  if (state !== known || selected) showPeople(people, selected || person.value);
+  known = state;
+  await loadChats();
+}
+
+function showPeople(people, selected) {
   person.replaceChildren(...people.map((one) => {
     const option = element("option", "", one.name);
     option.value = one.union_id;
     return option;
   }));
-  if (selected) person.value = selected;
-  await loadChats();
+  if (people.some((one) => one.union_id === selected)) person.value = selected;
 }
 
 async function loadChats() {
   const found = person.value ? await call("chats?person=" + encodeURIComponent(person.value)) : [];
   if (!found.some((one) => chat && one.chat_id === chat.chat_id)) chat = found[0] || null;
+  const state = JSON.stringify([found, chat && chat.chat_id]);
+  if (state !== listed) showChats(found);
+  listed = state;
+  await refresh();
+}
+
+function showChats(found) {
   chats.replaceChildren(...found.map((one) => {
     const button = element("button", "", one.name + " ");
     button.append(element("small", "", one.chat_type === "p2p" ? "bot" : "group"));
@@ -48,7 +64,6 @@ async function loadChats() {
   }));
   document.querySelector("#title").textContent = chat ? chat.name + " — " + members(chat) : "No bot yet";
   composer.querySelector("button").disabled = !chat;
-  await refresh();
 }
 
 function members(one) {
@@ -56,14 +71,16 @@ function members(one) {
 }
 
 async function refresh() {
-  if (!chat) { list.replaceChildren(); return; }
+  if (!chat) { list.replaceChildren(); shown = ""; return; }
   const of = chat.chat_id;
   const messages = await call("chats/" + of + "/messages");
   const state = JSON.stringify(messages);
   if (!chat || chat.chat_id !== of || state === shown) return;
+  // Somebody who reads further up stays there.
+  const follow = !shown || list.scrollHeight - list.scrollTop - list.clientHeight < 80;
   shown = state;
   list.replaceChildren(...messages.map(bubble));
-  list.scrollTop = list.scrollHeight;
+  if (follow) list.scrollTop = list.scrollHeight;
 }
 
 function bubble(message) {
@@ -100,8 +117,14 @@ document.querySelector("#new-person").addEventListener("submit", (event) => {
   report(call("people", { name: form.elements.name.value }).then((one) => { form.reset(); return loadPeople(one.union_id); }));
 });
 async function poll() {
-  try { await refresh(); } catch (error) { notice.textContent = error.message; }
+  try {
+    await loadPeople();
+    if (lost) notice.textContent = "";
+    lost = false;
+  } catch {
+    lost = true;
+    notice.textContent = "The simulator does not answer; trying again.";
+  }
   setTimeout(poll, POLL_MS);
 }
-report(loadPeople());
 poll();
