@@ -43,6 +43,17 @@ begin
 end $$;
 
 
+--
+-- Name: issue_title_key(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.issue_title_key(title text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+  select md5(lower(btrim(regexp_replace(title, '\s+', ' ', 'g'))))
+$$;
+
+
 SET default_tablespace = '';
 
 SET default_table_access_method = heap;
@@ -279,6 +290,21 @@ CREATE TABLE public.channel_outbound_card_message (
     last_patched_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT channel_outbound_card_message_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'streaming'::text, 'final'::text, 'error'::text])))
+);
+
+
+--
+-- Name: channel_pending_command; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_pending_command (
+    chat_session_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    chat_message_id uuid NOT NULL,
+    words text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 
@@ -683,6 +709,14 @@ ALTER TABLE ONLY public.channel_outbound_card_message
 
 
 --
+-- Name: channel_pending_command channel_pending_command_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_pending_command
+    ADD CONSTRAINT channel_pending_command_pkey PRIMARY KEY (chat_session_id, user_id);
+
+
+--
 -- Name: channel_user_binding channel_user_binding_key; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -888,6 +922,13 @@ CREATE UNIQUE INDEX channel_outbound_card_message_task_key ON public.channel_out
 
 
 --
+-- Name: channel_pending_command_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_pending_command_age_idx ON public.channel_pending_command USING btree (created_at);
+
+
+--
 -- Name: channel_user_binding_member_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -930,10 +971,24 @@ CREATE INDEX issue_comment_issue_idx ON public.issue_comment USING btree (issue_
 
 
 --
+-- Name: issue_open_title_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX issue_open_title_idx ON public.issue USING btree (workspace_id, public.issue_title_key(title)) WHERE (status <> ALL (ARRAY['done'::text, 'cancelled'::text]));
+
+
+--
 -- Name: issue_parent_idx; Type: INDEX; Schema: public; Owner: -
 --
 
 CREATE INDEX issue_parent_idx ON public.issue USING btree (parent_issue_id) WHERE (parent_issue_id IS NOT NULL);
+
+
+--
+-- Name: issue_position_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX issue_position_idx ON public.issue USING btree (workspace_id, status, "position");
 
 
 --

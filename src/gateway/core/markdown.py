@@ -11,6 +11,11 @@ def without_links(text: str) -> str:
     return text.replace("](", "] (")
 
 
+def without_mentions(text: str) -> str:
+    """`text` that calls nobody: chats read `<at …>` as a mention, even of everybody."""
+    return text.replace("<at", "< at")
+
+
 def shortened(text: str, *, chars_max: int) -> str:
     """`text` of at most that many characters, on one line, with an ellipsis where something was cut off."""
     line = " ".join(text.split())

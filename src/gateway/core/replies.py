@@ -1,6 +1,6 @@
 """What the gateway itself says in a chat, in the workspace's language.
 
-Words of people appear here only through `quoted`, which keeps them short and without links.
+Words of people appear here only through `quoted`, which keeps them short, without links and without mentions.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from urllib.parse import quote
 
-from gateway.core.markdown import shortened, without_links
+from gateway.core.markdown import shortened, without_links, without_mentions
 
 QUOTE_CHARS_MAX = 200
 DEFAULT_LANGUAGE = "en"
@@ -76,7 +76,7 @@ def say(reply: Reply, language: str, **values: object) -> str:
 
 def quoted(text: str) -> str:
     """Somebody's words, fit to be repeated."""
-    return without_links(shortened(text, chars_max=QUOTE_CHARS_MAX))
+    return without_mentions(without_links(shortened(text, chars_max=QUOTE_CHARS_MAX)))
 
 
 def identifier(prefix: str | None, number: int) -> str:

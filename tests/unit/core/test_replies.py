@@ -26,7 +26,8 @@ def test_values_with_braces_are_not_read_as_fields() -> None:
     assert say(Reply.ISSUE_CREATED, "en", issue="A-1", title="{title}") == "Created A-1: {title}"
 
 
-def test_quoted_words_are_short_and_without_links() -> None:
+def test_quoted_words_are_short_and_link_to_nothing_and_mention_nobody() -> None:
+    assert quoted('wake <at user_id="all"></at>') == 'wake < at user_id="all"></at>'
     assert quoted("see [this](https://evil.example)") == "see [this] (https://evil.example)"
     assert len(quoted("x" * 1000)) == QUOTE_CHARS_MAX
 

@@ -1,0 +1,79 @@
+-- Issues: one way to file them, whoever asks.
+
+-- name: get_issue_prefix(workspace_id)$
+-- For the name by which people call an issue.
+select issue_prefix from workspace where id = :workspace_id;
+
+-- name: get_parent_issue(workspace_id, parent_id)^
+-- record_class: Parent
+-- Locked against deletion, so that the child cannot outrun it. Another workspace's issue is no parent.
+select id, project_id from issue where id = :parent_id and workspace_id = :workspace_id for key share;
+
+-- name: lock_project(workspace_id, project_id)$
+-- Locked against deletion for the same reason.
+select id from project where id = :project_id and workspace_id = :workspace_id for key share;
+
+-- name: lock_issue_title(workspace_id, project_id, parent_id, title)^
+-- Whoever files the same title in the same place waits here until the other has committed. The look-up is a statement of
+-- its own, because only a snapshot that was taken after the wait sees what the other one filed.
+select pg_advisory_xact_lock(
+  hashtextextended(
+    concat_ws('|', :workspace_id::text, :project_id::text, 'under', :parent_id::text, issue_title_key(:title)), 3
+  )
+);
+
+-- name: find_open_issue(workspace_id, project_id, parent_id, title)^
+-- record_class: Issue
+-- The oldest open issue of the same title in the same place; no project equals no project, no parent no parent.
+select id, workspace_id, number, title, status, project_id, parent_issue_id
+from issue
+where workspace_id = :workspace_id and issue_title_key(title) = issue_title_key(:title)
+  and status not in ('done', 'cancelled')
+  and project_id is not distinct from :project_id::uuid and parent_issue_id is not distinct from :parent_id::uuid
+order by created_at, number
+limit 1;
+
+-- name: take_issue_number(workspace_id)$
+-- The row lock serialises the issues of a workspace until the commit: numbers have no gaps and no twins.
+update workspace set issue_counter = issue_counter + 1 where id = :workspace_id returning issue_counter;
+
+-- name: create_issue(id, workspace_id, number, title, description, status, priority, project_id, parent_id, assignee_type, assignee_id, creator_type, creator_id, origin_type, origin_id)^
+-- record_class: Issue
+-- On top of its column.
+insert into issue (id, workspace_id, number, title, description, status, priority, project_id, parent_issue_id,
+  assignee_type, assignee_id, creator_type, creator_id, origin_type, origin_id, position)
+values (:id, :workspace_id, :number, :title, :description, :status, :priority, :project_id, :parent_id,
+  :assignee_type, :assignee_id, :creator_type, :creator_id, :origin_type, :origin_id,
+  coalesce((select min(position) from issue where workspace_id = :workspace_id and status = :status), 1) - 1)
+returning id, workspace_id, number, title, status, project_id, parent_issue_id;
+
+-- name: enqueue_issue_task(task_id, issue_id, initiator_id)^
+-- record_class: IssueTarget
+-- The run of the issue's agent, or of its squad's leader. No row: nobody who runs is asked, or not yet (backlog). An
+-- agent without a runtime gets its run all the same, and has nobody to tell.
+with target as (
+  select issue.id as issue_id, issue.workspace_id, agent.id as agent_id, agent.runtime_id,
+    agent.archived_at is not null as agent_archived
+  from issue
+  left join squad on issue.assignee_type = 'squad' and squad.id = issue.assignee_id
+    and squad.workspace_id = issue.workspace_id
+  join agent on agent.workspace_id = issue.workspace_id
+    and agent.id = case issue.assignee_type when 'agent' then issue.assignee_id when 'squad' then squad.leader_agent_id end
+  where issue.id = :issue_id and issue.status <> 'backlog'
+), queued as (
+  insert into agent_task (id, workspace_id, agent_id, kind, issue_id, initiator_user_id)
+  select :task_id, workspace_id, agent_id, 'issue', issue_id, :initiator_id
+  from target where not agent_archived
+  returning id
+), told as (
+  select pg_notify('gateway_task', target.runtime_id::text)
+  from target cross join queued
+  where target.runtime_id is not null
+)
+select agent_archived, runtime_id is not null as has_runtime
+from target
+where (select count(*) from told) >= 0;
+
+-- name: announce_issue(payload)^
+-- Delivered with the commit, to live listeners.
+select pg_notify('gateway_event', :payload);

@@ -1,0 +1,117 @@
+"""Issues, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from gateway.errors import StoreConflict
+from gateway.ids import new_id
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.notices import write_notice
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+from gateway.work.issues import Issue, IssueDraft, Parent
+from gateway.work.notices import Notice
+from gateway.work.sessions import Queueing, judge_queueing
+
+
+@dataclass(frozen=True, slots=True)
+class IssueTarget:
+    agent_archived: bool
+    has_runtime: bool
+
+
+_Q = load("issue.sql", Issue, Parent, IssueTarget)
+
+
+class PostgresIssueStore:
+    """Implements gateway.work.issues.IssueStore on a pool that the caller owns."""
+
+    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id) -> None:
+        self._pool = pool
+        self._mint = mint
+
+    async def find_prefix(self, workspace_id: UUID) -> str | None:
+        async with self._pool.connection() as conn:
+            prefix: str | None = await _Q.get_issue_prefix(conn, workspace_id=workspace_id)
+            return prefix
+
+    @asynccontextmanager
+    async def filing(self) -> AsyncIterator[PostgresFiling]:
+        async with self._pool.transaction() as conn:
+            yield PostgresFiling(conn, self._mint)
+
+
+class PostgresFiling:
+    """Implements gateway.work.issues.Filing within the store's transaction."""
+
+    def __init__(self, conn: TrioConnection[Any], mint: Callable[[], UUID]) -> None:
+        self._conn = conn
+        self._mint = mint
+
+    async def find_parent(self, workspace_id: UUID, parent_id: UUID) -> Parent | None:
+        parent: Parent | None = await _Q.get_parent_issue(self._conn, workspace_id=workspace_id, parent_id=parent_id)
+        return parent
+
+    async def has_project(self, workspace_id: UUID, project_id: UUID) -> bool:
+        return await _Q.lock_project(self._conn, workspace_id=workspace_id, project_id=project_id) is not None
+
+    async def find_duplicate(self, draft: IssueDraft) -> Issue | None:
+        await self.reserve_title(draft)
+        issue: Issue | None = await _Q.find_open_issue(self._conn, **_place(draft))
+        return issue
+
+    async def reserve_title(self, draft: IssueDraft) -> None:
+        await _Q.lock_issue_title(self._conn, **_place(draft))
+
+    async def insert(self, issue_id: UUID, draft: IssueDraft) -> Issue:
+        number = await _Q.take_issue_number(self._conn, workspace_id=draft.workspace_id)
+        if number is None:
+            raise StoreConflict("the workspace was deleted before its issue could be filed")
+        issue: Issue = await _Q.create_issue(
+            self._conn,
+            id=issue_id,
+            **_place(draft),
+            number=number,
+            description=draft.description,
+            status=draft.status,
+            priority=draft.priority,
+            assignee_type=draft.assignee_type,
+            assignee_id=draft.assignee_id,
+            creator_type=draft.creator_type,
+            creator_id=draft.creator_id,
+            origin_type=draft.origin_type,
+            origin_id=draft.origin_id,
+        )
+        return issue
+
+    async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
+        target: IssueTarget | None = await _Q.enqueue_issue_task(
+            self._conn, task_id=self._mint(), issue_id=issue_id, initiator_id=initiator_id
+        )
+        if target is None:
+            return None
+        return judge_queueing(
+            agent_archived=target.agent_archived, session_archived=False, has_runtime=target.has_runtime
+        )
+
+    async def send_notice(self, notice: Notice) -> None:
+        await write_notice(self._conn, notice)
+
+    async def announce(self, event: str, fields: Mapping[str, Any]) -> None:
+        await _Q.announce_issue(self._conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+
+
+def _place(draft: IssueDraft) -> dict[str, Any]:
+    return {
+        "workspace_id": draft.workspace_id,
+        "project_id": draft.project_id,
+        "parent_id": draft.parent_id,
+        "title": draft.title,
+    }
