@@ -4,7 +4,8 @@
 -- record_class: Installation
 -- Served by the functional unique index. allow_bots is a JSON boolean that older rows do not have.
 select id, workspace_id, agent_id, installer_user_id, status = 'revoked' as revoked,
-  coalesce(config -> 'allow_bots' = 'true'::jsonb, false) as allow_bots
+  coalesce(config -> 'allow_bots' = 'true'::jsonb, false) as allow_bots,
+  coalesce((select language from workspace where workspace.id = channel_installation.workspace_id), 'en') as language
 from channel_installation
 where channel_type = :channel_type and config ->> 'app_id' = :app_id;
 
@@ -91,13 +92,63 @@ where binding.installation_id = :installation_id and binding.channel_chat_id = :
 -- Serialises what is appended to one conversation, and fixes the generation the message belongs to.
 select context_generation from chat_session where id = :session_id for no key update;
 
--- name: append_user_message(id, session_id, author_id, content, context_generation, sent_at)!
--- The session moves to the top of its lists together with what was said in it.
+-- name: advance_context(session_id)$
+-- A fresh start: what was said under the generations before is left aside. Locks like lock_chat_session.
+update chat_session set context_generation = context_generation + 1, updated_at = now()
+where id = :session_id
+returning context_generation;
+
+-- name: append_user_message(id, session_id, author_id, kind, content, context_generation, sent_at)!
+-- The session moves to the top of its lists together with what was said in it. No run consumes a channel_command.
 with touched as (
   update chat_session set updated_at = now() where id = :session_id
 )
-insert into chat_message (id, chat_session_id, role, content, author_user_id, context_generation, sent_at)
-values (:id, :session_id, 'user', :content, :author_id, :context_generation, :sent_at::timestamptz);
+insert into chat_message (id, chat_session_id, role, kind, content, author_user_id, context_generation, sent_at)
+values (:id, :session_id, 'user', :kind, :content, :author_id, :context_generation, :sent_at::timestamptz);
+
+-- name: hold_command(message_id, session_id, author_id, words)!
+-- One per person and conversation: the newest is the one that is asked about.
+insert into channel_pending_command
+  (chat_session_id, user_id, workspace_id, installation_id, chat_message_id, words)
+select conversation.chat_session_id, :author_id, conversation.workspace_id, conversation.installation_id, :message_id, :words
+from channel_chat_session_binding conversation
+where conversation.chat_session_id = :session_id
+on conflict (chat_session_id, user_id) do update
+  set installation_id = excluded.installation_id, chat_message_id = excluded.chat_message_id, words = excluded.words,
+    created_at = excluded.created_at;
+
+-- name: drop_held_command(session_id, author_id)!
+-- Its sender went on to something else.
+delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id;
+
+-- name: take_held_command(session_id, author_id, held_seconds)^
+-- record_class: HeldCommand
+-- Taken once, whatever it comes to. Ordinary messages do not look for held commands, they only move the conversation on:
+-- that is seen here, by the order of the conversation. Run it before the confirmation itself is appended.
+with taken as (
+  delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id
+  returning chat_message_id, words, created_at
+)
+select message.id as message_id, taken.words, message.content as body
+from taken join chat_message message on message.id = taken.chat_message_id
+where taken.created_at > now() - make_interval(secs => :held_seconds)
+  and not exists (
+    select from chat_message later
+    where later.chat_session_id = :session_id and later.seq > message.seq and later.role = 'user'
+      and later.author_user_id = :author_id
+  );
+
+-- name: get_former_words(session_id, author_id, before)$
+-- Commands included: a title can be taken from one.
+select content from chat_message
+where chat_session_id = :session_id and role = 'user' and author_user_id = :author_id
+  and (:before::uuid is null or seq < (select seq from chat_message where id = :before))
+order by seq desc
+limit 1;
+
+-- name: get_age(sent_at)$
+-- This clock decides, as everywhere.
+select extract(epoch from now() - :sent_at::timestamptz)::double precision;
 
 -- name: update_reply_target(session_id, message_id, thread_id)!
 -- The answer quotes the newest message of the conversation.
@@ -140,7 +191,6 @@ from target
 where (select count(*) from told) >= 0;
 
 -- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, window_seconds, lock_milliseconds)
--- record_class: Ingested
 -- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
 -- An event is taken in only when every join holds and its claim is new; all others leave no trace here and are judged by
 -- the statements above. The fresh token ties the rows of one event together, so the same message twice in one batch is
@@ -148,6 +198,7 @@ where (select count(*) from told) >= 0;
 -- transaction must not hold up every other bot. Claims are inserted in key order, as protection against deadlocks.
 -- The look-ups are lateral so that each is one probe of a unique index per event: with plain joins the planner, which
 -- cannot know how many events there are, reads whole tables or all people of a bot.
+-- An agent without a runtime is left to the other path, which tells the sender of it.
 -- What cannot be left out beforehand (a queued run that somebody has locked) is waited for a moment only: the limit is
 -- set by the statement itself, for itself, before it waits for anything.
 with patience as materialized (
@@ -183,7 +234,9 @@ with patience as materialized (
     for no key update of chat_session skip locked
   ) session
   cross join lateral (
-    select runtime_id from agent where agent.id = session.agent_id and agent.archived_at is null limit 1
+    select runtime_id from agent
+    where agent.id = session.agent_id and agent.archived_at is null and agent.runtime_id is not null
+    limit 1
   ) agent
 ), claimed as (
   insert into channel_inbound_message_dedup (installation_id, message_id, processed_at, claim_token)
@@ -226,10 +279,9 @@ with patience as materialized (
       where chat_session_id = latest.session_id and status = 'queued' and kind = 'chat'
       limit 1
     ) former on true
-    where latest.runtime_id is not null
-      and (former.available_at is null or former.available_at <= now() + interval '1 second')
+    where former.available_at is null or former.available_at <= now() + interval '1 second'
   ) waiting
 )
-select token, runtime_id is not null as has_runtime
+select token
 from fresh
 where (select count(*) from told) >= 0;

@@ -12,6 +12,17 @@ where (installation_id, message_id) in (
   for update skip locked
 );
 
+-- name: purge_held_commands(keep_seconds, rows_max)!
+-- Too late to be confirmed; by then nothing reads it any more.
+delete from channel_pending_command
+where (chat_session_id, user_id) in (
+  select chat_session_id, user_id from channel_pending_command
+  where created_at < now() - make_interval(secs => :keep_seconds)
+  order by created_at
+  limit :rows_max
+  for update skip locked
+);
+
 -- name: purge_binding_tokens(keep_seconds, rows_max)!
 -- Kept a while beyond their end, so that a late click is told "expired" rather than "unknown".
 delete from channel_binding_token

@@ -223,11 +223,14 @@ class _Daemon:
     """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
 
     def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool) -> None:
+        from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
         from gateway.inbound.pipeline import InboundPipeline
         from gateway.observe.events import InboundObserver
         from gateway.postgres.inbound_store import PostgresInboundStore
+        from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
 
@@ -240,7 +243,15 @@ class _Daemon:
         self._node_id = secrets.token_hex(16)
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
-        self._pipeline = InboundPipeline(self._inbound, self._committer, observe=InboundObserver(self._metrics))
+        commands = CommandDesk(
+            self._inbound,
+            IssueService(PostgresIssueStore(pool)),
+            public_url=settings.http.public_url,
+            stale_after_seconds=settings.hub.stale_after_seconds,
+        )
+        self._pipeline = InboundPipeline(
+            self._inbound, self._committer, commands, observe=InboundObserver(self._metrics)
+        )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
             PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
@@ -353,6 +364,7 @@ class _Daemon:
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
+                Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
             ]

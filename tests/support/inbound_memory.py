@@ -11,9 +11,21 @@ import trio
 
 from gateway.core.claim import ClaimAnswer, ClaimRow, Step, answer_to_refused, step
 from gateway.errors import RemoteProtocolError, StoreConflict
-from gateway.inbound.ports import Claim, Conversation, Drop, Identity, Installation, PlainMessage, UserMessage
+from gateway.inbound.ports import (
+    Claim,
+    Confirmed,
+    Conversation,
+    Drop,
+    HeldCommand,
+    Identity,
+    Installation,
+    PlainMessage,
+    UserMessage,
+)
+from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing, judge_queueing
-from support.inbound_world import Bot, StoredMessage, StoredSession, StoredTask
+from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
+from support.issue_memory import MemoryIssues
 
 
 @dataclass
@@ -27,6 +39,14 @@ class _Session:
     stored: StoredSession
     installation: Installation
     archived: bool = False
+    generation: int = 0
+
+
+@dataclass
+class _Held:
+    message_id: UUID
+    words: str
+    at: datetime
 
 
 @dataclass
@@ -49,6 +69,12 @@ class MemoryInbound:
     audit: list[Drop] = field(default_factory=list)
     message_rows: list[StoredMessage] = field(default_factory=list)
     task_rows: list[StoredTask] = field(default_factory=list)
+    row_ids: list[UUID] = field(default_factory=list)
+    held: dict[tuple[UUID, UUID], _Held] = field(default_factory=dict)
+    issues: MemoryIssues = field(default_factory=MemoryIssues)
+
+    def __post_init__(self) -> None:
+        self.issues.queueing_of = self._queueing
 
     @property
     def store(self) -> MemoryInbound:
@@ -93,14 +119,80 @@ class MemoryInbound:
             self.session_rows[session_id] = _Session(_stored(session_id, conversation), conversation.installation)
         return session_id
 
-    async def append(self, message: UserMessage, claim: Claim | None) -> Queueing | None:
+    async def append(
+        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+    ) -> Queueing | None:
         await trio.lowlevel.checkpoint()
         _check(message.text)
-        if message.session_id not in self.session_rows:
-            raise StoreConflict("the session was deleted before its message could be written")
-        if claim is not None and not self._step(claim, Step.MARK):
+        if not self._begin(message.session_id, claim):
             return None
-        return self._append(message)
+        queueing = self._append(message)
+        if queueing in notices:
+            self._send(notices[queueing])
+        return queueing
+
+    async def append_command(
+        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+    ) -> bool:
+        await trio.lowlevel.checkpoint()
+        _check(message.text)
+        if not self._begin(message.session_id, claim):
+            return False
+        self._write(message, "channel_command")
+        if held_words is not None:
+            self.held[(message.session_id, message.author_id)] = _Held(message.id, held_words, self.now)
+        if notice is not None:
+            self._send(notice)
+        return True
+
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+        await trio.lowlevel.checkpoint()
+        if not self._begin(session_id, claim):
+            return False
+        self.session_rows[session_id].generation += 1
+        self.held.pop((session_id, author_id), None)
+        self._send(notice)
+        return True
+
+    async def confirm(
+        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+    ) -> Confirmed | None:
+        await trio.lowlevel.checkpoint()
+        if not self._begin(message.session_id, claim):
+            return None
+        held = self._take_held(message, held_seconds)
+        self._write(message, "channel_command")
+        if held is None:
+            self._send(otherwise)
+        return Confirmed(held)
+
+    async def find_former_words(self, session_id: UUID, author_id: UUID, *, before: UUID | None) -> str:
+        await trio.lowlevel.checkpoint()
+        rows = self.message_rows if before is None else self.message_rows[: self.row_ids.index(before)]
+        said = [row.content for row in rows if (row.session_id, row.author_id) == (session_id, author_id)]
+        return said[-1] if said else ""
+
+    async def age_of(self, sent_at: datetime) -> float:
+        await trio.lowlevel.checkpoint()
+        return (self.now - sent_at).total_seconds()
+
+    def _begin(self, session_id: UUID, claim: Claim | None) -> bool:
+        if session_id not in self.session_rows:
+            raise StoreConflict("the session was deleted before its message could be written")
+        return claim is None or self._step(claim, Step.MARK)
+
+    def _take_held(self, message: UserMessage, held_seconds: float) -> HeldCommand | None:
+        held = self.held.pop((message.session_id, message.author_id), None)
+        if held is None or (self.now - held.at).total_seconds() >= held_seconds:
+            return None
+        place = self.row_ids.index(held.message_id)
+        said_since = {(row.session_id, row.author_id) for row in self.message_rows[place + 1 :]}
+        if (message.session_id, message.author_id) in said_since:
+            return None
+        return HeldCommand(held.message_id, held.words, self.message_rows[place].content)
+
+    def _send(self, notice: Notice) -> None:
+        self.issues.notices.setdefault(notice.key, notice)
 
     async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
         await trio.lowlevel.checkpoint()
@@ -118,9 +210,10 @@ class MemoryInbound:
         session = self.session_rows.get(session_id) if session_id else None
         if user_id is None or session_id is None or session is None or session.archived:
             return None
+        agent = self.agents[installation.agent_id]
         member = (installation.workspace_id, user_id) in self.members
         claim = Claim(installation.id, message.message_id, message.token)
-        if not member or self.agents[installation.agent_id].archived or self._row(claim) is not None:
+        if not member or agent.archived or not agent.has_runtime or self._row(claim) is not None:
             return None
         self.claim_rows[(claim.installation_id, claim.message_id)] = ClaimRow(message.token, self.now, self.now)
         return self._append(
@@ -137,18 +230,29 @@ class MemoryInbound:
 
     def _append(self, message: UserMessage) -> Queueing:
         session = self.session_rows[message.session_id]
-        self.message_rows.append(StoredMessage(message.session_id, message.author_id, message.text))
+        self._write(message, "text")
+        queueing = self._queueing(session.installation.agent_id, session_archived=session.archived)
+        if queueing in {Queueing.QUEUED, Queueing.AGENT_OFFLINE}:
+            self._enqueue(message)
+        return queueing
+
+    def _write(self, message: UserMessage, kind: str) -> None:
+        session = self.session_rows[message.session_id]
+        session.generation += message.fresh
+        self.message_rows.append(
+            StoredMessage(message.session_id, message.author_id, message.text, kind, session.generation)
+        )
+        self.row_ids.append(message.id)
         if message.message_id:
             session.stored = replace(
                 session.stored, last_message_id=message.message_id, last_thread_id=message.thread_id or None
             )
-        agent = self.agents[session.installation.agent_id]
-        queueing = judge_queueing(
-            agent_archived=agent.archived, session_archived=session.archived, has_runtime=agent.has_runtime
+
+    def _queueing(self, agent_id: UUID, *, session_archived: bool = False) -> Queueing:
+        agent = self.agents[agent_id]
+        return judge_queueing(
+            agent_archived=agent.archived, session_archived=session_archived, has_runtime=agent.has_runtime
         )
-        if queueing in {Queueing.QUEUED, Queueing.AGENT_OFFLINE}:
-            self._enqueue(message)
-        return queueing
 
     def _enqueue(self, message: UserMessage) -> None:
         task = StoredTask(message.session_id, message.author_id, "queued", self.window_seconds)
@@ -180,9 +284,11 @@ class MemoryInbound:
         allow_bots: bool = False,
         has_runtime: bool = True,
         archived: bool = False,
+        language: str = "en",
     ) -> Bot:
         installer = uuid4()
-        installation = Installation(uuid4(), uuid4(), uuid4(), installer, revoked, allow_bots)
+        installation = Installation(uuid4(), uuid4(), uuid4(), installer, revoked, allow_bots, language)
+        self.issues.prefixes[installation.workspace_id] = "W"
         self.installations[("feishu", app_id)] = installation
         self.agents[installation.agent_id] = _Agent(has_runtime, archived)
         return Bot(installation.id, installation.workspace_id, installation.agent_id, installer, app_id)
@@ -207,6 +313,7 @@ class MemoryInbound:
     async def delete_sessions(self) -> None:
         self.session_rows.clear()
         self.message_rows.clear()
+        self.row_ids.clear()
         self.task_rows.clear()
 
     async def start_tasks(self) -> None:
@@ -214,6 +321,13 @@ class MemoryInbound:
 
     async def age_claims(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+    async def age_held(self, seconds: float) -> None:
+        for held in self.held.values():
+            held.at -= timedelta(seconds=seconds)
+
+    async def sent(self, seconds_ago: float) -> datetime:
+        return self.now - timedelta(seconds=seconds_ago)
 
     async def claims(self) -> dict[tuple[UUID, str], ClaimRow]:
         return dict(self.claim_rows)
@@ -229,6 +343,21 @@ class MemoryInbound:
 
     async def tasks(self) -> list[StoredTask]:
         return list(self.task_rows)
+
+    async def filed(self) -> list[StoredIssue]:
+        runs = [issue_id for issue_id, _ in self.issues.runs]
+        return [
+            StoredIssue(
+                issue.number, draft.title, draft.description, draft.creator_id, draft.origin_id, runs.count(issue.id)
+            )
+            for draft, issue in self.issues.issues
+        ]
+
+    async def notices(self) -> list[StoredNotice]:
+        return [
+            StoredNotice(notice.chat_id, notice.message_id, notice.thread_id, notice.text)
+            for notice in self.issues.notices.values()
+        ]
 
 
 def _stored(session_id: UUID, conversation: Conversation) -> StoredSession:

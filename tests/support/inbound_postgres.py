@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,8 +11,10 @@ from psycopg.types.json import Jsonb
 from gateway.core.claim import ClaimRow
 from gateway.inbound.ports import InboundStore
 from gateway.postgres.inbound_store import PostgresInboundStore
+from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
-from support.inbound_world import Bot, StoredMessage, StoredSession, StoredTask
+from gateway.work.issues import IssueStore
+from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
 
 
 class PostgresInbound:
@@ -20,6 +23,7 @@ class PostgresInbound:
     def __init__(self, pool: Pool, *, window_seconds: float = 3.0) -> None:
         self.pool = pool
         self.store: InboundStore = PostgresInboundStore(pool, batch_window_seconds=window_seconds)
+        self.issues: IssueStore = PostgresIssueStore(pool)
 
     async def run(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         async with self.pool.connection() as conn:
@@ -34,11 +38,16 @@ class PostgresInbound:
         allow_bots: bool = False,
         has_runtime: bool = True,
         archived: bool = False,
+        language: str = "en",
     ) -> Bot:
         workspace, agent, installer, installation = (uuid4() for _ in range(4))
         slug = app_id.replace("_", "-")
         await self.run(
-            "insert into workspace (id, name, slug, issue_prefix) values (%s, %s, %s, 'W')", workspace, slug, slug
+            "insert into workspace (id, name, slug, issue_prefix, language) values (%s, %s, %s, 'W', %s)",
+            workspace,
+            slug,
+            slug,
+            language,
         )
         await self._add_user(installer)
         await self.run(
@@ -100,6 +109,15 @@ class PostgresInbound:
             "update channel_inbound_message_dedup set received_at = received_at - make_interval(secs => %s)", seconds
         )
 
+    async def age_held(self, seconds: float) -> None:
+        await self.run(
+            "update channel_pending_command set created_at = created_at - make_interval(secs => %s)", seconds
+        )
+
+    async def sent(self, seconds_ago: float) -> datetime:
+        ((moment,),) = await self.run("select now() - make_interval(secs => %s)", seconds_ago)
+        return moment
+
     async def claims(self) -> dict[tuple[UUID, str], ClaimRow]:
         rows = await self.run(
             "select installation_id, message_id, claim_token, received_at, processed_at"
@@ -114,7 +132,9 @@ class PostgresInbound:
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def messages(self) -> list[StoredMessage]:
-        rows = await self.run("select chat_session_id, author_user_id, content from chat_message order by seq")
+        rows = await self.run(
+            "select chat_session_id, author_user_id, content, kind, context_generation from chat_message order by seq"
+        )
         return [StoredMessage(*row) for row in rows]
 
     async def sessions(self) -> list[StoredSession]:
@@ -127,6 +147,21 @@ class PostgresInbound:
     async def tasks(self) -> list[StoredTask]:
         rows = await self.run(
             "select chat_session_id, initiator_user_id, status, extract(epoch from available_at - created_at)::float8"
-            " from agent_task order by created_at"
+            " from agent_task where kind = 'chat' order by created_at"
         )
         return [StoredTask(*row) for row in rows]
+
+    async def filed(self) -> list[StoredIssue]:
+        rows = await self.run(
+            "select number, title, description, creator_id, origin_id,"
+            " (select count(*) from agent_task where agent_task.issue_id = issue.id and kind = 'issue')"
+            " from issue where origin_type = 'lark_chat' and assignee_type = 'agent' order by number"
+        )
+        return [StoredIssue(*row) for row in rows]
+
+    async def notices(self) -> list[StoredNotice]:
+        rows = await self.run(
+            "select recipient_id, coalesce(reply_to_message_id, ''), coalesce(thread_id, ''), content"
+            " from outbound_message where kind = 'notice' order by seq"
+        )
+        return [StoredNotice(*row) for row in rows]

@@ -191,7 +191,7 @@ class InboundSuite:
         claim = _claim(bot)
         assert await world.store.claim(claim) is ClaimAnswer.TAKEN
         with pytest.raises(StoreConflict):
-            await world.store.append(UserMessage(claim.token, uuid4(), user, "x", "om_1", "", None), claim)
+            await world.store.append(UserMessage(claim.token, uuid4(), user, "x", "om_1", "", None), claim, {})
         assert await world.store.release(claim)
 
     # agents
@@ -370,12 +370,12 @@ class InboundSuite:
         assert author is not None
         before = await world.sessions(), await world.tasks()
         late = UserMessage(slow.token, session.id, author, "late", "om_1", "", None)
-        assert await world.store.append(late, slow) is None
+        assert await world.store.append(late, slow, {}) is None
         assert (await world.sessions(), await world.tasks()) == before
         assert not await world.store.release(slow)
         assert not await world.store.record_drop(_drop(bot), slow)
         assert await world.store.append(
-            UserMessage(quick.token, session.id, author, "on time", "om_1", "", None), quick
+            UserMessage(quick.token, session.id, author, "on time", "om_1", "", None), quick, {}
         )
         assert [message.content for message in await world.messages()] == ["first", "on time"]
         assert await world.drops() == []

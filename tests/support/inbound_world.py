@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,9 +14,11 @@ import trio
 from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
 from gateway.core.claim import ClaimRow
 from gateway.core.inbound import DropReason, Outcome
+from gateway.inbound.commands import CommandDesk
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import InboundStore
+from gateway.work.issues import IssueService, IssueStore
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,26 @@ class StoredMessage:
     session_id: UUID
     author_id: UUID | None
     content: str
+    kind: str = "text"
+    generation: int = 0
+
+
+@dataclass(frozen=True)
+class StoredIssue:
+    number: int
+    title: str
+    description: str
+    creator_id: UUID | None
+    origin_id: UUID | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class StoredNotice:
+    chat_id: str
+    reply_to: str
+    thread_id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,9 @@ class InboundWorld(Protocol):
     @property
     def store(self) -> InboundStore: ...
 
+    @property
+    def issues(self) -> IssueStore: ...
+
     async def add_bot(
         self,
         app_id: str = "cli_a",
@@ -67,6 +93,7 @@ class InboundWorld(Protocol):
         allow_bots: bool = False,
         has_runtime: bool = True,
         archived: bool = False,
+        language: str = "en",
     ) -> Bot: ...
 
     async def bind(self, bot: Bot, sender_id: str, *, member: bool = True) -> UUID: ...
@@ -76,34 +103,47 @@ class InboundWorld(Protocol):
     async def delete_sessions(self) -> None: ...
     async def start_tasks(self) -> None: ...
     async def age_claims(self, seconds: float) -> None: ...
+    async def age_held(self, seconds: float) -> None: ...
+
+    async def sent(self, seconds_ago: float) -> datetime:
+        """A time that is so long ago by the store's clock."""
+
     async def claims(self) -> dict[tuple[UUID, str], ClaimRow]: ...
     async def drops(self) -> list[tuple[UUID | None, str, str]]: ...
     async def messages(self) -> list[StoredMessage]: ...
     async def sessions(self) -> list[StoredSession]: ...
-    async def tasks(self) -> list[StoredTask]: ...
+    async def tasks(self) -> list[StoredTask]:
+        """The runs of conversations."""
+
+    async def filed(self) -> list[StoredIssue]: ...
+    async def notices(self) -> list[StoredNotice]: ...
 
 
 class Desk:
     """A pipeline, and the outcomes it observed."""
 
-    def __init__(self, store: InboundStore, committer: Committer | None) -> None:
+    def __init__(self, store: InboundStore, committer: Committer | None, commands: CommandDesk | None = None) -> None:
         self.outcomes: list[tuple[Outcome, DropReason | None]] = []
-        self.receive = InboundPipeline(store, committer, observe=self._observe).receive
+        self.receive = InboundPipeline(store, committer, commands, observe=self._observe).receive
 
     def _observe(self, outcome: Outcome, reason: DropReason | None) -> None:
         self.outcomes.append((outcome, reason))
 
 
 @asynccontextmanager
-async def open_desk(store: InboundStore, *, fused: bool) -> AsyncIterator[Desk]:
-    """A pipeline on `store`, with a committer behind it when `fused`."""
+async def open_desk(store: InboundStore, *, fused: bool, issues: IssueStore | None = None) -> AsyncIterator[Desk]:
+    """A pipeline on `store`, with a committer behind it when `fused`, that takes commands when given `issues`."""
     async with trio.open_nursery() as nursery:
         committer = None
         if fused:
             committer = Committer()
             await nursery.start(run_committer, committer, store)
-        yield Desk(store, committer)
+        yield Desk(store, committer, None if issues is None else _commands(store, issues))
         nursery.cancel_scope.cancel()
+
+
+def _commands(store: InboundStore, issues: IssueStore) -> CommandDesk:
+    return CommandDesk(store, IssueService(issues), public_url="https://gateway.example.test")
 
 
 def direct(message_id: str = "om_1", text: str = "hello", *, sender: str = "ou_ann", **changes: Any) -> InboundMessage:

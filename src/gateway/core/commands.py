@@ -37,6 +37,9 @@ Command = FileIssue | StartFresh | Confirm
 
 def parse_command(words: str) -> Command | None:
     """The command in somebody's own words; None for words that are for the agent."""
+    if not words.lstrip().startswith("/"):
+        # What nearly every message is: decided without looking at all of it.
+        return None
     text = parse_fresh(words)
     if text is not None:
         return StartFresh(text)
@@ -80,10 +83,14 @@ def fresh_body(body: str, words: str, *, fallback: str) -> str:
 
 def title_from(former: str) -> str:
     """A title for a bare `/issue`, from what its sender said before: the first line, without a command in front."""
-    command = parse_command(former)
-    if isinstance(command, FileIssue):
-        return command.title
-    return _first_line(command.text if isinstance(command, StartFresh) else former)
+    match parse_command(former):
+        case FileIssue(title):
+            return title
+        case StartFresh(text):
+            return _first_line(text)
+        case Confirm():
+            return ""
+    return _first_line(former)
 
 
 def _split(words: str, token: str) -> tuple[str, str] | None:

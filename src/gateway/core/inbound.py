@@ -18,6 +18,9 @@ class Outcome(StrEnum):
     INGESTED = "ingested"
     AGENT_OFFLINE = "agent_offline"
     AGENT_ARCHIVED = "agent_archived"
+    ISSUE_USAGE = "issue_usage"
+    FRESH_PENDING = "fresh_pending"
+    COMMAND_HELD = "command_held"
 
 
 class DropReason(StrEnum):

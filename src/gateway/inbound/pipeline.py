@@ -2,6 +2,8 @@
 
     installation → claim → sender and group filter → identity and membership → session → append, mark, enqueue
 
+A command of the sender's goes the same way, and what it asks for is done in place of the enqueuing (`CommandDesk`).
+
 A message that needs no outside call and whose session exists goes through all of it in one statement (`TextCommitter`);
 whatever that statement does not take falls to the steps here, which alone decide what is dropped and why.
 
@@ -26,13 +28,15 @@ from uuid import UUID
 import structlog
 
 from gateway.channel.channel import Verdict
-from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
+from gateway.channel.message import ChatType, InboundMessage, MessageType
 from gateway.concurrency import finishing, reached
 from gateway.core import inbound as rules
 from gateway.core.claim import ClaimAnswer
+from gateway.core.commands import parse_command
 from gateway.core.inbound import DropReason, Outcome, Settlement
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.ids import new_id
+from gateway.inbound.commands import OUTCOMES, CommandDesk
 from gateway.inbound.ports import (
     Claim,
     Conversation,
@@ -43,19 +47,12 @@ from gateway.inbound.ports import (
     OutcomeObserver,
     PlainMessage,
     TextCommitter,
-    UserMessage,
 )
-from gateway.work.sessions import Queueing, creator_of, title_of
+from gateway.inbound.turn import Turn, thread_of, words_of
+from gateway.work.sessions import creator_of, title_of
 
 FINALISE_SECONDS = 1.0
 """How long a cancelled request may still take to mark or release its claim."""
-
-OUTCOMES = {
-    Queueing.QUEUED: Outcome.INGESTED,
-    Queueing.AGENT_OFFLINE: Outcome.AGENT_OFFLINE,
-    Queueing.AGENT_ARCHIVED: Outcome.AGENT_ARCHIVED,
-    Queueing.SESSION_ARCHIVED: Outcome.INGESTED,
-}
 
 log = structlog.get_logger()
 
@@ -71,13 +68,18 @@ class InboundPipeline:
         self,
         store: InboundStore,
         committer: TextCommitter | None,
+        commands: CommandDesk | None = None,
         *,
         observe: OutcomeObserver = _observe_nothing,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
-        """`committer` is the fused path; without one every message goes through the steps."""
+        """`committer` is the fused path; without one every message goes through the steps.
+
+        Without `commands` a command is a message like any other.
+        """
         self._store = store
         self._committer = committer
+        self._commands = commands
         self._observe = observe
         self._mint = mint
 
@@ -147,12 +149,22 @@ class InboundPipeline:
         session_id = await self._store.ensure_session(_conversation(message, installation, identity))
         reached("inbound.before_append")
         row_id = claim.token if claim is not None else self._mint()
-        queueing = await self._store.append(_user_message(message, row_id, session_id, identity), claim)
-        if queueing is not None:
-            reached("inbound.committed")
-            return Settlement(OUTCOMES[queueing])
+        settlement = await self._take(Turn(message, installation, identity.user_id, session_id, claim, row_id))
+        if settlement is not None:
+            return settlement
         log.info("inbound_claim_lost", installation_id=str(installation.id), message_id=message.message_id)
         return rules.duplicate(processed=claim is not None and await self._store.is_processed(claim))
+
+    async def _take(self, turn: Turn) -> Settlement | None:
+        """Append the message, or do what it asks of the gateway; None when the claim was lost."""
+        command = parse_command(words_of(turn.message))
+        if command is not None and self._commands is not None:
+            return await self._commands.take(command, turn)
+        queueing = await self._store.append(turn.entry(), turn.claim, turn.obstacles())
+        if queueing is None:
+            return None
+        reached("inbound.committed")
+        return Settlement(OUTCOMES[queueing])
 
     async def _drop(
         self, message: InboundMessage, installation: Installation | None, claim: Claim | None, settlement: Settlement
@@ -195,7 +207,7 @@ class InboundPipeline:
 
 
 def _is_plain(message: InboundMessage) -> bool:
-    """Whether nothing but the store is needed to take the message in: no file, no quote, no setting to look up."""
+    """Whether one insert is all there is to it: no file, no quote, no setting to look up, no command."""
     return (
         message.type is MessageType.TEXT
         and not message.media
@@ -204,6 +216,7 @@ def _is_plain(message: InboundMessage) -> bool:
         and _is_complete(message)
         and bool(message.message_id)
         and (message.source.chat_type is ChatType.P2P or message.addressed_to_bot)
+        and parse_command(words_of(message)) is None
     )
 
 
@@ -225,11 +238,6 @@ def _refuse_message(message: InboundMessage, installation: Installation) -> Drop
     )
 
 
-def _thread_id(source: Source) -> str:
-    """Where an answer belongs: a topic of a group. In a direct chat a stray thread id is ignored, as in its key."""
-    return source.thread_id if source.chat_type is ChatType.GROUP else ""
-
-
 def _plain(message: InboundMessage, token: UUID) -> PlainMessage:
     source = message.source
     return PlainMessage(
@@ -239,7 +247,7 @@ def _plain(message: InboundMessage, token: UUID) -> PlainMessage:
         message_id=message.message_id,
         session_key=source.session_key,
         sender_id=source.sender_id,
-        thread_id=_thread_id(source),
+        thread_id=thread_of(source),
         text=message.text,
         sent_at=message.sent_at,
     )
@@ -256,18 +264,6 @@ def _conversation(message: InboundMessage, installation: Installation, identity:
         group=group,
         creator_id=creator_of(group=group, installer=installation.installer_user_id, sender=identity.user_id),
         title=title_of(group=group),
-    )
-
-
-def _user_message(message: InboundMessage, row_id: UUID, session_id: UUID, identity: Identity) -> UserMessage:
-    return UserMessage(
-        id=row_id,
-        session_id=session_id,
-        author_id=identity.user_id,
-        text=message.text,
-        message_id=message.message_id,
-        thread_id=_thread_id(message.source),
-        sent_at=message.sent_at,
     )
 
 

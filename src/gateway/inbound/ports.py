@@ -10,6 +10,7 @@ from uuid import UUID
 
 from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, Outcome
+from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing
 
 OutcomeObserver = Callable[[Outcome, DropReason | None], None]
@@ -26,6 +27,8 @@ class Installation:
     installer_user_id: UUID | None
     revoked: bool
     allow_bots: bool
+    language: str = "en"
+    """The workspace's, in which people of it are spoken to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """A message to append to a session. An empty `message_id` leaves the session's reply target alone."""
+    """A message to append to a session. An empty `message_id` leaves the session's reply target alone.
+
+    A `fresh` one begins a new generation of the conversation.
+    """
 
     id: UUID
     session_id: UUID
@@ -85,6 +91,23 @@ class UserMessage:
     message_id: str
     thread_id: str
     sent_at: datetime | None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCommand:
+    """A command that waited for a word: the row it came with, the sender's own words, and the whole message."""
+
+    message_id: UUID
+    words: str = field(repr=False)
+    body: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What a confirmation found; None when nothing was held, or something was said in between."""
+
+    held: HeldCommand | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +167,38 @@ class InboundStore(IngestStore, Protocol):
     async def ensure_session(self, conversation: Conversation) -> UUID:
         """Find the conversation's session or make it. Two that race get the same one."""
 
-    async def append(self, message: UserMessage, claim: Claim | None) -> Queueing | None:
-        """In one transaction: the message, the session's reply target, the mark, the queued run.
+    async def append(
+        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+    ) -> Queueing | None:
+        """In one transaction: the message, the session's reply target, the mark, the queued run, the notice for it.
 
         None when the claim was lost: then nothing was written. Raises StoreConflict when the session is gone.
         """
+
+    async def append_command(
+        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+    ) -> bool:
+        """As `append`, for a message that no run consumes. False when the claim was lost.
+
+        With `held_words` the command is held for its sender in this session, in place of an earlier one.
+        """
+
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+        """Begin a new generation without a message. What the author has held is dropped. False: the claim was lost."""
+
+    async def confirm(
+        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+    ) -> Confirmed | None:
+        """Append the confirmation as a command, and take what its author has held for at most `held_seconds`.
+
+        Only if nothing was said by them since; else the notice is written. None when the claim was lost.
+        """
+
+    async def find_former_words(self, session_id: UUID, author_id: UUID, *, before: UUID | None) -> str:
+        """What the author said last in the session, or last before that message; empty when nothing."""
+
+    async def age_of(self, sent_at: datetime) -> float:
+        """Seconds since then, by the database's clock."""
 
 
 class TextCommitter(Protocol):

@@ -56,6 +56,7 @@ CONNECTION_STATES = (
 EVENT_OUTCOMES = (
     "ingested", "agent_offline", "agent_archived", "needs_binding", "dropped", "duplicate", "unbound_user",
     "non_workspace_member", "not_addressed_in_group", "revoked_installation", "invalid_event", "sender_is_bot",
+    "issue_usage", "fresh_pending", "command_held",
 )  # fmt: skip
 TASK_KIND = one_of("chat", "issue", "autopilot")
 

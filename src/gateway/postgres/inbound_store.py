@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,10 +15,22 @@ from gateway.concurrency import reached
 from gateway.core.claim import ClaimAnswer, ClaimRow, answer_to_refused
 from gateway.errors import RemoteProtocolError, StoreConflict
 from gateway.ids import new_id
-from gateway.inbound.ports import Claim, Conversation, Drop, Identity, Installation, PlainMessage, UserMessage
+from gateway.inbound.ports import (
+    Claim,
+    Confirmed,
+    Conversation,
+    Drop,
+    HeldCommand,
+    Identity,
+    Installation,
+    PlainMessage,
+    UserMessage,
+)
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
+from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing, judge_queueing
 
 
@@ -27,16 +41,10 @@ class Enqueued:
     has_runtime: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
-    token: UUID
-    has_runtime: bool
-
-
 LOCK_MILLISECONDS = 300
 """How long the shared statement waits for a row that somebody holds: every bot's acknowledgements wait with it."""
 
-_Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, Ingested)
+_Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, HeldCommand)
 
 
 class _ClaimLost(Exception):
@@ -127,18 +135,81 @@ class PostgresInboundStore:
             "title": conversation.title,
         }
 
-    async def append(self, message: UserMessage, claim: Claim | None) -> Queueing | None:
+    async def append(
+        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+    ) -> Queueing | None:
         _check_storable([message.text])
         try:
-            async with self._pool.transaction() as conn:
-                await _write(conn, message)
-                if claim is not None and not await _Q.mark_inbound_processed(conn, **_key(claim), token=claim.token):
-                    raise _ClaimLost
+            async with self._transaction(claim) as conn:
+                await _write(conn, message, kind="text")
                 queueing = await self._enqueue(conn, message)
-                reached("inbound.appended")
+                if queueing in notices:
+                    await write_notice(conn, notices[queueing])
         except _ClaimLost:
             return None
         return queueing
+
+    async def append_command(
+        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+    ) -> bool:
+        _check_storable([message.text, held_words or ""])
+        try:
+            async with self._transaction(claim) as conn:
+                await _write(conn, message, kind="channel_command")
+                if held_words is not None:
+                    await _Q.hold_command(conn, **_place(message), message_id=message.id, words=held_words)
+                if notice is not None:
+                    await write_notice(conn, notice)
+        except _ClaimLost:
+            return False
+        return True
+
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+        try:
+            async with self._transaction(claim) as conn:
+                await _lock_session(conn, session_id, fresh=True)
+                await _Q.drop_held_command(conn, session_id=session_id, author_id=author_id)
+                await write_notice(conn, notice)
+        except _ClaimLost:
+            return False
+        return True
+
+    async def confirm(
+        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+    ) -> Confirmed | None:
+        try:
+            async with self._transaction(claim) as conn:
+                await _lock_session(conn, message.session_id, fresh=False)
+                held: HeldCommand | None = await _Q.take_held_command(
+                    conn, **_place(message), held_seconds=held_seconds
+                )
+                await _write(conn, message, kind="channel_command")
+                if held is None:
+                    await write_notice(conn, otherwise)
+        except _ClaimLost:
+            return None
+        return Confirmed(held)
+
+    @asynccontextmanager
+    async def _transaction(self, claim: Claim | None) -> AsyncIterator[TrioConnection[Any]]:
+        """A transaction that ends with the mark, and not at all (`_ClaimLost`) when the claim is not ours any more."""
+        async with self._pool.transaction() as conn:
+            yield conn
+            if claim is not None and not await _Q.mark_inbound_processed(conn, **_key(claim), token=claim.token):
+                raise _ClaimLost
+            reached("inbound.appended")
+
+    async def find_former_words(self, session_id: UUID, author_id: UUID, *, before: UUID | None) -> str:
+        async with self._pool.connection() as conn:
+            words: str | None = await _Q.get_former_words(
+                conn, session_id=session_id, author_id=author_id, before=before
+            )
+            return words or ""
+
+    async def age_of(self, sent_at: datetime) -> float:
+        async with self._pool.connection() as conn:
+            seconds: float = await _Q.get_age(conn, sent_at=sent_at)
+            return seconds
 
     async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> Queueing:
         target: Enqueued = await _Q.enqueue_chat_task(
@@ -157,7 +228,7 @@ class PostgresInboundStore:
     async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
         _check_storable([message.text for message in messages])
         async with self._pool.connection() as conn:
-            rows: list[Ingested] = await _Q.ingest_plain_messages(
+            rows: list[tuple[UUID]] = await _Q.ingest_plain_messages(
                 conn,
                 tokens=[message.token for message in messages],
                 channel_types=[message.channel_type for message in messages],
@@ -171,18 +242,26 @@ class PostgresInboundStore:
                 window_seconds=self._window,
                 lock_milliseconds=LOCK_MILLISECONDS,
             )
-        return {row.token: Queueing.QUEUED if row.has_runtime else Queueing.AGENT_OFFLINE for row in rows}
+        return {token: Queueing.QUEUED for (token,) in rows}
 
 
-async def _write(conn: TrioConnection[Any], message: UserMessage) -> None:
-    generation: int | None = await _Q.lock_chat_session(conn, session_id=message.session_id)
+async def _lock_session(conn: TrioConnection[Any], session_id: UUID, *, fresh: bool) -> int:
+    """The generation that is written under; a new one when `fresh`."""
+    lock = _Q.advance_context if fresh else _Q.lock_chat_session
+    generation: int | None = await lock(conn, session_id=session_id)
     if generation is None:
         raise StoreConflict("the session was deleted before its message could be written")
+    return generation
+
+
+async def _write(conn: TrioConnection[Any], message: UserMessage, *, kind: str) -> None:
+    generation = await _lock_session(conn, message.session_id, fresh=message.fresh)
     await _Q.append_user_message(
         conn,
         id=message.id,
         session_id=message.session_id,
         author_id=message.author_id,
+        kind=kind,
         content=message.text,
         context_generation=generation,
         sent_at=message.sent_at,
@@ -195,6 +274,10 @@ async def _write(conn: TrioConnection[Any], message: UserMessage) -> None:
 
 def _key(claim: Claim) -> dict[str, Any]:
     return {"installation_id": claim.installation_id, "message_id": claim.message_id}
+
+
+def _place(message: UserMessage) -> dict[str, Any]:
+    return {"session_id": message.session_id, "author_id": message.author_id}
 
 
 def _check_storable(texts: Sequence[str]) -> None:

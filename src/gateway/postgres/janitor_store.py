@@ -27,6 +27,9 @@ class PostgresJanitorStore:
     async def purge_inbound_dedup(self, keep_seconds: float = 24 * 3600.0) -> int:
         return await self._purge(_Q.purge_inbound_dedup, keep_seconds)
 
+    async def purge_held_commands(self, keep_seconds: float = 2 * 3600.0) -> int:
+        return await self._purge(_Q.purge_held_commands, keep_seconds)
+
     async def purge_binding_tokens(self, keep_seconds: float = 3600.0) -> int:
         return await self._purge(_Q.purge_binding_tokens, keep_seconds)
 

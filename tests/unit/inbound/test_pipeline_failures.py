@@ -171,8 +171,25 @@ async def test_cancellation_after_the_append_committed_releases_nothing() -> Non
         direct(sender_is_bot=True),
         direct(""),
         grouped(addressed_to_bot=False),
+        direct(text="/issue x"),
+        direct(text="/new x"),
+        direct(text="/confirm"),
+        direct(text="quoted\n/new x", command_text="/new x"),
     ],
-    ids=["image", "media", "quote", "fresh", "no-run", "bot", "no-id", "not-addressed"],
+    ids=[
+        "image",
+        "media",
+        "quote",
+        "fresh",
+        "no-run",
+        "bot",
+        "no-id",
+        "not-addressed",
+        "issue",
+        "new",
+        "confirm",
+        "own",
+    ],
 )
 async def test_message_that_may_need_more_than_the_store_never_takes_the_fused_path(message: Any) -> None:
     class Refusing:

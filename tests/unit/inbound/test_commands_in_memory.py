@@ -1,0 +1,19 @@
+"""The command suite against the in-memory store."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.inbound_memory import MemoryInbound
+
+pytest.register_assert_rewrite("support.command_suite")
+from support.command_suite import CommandSuite  # noqa: E402  (its assertions explain themselves only when rewritten)
+
+
+@pytest.fixture
+def world() -> MemoryInbound:
+    return MemoryInbound()
+
+
+class TestCommandsInMemory(CommandSuite):
+    pass
