@@ -60,3 +60,14 @@ async def test_rows_that_another_process_is_deleting_are_passed_over(pool: Pool,
         await other.execute("delete from channel_inbound_message_dedup where message_id in ('om_1', 'om_5')")
         with trio.fail_after(10):
             assert await PostgresJanitorStore(pool, rows_max=3).purge_inbound_dedup() == 7
+
+
+async def test_held_commands_go_after_nobody_can_confirm_them(pool: Pool) -> None:
+    world = World(pool)
+    await world.sql(
+        "insert into channel_pending_command (chat_session_id, user_id, workspace_id, installation_id, chat_message_id,"
+        " words, created_at)"
+        " select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), '/new',"
+        " now() - make_interval(mins => minutes) from unnest(array[1, 59, 119, 121, 200]) minutes"
+    )
+    assert await PostgresJanitorStore(pool).purge_held_commands() == 2
