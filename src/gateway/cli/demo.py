@@ -362,6 +362,27 @@ async def talk_in_a_group(stage: Stage) -> Sequence[str]:
     ]
 
 
+async def file_an_issue(stage: Stage) -> Sequence[str]:
+    said = await stage.say("Ada", stage.ids["app"], "/issue The coffee machine leaks\nSince Monday.")
+    confirmation = (await stage.answers(said["chat_id"], 3))[2]
+    expect(confirmation == "Created ACM-1: The coffee machine leaks", f"the reply is {confirmation!r}")
+    return ["Ada: /issue The coffee machine leaks", acknowledged(said), f"bot: {confirmation}"]
+
+
+async def file_it_again(stage: Stage) -> Sequence[str]:
+    said = await stage.say("Ada", stage.ids["app"], "/issue the COFFEE machine leaks")
+    reply = (await stage.answers(said["chat_id"], 4))[3]
+    expect(reply.startswith("ACM-1 has this title already"), f"the reply is {reply!r}")
+    return ["Ada: /issue the COFFEE machine leaks", acknowledged(said), f"bot: {reply}"]
+
+
+async def start_afresh(stage: Stage) -> Sequence[str]:
+    said = await stage.say("Ada", stage.ids["app"], "/new what about tea?")
+    answer = (await stage.answers(said["chat_id"], 5))[4]
+    expect(answer.endswith(": what about tea?"), f"the answer is {answer!r}")
+    return ["Ada: /new what about tea?", acknowledged(said), f"bot: {answer}"]
+
+
 async def rotate_credentials(stage: Stage) -> Sequence[str]:
     rotated = await stage.sim("POST", f"apps/{stage.ids['app']}/rotate-secret", {"overlap_seconds": 30})
     stage.secret = rotated["app_secret"]
@@ -373,10 +394,10 @@ async def rotate_credentials(stage: Stage) -> Sequence[str]:
             break
         await trio.sleep(0.05)
     said = await stage.say("Ada", stage.ids["app"], "still there?")
-    answers = await stage.answers(stage.ids["chat"], 3)
+    answers = await stage.answers(stage.ids["chat"], 6)
     most = after["most_live"][stage.ids["app"]]
     expect(most == 1, f"{most} connections were live at once")
-    return ["a new app secret, the old connection handed over to a new one", acknowledged(said), f"bot: {answers[2]}"]
+    return ["a new app secret, the old connection handed over to a new one", acknowledged(said), f"bot: {answers[5]}"]
 
 
 async def crash(stage: Stage) -> Sequence[str]:
@@ -389,11 +410,11 @@ async def crash(stage: Stage) -> Sequence[str]:
     again = await stage.start("serve", environment=port)
     event = await stage.sim("GET", f"events/{said['events'][0]['event_id']}", wait_seconds=25)
     expect(event["state"] == "delivered", f"the event is {event['state']}, not delivered")
-    answers = await stage.answers(stage.ids["chat"], 4)
+    answers = await stage.answers(stage.ids["chat"], 7)
     return [
         f"kill -9 of process {daemon.process.pid}; Ada: anybody home?",
         f"process {again.process.pid} takes over on the same state, and the platform delivers again",
-        f"bot: {answers[3]}",
+        f"bot: {answers[6]}",
     ]
 
 
@@ -401,8 +422,8 @@ async def count(stage: Stage) -> Sequence[str]:
     state = await stage.wait_live()
     most = state["most_live"][stage.ids["app"]]
     expect(most == 1, f"{most} connections of the bot were live at once")
-    answers = await stage.answers(stage.ids["chat"], 4)
-    return [f"{len(answers)} questions in the direct chat, {len(answers)} answers; never two live connections"]
+    answers = await stage.answers(stage.ids["chat"], 7)
+    return [f"{len(answers)} messages in the direct chat, {len(answers)} answers; never two live connections"]
 
 
 MORNING: Sequence[tuple[str, Step]] = (
@@ -415,6 +436,9 @@ MORNING: Sequence[tuple[str, Step]] = (
     ("An event in chunks", write_in_pieces),
     ("A stranger", let_a_stranger_write),
     ("A group", talk_in_a_group),
+    ("An issue", file_an_issue),
+    ("The same issue again", file_it_again),
+    ("A fresh start", start_afresh),
     ("The app secret is rotated", rotate_credentials),
     ("The daemon crashes", crash),
     ("The count", count),
