@@ -87,6 +87,10 @@ select a.user_id as id, a.workspace_id, a.user_id, u.email, u.name, a.role, a.cr
 from added a
 join app_user u on u.id = a.user_id;
 
+-- name: lock_owners(workspace_id)
+-- Held while a membership ends, so that two owners cannot take each other for the one that stays.
+select user_id from member where workspace_id = :workspace_id and role = 'owner' for update;
+
 -- name: delete_member(workspace_id, user_id)!
 -- First in its transaction: it waits for whoever is binding an account of this member, so that the bindings deleted next
 -- are all there are.

@@ -106,7 +106,7 @@ select i.id, i.workspace_id, i.agent_id, i.channel_type,
   case
     when i.status = 'revoked' then 'revoked'
     when i.config ->> 'event_mode' = 'http' then coalesce(c.state, 'http')
-    when c.state is null then 'standby'
+    when c.state is null or c.state = 'revoked' then 'standby'
     when c.state = 'live' and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
     when c.state in ('connecting', 'deaf') and c.node <> '' and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
     else c.state

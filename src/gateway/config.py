@@ -34,6 +34,7 @@ from pydantic_settings import (
 )
 
 from gateway.address import parse_bind
+from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 
 ENV_PREFIX = "GATEWAY_"
@@ -175,7 +176,15 @@ class HubSettings(_Group):
             return given
         if not 0 < ttl < math.inf:
             return given  # refused below, by its own name alone
-        return given | {"renew_seconds": ttl / 3, "poll_seconds": ttl / 6, "expiry_margin_seconds": ttl / 10}
+        try:
+            derived = LeaseSettings.derived(ttl)
+        except ConfigError:
+            return given  # the field's own bounds have the better words for such a number
+        return given | {
+            "renew_seconds": derived.renew_seconds,
+            "poll_seconds": derived.poll_seconds,
+            "expiry_margin_seconds": derived.margin_seconds,
+        }
 
     @model_validator(mode="after")
     def _timings_fit(self) -> HubSettings:

@@ -34,7 +34,7 @@ from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
 from gateway.postgres.migrate import migrate_up, pending
-from gateway.postgres.pool import Pool, open_pool
+from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Po
 async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
     """The conninfo of the configured database once its schema is up to date; see `open_database`."""
     if settings.database_url is not None:
-        yield await _migrated(settings.database_url.get_secret_value())
+        yield await _migrated(checked_conninfo(settings.database_url.get_secret_value()))
         return
     from gateway.postgres.embedded import open_embedded
 
@@ -133,6 +133,9 @@ def open_keyring(settings: Settings) -> KeyRing | None:
 def _own_key(path: Path) -> str:
     try:
         path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state_dir: {path.parent} cannot be used: {error.strerror}") from error
+    try:
         if not path.exists():
             _write_key(path)
         return path.read_text(encoding="ascii").strip()

@@ -1,6 +1,8 @@
 """Run `gateway …` and kill the process, as kill -9 would, the n-th time it reaches a named point.
 
 usage: python crashing.py POINT COUNT ARGUMENTS…
+
+`raise:POINT` raises there instead, which stands for a bug that one message meets.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import sys
 from gateway.cli import main
 from gateway.concurrency import watch_points
 
-point, count = sys.argv[1], int(sys.argv[2])
-remaining = count
+point, remaining = sys.argv[1].removeprefix("raise:"), int(sys.argv[2])
+raises = sys.argv[1].startswith("raise:")
 
 
 def watcher(name: str) -> None:
     global remaining
     if name == point:
         remaining -= 1
+        if remaining == 0 and raises:
+            raise ZeroDivisionError("a bug that one message meets")
         if remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 

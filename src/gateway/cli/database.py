@@ -17,7 +17,9 @@ async def open_conninfo(settings: Settings) -> AsyncIterator[str]:
     An embedded server that runs is attached to; one that does not is started and lives as long as the block.
     """
     if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+        from gateway.postgres.pool import checked_conninfo
+
+        yield checked_conninfo(settings.database_url.get_secret_value())
         return
     from gateway.postgres.embedded import open_embedded
 

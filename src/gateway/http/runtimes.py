@@ -54,18 +54,18 @@ def add_routes(app: Quart, services: Services) -> None:
         )
         return json_response({**dataclasses.asdict(view), "heartbeat_seconds": HEARTBEAT_SECONDS})
 
-    @app.post("/api/runtimes/<runtime_id>/heartbeat")
-    async def runtime_heartbeat(runtime_id: str) -> Response:
+    @app.post("/api/runtimes/<id>/heartbeat")
+    async def runtime_heartbeat(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(HeartbeatBody)
-        stopped = await tasks.heartbeat(runtime, parse_id(runtime_id, field="runtime_id"), body.tasks[:1000])
+        stopped = await tasks.heartbeat(runtime, parse_id(id, field="runtime_id"), body.tasks[:1000])
         return json_response({"status": "ok", "stop": stopped})
 
-    @app.post("/api/runtimes/<runtime_id>/tasks/claim")
-    async def claim_task(runtime_id: str) -> Response:
+    @app.post("/api/runtimes/<id>/tasks/claim")
+    async def claim_task(id: str) -> Response:
         runtime = await require_runtime()
         wait_seconds = _wait_seconds(request.args.get("wait_seconds", "0"))
-        assignment = await tasks.claim(runtime, parse_id(runtime_id, field="runtime_id"), wait_seconds)
+        assignment = await tasks.claim(runtime, parse_id(id, field="runtime_id"), wait_seconds)
         return json_response({"task": None if assignment is None else task_json(assignment)})
 
 

@@ -33,33 +33,33 @@ class FailBody(msgspec.Struct):
 def add_routes(app: Quart, services: Services) -> None:
     tasks = services.tasks
 
-    @app.get("/api/tasks/<task_id>")
-    async def get_task(task_id: str) -> Response:
+    @app.get("/api/tasks/<id>")
+    async def get_task(id: str) -> Response:
         runtime = await require_runtime()
-        return json_response(_view(await tasks.find(runtime, _id(task_id))))
+        return json_response(_view(await tasks.find(runtime, _id(id))))
 
-    @app.post("/api/tasks/<task_id>/start")
-    async def start_task(task_id: str) -> Response:
+    @app.post("/api/tasks/<id>/start")
+    async def start_task(id: str) -> Response:
         runtime = await require_runtime()
-        return _answer(task_id, await tasks.start(runtime, _id(task_id)))
+        return _answer(id, await tasks.start(runtime, _id(id)))
 
-    @app.post("/api/tasks/<task_id>/progress")
-    async def report_progress(task_id: str) -> Response:
+    @app.post("/api/tasks/<id>/progress")
+    async def report_progress(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(ProgressBody)
-        return _answer(task_id, await tasks.progress(runtime, _id(task_id), body.text))
+        return _answer(id, await tasks.progress(runtime, _id(id), body.text))
 
-    @app.post("/api/tasks/<task_id>/complete")
-    async def complete_task(task_id: str) -> Response:
+    @app.post("/api/tasks/<id>/complete")
+    async def complete_task(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(CompleteBody)
-        return _answer(task_id, await tasks.complete(runtime, _id(task_id), body.output))
+        return _answer(id, await tasks.complete(runtime, _id(id), body.output))
 
-    @app.post("/api/tasks/<task_id>/fail")
-    async def fail_task(task_id: str) -> Response:
+    @app.post("/api/tasks/<id>/fail")
+    async def fail_task(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(FailBody)
-        return _answer(task_id, await tasks.fail(runtime, _id(task_id), body.error, body.failure_reason))
+        return _answer(id, await tasks.fail(runtime, _id(id), body.error, body.failure_reason))
 
 
 def _id(task_id: str) -> UUID:

@@ -179,7 +179,9 @@ class InboundPipeline:
             raise StoreUnavailable(f"the store did not record a dropped message within {FINALISE_SECONDS} s")
         if not recorded and claim is not None:
             return rules.duplicate(processed=await self._store.is_processed(claim))
-        log.info("inbound_dropped", reason=str(drop.reason), installation_id=str(drop.installation_id or ""))
+        # An operator who wants to vouch for somebody needs to know the account; nothing else of it is kept.
+        account = {"channel_user_id": message.source.sender_id} if drop.reason is DropReason.UNBOUND_USER else {}
+        log.info("inbound_dropped", reason=str(drop.reason), installation_id=str(drop.installation_id or ""), **account)
         return settlement
 
     @asynccontextmanager

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from gateway.errors import StoreConflict
 from gateway.postgres.binding_store import unbind_member
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.directory import Agent, ApiToken, Member, Role, Runtime, TokenOwner, User, Visibility, Workspace
+from gateway.work.directory import (
+    LAST_OWNER,
+    Agent,
+    ApiToken,
+    Member,
+    Role,
+    Runtime,
+    TokenOwner,
+    User,
+    Visibility,
+    Workspace,
+)
 
 Q = load("directory.sql", TokenOwner, User, Workspace, Member, Agent, Runtime, ApiToken)
 
@@ -74,6 +86,8 @@ class PostgresDirectoryStore:
 
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
         async with self._pool.transaction() as conn:
+            if await Q.lock_owners(conn, workspace_id=workspace_id) == [(user_id,)]:
+                raise StoreConflict("the only owner stays", constraint=LAST_OWNER)
             deleted: int = await Q.delete_member(conn, workspace_id=workspace_id, user_id=user_id)
             await unbind_member(conn, workspace_id, user_id)
             return deleted > 0

@@ -234,9 +234,18 @@ async def open_pool(
         pool.close()
 
 
-def _parse(conninfo: str, connect_timeout: int) -> str:
+def checked_conninfo(conninfo: str) -> str:
+    """The conninfo itself. Raises ConfigError when libpq cannot read it, or when its port is not one."""
     try:
-        return make_conninfo(f"connect_timeout={max(2, connect_timeout)}", **conninfo_to_dict(conninfo))
+        ports = str(conninfo_to_dict(conninfo).get("port") or "").split(",")
     except psycopg.ProgrammingError:
         # libpq's own message repeats parts of the text, which may be the password.
-        raise ConfigError("database_url is not a connection URI or a list of key=value that libpq can read") from None
+        raise ConfigError("database_url: not a connection URI or a list of key=value that libpq can read") from None
+    if not all(not port or (port.isdecimal() and 0 < int(port) <= 65535) for port in ports):
+        raise ConfigError("database_url: the port is not a number from 1 to 65535")
+    return conninfo
+
+
+def _parse(conninfo: str, connect_timeout: int) -> str:
+    given = conninfo_to_dict(checked_conninfo(conninfo))
+    return make_conninfo(f"connect_timeout={max(2, connect_timeout)}", **given)

@@ -25,6 +25,8 @@ PASSWORD_LENGTH_MAX = 1024
 TOKEN_LENGTH_MAX = 128
 SLUG_LENGTH_MAX = 48
 SLUG_ATTEMPTS_MAX = 50
+LAST_OWNER = "member_last_owner"
+"""The constraint that a store names when the only owner would go."""
 
 RESERVED_SLUGS = frozenset({"api", "docs", "healthz", "issues", "lark", "login", "openapi", "readyz", "static"})
 """First path segments of the server itself: a workspace of that slug would have no page."""
@@ -155,7 +157,10 @@ class DirectoryStore(Protocol):
     async def add_member(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member: ...
 
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
-        """Ends a membership and every chat binding of that member in this workspace, in one transaction."""
+        """Ends a membership and every chat binding of that member in this workspace, in one transaction.
+
+        Raises StoreConflict (LAST_OWNER) for the only owner there is.
+        """
 
     async def add_agent(
         self,
@@ -261,8 +266,16 @@ class Directory:
             raise _taken("duplicate_member", message, "email") from error
 
     async def remove_member(self, workspace: Workspace, user: User) -> None:
-        """End a membership: the person's chat accounts are unbound from every bot of the workspace with it."""
-        if not await self._store.remove_member(workspace.id, user.id):
+        """End a membership: the person's chat accounts are unbound from every bot of the workspace with it.
+
+        The only owner stays (409): new agents and bots would be in nobody's name.
+        """
+        try:
+            removed = await self._store.remove_member(workspace.id, user.id)
+        except StoreConflict as error:
+            message = f"{user.email} is the only owner of {workspace.slug}; add another owner first"
+            raise RejectedRequest(409, "last_owner", message) from error
+        if not removed:
             raise _no_member(workspace, user)
 
     async def add_agent(
