@@ -20,7 +20,7 @@ from gateway.core.commands import parse_command as parse
 from gateway.core.inbound import Outcome, Settlement
 from gateway.core.replies import Reply, issue_link, quoted, say
 from gateway.ids import new_id
-from gateway.inbound.ports import HeldCommand, InboundStore, UserMessage
+from gateway.inbound.ports import Claim, HeldCommand, InboundStore, UserMessage
 from gateway.inbound.turn import Turn, words_of
 from gateway.work.issues import Filed, IssueDraft, IssueService
 from gateway.work.notices import Notice
@@ -62,7 +62,11 @@ class CommandDesk:
         self._mint = mint
 
     async def take(self, command: Command, turn: Turn) -> Settlement | None:
-        """Raises StoreUnavailable and the like; from when the command is durable, with its claim marked."""
+        """Keep the command and do what it asks for.
+
+        Raises whatever went wrong. The claim says how far it got: one that is marked stands for a kept command, and
+        keeps a redelivery from doing the rest.
+        """
         age = 0.0 if turn.message.sent_at is None else await self._store.age_of(turn.message.sent_at)
         stale = age > self._stale_after
         match command:
@@ -76,7 +80,7 @@ class CommandDesk:
             case StartFresh(text):
                 if stale:
                     return await self._hold(turn, age)
-                return await (self._start_over(turn) if text else self._clear(turn))
+                return await (self._start_over(text, turn) if text else self._clear(turn))
 
     # /issue
 
@@ -126,16 +130,13 @@ class CommandDesk:
         reached("inbound.committed")
         return Settlement(Outcome.FRESH_PENDING)
 
-    async def _start_over(self, turn: Turn) -> Settlement | None:
-        words = words_of(turn.message)
-        return await self._append_fresh(turn.message.text, words, turn.entry(), turn)
+    async def _start_over(self, text: str, turn: Turn) -> Settlement | None:
+        body = fresh_body(turn.message.text, words_of(turn.message), fallback=text)
+        return await self._append_fresh(replace(turn.entry(), text=body, fresh=True), turn, turn.claim)
 
-    async def _append_fresh(self, body: str, words: str, entry: UserMessage, turn: Turn) -> Settlement | None:
-        """The text is the first message of a new generation, whatever it looks like: no command is read from it."""
-        command = parse(words)
-        text = fresh_body(body, words, fallback=command.text if isinstance(command, StartFresh) else body)
-        claim = turn.claim if entry.id == turn.row_id else None
-        queueing = await self._store.append(replace(entry, text=text, fresh=True), claim, turn.obstacles())
+    async def _append_fresh(self, entry: UserMessage, turn: Turn, claim: Claim | None) -> Settlement | None:
+        """The first message of a new generation, whatever it looks like: no command is read from it."""
+        queueing = await self._store.append(entry, claim, turn.obstacles())
         if queueing is None:
             return None
         reached("inbound.committed")
@@ -172,7 +173,9 @@ class CommandDesk:
                 title = await self._title(command, turn, before=held.message_id)
                 await self._file(title, description_of(held.body, held.words, fallback=command.description), turn)
             case StartFresh(text) if text:
-                return await self._append_fresh(held.body, held.words, replace(turn.entry(), id=self._mint()), turn)
+                body = fresh_body(held.body, held.words, fallback=text)
+                entry = replace(turn.entry(), id=self._mint(), text=body, fresh=True)
+                return await self._append_fresh(entry, turn, None)
             case StartFresh():
                 await self._store.start_fresh(turn.session_id, turn.author_id, None, turn.say(Reply.FRESH_PENDING))
                 return Settlement(Outcome.FRESH_PENDING)

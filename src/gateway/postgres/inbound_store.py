@@ -177,6 +177,7 @@ class PostgresInboundStore:
     async def confirm(
         self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
     ) -> Confirmed | None:
+        _check_storable([message.text])
         try:
             async with self._transaction(claim) as conn:
                 await _lock_session(conn, message.session_id, fresh=False)

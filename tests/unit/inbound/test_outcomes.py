@@ -1,0 +1,90 @@
+"""One line per situation: what becomes of a message, of its claim, and of what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from gateway.channel.message import InboundMessage
+from gateway.core.inbound import DropReason, Outcome
+from gateway.errors import StoreUnavailable
+from gateway.inbound.ports import Claim
+from support.inbound_memory import MemoryInbound
+from support.inbound_world import direct, grouped, open_desk
+
+
+@dataclass(frozen=True)
+class Case:
+    """`claim_age` is of a claim that another worker left in flight. `kept` counts the messages that are written."""
+
+    outcome: Outcome
+    reason: DropReason | None = None
+    bot: dict[str, Any] = field(default_factory=dict)
+    message: InboundMessage = field(default_factory=direct)
+    bound: bool = True
+    member: bool = True
+    claim_age: float | None = None
+    processed: bool | None = True
+    kept: int = 0
+
+
+CASES = {
+    "unknown installation": Case(
+        Outcome.DROPPED, DropReason.INVALID_EVENT, message=direct(app_id="cli_unknown"), processed=None
+    ),
+    "revoked": Case(Outcome.DROPPED, DropReason.REVOKED_INSTALLATION, bot={"revoked": True}, processed=None),
+    "claim in flight": Case(Outcome.DROPPED, DropReason.DUPLICATE, claim_age=10, processed=False),
+    "stale claim": Case(Outcome.INGESTED, claim_age=61, kept=1),
+    "not addressed": Case(Outcome.DROPPED, DropReason.NOT_ADDRESSED_IN_GROUP, message=grouped(addressed_to_bot=False)),
+    "unbound": Case(Outcome.NEEDS_BINDING, DropReason.UNBOUND_USER, bound=False),
+    "no member": Case(Outcome.DROPPED, DropReason.NON_WORKSPACE_MEMBER, member=False),
+    "a bot": Case(Outcome.DROPPED, DropReason.SENDER_IS_BOT, message=direct(sender_is_bot=True)),
+    "ingested": Case(Outcome.INGESTED, kept=1),
+    "no runtime": Case(Outcome.AGENT_OFFLINE, bot={"has_runtime": False}, kept=1),
+    "archived agent": Case(Outcome.AGENT_ARCHIVED, bot={"archived": True}, kept=1),
+    "bare fresh start": Case(Outcome.FRESH_PENDING, message=direct(text="/new")),
+    "fresh start": Case(Outcome.INGESTED, message=direct(text="/new hello"), kept=1),
+    "issue": Case(Outcome.INGESTED, message=direct(text="/issue x"), kept=1),
+    "issue without a title": Case(Outcome.ISSUE_USAGE, message=direct(text="/issue"), kept=1),
+    "nothing to confirm": Case(Outcome.INGESTED, message=direct(text="/confirm"), kept=1),
+}
+
+
+async def scene(case: Case) -> MemoryInbound:
+    world = MemoryInbound()
+    bot = await world.add_bot(**case.bot)
+    if case.bound:
+        await world.bind(bot, "ou_ann", member=case.member)
+    if case.claim_age is not None:
+        await world.claim(Claim(bot.installation_id, "om_1", uuid4()))
+        await world.age_claims(case.claim_age)
+    return world
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+async def test_message_comes_to_the_outcome_of_its_situation(case: Case, fused: bool) -> None:
+    world = await scene(case)
+    async with open_desk(world, fused=fused, issues=world.issues) as desk:
+        await desk.receive(case.message)
+    assert desk.outcomes == [(case.outcome, case.reason)]
+    assert len(world.message_rows) == case.kept
+    expected = [] if case.processed is None else [case.processed]
+    assert [row.processed_at is not None for row in world.claim_rows.values()] == expected
+
+
+@pytest.mark.parametrize("step", ["find_identity", "ensure_session", "append"])
+async def test_step_that_fails_is_an_error_and_releases(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    async def away(*_: object) -> Any:
+        raise StoreUnavailable("the database is away")
+
+    world = await scene(CASES["ingested"])
+    monkeypatch.setattr(world, step, away)
+    async with open_desk(world, fused=False, issues=world.issues) as desk:
+        with pytest.raises(StoreUnavailable):
+            await desk.receive(direct())
+    assert desk.outcomes == []
+    assert world.claim_rows == {}
