@@ -329,8 +329,11 @@ class _Daemon:
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
         from gateway.outbound.outbox import run_outbox
+        from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.outbox_store import PostgresOutboxStore
+        from gateway.work.prompts import BindingPrompts
 
+        prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
         with self._wakes.outbox.hear(str(installation.id)) as wake:
             await run_outbox(
                 installation_id=installation.id,
@@ -340,6 +343,7 @@ class _Daemon:
                 wake=wake,
                 attempt_seconds=self._settings.hub.reply_timeout_seconds,
                 record=OutboxObserver(self._metrics),
+                composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
     # --- chores -------------------------------------------------------------------------------------------------------
@@ -354,6 +358,7 @@ class _Daemon:
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
+                Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
             ]
         )

@@ -34,6 +34,11 @@ def new_token(prefix: str) -> str:
     return prefix + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
 
 
+def new_link_token() -> str:
+    """The secret of a single-use link: 32 random bytes, base64url without padding. Only its hash is ever stored."""
+    return new_token("")
+
+
 def token_hash(token: str) -> str:
     """The stored form of a bearer secret: 64 hex digits of SHA-256. The input has 256 bits, so no salt is needed."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -344,8 +344,9 @@ async def write_in_pieces(stage: Stage) -> Sequence[str]:
 
 async def let_a_stranger_write(stage: Stage) -> Sequence[str]:
     said = await stage.say("Eve", stage.ids["app"], "let me in")
-    await stage.answers(said["chat_id"], 0)
-    return ["Eve, whom nobody bound, writes", f"{acknowledged(said)}; nothing of it was kept"]
+    (question,) = await stage.answers(said["chat_id"], 1)
+    expect("lark bind" in question, f"Eve is told {question!r}")
+    return ["Eve, whom nobody bound, writes", f"{acknowledged(said)}; nothing of it was kept", f"bot: {question}"]
 
 
 async def talk_in_a_group(stage: Stage) -> Sequence[str]:
