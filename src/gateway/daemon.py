@@ -38,8 +38,10 @@ from gateway.postgres.pool import Pool, open_pool
 from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
+    from gateway.http.app import People
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
+    from gateway.work.directory import Directory
 
 log = structlog.get_logger()
 
@@ -260,7 +262,7 @@ class _Daemon:
         nursery.start_soon(self._run_gauges, fleet, stop)
         nursery.start_soon(self._drain_tasks, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        url: str = await nursery.start(partial(self._serve_http, fleet, stop))
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=ring is not None))
         return Ready(url, metrics_url, self._node_id)
 
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
@@ -377,20 +379,40 @@ class _Daemon:
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
-    async def _serve_http(self, fleet: Fleet, stop: trio.Event, *, task_status: trio.TaskStatus[str]) -> None:
+    async def _serve_http(
+        self, fleet: Fleet, stop: trio.Event, *, lark_on: bool, task_status: trio.TaskStatus[str]
+    ) -> None:
         from gateway.http.app import Services, create_app
         from gateway.http.server import serve_http
         from gateway.postgres.directory_store import PostgresDirectoryStore
         from gateway.work.directory import Directory
 
+        directory = Directory(PostgresDirectoryStore(self._pool))
         services = Services(
-            authenticate=Directory(PostgresDirectoryStore(self._pool)).authenticate,
+            authenticate=directory.authenticate,
             tasks=self._tasks,
             health=self._readiness(fleet),
             metrics=self._metrics,
+            people=self._people(directory, lark_on=lark_on),
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
+
+    def _people(self, directory: Directory, *, lark_on: bool) -> People:
+        from gateway.http.app import People
+        from gateway.postgres.account_store import PostgresAccountStore
+        from gateway.postgres.binding_store import PostgresBindingStore
+        from gateway.work.accounts import Accounts
+        from gateway.work.bindings import BindingService
+
+        return People(
+            accounts=Accounts(PostgresAccountStore(self._pool)),
+            directory=directory,
+            bindings=BindingService(PostgresBindingStore(self._pool)),
+            lark_on=lark_on,
+            public_url=self._settings.http.public_url,
+            trusted_proxies=self._settings.http.trusted_proxies,
+        )
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness

@@ -11,6 +11,7 @@ from gateway.errors import RejectedRequest
 
 USER_TOKEN_PREFIX = "gwu_"  # noqa: S105  (a public prefix, not a secret)
 RUNTIME_TOKEN_PREFIX = "gwr_"  # noqa: S105
+SESSION_TOKEN_PREFIX = "gws_"  # noqa: S105
 
 
 def new_id() -> UUID:

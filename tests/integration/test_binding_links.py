@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -129,11 +130,11 @@ async def test_blank_token_is_a_bad_request(scene: Scene, blank: str) -> None:
 
 
 async def test_link_is_over_after_fifteen_minutes_by_the_clock_of_the_database(scene: Scene) -> None:
-    age = "update channel_binding_token set created_at = created_at - %s::interval, expires_at = now() + %s::interval"
+    age = "update channel_binding_token set created_at = now() - '15 min'::interval + %s, expires_at = now() + %s"
     late, early = await scene.token("ou_1"), await scene.token("ou_2")
-    await scene.sql(age, "14 min 50 s", "9 s")
+    await scene.sql(age, timedelta(seconds=10), timedelta(seconds=10))
     assert await scene.answer(early, scene.place.owner_id) == 200
-    await scene.sql(age, "10 s", "0 s")
+    await scene.sql(age, timedelta(0), timedelta(0))
     assert await scene.answer(late, scene.place.owner_id) == 410
 
 
