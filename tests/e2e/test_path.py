@@ -62,5 +62,5 @@ def test_demo_comes_out_as_expected(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All 12 lines came out as expected." in done.stdout
+    assert "All 13 lines came out as expected." in done.stdout
     assert list(tmp_path.iterdir()) == []

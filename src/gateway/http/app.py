@@ -18,6 +18,7 @@ from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
 from gateway.http import bindings, health, identity, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
+from gateway.http.console import pages
 from gateway.http.identity import SignIn
 from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
@@ -79,7 +80,9 @@ def create_app(services: Services) -> JsonApp:
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
     if people is not None and sessions is not None:
-        identity.add_routes(app, people, sessions, SignIn(people, LoginThrottle()))
+        sign_in = SignIn(people, LoginThrottle())
+        identity.add_routes(app, people, sessions, sign_in)
+        pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
     return app
 
