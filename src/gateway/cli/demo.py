@@ -88,7 +88,7 @@ async def _play(stage: Stage, number: int, title: str, step: Step) -> None:
 
 def _say_where(stage: Stage) -> None:
     click.echo(f"\nThe gateway     {stage.daemon.url}  (health: /readyz)")
-    click.echo(f"Chat with a bot {stage.platform.url}/  (as Ada, who is bound; Eve is a stranger)")
+    click.echo(f"Chat with a bot {stage.platform.url}/  (as Ada or Eve, who are bound)")
     click.echo("Ctrl-C ends it.")
 
 
