@@ -164,6 +164,18 @@ CREATE TABLE public.app_user (
 
 
 --
+-- Name: channel_binding_prompt; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_binding_prompt (
+    installation_id uuid NOT NULL,
+    channel_user_id text NOT NULL,
+    prompted_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_binding_prompt_channel_user_id_check CHECK ((channel_user_id <> ''::text))
+);
+
+
+--
 -- Name: channel_binding_token; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -629,6 +641,14 @@ ALTER TABLE ONLY public.app_user
 
 
 --
+-- Name: channel_binding_prompt channel_binding_prompt_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_binding_prompt
+    ADD CONSTRAINT channel_binding_prompt_pkey PRIMARY KEY (installation_id, channel_user_id);
+
+
+--
 -- Name: channel_binding_token channel_binding_token_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -877,6 +897,13 @@ CREATE UNIQUE INDEX agent_task_pending_issue_key ON public.agent_task USING btre
 --
 
 CREATE UNIQUE INDEX agent_task_queued_chat_key ON public.agent_task USING btree (chat_session_id) WHERE ((status = 'queued'::text) AND (kind = 'chat'::text));
+
+
+--
+-- Name: channel_binding_prompt_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_binding_prompt_age_idx ON public.channel_binding_prompt USING btree (prompted_at);
 
 
 --

@@ -37,6 +37,75 @@ select
     select from channel_user_binding
     where installation_id = :installation_id and channel_user_id = :channel_user_id) as taken;
 
+-- name: mint_binding_token(hashed, installation_id, channel_user_id)$
+-- The language to ask an account in; no row when there is nothing to ask, because it is bound by now or its bot is out of
+-- service. The database's clock says when the token ends. Without a hash nothing is minted.
+with account as (
+  select installation.id, installation.workspace_id, installation.channel_type, workspace.language
+  from channel_installation installation
+  join workspace on workspace.id = installation.workspace_id
+  where installation.id = :installation_id and installation.status = 'active'
+    and not exists (
+      select from channel_user_binding binding
+      where binding.installation_id = installation.id and binding.channel_user_id = :channel_user_id
+    )
+), minted as (
+  insert into channel_binding_token
+    (token_hash, workspace_id, installation_id, channel_type, channel_user_id, expires_at)
+  select :hashed::text, workspace_id, id, channel_type, :channel_user_id, now() + interval '15 minutes'
+  from account
+  where :hashed::text is not null
+)
+select language from account;
+
+-- name: consume_binding_token(hashed)^
+-- record_class: TokenAccount
+-- First in the transaction that binds: of two who redeem one token at the same moment the second waits here, and then
+-- finds it consumed. What is unknown, over, used, or belongs to a bot out of service is equally no row.
+update channel_binding_token token
+set consumed_at = now()
+from channel_installation installation
+where token.token_hash = :hashed and token.consumed_at is null and token.expires_at > now()
+  and installation.id = token.installation_id and installation.workspace_id = token.workspace_id
+  and installation.status = 'active'
+returning token.workspace_id, token.installation_id, token.channel_user_id;
+
+-- name: lock_membership(workspace_id, user_id)$
+-- Held against a removal at the same moment until the binding is committed.
+select true from member where workspace_id = :workspace_id and user_id = :user_id for key share;
+
+-- name: bind_account(id, installation_id, channel_user_id, user_id)^
+-- record_class: Binding
+-- An account that is somebody else's stays theirs (no row); the same person again is the same binding.
+insert into channel_user_binding as b
+  (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)
+select :id, workspace_id, :user_id, id, channel_type, :channel_user_id
+from channel_installation
+where id = :installation_id
+on conflict on constraint channel_user_binding_key do update
+set user_id = excluded.user_id
+where b.user_id = excluded.user_id
+returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at;
+
+-- name: list_bound_people(workspace_id, installation_id)
+-- record_class: BoundPerson
+-- For showing: who stands behind each account. No row for a bot of another workspace.
+select b.id, b.installation_id, b.user_id, b.channel_user_id, u.email, u.name, b.bound_at
+from channel_user_binding b
+join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id
+join app_user u on u.id = b.user_id
+where b.workspace_id = :workspace_id and b.installation_id = :installation_id
+order by b.bound_at, b.id;
+
+-- name: installation_of_workspace(workspace_id, installation_id)$
+-- Tells a bot without bindings from a bot that is not there.
+select true from channel_installation where workspace_id = :workspace_id and id = :installation_id;
+
+-- name: delete_binding_by_id(workspace_id, installation_id, binding_id)!
+-- By the id that the list shows.
+delete from channel_user_binding
+where workspace_id = :workspace_id and installation_id = :installation_id and id = :binding_id;
+
 -- name: delete_binding(installation_id, channel_user_id)!
 -- By the pair that a person and an operator can name; the workspace follows from the installation.
 delete from channel_user_binding b

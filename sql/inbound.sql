@@ -37,18 +37,42 @@ where installation_id = :installation_id and message_id = :message_id and claim_
 delete from channel_inbound_message_dedup
 where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null;
 
--- name: record_inbound_drop(installation_id, channel_type, chat_id, event_type, event_id, message_id, reason, token)!
--- The audit row and the mark are one statement, so a crash cannot leave one without the other. Without a token there is
--- no claim to mark; with a lost claim nothing is written, because its new holder audits.
+-- name: record_inbound_drop(installation_id, channel_type, chat_id, event_type, event_id, message_id, reason, token, asked, prompt_id)$
+-- The audit row, the mark and the question to bind are one statement, so a crash cannot leave one without the others.
+-- Without a token there is no claim to mark; with a lost claim nothing is written, because its new holder audits.
+-- Nobody is asked twice within five minutes (the row of channel_binding_prompt decides between two who ask at the same
+-- moment), nor while the last question has not left. Returns the audit rows written.
 with marked as (
   update channel_inbound_message_dedup set processed_at = now()
   where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null
   returning claim_token
+), audited as (
+  insert into channel_inbound_audit
+    (installation_id, channel_type, channel_chat_id, event_type, channel_event_id, channel_message_id, drop_reason)
+  select :installation_id, :channel_type, :chat_id, :event_type, :event_id, :message_id, :reason
+  where :token::uuid is null or exists (select from marked)
+  returning id
+), prompted as (
+  insert into channel_binding_prompt as last (installation_id, channel_user_id)
+  select :installation_id::uuid, :asked::text
+  from audited
+  where :asked::text is not null
+    and not exists (
+      select from outbound_message waiting
+      where waiting.installation_id = :installation_id and waiting.status in ('queued', 'sending')
+        and waiting.kind = 'binding_prompt' and waiting.recipient_id = :asked::text
+    )
+  on conflict (installation_id, channel_user_id) do update set prompted_at = now()
+    where last.prompted_at <= now() - interval '5 minutes'
+  returning installation_id, channel_user_id
+), asked as (
+  insert into outbound_message (id, workspace_id, installation_id, kind, recipient_type, recipient_id, uuid)
+  select :prompt_id::uuid, installation.workspace_id, installation.id, 'binding_prompt', 'user',
+    prompted.channel_user_id, :prompt_id::text
+  from prompted
+  join channel_installation installation on installation.id = prompted.installation_id
 )
-insert into channel_inbound_audit
-  (installation_id, channel_type, channel_chat_id, event_type, channel_event_id, channel_message_id, drop_reason)
-select :installation_id, :channel_type, :chat_id, :event_type, :event_id, :message_id, :reason
-where :token::uuid is null or exists (select from marked);
+select count(*) from audited;
 
 -- name: get_user_binding(installation_id, workspace_id, sender_id)^
 -- record_class: Identity

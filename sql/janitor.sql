@@ -34,6 +34,17 @@ where token_hash in (
   for update skip locked
 );
 
+-- name: purge_binding_prompts(keep_seconds, rows_max)!
+-- Once it is old enough for the person to be asked again, a row says nothing that its absence does not.
+delete from channel_binding_prompt
+where (installation_id, channel_user_id) in (
+  select installation_id, channel_user_id from channel_binding_prompt
+  where prompted_at < now() - make_interval(secs => :keep_seconds)
+  order by prompted_at
+  limit :rows_max
+  for update skip locked
+);
+
 -- name: purge_user_sessions(keep_seconds, rows_max)!
 -- An ended session is refused by its date already; this only frees the room.
 delete from user_session

@@ -38,8 +38,10 @@ from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
+    from gateway.http.app import People
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
+    from gateway.work.directory import Directory
 
 log = structlog.get_logger()
 
@@ -274,7 +276,7 @@ class _Daemon:
         nursery.start_soon(self._run_gauges, fleet, stop)
         nursery.start_soon(self._drain_tasks, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        url: str = await nursery.start(partial(self._serve_http, fleet, stop))
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=ring is not None))
         return Ready(url, metrics_url, self._node_id)
 
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
@@ -343,8 +345,11 @@ class _Daemon:
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
         from gateway.outbound.outbox import run_outbox
+        from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.outbox_store import PostgresOutboxStore
+        from gateway.work.prompts import BindingPrompts
 
+        prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
         with self._wakes.outbox.hear(str(installation.id)) as wake:
             await run_outbox(
                 installation_id=installation.id,
@@ -354,6 +359,7 @@ class _Daemon:
                 wake=wake,
                 attempt_seconds=self._settings.hub.reply_timeout_seconds,
                 record=OutboxObserver(self._metrics),
+                composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
     # --- chores -------------------------------------------------------------------------------------------------------
@@ -369,6 +375,7 @@ class _Daemon:
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
+                Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
             ]
         )
@@ -387,20 +394,40 @@ class _Daemon:
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
-    async def _serve_http(self, fleet: Fleet, stop: trio.Event, *, task_status: trio.TaskStatus[str]) -> None:
+    async def _serve_http(
+        self, fleet: Fleet, stop: trio.Event, *, lark_on: bool, task_status: trio.TaskStatus[str]
+    ) -> None:
         from gateway.http.app import Services, create_app
         from gateway.http.server import serve_http
         from gateway.postgres.directory_store import PostgresDirectoryStore
         from gateway.work.directory import Directory
 
+        directory = Directory(PostgresDirectoryStore(self._pool))
         services = Services(
-            authenticate=Directory(PostgresDirectoryStore(self._pool)).authenticate,
+            authenticate=directory.authenticate,
             tasks=self._tasks,
             health=self._readiness(fleet),
             metrics=self._metrics,
+            people=self._people(directory, lark_on=lark_on),
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
+
+    def _people(self, directory: Directory, *, lark_on: bool) -> People:
+        from gateway.http.app import People
+        from gateway.postgres.account_store import PostgresAccountStore
+        from gateway.postgres.binding_store import PostgresBindingStore
+        from gateway.work.accounts import Accounts
+        from gateway.work.bindings import BindingService
+
+        return People(
+            accounts=Accounts(PostgresAccountStore(self._pool)),
+            directory=directory,
+            bindings=BindingService(PostgresBindingStore(self._pool)),
+            lark_on=lark_on,
+            public_url=self._settings.http.public_url,
+            trusted_proxies=self._settings.http.trusted_proxies,
+        )
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness

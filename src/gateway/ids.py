@@ -11,6 +11,7 @@ from gateway.errors import RejectedRequest
 
 USER_TOKEN_PREFIX = "gwu_"  # noqa: S105  (a public prefix, not a secret)
 RUNTIME_TOKEN_PREFIX = "gwr_"  # noqa: S105
+SESSION_TOKEN_PREFIX = "gws_"  # noqa: S105
 
 
 def new_id() -> UUID:
@@ -32,6 +33,11 @@ def parse_id(text: str, *, field: str = "id") -> UUID:
 def new_token(prefix: str) -> str:
     """A bearer secret: the prefix and 32 random bytes, base64url without padding. Only its hash is ever stored."""
     return prefix + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+
+
+def new_link_token() -> str:
+    """The secret of a single-use link: 32 random bytes, base64url without padding. Only its hash is ever stored."""
+    return new_token("")
 
 
 def token_hash(token: str) -> str:

@@ -37,6 +37,16 @@ async def test_binding_tokens_outlive_their_end_by_an_hour(pool: Pool) -> None:
     assert await PostgresJanitorStore(pool).purge_binding_tokens() == 2
 
 
+async def test_questions_to_bind_are_forgotten_after_an_hour(pool: Pool) -> None:
+    world = World(pool)
+    await world.sql(
+        "insert into channel_binding_prompt (installation_id, channel_user_id, prompted_at)"
+        " select gen_random_uuid(), 'ou_1', now() - make_interval(mins => minutes)"
+        " from unnest(array[1, 59, 61, 900]) minutes"
+    )
+    assert await PostgresJanitorStore(pool).purge_binding_prompts() == 2
+
+
 async def test_sessions_go_when_they_end(pool: Pool) -> None:
     world = World(pool)
     await world.create()

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import trio
 
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, StoreConflict, StoreError
+from gateway.errors import (
+    LarkRefused,
+    LarkThrottled,
+    LarkUnauthorized,
+    LarkUnavailable,
+    StoreConflict,
+    StoreError,
+    StoreUnavailable,
+)
+from gateway.outbound.ports import OutboxRow
 from support.outbox_channel import MemoryOutboxStore, Toy, raising, sending, sleeping
 from support.simulated import simulated
 
@@ -268,3 +277,61 @@ async def test_outbox_answer_of_a_bot_that_was_away_for_a_day_is_failed_and_not_
     assert (old.status, young.status) == ("failed", "sent")
     assert old.error == "not sent: it waited 24 hours for its bot"
     assert platform.visible == [("oc_1", "today's")]
+
+
+@simulated
+async def test_outbox_composed_row_gets_another_text_for_each_attempt(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("")
+    made = iter(["first", "second"])
+
+    async def compose(_row: OutboxRow) -> str:
+        return next(made)
+
+    platform.before["first"] = [raising(LarkUnavailable("away"))]
+    async with sending(store, platform, composers={"answer": compose}):
+        await trio.sleep(10)
+    assert platform.visible == [("oc_1", "second")]
+    assert [call.idempotency_key for call in platform.calls] == [row.row.uuid] * 2
+    assert (row.status, row.row.content) == ("sent", "")
+
+
+@simulated
+async def test_outbox_composed_row_with_nothing_to_say_is_not_sent(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("")
+    store.add("next")
+
+    async def compose(due: OutboxRow) -> str | None:
+        return due.content or None
+
+    async with sending(store, platform, composers={"answer": compose}):
+        await trio.sleep(1)
+    assert platform.visible == [("oc_1", "next")]
+    assert row.status == "failed"
+
+
+@simulated
+async def test_outbox_row_is_composed_again_when_the_store_is_back(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("")
+    away = [StoreUnavailable("away"), StoreUnavailable("away")]
+
+    async def compose(_row: OutboxRow) -> str:
+        if away:
+            raise away.pop()
+        return "hello"
+
+    async with sending(store, platform, composers={"answer": compose}):
+        await trio.sleep(10)
+    assert platform.visible == [("oc_1", "hello")]
+    assert row.status == "sent"
+
+
+@simulated
+async def test_outbox_row_that_cannot_be_composed_is_given_up(store: MemoryOutboxStore, platform: Toy) -> None:
+    row = store.add("")
+
+    async def compose(_row: OutboxRow) -> str:
+        raise RuntimeError("secret")
+
+    async with sending(store, platform, composers={"answer": compose}):
+        await trio.sleep(600)
+    assert (platform.calls, row.status, row.error) == ([], "failed", "RuntimeError")

@@ -67,6 +67,8 @@ class MemoryInbound:
     session_rows: dict[UUID, _Session] = field(default_factory=dict)
     claim_rows: dict[tuple[UUID, str], ClaimRow] = field(default_factory=dict)
     audit: list[Drop] = field(default_factory=list)
+    prompt_rows: list[tuple[UUID, str]] = field(default_factory=list)
+    prompted_at: dict[tuple[UUID, str], datetime] = field(default_factory=dict)
     message_rows: list[StoredMessage] = field(default_factory=list)
     task_rows: list[StoredTask] = field(default_factory=list)
     row_ids: list[UUID] = field(default_factory=list)
@@ -103,7 +105,17 @@ class MemoryInbound:
         if claim is not None and not self._step(claim, Step.MARK):
             return False
         self.audit.append(drop)
+        self._ask(drop)
         return True
+
+    def _ask(self, drop: Drop) -> None:
+        if drop.asked_to_bind is None or drop.installation_id is None:
+            return
+        key = (drop.installation_id, drop.asked_to_bind)
+        if key in self.prompted_at and self.now - self.prompted_at[key] < timedelta(minutes=5):
+            return
+        self.prompted_at[key] = self.now
+        self.prompt_rows.append(key)
 
     async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
         await trio.lowlevel.checkpoint()
@@ -334,6 +346,12 @@ class MemoryInbound:
 
     async def drops(self) -> list[tuple[UUID | None, str, str]]:
         return [(drop.installation_id, drop.message_id, drop.reason.value) for drop in self.audit]
+
+    async def age_prompts(self, seconds: float) -> None:
+        self.prompted_at = {key: at - timedelta(seconds=seconds) for key, at in self.prompted_at.items()}
+
+    async def prompts(self) -> list[tuple[UUID, str]]:
+        return list(self.prompt_rows)
 
     async def messages(self) -> list[StoredMessage]:
         return list(self.message_rows)

@@ -131,6 +131,20 @@ class PostgresInbound:
         )
         return [(row[0], row[1], row[2]) for row in rows]
 
+    async def age_prompts(self, seconds: float) -> None:
+        await self.run("update outbound_message set status = 'sent'")
+        await self.run(
+            "update channel_binding_prompt set prompted_at = prompted_at - make_interval(secs => %s)", seconds
+        )
+
+    async def prompts(self) -> list[tuple[UUID, str]]:
+        rows = await self.run(
+            "select installation_id, recipient_id, content from outbound_message"
+            " where kind = 'binding_prompt' and recipient_type = 'user' order by seq"
+        )
+        assert all(content == "" for _, _, content in rows)
+        return [(installation, person) for installation, person, _ in rows]
+
     async def messages(self) -> list[StoredMessage]:
         rows = await self.run(
             "select chat_session_id, author_user_id, content, kind, context_generation from chat_message order by seq"

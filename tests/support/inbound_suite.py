@@ -307,6 +307,70 @@ class InboundSuite:
         assert [message.content for message in await world.messages()] == ["first"]
         assert all(row.processed_at for row in (await world.claims()).values())
 
+    # who is asked to bind
+
+    @both_paths
+    async def test_unbound_person_is_asked_to_bind_once_in_five_minutes(self, world: InboundWorld, fused: bool) -> None:
+        bot = await world.add_bot()
+        asked = (bot.installation_id, "ou_eve")
+        async with open_desk(world.store, fused=fused) as desk:
+            for number in range(3):
+                await desk.receive(direct(f"om_{number}", sender="ou_eve"))
+            assert await world.prompts() == [asked]
+            await world.age_prompts(299)
+            await desk.receive(direct("om_3", sender="ou_eve"))
+            assert await world.prompts() == [asked]
+            await world.age_prompts(1)
+            await desk.receive(direct("om_4", sender="ou_eve"))
+        assert await world.prompts() == [asked, asked]
+        assert len(await world.drops()) == 5
+
+    async def test_unbound_person_who_addresses_the_bot_in_a_group_is_asked_in_private(
+        self, world: InboundWorld
+    ) -> None:
+        bot = await world.add_bot()
+        async with open_desk(world.store, fused=True) as desk:
+            await desk.receive(grouped("om_1", sender="ou_eve"))
+        assert await world.prompts() == [(bot.installation_id, "ou_eve")]
+
+    async def test_people_of_one_bot_and_bots_of_one_person_are_asked_apart(self, world: InboundWorld) -> None:
+        first, second = await world.add_bot("cli_a"), await world.add_bot("cli_b")
+        async with open_desk(world.store, fused=True) as desk:
+            await desk.receive(direct("om_1", sender="ou_eve"))
+            await desk.receive(direct("om_2", sender="ou_bob"))
+            await desk.receive(direct("om_1", sender="ou_eve", app_id="cli_b"))
+        assert await world.prompts() == [
+            (first.installation_id, "ou_eve"),
+            (first.installation_id, "ou_bob"),
+            (second.installation_id, "ou_eve"),
+        ]
+
+    async def test_person_who_writes_many_messages_at_once_is_asked_once(self, world: InboundWorld) -> None:
+        bot = await world.add_bot()
+        async with open_desk(world.store, fused=True) as desk, trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(desk.receive, direct(f"om_{number}", sender="ou_eve"))
+        assert await world.prompts() == [(bot.installation_id, "ou_eve")]
+
+    async def test_nobody_else_is_asked_to_bind(self, world: InboundWorld) -> None:
+        bot = await world.add_bot(allow_bots=True)
+        await world.bind(bot, "ou_gone", member=False)
+        revoked = await world.add_bot("cli_revoked", revoked=True)
+        async with open_desk(world.store, fused=True) as desk:
+            await desk.receive(direct("om_1", sender="ou_gone"))
+            await desk.receive(direct("om_2", sender="ou_robot", sender_is_bot=True))
+            await desk.receive(grouped("om_3", sender="ou_eve", addressed_to_bot=False))
+            await desk.receive(direct("om_4", sender="ou_eve", app_id=revoked.app_id))
+            await desk.receive(direct("om_5", sender="ou_eve", app_id="cli_unknown"))
+        assert len(await world.drops()) == 5
+        assert await world.prompts() == []
+
+    async def test_lost_claim_asks_nobody(self, world: InboundWorld) -> None:
+        bot = await world.add_bot()
+        drop = Drop(bot.installation_id, "feishu", "oc_1", "", "", "om_1", DropReason.UNBOUND_USER, "ou_eve")
+        assert not await world.store.record_drop(drop, _claim(bot))
+        assert await world.prompts() == []
+
     @both_paths
     async def test_sender_who_left_the_workspace_is_dropped(self, world: InboundWorld, fused: bool) -> None:
         bot = await world.add_bot()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -14,8 +14,8 @@ from gateway.channel.capability import Capability
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal
 from gateway.errors import StoreUnavailable
-from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease, OutboxRow, OutboxStore
+from gateway.outbound.outbox import STORED, run_outbox
+from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
 
 INSTALLATION = UUID(int=7)
 
@@ -89,7 +89,13 @@ def sleeping(seconds: float) -> Callable[[], Awaitable[None]]:
 
 @asynccontextmanager
 async def sending(
-    store: OutboxStore, platform: Toy, *, installation_id: UUID = INSTALLATION, epoch: int = 1, concurrency: int = 8
+    store: OutboxStore,
+    platform: Toy,
+    *,
+    installation_id: UUID = INSTALLATION,
+    epoch: int = 1,
+    concurrency: int = 8,
+    composers: Mapping[str, Compose] = STORED,
 ) -> AsyncIterator[Signal]:
     """An outbox at work; cancelled when the block ends."""
     wake = Signal()
@@ -102,6 +108,7 @@ async def sending(
             store=store,
             wake=wake,
             concurrency=concurrency,
+            composers=composers,
             random_unit=lambda: 0.5,
             task_status=task_status,
         )

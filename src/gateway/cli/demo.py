@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,8 @@ READY_SECONDS = 60.0
 STEP_SECONDS = 30.0
 STOP_SECONDS = 20.0
 ADA = "ada@example.invalid"
+EVE = "eve@example.invalid"
+PASSWORD = "not-a-real-password"  # noqa: S105
 
 
 class DemoFailed(GatewayError):
@@ -84,7 +88,7 @@ async def _play(stage: Stage, number: int, title: str, step: Step) -> None:
 
 def _say_where(stage: Stage) -> None:
     click.echo(f"\nThe gateway     {stage.daemon.url}  (health: /readyz)")
-    click.echo(f"Chat with a bot {stage.platform.url}/  (as Ada, who is bound; Eve is a stranger)")
+    click.echo(f"Chat with a bot {stage.platform.url}/  (as Ada or Eve, who are bound)")
     click.echo("Ctrl-C ends it.")
 
 
@@ -134,6 +138,13 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def free_port() -> int:
+    """A port that nobody listens on at this moment: links name the daemon's address before it has one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @dataclass
 class Stage:
     """Everything that runs, who is who, and how to ask from outside."""
@@ -146,6 +157,8 @@ class Stage:
     ids: dict[str, str] = field(default_factory=dict)
     secret: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
+    link: str = field(default="", repr=False)
+    port: int = field(default_factory=free_port)
 
     @property
     def platform(self) -> Process:
@@ -161,7 +174,8 @@ class Stage:
         return {
             **kept,
             "GATEWAY_STATE_DIR": str(self.folder / "state"),
-            "GATEWAY_HTTP__BIND": "127.0.0.1:0",
+            "GATEWAY_HTTP__BIND": f"127.0.0.1:{self.port}",
+            "GATEWAY_HTTP__PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "GATEWAY_LARK__OPEN_BASE_URL": self.platform.url if self.processes else "http://127.0.0.1:1",
             # The morning is short: wait less for a second message, and come back sooner after a crash.
             "GATEWAY_HUB__BATCH_WINDOW_SECONDS": "0.2",
@@ -282,7 +296,7 @@ async def open_the_office(stage: Stage) -> Sequence[str]:
 
 
 async def connect_a_bot(stage: Stage) -> Sequence[str]:
-    await stage.cli("admin", "user", "add", ADA, "--name", "Ada", "--password-stdin", stdin="not-a-real-password\n")
+    await stage.cli("admin", "user", "add", ADA, "--name", "Ada", "--password-stdin", stdin=f"{PASSWORD}\n")
     await stage.cli("admin", "workspace", "add", "Acme", "--prefix", "ACM", "--owner", ADA)
     runtime = await stage.cli("admin", "runtime", "add", "acme", "machine-room")
     agent = await stage.cli("admin", "agent", "add", "acme", "Echo", "--runtime", runtime["id"])
@@ -344,8 +358,40 @@ async def write_in_pieces(stage: Stage) -> Sequence[str]:
 
 async def let_a_stranger_write(stage: Stage) -> Sequence[str]:
     said = await stage.say("Eve", stage.ids["app"], "let me in")
-    await stage.answers(said["chat_id"], 0)
-    return ["Eve, whom nobody bound, writes", f"{acknowledged(said)}; nothing of it was kept"]
+    (question,) = await stage.answers(said["chat_id"], 1)
+    link = re.search(rf"{stage.daemon.url}/lark/bind\?token=\S+", question)
+    expect(link is not None, f"Eve is told {question!r}")
+    stage.link = link.group() if link else ""
+    await stage.say("Eve", stage.ids["app"], "hello?")
+    await stage.answers(said["chat_id"], 1)
+    return [
+        "Eve, whom nobody bound, writes twice",
+        f"{acknowledged(said)}; nothing of it was kept",
+        f"bot, once: {question.replace(stage.link, stage.link[:-40] + '…')}",
+    ]
+
+
+async def bind_herself(stage: Stage) -> Sequence[str]:
+    await stage.cli("admin", "user", "add", EVE, "--name", "Eve", "--password-stdin", stdin=f"{PASSWORD}\n")
+    token = {"token": stage.link.partition("token=")[2]}
+    async with httpx2.AsyncClient(
+        base_url=stage.daemon.url, headers={"Origin": stage.daemon.url}, trust_env=False
+    ) as browser:
+        signed_in = await browser.post("/api/auth/login", json={"email": EVE, "password": PASSWORD})
+        refused = await browser.post("/api/lark/binding/redeem", json=token)
+        await stage.cli("admin", "member", "add", "acme", EVE)
+        bound = await browser.post("/api/lark/binding/redeem", json=token)
+        again = await browser.post("/api/lark/binding/redeem", json=token)
+    codes = [answer.status_code for answer in (signed_in, refused, bound, again)]
+    expect(codes == [200, 403, 200, 410], f"the answers are {codes}")
+    said = await stage.say("Eve", stage.ids["app"], "it is me")
+    answers = await stage.answers(said["chat_id"], 2)
+    expect(answers[1].endswith(": it is me"), f"the answer is {answers[1]!r}")
+    return [
+        "Eve signs in and opens her link: 403 while she is no member, 200 once she is, 410 when used again",
+        f"Eve: it is me; {acknowledged(said)}",
+        f"bot: {answers[1]}",
+    ]
 
 
 async def talk_in_a_group(stage: Stage) -> Sequence[str]:
@@ -434,7 +480,8 @@ MORNING: Sequence[tuple[str, Step]] = (
     ("A direct message", write_directly),
     ("The platform delivers an event twice", deliver_again),
     ("An event in chunks", write_in_pieces),
-    ("A stranger", let_a_stranger_write),
+    ("A stranger is asked to bind", let_a_stranger_write),
+    ("The stranger binds", bind_herself),
     ("A group", talk_in_a_group),
     ("An issue", file_an_issue),
     ("The same issue again", file_it_again),

@@ -61,6 +61,11 @@ def duplicate(*, processed: bool) -> Settlement:
     return Settlement(Outcome.DROPPED, DropReason.DUPLICATE, settled=processed)
 
 
+def asks_to_bind(reason: DropReason, *, from_bot: bool) -> bool:
+    """Whether the sender of a dropped message is asked who they are here. A bot never is: it could not answer."""
+    return reason is DropReason.UNBOUND_USER and not from_bot
+
+
 def refuse_installation(*, known: bool, revoked: bool) -> DropReason | None:
     if not known:
         return DropReason.INVALID_EVENT

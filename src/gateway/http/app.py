@@ -15,13 +15,21 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import health, runtimes, tasks
+from gateway.http import bindings, health, identity, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
+from gateway.http.console import pages
+from gateway.http.identity import SignIn
+from gateway.http.session import Sessions
+from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
+    from gateway.work.accounts import Accounts
+    from gateway.work.bindings import BindingService
+    from gateway.work.directory import Directory
     from gateway.work.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
@@ -35,23 +43,47 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 @dataclass(frozen=True, slots=True)
+class People:
+    """What the routes for people stand on: signing in, and binding accounts.
+
+    `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
+    client's address counts.
+    """
+
+    accounts: Accounts
+    directory: Directory
+    bindings: BindingService
+    lark_on: bool = True
+    public_url: str | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes stand on. The application owns none of it."""
+    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only."""
 
     authenticate: Authenticate
     tasks: TaskService
     health: Readiness
     metrics: Metrics
+    people: People | None = None
     body_bytes_max: int = 1_048_576
 
 
 def create_app(services: Services) -> JsonApp:
     """Build the application with every route of the API."""
     app = JsonApp("gateway.http", metrics=services.metrics, body_bytes_max=services.body_bytes_max)
-    authenticate_with(app.extensions, services.authenticate)
+    people = services.people
+    sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
+    authenticate_with(app.extensions, services.authenticate, sessions)
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    if people is not None and sessions is not None:
+        sign_in = SignIn(people, LoginThrottle())
+        identity.add_routes(app, people, sessions, sign_in)
+        pages.add_routes(app, people, sessions, sign_in)
+        bindings.add_routes(app, people)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Who is calling: bearer tokens of people (`gwu_`) and of runtimes (`gwr_`)."""
+"""Who is calling: bearer tokens of people (`gwu_`) and of runtimes (`gwr_`), and the session cookie of people."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from quart import current_app, g, request
 
 from gateway.errors import RejectedRequest
+from gateway.http.session import Sessions
 from gateway.work.directory import Principal, RuntimePrincipal, UserPrincipal
 
 __all__ = ["Authenticate", "Principal", "RuntimePrincipal", "UserPrincipal", "require_runtime", "require_user"]
@@ -15,6 +16,7 @@ Authenticate = Callable[[str], Awaitable[Principal | None]]
 """Looks a token up; None when nobody holds it."""
 
 _EXTENSION = "gateway.authenticate"
+_SESSIONS = "gateway.sessions"
 
 
 async def require_runtime() -> RuntimePrincipal:
@@ -33,9 +35,12 @@ async def require_user() -> UserPrincipal:
     return principal
 
 
-def authenticate_with(extensions: dict[str, object], authenticate: Authenticate) -> None:
-    """Give an application (its `extensions`) the look-up that `require_user` and `require_runtime` use."""
+def authenticate_with(
+    extensions: dict[str, object], authenticate: Authenticate, sessions: Sessions | None = None
+) -> None:
+    """Give an application (its `extensions`) the look-ups that `require_user` and `require_runtime` use."""
     extensions[_EXTENSION] = authenticate
+    extensions[_SESSIONS] = sessions
 
 
 def bearer_token(header: str) -> str | None:
@@ -55,7 +60,7 @@ async def _require() -> Principal:
 async def _identify() -> Principal:
     header = request.headers.get("Authorization")
     if header is None:
-        raise RejectedRequest(401, "unauthenticated", "send Authorization: Bearer <token>")
+        return await _identify_by_cookie()
     token = bearer_token(header)
     if token is None:
         raise RejectedRequest(401, "invalid_token", "the Authorization header holds no bearer token")
@@ -64,3 +69,12 @@ async def _identify() -> Principal:
     if principal is None:
         raise RejectedRequest(401, "invalid_token", "the token is unknown or revoked")
     return principal
+
+
+async def _identify_by_cookie() -> Principal:
+    sessions: Sessions | None = current_app.extensions[_SESSIONS]
+    user_id = None if sessions is None else await sessions.signed_in()
+    if sessions is None or user_id is None:
+        raise RejectedRequest(401, "unauthenticated", "sign in, or send Authorization: Bearer <token>")
+    sessions.require_same_origin()
+    return UserPrincipal(user_id)

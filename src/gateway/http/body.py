@@ -49,6 +49,11 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
     return response
 
 
+def no_content() -> Response:
+    # An empty text, not no body at all: Quart would iterate over nothing, on asyncio.
+    return Response("", status=204)
+
+
 def error_response(status: int, code: str, message: str, extra: Mapping[str, object] | None = None) -> Response:
     """The one shape of an error. An extra `retry_after` (seconds) is also sent as the header of that name."""
     fields = dict(extra or {})

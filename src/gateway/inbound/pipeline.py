@@ -169,7 +169,10 @@ class InboundPipeline:
     async def _drop(
         self, message: InboundMessage, installation: Installation | None, claim: Claim | None, settlement: Settlement
     ) -> Settlement:
-        """Write the audit row and mark the claim, even while being cancelled. A lost claim makes it a duplicate."""
+        """Write the audit row (and the question to bind) and mark the claim, even while being cancelled.
+
+        A lost claim makes it a duplicate.
+        """
         if settlement.reason is None:
             return settlement
         drop = _audit(message, installation, settlement.reason)
@@ -270,6 +273,7 @@ def _conversation(message: InboundMessage, installation: Installation, identity:
 
 
 def _audit(message: InboundMessage, installation: Installation | None, reason: DropReason) -> Drop:
+    asked = rules.asks_to_bind(reason, from_bot=message.sender_is_bot)
     return Drop(
         installation_id=None if installation is None else installation.id,
         channel_type=message.source.channel_type,
@@ -278,4 +282,5 @@ def _audit(message: InboundMessage, installation: Installation | None, reason: D
         event_id=message.event_id,
         message_id=message.message_id,
         reason=reason,
+        asked_to_bind=message.source.sender_id if asked else None,
     )

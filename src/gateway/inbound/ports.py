@@ -59,6 +59,8 @@ class Drop:
     event_id: str
     message_id: str
     reason: DropReason
+    asked_to_bind: str | None = None
+    """The sender, where they are to be asked to bind their account; None: nobody is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,10 @@ class InboundStore(IngestStore, Protocol):
         """Give the claim back; False when it is not ours any more, or already processed."""
 
     async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
-        """Write the audit row and mark the claim, both or neither; False when the claim was lost."""
+        """Write the audit row, mark the claim and queue the question to bind: all or nothing; False for a lost claim.
+
+        Nobody is asked again within 5 min by the database clock, nor while their last question waits to be sent.
+        """
 
     async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
         """None when the sender is not bound to anybody."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from uuid import UUID
 
 import structlog
@@ -15,7 +16,7 @@ from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal, open_finishing_nursery, reached
 from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
 from gateway.errors import LarkError, LarkUnavailable, StoreError, StoreUnavailable
-from gateway.outbound.ports import Lease, OutboxRow, OutboxStore
+from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
 
 logger = structlog.get_logger(__name__)
 
@@ -28,6 +29,10 @@ STORE_RETRY_SECONDS = 1.0
 
 Record = Callable[[str, str], None]
 """Counts what became of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
+
+
+STORED: Mapping[str, Compose] = MappingProxyType({})
+"""Every row holds its own text."""
 
 
 def _unrecorded(_kind: str, _outcome: str) -> None:
@@ -44,19 +49,22 @@ async def run_outbox(
     attempt_seconds: float = 2.5,
     concurrency: int = CONCURRENCY_MAX,
     record: Record = _unrecorded,
+    composers: Mapping[str, Compose] = STORED,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Send one installation's rows until cancelled. Run it inside the lease's scope, and set `wake` for new rows.
 
     Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
+    A row whose kind is one of `composers` gets its text there, anew for each attempt.
 
     Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
     `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
     delivered. Error handling: one row is one unit; whatever it raises is recorded on the row and never leaves here. A
     store that fails is tried again.
     """
-    sender = _Sender(Lease(installation_id, lease_epoch), channel, store, wake, attempt_seconds, record, random_unit)
+    lease = Lease(installation_id, lease_epoch)
+    sender = _Sender(lease, channel, store, wake, attempt_seconds, record, composers, random_unit)
     async with open_finishing_nursery(PARK_SECONDS) as nursery:
         task_status.started()
         while True:
@@ -74,6 +82,7 @@ class _Sender:
     _wake: Signal
     _attempt_seconds: float
     _record: Record
+    _composers: Mapping[str, Compose]
     _random_unit: Callable[[], float]
     _busy: set[str] = field(default_factory=set)
 
@@ -132,20 +141,30 @@ class _Sender:
             logger.error("outbox_row_outlived", row_id=str(row.id), kind=row.kind)
             return
         try:
-            result = await self._call(row)
+            text = await self._text(row)
+            result = None if text is None else await self._call(row, text)
+        except StoreUnavailable:
+            raise  # nothing was sent, and nothing can be recorded
         except Exception as error:
             await self._settle_failure(row, error)
         else:
             await self._settle_success(row, result)
 
-    async def _call(self, row: OutboxRow) -> SendResult:
+    async def _text(self, row: OutboxRow) -> str | None:
+        compose = self._composers.get(row.kind)
+        return row.content if compose is None else await compose(row)
+
+    async def _call(self, row: OutboxRow, text: str) -> SendResult:
         try:
             with trio.fail_after(self._attempt_seconds):
-                return await self._channel.send(_envelope(row))
+                return await self._channel.send(_envelope(row, text))
         except trio.TooSlowError as error:
             raise LarkUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
 
-    async def _settle_success(self, row: OutboxRow, result: SendResult) -> None:
+    async def _settle_success(self, row: OutboxRow, result: SendResult | None) -> None:
+        if result is None:
+            await self._fail(row, 0, "not sent: there was nothing to say any more")
+            return
         reached("outbox.sent_unmarked")
         fresh = await self._store.mark_sent(self._lease, row.id, result.message_id)
         reached("outbox.marked_sent")
@@ -185,10 +204,10 @@ class _Sender:
             log.warning("outbox_send_postponed")
 
 
-def _envelope(row: OutboxRow) -> OutboundMessage:
+def _envelope(row: OutboxRow, text: str) -> OutboundMessage:
     to_person = row.recipient_type == "user"
     return OutboundMessage(
-        text=row.content,
+        text=text,
         idempotency_key=row.uuid,
         chat_id="" if to_person else row.recipient_id,
         user_id=row.recipient_id if to_person else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -40,6 +40,13 @@ class OutboxRow:
     def recipient(self) -> str:
         """Rows with the same value leave one after the other."""
         return f"{self.recipient_type}:{self.recipient_id}"
+
+
+Compose = Callable[[OutboxRow], Awaitable[str | None]]
+"""Makes the text of a row that could not be stored with it, such as one with a secret in it; called for every attempt.
+
+None: there is nothing to say any more. Raises StoreUnavailable, and then the row is left as it is.
+"""
 
 
 class OutboxStore(Protocol):

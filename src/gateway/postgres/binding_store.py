@@ -8,13 +8,21 @@ from uuid import UUID
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.bindings import Binding, BindingObstacles
+from gateway.work.bindings import Binding, BindingObstacles, BoundPerson, RedeemRefusal, TokenAccount
 
-_Q = load("binding.sql", Binding, BindingObstacles)
+_Q = load("binding.sql", Binding, BindingObstacles, TokenAccount, BoundPerson)
+
+
+class _NotRedeemed(Exception):
+    """Leaves the redeeming transaction, which rolls the consumption back. Never leaves this module."""
+
+    def __init__(self, refusal: RedeemRefusal) -> None:
+        super().__init__(refusal.value)
+        self.refusal = refusal
 
 
 class PostgresBindingStore:
-    """Implements gateway.work.bindings.BindingStore on a pool that the caller owns."""
+    """Implements `work.bindings.BindingStore` and `work.prompts.PromptStore` on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -45,10 +53,57 @@ class PostgresBindingStore:
             )
             return deleted > 0
 
+    async def mint(self, hashed: str | None, installation_id: UUID, channel_user_id: str) -> str | None:
+        async with self._pool.connection() as conn:
+            language: str | None = await _Q.mint_binding_token(
+                conn, hashed=hashed, installation_id=installation_id, channel_user_id=channel_user_id
+            )
+            return language
+
+    async def redeem(self, hashed: str, user_id: UUID, binding_id: UUID) -> Binding | RedeemRefusal:
+        try:
+            async with self._pool.transaction() as conn:
+                return await _redeem(conn, hashed, user_id, binding_id)
+        except _NotRedeemed as refused:
+            return refused.refusal
+
+    async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson] | None:
+        place = {"workspace_id": workspace_id, "installation_id": installation_id}
+        async with self._pool.connection() as conn:
+            if not await _Q.installation_of_workspace(conn, **place):
+                return None
+            people: list[BoundPerson] = await _Q.list_bound_people(conn, **place)
+            return people
+
+    async def delete_by_id(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> bool:
+        async with self._pool.connection() as conn:
+            deleted: int = await _Q.delete_binding_by_id(
+                conn, workspace_id=workspace_id, installation_id=installation_id, binding_id=binding_id
+            )
+            return deleted > 0
+
     async def list(self, installation_id: UUID) -> list[Binding]:
         async with self._pool.connection() as conn:
             bindings: list[Binding] = await _Q.list_bindings(conn, installation_id=installation_id)
             return bindings
+
+
+async def _redeem(conn: TrioConnection[Any], hashed: str, user_id: UUID, binding_id: UUID) -> Binding:
+    account: TokenAccount | None = await _Q.consume_binding_token(conn, hashed=hashed)
+    if account is None:
+        raise _NotRedeemed(RedeemRefusal.TOKEN_OVER)
+    if not await _Q.lock_membership(conn, workspace_id=account.workspace_id, user_id=user_id):
+        raise _NotRedeemed(RedeemRefusal.NOT_A_MEMBER)
+    binding: Binding | None = await _Q.bind_account(
+        conn,
+        id=binding_id,
+        installation_id=account.installation_id,
+        channel_user_id=account.channel_user_id,
+        user_id=user_id,
+    )
+    if binding is None:
+        raise _NotRedeemed(RedeemRefusal.ALREADY_BOUND)
+    return binding
 
 
 async def unbind_member(conn: TrioConnection[Any], workspace_id: UUID, user_id: UUID) -> None:

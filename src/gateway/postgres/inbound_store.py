@@ -96,6 +96,8 @@ class PostgresInboundStore:
                 message_id=drop.message_id,
                 reason=drop.reason.value,
                 token=None if claim is None else claim.token,
+                asked=drop.asked_to_bind,
+                prompt_id=self._mint(),
             )
             return recorded > 0
 

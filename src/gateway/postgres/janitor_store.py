@@ -33,6 +33,9 @@ class PostgresJanitorStore:
     async def purge_binding_tokens(self, keep_seconds: float = 3600.0) -> int:
         return await self._purge(_Q.purge_binding_tokens, keep_seconds)
 
+    async def purge_binding_prompts(self, keep_seconds: float = 3600.0) -> int:
+        return await self._purge(_Q.purge_binding_prompts, keep_seconds)
+
     async def purge_user_sessions(self, keep_seconds: float = 0.0) -> int:
         return await self._purge(_Q.purge_user_sessions, keep_seconds)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
 from gateway.errors import RejectedRequest
-from gateway.ids import new_id
+from gateway.ids import new_id, token_hash
 
 ACCOUNT_ID_LENGTH_MAX = 128
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,36 @@ class BindingObstacles:
     taken: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TokenAccount:
+    """Which account a binding link was sent to."""
+
+    workspace_id: UUID
+    installation_id: UUID
+    channel_user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPerson:
+    """A binding and who stands behind it."""
+
+    id: UUID
+    installation_id: UUID
+    user_id: UUID
+    channel_user_id: str
+    email: str
+    name: str
+    bound_at: datetime
+
+
+class RedeemRefusal(Enum):
+    """Why a link did not bind. Whatever it was, the token is as good as it was before."""
+
+    TOKEN_OVER = "token_over"  # noqa: S105  (a reason, not a secret)
+    NOT_A_MEMBER = "not_a_member"
+    ALREADY_BOUND = "already_bound"
+
+
 class BindingStore(Protocol):
     """Bindings. Every method raises StoreUnavailable."""
 
@@ -46,11 +79,20 @@ class BindingStore(Protocol):
     async def delete(self, installation_id: UUID, channel_user_id: str) -> bool:
         """Whether there was one."""
 
+    async def redeem(self, hashed: str, user_id: UUID, binding_id: UUID) -> Binding | RedeemRefusal:
+        """Consume a token and bind its account to a member of its workspace, in one transaction: both or neither."""
+
+    async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson] | None:
+        """None when the workspace has no such installation."""
+
+    async def delete_by_id(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> bool:
+        """Whether there was one."""
+
     async def list(self, installation_id: UUID) -> list[Binding]: ...
 
 
 class BindingService:
-    """Binds accounts to members, on the word of an operator."""
+    """Binds accounts to members, on the word of an operator or by a link that the account received."""
 
     def __init__(self, store: BindingStore) -> None:
         self._store = store
@@ -70,6 +112,34 @@ class BindingService:
             raise _refusal(obstacles, installation_id, channel_user_id, email)
         return binding
 
+    async def redeem(self, token: str, user_id: UUID) -> Binding:
+        """Bind the account that a link was sent to, to the person who opened it; a second link of theirs is fine.
+
+        Raises RejectedRequest: 400 for a blank token, 410 for one that is unknown, over or used (which of them is not
+        told), 403 for somebody who is not a member, 409 when the account is bound to somebody else. A refusal leaves
+        the token usable.
+        """
+        if not token.strip():
+            raise RejectedRequest(400, "missing_token", "the token is missing", field="token")
+        if not _TOKEN.fullmatch(token):
+            raise _REFUSALS[RedeemRefusal.TOKEN_OVER]()
+        outcome = await self._store.redeem(token_hash(token), user_id, new_id())
+        if isinstance(outcome, RedeemRefusal):
+            raise _REFUSALS[outcome]()
+        return outcome
+
+    async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson]:
+        """Oldest first. Raises RejectedRequest (404) for an installation that is not the workspace's."""
+        people = await self._store.people(workspace_id, installation_id)
+        if people is None:
+            raise RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+        return people
+
+    async def delete(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> None:
+        """Raises RejectedRequest (404) for a binding that is not of this workspace and installation."""
+        if not await self._store.delete_by_id(workspace_id, installation_id, binding_id):
+            raise RejectedRequest(404, "binding_not_found", f"there is no binding {binding_id}")
+
     async def unbind(self, installation_id: UUID, channel_user_id: str) -> None:
         """Raises RejectedRequest (404) when the account is not bound."""
         if not await self._store.delete(installation_id, channel_user_id):
@@ -79,6 +149,25 @@ class BindingService:
     async def list(self, installation_id: UUID) -> list[Binding]:
         """Oldest first; empty for an unknown installation."""
         return await self._store.list(installation_id)
+
+
+def _token_over() -> RejectedRequest:
+    return RejectedRequest(410, "link_over", "the link is not valid any more; write to the bot to get another")
+
+
+def _not_a_member() -> RejectedRequest:
+    return RejectedRequest(403, "not_a_member", "only members of the bot's workspace can link an account; ask an admin")
+
+
+def _already_bound() -> RejectedRequest:
+    return RejectedRequest(409, "already_bound", "the account is linked to somebody else; ask an admin to unlink it")
+
+
+_REFUSALS = {
+    RedeemRefusal.TOKEN_OVER: _token_over,
+    RedeemRefusal.NOT_A_MEMBER: _not_a_member,
+    RedeemRefusal.ALREADY_BOUND: _already_bound,
+}
 
 
 def _refusal(found: BindingObstacles, installation_id: UUID, channel_user_id: str, email: str) -> RejectedRequest:

@@ -222,6 +222,14 @@ class Directory:
             raise RejectedRequest(404, "unknown_workspace", f"no workspace has the slug or id {reference}")
         return workspace
 
+    async def membership(self, reference: str, user_id: UUID) -> Member:
+        """A person's place in a workspace, by slug or id. For a stranger the workspace is not there: 404."""
+        workspace = await self._store.workspace(reference) if reference.isprintable() else None
+        member = None if workspace is None else await self._store.member(workspace.id, user_id)
+        if member is None:
+            raise RejectedRequest(404, "unknown_workspace", "there is no such workspace")
+        return member
+
     async def agent(self, agent_id: UUID) -> Agent:
         agent = await self._store.agent(agent_id)
         if agent is None:

@@ -1,0 +1,32 @@
+"""Which language a page is shown in, and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+LANGUAGES = ("en", "zh-Hans", "ja", "ko")
+DEFAULT = "en"
+
+_LOCALES = Path(__file__).parent / "locales"
+_BY_PRIMARY_TAG = {language.partition("-")[0]: language for language in LANGUAGES}
+
+
+def choose_language(asked: str | None, accepted: Iterable[str]) -> str:
+    """The language asked for if it is one of ours, else the first accepted one that is, else English."""
+    if asked in LANGUAGES:
+        return asked
+    for tag in accepted:
+        language = _BY_PRIMARY_TAG.get(tag.replace("_", "-").partition("-")[0].lower())
+        if language is not None:
+            return language
+    return DEFAULT
+
+
+@cache
+def words_of(language: str) -> Mapping[str, str]:
+    """Every text of the pages in one language, by its key."""
+    return msgspec.json.decode((_LOCALES / f"{language}.json").read_bytes(), type=dict[str, str])

@@ -1,0 +1,71 @@
+"""Signing in and out, and who is signed in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import msgspec
+from quart import Quart, Response, request
+
+from gateway.http.auth import require_user
+from gateway.http.body import json_response, no_content, read_json
+from gateway.http.client import client_address, throttle_key
+from gateway.http.session import Sessions, session_secret
+from gateway.http.throttle import LoginThrottle
+from gateway.work.accounts import SESSION_SECONDS
+
+if TYPE_CHECKING:
+    from gateway.http.app import People
+
+LOGIN_BYTES_MAX = 16_384
+
+
+class LoginBody(msgspec.Struct):
+    email: str
+    password: str
+
+
+class SignIn:
+    """One attempt to sign in, throttled: for the API and for the page."""
+
+    def __init__(self, people: People, throttle: LoginThrottle) -> None:
+        self._people = people
+        self._throttle = throttle
+
+    async def attempt(self, email: str, password: str) -> str:
+        """The secret of a new session. Raises RejectedRequest: 429 for too many attempts, 401 for a wrong pair."""
+        address = client_address(
+            request.remote_addr, request.headers.get("X-Forwarded-For"), self._people.trusted_proxies
+        )
+        self._throttle.admit(throttle_key(address), email)
+        return await self._people.accounts.sign_in(email, password)
+
+
+def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
+    accounts = people.accounts
+
+    @app.post("/api/auth/login")
+    async def login() -> Response:
+        sessions.refuse_foreign_origin()
+        body = await read_json(LoginBody, LOGIN_BYTES_MAX)
+        secret = await sign_in.attempt(body.email, body.password)
+        response = json_response({"signed_in": True}, headers={"Cache-Control": "no-store"})
+        sessions.start(response, secret, SESSION_SECONDS)
+        return response
+
+    @app.post("/api/auth/logout")
+    async def logout() -> Response:
+        sessions.refuse_foreign_origin()
+        secret = session_secret()
+        if secret is not None:
+            await accounts.sign_out(secret)
+        response = no_content()
+        sessions.end(response)
+        return response
+
+    @app.get("/api/me")
+    async def me() -> Response:
+        user_id = (await require_user()).user_id
+        person = await accounts.person(user_id)
+        return json_response({**asdict(person), "workspaces": await accounts.memberships(user_id)})

@@ -1,0 +1,63 @@
+"""Asking a person to bind their account: the words, and the link with its single-use token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+from uuid import UUID
+
+from gateway.ids import new_link_token, token_hash
+
+BIND_PATH = "/lark/bind"
+
+_LINK = {
+    "en": "To talk to me, link this account to yours first. "
+    "Open this link within 15 minutes and sign in; it works once:\n{link}",
+    "zh-Hans": "请先将此账号与您的账号绑定，之后才能与我对话。"
+    "请在 15 分钟内打开以下链接并登录，链接仅可使用一次：\n{link}",
+}
+_ASK_OPERATOR = {
+    "en": "To talk to me, this account must be linked first. Please send this line to an operator, who fills in your "
+    "e-mail address and runs it:\n{command}",
+    "zh-Hans": "此账号需先完成绑定才能与我对话。请将以下命令发送给管理员，由其填入您的邮箱地址后执行：\n{command}",
+}
+
+
+class PromptStore(Protocol):
+    async def mint(self, hashed: str | None, installation_id: UUID, channel_user_id: str) -> str | None:
+        """Commit a token's hash, good for 15 min by the database clock; the language to ask in.
+
+        None, and no token, when the account is bound already or its bot is out of service. Without `hashed` nothing is
+        minted. Raises StoreUnavailable.
+        """
+
+
+class BindingPrompts:
+    """Writes the question at the moment it is sent, because only then may its link exist in clear."""
+
+    def __init__(
+        self, store: PromptStore, *, public_url: str | None, mint_token: Callable[[], str] = new_link_token
+    ) -> None:
+        """Without `public_url` there is no page to link to, and the person is sent to an operator."""
+        self._store = store
+        self._public_url = public_url
+        self._mint_token = mint_token
+
+    async def compose(self, installation_id: UUID, channel_user_id: str) -> str | None:
+        """The question for one account, with a fresh token; None when there is nothing to ask any more.
+
+        Every call mints another token. Earlier ones stay good until they end: the message that carries one may have
+        arrived although its sending looked like a failure.
+        """
+        if self._public_url is None:
+            language = await self._store.mint(None, installation_id, channel_user_id)
+            command = f"gateway lark bind {installation_id} {channel_user_id} EMAIL"
+            return None if language is None else _in(language, _ASK_OPERATOR).format(command=command)
+        token = self._mint_token()
+        language = await self._store.mint(token_hash(token), installation_id, channel_user_id)
+        link = f"{self._public_url}{BIND_PATH}?token={token}"
+        return None if language is None else _in(language, _LINK).format(link=link)
+
+
+def _in(language: str, texts: Mapping[str, str]) -> str:
+    return texts.get(language, texts["en"])

@@ -1,0 +1,65 @@
+"""A stranger is asked to bind and binds, and nothing that must not be kept is kept: on real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+
+import httpx2
+
+from gateway.simulator.platform import App, Person, open_id
+from support.world import World
+
+MARKER = "zanzibar-marker"
+PASSWORD = "not-a-real-password"
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def everything_stored(world: World) -> str:
+    tables = await world.rows("select tablename from pg_tables where schemaname = 'public'")
+    rows = [await world.rows(f"select to_jsonb(t)::text from {name} t") for (name,) in tables]
+    return json.dumps(rows)
+
+
+async def test_stranger_binds_and_neither_words_nor_link_are_kept(world: World) -> None:
+    bot = await world.add_bot()
+    eve = world.sim.create_person("Eve")
+    http, metrics = free_address(), free_address()
+    addresses = {
+        "GATEWAY_HTTP__BIND": http,
+        "GATEWAY_HTTP__PUBLIC_URL": f"http://{http}",
+        "GATEWAY_METRICS__BIND": metrics,
+    }
+    await world.directory.add_member(
+        world.workspace, await world.directory.add_user("eve@example.invalid", "Eve", PASSWORD)
+    )
+    async with world.daemon(environment=addresses) as daemon:
+        await bot.connected()
+        said = world.sim.say(eve, bot.app, f"{MARKER} let me in")
+        (question,) = await world.answers(said.message.chat_id)
+        token = re.search(r"/lark/bind\?token=([\w-]{43})", question.content)
+        assert token
+        async with httpx2.AsyncClient(base_url=f"http://{http}", trust_env=False) as browser:
+            page = await browser.get("/lark/bind", params={"token": token[1]})
+            assert token[1] in page.text
+            browser.headers["Origin"] = f"http://{http}"
+            body = {"email": "eve@example.invalid", "password": PASSWORD}
+            assert (await browser.post("/api/auth/login", json=body)).status_code == 200
+            bound = await browser.post("/api/lark/binding/redeem", json={"token": token[1]})
+            assert (bound.status_code, bound.json()["lark_open_id"]) == (200, account(bot.app, eve))
+            counted = (await browser.get(f"http://{metrics}/metrics")).text
+        world.sim.say(eve, bot.app, "it is me")
+        await world.until("select count(*) = 1 from agent_task")
+        kept = await everything_stored(world) + counted + daemon.log
+    assert "it is me" in kept
+    assert not [secret for secret in (MARKER, token[1], PASSWORD, "gws_") if secret in kept]
+
+
+def account(app: App, person: Person) -> str:
+    return open_id(app.app_id, person.union_id)

@@ -1,0 +1,105 @@
+"""The HTTP application for people, in process: a workspace, a bot, and browsers that keep cookies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from argon2 import PasswordHasher
+from quart.typing import TestClientProtocol
+
+from gateway.concurrency import Topics
+from gateway.http.app import JsonApp, People, Services, create_app
+from gateway.observe.health import Readiness
+from gateway.observe.metrics import Metrics
+from gateway.postgres.account_store import PostgresAccountStore
+from gateway.postgres.binding_store import PostgresBindingStore
+from gateway.postgres.directory_store import PostgresDirectoryStore
+from gateway.postgres.pool import Pool
+from gateway.postgres.task_store import PostgresTaskStore
+from gateway.work.accounts import Accounts
+from gateway.work.bindings import BindingService
+from gateway.work.directory import Directory, User
+from gateway.work.prompts import BindingPrompts
+from gateway.work.tasks import TaskService
+from support.lark_directory import Place, add_installation, add_member, add_place
+
+PASSWORD = "not-a-real-password"
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+HOST = "gateway.example"
+
+
+@dataclass
+class Browser:
+    """One person's browser. `origin` is what it says it is looking at."""
+
+    client: TestClientProtocol
+    origin: str | None = f"http://{HOST}"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+        response = await self.send(method, path, body, **headers)
+        data = await response.get_data()
+        return response.status_code, msgspec.json.decode(data) if data else None
+
+    async def send(self, method: str, path: str, body: object = None, **headers: str) -> Any:
+        sent = {"Host": HOST, **self.headers, **headers}
+        if self.origin is not None and method != "GET":
+            sent["Origin"] = self.origin
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body) if body is not None else b""
+        return await self.client.open(path, method=method, headers=sent, data=data)
+
+    async def sign_in(self, email: str, password: str = PASSWORD) -> int:
+        status, _ = await self.ask("POST", "/api/auth/login", {"email": email, "password": password})
+        return status
+
+
+@dataclass
+class Office:
+    """A workspace with a bot. Its owner is ann@acme.example."""
+
+    pool: Pool
+    place: Place
+    installation_id: UUID
+    people: People
+    app: JsonApp
+    metrics: Metrics
+
+    def browser(self, **options: Any) -> Browser:
+        return Browser(self.app.test_client(), **options)
+
+    async def add_person(self, email: str, role: str | None = "member") -> User:
+        person = await self.people.directory.add_user(email, "Somebody")
+        await self.sql("update app_user set password_hash = %s where id = %s", QUICK.hash(PASSWORD), person.id)
+        if role is not None:
+            await add_member(self.pool, self.place.workspace_id, person.id, role)
+        return person
+
+    async def signed_in(self, email: str, role: str | None = "member") -> Browser:
+        await self.add_person(email, role)
+        browser = self.browser()
+        assert await browser.sign_in(email) == 200
+        return browser
+
+    async def link_token(self, account: str = "ou_eve") -> str:
+        prompts = BindingPrompts(PostgresBindingStore(self.pool), public_url="https://gateway.example")
+        text = await prompts.compose(self.installation_id, account)
+        assert text is not None
+        return text.rpartition("token=")[2]
+
+    async def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        async with self.pool.connection() as conn:
+            cursor = await conn.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else []
+
+
+async def open_office(pool: Pool, **settings: Any) -> Office:
+    place = await add_place(pool)
+    directory = Directory(PostgresDirectoryStore(pool))
+    accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
+    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), **settings)
+    tasks, metrics = TaskService(PostgresTaskStore(pool), Topics()), Metrics()
+    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
+    return Office(pool, place, await add_installation(pool, place), people, app, metrics)
