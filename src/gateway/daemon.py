@@ -248,10 +248,10 @@ class _Daemon:
         self._node_id = secrets.token_hex(16)
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
+        # Without a public_url: replies link to an issue's page once there is one.
         commands = CommandDesk(
             self._inbound,
             IssueService(PostgresIssueStore(pool)),
-            public_url=settings.http.public_url,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
         self._pipeline = InboundPipeline(
