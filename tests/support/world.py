@@ -151,10 +151,13 @@ class Bot:
 
     async def bind(self, name: str, *, email: str = "ada@example.invalid") -> Person:
         person = self.world.sim.create_person(name)
+        await self.bind_person(person, email=email)
+        return person
+
+    async def bind_person(self, person: Person, *, email: str = "ada@example.invalid") -> None:
         await BindingService(PostgresBindingStore(self.world.pool)).bind(
             self.id, open_id(self.app.app_id, person.union_id), email
         )
-        return person
 
     async def connected(self, count: int = 1, *, seconds: float = 20) -> list[Connection]:
         with trio.fail_after(seconds):
