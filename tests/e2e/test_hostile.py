@@ -28,6 +28,8 @@ HOSTILE = {
     "sum_of_two_to_the_31": encode(event_frame(b"x", sum=str(2**31))),
     "negative_sum": encode(event_frame(b"x", sum="-1", seq="-1")),
     "sum_not_a_number": encode(event_frame(b"{}", sum="many", seq="few")),
+    "deeply_nested_pong": encode(Frame(headers=((b"type", b"pong"),), payload=b"[" * 100_000)),
+    "deeply_nested_event": encode(event_frame(b'{"event":' + b"[" * 100_000 + b"]" * 100_000 + b"}")),
     "header_not_utf8": encode(
         Frame(method=1, headers=((b"type", b"\xff\xfe"), (b"message_id", b"\xff")), payload=b"{}")
     ),

@@ -212,7 +212,7 @@ class _Away(Exception):
 def _error_body(answer: httpx2.Response) -> Mapping[str, Any]:
     try:
         body = msgspec.json.decode(answer.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

@@ -38,7 +38,8 @@ def decode_json(body: bytes, shape: type[T]) -> T:
         raise RejectedRequest(
             400, "invalid_body", complaint.split(" - at ", maxsplit=1)[0], field=_field(complaint)
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The last is for JSON that is nested deeper than any body of ours.
         raise RejectedRequest(400, "invalid_json", "the body is not JSON in UTF-8") from error
 
 

@@ -73,3 +73,9 @@ async def test_error_response_has_error_code_and_extras() -> None:
     response = error_response(429, "rate_limited", "too many", {"retry_after": 7, "limit": 60})
     assert response.headers["Retry-After"] == "7"
     assert await answer(response) == {"error": "too many", "code": "rate_limited", "retry_after": 7, "limit": 60}
+
+
+def test_body_nested_deeper_than_the_parser_goes_is_refused_as_not_json() -> None:
+    with pytest.raises(RejectedRequest) as refusal:
+        decode_json(b'{"other":' + b"[" * 100_000 + b"]" * 100_000 + b"}", Shape)
+    assert (refusal.value.status, refusal.value.code) == (400, "invalid_json")

@@ -154,7 +154,7 @@ def read_client_config(value: object) -> ClientConfig:
 def _decode(body: bytes) -> _Answer | None:
     try:
         return msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -234,7 +234,7 @@ class Session:
             return []
         try:
             config = read_client_config(msgspec.json.decode(payload))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return [Ignored("the configuration in a pong is not JSON")]
         self._interval = config.ping_interval_seconds or self._interval
         return []

@@ -121,3 +121,8 @@ def test_client_config_without_a_usable_interval_says_nothing(value: object) -> 
 def test_client_config_takes_seconds() -> None:
     assert read_client_config({"PingInterval": 90}) == ClientConfig(90.0)
     assert read_client_config({"PingInterval": 0.5}) == ClientConfig(0.5)
+
+
+def test_answer_nested_deeper_than_the_parser_goes_is_retried() -> None:
+    with pytest.raises(LarkUnavailable):
+        judge_answer(200, b'{"code":0,"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}")

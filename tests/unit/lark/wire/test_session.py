@@ -273,3 +273,12 @@ def test_piece_that_makes_no_sense_is_ignored(headers: dict[str, str]) -> None:
 def test_piece_without_an_index_is_ignored() -> None:
     (action,) = receive(live(), event(b"A", sum="2"))
     assert isinstance(action, Ignored)
+
+
+@pytest.mark.parametrize("payload", [b"[" * 100_000, b'{"PingInterval":' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+def test_pong_nested_deeper_than_the_parser_goes_is_ignored(payload: bytes) -> None:
+    session = Session()
+    session.endpoint_given(Endpoint("wss://platform.invalid/ws", 7, ClientConfig()))
+    session.established(0.0)
+    actions = session.receive(encode(pong(7, payload)), 1.0)
+    assert any(isinstance(action, Ignored) for action in actions)
