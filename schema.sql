@@ -353,6 +353,9 @@ CREATE TABLE public.chat_message (
     context_generation integer DEFAULT 0 NOT NULL,
     sent_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    channel_message_id text,
+    quoted_message_id text,
+    bundle boolean DEFAULT false NOT NULL,
     CONSTRAINT chat_message_kind_check CHECK ((kind = ANY (ARRAY['text'::text, 'channel_command'::text]))),
     CONSTRAINT chat_message_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text, 'system'::text])))
 );
