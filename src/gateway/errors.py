@@ -44,6 +44,10 @@ class LarkUnavailable(LarkError):
     """No answer, or an answer that promises nothing: the result is unknown. Retry with the same idempotency key."""
 
 
+class LarkUnreachable(LarkUnavailable):
+    """The call never left: no connection, or no token for it. Nothing was done, and a retry is as good as new."""
+
+
 class LarkThrottled(LarkError):
     """Too many calls. Retry after `retry_after` seconds; nothing was done."""
 

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from gateway.channel.channel import Channel
-from gateway.channel.message import OutboundMessage, SendResult
+from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.concurrency import Signal, open_finishing_nursery, reached
 from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
 from gateway.errors import LarkError, LarkUnavailable, StoreError, StoreUnavailable
@@ -26,6 +26,8 @@ IDLE_SECONDS = 30.0
 PARK_SECONDS = 0.5
 """What a send in flight gets when the right to speak is being handed over."""
 STORE_RETRY_SECONDS = 1.0
+
+_TONES = {"answer": Tone.ANSWER, "error": Tone.ERROR}
 
 Record = Callable[[str, str], None]
 """Counts what became of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
@@ -209,6 +211,7 @@ def _envelope(row: OutboxRow, text: str) -> OutboundMessage:
     return OutboundMessage(
         text=text,
         idempotency_key=row.uuid,
+        tone=_TONES.get(row.kind, Tone.NOTICE),
         chat_id="" if to_person else row.recipient_id,
         user_id=row.recipient_id if to_person else "",
         thread_id=row.thread_id or "",

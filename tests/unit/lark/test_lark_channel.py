@@ -10,9 +10,10 @@ import trio
 
 from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
-from gateway.channel.message import InboundMessage, OutboundMessage
+from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.lark.cards import Rendered
 from gateway.lark.channel import LarkChannel, lark_factory, open_config
 from gateway.lark.client import BotIdentity, HttpClient
 from gateway.lark.connection import RawLink
@@ -30,8 +31,8 @@ class FakeClient:
         self.sent: list[dict[str, Any]] = []
         self.identity: BotIdentity | LarkError = BotIdentity("ou_bot", "on_bot")
 
-    async def send_text(self, **fields: Any) -> str:
-        self.sent.append(fields)
+    async def send(self, message: Rendered, **fields: Any) -> str:
+        self.sent.append({"type": message.type, "text": message.words, **fields})
         answer = self.answers.pop(0)
         if isinstance(answer, LarkError):
             raise answer
@@ -171,8 +172,50 @@ async def test_send_of_a_reply_that_failed_otherwise_is_not_sent_twice(error: La
     assert len(client.sent) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "tone", "type"),
+    [
+        ("plain", Tone.ANSWER, "text"),
+        ("**bold**", Tone.ANSWER, "interactive"),
+        ("**bold**", Tone.NOTICE, "text"),
+        ("it failed", Tone.ERROR, "interactive"),
+    ],
+)
+async def test_send_draws_markdown_of_agents_and_errors_as_cards(text: str, tone: Tone, type: str) -> None:
+    client = FakeClient("om_1")
+    await channel(client).send(OutboundMessage(text=text, idempotency_key="u", chat_id="oc_1", tone=tone))
+    assert [(sent["type"], sent["text"]) for sent in client.sent] == [(type, text)]
+
+
+@pytest.mark.parametrize("code", [230025, 230099])
+async def test_send_of_a_card_that_is_refused_goes_as_text_with_the_same_key(code: int) -> None:
+    client = FakeClient(LarkRefused("ErrCode: 11310", code=code), "om_2")
+    message = OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
+    assert (await channel(client).send(message)).message_id == "om_2"
+    assert [(sent["type"], sent["uuid"]) for sent in client.sent] == [("interactive", "u"), ("text", "u")]
+
+
+async def test_send_of_a_card_whose_result_is_unknown_is_not_sent_as_text() -> None:
+    client = FakeClient(LarkUnavailable("no answer"))
+    with pytest.raises(LarkUnavailable):
+        await channel(client).send(
+            OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
+        )
+    assert len(client.sent) == 1
+
+
+async def test_send_of_a_card_as_a_reply_finds_its_way_to_the_chat_as_text() -> None:
+    client = FakeClient(
+        LarkRefused("gone", code=230011), LarkRefused("card", code=230099), LarkRefused("gone", code=230011), "om_4"
+    )
+    message = OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", reply_to="om_q", tone=Tone.ANSWER)
+    assert (await channel(client).send(message)).message_id == "om_4"
+    assert [sent["type"] for sent in client.sent] == ["interactive", "interactive", "text", "text"]
+
+
 def test_capabilities_are_what_is_implemented() -> None:
-    assert channel().capabilities == Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+    implemented = Capability.TEXT | Capability.RICH_CARD | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+    assert channel().capabilities == implemented
     assert channel().type == "feishu"
 
 
