@@ -36,6 +36,7 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.migrate import migrate_up, pending
 from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
+from gateway.work.feed import Feed
 
 if TYPE_CHECKING:
     from gateway.http.app import People
@@ -59,6 +60,7 @@ class Wakes:
     releases: Topics = field(default_factory=Topics)
     tasks: Topics = field(default_factory=Topics)
     outbox: Topics = field(default_factory=Topics)
+    feed: Feed = field(default_factory=Feed)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
         """For `run_listener`: an empty payload stands for everything that may have been missed."""
@@ -67,6 +69,7 @@ class Wakes:
             "gateway_lease": partial(_ring, self.releases),
             "gateway_task": partial(_ring, self.tasks),
             "gateway_outbound": partial(_ring, self.outbox),
+            "gateway_event": self.feed.publish,
         }
 
 
@@ -274,7 +277,7 @@ class _Daemon:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
         fleet: Fleet = await nursery.start(partial(self._run_supervisor, http, ring, stop))
         nursery.start_soon(self._run_gauges, fleet, stop)
-        nursery.start_soon(self._drain_tasks, stop)
+        nursery.start_soon(self._end_waiting, stop)
         metrics_url = await self._start_metrics(nursery, stop)
         url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=ring is not None))
         return Ready(url, metrics_url, self._node_id)
@@ -282,9 +285,10 @@ class _Daemon:
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
         return TrioConnection.connect(self._conninfo, autocommit=True)
 
-    async def _drain_tasks(self, stop: trio.Event) -> None:
+    async def _end_waiting(self, stop: trio.Event) -> None:
         await stop.wait()
         self._tasks.drain()
+        self._wakes.feed.end()
 
     # --- bots ---------------------------------------------------------------------------------------------------------
 
@@ -424,6 +428,7 @@ class _Daemon:
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            feed=self._wakes.feed,
             lark_on=lark_on,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,

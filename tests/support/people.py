@@ -22,6 +22,7 @@ from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.accounts import Accounts
 from gateway.work.bindings import BindingService
 from gateway.work.directory import Directory, User
+from gateway.work.feed import Feed
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
 from support.lark_directory import Place, add_installation, add_member, add_place
@@ -99,7 +100,7 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
-    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), **settings)
+    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), Feed(), **settings)
     tasks, metrics = TaskService(PostgresTaskStore(pool), Topics()), Metrics()
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)
