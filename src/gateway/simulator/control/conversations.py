@@ -7,11 +7,34 @@ from typing import Any
 import msgspec
 import trio
 
-from gateway.simulator.control.calls import LISTED_MAX, Body, Calls, member, read, receiver, seconds
+from gateway.simulator.control.calls import LISTED_MAX, Body, Calls, member, read, receiver, seconds, unbase64
 from gateway.simulator.control.events import shown_event
-from gateway.simulator.exchange import Request
+from gateway.simulator.exchange import Answer, Request
 from gateway.simulator.messages import Message, readable
+from gateway.simulator.resource_calls import disposition
+from gateway.simulator.resources import Attachment, keys_in
 from gateway.simulator.simulator import Simulator
+
+
+class NewAttachment(Body):
+    """As `Attachment`; the bytes come as `base64`."""
+
+    kind: str
+    name: str = ""
+    mime_type: str = ""
+    base64: str = ""
+    size: int | None = None
+    duration_ms: int = 0
+    pause_seconds: float = 0.0
+    piece_bytes: int = 64 * 1024
+    says_length: bool = True
+    breaks_after: int | None = None
+    any_size: bool = False
+
+    def made(self) -> Attachment:
+        """Raises ValueError."""
+        members = msgspec.structs.asdict(self)
+        return Attachment(data=unbase64(members.pop("base64")), **members)
 
 
 class NewMessage(Body):
@@ -23,6 +46,7 @@ class NewMessage(Body):
     message_type: str = "text"
     content: dict[str, Any] | str | None = None
     mentions: list[str] = msgspec.field(default_factory=list)
+    attachments: list[NewAttachment] = msgspec.field(default_factory=list)
     reply_to: str = ""
     in_thread: bool = False
     chunks: int = 1
@@ -38,6 +62,7 @@ def calls(simulator: Simulator) -> Calls:
     return [
         ("GET", "chats/{chat}/messages", conversations.list_messages),
         ("POST", "messages", conversations.say),
+        ("GET", "resources/{key}", conversations.read_resource),
     ]
 
 
@@ -72,6 +97,7 @@ class Conversations:
             message_type=new.message_type,
             content=new.content,
             mentions=[member(self._platform, handle) for handle in new.mentions],
+            attachments=[attachment.made() for attachment in new.attachments],
             reply_to=new.reply_to,
             in_thread=new.in_thread,
             chunks=new.chunks,
@@ -84,6 +110,17 @@ class Conversations:
             for record in said.events:
                 await record.settled()
         return self._message(said.message) | {"events": [shown_event(record) for record in said.events]}
+
+    async def read_resource(self, request: Request) -> object:
+        """The bytes of a picture or file, for people. Whatever it is, the browser shows it as no page of ours."""
+        attachment = self._simulator.resources.get(request.params["key"])
+        headers = (
+            ("content-type", attachment.content_type),
+            ("content-disposition", disposition(attachment.name or request.params["key"])),
+            ("content-security-policy", "sandbox; default-src 'none'"),
+            ("x-content-type-options", "nosniff"),
+        )
+        return Answer(200, headers=headers, stream=attachment.pieces, length=attachment.length)
 
     def _message(self, message: Message) -> dict[str, Any]:
         sender = self._platform.apps.get(message.sender_id) or self._platform.people[message.sender_id]
@@ -105,5 +142,14 @@ class Conversations:
             "deleted": message.deleted,
             "updated": message.updated,
             "reactions": [emoji for _, emoji in message.reactions.values()],
+            "resources": self._resources(message),
         }
-        return shown | ({"text": "", "content": ""} if message.deleted else {})
+        return shown | ({"text": "", "content": "", "resources": []} if message.deleted else {})
+
+    def _resources(self, message: Message) -> list[dict[str, str]]:
+        try:
+            keys = [key for _, key in keys_in(msgspec.json.decode(message.content))]
+        except msgspec.DecodeError:
+            return []
+        held = [(key, self._simulator.resources.get(key)) for key in keys if key in self._simulator.resources]
+        return [{"key": key, "kind": one.kind, "name": one.name} for key, one in held]
