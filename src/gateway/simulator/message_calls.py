@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
+from gateway.simulator.events import viewed
 from gateway.simulator.exchange import Refusal, Request
 from gateway.simulator.limits import PER_CHAT
 from gateway.simulator.messages import BAD_CONTENT, BAD_FIELD, Draft, Mention, Message
 from gateway.simulator.people_calls import OPEN_ID_UNKNOWN
-from gateway.simulator.platform import TENANT_KEY, App, Chat, open_id
+from gateway.simulator.platform import TENANT_KEY, App, Chat
 from gateway.simulator.world import AppCall, World, number, ok, require_member
 
 PAGE_SIZE_MAX = 50
 NO_SUCH_CHAT = 230001
+SCOPE_MISSING = 99991672
+WITHDRAWN = "This message was recalled"
 
 
 def send(world: World, app: App, request: Request) -> dict[str, Any]:
@@ -66,39 +70,80 @@ def _receiver(world: World, app: App, id_type: str, receive_id: object) -> Chat:
 
 
 def read_message(world: World, app: App, request: Request) -> dict[str, Any]:
+    """One message; a bundle of forwarded ones is followed by everything inside, linked by `upper_message_id`."""
     message = world.messages.get(request.params["message_id"])
     require_member(world, app, message.chat_id)
-    return ok({"items": [_item(world, app, message)]})
+    id_type = _id_type(app, request)
+    found = [message, *world.messages.bundled(message.message_id)]
+    return ok({"items": [_item(world, app, one, id_type) for one in found]})
 
 
 def list_messages(world: World, app: App, request: Request) -> dict[str, Any]:
-    """A chat's or a thread's messages; unlike in events, `start_time` and `end_time` are seconds here."""
-    container_id = request.argument("container_id")
-    found = _contained(world, app, request.argument("container_id_type"), container_id, request)
-    if request.argument("sort_type", "ByCreateTimeAsc") == "ByCreateTimeDesc":
-        found = found[::-1]
-    size = min(number(request, "page_size", 20), PAGE_SIZE_MAX)
-    start = number(request, "page_token", 0)
-    page = found[start : start + size]
-    more = start + size < len(found)
-    items = [_item(world, app, message) for message in page]
-    return ok({"has_more": more, "page_token": str(start + size) if more else "", "items": items})
+    """A chat's or a thread's messages; unlike in events, `start_time` and `end_time` are seconds here.
+
+    Recalled ones are listed without their content; what was said in a topic of a chat is listed by its thread only.
+    """
+    found = sorted(_contained(world, app, request), key=lambda message: message.create_time)
+    sort_type = request.argument("sort_type", "ByCreateTimeAsc")
+    if sort_type not in ("ByCreateTimeAsc", "ByCreateTimeDesc"):
+        raise Refusal(BAD_FIELD, f"field validation failed: sort_type {sort_type!r}")
+    if sort_type == "ByCreateTimeDesc":
+        found.reverse()
+    size = number(request, "page_size", 20)
+    if not 1 <= size <= PAGE_SIZE_MAX:
+        raise Refusal(BAD_FIELD, f"field validation failed: page_size {size} is not 1 to {PAGE_SIZE_MAX}")
+    rest = _after(found, request.argument("page_token"))
+    page, more = rest[:size], len(rest) > size
+    id_type = _id_type(app, request)
+    items = [_item(world, app, message, id_type) for message in page]
+    return ok({"has_more": more, "page_token": _page_token(page[-1]) if more else "", "items": items})
 
 
-def _contained(world: World, app: App, id_type: str, container_id: str, request: Request) -> list[Message]:
+def _page_token(last: Message) -> str:
+    return base64.urlsafe_b64encode(last.message_id.encode()).decode()
+
+
+def _after(found: list[Message], page_token: str) -> list[Message]:
+    """What follows the page that gave out this token, also when more was said in the meantime."""
+    if not page_token:
+        return found
+    for index, message in enumerate(found):
+        if _page_token(message) == page_token:
+            return found[index + 1 :]
+    raise Refusal(BAD_FIELD, "field validation failed: page_token is unknown")
+
+
+def _contained(world: World, app: App, request: Request) -> list[Message]:
+    id_type, container_id = request.argument("container_id_type"), request.argument("container_id")
     start, end = number(request, "start_time", 0), number(request, "end_time", 0)
     if id_type == "thread":
         if start or end:
             raise Refusal(BAD_CONTENT, "a thread takes no start_time and end_time")
-        return world.messages.in_thread(container_id)
+        found = world.messages.in_thread(container_id, include_deleted=True)
+        if not found:
+            raise Refusal(BAD_CONTENT, "Your request contains an invalid request parameter: container_id")
+        require_member(world, app, found[0].chat_id)
+        return found
     if id_type != "chat" or container_id not in world.platform.chats:
         raise Refusal(BAD_CONTENT, "Your request contains an invalid request parameter: container_id")
     require_member(world, app, container_id)
     return [
         message
-        for message in world.messages.in_chat(container_id)
-        if message.create_time // 1000 >= start and (not end or message.create_time // 1000 <= end)
+        for message in world.messages.in_chat(container_id, include_deleted=True)
+        if message.create_time // 1000 >= start
+        and (not end or message.create_time // 1000 <= end)
+        and not (message.thread_id and message.parent_id)
     ]
+
+
+def _id_type(app: App, request: Request) -> str:
+    """How people are to be named. Raises Refusal for a way that this app may not use."""
+    id_type = request.argument("user_id_type", "open_id")
+    if id_type not in ("open_id", "union_id", "user_id"):
+        raise Refusal(BAD_FIELD, f"field validation failed: user_id_type {id_type!r}")
+    if id_type == "user_id" and not app.shows_user_ids:
+        raise Refusal(SCOPE_MISSING, "Access denied. The app lacks the scope to see user ids.")
+    return id_type
 
 
 def patch_card(world: World, app: App, request: Request) -> dict[str, Any]:
@@ -144,12 +189,12 @@ def _reaction(world: World, app: App, reaction_id: str, emoji: str) -> dict[str,
     }
 
 
-def _item(world: World, app: App, message: Message) -> dict[str, Any]:
-    """A message as REST shows it: a bot by its app id, a person by the open id this app knows, flat mentions."""
+def _item(world: World, app: App, message: Message, id_type: str = "open_id") -> dict[str, Any]:
+    """A message as REST shows it: a bot by its app id, a person by the id asked for, flat mentions."""
     is_bot = message.sender_type == "app"
     sender = {
-        "id": message.sender_id if is_bot else open_id(app.app_id, message.sender_id),
-        "id_type": "app_id" if is_bot else "open_id",
+        "id": message.sender_id if is_bot else _named(world, app, message.sender_id, id_type),
+        "id_type": "app_id" if is_bot else id_type,
         "sender_type": message.sender_type,
         "tenant_key": TENANT_KEY,
     }
@@ -162,21 +207,26 @@ def _item(world: World, app: App, message: Message) -> dict[str, Any]:
         "updated": message.updated,
         "chat_id": message.chat_id,
         "sender": sender,
-        "body": {"content": message.content},
+        "body": {"content": WITHDRAWN if message.deleted else message.content},
     }
-    if message.mentions:
-        item["mentions"] = [_flat_mention(app, mention) for mention in message.mentions]
-    return item | {name: value for name in ("root_id", "parent_id", "thread_id") if (value := getattr(message, name))}
+    if message.mentions and not message.deleted:
+        item["mentions"] = [_flat_mention(world, app, mention, id_type) for mention in message.mentions]
+    linked = ("root_id", "parent_id", "thread_id", "upper_message_id")
+    return item | {name: value for name in linked if (value := getattr(message, name))}
 
 
-def _flat_mention(app: App, mention: Mention) -> dict[str, Any]:
+def _flat_mention(world: World, app: App, mention: Mention, id_type: str) -> dict[str, Any]:
     return {
         "key": mention.key,
-        "id": open_id(app.app_id, mention.union_id),
-        "id_type": "open_id",
+        "id": _named(world, app, mention.union_id, id_type),
+        "id_type": id_type,
         "name": mention.name,
         "tenant_key": TENANT_KEY,
     }
+
+
+def _named(world: World, app: App, union_id: str, id_type: str) -> str:
+    return viewed(world.platform, app, union_id)[id_type] or ""
 
 
 CALLS: tuple[tuple[str, str, AppCall], ...] = (

@@ -48,7 +48,7 @@ def _user(world: World, app: App, handle: str, id_type: str) -> dict[str, Any] |
     for union_id, name in world.platform.names().items():
         seen_as = {"open_id": open_id(app.app_id, union_id), "union_id": union_id}
         if seen_as.get(id_type) == handle:
-            return {"name": name, **seen_as}
+            return {"name": name, **seen_as} if app.shows_names else dict(seen_as)
     return None
 
 

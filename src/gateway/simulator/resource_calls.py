@@ -45,6 +45,8 @@ def download(world: World, app: App, request: Request) -> Answer:
 
 def _found(world: World, app: App, request: Request) -> Attachment:
     message_id, asked_as, key = request.params["message_id"], request.argument("type"), request.params["file_key"]
+    if world.messages.is_bundled(message_id):
+        raise Refusal(UNSUPPORTED_MESSAGE, "Unsupported message type")
     message = world.messages.get(message_id)
     if app.app_id not in world.platform.chats[message.chat_id].app_ids:
         raise Refusal(BOT_NOT_IN_CHAT, "The app is not in the chat")

@@ -47,6 +47,7 @@ class NewMessage(Body):
     content: dict[str, Any] | str | None = None
     mentions: list[str] = msgspec.field(default_factory=list)
     attachments: list[NewAttachment] = msgspec.field(default_factory=list)
+    forwards: list[str] = msgspec.field(default_factory=list)
     reply_to: str = ""
     in_thread: bool = False
     chunks: int = 1
@@ -62,6 +63,7 @@ def calls(simulator: Simulator) -> Calls:
     return [
         ("GET", "chats/{chat}/messages", conversations.list_messages),
         ("POST", "messages", conversations.say),
+        ("DELETE", "messages/{message}", conversations.withdraw),
         ("GET", "resources/{key}", conversations.read_resource),
     ]
 
@@ -98,6 +100,7 @@ class Conversations:
             content=new.content,
             mentions=[member(self._platform, handle) for handle in new.mentions],
             attachments=[attachment.made() for attachment in new.attachments],
+            forwards=new.forwards,
             reply_to=new.reply_to,
             in_thread=new.in_thread,
             chunks=new.chunks,
@@ -110,6 +113,10 @@ class Conversations:
             for record in said.events:
                 await record.settled()
         return self._message(said.message) | {"events": [shown_event(record) for record in said.events]}
+
+    async def withdraw(self, request: Request) -> object:
+        """Recall a message as its writer would."""
+        return self._message(self._simulator.messages.withdraw(request.params["message"]))
 
     async def read_resource(self, request: Request) -> object:
         """The bytes of a picture or file, for people. Whatever it is, the browser shows it as no page of ours."""

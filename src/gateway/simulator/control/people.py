@@ -17,6 +17,7 @@ class AppOptions(Body):
     hears_all_group_messages: bool | None = None
     hears_bots: bool | None = None
     shows_user_ids: bool | None = None
+    shows_names: bool | None = None
     forbidden: bool | None = None
 
     def given(self) -> dict[str, Any]:
@@ -135,6 +136,7 @@ class People:
             "hears_all_group_messages": app.hears_all_group_messages,
             "hears_bots": app.hears_bots,
             "shows_user_ids": app.shows_user_ids,
+            "shows_names": app.shows_names,
             "forbidden": app.forbidden,
             "live": len(self._simulator.connections(app)),
             "most_live": self._simulator.most_live(app),
