@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway.simulator.exchange import Refusal
 
 T = TypeVar("T")
 
+REGIONS = ("feishu", "lark")
+"""Two clouds with the same calls; what one knows is unknown to the other."""
 TENANT_KEY = "15f2a7c0d4e8b9a1"
 TOKEN_SECONDS = 7200.0
 TOKEN_REUSE_SECONDS = 1800.0
@@ -21,6 +23,19 @@ TOKEN_REUSE_SECONDS = 1800.0
 TICKET_SECONDS = 60.0
 CONNECTIONS_MAX = 50
 """How many connections one app may hold, unless the app says otherwise."""
+
+APP_OPTIONS = frozenset(
+    {
+        "connections_max",
+        "hears_all_group_messages",
+        "hears_bots",
+        "shows_user_ids",
+        "shows_names",
+        "forbidden",
+        "region",
+    }
+)
+"""What may be said about an app when it is created, and changed later."""
 
 BAD_APP_ID = 10003
 BAD_APP_SECRET = 10014
@@ -54,6 +69,7 @@ class App:
     shows_user_ids: bool = False
     shows_names: bool = True
     forbidden: bool = False
+    region: str = REGIONS[0]
     old_secret: str = field(default="", repr=False)
     old_secret_until: float = 0.0
 
@@ -114,7 +130,7 @@ class Platform:
 
     # -- apps and people
 
-    def add_app(self, name: str = "", app_id: str = "", secret: str = "", **options: bool | int) -> App:
+    def add_app(self, name: str = "", app_id: str = "", secret: str = "", **options: Any) -> App:
         """Register an app. Raises ValueError when its id is taken or an option is unknown."""
         number = len(self.apps) + 1
         app_id = app_id or derive("cli_", "app", str(number), digits=16)
@@ -127,7 +143,7 @@ class Platform:
             union_id=derive("on_", "bot", app_id),
             service_id=33554432 + number,
         )
-        _set_options(app, options)
+        set_options(app, options)
         self.apps[app_id] = app
         return app
 
@@ -243,18 +259,13 @@ class Platform:
         return ticket if ticket is not None and ticket.expires_at > now else None
 
 
-def _set_options(app: App, options: dict[str, bool | int]) -> None:
-    allowed = {
-        "connections_max",
-        "hears_all_group_messages",
-        "hears_bots",
-        "shows_user_ids",
-        "shows_names",
-        "forbidden",
-    }
-    unknown = options.keys() - allowed
+def set_options(app: App, options: dict[str, Any]) -> None:
+    """Change options of an app. Raises ValueError."""
+    unknown = options.keys() - APP_OPTIONS
     if unknown:
-        raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(allowed))}")
+        raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(APP_OPTIONS))}")
+    if options.get("region", app.region) not in REGIONS:
+        raise ValueError(f"an app lives in one of {', '.join(REGIONS)}, not {options['region']!r}")
     for name, value in options.items():
         setattr(app, name, value)
 

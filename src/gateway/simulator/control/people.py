@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.simulator.control.calls import Body, Calls, read
 from gateway.simulator.exchange import Request
-from gateway.simulator.platform import App, Chat, Person, open_id
+from gateway.simulator.platform import App, Chat, Person, open_id, set_options
 from gateway.simulator.simulator import Simulator
 
 
@@ -19,6 +19,7 @@ class AppOptions(Body):
     shows_user_ids: bool | None = None
     shows_names: bool | None = None
     forbidden: bool | None = None
+    region: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that the caller named."""
@@ -81,8 +82,7 @@ class People:
 
     async def change_app(self, request: Request) -> object:
         app = self._platform.app(request.params["app"])
-        for name, value in read(request, AppOptions).given().items():
-            setattr(app, name, value)
+        set_options(app, read(request, AppOptions).given())
         return self._app(app)
 
     async def rotate_secret(self, request: Request) -> object:
@@ -138,6 +138,7 @@ class People:
             "shows_user_ids": app.shows_user_ids,
             "shows_names": app.shows_names,
             "forbidden": app.forbidden,
+            "region": app.region,
             "live": len(self._simulator.connections(app)),
             "most_live": self._simulator.most_live(app),
         }
