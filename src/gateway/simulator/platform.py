@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from gateway.simulator.exchange import Refusal
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 REGIONS = ("feishu", "lark")
 """Two clouds with the same calls; what one knows is unknown to the other."""
+EVENT_MODES = ("socket", "http")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TENANT_KEY = "15f2a7c0d4e8b9a1"
 TOKEN_SECONDS = 7200.0
 TOKEN_REUSE_SECONDS = 1800.0
@@ -33,6 +36,10 @@ APP_OPTIONS = frozenset(
         "shows_names",
         "forbidden",
         "region",
+        "event_mode",
+        "event_url",
+        "encrypt_key",
+        "verification_token",
     }
 )
 """What may be said about an app when it is created, and changed later."""
@@ -55,7 +62,8 @@ class App:
 
     `hears_all_group_messages` stands for the scope to read every group message; without it only those that mention
     the bot arrive. `hears_bots` stands for the scope that lets other bots' mentions through, `shows_user_ids` and
-    `shows_names` for those to see people's tenant ids and to look up their names.
+    `shows_names` for those to see people's tenant ids and to look up their names. With the `event_mode` http its
+    events are posted to `event_url` and nothing arrives on its long connections, of which it may still have some.
     """
 
     app_id: str
@@ -70,6 +78,10 @@ class App:
     shows_names: bool = True
     forbidden: bool = False
     region: str = REGIONS[0]
+    event_mode: str = "socket"
+    event_url: str = ""
+    encrypt_key: str = field(default="", repr=False)
+    verification_token: str = field(default="", repr=False)
     old_secret: str = field(default="", repr=False)
     old_secret_until: float = 0.0
 
@@ -142,6 +154,7 @@ class Platform:
             secret=secret or derive("simulated-", "secret", app_id, digits=22),
             union_id=derive("on_", "bot", app_id),
             service_id=33554432 + number,
+            verification_token=derive("", "verification", app_id),
         )
         set_options(app, options)
         self.apps[app_id] = app
@@ -266,8 +279,19 @@ def set_options(app: App, options: dict[str, Any]) -> None:
         raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(APP_OPTIONS))}")
     if options.get("region", app.region) not in REGIONS:
         raise ValueError(f"an app lives in one of {', '.join(REGIONS)}, not {options['region']!r}")
+    if options.get("event_mode", app.event_mode) not in EVENT_MODES:
+        raise ValueError(f"an app takes its events by {' or '.join(EVENT_MODES)}, not {options['event_mode']!r}")
+    if options.get("event_url"):
+        _check_url(options["event_url"])
     for name, value in options.items():
         setattr(app, name, value)
+
+
+def _check_url(url: str) -> None:
+    """The simulator talks to nobody beyond this machine. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname not in LOOPBACK:
+        raise ValueError(f"events are posted to http on {', '.join(LOOPBACK)} only, not to {url!r}")
 
 
 def _only(handle: str, found: Iterator[T]) -> T:

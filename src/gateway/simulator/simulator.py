@@ -13,13 +13,14 @@ import msgspec
 import trio
 
 from gateway.simulator import registration
+from gateway.simulator.callbacks import Callbacks
 from gateway.simulator.clock import Clock
 from gateway.simulator.composing import compose, place_attachments
 from gateway.simulator.connections import Bytes, Connection, Connections
 from gateway.simulator.delivery import ACK_SECONDS, Delivery, EventRecord, PushPlan
 from gateway.simulator.events import MESSAGE_RECEIVED, envelope, message_event
 from gateway.simulator.exchange import Answer, ConnectionLost, Request, Router, json_answer
-from gateway.simulator.faults import CallFault, Faults, HandshakeFault
+from gateway.simulator.faults import CallFault, Faults, HandshakeFault, PushFault
 from gateway.simulator.limits import Limits
 from gateway.simulator.messages import FORWARDED, Draft, Message, MessageStore, place_mentions
 from gateway.simulator.platform import REGIONS, App, Chat, Person, Platform, derive
@@ -95,8 +96,10 @@ class Simulator:
         self.scans = Scans(self.platform, changed=self._touch)
         self.messages = MessageStore(history_max=history_max, changed=self._touch)
         self.connection_log = Connections(self.clock, history_max=history_max, changed=self._touch)
+        self.callbacks = Callbacks(self.platform, self.clock, self._entropy, self.faults)
         self.delivery = Delivery(
             self.connection_log,
+            self.callbacks,
             self.clock,
             self._entropy,
             redelivery_scale=redelivery_scale,
@@ -286,6 +289,12 @@ class Simulator:
     def reject_handshakes(self, times: int = 1, **how: Any) -> HandshakeFault:
         """The next `times` WebSocket handshakes are refused or delayed; see `HandshakeFault`."""
         fault = HandshakeFault(times, **how)
+        self.faults.plan(fault)
+        return fault
+
+    def spoil_pushes(self, how: str, times: int = 1, **more: Any) -> PushFault:
+        """Something is wrong with the next `times` events pushed over HTTP; see `PushFault`."""
+        fault = PushFault(how, times, **more)
         self.faults.plan(fault)
         return fault
 
