@@ -203,7 +203,7 @@ class Simulator:
             message_type, content = "merge_forward", FORWARDED
         elif content is None:
             message_type, content = compose(self.resources, message_type, text, mentioned, attachments)
-        elif isinstance(content, dict):
+        elif attachments and isinstance(content, dict):
             content = place_attachments(self.resources, content, attachments)
         body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
         draft = Draft(message_type, body, reply_to=reply_to, in_thread=in_thread)
