@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from gateway.channel.capability import Capability
-from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
+from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.keyring import KeyRing, UnreadableSecret
@@ -32,11 +32,21 @@ class FakeClient:
         self.identity: BotIdentity | LarkError = BotIdentity("ou_bot", "on_bot")
 
     async def send(self, message: Rendered, **fields: Any) -> str:
-        self.sent.append({"type": message.type, "text": message.words, **fields})
+        return await self._take({"type": message.type, "text": message.words, **fields})
+
+    async def _take(self, fields: dict[str, Any]) -> str:
+        self.sent.append(fields)
         answer = self.answers.pop(0)
         if isinstance(answer, LarkError):
             raise answer
         return answer
+
+    async def react(self, message_id: str, emoji_type: str) -> str:
+        return await self._take({"message_id": message_id, "emoji_type": emoji_type})
+
+    async def unreact(self, message_id: str, reaction_id: str) -> None:
+        self.answers = self.answers or [""]
+        await self._take({"message_id": message_id, "reaction_id": reaction_id})
 
     async def identify(self) -> BotIdentity:
         if isinstance(self.identity, LarkError):
@@ -214,8 +224,33 @@ async def test_send_of_a_card_as_a_reply_finds_its_way_to_the_chat_as_text() -> 
 
 
 def test_capabilities_are_what_is_implemented() -> None:
-    implemented = Capability.TEXT | Capability.RICH_CARD | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
-    assert channel().capabilities == implemented
+    able = Capability.TEXT | Capability.RICH_CARD | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+    assert channel().capabilities == able | Capability.TYPING_INDICATOR
+    assert typing_of(channel()) is not None
+
+
+async def test_typing_is_a_reaction_of_the_bot() -> None:
+    client = FakeClient("re_1")
+    lark = channel(client)
+    assert await lark.show_typing("om_1") == "re_1"
+    await lark.hide_typing("om_1", "re_1")
+    assert client.sent == [
+        {"message_id": "om_1", "emoji_type": "Typing"},
+        {"message_id": "om_1", "reaction_id": "re_1"},
+    ]
+
+
+@pytest.mark.parametrize("code", [230011, 230110, 231003])
+async def test_typing_on_a_message_that_is_gone_went_with_it(code: int) -> None:
+    await channel(FakeClient(LarkRefused("gone", code=code))).hide_typing("om_1", "re_1")
+
+
+@pytest.mark.parametrize(
+    "error", [LarkRefused("no", code=231002), LarkThrottled("slow", retry_after=1.0), LarkUnavailable("away")]
+)
+async def test_typing_that_cannot_be_taken_away_says_so(error: LarkError) -> None:
+    with pytest.raises(type(error)):
+        await channel(FakeClient(error)).hide_typing("om_1", "re_1")
     assert channel().type == "feishu"
 
 
