@@ -49,11 +49,17 @@ class LarkUnreachable(LarkUnavailable):
 
 
 class LarkThrottled(LarkError):
-    """Too many calls. Retry after `retry_after` seconds; nothing was done."""
+    """Too many calls. Retry after `retry_after` seconds; nothing was done.
 
-    def __init__(self, message: str, *, retry_after: float, code: int = 0, log_id: str = "") -> None:
+    `whole_app`: every call of the app is meant; else those to this one chat, person or message.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float, code: int = 0, log_id: str = "", whole_app: bool = True
+    ) -> None:
         super().__init__(message, code=code, log_id=log_id)
         self.retry_after = retry_after
+        self.whole_app = whole_app
 
 
 class LarkRefused(LarkError):

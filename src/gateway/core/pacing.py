@@ -77,8 +77,15 @@ class AppPace:
         pace = self._chats.get(chat)
         return now if pace is None else pace.free_at(now)
 
+    def app_free_at(self, now: float) -> float:
+        """When the app may make its next call."""
+        return self._app.free_at(now)
+
     def reserve(self, chat: str, now: float) -> float:
-        """Take the next place of a message to that chat; its time."""
+        """Take the next place of a message to that chat; its time.
+
+        To be asked for chats that are free: a place that lies ahead because of its chat is one that others cannot have.
+        """
         pace = self._chat(chat)
         at = max(self._app.free_at(now), pace.free_at(now))
         self._app.note(at)

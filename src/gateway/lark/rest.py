@@ -31,7 +31,7 @@ _REASON_LENGTH_MAX = 300
 
 TOO_LONG = 230025
 _TOKEN_INVALID = frozenset({99991663, 99991664, 99991671})
-_THROTTLED = frozenset({99991400, 230020})
+_APP_THROTTLED, _CHAT_THROTTLED = 99991400, 230020
 # 10003 and 10014 are answers of the token call; the others are about the app: wrong, disabled, not available.
 _APP_REFUSED = frozenset({10003, 10014, 99991543, 99991662, 99991673})
 # "Still being sent" and "sending is off for now": the result is open, and the same uuid makes a repeat safe.
@@ -190,8 +190,9 @@ def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
     said = f"the platform answered {code} (HTTP {answer.status}): {_reason(fields)}"
     if code in _TOKEN_INVALID:
         return TokenRejected(said, code=code, log_id=log_id)
-    if code in _THROTTLED or answer.status == 429:
-        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id)
+    if code in {_APP_THROTTLED, _CHAT_THROTTLED} or answer.status == 429:
+        whole_app = code != _CHAT_THROTTLED
+        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id, whole_app=whole_app)
     if code in _APP_REFUSED:
         return LarkUnauthorized(said, code=code, log_id=log_id)
     if code in _UNDECIDED or answer.status >= 500:
