@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 from gateway.keyring import KeyRing, UnreadableSecret, generate_key
-from gateway.observe.events import OutboxObserver, TaskObserver, TypingObserver
+from gateway.observe.events import GovernorObserver, OutboxObserver, TaskObserver, TypingObserver
 from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
@@ -262,7 +262,7 @@ class _Daemon:
         )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
-            PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+            PostgresTaskStore(pool, divide=_divide), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
         )
 
     async def start_services(self, nursery: trio.Nursery) -> None:
@@ -348,6 +348,7 @@ class _Daemon:
         return registry
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
+        from gateway.outbound.governor import Governor
         from gateway.outbound.outbox import run_outbox
         from gateway.outbound.ports import Lease
         from gateway.outbound.typing import Typist
@@ -358,12 +359,14 @@ class _Daemon:
 
         prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
         attempt_seconds = self._settings.hub.reply_timeout_seconds
+        governor = Governor(GovernorObserver(self._metrics))
         with self._wakes.outbox.hear(str(installation.id)) as wake:
             typist = Typist(
                 Lease(installation.id, epoch),
                 channel,
                 PostgresTypingStore(self._pool),
                 wake=wake,
+                governor=governor,
                 attempt_seconds=attempt_seconds,
                 record=TypingObserver(self._metrics),
             )
@@ -376,6 +379,7 @@ class _Daemon:
                 attempt_seconds=attempt_seconds,
                 record=OutboxObserver(self._metrics),
                 typist=typist,
+                governor=governor,
                 composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
@@ -479,6 +483,13 @@ class _Daemon:
         serve = partial(serve_http, app, bind, stop=stop, key="metrics.bind", keep_alive_seconds=KEEP_ALIVE_SECONDS)
         url: str = await nursery.start(serve)
         return f"{url}/metrics"
+
+
+def _divide(channel_type: str, text: str) -> Sequence[str]:
+    from gateway.lark.cards import split_answer
+    from gateway.lark.content import CHANNEL_TYPE
+
+    return split_answer(text) if channel_type == CHANNEL_TYPE else [text]
 
 
 def _open_secrets(ring: KeyRing | None, installation: Installation) -> dict[str, Any]:
