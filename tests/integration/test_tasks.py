@@ -389,18 +389,18 @@ async def test_fail_for_good_tells_the_person_once_without_internals(pool: Pool,
     session = await world.add_session()
     assignment = await world.running(session)
     async with hearing_events(database) as events:
-        status = await world.service.fail(world.runtime, assignment.claim.id, "Traceback: secret.py\x00", "made_up")
+        status = await world.service.fail(world.runtime, assignment.claim.id, "odd: secret.py\x00", "made_up")
     assert status == "failed"
     await world.service.fail(world.runtime, assignment.claim.id, "again")
     (row,) = await world.outbox()
     assert row["kind"] == "error"
     assert row["content"] == "Sorry, I could not answer this: the agent failed. Please send it again."
     task = await world.task(assignment.claim.id)
-    assert (task["failure_reason"], task["error"]) == ("agent_error.unknown", "Traceback: secret.py")
+    assert (task["failure_reason"], task["error"]) == ("agent_error.unknown", "odd: secret.py")
     assert await world.answers(session) == []
     assert [event["event"] for event in events] == ["task:failed"]
     assert events[0]["retry_pending"] is False
-    assert "Traceback" not in repr(events)
+    assert "secret" not in repr(events)
 
 
 async def test_fail_in_a_chinese_workspace_apologises_in_chinese(pool: Pool) -> None:
@@ -429,10 +429,15 @@ async def test_fail_that_another_attempt_may_mend_goes_back_to_the_queue(pool: P
     assert texts(again) == ["hello", "and this"]
 
 
-async def test_fail_network_of_the_provider_is_retried_a_little_later(pool: Pool) -> None:
+async def test_fail_without_a_reason_is_read_from_the_error_and_retried_at_once_then_later(pool: Pool) -> None:
     world = await open_world(pool)
     assignment = await world.running(await world.add_session())
-    await world.service.fail(world.runtime, assignment.claim.id, "x", "agent_error.provider_network")
+    words = "API Error: Connection error."
+    assert await world.service.fail(world.runtime, assignment.claim.id, words) == "queued"
+    assert (await world.task(assignment.claim.id))["failure_reason"] == "agent_error.provider_network"
+    again = await claim(world)
+    assert again.claim.attempt == 2
+    assert await world.service.fail(world.runtime, again.claim.id, words) == "queued"
     assert await claims_nothing(world)
 
 

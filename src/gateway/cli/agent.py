@@ -73,8 +73,10 @@ class Completion(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
+    """Without a reason the server reads one from the error."""
+
     error: str
-    failure_reason: str
+    failure_reason: str | None = None
 
 
 class TaskHead(msgspec.Struct):
@@ -396,7 +398,7 @@ def judge_end(finished: Finished) -> Completion | Failure:
     if finished.returncode == 0:
         return Completion(finished.stdout.decode("utf-8", "replace").replace("\x00", "").rstrip())
     tail = finished.stderr_tail.decode("utf-8", "replace").replace("\x00", "").strip()
-    return Failure(f"{_ending(finished.returncode)}\n{tail}".strip(), "agent_error.process_failure")
+    return Failure(f"{_ending(finished.returncode)}\n{tail}".strip())
 
 
 def _ending(returncode: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNKNOWN_REASON = "agent_error.unknown"
+from gateway.work.diagnosis import UNKNOWN_REASON, diagnose
+
 RUNTIME_OFFLINE = "runtime_offline"
 RUNTIME_RECOVERY = "runtime_recovery"
 TIMEOUT = "timeout"
@@ -50,7 +51,7 @@ RETRY_DELAY_SECONDS = {
     "skill_bundle_unavailable": 5.0,
     "agent_error.provider_network": 5.0,
 }
-"""The reasons that another attempt may mend, and how long it waits. All others would only fail again."""
+"""The reasons that another attempt may mend, and how long the last one waits. All others would only fail again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,25 @@ class Retry:
     delay_seconds: float
 
 
-def known_reason(reason: str) -> str:
-    """`reason` when it belongs to the closed vocabulary, else unknown: it becomes a metric label and is shown."""
-    return reason if reason in PLATFORM_REASONS or reason in AGENT_REASONS else UNKNOWN_REASON
+def reason_of(given: str | None, error: str) -> str:
+    """Why a run failed: the runtime's own word, if it is of the closed vocabulary and says something.
+
+    Anything else is read from the error. The reason becomes a metric label and is shown, so it is never free text.
+    """
+    if given is not None and given != UNKNOWN_REASON and (given in PLATFORM_REASONS or given in AGENT_REASONS):
+        return given
+    return diagnose(error)
 
 
 def judge_failure(reason: str, *, kind: str, attempt: int, max_attempts: int) -> Retry | None:
-    """Whether to try again; None is final. An autopilot's next run comes by itself and is never retried here."""
+    """Whether to try again; None is final. An autopilot's next run comes by itself and is never retried here.
+
+    What passes by itself often has passed at once, so only the last attempt waits.
+    """
     delay = RETRY_DELAY_SECONDS.get(reason)
     if delay is None or kind == "autopilot" or attempt >= max_attempts:
         return None
-    return Retry(delay)
+    return Retry(delay if attempt + 1 == max_attempts else 0.0)
 
 
 _SORRY = {

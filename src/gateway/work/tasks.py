@@ -14,7 +14,7 @@ import trio
 from gateway.concurrency import Signal, Topics, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.directory import RuntimePrincipal
-from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, UNKNOWN_REASON, apology, judge_failure, known_reason
+from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, judge_failure, reason_of
 from gateway.work.ports import (
     Claim,
     ClaimedMessage,
@@ -196,14 +196,19 @@ class TaskService:
     async def fail(
         self, runtime: RuntimePrincipal, task_id: UUID, error: str, failure_reason: str | None = None
     ) -> TaskStatus:
-        """End the run without an answer: try again when that may help, else tell the person once."""
+        """End the run without an answer: try again when that may help, else tell the person once.
+
+        Without a reason of the closed vocabulary the error says which one it is.
+        """
+        words = storable(error)
+        reason = reason_of(failure_reason, words)
 
         async def attempt() -> TaskStatus:
             async with self._change(runtime, task_id) as change:
                 if change.task.status in TERMINAL:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
-                status = await _fail(change, known_reason(failure_reason or UNKNOWN_REASON), storable(error))
+                status = await _fail(change, reason, words)
             return self._tell(change.task, status)
 
         return await _despite_conflicts(attempt)
