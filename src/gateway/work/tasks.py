@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from uuid import UUID
 
 import structlog
@@ -13,6 +13,7 @@ import trio
 
 from gateway.concurrency import Signal, Topics, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
 from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, judge_failure, reason_of
 from gateway.work.ports import (
@@ -29,7 +30,6 @@ from gateway.work.ports import (
 )
 
 logger = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 WAIT_SECONDS_MAX = 60.0
 RECHECK_SECONDS = 15.0
@@ -37,7 +37,6 @@ RECHECK_SECONDS = 15.0
 MESSAGES_MAX = 200
 ERROR_CHARS_MAX = 8_000
 PROGRESS_CHARS_MAX = 4_000
-CONFLICT_ATTEMPTS = 3
 TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
@@ -147,7 +146,7 @@ class TaskService:
             )
             return None if found is None else Assignment(found[0], tuple(found[1]))
 
-        return await _despite_conflicts(attempt)
+        return await despite_conflicts(attempt)
 
     async def start(self, runtime: RuntimePrincipal, task_id: UUID) -> TaskStatus:
         async with self._change(runtime, task_id) as change:
@@ -175,7 +174,7 @@ class TaskService:
                 reached("task.completing")
             return self._tell(change.task, TaskStatus.COMPLETED)
 
-        return await _despite_conflicts(attempt)
+        return await despite_conflicts(attempt)
 
     async def _complete(self, change: TaskChange, output: str) -> None:
         task = change.task
@@ -211,7 +210,7 @@ class TaskService:
                 status = await _fail(change, reason, words)
             return self._tell(change.task, status)
 
-        return await _despite_conflicts(attempt)
+        return await despite_conflicts(attempt)
 
     async def find(self, runtime: RuntimePrincipal, task_id: UUID) -> Task:
         task = await self._store.find(task_id)
@@ -330,13 +329,3 @@ def _require_status(task: Task, action: str) -> None:
 
 def _absent(what: str) -> NoReturn:
     raise RejectedRequest(404, "not_found", f"no such {what}")
-
-
-async def _despite_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Run a whole transaction again when a concurrent one stood in its way; the last StoreConflict is raised."""
-    for _ in range(CONFLICT_ATTEMPTS - 1):
-        try:
-            return await attempt()
-        except StoreConflict as conflict:
-            logger.info("task_change_repeated", constraint=conflict.constraint)
-    return await attempt()
