@@ -118,6 +118,9 @@ def run(
 
     COMMAND is started once per task: it reads the task as JSON from stdin and writes its reply to stdout. Exit status 0
     is an answer, any other fails the task with the end of stderr. Of a configuration file only log.format is used.
+
+    A program that keeps a memory of its own by the task's chat_session_id forgets it when context_generation is higher
+    than before: somebody began afresh with /new.
     """
     from gateway.observe.log import configure_logging
 

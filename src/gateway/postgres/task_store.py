@@ -153,6 +153,14 @@ class PostgresTaskChange:
         await _Q.append_answer(self._conn, id=message_id, task_id=self.task.id, content=text)
         return message_id
 
+    async def append_comment(self, text: str, *, by_agent: bool) -> UUID:
+        comment_id = self._mint()
+        author, kind = ("agent", "comment") if by_agent else ("system", "system")
+        await _Q.append_comment(
+            self._conn, id=comment_id, task_id=self.task.id, author_type=author, kind=kind, body=text
+        )
+        return comment_id
+
     async def send_reply(self, kind: str, text: str) -> bool:
         row_id = self._mint()
         queued: int = await _Q.queue_reply(

@@ -123,7 +123,8 @@ class ChatService:
     async def delete(self, chat_id: UUID, user_id: UUID) -> None:
         """Delete a conversation: its messages, its runs, what waits to be sent to it, and its tie to the platform's.
 
-        Issues that were filed from it stay. 409 when its runs kept ending and beginning all the while. The next message of the platform's conversation begins a new one.
+        Issues that were filed from it stay. The next message of the platform's conversation begins a new one. 409 when
+        its runs kept beginning and ending all the while.
         """
         chat = await self.find(chat_id, user_id)
         if not chat.deletable:

@@ -107,3 +107,24 @@ def apology(reason: str, language: str) -> str:
     language = language if language in _SORRY else "en"
     causes = _CAUSES[language]
     return _SORRY[language].format(cause=causes.get(reason, causes[""]))
+
+
+_RUN_FAILED = {
+    "en": "The run ended without a result: {cause}.",
+    "zh-Hans": "运行未产生结果：{cause}。",
+}
+_RUN_CAUSES = {
+    "en": _CAUSES["en"]
+    | {
+        RUNTIME_OFFLINE: "the computer that ran the agent went offline",
+        RUNTIME_RECOVERY: "the computer that ran the agent was restarted",
+    },
+    "zh-Hans": _CAUSES["zh-Hans"],
+}
+
+
+def failure_comment(reason: str, language: str) -> str:
+    """What the issue's readers find after the final failure of its run. The agent's own output is no part of it."""
+    language = language if language in _RUN_FAILED else "en"
+    causes = _RUN_CAUSES[language]
+    return _RUN_FAILED[language].format(cause=causes.get(reason, causes[""]))

@@ -15,7 +15,7 @@ from gateway.concurrency import Signal, Topics, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
-from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, judge_failure, reason_of
+from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, failure_comment, judge_failure, reason_of
 from gateway.work.ports import (
     Claim,
     ClaimedMessage,
@@ -163,7 +163,7 @@ class TaskService:
         return TaskStatus.RUNNING
 
     async def complete(self, runtime: RuntimePrincipal, task_id: UUID, output: str) -> TaskStatus:
-        """End the run with its answer. One transaction: the status, the message, the row of the outbox, the events."""
+        """End the run with its answer. One transaction: status, message or comment, row of the outbox, events."""
 
         async def attempt() -> TaskStatus:
             async with self._change(runtime, task_id) as change:
@@ -189,6 +189,8 @@ class TaskService:
                 done["message_id"] = await change.append_answer(output)
                 await change.send_reply("answer", output)
             await change.announce("chat:done", done)
+        if task.kind == "issue" and output.strip():
+            await _comment(change, output, by_agent=True)
         await change.announce("task:completed", event_fields(task, TaskStatus.COMPLETED))
         await change.ring()
 
@@ -267,9 +269,19 @@ async def _fail(change: TaskChange, reason: str, error: str) -> TaskStatus:
     await change.finish(TaskStatus.FAILED, error=error, failure_reason=reason)
     if task.kind == "chat":
         await change.send_reply("error", apology(reason, task.language))
+    if task.kind == "issue":
+        await _comment(change, failure_comment(reason, task.language), by_agent=False)
     await change.ring()
     await change.announce("task:failed", _failure_fields(task, reason, retry_pending=False))
     return TaskStatus.FAILED
+
+
+async def _comment(change: TaskChange, text: str, *, by_agent: bool) -> None:
+    """What the run of an issue came to, where people look for it. No chat hears of it: that turn is over."""
+    task = change.task
+    comment_id = await change.append_comment(text, by_agent=by_agent)
+    fields = {"workspace_id": task.workspace_id, "issue_id": task.issue_id, "comment_id": comment_id}
+    await change.announce("comment:created", fields)
 
 
 async def _requeue(change: TaskChange, attempt: int, delay_seconds: float, reason: str, error: str) -> TaskStatus:

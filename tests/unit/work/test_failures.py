@@ -7,6 +7,7 @@ from gateway.work.failures import (
     PLATFORM_REASONS,
     RETRY_DELAY_SECONDS,
     apology,
+    failure_comment,
     judge_failure,
     reason_of,
 )
@@ -67,3 +68,17 @@ def test_reason_that_says_nothing_is_read_from_the_error(reason: str | None) -> 
 )
 def test_apology_is_short_and_in_the_persons_language(reason: str, language: str, expected: str) -> None:
     assert apology(reason, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "language", "expected"),
+    [
+        ("timeout", "en", "The run ended without a result: it took too long."),
+        ("runtime_offline", "en", "The run ended without a result: the computer that ran the agent went offline."),
+        ("agent_error.provider_auth_or_access", "en", "The run ended without a result: the agent failed."),
+        ("runtime_recovery", "zh-Hans", "运行未产生结果：运行环境已重启。"),
+        ("timeout", "xx", "The run ended without a result: it took too long."),
+    ],
+)
+def test_failure_comment_tells_the_issues_readers_why(reason: str, language: str, expected: str) -> None:
+    assert failure_comment(reason, language) == expected
