@@ -42,8 +42,14 @@ where t.chat_session_id = any(:ids::uuid[])
 order by t.created_at, t.id;
 
 -- name: lark_installations(ids)
--- Revoked ones too: they may be taken up again, with the people bound to them.
-select to_jsonb(t) as fields, count(*) over () as total from lark_installation t where :ids::uuid[] is not null;
+-- Revoked ones too: they may be taken up again, with the people bound to them. A lease that runs tells that the old
+-- server is still up.
+select to_jsonb(t) || jsonb_build_object(
+    'lease_runs', coalesce((to_jsonb(t) ->> 'ws_lease_expires_at')::timestamptz > now(), false)
+  ) as fields,
+  count(*) over () as total
+from lark_installation t
+where :ids::uuid[] is not null;
 
 -- name: lark_user_bindings(ids)
 -- Who is bound need not bind again.
@@ -77,7 +83,12 @@ select to_jsonb(t) as fields, count(*) over () as total from lark_binding_token 
 
 -- name: channel_installations(ids)
 -- As lark_installations, in the later tables.
-select to_jsonb(t) as fields, count(*) over () as total from channel_installation t where :ids::uuid[] is not null;
+select to_jsonb(t) || jsonb_build_object(
+    'lease_runs', coalesce((to_jsonb(t) ->> 'ws_lease_expires_at')::timestamptz > now(), false)
+  ) as fields,
+  count(*) over () as total
+from channel_installation t
+where :ids::uuid[] is not null;
 
 -- name: channel_user_bindings(ids)
 -- As lark_user_bindings, in the later tables.

@@ -45,6 +45,7 @@ class OldWorld:
     workspace_id: UUID = field(default_factory=uuid4)
     owner_id: UUID = field(default_factory=uuid4)
     runtime_id: UUID = field(default_factory=uuid4)
+    leased_until: str = MADE_AT
     bots: int = 0
 
     async def build(self) -> None:
@@ -132,7 +133,7 @@ class OldWorld:
             "installer_user_id": self.owner_id,
             "installed_at": MADE_AT,
             "ws_lease_token": "old-node-g7",
-            "ws_lease_expires_at": "2099-01-01T00:00:00+00:00",
+            "ws_lease_expires_at": self.leased_until,
         }
         sealed = self.seal(bot.secret)
         if self.shape == "lark":

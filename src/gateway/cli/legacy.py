@@ -48,8 +48,9 @@ def import_(
     """Copy the bots of the old database with their workspaces, people, agents, conversations and bindings.
 
     Ids are kept, secrets are sealed anew under our own key. What is here already stays as it is, so it can be run
-    again. Stop the old server first: a bot that is connected twice answers on either side. Give the password of
-    CONNINFO in PGPASSWORD or a password file. Exits with 1 when something was left behind that needs a person.
+    again; what was removed here since comes back by that. Stop the old server first: a bot that is connected twice
+    is heard on either side by chance. Give the password of CONNINFO in PGPASSWORD or a password file. Exits with 1
+    when something was left behind that needs a person.
     """
     key = LegacyKey(read_secret("Legacy key"))
     with progress_bars() as progress:
@@ -74,10 +75,12 @@ async def _import(settings: Settings, conninfo: str, key: LegacyKey, dry_run: bo
 
 def _show(imported: _Imported, dry_run: bool, as_json: bool) -> None:
     report = imported.report
+    if report.still_held:
+        bots = f"{len(report.still_held)} of these bots"
+        click.echo(f"warning: the old server is still connected for {bots}; stop it, or messages go astray", err=True)
     if as_json:
-        print_json(
-            {"dry_run": dry_run, "source": imported.shape, "tables": report.tables, "conflicts": report.conflicts}
-        )
+        shown = {"tables": report.tables, "conflicts": report.conflicts, "still_held": report.still_held}
+        print_json({"dry_run": dry_run, "source": imported.shape, **shown})
         return
     new = "WOULD BE NEW" if dry_run else "NEW"
     rows = [(table, tally.new, tally.unchanged, tally.skipped) for table, tally in report.tables.items()]

@@ -92,7 +92,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields `show(what, done, total)`: a bar for each `what` on a terminal's stderr, and nothing anywhere else."""
+    """Yields `show(what, done, total)`: a bar for each `what` on a terminal's stderr, and nothing anywhere else.
+
+    The bars are gone afterwards: what a command has to say comes then.
+    """
     if not sys.stderr.isatty():
         yield lambda _what, _done, _total: None
         return
@@ -101,11 +104,11 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what)
+                tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield show

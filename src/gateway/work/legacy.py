@@ -114,10 +114,11 @@ class Tally:
 
 @dataclass(slots=True)
 class ImportReport:
-    """Counts by our table, and what needs a person."""
+    """Counts by our table, and what needs a person. `still_held`: bots that the old server is connected for."""
 
     tables: dict[str, Tally] = field(default_factory=lambda: {table: Tally() for table in TABLES})
     conflicts: list[Conflict] = field(default_factory=list)
+    still_held: list[UUID] = field(default_factory=list)
 
     def count(self, table: str, placement: Placement) -> None:
         tally = self.tables[table]
@@ -177,7 +178,7 @@ class _Import:
         """Every bot of a platform we serve, secrets opened. First of all, because a wrong key must write nothing."""
         bots: list[_OldBot] = []
         for row in await self._all("installation"):
-            if (foreign := rows.foreign_installation(row)) is not None:
+            if (foreign := rows.foreign_type(row)) is not None:
                 self._skip("channel_installation", row, foreign)
             else:
                 bots.append(_opened(row, key))
@@ -210,6 +211,8 @@ class _Import:
             self._skip(table, row, Skip(await self._target.obstacle(made), named=True))
             return
         self.report.count(table, placement)
+        if row.get("lease_runs") and made["status"] == "active":
+            self.report.still_held.append(made["id"])
         self._here.installations[made["id"]] = made["workspace_id"]
 
     # --- parents ------------------------------------------------------------------------------------------------------

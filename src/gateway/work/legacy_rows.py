@@ -138,8 +138,8 @@ def _config_of(row: Row) -> Record:
     return dict(config) if isinstance(config, Mapping) else {}
 
 
-def _foreign_type(row: Row) -> Skip | None:
-    """For rows of the later tables, which other platforms share."""
+def foreign_type(row: Row) -> Skip | None:
+    """Why a row is none of ours: other platforms share the later tables."""
     channel_type = text_in(row, "channel_type") or CHANNEL_TYPE
     return None if channel_type == CHANNEL_TYPE else Skip(f"of channel type {channel_type}, which is not served here")
 
@@ -262,11 +262,6 @@ def message(row: Row, here: Standing) -> Record | Skip:
 # --- installations and their secrets ----------------------------------------------------------------------------------
 
 
-def foreign_installation(row: Row) -> Skip | None:
-    """Why an installation is none of ours, whatever its secrets say."""
-    return _foreign_type(row)
-
-
 def sealed_secrets(row: Row) -> dict[str, Any]:
     """What is sealed in an installation, by the key of our config that it belongs under."""
     held = {**_config_of(row), **{name: value for name, value in row.items() if name.endswith(_SEALED_SUFFIX)}}
@@ -314,7 +309,7 @@ def user_binding(row: Row, here: Standing) -> Record | Skip:
     user_id = here.user(row, "multica_user_id", "user_id")
     account = text_in(row, "channel_user_id", "lark_open_id")
     if workspace_id is None:
-        return _foreign_type(row) or Skip("of a bot that is not here")
+        return foreign_type(row) or Skip("of a bot that is not here")
     if user_id is None or (workspace_id, user_id) not in here.members:
         return Skip("of somebody who is not a member of the bot's workspace")
     if not account:
@@ -339,7 +334,7 @@ def chat_session_binding(row: Row, here: Standing) -> Record | Skip:
     workspace_id = here.installations.get(installation_id) if installation_id else None
     chat_id = text_in(row, "channel_chat_id", "lark_chat_id")
     if workspace_id is None:
-        return _foreign_type(row) or Skip("of a bot that is not here")
+        return foreign_type(row) or Skip("of a bot that is not here")
     if session_id not in here.sessions:
         return Skip("of a conversation that is not here")
     if not chat_id:
@@ -374,7 +369,7 @@ def inbound_message_dedup(row: Row, here: Standing) -> Record | Skip:
 
 def inbound_audit(row: Row, here: Standing) -> Record | Skip:
     installation_id, reason = uuid_in(row, "installation_id"), text_in(row, "drop_reason")
-    if (foreign := _foreign_type(row)) is not None:
+    if (foreign := foreign_type(row)) is not None:
         return foreign
     if installation_id is not None and installation_id not in here.installations:
         return Skip("of a bot that is not here")
@@ -395,7 +390,7 @@ def inbound_audit(row: Row, here: Standing) -> Record | Skip:
 
 def outbound_card_message(row: Row, here: Standing) -> Record | Skip:
     session_id, status = uuid_in(row, "chat_session_id"), text_in(row, "status")
-    if (foreign := _foreign_type(row)) is not None:
+    if (foreign := foreign_type(row)) is not None:
         return foreign
     if session_id not in here.sessions:
         return Skip("of a conversation that is not here")
@@ -419,7 +414,7 @@ def binding_token(row: Row, here: Standing) -> Record | Skip:
     installation_id, token_hash = uuid_in(row, "installation_id"), text_in(row, "token_hash")
     workspace_id = here.installations.get(installation_id) if installation_id else None
     if workspace_id is None:
-        return _foreign_type(row) or Skip("of a bot that is not here")
+        return foreign_type(row) or Skip("of a bot that is not here")
     if not _TOKEN_HASH.fullmatch(token_hash) or not row.get("expires_at"):
         return Skip("it is no token of 15 minutes")
     return {

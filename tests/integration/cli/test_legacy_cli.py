@@ -241,6 +241,19 @@ async def test_dry_run_writes_nothing_and_foretells_the_import(terminal: Termina
     assert "nothing was written" in terminal.out
 
 
+async def test_old_server_that_still_runs_is_warned_about(terminal: Terminal, old: OldWorld, pool: Pool) -> None:
+    await old.add_bot()
+    assert (await move(terminal, old, "--dry-run"))["still_held"] == []
+    assert terminal.err == ""
+    old.leased_until = "2099-01-01T00:00:00+00:00"
+    held = await old.add_bot()
+    assert (await move(terminal, old))["still_held"] == [str(held.id)]
+    assert terminal.err.startswith("warning: the old server is still connected for 1 of these bots")
+    assert await rows(pool, "select distinct ws_lease_token, ws_lease_expires_at from channel_installation") == [
+        (None, None)
+    ]
+
+
 async def test_wrong_key_fails_before_anything_is_written(terminal: Terminal, old: OldWorld, pool: Pool) -> None:
     await old.add_bot()
     before = await dump(pool)
@@ -417,6 +430,7 @@ async def test_oldest_schema_lacks_tables_and_columns_and_is_imported_all_the_sa
     for change in (
         "alter table lark_installation drop column region, drop column bot_union_id",
         "alter table lark_user_binding drop column union_id",
+        "alter table lark_installation drop column ws_lease_token, drop column ws_lease_expires_at",
         "alter table lark_chat_session_binding drop column last_lark_message_id, drop column last_lark_thread_id",
         "alter table lark_inbound_message_dedup drop column claim_token",
         "alter table lark_inbound_audit drop column id",

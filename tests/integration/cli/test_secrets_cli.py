@@ -7,6 +7,8 @@ import msgspec
 import pytest
 import trio
 
+from gateway.config import load_settings
+from gateway.daemon import open_keyring
 from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.pool import Pool
 from gateway.postgres.secret_store import shelves_of
@@ -159,3 +161,19 @@ async def test_rotate_without_a_key_is_a_matter_of_configuration(
     monkeypatch.delenv("GATEWAY_SECRET_KEY")
     assert await terminal.run("secrets", "rotate") == 78
     assert terminal.err.startswith("gateway: secret_key: is unset")
+
+
+def test_key_file_of_the_embedded_database_may_hold_a_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read like the setting: the new key is put in front of the one that was made at the first start."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    settings = load_settings(None, {"state_dir": str(tmp_path)})
+    first = open_keyring(settings)
+    assert first is not None
+    path = tmp_path / "secret.key"
+    path.write_text(f"{NEW},{path.read_text()}")
+    ring = open_keyring(settings)
+    assert ring is not None
+    owner = UUID(int=1)
+    moved = ring.reseal_text(first.seal_text("fake-secret", owner=owner), owner=owner)
+    assert moved is not None
+    assert KeyRing.parse(NEW).open_text(moved, owner=owner) == "fake-secret"
