@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
+from gateway.channel.push import where_to_post
 from gateway.cli.database import open_conninfo
 from gateway.cli.output import config_option, json_option, print_json
 from gateway.config import Settings, load_settings
@@ -109,6 +110,9 @@ async def _examine_database(conninfo: str, settings: Settings, found: Examinatio
         found.note("bots", True, "none yet: `gateway lark add` connects one")
     for view in views:
         found.note(f"bot {view.app_id}", view.state in HEALTHY_STATES, describe(view, now))
+        if view.event_mode == "http" and view.status == "active":
+            url = settings.http.public_url
+            found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
 
 
 def key_state(settings: Settings) -> tuple[bool, str]:
