@@ -204,8 +204,10 @@ HEADERS = st.dictionaries(
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["encrypt", "type", "token", "header", "challenge"]) | st.text(), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["encrypt", "type", "token", "header", "challenge"]) | st.text(), inner)
+    ),
     max_leaves=8,
 )
 BODIES = st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode())
