@@ -321,24 +321,27 @@ class _Daemon:
         from gateway.lark.channel import lark_factory
         from gateway.lark.connection import ConnectionSettings, open_tcp_link
         from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.proxy import Proxies
         from gateway.observe.events import AckObserver
 
         registry = Registry()
         if ring is None:
             log.warning("lark_off", because="secret_key is unset")
             return registry
-        if self._settings.lark.proxy_url is not None:
-            log.warning("proxy_not_for_sockets", because="long connections are dialled directly; only calls use it")
         limits = self._settings.limits
         connection = ConnectionSettings(
             frame_bytes_max=limits.frame_bytes_max,
             chunk_bytes_max=limits.chunk_bytes_max,
             events_in_flight_max=limits.events_in_flight_max,
         )
+        proxy_url = self._settings.lark.proxy_url
+        proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
         factory = lark_factory(
             http,
             # One context for all sockets: each costs close to a megabyte.
-            open_stream=partial(open_tcp_link, ssl_context=ssl.create_default_context(), settings=connection),
+            open_stream=partial(
+                open_tcp_link, ssl_context=ssl.create_default_context(), proxies=proxies, settings=connection
+            ),
             open_base_override=self._settings.lark.open_base_url,
             settings=connection,
             send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
