@@ -10,6 +10,7 @@ from uuid import UUID
 import asks
 import pytest
 import trio
+from asks.errors import AsksException
 
 from gateway.keyring import KeyRing
 from gateway.lark.installer import InstallationService, NewApp, identify_with
@@ -90,6 +91,28 @@ async def test_posted_events_are_taken_by_any_replica_and_answered_once_by_the_o
     answers = [message.content for message in world.sim.sent(chat)]
     assert len(answers) == 2
     assert bot.most_live == 0
+
+
+@pytest.mark.parametrize("point", ["lark.pushed", "inbound.fused.before", "inbound.fused.committed", "inbound.settled"])
+async def test_replica_that_dies_on_a_posted_event_leaves_it_stored_once_by_its_redelivery(
+    world: World, point: str
+) -> None:
+    bot, app = await add_posted_bot(world)
+    ada = await bot.bind("Ada")
+    chat = world.sim.direct_chat(ada, app)
+    # The very first message makes its session step by step; the one that matters goes the fused way.
+    async with world.daemon() as daemon:
+        assert (await bot.post(daemon, bot.event(ada, "before", "om_0")))[0] == 200
+    async with world.daemon(crash_at=(point, 1)) as daemon:
+        with pytest.raises((OSError, AsksException, trio.BrokenResourceError)):
+            await bot.post(daemon, bot.event(ada, "plum pudding", "om_1"))
+        assert await daemon.wait() != 0
+    async with world.daemon() as daemon, world.agent(daemon, *ECHO):
+        for _ in range(2):
+            assert await bot.post(daemon, bot.event(ada, "plum pudding", "om_1")) == (200, {"msg": "success"})
+        await world.answers(chat.chat_id)
+    assert await world.contents() == ["before", "plum pudding"]
+    assert len(world.sim.sent(chat)) == 1
 
 
 async def test_mode_that_changes_closes_the_socket_and_takes_posts(world: World) -> None:

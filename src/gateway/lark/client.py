@@ -90,6 +90,8 @@ class _Routed(httpx2.AsyncBaseTransport):
             asked = str(error).startswith(str(PROXY_AUTHENTICATION_REQUIRED))
             words = credentials_wanted(proxy) if asked else f"the proxy {proxy} gave no way: {error}"
             raise httpx2.ProxyError(words, request=request) from error
+        except httpx2.ConnectError as error:
+            raise httpx2.ConnectError(f"by way of the proxy {proxy}: {error}", request=request) from error
         if response.status_code == PROXY_AUTHENTICATION_REQUIRED:
             await response.aclose()
             raise httpx2.ProxyError(credentials_wanted(proxy), request=request)

@@ -110,10 +110,14 @@ class Tunnel:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES_MAX)
 
     def request(self) -> bytes:
+        """Raises LinkLost for a target that cannot be asked for: its name came from outside."""
         headers = [("Host", self._target), ("User-Agent", f"agent-gateway/{__version__}")]
         if self._proxy.authorization is not None:
             headers.append(("Proxy-Authorization", self._proxy.authorization))
-        asked = h11.Request(method="CONNECT", target=self._target, headers=headers)
+        try:
+            asked = h11.Request(method="CONNECT", target=self._target, headers=headers)
+        except (h11.LocalProtocolError, UnicodeError) as error:
+            raise LinkLost(f"the proxy {self._proxy} cannot be asked for {self._target!r}") from error
         return (self._http.send(asked) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
 
     def receive(self, data: bytes) -> bool:

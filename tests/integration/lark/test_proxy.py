@@ -314,6 +314,10 @@ async def test_proxy_that_is_away_is_named() -> None:
     client = Client(endpoint=Endpoint(f"ws://{NAME}:1/ws?service_id=1", 1))
     error = await lost(dialler(proxy.url()), client)
     assert f"the proxy http://127.0.0.1:{proxy.port} cannot be reached" in str(error)
+    async with open_http_client(proxy_url=proxy.url()) as http:
+        for target in (f"http://{NAME}:1", f"https://{NAME}:1"):
+            with pytest.raises(LarkUnavailable, match=f"by way of the proxy http://127.0.0.1:{proxy.port}"):
+                await LarkClient("cli_a", "fake-secret", target, http).fetch_endpoint()
 
 
 async def test_proxy_that_dies_loses_the_link_at_once() -> None:

@@ -221,6 +221,12 @@ def test_answer_of_no_proxy_loses_the_link(data: bytes, words: str) -> None:
         answered(data)
 
 
+@pytest.mark.parametrize("host", ["a b", "b\u00fccher.example", "a\r\nX: y"])
+def test_target_that_is_no_host_name_loses_the_link(host: str) -> None:
+    with pytest.raises(LinkLost, match="cannot be asked for"):
+        Tunnel(PROXY, host, 443).request()
+
+
 @given(st.binary(max_size=200))
 def test_whatever_a_proxy_answers_is_a_verdict(data: bytes) -> None:
     for answer in (data, b"HTTP/1.1 200 OK\r\n" + data):
