@@ -15,7 +15,7 @@ from asks.errors import AsksException
 from gateway.keyring import KeyRing
 from gateway.lark.installer import InstallationService, NewApp, identify_with
 from gateway.postgres.installation_store import PostgresInstallationStore
-from gateway.simulator.platform import App, Person, open_id
+from gateway.simulator.platform import App, Person, open_id, set_options
 from support.posted import KEY, TOKEN, Posted, challenge, encrypted, message_event, signed
 from support.processes import GatewayProcess
 from support.proxy_process import open_proxy
@@ -160,3 +160,63 @@ async def test_daemon_with_a_proxy_that_cannot_be_used_exits_with_78(world: Worl
         assert await daemon.wait() == 78
         assert "ALL_PROXY: a socks5:// proxy is not supported" in daemon.log
         assert "fake-pass" not in daemon.log
+
+
+class SimulatedPosts(PostedBot):
+    """The same bot, whose events the simulated platform posts."""
+
+    def post_to(self, daemon: GatewayProcess) -> None:
+        set_options(
+            self.app,
+            {
+                "event_mode": "http",
+                "event_url": f"{daemon.url}/api/webhooks/lark/{self.id}",
+                "encrypt_key": KEY,
+                "verification_token": TOKEN,
+            },
+        )
+
+
+async def test_platform_that_posts_is_verified_answered_and_refused_when_spoiled(world: World) -> None:
+    app = world.sim.create_app("Echo")
+    bot = SimulatedPosts(world, app, await world.add_agent("Echo"))
+    await bot.install()
+    ada = await bot.bind("Ada")
+    world.sim.delivery.redelivery_scale = 0.01
+    async with world.daemon() as daemon, world.agent(daemon, *ECHO):
+        bot.post_to(daemon)
+        assert (await world.sim.callbacks.verify(app))[1]
+        for how in ("wrong_signature", "unsigned", "wrong_token", "wrong_key", ""):
+            world.sim.spoil_pushes(how, age_seconds=3600 if how == "" else 0)
+            said = world.sim.say(ada, app, f"spoiled by {how}")
+            with trio.fail_after(15):
+                await said.event.settled()
+            # The first push is refused for what is wrong with it, the next one is as it should be.
+            assert [push.outcome for push in said.event.pushes] == ["refused", "delivered"]
+            assert said.event.pushes[0].ack_code in {400, 401}
+        await world.answers(said.message.chat_id, 1)
+        await world.until("select count(*) = 0 from agent_task where status <> 'completed'")
+    assert len(await world.contents()) == 5
+    assert bot.most_live == 0
+
+
+async def test_replica_that_is_gone_leaves_its_posts_to_the_other_by_redelivery(world: World) -> None:
+    app = world.sim.create_app("Echo")
+    bot = SimulatedPosts(world, app, await world.add_agent("Echo"))
+    await bot.install()
+    ada = await bot.bind("Ada")
+    world.sim.delivery.redelivery_scale = 0.05
+    async with world.daemon() as one, world.daemon() as two, world.agent(two, *ECHO):
+        bot.post_to(one)
+        await one.kill()
+        said = world.sim.say(ada, app, "plum pudding")
+        with trio.fail_after(10):
+            while not said.event.pushes or said.event.pushes[0].outcome == "waiting":
+                await trio.sleep(0.01)
+        assert said.event.pushes[0].outcome == "unreachable"
+        bot.post_to(two)  # as a load balancer would
+        with trio.fail_after(20):
+            await said.event.settled()
+        (answer,) = await world.answers(said.message.chat_id)
+        assert "plum pudding" in answer.content
+    assert await world.contents() == ["plum pudding"]
