@@ -31,7 +31,7 @@ def lark() -> None:
 
 def _console_secret(variable: str) -> dict[str, Any]:
     """A secret of the developer console, which need not stand on the command line for everybody to see."""
-    words = "The console's, for --event-mode http; - reads it from stdin, a line after the app secret."
+    words = "The console's, for --event-mode http; - reads it from stdin, after the app secret and in this order."
     return {"default": "", "envvar": variable, "show_envvar": True, "help": words}
 
 

@@ -79,7 +79,7 @@ class PushedEvents:
         received_at = trio.current_time()
         target = await self._find(installation_id)
         opened = self._open(target)
-        secrets = CallbackSecrets(opened.get("encrypt_key", ""), opened.get("verification_token", ""))
+        secrets = CallbackSecrets(*(str(opened.get(name) or "") for name in ("encrypt_key", "verification_token")))
         match judge(headers, body, secrets, now=target.now):
             case Challenge(text):
                 _log.info("lark_callback_verified", installation_id=str(target.id))
