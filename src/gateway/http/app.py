@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, chats, health, identity, runtimes, tasks
+from gateway.http import bindings, chats, health, identity, lark_events, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -24,6 +24,7 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.channel.push import TakePushed
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
@@ -62,13 +63,17 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only."""
+    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
+
+    `take_lark_event` is None while Lark is off.
+    """
 
     authenticate: Authenticate
     tasks: TaskService
     health: Readiness
     metrics: Metrics
     people: People | None = None
+    take_lark_event: TakePushed | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -81,6 +86,7 @@ def create_app(services: Services) -> JsonApp:
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    lark_events.add_routes(app, services.take_lark_event)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
