@@ -97,6 +97,16 @@ class OutboxObserver:
         self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)
 
 
+class LookupObserver:
+    """Counts look-ups: a callback for `inbound.enrichment`, given what was looked up and how that ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, kind: str, outcome: str) -> None:
+        self._metrics.count("gateway_channel_lookups_total", kind=kind, outcome=outcome)
+
+
 class TaskObserver:
     """Counts runs that ended: a callback for `work.tasks`, given the task's kind, its status and its length."""
 
