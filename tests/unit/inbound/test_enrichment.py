@@ -54,6 +54,7 @@ class FakeLookup:
     asked: list[tuple[str, object]] = field(default_factory=list)
 
     async def _answer(self, kind: str, about: object) -> None:
+        assert trio.current_effective_deadline() < float("inf")
         self.asked.append((kind, about))
         await trio.sleep(self.seconds.get(f"{kind} {about}", self.seconds.get(kind, 0)))
         if self.errors.get(kind):
@@ -251,6 +252,17 @@ async def test_installation_that_opens_slowly_is_within_the_budget_too() -> None
     (message,) = await Enricher({"feishu": slow}).enrich(GROUP, [claimed()])
     assert trio.current_time() == pytest.approx(2.0)
     assert message.additions == UNFETCHED_CONTEXT
+
+
+@simulated
+async def test_lookups_of_all_runs_share_a_bounded_number_of_lanes() -> None:
+    scene = Scene(FakeLookup(seconds={"message": 60}))
+    async with trio.open_nursery() as nursery:
+        for run in range(5):
+            nursery.start_soon(scene.texts, DIRECT, *(claimed(quoted_id=f"om_{run}_{n}") for n in range(20)))
+    assert len(scene.lookup.asked) == enrichment.LOOKUPS_AT_ONCE_MAX
+    assert scene.counted["message", "cut_off"] == 100
+    assert trio.current_time() == pytest.approx(2.0)
 
 
 # What is fetched ahead.
