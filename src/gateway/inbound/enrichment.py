@@ -90,7 +90,7 @@ class _Memory:
         self._answers: OrderedDict[Hashable, _Answer] = OrderedDict()
 
     def find(self, key: Hashable) -> _Answer | None:
-        self._forget()
+        self.forget()
         return self._answers.get(key)
 
     @contextmanager
@@ -105,8 +105,8 @@ class _Memory:
                 del self._answers[key]
             answer.done.set()
 
-    def _forget(self) -> None:
-        """Everything here is asked for in order of time, so the first that may stay ends the search."""
+    def forget(self) -> None:
+        """Drop what is old, or too much. Everything stands here in order of time: the first that may stay ends it."""
         oldest = trio.current_time() - KEPT_SECONDS
         while self._answers:
             key, answer = next(iter(self._answers.items()))
@@ -254,7 +254,10 @@ async def run_prefetch(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Look up what is expected until cancelled; a few messages at a time. One that fails costs nothing but itself."""
+    """Look up what is expected until cancelled, a few messages at a time, and forget in time what was found.
+
+    A look-up that fails costs nothing but itself.
+    """
 
     async def work() -> None:
         async for expected in enricher._receive:
@@ -263,9 +266,15 @@ async def run_prefetch(
             except Exception as error:
                 _judge(error, "prefetch")
 
+    async def forget() -> None:
+        while True:
+            await trio.sleep(KEPT_SECONDS / 2)
+            enricher._memory.forget()
+
     async with trio.open_nursery() as nursery:
         for _ in range(PREFETCHES_MAX):
             nursery.start_soon(work)
+        nursery.start_soon(forget)
         task_status.started()
 
 

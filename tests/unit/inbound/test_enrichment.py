@@ -334,6 +334,17 @@ async def test_what_was_fetched_is_forgotten_within_minutes() -> None:
     assert len(scene.enricher._memory._answers) <= enrichment.KEPT_MAX + 1
 
 
+@simulated
+async def test_words_do_not_stay_in_memory_when_nothing_else_happens() -> None:
+    scene = Scene(FakeLookup(messages={"om_q": [quoted("om_q", SECRET)]}))
+    async with scene.prefetching():
+        scene.enricher.expect(direct(reply_to=ReplyTo("om_q"), sent_at=NOON))
+        await trio.sleep(1)
+        assert scene.enricher._memory._answers
+        await trio.sleep(2 * enrichment.KEPT_SECONDS)
+        assert not scene.enricher._memory._answers
+
+
 async def test_expecting_never_waits_and_ignores_what_needs_nothing() -> None:
     scene = Scene()
     scene.enricher.expect(direct(sent_at=NOON))
