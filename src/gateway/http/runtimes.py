@@ -79,6 +79,9 @@ def task_json(assignment: Assignment) -> dict[str, object]:
     begin with `| `; the agent's own earlier answers are `[assistant]: `. `[unable to fetch]` stands for what could not
     be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
     group, `prompt` has the author before each sender's words too.
+
+    A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
+    the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
     """
     claim = assignment.claim
     return {
@@ -87,6 +90,7 @@ def task_json(assignment: Assignment) -> dict[str, object]:
         "agent": {"id": claim.agent_id, "name": claim.agent_name},
         "workspace_id": claim.workspace_id,
         "chat_session_id": claim.chat_session_id,
+        "context_generation": claim.context_generation,
         "issue": _issue_json(assignment),
         "prompt": assignment.prompt,
         "messages": [
