@@ -94,12 +94,12 @@ update outbound_message set status = 'queued', available_at = now(), first_attem
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: list_sent_to_recipient(id)
--- Told apart from the row in doubt, whose words may be the same.
+-- Told apart from the row in doubt, whose words may be the same. Our clock and the platform's may be apart.
 select other.channel_message_id
 from outbound_message doubtful
 join outbound_message other on other.installation_id = doubtful.installation_id
   and other.recipient_type = doubtful.recipient_type and other.recipient_id = doubtful.recipient_id
 where doubtful.id = :id and other.status = 'sent' and other.channel_message_id is not null
-  and other.sent_at >= doubtful.first_attempt_at
+  and other.sent_at >= doubtful.first_attempt_at - interval '2 minutes'
 order by other.seq desc
 limit 500;

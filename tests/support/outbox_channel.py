@@ -65,6 +65,36 @@ class Toy:
 
 
 @dataclass
+class ReadableToy(Toy):
+    """A platform that forgets keys after an hour, and whose chats can be read; `reading` is what that provokes."""
+
+    reading: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    reads: list[float] = field(default_factory=list)
+    _said_at: dict[str, float] = field(default_factory=dict)
+
+    def channel(self) -> ToyChannel:
+        return ReadableToyChannel(self)
+
+    async def deliver(self, message: OutboundMessage) -> SendResult:
+        key, now = message.idempotency_key, trio.current_time()
+        if now - self._said_at.get(key, now) > 3600:
+            del self._keys[key]
+        visible = len(self.visible)
+        try:
+            return await super().deliver(message)
+        finally:
+            if len(self.visible) > visible:
+                self._said_at[key] = now
+
+    async def find(self, message: OutboundMessage) -> str | None:
+        self.reads.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.reading:
+            await self.reading.pop(0)()
+        return self._keys.get(message.idempotency_key)
+
+
+@dataclass
 class ToyChannel:
     """Implements gateway.channel.Channel, as far as the outbox uses it."""
 
@@ -78,6 +108,17 @@ class ToyChannel:
 
     async def send(self, message: OutboundMessage) -> SendResult:
         return await self.platform.deliver(message)
+
+
+@dataclass
+class ReadableToyChannel(ToyChannel):
+    """Implements ReadBack as well."""
+
+    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
+        assert isinstance(self.platform, ReadableToy)
+        found = await self.platform.find(message)
+        assert found is None or found not in known
+        return found
 
 
 def raising(error: Exception) -> Callable[[], Awaitable[None]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from gateway.lark.client import BotIdentity, LarkClient
 from gateway.lark.clients import LarkClients
 from gateway.lark.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
 from gateway.lark.content import CHANNEL_TYPE, decode_event, order_key
+from gateway.lark.read_back import find_sent
 from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
@@ -45,7 +47,7 @@ _CARD_IMPOSSIBLE = frozenset({230025, 230099})
 
 
 class LarkChannel:
-    """Implements gateway.channel.channel.Channel, and Typing too, for one installation.
+    """Implements gateway.channel.channel.Channel for one installation, and Typing and ReadBack too.
 
     What it was given stays the caller's.
     """
@@ -141,6 +143,10 @@ class LarkChannel:
                     raise
                 _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
         return await self._send(message, rendered)
+
+    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
+        """See ReadBack.find_sent."""
+        return await find_sent(self._client, message, since=since, known=known)
 
     async def show_typing(self, message_id: str) -> str:
         """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""

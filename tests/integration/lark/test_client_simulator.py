@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkRefused, Verdict
-from gateway.channel.message import ChatType, InboundMessage, OutboundMessage
+from gateway.channel.message import ChatType, InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
 from gateway.lark.cards import render_text
 from gateway.lark.channel import LarkChannel, lark_factory
@@ -163,3 +164,28 @@ async def test_channel_with_a_wrong_secret_is_refused_in_words(
         await channel_on(simulator, http, config).run()
     assert config.health.state is ConnectionState.REFUSED
     assert "fake-wrong" not in config.health.detail
+
+
+async def test_message_is_found_in_its_chat_by_what_it_says(simulator: Simulator, app: App, http: HttpClient) -> None:
+    person = simulator.create_person("Eve")
+    chat = simulator.direct_chat(person, app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    since = datetime.now(UTC)
+    answer = OutboundMessage(text="**done**", idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    plain = OutboundMessage(text="plain words", idempotency_key="u-2", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    never = OutboundMessage(text="never sent", idempotency_key="u-3", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    card_id, plain_id = (await channel.send(answer)).message_id, (await channel.send(plain)).message_id
+    simulator.say(person, chat, "never sent")
+    assert await channel.find_sent(answer, since=since, known=()) == card_id
+    assert await channel.find_sent(plain, since=since, known=()) == plain_id
+    assert await channel.find_sent(plain, since=since, known=[plain_id]) is None
+    assert await channel.find_sent(never, since=since, known=[card_id]) is None
+    assert await channel.find_sent(plain, since=since - timedelta(hours=3), known=()) is None
+
+
+async def test_message_to_a_person_cannot_be_found(simulator: Simulator, app: App, http: HttpClient) -> None:
+    channel = channel_on(simulator, http, config_of(app, []))
+    with pytest.raises(LarkRefused):
+        await channel.find_sent(
+            OutboundMessage(text="hi", idempotency_key="u", user_id="ou_1"), since=datetime.now(UTC), known=()
+        )
