@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, health, identity, runtimes, tasks
+from gateway.http import attachments, bindings, health, identity, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
+    from gateway.work.attachments import Attachments
     from gateway.work.bindings import BindingService
     from gateway.work.directory import Directory
     from gateway.work.tasks import TaskService
@@ -60,13 +61,17 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only."""
+    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
+
+    `attachments` is None where no platform is served that files could be fetched from.
+    """
 
     authenticate: Authenticate
     tasks: TaskService
     health: Readiness
     metrics: Metrics
     people: People | None = None
+    attachments: Attachments | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -79,6 +84,7 @@ def create_app(services: Services) -> JsonApp:
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    attachments.add_routes(app, services)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)

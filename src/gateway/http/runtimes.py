@@ -14,7 +14,8 @@ from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime
 from gateway.http.body import json_response, read_json
 from gateway.ids import parse_id
-from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment
+from gateway.work.attachments import Attachment
+from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment, told
 
 if TYPE_CHECKING:
     from gateway.http.app import Services
@@ -84,15 +85,27 @@ def task_json(assignment: Assignment) -> dict[str, object]:
             {
                 "role": message.role,
                 "author": message.author,
-                "text": message.text,
+                "text": told(message),
                 "sent_at": message.sent_at,
                 "age_seconds": message.age_seconds,
-                "attachments": [],
+                "attachments": [_attachment_json(file) for file in message.attachments if not file.failed],
             }
             for message in assignment.messages
         ],
         "attempt": claim.attempt,
         "deadline": claim.deadline,
+    }
+
+
+def _attachment_json(file: Attachment) -> dict[str, object]:
+    """`bytes` is null for a file that did not come in time: asking for it fetches it."""
+    described = file.described
+    return {
+        "n": file.n,
+        "kind": file.kind,
+        "name": described.name,
+        "mime_type": described.mime_type,
+        "bytes": file.bytes,
     }
 
 

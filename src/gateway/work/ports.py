@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
+from gateway.work.attachments import Attachment
+
 JsonObject = Mapping[str, Any]
 
 
@@ -98,11 +100,13 @@ class Claim:
 class ClaimedMessage:
     """One message that a run has to answer. `age_seconds` is how old it was when the run was handed out."""
 
+    id: UUID
     role: str
     author: str
     text: str
     sent_at: datetime
     age_seconds: int
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from gateway.concurrency import Signal, Topics, reached
+from gateway.core.attachments import unable_line
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.directory import RuntimePrincipal
 from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, UNKNOWN_REASON, apology, judge_failure, known_reason
@@ -67,9 +68,19 @@ class Assignment:
     @property
     def prompt(self) -> str:
         if self.claim.kind == "issue":
-            parts = (self.claim.issue_title, self.claim.issue_description)
+            missing = "\n".join(line for message in self.messages for line in _missing(message))
+            parts = (self.claim.issue_title, self.claim.issue_description, missing)
             return "\n\n".join(part for part in parts if part)
-        return "\n\n".join(message.text for message in self.messages if message.text)
+        return "\n\n".join(text for message in self.messages if (text := told(message)))
+
+
+def told(message: ClaimedMessage) -> str:
+    """What an agent reads of a message: its words, and which of its files could not be had."""
+    return "\n".join(part for part in (message.text, *_missing(message)) if part)
+
+
+def _missing(message: ClaimedMessage) -> list[str]:
+    return [unable_line(file.kind, file.name) for file in message.attachments if file.failed]
 
 
 class TaskService:
