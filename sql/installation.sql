@@ -119,3 +119,8 @@ join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
 left join channel_connection c on c.installation_id = i.id
 where (:id::uuid is null or i.id = :id::uuid) and (:workspace_id::uuid is null or i.workspace_id = :workspace_id::uuid)
 order by i.created_at, i.id;
+
+-- name: get_stored_installation(id)^
+-- record_class: StoredInstallation
+-- Read each time somebody speaks for it: a revoked bot is revoked at once.
+select id, config, status = 'revoked' as revoked from channel_installation where id = :id;

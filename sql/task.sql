@@ -153,13 +153,37 @@ with own as (
   from agent_task task join chat_attachment attachment on attachment.issue_id = task.issue_id
   where task.id = :task_id
 )
-select message.id, message.role, coalesce(nullif(author.name, ''), split_part(author.email, '@', 1), '') as author,
+select message.id as row_id, message.role, coalesce(nullif(author.name, ''), split_part(author.email, '@', 1), '') as author,
   message.content as text, coalesce(message.sent_at, message.created_at) as sent_at,
-  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds
+  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds,
+  coalesce(message.channel_message_id, '') as message_id, coalesce(message.quoted_message_id, '') as quoted_id,
+  message.bundle
 from own
 join chat_message message on message.id = own.id and message.role = 'user'
 left join app_user author on author.id = message.author_user_id
 order by message.seq;
+
+-- name: get_place(task_id)^
+-- record_class: Place
+-- Where a run's conversation happens, for looking up what was said around it. For a topic the config knows the chat
+-- behind the key, which goes on with the topic. A later generation begins with its first message: older words of the
+-- same chat are what somebody asked to leave behind.
+select conversation.installation_id, conversation.channel_type, known.chat_id,
+  substr(conversation.channel_chat_id, length(known.chat_id) + 2) as thread_id,
+  conversation.chat_type = 'group' as is_group, started.since
+from agent_task task
+join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
+cross join lateral (
+  select coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id) as chat_id
+) known
+left join lateral (
+  select coalesce(message.sent_at, message.created_at) as since
+  from chat_message message
+  where message.chat_session_id = task.chat_session_id and message.context_generation = task.context_generation
+  order by message.seq
+  limit 1
+) started on task.context_generation > 0
+where task.id = :task_id and task.kind = 'chat';
 
 -- name: seconds_to_next(runtime_id)$
 -- Only tasks that wait for their time, or for files, which have a deadline. What waits for room or for another run is

@@ -38,9 +38,16 @@ from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from gateway.channel.installation import StoredInstallation
     from gateway.http.app import People
+    from gateway.inbound.enrichment import LookupOf
+    from gateway.lark.client import HttpClient
+    from gateway.lark.clients import InstallationClients
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
+    from gateway.work.attachments import Attachments
     from gateway.work.directory import Directory
 
 log = structlog.get_logger()
@@ -59,6 +66,7 @@ class Wakes:
     releases: Topics = field(default_factory=Topics)
     tasks: Topics = field(default_factory=Topics)
     outbox: Topics = field(default_factory=Topics)
+    attachments: Signal = field(default_factory=Signal)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
         """For `run_listener`: an empty payload stands for everything that may have been missed."""
@@ -67,6 +75,7 @@ class Wakes:
             "gateway_lease": partial(_ring, self.releases),
             "gateway_task": partial(_ring, self.tasks),
             "gateway_outbound": partial(_ring, self.outbox),
+            "gateway_attachment": lambda _: self.attachments.set(),
         }
 
 
@@ -215,10 +224,10 @@ async def _run_parts(
         open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, ring=ring)
         await daemon.start_services(services)
         async with trio.open_nursery() as intake:
-            ready = await daemon.start_intake(intake, http, ring, stop)
+            ready = await daemon.start_intake(intake, stop)
             log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
             task_status.started(ready)
         services.cancel_scope.cancel()
@@ -227,11 +236,15 @@ async def _run_parts(
 class _Daemon:
     """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
 
-    def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool) -> None:
+    def __init__(
+        self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool, *, http: HttpClient, ring: KeyRing | None
+    ) -> None:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
+        from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.observe.events import InboundObserver
+        from gateway.lark.clients import LarkClients
+        from gateway.observe.events import InboundObserver, LookupObserver
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
@@ -243,6 +256,12 @@ class _Daemon:
         self._conninfo = conninfo
         self._pool = pool
         self._lease_pool = lease_pool
+        self._ring = ring
+        self._lark = LarkClients(
+            http,
+            open_base_override=settings.lark.open_base_url,
+            send_timeout_seconds=settings.hub.reply_timeout_seconds,
+        )
         self._metrics = Metrics()
         self._wakes = Wakes()
         self._node_id = secrets.token_hex(16)
@@ -254,29 +273,43 @@ class _Daemon:
             IssueService(PostgresIssueStore(pool)),
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
+        self._clients = self._installation_clients()
+        self._attachments = self._fetched_files()
+        self._enricher = Enricher(self._lookups(), observe=LookupObserver(self._metrics))
         self._pipeline = InboundPipeline(
-            self._inbound, self._committer, commands, observe=InboundObserver(self._metrics)
+            self._inbound,
+            self._committer,
+            commands,
+            observe=InboundObserver(self._metrics),
+            ingested=self._enricher.expect,
         )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
-            PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+            PostgresTaskStore(pool),
+            self._wakes.tasks,
+            limits=limits,
+            ended=TaskObserver(self._metrics),
+            enrich=self._enricher.enrich,
         )
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
         from gateway.inbound.committer import run_committer
+        from gateway.inbound.enrichment import run_prefetch
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
+        await nursery.start(partial(run_prefetch, self._enricher, self._inbound.find_installation))
+        await nursery.start(self._run_attachments)
         nursery.start_soon(self._run_janitor)
 
-    async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:
+    async def start_intake(self, nursery: trio.Nursery, stop: trio.Event) -> Ready:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
-        fleet: Fleet = await nursery.start(partial(self._run_supervisor, http, ring, stop))
+        fleet: Fleet = await nursery.start(partial(self._run_supervisor, stop))
         nursery.start_soon(self._run_gauges, fleet, stop)
         nursery.start_soon(self._drain_tasks, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=ring is not None))
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=self._ring is not None))
         return Ready(url, metrics_url, self._node_id)
 
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
@@ -288,17 +321,15 @@ class _Daemon:
 
     # --- bots ---------------------------------------------------------------------------------------------------------
 
-    async def _run_supervisor(
-        self, http: Any, ring: KeyRing | None, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]
-    ) -> None:
+    async def _run_supervisor(self, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]) -> None:
         from gateway.observe.events import SupervisorObserver
         from gateway.postgres.lease_store import PostgresLeaseStore
         from gateway.supervisor.sweep import run_supervisor
 
         await run_supervisor(
             store=PostgresLeaseStore(self._lease_pool),
-            registry=self._registry(http, ring),
-            open_secrets=partial(_open_secrets, ring),
+            registry=self._registry(),
+            open_secrets=partial(_open_secrets, self._ring),
             handler_for=lambda _: self._pipeline.receive,
             run_outbox=self._run_outbox,
             settings=_lease_settings(self._settings),
@@ -311,7 +342,7 @@ class _Daemon:
             task_status=task_status,
         )
 
-    def _registry(self, http: Any, ring: KeyRing | None) -> Registry:
+    def _registry(self) -> Registry:
         """The platforms that can be served: none that need a secret while there is no key to open it."""
         from gateway.lark.channel import lark_factory
         from gateway.lark.connection import ConnectionSettings, open_tcp_link
@@ -319,7 +350,7 @@ class _Daemon:
         from gateway.observe.events import AckObserver
 
         registry = Registry()
-        if ring is None:
+        if self._ring is None:
             log.warning("lark_off", because="secret_key is unset")
             return registry
         if self._settings.lark.proxy_url is not None:
@@ -331,17 +362,67 @@ class _Daemon:
             events_in_flight_max=limits.events_in_flight_max,
         )
         factory = lark_factory(
-            http,
+            self._lark,
             # One context for all sockets: each costs close to a megabyte.
             open_stream=partial(open_tcp_link, ssl_context=ssl.create_default_context(), settings=connection),
-            open_base_override=self._settings.lark.open_base_url,
             settings=connection,
-            send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
             on_ack=AckObserver(self._metrics),
             on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
         )
         registry.register(CHANNEL_TYPE, factory)
         return registry
+
+    def _lookups(self) -> dict[str, LookupOf]:
+        """How to read back what was said, by platform."""
+        from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.lookup import LarkLookup
+
+        async def lark(installation_id: UUID) -> LarkLookup:
+            return LarkLookup(await self._clients.client_of(installation_id))
+
+        return {CHANNEL_TYPE: lark}
+
+    def _installation_clients(self) -> InstallationClients:
+        from gateway.lark.clients import InstallationClients
+        from gateway.postgres.installation_store import PostgresInstallationStore
+
+        return InstallationClients(
+            PostgresInstallationStore(self._pool), partial(_open_secrets, self._ring), self._lark
+        )
+
+    def _fetched_files(self) -> Attachments:
+        from gateway.lark.resources import LarkFiles
+        from gateway.observe.events import FetchObserver
+        from gateway.postgres.attachment_store import PostgresAttachmentStore
+        from gateway.work.attachments import Attachments
+        from gateway.work.files import FileCache
+
+        limits = self._settings.limits
+        cache = FileCache(
+            self._settings.state_dir / "attachments",
+            bytes_max=limits.attachment_storage_bytes_max,
+            unused_seconds_max=limits.attachment_storage_days_max * 86_400,
+        )
+        return Attachments(
+            PostgresAttachmentStore(self._pool),
+            LarkFiles(self._clients.client_of),
+            cache,
+            bytes_max=limits.attachment_bytes_max,
+            at_once=limits.attachments_at_once_max,
+            record=FetchObserver(self._metrics),
+        )
+
+    async def _run_attachments(self, *, task_status: trio.TaskStatus[None]) -> None:
+        from gateway.inbound.effects import run_attachments
+        from gateway.postgres.attachment_store import PostgresAttachmentStore
+
+        await run_attachments(
+            self._attachments,
+            PostgresAttachmentStore(self._pool),
+            self._wakes.attachments,
+            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="attachment"),
+            task_status=task_status,
+        )
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
         from gateway.outbound.outbox import run_outbox
@@ -372,6 +453,7 @@ class _Daemon:
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
+                Sweep("attachment_files", 600, self._attachments.sweep),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
@@ -409,6 +491,7 @@ class _Daemon:
             health=self._readiness(fleet),
             metrics=self._metrics,
             people=self._people(directory, lark_on=lark_on),
+            attachments=self._attachments,
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
@@ -462,7 +545,7 @@ class _Daemon:
         return f"{url}/metrics"
 
 
-def _open_secrets(ring: KeyRing | None, installation: Installation) -> dict[str, Any]:
+def _open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
     from gateway.lark.channel import open_config
 
     if ring is None:

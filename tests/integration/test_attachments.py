@@ -29,7 +29,7 @@ from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.attachments import Attachment, Attachments, FetchFailed
 from gateway.work.directory import RuntimePrincipal
 from gateway.work.files import FileCache
-from gateway.work.tasks import Assignment, TaskService, told
+from gateway.work.tasks import Assignment, TaskService
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, Desk, direct, open_desk
@@ -154,7 +154,7 @@ async def test_run_waits_for_its_picture_and_gets_exactly_its_bytes(scene: Scene
         with trio.fail_after(10):
             assignment = await scene.claimed(30)
     assert files(assignment) == [(1, "image", "image.png", "image/png", len(PNG))]
-    assert told(assignment.messages[0]) == "[Image]"
+    assert assignment.messages[0].with_additions == "[Image]"
     assert await scene.read(assignment) == PNG
     assert scene.source.downloads["img_1"] == 1
     assert scene.outcomes == ["ready"]
@@ -185,7 +185,7 @@ async def test_file_that_cannot_be_had_leaves_its_placeholder_and_an_honest_line
     await scene.desk.receive(direct("om_1", "[File]", type=MessageType.FILE, media=(document(), picture())))
     async with scene.fetching():
         assignment = await scene.claimed()
-    assert told(assignment.messages[0]) == "[File]\n[report.pdf: unable to fetch]"
+    assert assignment.messages[0].with_additions == "[File]\n[report.pdf: unable to fetch]"
     assert assignment.prompt == "[File]\n[report.pdf: unable to fetch]"
     # The number of the other one counts the failed one, and means the same in the next attempt.
     assert [number for number, *_ in files(assignment)] == [2]
@@ -304,7 +304,7 @@ async def test_transient_failure_at_the_deadline_ends_the_waiting(scene: Scene) 
     await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
     async with scene.fetching():
         assignment = await scene.claimed()
-    assert told(assignment.messages[0]) == "look\n[Image: unable to fetch]"
+    assert assignment.messages[0].with_additions == "look\n[Image: unable to fetch]"
     assert (await scene.rows())[0][:2] == ("failed", "unavailable")
 
 

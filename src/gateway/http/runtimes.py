@@ -15,7 +15,7 @@ from gateway.http.auth import require_runtime
 from gateway.http.body import json_response, read_json
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachment
-from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment, told
+from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment
 
 if TYPE_CHECKING:
     from gateway.http.app import Services
@@ -71,7 +71,16 @@ def add_routes(app: Quart, services: Services) -> None:
 
 
 def task_json(assignment: Assignment) -> dict[str, object]:
-    """A claimed task as its agent reads it."""
+    """A claimed task as its agent reads it.
+
+    `text`, and with it `prompt`, begins with what others said around the message, each piece in a block of its own:
+    `<recent_context count="">` (the last messages of the group or topic before this run), `<quoted_message
+    message_id="" sender="" type="">` (what the message answers to) and `<forwarded_messages count="">` (what it
+    bundles). Then come the sender's own words. In a list every message begins with `[name]: ` and goes on in lines that
+    begin with `| `; the agent's own earlier answers are `[assistant]: `. `[unable to fetch]` stands for what could not
+    be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
+    group, `prompt` has the author before each sender's words too.
+    """
     claim = assignment.claim
     return {
         "id": claim.id,
@@ -85,7 +94,7 @@ def task_json(assignment: Assignment) -> dict[str, object]:
             {
                 "role": message.role,
                 "author": message.author,
-                "text": told(message),
+                "text": message.with_additions,
                 "sent_at": message.sent_at,
                 "age_seconds": message.age_seconds,
                 "attachments": [_attachment_json(file) for file in message.attachments if not file.failed],

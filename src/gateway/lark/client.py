@@ -6,7 +6,7 @@ No secret, token or connection ticket goes into a log line or an exception's tex
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -124,6 +124,10 @@ class LarkClient:
         self._held: _HeldToken | None = None
         self._fetching = trio.Lock()
 
+    @property
+    def app_id(self) -> str:
+        return self._app_id
+
     def __repr__(self) -> str:
         return f"<LarkClient of {self._app_id} at {self._base_url}>"
 
@@ -223,6 +227,33 @@ class LarkClient:
             raise
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise LarkUnavailable(f"no file from {self._base_url}: {type(error).__name__} {error}") from error
+
+    # --- reading back
+
+    async def read_message(self, message_id: str) -> rest.Page:
+        """A message and, if it is a bundle, what lies in it. Raises the LarkError family."""
+        return await self._call(lambda token: rest.message_request(token, message_id), rest.judge_page)
+
+    async def list_messages(
+        self, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
+    ) -> rest.Page:
+        """The newest messages of a chat or a topic. `start` and `end` are seconds since 1970, for a chat only.
+
+        Raises the LarkError family.
+        """
+
+        def request(token: str) -> rest.Request:
+            return rest.messages_request(
+                token, chat_id=chat_id, thread_id=thread_id, start=start, end=end, page_token=page_token
+            )
+
+        return await self._call(request, rest.judge_page)
+
+    async def people_names(self, open_ids: Sequence[str]) -> dict[str, str]:
+        """Names of up to 50 people by open id; who may not be seen is left out. Raises the LarkError family."""
+        return await self._call(lambda token: rest.people_request(token, open_ids), rest.judge_names)
+
+    # --- inside
 
     async def _call(
         self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], *, timeout: float | None = None

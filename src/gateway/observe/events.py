@@ -87,6 +87,16 @@ class SupervisorObserver:
         self._metrics.count("gateway_unexpected_errors_total", unit=unit)
 
 
+class FetchObserver:
+    """Counts files that were fetched, or not: a callback for `work.attachments`, given "ready" or a problem's slug."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, outcome: str) -> None:
+        self._metrics.count("gateway_attachment_fetches_total", outcome=outcome)
+
+
 class OutboxObserver:
     """Counts what became of attempts to send: a callback for `outbound.outbox`, given a row's kind and the outcome."""
 
@@ -95,6 +105,16 @@ class OutboxObserver:
 
     def __call__(self, kind: str, outcome: str) -> None:
         self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)
+
+
+class LookupObserver:
+    """Counts look-ups: a callback for `inbound.enrichment`, given what was looked up and how that ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, kind: str, outcome: str) -> None:
+        self._metrics.count("gateway_channel_lookups_total", kind=kind, outcome=outcome)
 
 
 class TaskObserver:

@@ -163,6 +163,17 @@ FAMILIES: tuple[Family, ...] = (
         {"outcome": one_of(*FETCH_OUTCOMES)},
     ),
     Family(
+        "gateway_channel_lookups_total",
+        "counter",
+        "What was looked up for agents: quoted and forwarded messages, what was said before, names.",
+        {
+            "kind": one_of("message", "recent", "names"),
+            "outcome": one_of(
+                "found", "reused", "refused", "throttled", "unavailable", "cut_off", "unsupported", "fault"
+            ),
+        },
+    ),
+    Family(
         "gateway_agent_task_terminal_total",
         "counter",
         "Runs that ended.",

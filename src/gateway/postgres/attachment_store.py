@@ -61,7 +61,7 @@ async def attach_files(
     """The messages of a task with the files that came with each."""
     files = await _list_of_task(conn, task_id)
     return [
-        replace(message, attachments=tuple(file for file in files if file.message_id == message.id))
+        replace(message, attachments=tuple(file for file in files if file.message_id == message.row_id))
         for message in messages
     ]
 

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.channel.installation import AgentHome, AppHolder, InstallationDraft, InstallationView
+from gateway.channel.installation import AgentHome, AppHolder, InstallationDraft, InstallationView, StoredInstallation
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
-_Q = load("installation.sql", AgentHome, AppHolder, InstallationView)
+_Q = load("installation.sql", AgentHome, AppHolder, InstallationView, StoredInstallation)
 
 
 class PostgresInstallationStore:
@@ -78,3 +78,9 @@ class PostgresInstallationStore:
         async with self._pool.connection() as conn:
             rows: list[InstallationView] = await _Q.list_installations(conn, id=None, workspace_id=workspace_id)
             return rows
+
+    async def stored(self, installation_id: UUID) -> StoredInstallation | None:
+        """The row with its sealed config, for whoever is to speak for it; revoked ones too."""
+        async with self._pool.connection() as conn:
+            found: StoredInstallation | None = await _Q.get_stored_installation(conn, id=installation_id)
+            return found

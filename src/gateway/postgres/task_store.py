@@ -15,9 +15,19 @@ from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.ports import Claim, ClaimedMessage, JsonObject, LossLimits, RuntimeView, Task, TaskStatus
+from gateway.work.ports import (
+    Claim,
+    ClaimedMessage,
+    HandOut,
+    JsonObject,
+    LossLimits,
+    Place,
+    RuntimeView,
+    Task,
+    TaskStatus,
+)
 
-_Q = load("task.sql", Claim, ClaimedMessage, RuntimeView, Task)
+_Q = load("task.sql", Claim, ClaimedMessage, Place, RuntimeView, Task)
 
 
 class PostgresTaskStore:
@@ -44,9 +54,7 @@ class PostgresTaskStore:
         async with self._pool.connection() as conn:
             return [row[0] for row in await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=list(task_ids))]
 
-    async def claim(
-        self, runtime_id: UUID, *, messages_max: int, running_seconds: float
-    ) -> tuple[Claim, list[ClaimedMessage]] | None:
+    async def claim(self, runtime_id: UUID, *, messages_max: int, running_seconds: float) -> HandOut | None:
         async with self._pool.connection() as conn:
             for (agent_id,) in await _Q.claimable_agents(conn, runtime_id=runtime_id):
                 async with conn.transaction():
@@ -55,8 +63,9 @@ class PostgresTaskStore:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
                         messages = await attach_files(conn, task_id, messages)
+                        place: Place | None = await _Q.get_place(conn, task_id=task_id)
                         await _announce(conn, "task:dispatch", _dispatch_fields(claim))
-                        return claim, messages
+                        return HandOut(claim, tuple(messages), place)
         return None
 
     async def _take(

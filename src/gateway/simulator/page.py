@@ -15,7 +15,7 @@ FILES = {
     "/static/chat.css": ("chat.css", "text/css; charset=utf-8"),
 }
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data: 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'"
 )
 

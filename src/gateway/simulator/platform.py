@@ -39,7 +39,8 @@ class App:
     """A self-built app and its bot. `union_id` is the bot's; its open_id depends on which app looks.
 
     `hears_all_group_messages` stands for the scope to read every group message; without it only those that mention
-    the bot arrive. `hears_bots` stands for the scope that lets other bots' mentions through.
+    the bot arrive. `hears_bots` stands for the scope that lets other bots' mentions through, `shows_user_ids` and
+    `shows_names` for those to see people's tenant ids and to look up their names.
     """
 
     app_id: str
@@ -51,6 +52,7 @@ class App:
     hears_all_group_messages: bool = True
     hears_bots: bool = False
     shows_user_ids: bool = False
+    shows_names: bool = True
     forbidden: bool = False
     old_secret: str = field(default="", repr=False)
     old_secret_until: float = 0.0
@@ -242,7 +244,14 @@ class Platform:
 
 
 def _set_options(app: App, options: dict[str, bool | int]) -> None:
-    allowed = {"connections_max", "hears_all_group_messages", "hears_bots", "shows_user_ids", "forbidden"}
+    allowed = {
+        "connections_max",
+        "hears_all_group_messages",
+        "hears_bots",
+        "shows_user_ids",
+        "shows_names",
+        "forbidden",
+    }
     unknown = options.keys() - allowed
     if unknown:
         raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(allowed))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -123,14 +123,9 @@ class HttpDoor:
         if scope["type"] != "http":
             return
         try:
-            answer = await self._respond(await _read_request(scope, receive))
+            await _send_answer(await self._respond(await _read_request(scope, receive)), send)
         except ConnectionLost:
             valve.reset()
-            return
-        headers = [(name.encode(), value.encode()) for name, value in answer.headers]
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
 
     async def _respond(self, request: Request) -> Answer:
         try:
@@ -142,6 +137,19 @@ class HttpDoor:
         except Exception:
             log.exception("simulated_call_failed", method=request.method, path=request.path)
             return json_answer({"code": 1, "msg": "the simulator failed, see its log"}, status=500)
+
+
+async def _send_answer(answer: Answer, send: Send) -> None:
+    length = len(answer.body) if answer.stream is None else answer.length
+    headers = [(name.encode(), value.encode()) for name, value in answer.headers]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if answer.stream is not None:
+        async with aclosing(answer.stream()) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 async def _read_request(scope: dict[str, Any], receive: Receive) -> Request:

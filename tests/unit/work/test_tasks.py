@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -15,7 +15,7 @@ def assignment(*texts: str, kind: str = "chat", title: str | None = None, descri
     claim = Claim(
         UUID(int=1), kind, UUID(int=2), UUID(int=3), "agent", None, None, None, title, description, None, 1, NOW
     )
-    return Assignment(claim, tuple(ClaimedMessage(uuid4(), "user", "Ann", text, NOW, 0) for text in texts))
+    return Assignment(claim, tuple(ClaimedMessage("user", "Ann", text, NOW, 0) for text in texts))
 
 
 def test_prompt_of_a_chat_joins_its_messages() -> None:
