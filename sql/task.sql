@@ -170,14 +170,14 @@ order by message.seq;
 -- same chat are what somebody asked to leave behind.
 select conversation.installation_id, conversation.channel_type, known.chat_id,
   substr(conversation.channel_chat_id, length(known.chat_id) + 2) as thread_id,
-  conversation.chat_type = 'group' as is_group, started.since
+  conversation.chat_type = 'group' as is_group, started.since_id, started.since
 from agent_task task
 join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
 cross join lateral (
   select coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id) as chat_id
 ) known
 left join lateral (
-  select coalesce(message.sent_at, message.created_at) as since
+  select message.channel_message_id as since_id, coalesce(message.sent_at, message.created_at) as since
   from chat_message message
   where message.chat_session_id = task.chat_session_id and message.context_generation = task.context_generation
   order by message.seq

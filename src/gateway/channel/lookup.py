@@ -18,7 +18,7 @@ class Lookup(Protocol):
         """The message, then everything that it bundles, at any depth. Empty when there is no such message."""
 
     async def recent(self, spot: Spot) -> Recent:
-        """The last messages that the spot admits."""
+        """The last messages that precede the spot, as `Spot.preceding` decides."""
 
     async def names(self, ids: Collection[str]) -> Mapping[str, str]:
         """What people are called. Who is unknown, or may not be seen, is left out."""

@@ -98,22 +98,48 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A moment in a conversation, and how much of what was said before it is wanted.
+    """A message in a conversation, and how much of what was said before it is wanted.
 
-    `since` is where the conversation was begun anew: what is older stays out.
+    `message_id` and `before` are the message's. `since_id` and `since` are the message with which the conversation was
+    begun anew, if it ever was: what is older stays out.
     """
 
     chat_id: str
     thread_id: str
+    message_id: str
     before: datetime
+    since_id: str = ""
     since: datetime | None = None
     count: int = RECENT_MAX
 
-    def admits(self, said: Said) -> bool:
-        """Whether a message belongs here. What does not say where and when it was said does not."""
+    def preceding(self, listed: Sequence[Said]) -> list[Said]:
+        """Those of a listing, newest first, that were said here and before; newest first, and no more than wanted.
+
+        Of messages of one moment the order of the listing tells which came first.
+        """
+        found: list[Said] = []
+        passed = False
+        for said in listed:
+            if said.message_id == self.message_id:
+                passed = True
+            elif self._admits(said, passed=passed):
+                found.append(said)
+            if said.message_id == self.since_id or len(found) == self.count:
+                break
+        return found
+
+    def begins_in(self, listed: Sequence[Said]) -> bool:
+        """Whether everything that follows the listing would be too old."""
+        since = self.since
+        return since is not None and any(said.sent_at is not None and said.sent_at < since for said in listed)
+
+    def _admits(self, said: Said, *, passed: bool) -> bool:
+        """What does not say where and when it was said does not belong here."""
         if said.chat_id != self.chat_id or said.thread_id != self.thread_id or said.sent_at is None:
             return False
-        return said.sent_at < self.before and (self.since is None or said.sent_at >= self.since)
+        if self.since is not None and said.sent_at < self.since:
+            return False
+        return said.sent_at < self.before or (passed and said.sent_at == self.before)
 
 
 @dataclass(frozen=True, slots=True)

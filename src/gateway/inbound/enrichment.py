@@ -281,8 +281,15 @@ def _wishes(place: Place, messages: Sequence[ClaimedMessage]) -> dict[Hashable, 
 
 
 def _recent_wish(place: Place, messages: Sequence[ClaimedMessage]) -> _Wish:
-    before = min(message.sent_at for message in messages)
-    spot = Spot(place.chat_id, place.thread_id, before, place.since)
+    first = messages[0]
+    spot = Spot(
+        chat_id=place.chat_id,
+        thread_id=place.thread_id,
+        message_id=first.message_id,
+        before=first.sent_at,
+        since_id=place.since_id or "",
+        since=place.since,
+    )
     return _Wish("recent", ("recent", place.installation_id, spot), lambda lookup: lookup.recent(spot))
 
 

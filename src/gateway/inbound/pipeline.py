@@ -76,8 +76,8 @@ class InboundPipeline:
     ) -> None:
         """`committer` is the fused path; without one every message goes through the steps.
 
-        Without `commands` a command is a message like any other. `ingested` is told of every message that a run will
-        take in, once that is durable; it must neither wait nor raise.
+        Without `commands` a command is a message like any other. `ingested` is told of every message, commands
+        apart, that a run will take in, once that is durable; it must neither wait nor raise.
         """
         self._store = store
         self._committer = committer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from gateway.core.enrichment import Recent, Said, Spot
@@ -35,21 +36,20 @@ class LarkLookup:
 
     async def recent(self, spot: Spot) -> Recent:
         """See Lookup.recent. Reads two pages at most; what they do not reach makes the answer incomplete."""
-        admitted: list[Said] = []
+        listed: list[Said] = []
         page_token = ""
         for _ in range(PAGES_MAX):
             try:
-                page = await _twice(lambda token=page_token: self._page(spot, token))  # type: ignore[misc]
+                page = await _twice(partial(self._page, spot, page_token))
             except LarkError:
-                if not admitted:
+                if not listed:
                     raise
                 break
-            listed = read_items(page.items, app_id=self._client.app_id)
-            admitted += [said for said in listed if spot.admits(said)]
-            if len(admitted) >= spot.count or not page.next_token or _reaches_back(listed, spot):
-                return _recent(admitted, spot, complete=True)
+            listed += read_items(page.items, app_id=self._client.app_id)
             page_token = page.next_token
-        return _recent(admitted, spot, complete=False)
+            if len(spot.preceding(listed)) == spot.count or not page_token or spot.begins_in(listed):
+                return _recent(listed, spot, complete=True)
+        return _recent(listed, spot, complete=False)
 
     async def names(self, ids: Collection[str]) -> Mapping[str, str]:
         """See Lookup.names. One call; people beyond its limit stay unnamed."""
@@ -67,13 +67,8 @@ class LarkLookup:
         )
 
 
-def _recent(newest_first: Sequence[Said], spot: Spot, *, complete: bool) -> Recent:
-    return Recent(tuple(reversed(newest_first[: spot.count])), complete)
-
-
-def _reaches_back(listed: Sequence[Said], spot: Spot) -> bool:
-    """Whether everything that follows would be too old."""
-    return spot.since is not None and any(said.sent_at is not None and said.sent_at < spot.since for said in listed)
+def _recent(listed: Sequence[Said], spot: Spot, *, complete: bool) -> Recent:
+    return Recent(tuple(reversed(spot.preceding(listed))), complete)
 
 
 def _has(found: Sequence[Said], message_id: str) -> bool:

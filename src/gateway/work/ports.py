@@ -141,7 +141,8 @@ def with_words(additions: str, words: str) -> str:
 class Place:
     """Where on its platform a run's conversation is. `thread_id` is "" outside a topic.
 
-    `since` is when the conversation was begun anew, None when it never was: what is older is not part of it.
+    `since_id` and `since` are the message with which the conversation was begun anew and its time, None when it never
+    was: what is older is not part of it.
     """
 
     installation_id: UUID
@@ -149,6 +150,7 @@ class Place:
     chat_id: str
     thread_id: str
     is_group: bool
+    since_id: str | None = None
     since: datetime | None = None
 
 

@@ -183,21 +183,48 @@ def test_code_and_other_tags_are_left_alone() -> None:
     assert neutralise("</ Recent_Context>< quoted_message a='b'>") == "&lt;/ Recent_Context>&lt; quoted_message a='b'>"
 
 
-def test_spot_admits_only_its_own_place_and_time() -> None:
-    spot = Spot("oc_1", "omt_1", NOON, since=NOON - timedelta(minutes=5))
-    fits = said("x", at=-1, thread_id="omt_1")
-    assert spot.admits(fits)
-    assert spot.admits(said("x", at=-300, thread_id="omt_1"))
-    for other in (
-        said("x", at=-1, thread_id="omt_2"),
-        said("x", at=-1),
-        said("x", at=0, thread_id="omt_1"),
-        said("x", at=-301, thread_id="omt_1"),
+SPOT = Spot("oc_1", "omt_1", "om_own", NOON)
+
+
+def in_topic(id: str, at: float, thread_id: str = "omt_1") -> Said:
+    return said(id, id=id, at=at, thread_id=thread_id)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        in_topic("x", -1, "omt_2"),
+        in_topic("x", -1, ""),
+        in_topic("x", 1),
         Said("om_1", ANN, "text", "x", None, "oc_1", "omt_1"),
-        Said("om_1", ANN, "text", "x", fits.sent_at, "oc_2", "omt_1"),
-    ):
-        assert not spot.admits(other)
-    assert not Spot("oc_1", "", NOON).admits(fits)
+        Said("om_1", ANN, "text", "x", NOON - timedelta(seconds=1), "oc_2", "omt_1"),
+    ],
+    ids=["another topic", "no topic", "later", "at no time", "another chat"],
+)
+def test_what_does_not_belong_to_the_spot_is_left_out(other: Said) -> None:
+    before = in_topic("before", -2)
+    assert SPOT.preceding([other, before]) == [before]
+    assert Spot("oc_1", "", "om_own", NOON).preceding([in_topic("x", -1)]) == []
+
+
+def test_listing_decides_what_came_first_in_one_moment() -> None:
+    after, own, before = in_topic("after", 0), in_topic("om_own", 0), in_topic("before", 0)
+    assert SPOT.preceding([after, own, before]) == [before]
+    assert SPOT.preceding([after, before]) == []
+
+
+def test_fresh_start_ends_the_look_back_even_within_one_moment() -> None:
+    spot = Spot("oc_1", "omt_1", "om_own", NOON, since_id="new", since=NOON - timedelta(seconds=5))
+    later, fresh, before, older = in_topic("l", -4), in_topic("new", -5), in_topic("b", -5), in_topic("o", -6)
+    assert spot.preceding([later, fresh, before, older]) == [later, fresh]
+    assert spot.preceding([later, before, older]) == [later, before]
+    assert spot.begins_in([later, fresh, older])
+    assert not spot.begins_in([later, fresh])
+
+
+def test_no_more_than_the_wanted_number_of_messages_precedes() -> None:
+    listed = [in_topic(f"{n}", -1 - n) for n in range(30)]
+    assert SPOT.preceding(listed) == listed[:10]
 
 
 # Whatever anybody writes, the blocks are ours.
