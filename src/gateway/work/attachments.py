@@ -315,10 +315,12 @@ class _Sink:
             raise FetchFailed(FetchProblem.TOO_LARGE, f"the file has more than {self._bytes_max} bytes")
 
     def describe(self, wanted: Attachment) -> Described:
+        # A platform that knows no name gives its own handle for one, which tells nobody anything.
+        named = wanted.channel_key not in self._disposition
         return describe(
             wanted.kind,
             wanted.name,
-            disposition=self._disposition,
+            disposition=self._disposition if named else "",
             content_type=self._content_type,
             head=self._head,
         )
