@@ -80,6 +80,10 @@ def task_json(assignment: Assignment) -> dict[str, object]:
     begin with `| `; the agent's own earlier answers are `[assistant]: `. `[unable to fetch]` stands for what could not
     be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
     group, `prompt` has the author before each sender's words too.
+
+    `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
+    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's words
+    says so, such as `[report.pdf: unable to fetch]`.
     """
     claim = assignment.claim
     return {

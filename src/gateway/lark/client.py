@@ -253,7 +253,28 @@ class LarkClient:
         """Names of up to 50 people by open id; who may not be seen is left out. Raises the LarkError family."""
         return await self._call(lambda token: rest.people_request(token, open_ids), rest.judge_names)
 
-    # --- inside
+    # --- reactions ----------------------------------------------------------------------------------------------------
+
+    async def react(self, message_id: str, emoji_type: str) -> str:
+        """Add the bot's reaction to a message and return its id. Raises the LarkError family.
+
+        A bot has at most one reaction of a kind on a message: a repeat names the one that is there.
+        """
+        return await self._call(
+            lambda token: rest.react_request(token, message_id=message_id, emoji_type=emoji_type),
+            rest.judge_reacted,
+            timeout=self._send_timeout,
+        )
+
+    async def unreact(self, message_id: str, reaction_id: str) -> None:
+        """Take the bot's own reaction back. Raises the LarkError family."""
+        await self._call(
+            lambda token: rest.unreact_request(token, message_id=message_id, reaction_id=reaction_id),
+            rest.judge_unreacted,
+            timeout=self._send_timeout,
+        )
+
+    # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _call(
         self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], *, timeout: float | None = None

@@ -23,7 +23,7 @@ def reply(task: bytes) -> str:
     """
     fields = msgspec.json.decode(task)
     prompt = _BLOCKS.sub("", fields["prompt"])
-    files = (file for message in fields["messages"] for file in message["attachments"] if file.get("path"))
+    files = (file for message in fields.get("messages", ()) for file in message["attachments"] if file.get("path"))
     return f"echo from process {os.getpid()}: {prompt}" + "".join(map(_seen, files))
 
 

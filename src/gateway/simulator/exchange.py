@@ -24,7 +24,10 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. The path is decoded, header names are lower case, `params` are parts of the matched path."""
+    """One HTTP request. The path is decoded, header names are lower case, `params` are parts of the matched path.
+
+    `region` and `base_url` say on which cloud's hosts it arrived.
+    """
 
     method: str
     path: str
@@ -32,6 +35,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     params: Mapping[str, str] = field(default_factory=dict)
+    region: str = "feishu"
+    base_url: str = ""
 
     def argument(self, name: str, default: str = "") -> str:
         """The first value of a query argument."""

@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
@@ -73,13 +74,18 @@ class Message:
     reactions: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
-    def text(self) -> str:
-        """The words of a text message, mention placeholders included; "" for other types."""
+    def document(self) -> dict[str, Any]:
+        """The content as the JSON object that it is, {} where it is something else."""
         try:
             document = msgspec.json.decode(self.content)
-        except msgspec.DecodeError:
-            return ""
-        return str(document.get("text", "")) if isinstance(document, dict) else ""
+        except (msgspec.DecodeError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    @property
+    def text(self) -> str:
+        """The words of a text message, mention placeholders included; "" for other types."""
+        return str(self.document.get("text", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from gateway.simulator.exchange import Answer, Refusal, Request
-from gateway.simulator.messages import Message
 from gateway.simulator.platform import App
 from gateway.simulator.resources import Attachment, keys_in
 from gateway.simulator.world import AppCall, World, ok
@@ -52,9 +49,10 @@ def _found(world: World, app: App, request: Request) -> Attachment:
         raise Refusal(BOT_NOT_IN_CHAT, "The app is not in the chat")
     if message.message_type in WITHOUT_RESOURCES:
         raise Refusal(UNSUPPORTED_MESSAGE, "Unsupported message type")
-    if (asked_as, key) not in _keys(message):
+    keys = list(keys_in(message.document))
+    if (asked_as, key) not in keys:
         # The same key under the other type: the parameter is wrong, not the key.
-        wrong_type = any(key == held for _, held in _keys(message)) or asked_as not in ("image", "file")
+        wrong_type = any(key == held for _, held in keys) or asked_as not in ("image", "file")
         raise Refusal(*((BAD_PARAMETER, "Invalid request param") if wrong_type else _NOT_IN_MESSAGE))
     try:
         attachment = world.resources.get(key)
@@ -66,13 +64,6 @@ def _found(world: World, app: App, request: Request) -> Attachment:
 
 
 _NOT_IN_MESSAGE = (NOT_IN_MESSAGE, "File not in msg")
-
-
-def _keys(message: Message) -> list[tuple[str, str]]:
-    try:
-        return list(keys_in(msgspec.json.decode(message.content)))
-    except msgspec.DecodeError:
-        return []
 
 
 def disposition(name: str) -> str:

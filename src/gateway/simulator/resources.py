@@ -138,13 +138,16 @@ class ResourceStore:
 
 
 def keys_in(content: object) -> Iterator[tuple[str, str]]:
-    """Every (type to download it as, key) named anywhere in the content of a message."""
-    if isinstance(content, dict):
-        for name, value in content.items():
-            if name in ("image_key", "file_key") and isinstance(value, str):
-                yield name.removesuffix("_key"), value
-            else:
-                yield from keys_in(value)
-    elif isinstance(content, list):
-        for item in content:
-            yield from keys_in(item)
+    """Every (type to download it as, key) named anywhere in the content of a message, however deep."""
+    left = [content]
+    while left:
+        match left.pop():
+            case dict() as members:
+                for name, value in members.items():
+                    if name in ("image_key", "file_key") and isinstance(value, str):
+                        yield name.removesuffix("_key"), value
+                left.extend(reversed(members.values()))
+            case list() as items:
+                left.extend(reversed(items))
+            case _:
+                pass

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from gateway.simulator import message_calls, people_calls, resource_calls
 from gateway.simulator.exchange import Answer, Refusal, Request, Router, json_answer
 from gateway.simulator.limits import PER_APP
-from gateway.simulator.platform import derive
+from gateway.simulator.platform import BAD_APP_ID, TOKEN_INVALID, derive
 from gateway.simulator.world import AppCall, World
 
 FORBIDDEN = 403
@@ -47,6 +47,8 @@ def _authenticated(world: World, name: str, call: AppCall) -> Callable[[Request]
     def respond(request: Request) -> dict[str, Any] | Answer:
         now = world.clock.now()
         app = world.platform.authenticate(request.headers.get("authorization", ""), now)
+        if not world.knows(app, request):
+            raise Refusal(TOKEN_INVALID, "Invalid access token for authorization. The token is of another cloud.")
         world.limits.admit(now, ((app.app_id, name), PER_APP))
         return call(world, app, request)
 
@@ -68,7 +70,7 @@ def bootstrap(world: World, request: Request) -> dict[str, Any]:
     document = request.document()
     now = world.clock.now()
     app = world.platform.apps.get(str(document.get("AppID", "")))
-    if app is None or not app.accepts(str(document.get("AppSecret", "")), now):
+    if app is None or not world.knows(app, request) or not app.accepts(str(document.get("AppSecret", "")), now):
         return {"code": WRONG_CREDENTIALS, "msg": "app_id or app_secret is invalid", "data": None}
     if app.forbidden:
         return {"code": FORBIDDEN, "msg": "the app may not use the long connection", "data": None}
@@ -90,5 +92,7 @@ def bootstrap(world: World, request: Request) -> dict[str, Any]:
 def grant(world: World, request: Request) -> dict[str, Any]:
     document = request.document()
     app_id, secret = str(document.get("app_id", "")), str(document.get("app_secret", ""))
+    if app_id in world.platform.apps and not world.knows(world.platform.apps[app_id], request):
+        raise Refusal(BAD_APP_ID, "invalid app_id")
     token, expire = world.platform.grant_token(app_id, secret, world.clock.now())
     return {"code": 0, "msg": "ok", "tenant_access_token": token, "expire": expire}

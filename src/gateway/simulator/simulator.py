@@ -12,18 +12,21 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
+from gateway.simulator import registration
+from gateway.simulator.callbacks import Callbacks
 from gateway.simulator.clock import Clock
 from gateway.simulator.composing import compose, place_attachments
 from gateway.simulator.connections import Bytes, Connection, Connections
 from gateway.simulator.delivery import ACK_SECONDS, Delivery, EventRecord, PushPlan
 from gateway.simulator.events import MESSAGE_RECEIVED, envelope, message_event
 from gateway.simulator.exchange import Answer, ConnectionLost, Request, Router, json_answer
-from gateway.simulator.faults import CallFault, Faults, HandshakeFault
+from gateway.simulator.faults import CallFault, Faults, HandshakeFault, PushFault
 from gateway.simulator.limits import Limits
 from gateway.simulator.messages import FORWARDED, Draft, Message, MessageStore, place_mentions
-from gateway.simulator.platform import App, Chat, Person, Platform, derive
+from gateway.simulator.platform import REGIONS, App, Chat, Person, Platform, derive
 from gateway.simulator.resources import Attachment, ResourceStore
 from gateway.simulator.rest import add_routes
+from gateway.simulator.scans import Scans
 from gateway.simulator.sockets import SocketDoor
 from gateway.simulator.world import World
 
@@ -60,6 +63,7 @@ class Call:
     code: int
     elapsed_ms: float
     outcome: str = "answered"
+    region: str = REGIONS[0]
 
 
 class Simulator:
@@ -89,10 +93,13 @@ class Simulator:
         self._events = itertools.count(1)
         self._changed = trio.Event()
         self.resources = ResourceStore()
+        self.scans = Scans(self.platform, changed=self._touch)
         self.messages = MessageStore(history_max=history_max, changed=self._touch)
         self.connection_log = Connections(self.clock, history_max=history_max, changed=self._touch)
+        self.callbacks = Callbacks(self.platform, self.clock, self._entropy, self.faults)
         self.delivery = Delivery(
             self.connection_log,
+            self.callbacks,
             self.clock,
             self._entropy,
             redelivery_scale=redelivery_scale,
@@ -112,6 +119,7 @@ class Simulator:
             platform=self.platform,
             messages=self.messages,
             resources=self.resources,
+            scans=self.scans,
             connections=self.connection_log,
             limits=self.limits,
             clock=self.clock,
@@ -121,7 +129,13 @@ class Simulator:
         )
         self.router = Router()
         add_routes(self.router, self.world)
-        self.base_url = "http://simulator.invalid"
+        registration.add_routes(self.router, self.scans, self.clock)
+        self.base_urls = {region: f"http://{region}.simulator.invalid" for region in REGIONS}
+
+    @property
+    def base_url(self) -> str:
+        """Where the Feishu cloud listens, and where the control API is called by those who do not care."""
+        return self.base_urls[REGIONS[0]]
 
     # -- setting the scene
 
@@ -189,7 +203,7 @@ class Simulator:
             message_type, content = "merge_forward", FORWARDED
         elif content is None:
             message_type, content = compose(self.resources, message_type, text, mentioned, attachments)
-        elif isinstance(content, dict):
+        elif attachments and isinstance(content, dict):
             content = place_attachments(self.resources, content, attachments)
         body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
         draft = Draft(message_type, body, reply_to=reply_to, in_thread=in_thread)
@@ -278,6 +292,12 @@ class Simulator:
         self.faults.plan(fault)
         return fault
 
+    def spoil_pushes(self, how: str, times: int = 1, **more: Any) -> PushFault:
+        """Something is wrong with the next `times` events pushed over HTTP; see `PushFault`."""
+        fault = PushFault(how, times, **more)
+        self.faults.plan(fault)
+        return fault
+
     # -- HTTP
 
     async def respond(self, request: Request) -> Answer:
@@ -318,7 +338,7 @@ class Simulator:
         return await route.responder(request)
 
     def _log_call(self, request: Request, answer: Answer, started: float, outcome: str) -> None:
-        if not request.path.startswith(("/open-apis/", "/callback/")):
+        if not request.path.startswith(("/open-apis/", "/callback/", "/oauth/")):
             return
         found = self.router.find(request)
         elapsed_ms = round((self.clock.now() - started) * 1000, 3)
@@ -333,6 +353,7 @@ class Simulator:
                 answer.code,
                 elapsed_ms,
                 outcome,
+                request.region,
             )
         )
         self.call_counts[f"{request.method} {found[0].pattern if found else 'unknown'} {answer.status}"] += 1

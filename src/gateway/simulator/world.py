@@ -13,6 +13,7 @@ from gateway.simulator.limits import Limits
 from gateway.simulator.messages import BAD_FIELD, NOT_IN_CHAT, Message, MessageStore
 from gateway.simulator.platform import App, Platform
 from gateway.simulator.resources import ResourceStore
+from gateway.simulator.scans import Scans
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class World:
     platform: Platform
     messages: MessageStore
     resources: ResourceStore
+    scans: Scans
     connections: Connections
     limits: Limits
     clock: Clock
@@ -29,6 +31,10 @@ class World:
     client_config: dict[str, Any]
     heard: Callable[[App, Message], None]
     """Called for each new message of a bot: other bots in the chat may hear it."""
+
+    def knows(self, app: App | None, request: Request) -> bool:
+        """Whether the cloud that was called has this app."""
+        return app is not None and (app.region == request.region or not self.scans.regions_apart)
 
 
 AppCall = Callable[[World, App, Request], dict[str, Any] | Answer]

@@ -44,6 +44,8 @@ class FileCache:
         self._directory = directory
         self._bytes_max = bytes_max
         self._unused_seconds_max = unused_seconds_max
+        # What lies here by our own count, None before the first look. Only the look itself is certain: others write too.
+        self._bytes: int | None = None
 
     async def open(self, file_id: UUID, size: int) -> BinaryIO | None:
         """Open a file for reading; None when it is not here, or not of that size."""
@@ -80,7 +82,14 @@ class FileCache:
             with finishing(WRITE_SECONDS):
                 await trio.to_thread.run_sync(_remove, draft)
             raise
-        await self.evict()
+        await self._make_room(path)
+
+    async def _make_room(self, added: Path) -> None:
+        """Look through the directory only when there may be too much in it: it can hold very many files."""
+        if self._bytes is not None:
+            self._bytes += await trio.to_thread.run_sync(_size, added)
+        if self._bytes is None or self._bytes > self._bytes_max:
+            await self.evict()
 
     async def evict(self) -> int:
         """Remove what is too old or too much, and what a crash left; how many files went."""
@@ -89,13 +98,13 @@ class FileCache:
     def _evict(self) -> int:
         now = time.time()
         files, drafts = self._scan()
-        gone = [
-            self._path(file_id)
-            for file_id in to_evict(files, bytes_max=self._bytes_max, used_after=now - self._unused_seconds_max)
-        ]
+        used_after = now - self._unused_seconds_max
+        evicted = set(to_evict(files, bytes_max=self._bytes_max, used_after=used_after))
+        gone = [self._path(file_id) for file_id in evicted]
         gone += [path for path, written_at in drafts if written_at < now - DRAFT_SECONDS_MAX]
         for path in gone:
             _remove(path)
+        self._bytes = sum(file.size for file in files if file.key not in evicted)
         return len(gone)
 
     async def ids(self) -> list[UUID]:
@@ -128,6 +137,13 @@ def _create(path: Path) -> BinaryIO:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "wb", buffering=1 << 18)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _remove(path: Path) -> None:

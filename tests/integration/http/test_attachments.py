@@ -100,6 +100,16 @@ async def test_hostile_name_and_type_become_harmless_headers(
     }  # fmt: skip
 
 
+async def test_head_tells_of_a_file_without_its_body(
+    world: World, client: httpx2.AsyncClient, source: FakeFiles
+) -> None:
+    source.files["f"] = File(BODY, "image/png")
+    task = await claimed(world, client, "f")
+    answer = await client.head(f"/api/tasks/{task['id']}/attachments/1")
+    assert (answer.status_code, answer.headers["Content-Length"], answer.content) == (200, str(len(BODY)), b"")
+    assert (await get(client, task)).content == BODY
+
+
 async def test_empty_file_is_a_whole_answer(world: World, client: httpx2.AsyncClient, source: FakeFiles) -> None:
     source.files["f"] = File(b"", "text/plain")
     answer = await get(client, await claimed(world, client, "f", kind="file"))

@@ -59,7 +59,13 @@ async def test_simulator_port_taken_is_refused_with_the_port(simulator: Simulato
 
 
 async def test_page_and_its_assets_are_served_and_name_no_other_host(simulator: Simulator) -> None:
-    for path, kind in (("/", "text/html"), ("/static/chat.js", "text/javascript"), ("/static/chat.css", "text/css")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/static/chat.js", "text/javascript"),
+        ("/static/chat.css", "text/css"),
+        ("/page/launcher", "text/html"),
+        ("/static/launcher.js", "text/javascript"),
+    ):
         status, headers, body = await fetch(simulator, "GET", path)
         assert (status, headers["content-type"].partition(";")[0]) == (200, kind)
         assert headers["content-security-policy"].startswith("default-src 'none'")

@@ -12,7 +12,7 @@ import trio.testing
 from gateway.simulator.exchange import Answer, ConnectionLost
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import Chat, Person
-from gateway.simulator.resources import Attachment, ResourceStore
+from gateway.simulator.resources import Attachment, ResourceStore, keys_in
 from gateway.simulator.simulator import Simulator
 from support.platform_caller import MESSAGES, Caller
 
@@ -242,3 +242,11 @@ async def test_upload_by_a_bot_can_be_sent_and_downloaded(caller: Caller, chat: 
 )
 async def test_upload_wrong_is_refused(caller: Caller, body: bytes, code: int) -> None:
     assert (await upload(caller, "/open-apis/im/v1/files", body))["code"] == code
+
+
+def test_keys_are_found_in_order_and_however_deep() -> None:
+    deep: Any = {"file_key": "file_last"}
+    for _ in range(100_000):
+        deep = [deep]
+    content = {"content": [[{"tag": "img", "image_key": "img_first"}], [{"file_key": "file_second"}], deep]}
+    assert list(keys_in(content)) == [("image", "img_first"), ("file", "file_second"), ("file", "file_last")]

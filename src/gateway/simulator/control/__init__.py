@@ -6,11 +6,11 @@ call does not know are refused: a misspelt option must not pass for one that wor
 
 from __future__ import annotations
 
-from gateway.simulator.control import conversations, events, failures, links, overview, people
+from gateway.simulator.control import conversations, events, failures, links, overview, people, scans
 from gateway.simulator.control.calls import guarded
 from gateway.simulator.simulator import Simulator
 
-SUBJECTS = (overview, people, conversations, events, links, failures)
+SUBJECTS = (overview, people, conversations, events, links, scans, failures)
 
 
 def add_routes(simulator: Simulator) -> None:

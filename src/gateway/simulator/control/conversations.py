@@ -154,9 +154,6 @@ class Conversations:
         return shown | ({"text": "", "content": "", "resources": []} if message.deleted else {})
 
     def _resources(self, message: Message) -> list[dict[str, str]]:
-        try:
-            keys = [key for _, key in keys_in(msgspec.json.decode(message.content))]
-        except msgspec.DecodeError:
-            return []
+        keys = [key for _, key in keys_in(message.document)]
         held = [(key, self._simulator.resources.get(key)) for key in keys if key in self._simulator.resources]
         return [{"key": key, "kind": one.kind, "name": one.name} for key, one in held]

@@ -35,12 +35,20 @@ class PlannedHandshake(Body):
     app: str = ""
 
 
+class PlannedPush(Body):
+    how: str = ""
+    times: int = 1
+    age_seconds: float = 0.0
+    app: str = ""
+
+
 def calls(simulator: Simulator) -> Calls:
     failures = Failures(simulator)
     return [
         ("GET", "faults", failures.list_faults),
         ("POST", "faults", failures.plan_call),
         ("POST", "handshake-faults", failures.plan_handshake),
+        ("POST", "push-faults", failures.plan_push),
         ("DELETE", "faults", failures.clear_faults),
         ("GET", "calls", failures.list_calls),
         ("DELETE", "calls", failures.clear_calls),
@@ -59,6 +67,7 @@ class Failures:
         return {
             "calls": [asdict(one) for one in faults.calls],
             "handshakes": [asdict(one) for one in faults.handshakes],
+            "pushes": [asdict(one) for one in faults.pushes],
         }
 
     async def plan_call(self, request: Request) -> object:
@@ -71,6 +80,12 @@ class Failures:
         handle = planned.pop("app")
         planned["app_id"] = self._platform.app(handle).app_id if handle else ""
         return asdict(self._simulator.reject_handshakes(planned.pop("times"), **planned))
+
+    async def plan_push(self, request: Request) -> object:
+        planned = msgspec.structs.asdict(read(request, PlannedPush))
+        handle = planned.pop("app")
+        planned["app_id"] = self._platform.app(handle).app_id if handle else ""
+        return asdict(self._simulator.spoil_pushes(planned.pop("how"), planned.pop("times"), **planned))
 
     async def clear_faults(self, request: Request) -> object:
         self._simulator.faults.clear()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import trio
 
+from gateway.simulator.callbacks import ANSWER_SHOWN_MAX, Unreachable
 from gateway.simulator.control.calls import Body, Calls, read
 from gateway.simulator.exchange import Request
-from gateway.simulator.platform import App, Chat, Person, open_id
+from gateway.simulator.platform import App, Chat, Person, open_id, set_options
 from gateway.simulator.simulator import Simulator
 
 
@@ -19,6 +21,11 @@ class AppOptions(Body):
     shows_user_ids: bool | None = None
     shows_names: bool | None = None
     forbidden: bool | None = None
+    region: str | None = None
+    event_mode: str | None = None
+    event_url: str | None = None
+    encrypt_key: str | None = None
+    verification_token: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that the caller named."""
@@ -55,6 +62,7 @@ def calls(simulator: Simulator) -> Calls:
         ("PATCH", "apps/{app}", people.change_app),
         ("POST", "apps/{app}/rotate-secret", people.rotate_secret),
         ("POST", "apps/{app}/revoke-tokens", people.revoke_tokens),
+        ("POST", "apps/{app}/verify-url", people.verify_url),
         ("GET", "people", people.list_people),
         ("POST", "people", people.create_person),
         ("GET", "chats", people.list_chats),
@@ -74,15 +82,19 @@ class People:
         return [self._app(app) for app in self._platform.apps.values()]
 
     async def create_app(self, request: Request) -> object:
-        """The only answers that show the secret are this one and that of its rotation."""
+        """Secrets are shown in this answer alone, but for the app secret in that of its rotation."""
         new = read(request, NewApp)
         app = self._simulator.create_app(new.name, app_id=new.app_id, secret=new.app_secret, **new.given())
-        return self._app(app) | {"app_secret": app.secret}
+        secrets = {
+            "app_secret": app.secret,
+            "encrypt_key": app.encrypt_key,
+            "verification_token": app.verification_token,
+        }
+        return self._app(app) | secrets
 
     async def change_app(self, request: Request) -> object:
         app = self._platform.app(request.params["app"])
-        for name, value in read(request, AppOptions).given().items():
-            setattr(app, name, value)
+        set_options(app, read(request, AppOptions).given())
         return self._app(app)
 
     async def rotate_secret(self, request: Request) -> object:
@@ -95,6 +107,17 @@ class People:
 
     async def revoke_tokens(self, request: Request) -> object:
         return {"revoked": self._simulator.revoke_tokens(self._platform.app(request.params["app"]))}
+
+    async def verify_url(self, request: Request) -> object:
+        """Send the app's address a challenge, as the console does before it accepts one."""
+        app = self._platform.app(request.params["app"])
+        try:
+            with trio.fail_after(self._simulator.delivery.ack_seconds):
+                reply, proved = await self._simulator.callbacks.verify(app)
+        except (Unreachable, trio.TooSlowError) as error:
+            return {"verified": False, "status": 0, "answer": "", "complaint": f"{type(error).__name__} {error}"}
+        answer = reply.body[:ANSWER_SHOWN_MAX].decode(errors="replace")
+        return {"verified": proved, "status": reply.status, "answer": answer, "complaint": ""}
 
     async def list_people(self, _request: Request) -> object:
         return [self._person(person) for person in self._platform.people.values()]
@@ -138,6 +161,9 @@ class People:
             "shows_user_ids": app.shows_user_ids,
             "shows_names": app.shows_names,
             "forbidden": app.forbidden,
+            "region": app.region,
+            "event_mode": app.event_mode,
+            "event_url": app.event_url,
             "live": len(self._simulator.connections(app)),
             "most_live": self._simulator.most_live(app),
         }
