@@ -82,8 +82,8 @@ def task_json(assignment: Assignment) -> dict[str, object]:
     group, `prompt` has the author before each sender's words too.
 
     `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
-    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's words
-    says so, such as `[report.pdf: unable to fetch]`.
+    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's
+    words says so, such as `[report.pdf: unable to fetch]`.
     """
     claim = assignment.claim
     return {

@@ -44,7 +44,7 @@ class FileCache:
         self._directory = directory
         self._bytes_max = bytes_max
         self._unused_seconds_max = unused_seconds_max
-        # What lies here by our own count, None before the first look. Only the look itself is certain: others write too.
+        # What lies here by our own count, None before the first look. Others write too: only a look is certain.
         self._bytes: int | None = None
 
     async def open(self, file_id: UUID, size: int) -> BinaryIO | None:
