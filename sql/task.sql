@@ -36,9 +36,12 @@ cross join lateral (
     )
     and not exists (
       select from chat_attachment awaited
-      where awaited.status = 'pending' and awaited.deadline_at > now()
-        and (awaited.issue_id = task.issue_id
-          or (awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null))
+      where awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null
+        and awaited.status = 'pending' and awaited.deadline_at > now()
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.issue_id = task.issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
     )
   order by task.priority desc, task.created_at, task.id
   limit 1
@@ -71,9 +74,12 @@ with picked as (
     )
     and not exists (
       select from chat_attachment awaited
-      where awaited.status = 'pending' and awaited.deadline_at > now()
-        and (awaited.issue_id = task.issue_id
-          or (awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null))
+      where awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null
+        and awaited.status = 'pending' and awaited.deadline_at > now()
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.issue_id = task.issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
     )
     and agent.max_concurrent_tasks > (
       select count(*) from agent_task active
@@ -217,10 +223,13 @@ from agent
 join agent_task task on task.agent_id = agent.id
 cross join lateral (
   select max(awaited.deadline_at) as deadline_at
-  from chat_attachment awaited
-  where awaited.status = 'pending' and awaited.deadline_at > now()
-    and (awaited.issue_id = task.issue_id
-      or (awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null))
+  from (
+    select deadline_at from chat_attachment
+    where chat_session_id = task.chat_session_id and issue_id is null and status = 'pending' and deadline_at > now()
+    union all
+    select deadline_at from chat_attachment
+    where issue_id = task.issue_id and status = 'pending' and deadline_at > now()
+  ) awaited
 ) files
 where agent.runtime_id = :runtime_id and agent.archived_at is null and task.status = 'queued'
   and (task.available_at > now() or files.deadline_at is not null);
