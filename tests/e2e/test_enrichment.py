@@ -85,6 +85,9 @@ async def test_group_gives_its_context_and_a_strangers_words_are_kept_nowhere(wo
     assert "what do you think?" in kept
     assert MARKER not in kept
     assert 'kind="recent",outcome="found"' in counted
+    assert 'kind="recent",outcome="reused"' in counted
+    # What was fetched ahead is what the claims asked for.
+    assert world.sim.call_counts["GET /open-apis/im/v1/messages 200"] == 2
 
 
 async def test_topic_hears_of_itself_alone(world: World) -> None:

@@ -51,7 +51,7 @@ SHORTENED = "[shortened]"
 ASSISTANT = "assistant"
 BOT = "Bot"
 
-_OUR_TAG = re.compile(r"<(?=[\s/]*(?:recent_context|quoted_message|forwarded_messages)(?![\w-]))", re.IGNORECASE)
+_OUR_TAG = re.compile(r"<(?=[\s/]*(?:recent_context|quoted_message|forwarded_messages)(?!\w))", re.IGNORECASE)
 _LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")

@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import attachments, bindings, health, identity, runtimes, tasks
+from gateway.http import attachments, bindings, chats, health, identity, lark_events, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -24,12 +24,14 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.channel.push import TakePushed
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
     from gateway.work.attachments import Attachments
     from gateway.work.bindings import BindingService
+    from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.tasks import TaskService
 
@@ -45,7 +47,7 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, and binding accounts.
+    """What the routes for people stand on: signing in, binding accounts, and conversations.
 
     `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
     client's address counts.
@@ -54,6 +56,7 @@ class People:
     accounts: Accounts
     directory: Directory
     bindings: BindingService
+    chats: ChatService
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -64,6 +67,7 @@ class Services:
     """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
 
     `attachments` is None where no platform is served that files could be fetched from.
+    `take_lark_event` is None while Lark is off.
     """
 
     authenticate: Authenticate
@@ -72,6 +76,7 @@ class Services:
     metrics: Metrics
     people: People | None = None
     attachments: Attachments | None = None
+    take_lark_event: TakePushed | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -85,11 +90,13 @@ def create_app(services: Services) -> JsonApp:
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
     attachments.add_routes(app, services)
+    lark_events.add_routes(app, services.take_lark_event)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
+        chats.add_routes(app, people)
     return app
 
 

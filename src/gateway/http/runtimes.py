@@ -84,6 +84,9 @@ def task_json(assignment: Assignment) -> dict[str, object]:
     `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
     did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's
     words says so, such as `[report.pdf: unable to fetch]`.
+
+    A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
+    the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
     """
     claim = assignment.claim
     return {
@@ -92,6 +95,7 @@ def task_json(assignment: Assignment) -> dict[str, object]:
         "agent": {"id": claim.agent_id, "name": claim.agent_name},
         "workspace_id": claim.workspace_id,
         "chat_session_id": claim.chat_session_id,
+        "context_generation": claim.context_generation,
         "issue": _issue_json(assignment),
         "prompt": assignment.prompt,
         "messages": [

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +33,9 @@ BUDGET_SECONDS = 2.0
 NAMES_AFTER_SECONDS = 1.5
 """When names are asked for at the latest, whoever else still has not answered."""
 LOOKUPS_MAX = 20
+"""For one run."""
+LOOKUPS_AT_ONCE_MAX = 40
+"""For all runs together: the connections to the platform are shared with what is being sent."""
 NAMES_MAX = 50
 
 PREFETCH_SECONDS = 5.0
@@ -86,7 +90,7 @@ class _Memory:
         self._answers: OrderedDict[Hashable, _Answer] = OrderedDict()
 
     def find(self, key: Hashable) -> _Answer | None:
-        self._forget()
+        self.forget()
         return self._answers.get(key)
 
     @contextmanager
@@ -101,8 +105,8 @@ class _Memory:
                 del self._answers[key]
             answer.done.set()
 
-    def _forget(self) -> None:
-        """Everything here is asked for in order of time, so the first that may stay ends the search."""
+    def forget(self) -> None:
+        """Drop what is old, or too much. Everything stands here in order of time: the first that may stay ends it."""
         oldest = trio.current_time() - KEPT_SECONDS
         while self._answers:
             key, answer = next(iter(self._answers.items()))
@@ -113,13 +117,13 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """A message whose run will come: where to look, and for what."""
+    """A message whose run will come: where to look, for what, and whether also for what was said before it."""
 
     channel_type: str
     app_id: str
     chat_id: str
     thread_id: str
-    is_group: bool
+    around: bool
     message: ClaimedMessage
 
 
@@ -138,6 +142,7 @@ class Enricher:
         self._budget = budget_seconds
         self._observe = observe
         self._memory = _Memory()
+        self._lanes = trio.CapacityLimiter(LOOKUPS_AT_ONCE_MAX)
         self._heard: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._send, self._receive = trio.open_memory_channel[_Expected](PREFETCHES_WAITING_MAX)
 
@@ -157,19 +162,16 @@ class Enricher:
 
     def expect(self, message: InboundMessage) -> None:
         """A message is durable: begin to look up what its run will need. Never waits; under pressure, does nothing."""
-        expected = _expected(message)
-        if expected is None:
+        around = message.source.chat_type is ChatType.GROUP and self._begins_burst(message)
+        if message.sent_at is None or not (around or message.bundle or quoted_by(message)):
             return
-        if expected.is_group and not self._begins_burst(expected):
-            expected = replace(expected, is_group=False)
-        if _worthwhile(expected):
-            try:
-                self._send.send_nowait(expected)
-            except trio.WouldBlock:
-                log.debug("prefetch_skipped", waiting=PREFETCHES_WAITING_MAX)
+        try:
+            self._send.send_nowait(_expected(message, message.sent_at, around=around))
+        except trio.WouldBlock:
+            log.debug("prefetch_skipped", waiting=PREFETCHES_WAITING_MAX)
 
-    def _begins_burst(self, expected: _Expected) -> bool:
-        key = (expected.app_id, expected.chat_id, expected.thread_id)
+    def _begins_burst(self, message: InboundMessage) -> bool:
+        key = (message.app_id, message.source.chat_id, thread_of(message.source))
         now = trio.current_time()
         last = self._heard.pop(key, -BURST_SECONDS)
         self._heard[key] = now
@@ -227,7 +229,8 @@ class Enricher:
         outcome = "cut_off"
         with self._memory.asking(wish.key) as answer:
             try:
-                answer.value = await wish.call(lookup)
+                async with self._lanes:
+                    answer.value = await wish.call(lookup)
                 outcome = "found"
             except Exception as error:
                 outcome = _judge(error, wish.kind)
@@ -241,7 +244,7 @@ class Enricher:
         installation = await find_installation(expected.channel_type, expected.app_id)
         if installation is None:
             return
-        place = Place(installation.id, expected.channel_type, expected.chat_id, expected.thread_id, expected.is_group)
+        place = Place(installation.id, expected.channel_type, expected.chat_id, expected.thread_id, expected.around)
         await self._look_up(place, _wishes(place, [expected.message]), PREFETCH_SECONDS)
 
 
@@ -251,7 +254,10 @@ async def run_prefetch(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Look up what is expected until cancelled; a few messages at a time. One that fails costs nothing but itself."""
+    """Look up what is expected until cancelled, a few messages at a time, and forget in time what was found.
+
+    A look-up that fails costs nothing but itself.
+    """
 
     async def work() -> None:
         async for expected in enricher._receive:
@@ -260,9 +266,15 @@ async def run_prefetch(
             except Exception as error:
                 _judge(error, "prefetch")
 
+    async def forget() -> None:
+        while True:
+            await trio.sleep(KEPT_SECONDS / 2)
+            enricher._memory.forget()
+
     async with trio.open_nursery() as nursery:
         for _ in range(PREFETCHES_MAX):
             nursery.start_soon(work)
+        nursery.start_soon(forget)
         task_status.started()
 
 
@@ -383,28 +395,21 @@ def _judge(error: Exception, kind: str) -> str:
 # What is expected.
 
 
-def _expected(message: InboundMessage) -> _Expected | None:
-    source = message.source
-    if message.sent_at is None or not message.message_id:
-        return None
+def _expected(message: InboundMessage, sent_at: datetime, *, around: bool) -> _Expected:
     return _Expected(
-        channel_type=source.channel_type,
+        channel_type=message.source.channel_type,
         app_id=message.app_id,
-        chat_id=source.chat_id,
-        thread_id=thread_of(source),
-        is_group=source.chat_type is ChatType.GROUP,
+        chat_id=message.source.chat_id,
+        thread_id=thread_of(message.source),
+        around=around,
         message=ClaimedMessage(
             role="user",
             author="",
             text="",
-            sent_at=message.sent_at,
+            sent_at=sent_at,
             age_seconds=0,
             message_id=message.message_id,
             quoted_id=quoted_by(message),
             bundle=message.bundle,
         ),
     )
-
-
-def _worthwhile(expected: _Expected) -> bool:
-    return expected.is_group or bool(expected.message.quoted_id) or expected.message.bundle

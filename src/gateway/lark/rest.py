@@ -277,48 +277,40 @@ def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
     return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
-# Resources: files inside messages.
-
-ResourceType = Literal["image", "file"]
-
-JSON_ERROR_BYTES_MAX = 64 * 1024
-"""No error of the platform is longer. What is longer and JSON is somebody's file."""
+# --- reactions --------------------------------------------------------------------------------------------------------
 
 
-def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> Request:
-    """A file that a message carries. The platform knows two types: an image, and everything else."""
-    _need(message_id, "message id")
-    _need(key, "file key")
-    path = f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/resources/{quote(key, safe='')}"
-    return _get(f"{path}?type={resource_type}", token)
+def react_request(token: str, *, message_id: str, emoji_type: str) -> Request:
+    """Add the bot's reaction to a message. `emoji_type` is one of the platform's names, capitals included."""
+    _need(message_id, "message id to react to")
+    _need(emoji_type, "emoji type")
+    return _post(_reactions(message_id), {"reaction_type": {"emoji_type": emoji_type}}, token=token)
 
 
-def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether the body has to be read before it is known to be the file.
-
-    An error comes as JSON, also with HTTP 200; so does a file that is JSON, which unlike an error has a name for
-    itself.
-    """
-    if status != 200:
-        return True
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type in {"application/json", "text/json"} and "content-disposition" not in headers
+def judge_reacted(answer: Answer) -> str:
+    """The id of the reaction that is there now. Raises the LarkError family."""
+    fields = judge(answer)
+    reaction_id = _data(fields).get("reaction_id")
+    if not isinstance(reaction_id, str) or not reaction_id:
+        raise LarkUnavailable("the platform took a reaction without naming it", log_id=_log_id(answer, fields))
+    return reaction_id
 
 
-def judge_resource(answer: Answer) -> None:
-    """Return when the body is the file after all. Raises the LarkError family.
+def unreact_request(token: str, *, message_id: str, reaction_id: str) -> Request:
+    """Take the bot's own reaction back."""
+    _need(message_id, "message id to react to")
+    _need(reaction_id, "reaction id")
+    path = f"{_reactions(message_id)}/{quote(reaction_id, safe='')}"
+    return Request("DELETE", path, _authorization(token))
 
-    An error is an object with a code other than 0 and a message; any other JSON is what somebody sent.
-    """
-    if answer.status == 200:
-        fields = _json_object(answer.body)
-        code = None if fields is None else fields.get("code")
-        if fields is None or not isinstance(code, int) or isinstance(code, bool) or code == 0:
-            return
-        if not isinstance(fields.get("msg"), str):
-            return
+
+def judge_unreacted(answer: Answer) -> None:
+    """Raises the LarkError family."""
     judge(answer)
-    raise LarkUnavailable(f"the platform answered HTTP {answer.status} instead of a file", log_id=_log_id(answer, {}))
+
+
+def _reactions(message_id: str) -> str:
+    return f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reactions"
 
 
 # --- reading back -----------------------------------------------------------------------------------------------------
@@ -386,37 +378,45 @@ def judge_names(answer: Answer) -> dict[str, str]:
     return {open_id: name for open_id, name in named if isinstance(open_id, str) and isinstance(name, str) and name}
 
 
-# --- reactions --------------------------------------------------------------------------------------------------------
+# --- resources: files inside messages --------------------------------------------------------------------------------
+
+ResourceType = Literal["image", "file"]
+
+JSON_ERROR_BYTES_MAX = 64 * 1024
+"""No error of the platform is longer. What is longer and JSON is somebody's file."""
 
 
-def react_request(token: str, *, message_id: str, emoji_type: str) -> Request:
-    """Add the bot's reaction to a message. `emoji_type` is one of the platform's names, capitals included."""
-    _need(message_id, "message id to react to")
-    _need(emoji_type, "emoji type")
-    return _post(_reactions(message_id), {"reaction_type": {"emoji_type": emoji_type}}, token=token)
+def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> Request:
+    """A file that a message carries. The platform knows two types: an image, and everything else."""
+    _need(message_id, "message id")
+    _need(key, "file key")
+    path = f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/resources/{quote(key, safe='')}"
+    return _get(f"{path}?type={resource_type}", token)
 
 
-def judge_reacted(answer: Answer) -> str:
-    """The id of the reaction that is there now. Raises the LarkError family."""
-    fields = judge(answer)
-    reaction_id = _data(fields).get("reaction_id")
-    if not isinstance(reaction_id, str) or not reaction_id:
-        raise LarkUnavailable("the platform took a reaction without naming it", log_id=_log_id(answer, fields))
-    return reaction_id
+def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether the body has to be read before it is known to be the file.
+
+    An error comes as JSON, also with HTTP 200; so does a file that is JSON, which unlike an error has a name for
+    itself.
+    """
+    if status != 200:
+        return True
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type in {"application/json", "text/json"} and "content-disposition" not in headers
 
 
-def unreact_request(token: str, *, message_id: str, reaction_id: str) -> Request:
-    """Take the bot's own reaction back."""
-    _need(message_id, "message id to react to")
-    _need(reaction_id, "reaction id")
-    path = f"{_reactions(message_id)}/{quote(reaction_id, safe='')}"
-    return Request("DELETE", path, _authorization(token))
+def judge_resource(answer: Answer) -> None:
+    """Return when the body is the file after all. Raises the LarkError family.
 
-
-def judge_unreacted(answer: Answer) -> None:
-    """Raises the LarkError family."""
+    An error is an object with a code other than 0 and a message; any other JSON is what somebody sent.
+    """
+    if answer.status == 200:
+        fields = _json_object(answer.body)
+        code = None if fields is None else fields.get("code")
+        if fields is None or not isinstance(code, int) or isinstance(code, bool) or code == 0:
+            return
+        if not isinstance(fields.get("msg"), str):
+            return
     judge(answer)
-
-
-def _reactions(message_id: str) -> str:
-    return f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reactions"
+    raise LarkUnavailable(f"the platform answered HTTP {answer.status} instead of a file", log_id=_log_id(answer, {}))

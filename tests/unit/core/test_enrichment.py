@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import enrichment
@@ -256,6 +256,7 @@ ADDITIONS = st.builds(
 )
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(st.lists(ADDITIONS, max_size=3), st.dictionaries(WORDS, WORDS, max_size=3))
 def test_no_input_can_forge_the_boundary_of_a_block(additions: list[Additions], names: dict[str, str]) -> None:
     for each, text in zip(additions, render(additions, names), strict=True):
@@ -273,6 +274,7 @@ def test_no_input_can_forge_the_boundary_of_a_block(additions: list[Additions], 
             assert len(re.findall(rf'(?m)^<{tag}( \w+="[^"<>\n]*")+>$', text)) == count
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(MANY, st.dictionaries(WORDS, WORDS, max_size=3))
 def test_no_input_can_forge_who_said_something(messages: tuple[Said, ...], names: dict[str, str]) -> None:
     text = one_with(names, Recent(messages))

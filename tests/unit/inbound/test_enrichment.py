@@ -54,6 +54,7 @@ class FakeLookup:
     asked: list[tuple[str, object]] = field(default_factory=list)
 
     async def _answer(self, kind: str, about: object) -> None:
+        assert trio.current_effective_deadline() < float("inf")
         self.asked.append((kind, about))
         await trio.sleep(self.seconds.get(f"{kind} {about}", self.seconds.get(kind, 0)))
         if self.errors.get(kind):
@@ -253,6 +254,17 @@ async def test_installation_that_opens_slowly_is_within_the_budget_too() -> None
     assert message.additions == UNFETCHED_CONTEXT
 
 
+@simulated
+async def test_lookups_of_all_runs_share_a_bounded_number_of_lanes() -> None:
+    scene = Scene(FakeLookup(seconds={"message": 60}))
+    async with trio.open_nursery() as nursery:
+        for run in range(5):
+            nursery.start_soon(scene.texts, DIRECT, *(claimed(quoted_id=f"om_{run}_{n}") for n in range(20)))
+    assert len(scene.lookup.asked) == enrichment.LOOKUPS_AT_ONCE_MAX
+    assert scene.counted["message", "cut_off"] == 100
+    assert trio.current_time() == pytest.approx(2.0)
+
+
 # What is fetched ahead.
 
 
@@ -320,6 +332,17 @@ async def test_what_was_fetched_is_forgotten_within_minutes() -> None:
     for number in range(2 * enrichment.KEPT_MAX):
         await scene.texts(DIRECT, claimed(quoted_id=f"om_{number}"))
     assert len(scene.enricher._memory._answers) <= enrichment.KEPT_MAX + 1
+
+
+@simulated
+async def test_words_do_not_stay_in_memory_when_nothing_else_happens() -> None:
+    scene = Scene(FakeLookup(messages={"om_q": [quoted("om_q", SECRET)]}))
+    async with scene.prefetching():
+        scene.enricher.expect(direct(reply_to=ReplyTo("om_q"), sent_at=NOON))
+        await trio.sleep(1)
+        assert scene.enricher._memory._answers
+        await trio.sleep(2 * enrichment.KEPT_SECONDS)
+        assert not scene.enricher._memory._answers
 
 
 async def test_expecting_never_waits_and_ignores_what_needs_nothing() -> None:
