@@ -342,9 +342,15 @@ async def test_file_that_takes_too_long_is_given_up(scene: Scene) -> None:
 
 async def test_few_files_are_fetched_at_the_same_time(scene: Scene) -> None:
     keys = [f"img_{number}" for number in range(12)]
-    scene.source.files = {key: File(PNG, "image/png") for key in keys}
+    gate = trio.Event()
+    scene.source.files = {key: File(PNG, "image/png", gate=gate) for key in keys}
     await scene.desk.receive(direct("om_1", "look", media=tuple(map(picture, keys))))
-    async with scene.fetching(scene.replica(scene.directory, at_once=3)):
+    attachments = scene.replica(scene.directory, at_once=3)
+    async with scene.fetching(attachments):
+        with trio.fail_after(10):
+            while scene.source.going < 3 or attachments.waiting < 12:
+                await trio.sleep(0.01)
+        gate.set()
         assignment = await scene.claimed()
     assert len(files(assignment)) == 12
     assert scene.source.going_most == 3
