@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import attachments, bindings, chats, health, identity, lark_events, runtimes, tasks
+from gateway.http import attachments, bindings, chats, events, health, identity, lark_events, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.work.bindings import BindingService
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
+    from gateway.work.feed import Feed
     from gateway.work.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, binding accounts, and conversations.
+    """What the routes for people stand on: signing in, binding accounts, conversations, and what happens.
 
     `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
     client's address counts.
@@ -57,6 +58,7 @@ class People:
     directory: Directory
     bindings: BindingService
     chats: ChatService
+    feed: Feed
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -97,6 +99,7 @@ def create_app(services: Services) -> JsonApp:
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
         chats.add_routes(app, people)
+        events.add_routes(app, people.directory, people.feed)
     return app
 
 

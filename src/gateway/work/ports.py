@@ -16,6 +16,14 @@ from gateway.work.attachments import Attachment
 
 JsonObject = Mapping[str, Any]
 
+Divide = Callable[[str, str], Sequence[str]]
+"""The texts of the messages that a text takes on a platform: (the platform's slug, the text)."""
+
+
+def undivided(_channel_type: str, text: str) -> Sequence[str]:
+    """One message, however long."""
+    return [text]
+
 
 class TaskStatus(StrEnum):
     QUEUED = "queued"
@@ -219,7 +227,7 @@ class TaskChange(Protocol):
         """A comment on the task's issue: the agent's, else the gateway's own."""
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        """A row of the outbox for the chat that the session is bound to. False when there is none to send to."""
+        """The rows of the outbox for the chat that the session is bound to. False when there is none to send to."""
 
     async def announce(self, event: str, fields: JsonObject) -> None:
         """Tell live listeners; ids only, never content."""
