@@ -377,6 +377,40 @@ CREATE TABLE public.channel_user_binding (
 
 
 --
+-- Name: chat_attachment; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.chat_attachment (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    chat_session_id uuid NOT NULL,
+    chat_message_id uuid NOT NULL,
+    n integer NOT NULL,
+    kind text NOT NULL,
+    channel_message_id text NOT NULL,
+    channel_key text NOT NULL,
+    name text DEFAULT ''::text NOT NULL,
+    mime_type text DEFAULT ''::text NOT NULL,
+    bytes bigint,
+    status text DEFAULT 'pending'::text NOT NULL,
+    error text,
+    issue_id uuid,
+    taken_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    fetched_at timestamp with time zone,
+    CONSTRAINT chat_attachment_channel_key_check CHECK ((channel_key <> ''::text)),
+    CONSTRAINT chat_attachment_channel_message_id_check CHECK ((channel_message_id <> ''::text)),
+    CONSTRAINT chat_attachment_check CHECK (((status = 'failed'::text) = (error IS NOT NULL))),
+    CONSTRAINT chat_attachment_check1 CHECK (((status <> 'ready'::text) OR (bytes IS NOT NULL))),
+    CONSTRAINT chat_attachment_kind_check CHECK ((kind = ANY (ARRAY['image'::text, 'file'::text, 'audio'::text, 'video'::text]))),
+    CONSTRAINT chat_attachment_n_check CHECK ((n >= 1)),
+    CONSTRAINT chat_attachment_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'ready'::text, 'failed'::text])))
+);
+
+
+--
 -- Name: chat_message; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -812,6 +846,22 @@ ALTER TABLE ONLY public.channel_user_binding
 
 
 --
+-- Name: chat_attachment chat_attachment_message_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_message_key UNIQUE (chat_message_id, n);
+
+
+--
+-- Name: chat_attachment chat_attachment_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: chat_message chat_message_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1036,6 +1086,27 @@ CREATE INDEX channel_user_binding_member_idx ON public.channel_user_binding USIN
 
 
 --
+-- Name: chat_attachment_awaited_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_attachment_awaited_idx ON public.chat_attachment USING btree (deadline_at) WHERE ((status = 'pending'::text) AND (deadline_at IS NOT NULL));
+
+
+--
+-- Name: chat_attachment_issue_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_attachment_issue_idx ON public.chat_attachment USING btree (issue_id) WHERE (issue_id IS NOT NULL);
+
+
+--
+-- Name: chat_attachment_pending_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_attachment_pending_idx ON public.chat_attachment USING btree (chat_session_id, deadline_at) WHERE (status = 'pending'::text);
+
+
+--
 -- Name: chat_message_session_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1246,6 +1317,30 @@ ALTER TABLE ONLY public.api_token
 
 ALTER TABLE ONLY public.api_token
     ADD CONSTRAINT api_token_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: chat_attachment chat_attachment_chat_message_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_chat_message_id_fkey FOREIGN KEY (chat_message_id) REFERENCES public.chat_message(id) ON DELETE CASCADE;
+
+
+--
+-- Name: chat_attachment chat_attachment_issue_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_issue_id_fkey FOREIGN KEY (issue_id) REFERENCES public.issue(id) ON DELETE SET NULL;
+
+
+--
+-- Name: chat_attachment chat_attachment_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
 
 
 --

@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from gateway.http.app import People
     from gateway.inbound.enrichment import LookupOf
     from gateway.lark.client import HttpClient
+    from gateway.lark.clients import InstallationClients
     from gateway.lark.push import PushedEvents
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
+    from gateway.work.attachments import Attachments
     from gateway.work.directory import Directory
 
 log = structlog.get_logger()
@@ -66,6 +68,7 @@ class Wakes:
     releases: Topics = field(default_factory=Topics)
     tasks: Topics = field(default_factory=Topics)
     outbox: Topics = field(default_factory=Topics)
+    attachments: Signal = field(default_factory=Signal)
     feed: Feed = field(default_factory=Feed)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
@@ -75,6 +78,7 @@ class Wakes:
             "gateway_lease": partial(_ring, self.releases),
             "gateway_task": partial(_ring, self.tasks),
             "gateway_outbound": partial(_ring, self.outbox),
+            "gateway_attachment": lambda _: self.attachments.set(),
             "gateway_event": self.feed.publish,
         }
 
@@ -274,6 +278,8 @@ class _Daemon:
             IssueService(PostgresIssueStore(pool)),
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
+        self._clients = self._installation_clients()
+        self._attachments = self._fetched_files()
         self._enricher = Enricher(self._lookups(), observe=LookupObserver(self._metrics))
         self._pipeline = InboundPipeline(
             self._inbound,
@@ -299,6 +305,7 @@ class _Daemon:
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
         await nursery.start(partial(run_prefetch, self._enricher, self._inbound.find_installation))
+        await nursery.start(self._run_attachments)
         nursery.start_soon(self._run_janitor)
         if self._ring is not None:
             self._pushed = self._pushed_events(self._ring)
@@ -379,19 +386,55 @@ class _Daemon:
 
     def _lookups(self) -> dict[str, LookupOf]:
         """How to read back what was said, by platform."""
-        from gateway.lark.clients import InstallationClients
         from gateway.lark.content import CHANNEL_TYPE
         from gateway.lark.lookup import LarkLookup
+
+        async def lark(installation_id: UUID) -> LarkLookup:
+            return LarkLookup(await self._clients.client_of(installation_id))
+
+        return {CHANNEL_TYPE: lark}
+
+    def _installation_clients(self) -> InstallationClients:
+        from gateway.lark.clients import InstallationClients
         from gateway.postgres.installation_store import PostgresInstallationStore
 
-        clients = InstallationClients(
+        return InstallationClients(
             PostgresInstallationStore(self._pool), partial(_open_secrets, self._ring), self._lark
         )
 
-        async def lark(installation_id: UUID) -> LarkLookup:
-            return LarkLookup(await clients.client_of(installation_id))
+    def _fetched_files(self) -> Attachments:
+        from gateway.lark.resources import LarkFiles
+        from gateway.observe.events import FetchObserver
+        from gateway.postgres.attachment_store import PostgresAttachmentStore
+        from gateway.work.attachments import Attachments
+        from gateway.work.files import FileCache
 
-        return {CHANNEL_TYPE: lark}
+        limits = self._settings.limits
+        cache = FileCache(
+            self._settings.state_dir / "attachments",
+            bytes_max=limits.attachment_storage_bytes_max,
+            unused_seconds_max=limits.attachment_storage_days_max * 86_400,
+        )
+        return Attachments(
+            PostgresAttachmentStore(self._pool),
+            LarkFiles(self._clients.client_of),
+            cache,
+            bytes_max=limits.attachment_bytes_max,
+            at_once=limits.attachments_at_once_max,
+            record=FetchObserver(self._metrics),
+        )
+
+    async def _run_attachments(self, *, task_status: trio.TaskStatus[None]) -> None:
+        from gateway.inbound.effects import run_attachments
+        from gateway.postgres.attachment_store import PostgresAttachmentStore
+
+        await run_attachments(
+            self._attachments,
+            PostgresAttachmentStore(self._pool),
+            self._wakes.attachments,
+            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="attachment"),
+            task_status=task_status,
+        )
 
     def _pushed_events(self, ring: KeyRing) -> PushedEvents:
         """Events that Lark posts, which go into the same pipeline as those of a long connection."""
@@ -455,6 +498,7 @@ class _Daemon:
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
+                Sweep("attachment_files", 600, self._attachments.sweep),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
@@ -493,6 +537,7 @@ class _Daemon:
             health=self._readiness(fleet),
             metrics=self._metrics,
             people=self._people(directory, lark_on=lark_on),
+            attachments=self._attachments,
             take_lark_event=None if self._pushed is None else self._pushed.take,
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )

@@ -48,6 +48,11 @@ class World:
     started: int = 0
 
     @property
+    def state_dir(self) -> Path:
+        """Where daemons keep files: never in the place of the account that runs the tests."""
+        return self.logs / "state"
+
+    @property
     def directory(self) -> Directory:
         return Directory(PostgresDirectoryStore(self.pool))
 
@@ -78,6 +83,7 @@ class World:
         self.started += 1
         merged = {
             "GATEWAY_DATABASE_URL": self.conninfo,
+            "GATEWAY_STATE_DIR": str(self.state_dir),
             "GATEWAY_SECRET_KEY": self.key,
             "GATEWAY_HTTP__BIND": "127.0.0.1:0",
             "GATEWAY_LARK__OPEN_BASE_URL": self.sim.base_url,

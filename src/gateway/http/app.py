@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, chats, events, health, identity, lark_events, runtimes, tasks
+from gateway.http import attachments, bindings, chats, events, health, identity, lark_events, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
+    from gateway.work.attachments import Attachments
     from gateway.work.bindings import BindingService
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
@@ -67,6 +68,7 @@ class People:
 class Services:
     """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
 
+    `attachments` is None where no platform is served that files could be fetched from.
     `take_lark_event` is None while Lark is off.
     """
 
@@ -75,6 +77,7 @@ class Services:
     health: Readiness
     metrics: Metrics
     people: People | None = None
+    attachments: Attachments | None = None
     take_lark_event: TakePushed | None = None
     body_bytes_max: int = 1_048_576
 
@@ -88,6 +91,7 @@ def create_app(services: Services) -> JsonApp:
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    attachments.add_routes(app, services)
     lark_events.add_routes(app, services.take_lark_event)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())

@@ -14,6 +14,7 @@ from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime
 from gateway.http.body import json_response, read_json
 from gateway.ids import parse_id
+from gateway.work.attachments import Attachment
 from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def task_json(assignment: Assignment) -> dict[str, object]:
     be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
     group, `prompt` has the author before each sender's words too.
 
+    `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
+    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's
+    words says so, such as `[report.pdf: unable to fetch]`.
+
     A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
     the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
     """
@@ -100,12 +105,24 @@ def task_json(assignment: Assignment) -> dict[str, object]:
                 "text": message.with_additions,
                 "sent_at": message.sent_at,
                 "age_seconds": message.age_seconds,
-                "attachments": [],
+                "attachments": [_attachment_json(file) for file in message.attachments if not file.failed],
             }
             for message in assignment.messages
         ],
         "attempt": claim.attempt,
         "deadline": claim.deadline,
+    }
+
+
+def _attachment_json(file: Attachment) -> dict[str, object]:
+    """`bytes` is null for a file that did not come in time: asking for it fetches it."""
+    described = file.described
+    return {
+        "n": file.n,
+        "kind": file.kind,
+        "name": described.name,
+        "mime_type": described.mime_type,
+        "bytes": file.bytes,
     }
 
 

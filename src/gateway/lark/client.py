@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import httpx2
 import structlog
@@ -31,8 +31,20 @@ HttpClient = httpx2.AsyncClient
 
 T = TypeVar("T")
 
+
+class ResourceSink(Protocol):
+    """Where a download goes. What it raises ends the download."""
+
+    def begin(self, *, content_type: str, disposition: str, length: int | None) -> None:
+        """Told once, when it is certain that a file comes. `length` is None when the platform does not say."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Must not be interrupted by a cancellation: that has to meet the read (see `_each_chunk`)."""
+
+
 CALL_TIMEOUT_SECONDS = 10.0
 SEND_TIMEOUT_SECONDS = 10.0
+DOWNLOAD_TIMEOUT_SECONDS = 45.0
 ANSWER_BYTES_MAX = 1024 * 1024
 CONNECTIONS_MAX = 100
 KEEPALIVE_CONNECTIONS_MAX = 20
@@ -222,6 +234,48 @@ class LarkClient:
         request(token="")  # Judges the input; a bad one must not cost a token call.
         return await self._call(request, rest.judge_sent, timeout=self._send_timeout)
 
+    async def download(
+        self,
+        *,
+        message_id: str,
+        key: str,
+        resource_type: rest.ResourceType,
+        sink: ResourceSink,
+        timeout: float = DOWNLOAD_TIMEOUT_SECONDS,
+    ) -> None:
+        """Fetch a file of a message into the sink, without ever holding it whole. `timeout` bounds everything.
+
+        Raises LocalProtocolError for a blank id or key, the LarkError family, and what the sink raises. A sink that
+        has begun when this fails holds a part of the file.
+        """
+
+        def build(token: str) -> rest.Request:
+            return rest.resource_request(token, message_id=message_id, key=key, resource_type=resource_type)
+
+        build("")  # Judges the input; a bad one must not cost a token call.
+        deadline = trio.current_time() + timeout
+        with trio.move_on_at(deadline):
+            try:
+                await self._download_once(build, sink, deadline)
+            except rest.TokenRejected:
+                await self._download_once(build, sink, deadline)
+            return
+        raise LarkUnavailable(f"the file did not arrive within {timeout:.3g} s")
+
+    async def _download_once(self, build: Callable[[str], rest.Request], sink: ResourceSink, deadline: float) -> None:
+        token = await self._token(deadline)
+        request = build(token)
+        try:
+            async with self._http.stream(
+                request.method, self._base_url + request.path, headers=request.headers
+            ) as response:
+                await _receive(response, sink)
+        except rest.TokenRejected:
+            self._drop(token)
+            raise
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise LarkUnavailable(f"no file from {self._base_url}: {type(error).__name__} {error}") from error
+
     # --- reading back -------------------------------------------------------------------------------------------------
 
     async def read_message(self, message_id: str) -> rest.Page:
@@ -363,3 +417,87 @@ async def _read_body(response: httpx2.Response) -> bytes:
     if length > ANSWER_BYTES_MAX:
         raise LarkUnavailable(f"the answer has {length} bytes; the limit is {ANSWER_BYTES_MAX}")
     return bytes(body)
+
+
+# Downloads.
+
+
+async def _receive(response: httpx2.Response, sink: ResourceSink) -> None:
+    """Pass a file on, or raise what the platform says instead of it."""
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise LarkUnavailable(f"the file is encoded as {encoding[:40]!r}, which was not asked for")
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    await _each_chunk(response, _Receiver(response.status_code, headers, sink))
+
+
+class _Receiver:
+    """Takes the body of an answer that is a file or an error. What may be an error is held back until that is known."""
+
+    def __init__(self, status: int, headers: dict[str, str], sink: ResourceSink) -> None:
+        self._status = status
+        self._headers = headers
+        self._sink = sink
+        self._held: bytearray | None = bytearray() if rest.may_be_error(status, headers) else None
+
+    async def take(self, chunk: bytes) -> None:
+        if self._held is None:
+            await self._sink.write(chunk)
+            return
+        self._held += chunk
+        if len(self._held) > rest.JSON_ERROR_BYTES_MAX:
+            if self._status != 200:
+                self._judge(b"")
+            await self._let_go(self._held)
+
+    def begin(self) -> None:
+        if self._held is None:
+            self._announce()
+
+    async def end(self) -> None:
+        if self._held is not None:
+            self._judge(bytes(self._held))
+            await self._let_go(self._held)
+
+    def _judge(self, body: bytes) -> None:
+        rest.judge_resource(rest.Answer(self._status, body, self._headers))
+
+    async def _let_go(self, held: bytearray) -> None:
+        self._held = None
+        self._announce()
+        if held:
+            await self._sink.write(bytes(held))
+
+    def _announce(self) -> None:
+        length = self._headers.get("content-length", "")
+        self._sink.begin(
+            content_type=self._headers.get("content-type", ""),
+            disposition=self._headers.get("content-disposition", ""),
+            length=int(length) if length.isascii() and length.isdigit() else None,
+        )
+
+
+async def _each_chunk(response: httpx2.Response, receiver: _Receiver) -> None:
+    """Give the body to the receiver, piece by piece.
+
+    The library's generators lie inside each other, and only a run to the end or a cancellation at their innermost read
+    closes all of them; to leave the loop would leave them to the garbage collector. So an unwanted rest is cancelled.
+    """
+    failure: Exception | None = None
+    with trio.CancelScope() as reading:
+        try:
+            receiver.begin()
+        except Exception as error:
+            failure = error
+            reading.cancel()
+        async for chunk in response.aiter_raw():
+            if failure is not None:
+                continue
+            try:
+                await receiver.take(chunk)
+            except Exception as error:
+                failure = error
+                reading.cancel()
+    if failure is not None:
+        raise failure
+    await receiver.end()

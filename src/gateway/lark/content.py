@@ -359,7 +359,7 @@ def _span_media(span: dict[str, Any]) -> tuple[MediaRef, ...]:
         case "img":
             return _reference(MessageType.IMAGE, _text(span, "image_key"))
         case "media":
-            return _reference(MessageType.VIDEO, _text(span, "file_key"))
+            return _reference(MessageType.VIDEO, _text(span, "file_key"), _text(span, "file_name"))
         case _:
             return ()
 
@@ -374,7 +374,7 @@ def _attachment(platform_type: str, fields: dict[str, Any]) -> tuple[MediaRef, .
 
 
 def _reference(kind: MessageType, key: str, name: str = "") -> tuple[MediaRef, ...]:
-    return (MediaRef(kind, key, name),) if key else ()
+    return (MediaRef(kind, key, name),) if 0 < len(key) <= ID_CHARS_MAX else ()
 
 
 def _content_fields(content: str) -> dict[str, Any]:

@@ -371,3 +371,47 @@ def judge_names(answer: Answer) -> dict[str, str]:
     people = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     named = ((person.get("open_id"), person.get("name")) for person in people)
     return {open_id: name for open_id, name in named if isinstance(open_id, str) and isinstance(name, str) and name}
+
+
+# --- resources: files inside messages --------------------------------------------------------------------------------
+
+ResourceType = Literal["image", "file"]
+
+JSON_ERROR_BYTES_MAX = 64 * 1024
+"""No error of the platform is longer. What is longer and JSON is somebody's file."""
+
+
+def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> Request:
+    """A file that a message carries. The platform knows two types: an image, and everything else."""
+    _need(message_id, "message id")
+    _need(key, "file key")
+    path = f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/resources/{quote(key, safe='')}"
+    return _get(f"{path}?type={resource_type}", token)
+
+
+def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether the body has to be read before it is known to be the file.
+
+    An error comes as JSON, also with HTTP 200; so does a file that is JSON, which unlike an error has a name for
+    itself.
+    """
+    if status != 200:
+        return True
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type in {"application/json", "text/json"} and "content-disposition" not in headers
+
+
+def judge_resource(answer: Answer) -> None:
+    """Return when the body is the file after all. Raises the LarkError family.
+
+    An error is an object with a code other than 0 and a message; any other JSON is what somebody sent.
+    """
+    if answer.status == 200:
+        fields = _json_object(answer.body)
+        code = None if fields is None else fields.get("code")
+        if fields is None or not isinstance(code, int) or isinstance(code, bool) or code == 0:
+            return
+        if not isinstance(fields.get("msg"), str):
+            return
+    judge(answer)
+    raise LarkUnavailable(f"the platform answered HTTP {answer.status} instead of a file", log_id=_log_id(answer, {}))

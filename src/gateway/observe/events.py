@@ -87,6 +87,16 @@ class SupervisorObserver:
         self._metrics.count("gateway_unexpected_errors_total", unit=unit)
 
 
+class FetchObserver:
+    """Counts files that were fetched, or not: a callback for `work.attachments`, given "ready" or a problem's slug."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, outcome: str) -> None:
+        self._metrics.count("gateway_attachment_fetches_total", outcome=outcome)
+
+
 class OutboxObserver:
     """Counts what became of attempts to send: a callback for `outbound.outbox`, given a row's kind and the outcome."""
 

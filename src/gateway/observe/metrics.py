@@ -58,6 +58,10 @@ EVENT_OUTCOMES = (
     "non_workspace_member", "not_addressed_in_group", "revoked_installation", "invalid_event", "sender_is_bot",
     "issue_usage", "fresh_pending", "command_held",
 )  # fmt: skip
+FETCH_OUTCOMES = (
+    "ready", "too_large", "not_available", "refused", "timed_out", "unavailable", "bot_unavailable", "no_room",
+    "unexpected",
+)  # fmt: skip
 TASK_KIND = one_of("chat", "issue", "autopilot")
 
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -99,7 +103,11 @@ FAMILIES: tuple[Family, ...] = (
         "gateway_unexpected_errors_total",
         "counter",
         "Exceptions nobody expected, caught at the boundary of a unit of work.",
-        {"unit": one_of("http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep")},
+        {
+            "unit": one_of(
+                "http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep", "attachment"
+            )
+        },
     ),
     Family(
         "gateway_channel_events_total",
@@ -153,6 +161,12 @@ FAMILIES: tuple[Family, ...] = (
             "kind": one_of("answer", "error", "notice", "binding_prompt"),
             "outcome": one_of("sent", "postponed", "failed", "unknown", "fault"),
         },
+    ),
+    Family(
+        "gateway_attachment_fetches_total",
+        "counter",
+        "Files fetched from a platform, by how it ended.",
+        {"outcome": one_of(*FETCH_OUTCOMES)},
     ),
     Family(
         "gateway_channel_lookups_total",

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.concurrency import reached
 from gateway.ids import new_id
+from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
@@ -70,6 +71,7 @@ class PostgresTaskStore:
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
+                        messages = await attach_files(conn, task_id, messages)
                         place: Place | None = await _Q.get_place(conn, task_id=task_id)
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
                         return HandOut(claim, tuple(messages), place)

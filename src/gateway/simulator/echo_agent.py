@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,8 +21,14 @@ def reply(task: bytes) -> str:
 
     What others said stands in blocks before the sender's words; to repeat it would be to quote everybody to everybody.
     """
-    prompt = _BLOCKS.sub("", msgspec.json.decode(task)["prompt"])
-    return f"echo from process {os.getpid()}: {prompt}"
+    fields = msgspec.json.decode(task)
+    prompt = _BLOCKS.sub("", fields["prompt"])
+    files = (file for message in fields.get("messages", ()) for file in message["attachments"] if file.get("path"))
+    return f"echo from process {os.getpid()}: {prompt}" + "".join(map(_seen, files))
+
+
+def _seen(file: dict[str, Any]) -> str:
+    return f" ({file['kind']} of {Path(file['path']).stat().st_size} bytes)"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
+from gateway.core.attachments import unable_line
+from gateway.core.enrichment import neutralise
+from gateway.work.attachments import Attachment
+
 JsonObject = Mapping[str, Any]
 
 Divide = Callable[[str, str], Sequence[str]]
@@ -124,10 +128,21 @@ class ClaimedMessage:
     quoted_id: str = ""
     bundle: bool = False
     additions: str = field(default="", repr=False)
+    row_id: UUID | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """A line for each of its files that could not be had."""
+        return [neutralise(unable_line(file.kind, file.name)) for file in self.attachments if file.failed]
+
+    @property
+    def words(self) -> str:
+        return "\n".join(part for part in (self.text, *self.missing) if part)
 
     @property
     def with_additions(self) -> str:
-        return with_words(self.additions, self.text)
+        return with_words(self.additions, self.words)
 
 
 def with_words(additions: str, words: str) -> str:

@@ -67,15 +67,17 @@ class Assignment(HandOut):
     def prompt(self) -> str:
         """Everything as one text. In a group, where several people may speak, it says who said what."""
         if self.claim.kind == "issue":
-            parts = (self.claim.issue_title, self.claim.issue_description)
+            missing = "\n".join(line for message in self.messages for line in message.missing)
+            parts = (self.claim.issue_title, self.claim.issue_description, missing)
             return "\n\n".join(part for part in parts if part)
         shared = self.place is not None and self.place.is_group
-        told = (with_words(each.additions, _spoken(each) if shared else each.text) for each in self.messages)
+        told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
         return "\n\n".join(text for text in told if text)
 
 
 def _spoken(message: ClaimedMessage) -> str:
-    return f"[{as_label(message.author)}]: {message.text}" if message.author and message.text else message.text
+    words = message.words
+    return f"[{as_label(message.author)}]: {words}" if message.author and words else words
 
 
 class TaskService:
