@@ -39,6 +39,8 @@ from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
     from gateway.http.app import People
+    from gateway.lark.client import HttpClient
+    from gateway.lark.installs import ScanDesk
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
     from gateway.work.directory import Directory
@@ -162,6 +164,23 @@ def _write_key(path: Path) -> None:
         draft.unlink()
 
 
+def scan_desk(settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing) -> ScanDesk:
+    """The desk that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
+    from gateway.lark.installer import InstallationService, identify_over
+    from gateway.lark.installs import ScanDesk, ask_over
+    from gateway.postgres.install_store import PostgresInstallStore
+    from gateway.postgres.installation_store import PostgresInstallationStore
+
+    identify = identify_over(http, settings.lark.open_base_url)
+    return ScanDesk(
+        PostgresInstallStore(pool),
+        InstallationService(PostgresInstallationStore(pool), ring, identify),
+        ring,
+        ask_over(http),
+        accounts_base_override=settings.lark.accounts_base_url,
+    )
+
+
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +240,7 @@ async def _run_parts(
             ready = await daemon.start_intake(intake, http, ring, stop)
             log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
             task_status.started(ready)
+            services.start_soon(daemon.run_backfills, http, ring)
         services.cancel_scope.cancel()
 
 
@@ -276,7 +296,8 @@ class _Daemon:
         nursery.start_soon(self._run_gauges, fleet, stop)
         nursery.start_soon(self._drain_tasks, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=ring is not None))
+        installs = None if ring is None else await self._start_installs(nursery, http, ring, stop)
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop, installs))
         return Ready(url, metrics_url, self._node_id)
 
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
@@ -362,6 +383,29 @@ class _Daemon:
                 composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
+    # --- connecting bots ----------------------------------------------------------------------------------------------
+
+    async def _start_installs(
+        self, nursery: trio.Nursery, http: HttpClient, ring: KeyRing, stop: trio.Event
+    ) -> ScanDesk:
+        from gateway.lark.installs import run_installs
+
+        desk = scan_desk(self._settings, self._pool, http, ring)
+        await nursery.start(partial(run_installs, desk, stop=stop))
+        return desk
+
+    async def run_backfills(self, http: HttpClient, ring: KeyRing | None) -> None:
+        """Once in the background, as long as the process runs: what older versions did not store."""
+        from gateway.lark.backfill import label_regions, learn_union_ids
+        from gateway.lark.installer import identify_over
+        from gateway.postgres.installation_store import PostgresInstallationStore
+
+        override = self._settings.lark.open_base_url
+        store = PostgresInstallationStore(self._pool)
+        await label_regions(store, override)
+        if ring is not None:
+            await learn_union_ids(store, ring, identify_over(http, override))
+
     # --- chores -------------------------------------------------------------------------------------------------------
 
     async def _run_janitor(self) -> None:
@@ -376,6 +420,7 @@ class _Daemon:
                 Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
+                Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
             ]
         )
@@ -395,7 +440,7 @@ class _Daemon:
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
     async def _serve_http(
-        self, fleet: Fleet, stop: trio.Event, *, lark_on: bool, task_status: trio.TaskStatus[str]
+        self, fleet: Fleet, stop: trio.Event, installs: ScanDesk | None, *, task_status: trio.TaskStatus[str]
     ) -> None:
         from gateway.http.app import Services, create_app
         from gateway.http.server import serve_http
@@ -408,12 +453,12 @@ class _Daemon:
             tasks=self._tasks,
             health=self._readiness(fleet),
             metrics=self._metrics,
-            people=self._people(directory, lark_on=lark_on),
+            people=self._people(directory, installs),
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
 
-    def _people(self, directory: Directory, *, lark_on: bool) -> People:
+    def _people(self, directory: Directory, installs: ScanDesk | None) -> People:
         from gateway.http.app import People
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
@@ -424,7 +469,8 @@ class _Daemon:
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
-            lark_on=lark_on,
+            installs=installs,
+            lark_on=installs is not None,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )

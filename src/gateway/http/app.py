@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, health, identity, runtimes, tasks
+from gateway.http import bindings, health, identity, installations, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -24,6 +24,7 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.channel.installs import Installs
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
@@ -44,15 +45,16 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, and binding accounts.
+    """What the routes for people stand on: signing in, connecting bots, and binding accounts.
 
-    `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
-    client's address counts.
+    `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
+    people reach us, `trusted_proxies` whose word on a client's address counts.
     """
 
     accounts: Accounts
     directory: Directory
     bindings: BindingService
+    installs: Installs | None = None
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -84,6 +86,7 @@ def create_app(services: Services) -> JsonApp:
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
+        installations.add_routes(app, people)
     return app
 
 
