@@ -3,7 +3,7 @@
 -- name: agent_home(agent_id)^
 -- record_class: AgentHome
 -- The installer defaults to the owner who came first.
-select a.workspace_id, a.archived_at is not null as archived,
+select a.workspace_id, a.name, a.archived_at is not null as archived,
   (select m.user_id from member m
    where m.workspace_id = a.workspace_id and m.role = 'owner'
    order by m.created_at, m.user_id limit 1) as owner_id

@@ -16,6 +16,7 @@ class AgentHome:
     workspace_id: UUID
     archived: bool
     owner_id: UUID | None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

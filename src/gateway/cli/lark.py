@@ -12,6 +12,7 @@ from uuid import UUID
 import click
 import trio
 
+from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
 from gateway.work.bindings import BindingService
@@ -72,6 +73,9 @@ def add(
     if installed.warning:
         click.echo(f"warning: {installed.warning}", err=True)
     _show(installed.installation.public(), as_json)
+
+
+lark.add_command(install)
 
 
 @lark.command("list")

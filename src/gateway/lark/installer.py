@@ -111,8 +111,7 @@ class InstallationService:
         """
         ring = self._require_ring()
         _check(app)
-        home = await self._find_home(app.agent_id)
-        installer = await self._find_installer(home, app.installer_email)
+        home, installer = await self.installer_of(app.agent_id, app.installer_email)
         bot, warning = await self._ask_platform(app)
         for _ in range(_SAVE_ATTEMPTS):
             installation = await self._save(app, home, installer, bot, ring)
@@ -148,6 +147,14 @@ class InstallationService:
     def console_url(self, installation: InstallationView) -> str:
         """Where a person manages the app, at its platform."""
         return console_url(installation.region, installation.app_id)
+
+    async def installer_of(self, agent_id: UUID, email: str | None) -> tuple[AgentHome, UUID]:
+        """Where an agent lives, and who connects its bot: a member by e-mail address, or the workspace's owner.
+
+        Raises RejectedRequest as `add` does.
+        """
+        home = await self._find_home(agent_id)
+        return home, await self._find_installer(home, email)
 
     async def identify(self, app_id: str, app_secret: str, region: Region) -> BotIdentity:
         """Ask the platform which bot an app has. Raises the LarkError family."""

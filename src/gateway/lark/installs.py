@@ -120,6 +120,11 @@ class ScanDesk:
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 
+    async def request_for(self, agent_id: UUID, region: str, installer_email: str | None) -> ScanRequest:
+        """An operator's request; the installer defaults to the workspace's owner. Raises RejectedRequest."""
+        home, installer = await self._installations.installer_of(agent_id, installer_email)
+        return ScanRequest(home.workspace_id, agent_id, home.name, installer, region)
+
     async def begin(self, request: ScanRequest) -> BegunScan:
         """Raises RejectedRequest: 400 for a bad region, 502 when the platform does not begin."""
         if request.region not in {region.value for region in Region}:
@@ -221,7 +226,7 @@ class ScanDesk:
 
     async def _put_back(self, scan: ScanInHand, outcome: Outcome) -> None:
         if isinstance(outcome, Unclear):
-            _log.warning("lark_install_poll_unclear", session_id=str(scan.id), problem=outcome.code)
+            _log.info("lark_install_poll_unclear", session_id=str(scan.id), problem=outcome.code)
         pace = next_pace(outcome, scan.interval_seconds, scan.seconds_left)
         await self._store.put_back(
             scan,
@@ -300,7 +305,7 @@ class ScanDesk:
 
     async def _fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> None:
         if await self._store.fail(scan, reason, message[:_MESSAGE_LENGTH_MAX]):
-            _log.warning("lark_install_failed", session_id=str(scan.id), reason=reason.value, detail=message)
+            _log.info("lark_install_failed", session_id=str(scan.id), reason=reason.value, detail=message)
 
     def _base_url(self, region: str) -> str:
         return accounts_base_url(region, self._accounts_base_override)

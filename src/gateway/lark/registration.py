@@ -13,7 +13,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -112,7 +112,7 @@ def scan_url(verification_url: str, name: str = "") -> str:
     parts = urlsplit(verification_url)
     present = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
     wanted = {"from": "sdk", "tp": "sdk", "source": SOURCE, "name": name, "addons": addons()}
-    added = urlencode({key: value for key, value in wanted.items() if value and key not in present})
+    added = urlencode({key: value for key, value in wanted.items() if value and key not in present}, quote_via=quote)
     return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, added)))))
 
 
