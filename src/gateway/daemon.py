@@ -164,7 +164,14 @@ def _write_key(path: Path) -> None:
         draft.unlink()
 
 
-def scan_desk(settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing) -> ScanDesk:
+def scan_desk(
+    settings: Settings,
+    pool: Pool,
+    http: HttpClient,
+    ring: KeyRing,
+    *,
+    on_fault: Callable[[], None] = lambda: None,
+) -> ScanDesk:
     """The desk that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
     from gateway.lark.installer import InstallationService, identify_over
     from gateway.lark.installs import ScanDesk, ask_over
@@ -178,6 +185,7 @@ def scan_desk(settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing) -
         ring,
         ask_over(http),
         accounts_base_override=settings.lark.accounts_base_url,
+        on_fault=on_fault,
     )
 
 
@@ -390,7 +398,8 @@ class _Daemon:
     ) -> ScanDesk:
         from gateway.lark.installs import run_installs
 
-        desk = scan_desk(self._settings, self._pool, http, ring)
+        on_fault = partial(self._metrics.count, "gateway_unexpected_errors_total", unit="install")
+        desk = scan_desk(self._settings, self._pool, http, ring, on_fault=on_fault)
         await nursery.start(partial(run_installs, desk, stop=stop))
         return desk
 

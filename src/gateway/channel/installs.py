@@ -141,7 +141,8 @@ class InstallStore(Protocol):
     What changes a session in hand says False, and changes nothing, once it ended or another process took it.
     """
 
-    async def add(self, scan: NewScan) -> None: ...
+    async def add(self, scan: NewScan, pending_max: int) -> bool:
+        """False, and nothing is stored, when its workspace has so many pending ones."""
 
     async def take(self, poller: UUID, lease_seconds: float, session_id: UUID | None = None) -> ScanInHand | None:
         """A session that is due and in nobody's hand, for `lease_seconds`; of one id, or any. None when none is."""
@@ -151,10 +152,13 @@ class InstallStore(Protocol):
     ) -> bool:
         """Let go of it until it is due again."""
 
-    async def grant(self, scan: ScanInHand, *, credentials: bytes, finish_seconds: float, lease_seconds: float) -> bool:
+    async def hold(self, scan: ScanInHand, lease_seconds: float) -> bool:
+        """Keep it in hand for so long from now; 0 lets go of it as it is."""
+
+    async def grant(self, scan: ScanInHand, *, credentials: bytes, finish_seconds: float) -> bool:
         """Keep what the platform granted, before anything is made of it: a crash from here on costs nothing.
 
-        The session gets at least `finish_seconds` more, and stays in hand for `lease_seconds`.
+        The session gets at least `finish_seconds` more, and stays in hand.
         """
 
     async def finish(
@@ -179,7 +183,7 @@ class Installs(Protocol):
     """What the pages for people may do with bots."""
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Raises RejectedRequest: 400 for a bad region, 502 when the platform does not begin."""
+        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses."""
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None: ...
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.work.directory import Agent, Directory, Member
 
 BODY_BYTES_MAX = 4_096
+REGION_DEFAULT = "feishu"
 PAGE_DEFAULT = 20
 PAGE_MAX = 100
 OFFSET_MAX = 1_000_000
@@ -29,7 +30,7 @@ MANAGERS = frozenset({"owner", "admin"})
 
 class BeginBody(msgspec.Struct):
     agent_id: str
-    region: str = "feishu"
+    region: str | None = None
 
 
 def add_routes(app: Quart, people: People) -> None:
@@ -60,7 +61,7 @@ def add_routes(app: Quart, people: People) -> None:
         if agent.archived_at is not None:
             raise RejectedRequest(409, "agent_archived", f"agent {agent.id} is archived", field="agent_id")
         begun = await desk.begin(
-            ScanRequest(member.workspace_id, agent.id, agent.name, member.user_id, region=body.region)
+            ScanRequest(member.workspace_id, agent.id, agent.name, member.user_id, region=body.region or REGION_DEFAULT)
         )
         return json_response(begun.public())
 

@@ -62,14 +62,18 @@ _log = structlog.get_logger()
 
 STEP_SECONDS = 40.0
 """The bound of one step: a poll, and after it two calls about the new bot, each with a bound of its own."""
-STEP_LEASE_SECONDS = 45.0
-"""How long a step has its session. Longer than the step, so that nobody begins before it has stopped."""
+LEASE_SECONDS = 8.0
+"""How long a step has its session without renewing: what a lost process costs a scan."""
+RENEW_SECONDS = 2.5
+RELEASE_SECONDS = 1.0
 FINISH_SECONDS = 120.0
 """What a granted app gets at least, from the grant, for the platform to name its bot."""
 RETRY_SECONDS = 3.0
 DRAIN_SECONDS = 4.0
 """How long a step may go on when the process stops: the answer under way may be the one that grants."""
 STEPS_AT_ONCE_MAX = 8
+PENDING_MAX = 50
+"""Sessions of one workspace that may be pending: each is polled every few seconds."""
 IDLE_SECONDS = 5.0
 PAUSE_SECONDS_MIN = 0.2
 _SAVE_ATTEMPTS = 3
@@ -98,7 +102,8 @@ def ask_over(http: HttpClient) -> Ask:
 class ScanDesk:
     """Begins scans and takes them further. Implements gateway.channel.installs.Installs.
 
-    What the platform tells in confidence is sealed with `ring` for the session's id before it is stored.
+    What the platform tells in confidence is sealed with `ring` for the session's id before it is stored. `on_fault` is
+    called for every exception that nobody expected.
     """
 
     def __init__(
@@ -109,13 +114,15 @@ class ScanDesk:
         ask: Ask,
         *,
         accounts_base_override: str | None = None,
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._installations = installations
         self._ring = ring
         self._ask = ask
         self._accounts_base_override = accounts_base_override
-        self.begun = Signal()
+        self._on_fault = on_fault
+        self.wake = Signal()
         """Set by a new session, for `run_installs` in this process."""
 
     # --- what people ask ----------------------------------------------------------------------------------------------
@@ -126,7 +133,7 @@ class ScanDesk:
         return ScanRequest(home.workspace_id, agent_id, home.name, installer, region)
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Raises RejectedRequest: 400 for a bad region, 502 when the platform does not begin."""
+        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses."""
         if request.region not in {region.value for region in Region}:
             message = f"region {request.region[:40]!r} is not one of {', '.join(Region)}"
             raise RejectedRequest(400, "invalid_region", message, field="region")
@@ -145,8 +152,12 @@ class ScanDesk:
             delay_seconds=pace.delay_seconds,
             lifetime_seconds=begun.lifetime_seconds,
         )
-        await self._store.add(scan)
-        self.begun.set()
+        if not await self._store.add(scan, PENDING_MAX):
+            message = (
+                f"{PENDING_MAX} codes of this workspace wait for a scan; use one of them, or wait until they expire"
+            )
+            raise RejectedRequest(429, "too_many_scans", message, retry_after=round(begun.lifetime_seconds))
+        self.wake.set()
         url = scan_url(begun.verification_url, name_preset(request.agent_name))
         _log.info("lark_install_begun", session_id=str(session_id), agent_id=str(request.agent_id))
         return BegunScan(session_id, url, begun.lifetime_seconds, pace.interval_seconds)
@@ -173,28 +184,68 @@ class ScanDesk:
 
     async def take(self, session_id: UUID | None = None) -> ScanInHand | None:
         """The right to the next step of a session that is due, of one or of any. Raises StoreUnavailable."""
-        return await self._store.take(new_id(), STEP_LEASE_SECONDS, session_id)
+        return await self._store.take(new_id(), LEASE_SECONDS, session_id)
 
     async def seconds_to_next(self) -> float | None:
         return await self._store.seconds_to_next()
 
     async def advance(self, scan: ScanInHand) -> None:
-        """Take the step. Raises StoreUnavailable; then the session is free again when its row lease ends.
+        """Take the step, the session's row lease renewed meanwhile.
 
-        A step is a unit of work: what nobody foresaw ends this one scan. Cancelled, it leaves the session pending.
+        A step is a unit of work: it raises nothing, and what nobody foresaw ends this one scan. Cancelled, or without
+        a database, it leaves the session pending for whoever comes next.
         """
-        with trio.move_on_after(STEP_SECONDS) as scope:
+        done = False
+        try:
+            with trio.move_on_after(STEP_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._hold, scan, nursery.cancel_scope)
+                    done = await self._guarded_step(scan)
+                    nursery.cancel_scope.cancel()
+        finally:
+            if not done:
+                await self._let_go(scan)
+
+    async def _hold(self, scan: ScanInHand, step: trio.CancelScope) -> None:
+        """Renew the row lease; once it is somebody else's, what the step would write finds no row any more."""
+        while True:
+            await trio.sleep(RENEW_SECONDS)
             try:
-                await self._step(scan)
+                held = await self._store.hold(scan, LEASE_SECONDS)
             except StoreUnavailable:
-                raise
-            except UnreadableSecret as error:
-                await self._fail(scan, InstallReason.INTERNAL_ERROR, f"the session cannot be read: {error}")
-            except Exception:
-                _log.exception("lark_install_step_failed", session_id=str(scan.id))
-                await self._fail(scan, InstallReason.INTERNAL_ERROR, "an unexpected error; the log has its traceback")
-        if scope.cancelled_caught:
-            _log.warning("lark_install_step_abandoned", session_id=str(scan.id), seconds=STEP_SECONDS)
+                continue
+            if not held:
+                step.cancel()
+                return
+
+    async def _let_go(self, scan: ScanInHand) -> None:
+        _log.info("lark_install_step_abandoned", session_id=str(scan.id))
+        with finishing(RELEASE_SECONDS):
+            try:
+                await self._store.hold(scan, 0)
+            except StoreUnavailable:
+                return  # The lease ends by itself.
+
+    async def _guarded_step(self, scan: ScanInHand) -> bool:
+        """Whether the step came to its end, whatever that was."""
+        try:
+            await self._step(scan)
+        except StoreUnavailable as error:
+            _log.warning("lark_install_step_postponed", session_id=str(scan.id), error=str(error))
+            return False
+        except UnreadableSecret as error:
+            await self._end_badly(scan, f"the session cannot be read: {error}")
+        except Exception:
+            _log.exception("lark_install_step_failed", session_id=str(scan.id))
+            self._on_fault()
+            await self._end_badly(scan, "an unexpected error; the log has its traceback")
+        return True
+
+    async def _end_badly(self, scan: ScanInHand, message: str) -> None:
+        try:
+            await self._fail(scan, InstallReason.INTERNAL_ERROR, message)
+        except StoreUnavailable as error:
+            _log.warning("lark_install_step_postponed", session_id=str(scan.id), error=str(error))
 
     async def _step(self, scan: ScanInHand) -> None:
         if scan.credentials is not None:
@@ -243,9 +294,7 @@ class ScanDesk:
         sealed = self._ring.seal(msgspec.json.encode(granted), owner=scan.id)
         kept = False
         with finishing(DRAIN_SECONDS):
-            kept = await self._store.grant(
-                scan, credentials=sealed, finish_seconds=FINISH_SECONDS, lease_seconds=STEP_LEASE_SECONDS
-            )
+            kept = await self._store.grant(scan, credentials=sealed, finish_seconds=FINISH_SECONDS)
         reached("lark.install_granted")
         if kept:
             await self._complete(scan, granted)
@@ -329,13 +378,13 @@ async def run_installs(
                 nursery.start_soon(_advance, desk, scan, slots)
             else:
                 slots.release()
-                await desk.begun.wait(await _pause(desk))
+                await desk.wake.wait(await _pause(desk))
         nursery.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
 
 
 async def _wake_on_stop(desk: ScanDesk, stop: trio.Event) -> None:
     await stop.wait()
-    desk.begun.set()
+    desk.wake.set()
 
 
 async def _take(desk: ScanDesk) -> ScanInHand | None:
@@ -358,12 +407,10 @@ async def _pause(desk: ScanDesk) -> float:
 async def _advance(desk: ScanDesk, scan: ScanInHand, slots: trio.Semaphore) -> None:
     try:
         await desk.advance(scan)
-    except StoreUnavailable as error:
-        _log.warning("lark_install_step_postponed", session_id=str(scan.id), error=str(error))
     finally:
         slots.release()
         # The next step may be due already: a scan that moved to the other cloud is asked for there at once.
-        desk.begun.set()
+        desk.wake.set()
 
 
 def _not_begun(code: str) -> RejectedRequest:

@@ -99,7 +99,11 @@ FAMILIES: tuple[Family, ...] = (
         "gateway_unexpected_errors_total",
         "counter",
         "Exceptions nobody expected, caught at the boundary of a unit of work.",
-        {"unit": one_of("http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep")},
+        {
+            "unit": one_of(
+                "http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep", "install"
+            )
+        },
     ),
     Family(
         "gateway_channel_events_total",

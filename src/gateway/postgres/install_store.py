@@ -39,9 +39,9 @@ class PostgresInstallStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def add(self, scan: NewScan) -> None:
+    async def add(self, scan: NewScan, pending_max: int) -> bool:
         async with self._pool.connection() as conn:
-            await _Q.add_install_session(
+            added: int = await _Q.add_install_session(
                 conn,
                 id=scan.id,
                 workspace_id=scan.request.workspace_id,
@@ -52,7 +52,9 @@ class PostgresInstallStore:
                 interval_seconds=scan.interval_seconds,
                 delay_seconds=scan.delay_seconds,
                 lifetime_seconds=scan.lifetime_seconds,
+                pending_max=pending_max,
             )
+            return added > 0
 
     async def take(self, poller: UUID, lease_seconds: float, session_id: UUID | None = None) -> ScanInHand | None:
         async with self._pool.connection() as conn:
@@ -68,6 +70,7 @@ class PostgresInstallStore:
             changed: int = await _Q.put_back_install_session(
                 conn,
                 id=scan.id,
+                workspace_id=scan.workspace_id,
                 poller=scan.poller,
                 polled_region=region,
                 interval_seconds=interval_seconds,
@@ -76,15 +79,22 @@ class PostgresInstallStore:
             )
             return changed > 0
 
-    async def grant(self, scan: ScanInHand, *, credentials: bytes, finish_seconds: float, lease_seconds: float) -> bool:
+    async def hold(self, scan: ScanInHand, lease_seconds: float) -> bool:
+        async with self._pool.connection() as conn:
+            changed: int = await _Q.hold_install_session(
+                conn, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller, lease_seconds=lease_seconds
+            )
+            return changed > 0
+
+    async def grant(self, scan: ScanInHand, *, credentials: bytes, finish_seconds: float) -> bool:
         async with self._pool.connection() as conn:
             changed: int = await _Q.grant_install_session(
                 conn,
                 id=scan.id,
+                workspace_id=scan.workspace_id,
                 poller=scan.poller,
                 credentials=credentials,
                 finish_seconds=finish_seconds,
-                lease_seconds=lease_seconds,
             )
             return changed > 0
 
@@ -117,7 +127,7 @@ class PostgresInstallStore:
 async def _finish(
     conn: TrioConnection[Any], scan: ScanInHand, draft: InstallationDraft, installer: InstallerAccount
 ) -> InstallationView:
-    if not await _Q.lock_install_session(conn, id=scan.id, poller=scan.poller):
+    if not await _Q.lock_install_session(conn, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller):
         raise _Refused(ScanRefusal.SESSION_OVER)
     if not await save_installation(conn, draft):
         raise _Refused(ScanRefusal.ROW_CHANGED)
@@ -152,6 +162,7 @@ async def _end(
     changed: int = await _Q.end_install_session(
         conn,
         id=scan.id,
+        workspace_id=scan.workspace_id,
         poller=scan.poller,
         status=status,
         error_reason=None if reason is None else reason.value,

@@ -182,6 +182,6 @@ async def finish_by_daemon(terminal: Terminal) -> None:
             while await terminal.sql("select count(*), bool_or(status = 'pending') from lark_install_session") != [
                 (1, False)
             ]:
-                desk.begun.set()
+                desk.wake.set()
                 await trio.sleep(0.05)
         stop.set()

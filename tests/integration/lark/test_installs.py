@@ -15,7 +15,7 @@ import trio
 from structlog.testing import capture_logs
 
 from gateway.channel.installs import BegunScan, ScanRequest, ScanStatus
-from gateway.errors import RejectedRequest
+from gateway.errors import RejectedRequest, StoreUnavailable
 from gateway.keyring import KeyRing
 from gateway.lark import installs
 from gateway.lark.client import open_http_client
@@ -478,30 +478,96 @@ async def test_first_end_is_the_end(scene: Scene) -> None:
     assert await scene.bots.list() == []
 
 
-async def test_scan_of_a_process_that_was_killed_after_the_grant_is_finished_by_another(scene: Scene) -> None:
-    """The platform grants once: what it said is stored before anything is made of it."""
-    begun = await scene.begin()
+async def hang(_call: Call) -> Reply:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def abandon(scene: Scene, path: str) -> None:
+    """Cancel a step once it has asked for `path`."""
     asked = trio.Event()
 
-    async def hang(_call: Call) -> Reply:
+    async def tell(call: Call) -> Reply:
         asked.set()
-        await trio.sleep_forever()
-        raise AssertionError
+        return await hang(call)
 
-    scene.flow.polls = [granted()]
-    scene.platform.script(BOT_PATH, hang)
-    async with trio.open_nursery() as killed:
-        killed.start_soon(scene.step)
+    scene.platform.script(path, tell)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.step)
         await asked.wait()
-        killed.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+async def test_step_that_is_cancelled_gives_the_session_back(scene: Scene) -> None:
+    begun = await scene.begin()
+    await abandon(scene, PATH)
+    scene.flow.polls = [granted()]
+    await scene.step(scene.new_desk())
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_scan_that_is_abandoned_after_the_grant_is_finished_by_another(scene: Scene) -> None:
+    """The platform grants once: what it said is stored before anything is made of it."""
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    await abandon(scene, BOT_PATH)
     row = await scene.row()
-    assert (row["status"], row["poller"] is not None) == ("pending", True)
+    assert (row["status"], row["credentials"] is not None) == ("pending", True)
     assert APP_SECRET not in str(row)
-    assert await scene.desk.take() is None
-    await scene.sql("update lark_install_session set poller_until = now()")
     await scene.step(scene.new_desk())
     assert (await scene.status(begun)).status == "success"
     assert len(scene.flow.polled) == 1
+
+
+async def test_lease_of_a_slow_step_is_renewed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(installs, "RENEW_SECONDS", 0.05)
+    begun = await scene.begin()
+    answer, looked = trio.Event(), 0
+
+    async def slowly(_call: Call) -> Reply:
+        await answer.wait()
+        return granted()
+
+    scene.flow.polls = [slowly]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.step)
+        while not scene.flow.polled:
+            await trio.sleep(0.01)
+        with trio.move_on_after(1):
+            while True:
+                assert await scene.new_desk().take() is None
+                looked += 1
+        answer.set()
+    assert looked > 1
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_step_that_lost_its_lease_stops(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "RENEW_SECONDS", 0.05)
+    begun = await scene.begin()
+    scene.flow.polls = [hang]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.step)
+        while not scene.flow.polled:
+            await trio.sleep(0.01)
+        await scene.sql("update lark_install_session set poller = gen_random_uuid()")
+    assert (await scene.status(begun)).status == "pending"
+
+
+async def test_database_that_is_away_leaves_the_session_pending(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = await scene.begin()
+
+    async def away(*_: Any, **__: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(PostgresInstallStore, "put_back", away)
+        await scene.step()
+    assert (await scene.status(begun)).status == "pending"
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
 
 
 async def test_run_installs_takes_every_scan_to_its_end(scene: Scene) -> None:
@@ -585,3 +651,15 @@ async def test_revoke_is_announced_once(scene: Scene) -> None:
     assert [event["event"] for event in heard] == ["lark_installation:revoked"]
     with pytest.raises(RejectedRequest):
         await scene.desk.revoke(uuid4(), bot.id)
+
+
+async def test_workspace_with_too_many_codes_gets_no_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "PENDING_MAX", 2)
+    await scene.begin()
+    await scene.begin()
+    with pytest.raises(RejectedRequest) as raised:
+        await scene.begin()
+    assert (raised.value.status, raised.value.extra) == (429, {"retry_after": 60})
+    scene.flow.polls = [DENIED]
+    await scene.step()
+    await scene.begin()
