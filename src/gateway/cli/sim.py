@@ -19,6 +19,7 @@ PORT = click.IntRange(0, 65_535)
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; any other is refused.")
 @click.option("--port", default=0, show_default=True, type=PORT, help="HTTP port; 0 lets the kernel choose.")
+@click.option("--lark-port", default=0, show_default=True, type=PORT, help="HTTP port of the second cloud, Lark.")
 @click.option("--ws-port", default=0, show_default=True, type=PORT, help="WebSocket port; 0 lets the kernel choose.")
 @click.option(
     "--redelivery-scale",
@@ -54,6 +55,7 @@ async def _serve(apps: tuple[str, ...], people: tuple[str, ...], settings: dict[
             ready = {
                 "event": "ready",
                 "http": simulator.base_url,
+                "lark_http": simulator.base_urls["lark"],
                 "ws": simulator.world.ws_url,
                 "page": f"{simulator.base_url}/",
                 "control": f"{simulator.base_url}/_sim/",

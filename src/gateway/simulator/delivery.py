@@ -1,4 +1,4 @@
-"""At-least-once delivery of events over the long connections: push, wait for the acknowledgement, push again."""
+"""At-least-once delivery of events, over long connections or HTTP: push, wait to be told so, push again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 import trio
 
 from gateway.lark.wire.frame import Frame, encode
+from gateway.simulator.callbacks import ANSWER_SHOWN_MAX, Callbacks, Unreachable
 from gateway.simulator.clock import Clock
 from gateway.simulator.connections import Bytes, Connection, Connections
 from gateway.simulator.platform import derive
@@ -45,7 +46,8 @@ class PushPlan:
 class Push:
     """One attempt. `outcome`: waiting · delivered · refused (code ≠ 200) · timeout · lost (connection) · no_connection.
 
-    `latency_ms` runs from queueing the frame to its acknowledgement. `ack_payload` is what the client wrote, shortened;
+    Pushed over HTTP, the code is the status of the answer, and it may be unreachable. `latency_ms` runs from queueing
+    the frame to its acknowledgement. `ack_payload` is what the client wrote, shortened;
     `complaint` says why an acknowledgement was not accepted; `late` that an accepted one came after the decision.
     """
 
@@ -99,18 +101,18 @@ class EventRecord:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    """A push whose acknowledgement is still out."""
+    """A push whose acknowledgement is still out; over HTTP it has neither connection nor frames."""
 
     record: EventRecord
     push: Push
-    connection: Connection
+    connection: Connection | None
     frames: list[Frame]
     queued_at: float
     decided: trio.Event = field(default_factory=trio.Event)
 
 
 class Delivery:
-    """Pushes events to one random live connection of their app and follows the redelivery schedule.
+    """Pushes events to one random live connection of their app, or its address, and follows the redelivery schedule.
 
     `submit` puts the first push on the wire before it returns, so what is submitted in order leaves in order.
     Nothing is followed up unless `run` runs.
@@ -119,6 +121,7 @@ class Delivery:
     def __init__(
         self,
         connections: Connections,
+        callbacks: Callbacks,
         clock: Clock,
         entropy: random.Random,
         *,
@@ -132,6 +135,7 @@ class Delivery:
         self._remembered_bytes = 0
         self._history_max = history_max
         self._connections = connections
+        self._callbacks = callbacks
         self._clock = clock
         self._entropy = entropy
         self._numbers = itertools.count(1)
@@ -175,7 +179,7 @@ class Delivery:
             self._decide(waiting, "delivered" if judgement.code == EVENT_OK else "refused")
         else:
             push.late = True
-        push.ack_payload = (ack.payload or b"")[:512].decode(errors="replace")
+        push.ack_payload = (ack.payload or b"")[:ANSWER_SHOWN_MAX].decode(errors="replace")
         push.biz_rt = (ack.header(b"biz_rt") or b"").decode(errors="replace")
         waiting.record.touch()
 
@@ -210,6 +214,11 @@ class Delivery:
     def _push(self, record: EventRecord) -> _Waiting | None:
         push = Push(attempt=len(record.pushes) + 1, at=self._clock.wall_ms())
         record.pushes.append(push)
+        if self._callbacks.takes(record.app_id):
+            waiting = _Waiting(record, push, None, [], self._clock.now())
+            self._to_follow.send_nowait(partial(self._post, waiting))
+            record.touch()
+            return waiting
         live = self._connections.live(record.app_id)
         if not live:
             push.outcome = "no_connection"
@@ -218,6 +227,19 @@ class Delivery:
         waiting = self._send(record, push, self._entropy.choice(live))
         record.touch()
         return waiting
+
+    async def _post(self, waiting: _Waiting) -> None:
+        push = waiting.push
+        with trio.move_on_after(self.ack_seconds):
+            try:
+                reply = await self._callbacks.push(waiting.record.app_id, waiting.record.payload)
+            except Unreachable as error:
+                push.complaint = str(error)
+                self._decide(waiting, "unreachable")
+                return
+            push.ack_code = reply.status
+            push.ack_payload = reply.body[:ANSWER_SHOWN_MAX].decode(errors="replace")
+            self._decide(waiting, "delivered" if reply.status == EVENT_OK else "refused")
 
     def _send(self, record: EventRecord, push: Push, connection: Connection) -> _Waiting:
         push.connection_id = connection.connection_id
@@ -242,12 +264,14 @@ class Delivery:
 
     def _decide(self, waiting: _Waiting, outcome: str) -> None:
         push = waiting.push
+        if waiting.decided.is_set():
+            return
         push.outcome = outcome
         push.latency_ms = round((self._clock.now() - waiting.queued_at) * 1000, 3)
         if outcome == "delivered":
             waiting.record.state = "delivered"
         self._waiting.pop(push.transport_id, None)
-        if outcome == "timeout":
+        if outcome == "timeout" and waiting.connection is not None:
             self._late[push.transport_id] = waiting
             while len(self._late) > 1000:
                 self._late.popitem(last=False)

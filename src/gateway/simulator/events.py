@@ -13,10 +13,10 @@ MESSAGE_RECEIVED = "im.message.receive_v1"
 
 
 def envelope(app: App, event_type: str, event: dict[str, Any], *, event_id: str, now_ms: int) -> bytes:
-    """A whole v2 event. On the long connection the verification token is empty."""
+    """A whole v2 event. The verification token is empty on the long connection."""
     header = {
         "event_id": event_id,
-        "token": "",
+        "token": app.verification_token if app.event_mode == "http" else "",
         "create_time": str(now_ms),
         "event_type": event_type,
         "tenant_key": TENANT_KEY,

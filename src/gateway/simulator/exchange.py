@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,7 +24,10 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. The path is decoded, header names are lower case, `params` are parts of the matched path."""
+    """One HTTP request. The path is decoded, header names are lower case, `params` are parts of the matched path.
+
+    `region` and `base_url` say on which cloud's hosts it arrived.
+    """
 
     method: str
     path: str
@@ -32,6 +35,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     params: Mapping[str, str] = field(default_factory=dict)
+    region: str = "feishu"
+    base_url: str = ""
 
     def argument(self, name: str, default: str = "") -> str:
         """The first value of a query argument."""
@@ -53,12 +58,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer; `code` is the platform's own number, kept for the call log."""
+    """One HTTP answer; `code` is the platform's own number, kept for the call log.
+
+    With `stream` the body comes from there, piece by piece, and `length` says how much it is, or None that nobody
+    says; it may raise ConnectionLost in the middle.
+    """
 
     status: int = 200
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     headers: tuple[tuple[str, str], ...] = ()
     code: int = 0
+    stream: Callable[[], AsyncGenerator[bytes, None]] | None = None
+    length: int | None = None
 
 
 class ConnectionLost(Exception):

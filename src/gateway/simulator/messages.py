@@ -6,7 +6,8 @@ import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,9 @@ MEDIA_TYPES = frozenset({"image", "file", "audio", "media", "sticker"})
 SHARED_TYPES = frozenset({"share_chat", "share_user", "system"})
 MESSAGE_TYPES = WRITTEN_TYPES | MEDIA_TYPES | SHARED_TYPES
 """What a bot may send; people can send anything."""
+
+FORWARDED = "Merged and Forwarded Message"
+"""All that the content of a bundle says; what is in it has to be fetched."""
 
 BAD_CONTENT = 230001
 NOT_IN_CHAT = 230002
@@ -47,6 +51,7 @@ class Message:
     """One message. `sender_id` is an app id for a bot and a union id for a person; times are ms since 1970.
 
     `calls` counts how often a bot asked for it: more than 1 means that repeats with the same uuid were dropped.
+    `upper_message_id` is the bundle of forwarded messages that it is a copy in.
     """
 
     message_id: str
@@ -65,16 +70,22 @@ class Message:
     deleted: bool = False
     updated: bool = False
     calls: int = 1
+    upper_message_id: str = ""
     reactions: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The content as the JSON object that it is, {} where it is something else."""
+        try:
+            document = msgspec.json.decode(self.content)
+        except (msgspec.DecodeError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) else {}
 
     @property
     def text(self) -> str:
         """The words of a text message, mention placeholders included; "" for other types."""
-        try:
-            document = msgspec.json.decode(self.content)
-        except msgspec.DecodeError:
-            return ""
-        return str(document.get("text", "")) if isinstance(document, dict) else ""
+        return str(self.document.get("text", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ class MessageStore:
     def __init__(self, *, history_max: int, changed: Callable[[], None]) -> None:
         self._messages: OrderedDict[str, Message] = OrderedDict()
         self._by_chat: dict[str, dict[str, Message]] = {}
+        self._forwarded: dict[str, list[Message]] = {}
         self._sent: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
         self._history_max = history_max
         self._changed = changed
@@ -107,8 +119,10 @@ class MessageStore:
             if sender_type in ("", message.sender_type) and (include_deleted or not message.deleted)
         ]
 
-    def in_thread(self, thread_id: str) -> list[Message]:
-        return [one for one in self._messages.values() if one.thread_id == thread_id and not one.deleted]
+    def in_thread(self, thread_id: str, *, include_deleted: bool = False) -> list[Message]:
+        """The messages of a topic, its root first, oldest first."""
+        found = (one for one in self._messages.values() if one.thread_id == thread_id)
+        return [one for one in found if include_deleted or not one.deleted]
 
     def get(self, message_id: str) -> Message:
         """A message by id. Raises Refusal when it never existed or was recalled."""
@@ -135,6 +149,30 @@ class MessageStore:
         return self._store(
             chat, "user", person.union_id, draft, now_ms=now_ms, mentions=tuple(mentions), message_id=message_id
         )
+
+    def forward(self, bundle: Message, originals: Sequence[Message]) -> None:
+        """Put copies of `originals`, and of what they bundle themselves, into a message that forwards them."""
+        self._forwarded[bundle.message_id] = copies = [_copy(original, bundle) for original in originals]
+        for copy, original in zip(copies, originals, strict=True):
+            if original.message_id in self._forwarded:
+                self.forward(copy, self._forwarded[original.message_id])
+
+    def bundled(self, message_id: str) -> Iterator[Message]:
+        """Everything inside a bundle, each bundle in it followed by what is inside that."""
+        for child in self._forwarded.get(message_id, ()):
+            yield child
+            yield from self.bundled(child.message_id)
+
+    def is_bundled(self, message_id: str) -> bool:
+        """Whether this is the id of a copy inside a bundle."""
+        return any(child.message_id == message_id for children in self._forwarded.values() for child in children)
+
+    def withdraw(self, message_id: str) -> Message:
+        """Recall a message in the name of who wrote it. Raises Refusal."""
+        message = self.get(message_id)
+        message.deleted = True
+        self._changed()
+        return message
 
     # -- bots
 
@@ -164,8 +202,7 @@ class MessageStore:
 
     def recall(self, app: App, message_id: str) -> None:
         """Withdraw a bot's own message. Raises Refusal."""
-        self._own(app, message_id).deleted = True
-        self._changed()
+        self.withdraw(self._own(app, message_id).message_id)
 
     def react(self, app: App, message_id: str, emoji: str) -> str:
         """Add a bot's reaction to a message; returns the reaction's id."""
@@ -238,6 +275,8 @@ class MessageStore:
         while len(self._messages) > self._history_max:
             message_id, message = self._messages.popitem(last=False)
             del self._by_chat[message.chat_id][message_id]
+            for child in [*self.bundled(message_id), message]:
+                self._forwarded.pop(child.message_id, None)
 
     def _thread_of(self, message: Message, quoted: Message | None, draft: Draft) -> str:
         if quoted is not None and quoted.thread_id:
@@ -247,6 +286,19 @@ class MessageStore:
         root = quoted or message
         root.thread_id = derive("omt_", root.message_id)
         return root.thread_id
+
+
+def _copy(original: Message, bundle: Message) -> Message:
+    """What a bundle shows of a message: who wrote it, when and where, but no threads, replies or reactions."""
+    return replace(
+        original,
+        message_id=derive("om_", bundle.message_id, original.message_id),
+        upper_message_id=bundle.message_id,
+        root_id="",
+        parent_id="",
+        thread_id="",
+        reactions={},
+    )
 
 
 def check_draft(draft: Draft) -> None:

@@ -1,4 +1,4 @@
-"""The chat page: a person picks who they are and talks to the bots, like in the real app."""
+"""Pages for people: a chat window to talk to the bots, and the page behind a scanned code, to agree or refuse."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from gateway.simulator.simulator import Simulator
 STATIC = Path(__file__).parent / "static"
 FILES = {
     "/": ("chat.html", "text/html; charset=utf-8"),
+    "/page/launcher": ("launcher.html", "text/html; charset=utf-8"),
+    "/static/launcher.js": ("launcher.js", "text/javascript; charset=utf-8"),
     "/static/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
     "/static/chat.css": ("chat.css", "text/css; charset=utf-8"),
 }
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data: 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'"
 )
 
 
 def add_routes(simulator: Simulator) -> None:
-    """Add the page and its own assets; it lives on the control API and loads nothing from elsewhere."""
+    """Add the pages and their own assets; they live on the control API and load nothing from elsewhere."""
     for path, (name, content_type) in FILES.items():
         headers = (
             ("content-type", content_type),

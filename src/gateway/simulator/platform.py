@@ -8,12 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from gateway.simulator.exchange import Refusal
 
 T = TypeVar("T")
 
+REGIONS = ("feishu", "lark")
+"""Two clouds with the same calls; what one knows is unknown to the other."""
+EVENT_MODES = ("socket", "http")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TENANT_KEY = "15f2a7c0d4e8b9a1"
 TOKEN_SECONDS = 7200.0
 TOKEN_REUSE_SECONDS = 1800.0
@@ -21,6 +26,23 @@ TOKEN_REUSE_SECONDS = 1800.0
 TICKET_SECONDS = 60.0
 CONNECTIONS_MAX = 50
 """How many connections one app may hold, unless the app says otherwise."""
+
+APP_OPTIONS = frozenset(
+    {
+        "connections_max",
+        "hears_all_group_messages",
+        "hears_bots",
+        "shows_user_ids",
+        "shows_names",
+        "forbidden",
+        "region",
+        "event_mode",
+        "event_url",
+        "encrypt_key",
+        "verification_token",
+    }
+)
+"""What may be said about an app when it is created, and changed later."""
 
 BAD_APP_ID = 10003
 BAD_APP_SECRET = 10014
@@ -39,7 +61,9 @@ class App:
     """A self-built app and its bot. `union_id` is the bot's; its open_id depends on which app looks.
 
     `hears_all_group_messages` stands for the scope to read every group message; without it only those that mention
-    the bot arrive. `hears_bots` stands for the scope that lets other bots' mentions through.
+    the bot arrive. `hears_bots` stands for the scope that lets other bots' mentions through, `shows_user_ids` and
+    `shows_names` for those to see people's tenant ids and to look up their names. With the `event_mode` http its
+    events are posted to `event_url` and nothing arrives on its long connections, of which it may still have some.
     """
 
     app_id: str
@@ -51,7 +75,13 @@ class App:
     hears_all_group_messages: bool = True
     hears_bots: bool = False
     shows_user_ids: bool = False
+    shows_names: bool = True
     forbidden: bool = False
+    region: str = REGIONS[0]
+    event_mode: str = "socket"
+    event_url: str = ""
+    encrypt_key: str = field(default="", repr=False)
+    verification_token: str = field(default="", repr=False)
     old_secret: str = field(default="", repr=False)
     old_secret_until: float = 0.0
 
@@ -112,7 +142,7 @@ class Platform:
 
     # -- apps and people
 
-    def add_app(self, name: str = "", app_id: str = "", secret: str = "", **options: bool | int) -> App:
+    def add_app(self, name: str = "", app_id: str = "", secret: str = "", **options: Any) -> App:
         """Register an app. Raises ValueError when its id is taken or an option is unknown."""
         number = len(self.apps) + 1
         app_id = app_id or derive("cli_", "app", str(number), digits=16)
@@ -124,8 +154,9 @@ class Platform:
             secret=secret or derive("simulated-", "secret", app_id, digits=22),
             union_id=derive("on_", "bot", app_id),
             service_id=33554432 + number,
+            verification_token=derive("", "verification", app_id),
         )
-        _set_options(app, options)
+        set_options(app, options)
         self.apps[app_id] = app
         return app
 
@@ -241,13 +272,26 @@ class Platform:
         return ticket if ticket is not None and ticket.expires_at > now else None
 
 
-def _set_options(app: App, options: dict[str, bool | int]) -> None:
-    allowed = {"connections_max", "hears_all_group_messages", "hears_bots", "shows_user_ids", "forbidden"}
-    unknown = options.keys() - allowed
+def set_options(app: App, options: dict[str, Any]) -> None:
+    """Change options of an app. Raises ValueError."""
+    unknown = options.keys() - APP_OPTIONS
     if unknown:
-        raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(allowed))}")
+        raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(APP_OPTIONS))}")
+    if options.get("region", app.region) not in REGIONS:
+        raise ValueError(f"an app lives in one of {', '.join(REGIONS)}, not {options['region']!r}")
+    if options.get("event_mode", app.event_mode) not in EVENT_MODES:
+        raise ValueError(f"an app takes its events by {' or '.join(EVENT_MODES)}, not {options['event_mode']!r}")
+    if options.get("event_url"):
+        _check_url(options["event_url"])
     for name, value in options.items():
         setattr(app, name, value)
+
+
+def _check_url(url: str) -> None:
+    """The simulator talks to nobody beyond this machine. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname not in LOOPBACK:
+        raise ValueError(f"events are posted to http on {', '.join(LOOPBACK)} only, not to {url!r}")
 
 
 def _only(handle: str, found: Iterator[T]) -> T:

@@ -1,11 +1,12 @@
-"""The simulator on two loopback ports: HTTP (calls, control, chat page) and WebSocket."""
+"""The simulator on three loopback ports: HTTP for each of its two clouds (calls, control, pages) and WebSocket."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -34,12 +35,13 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 @asynccontextmanager
 async def open_simulator(
-    *, host: str = "127.0.0.1", port: int = 0, ws_port: int = 0, **settings: Any
+    *, host: str = "127.0.0.1", port: int = 0, lark_port: int = 0, ws_port: int = 0, **settings: Any
 ) -> AsyncIterator[Simulator]:
     """A listening simulator for the duration; arguments as `run_simulator`."""
     async with trio.open_nursery() as nursery:
         yield await nursery.start(
-            partial(run_simulator, host=host, port=port, ws_port=ws_port, **settings), name="simulator"
+            partial(run_simulator, host=host, port=port, lark_port=lark_port, ws_port=ws_port, **settings),
+            name="simulator",
         )
         nursery.cancel_scope.cancel()
 
@@ -48,24 +50,28 @@ async def run_simulator(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    lark_port: int = 0,
     ws_port: int = 0,
     task_status: trio.TaskStatus[Simulator] = trio.TASK_STATUS_IGNORED,
     **settings: Any,
 ) -> None:
-    """Serve a simulator until cancelled; `settings` go to `Simulator`. Reports it once both ports accept.
+    """Serve a simulator until cancelled; `settings` go to `Simulator`. Reports it once all ports accept.
 
-    Port 0 lets the kernel choose. Raises ConfigError for a host that is not loopback or a port that is taken.
-    Cancellation closes every connection at once.
+    `port` is the Feishu cloud, open platform and accounts in one, `lark_port` the Lark cloud; both serve the control
+    API and the pages. Port 0 lets the kernel choose. Raises ConfigError for a host that is not loopback or a port
+    that is taken. Cancellation closes every connection at once.
     """
-    http_listener, ws_listener = _bind(host, port), _bind(host, ws_port)
+    listeners = {"feishu": _bind(host, port), "lark": _bind(host, lark_port)}
+    ws_listener = _bind(host, ws_port)
     simulator = Simulator(**settings)
-    simulator.base_url = f"http://{_address(http_listener)}"
+    simulator.base_urls = {region: f"http://{_address(listener)}" for region, listener in listeners.items()}
     simulator.world.ws_url = f"ws://{_address(ws_listener)}"
     control.add_routes(simulator)
     page.add_routes(simulator)
-    async with http_listener, ws_listener, trio.open_nursery() as nursery:
+    async with listeners["feishu"], listeners["lark"], ws_listener, trio.open_nursery() as nursery:
         await nursery.start(simulator.delivery.run)
-        await nursery.start(trio.serve_listeners, HttpDoor(simulator).serve, [http_listener])
+        for region, listener in listeners.items():
+            await nursery.start(trio.serve_listeners, HttpDoor(simulator, region).serve, [listener])
         await nursery.start(trio.serve_listeners, simulator.door.serve, [ws_listener])
         task_status.started(simulator)
 
@@ -99,10 +105,11 @@ def _address(listener: trio.SocketListener) -> str:
 
 
 class HttpDoor:
-    """Serves HTTP on byte streams that can be reset in the middle of a call."""
+    """Serves one cloud's HTTP on byte streams that can be reset in the middle of a call."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, region: str) -> None:
         self._simulator = simulator
+        self._region = region
         self._config = Config()
         self._config.errorlog = None
         self._context = WorkerContext(None)
@@ -123,18 +130,16 @@ class HttpDoor:
         if scope["type"] != "http":
             return
         try:
-            answer = await self._respond(await _read_request(scope, receive))
+            await _send_answer(await self._respond(await _read_request(scope, receive)), send)
         except ConnectionLost:
             valve.reset()
-            return
-        headers = [(name.encode(), value.encode()) for name, value in answer.headers]
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
 
     async def _respond(self, request: Request) -> Answer:
         try:
-            return await self._simulator.respond(request)
+            region = self._region
+            return await self._simulator.respond(
+                replace(request, region=region, base_url=self._simulator.base_urls[region])
+            )
         except ConnectionLost:
             raise
         except Refusal as refusal:
@@ -142,6 +147,19 @@ class HttpDoor:
         except Exception:
             log.exception("simulated_call_failed", method=request.method, path=request.path)
             return json_answer({"code": 1, "msg": "the simulator failed, see its log"}, status=500)
+
+
+async def _send_answer(answer: Answer, send: Send) -> None:
+    length = len(answer.body) if answer.stream is None else answer.length
+    headers = [(name.encode(), value.encode()) for name, value in answer.headers]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if answer.stream is not None:
+        async with aclosing(answer.stream()) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 async def _read_request(scope: dict[str, Any], receive: Receive) -> Request:

@@ -12,17 +12,23 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
+from gateway.simulator import registration
+from gateway.simulator.callbacks import Callbacks
 from gateway.simulator.clock import Clock
+from gateway.simulator.composing import compose, place_attachments
 from gateway.simulator.connections import Bytes, Connection, Connections
 from gateway.simulator.delivery import ACK_SECONDS, Delivery, EventRecord, PushPlan
 from gateway.simulator.events import MESSAGE_RECEIVED, envelope, message_event
 from gateway.simulator.exchange import Answer, ConnectionLost, Request, Router, json_answer
-from gateway.simulator.faults import CallFault, Faults, HandshakeFault
+from gateway.simulator.faults import CallFault, Faults, HandshakeFault, PushFault
 from gateway.simulator.limits import Limits
-from gateway.simulator.messages import Draft, Message, MessageStore, place_mentions
-from gateway.simulator.platform import App, Chat, Person, Platform, derive
-from gateway.simulator.rest import World, add_routes
+from gateway.simulator.messages import FORWARDED, Draft, Message, MessageStore, place_mentions
+from gateway.simulator.platform import REGIONS, App, Chat, Person, Platform, derive
+from gateway.simulator.resources import Attachment, ResourceStore
+from gateway.simulator.rest import add_routes
+from gateway.simulator.scans import Scans
 from gateway.simulator.sockets import SocketDoor
+from gateway.simulator.world import World
 
 CLIENT_CONFIG = {"ReconnectCount": -1, "ReconnectInterval": 120, "ReconnectNonce": 30, "PingInterval": 120}
 """What the platform hands out when nobody asked for anything else; seconds."""
@@ -57,6 +63,7 @@ class Call:
     code: int
     elapsed_ms: float
     outcome: str = "answered"
+    region: str = REGIONS[0]
 
 
 class Simulator:
@@ -85,10 +92,14 @@ class Simulator:
         self._entropy = random.Random(seed)  # noqa: S311  (which connection gets an event is no secret)
         self._events = itertools.count(1)
         self._changed = trio.Event()
+        self.resources = ResourceStore()
+        self.scans = Scans(self.platform, changed=self._touch)
         self.messages = MessageStore(history_max=history_max, changed=self._touch)
         self.connection_log = Connections(self.clock, history_max=history_max, changed=self._touch)
+        self.callbacks = Callbacks(self.platform, self.clock, self._entropy, self.faults)
         self.delivery = Delivery(
             self.connection_log,
+            self.callbacks,
             self.clock,
             self._entropy,
             redelivery_scale=redelivery_scale,
@@ -107,6 +118,8 @@ class Simulator:
         self.world = World(
             platform=self.platform,
             messages=self.messages,
+            resources=self.resources,
+            scans=self.scans,
             connections=self.connection_log,
             limits=self.limits,
             clock=self.clock,
@@ -116,7 +129,13 @@ class Simulator:
         )
         self.router = Router()
         add_routes(self.router, self.world)
-        self.base_url = "http://simulator.invalid"
+        registration.add_routes(self.router, self.scans, self.clock)
+        self.base_urls = {region: f"http://{region}.simulator.invalid" for region in REGIONS}
+
+    @property
+    def base_url(self) -> str:
+        """Where the Feishu cloud listens, and where the control API is called by those who do not care."""
+        return self.base_urls[REGIONS[0]]
 
     # -- setting the scene
 
@@ -157,6 +176,8 @@ class Simulator:
         message_type: str = "text",
         content: dict[str, Any] | str | None = None,
         mentions: Sequence[App | Person] = (),
+        attachments: Sequence[Attachment] = (),
+        forwards: Sequence[str] = (),
         reply_to: str = "",
         in_thread: bool = False,
         chunks: int = 1,
@@ -168,21 +189,37 @@ class Simulator:
         """A person writes, in the direct chat with an app or in a group; every bot that may hear it gets an event.
 
         Each `@Name` of a chat member in `text` becomes a mention; `mentions` adds what the text does not name, in
-        front. `content` replaces the text for other message types. `age_seconds` dates the message back. `chunks`
-        and `order` as in `PushPlan`. Raises Refusal for a reply to a message that does not exist.
+        front. `content` replaces the text for other message types. One of the `attachments` alone is a message of its
+        kind; with text, or several, they make a post; inside a given `content`, a key that is the name of one becomes
+        its key. `forwards` are ids of messages that this one bundles, instead of words. `age_seconds` dates the message
+        back. `chunks` and `order` as in `PushPlan`. Raises Refusal for a message that does not exist, ValueError for
+        attachments that no message holds.
         """
         chat = to if isinstance(to, Chat) else self.platform.direct_chat(person, to)
         text = _name_first(text, mentions)
         text, mentioned = place_mentions(text, [*self._candidates(mentions), *self._members(chat)])
-        if content is None:
-            content = {"text": text}
+        originals = [self._seen_by(person, message_id) for message_id in forwards]
+        if originals:
+            message_type, content = "merge_forward", FORWARDED
+        elif content is None:
+            message_type, content = compose(self.resources, message_type, text, mentioned, attachments)
+        elif attachments and isinstance(content, dict):
+            content = place_attachments(self.resources, content, attachments)
         body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
         draft = Draft(message_type, body, reply_to=reply_to, in_thread=in_thread)
         sent_at = self.clock.wall_ms() - round(age_seconds * 1000)
         message = self.messages.write(person, chat, draft, mentioned, now_ms=sent_at, message_id=message_id)
+        if originals:
+            self.messages.forward(message, originals)
         plan = PushPlan(chunks, None if order is None else tuple(order))
         hearing = [app for app in self._bots(chat) if _hears(app, chat, message)]
         return Said(message, tuple(self._push_message(app, message, plan, event_id) for app in hearing))
+
+    def _seen_by(self, person: Person, message_id: str) -> Message:
+        message = self.messages.get(message_id)
+        if person.union_id not in self.platform.chats[message.chat_id].union_ids:
+            raise ValueError(f"{person.name} is not in the chat of message {message_id}")
+        return message
 
     def push_event(
         self, app: App, event_type: str, event: dict[str, Any], *, chunks: int = 1, event_id: str = ""
@@ -255,6 +292,12 @@ class Simulator:
         self.faults.plan(fault)
         return fault
 
+    def spoil_pushes(self, how: str, times: int = 1, **more: Any) -> PushFault:
+        """Something is wrong with the next `times` events pushed over HTTP; see `PushFault`."""
+        fault = PushFault(how, times, **more)
+        self.faults.plan(fault)
+        return fault
+
     # -- HTTP
 
     async def respond(self, request: Request) -> Answer:
@@ -295,7 +338,7 @@ class Simulator:
         return await route.responder(request)
 
     def _log_call(self, request: Request, answer: Answer, started: float, outcome: str) -> None:
-        if not request.path.startswith(("/open-apis/", "/callback/")):
+        if not request.path.startswith(("/open-apis/", "/callback/", "/oauth/")):
             return
         found = self.router.find(request)
         elapsed_ms = round((self.clock.now() - started) * 1000, 3)
@@ -310,6 +353,7 @@ class Simulator:
                 answer.code,
                 elapsed_ms,
                 outcome,
+                request.region,
             )
         )
         self.call_counts[f"{request.method} {found[0].pattern if found else 'unknown'} {answer.status}"] += 1

@@ -59,7 +59,13 @@ async def test_simulator_port_taken_is_refused_with_the_port(simulator: Simulato
 
 
 async def test_page_and_its_assets_are_served_and_name_no_other_host(simulator: Simulator) -> None:
-    for path, kind in (("/", "text/html"), ("/static/chat.js", "text/javascript"), ("/static/chat.css", "text/css")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/static/chat.js", "text/javascript"),
+        ("/static/chat.css", "text/css"),
+        ("/page/launcher", "text/html"),
+        ("/static/launcher.js", "text/javascript"),
+    ):
         status, headers, body = await fetch(simulator, "GET", path)
         assert (status, headers["content-type"].partition(";")[0]) == (200, kind)
         assert headers["content-security-policy"].startswith("default-src 'none'")
@@ -181,3 +187,19 @@ async def test_command_beyond_loopback_is_a_configuration_error(tmp_path: Path) 
     async with open_gateway(arguments, environment={}, log=log, wait_ready=False) as process:
         assert await process.wait() == 78
     assert "loopback" in process.log
+
+
+async def test_control_forwards_and_recalls_what_people_said(simulator: Simulator, client: SimClient) -> None:
+    simulator.create_app("Echo")
+    for name in ("Ada", "Grace"):
+        simulator.create_person(name)
+    said = await client.say("Ada", "Echo", "first")
+    bundle = await client.say("Ada", "Echo", forwards=[said["message_id"]])
+    assert bundle["message_type"] == "merge_forward"
+    with pytest.raises(SimRefused, match="not in the chat"):
+        await client.say("Grace", "Echo", forwards=[said["message_id"]])
+
+    gone = await client.call("DELETE", f"messages/{said['message_id']}")
+    assert (gone["deleted"], gone["text"]) == (True, "")
+    with pytest.raises(SimRefused, match="not found"):
+        await client.call("DELETE", "messages/om_nothing")

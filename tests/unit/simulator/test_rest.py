@@ -10,63 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.simulator.exchange import Answer, ConnectionLost, Request, read_query
-from gateway.simulator.platform import App, Chat, Person, open_id
+from gateway.simulator.exchange import ConnectionLost
+from gateway.simulator.platform import Chat, Person, open_id
 from gateway.simulator.simulator import Simulator
-
-MESSAGES = "/open-apis/im/v1/messages"
-
-
-class Caller:
-    """A bot's HTTP calls without HTTP."""
-
-    def __init__(self, simulator: Simulator, app: App) -> None:
-        self.simulator = simulator
-        self.app = app
-        self.token = ""
-
-    async def call(self, method: str, target: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
-        answer = await self.answer(method, target, body, **headers)
-        return answer.status, json.loads(answer.body)
-
-    async def answer(self, method: str, target: str, body: Any = None, **headers: str) -> Answer:
-        path, _, query = target.partition("?")
-        if self.token and "authorization" not in headers:
-            headers["authorization"] = f"Bearer {self.token}"
-        data = b"" if body is None else json.dumps(body).encode()
-        return await self.simulator.respond(Request(method, path, read_query(query), headers, data))
-
-    async def log_in(self) -> str:
-        credentials = {"app_id": self.app.app_id, "app_secret": self.app.secret}
-        _, document = await self.call("POST", "/open-apis/auth/v3/tenant_access_token/internal", credentials)
-        self.token = document["tenant_access_token"]
-        return self.token
-
-    async def send(self, chat: Chat, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
-        body = {"receive_id": chat.chat_id, "msg_type": "text", "content": json.dumps({"text": text}), **more}
-        return await self.call("POST", f"{MESSAGES}?receive_id_type=chat_id", body)
-
-
-@pytest.fixture
-async def simulator() -> Simulator:
-    return Simulator(seed=1)
-
-
-@pytest.fixture
-async def ada(simulator: Simulator) -> Person:
-    return simulator.create_person("Ada")
-
-
-@pytest.fixture
-async def caller(simulator: Simulator) -> Caller:
-    caller = Caller(simulator, simulator.create_app("Echo"))
-    await caller.log_in()
-    return caller
-
-
-@pytest.fixture
-async def chat(simulator: Simulator, caller: Caller, ada: Person) -> Chat:
-    return simulator.direct_chat(ada, caller.app)
+from support.platform_caller import MESSAGES, Caller
 
 
 async def bootstrap(caller: Caller, **changes: str) -> dict[str, Any]:

@@ -89,8 +89,22 @@ function bubble(message) {
   const time = new Date(message.create_time).toLocaleTimeString();
   item.append(element("div", "who", message.sender_name + " · " + time + (message.updated ? " · edited" : "")));
   item.append(element("span", "said", message.deleted ? "recalled" : message.text));
+  item.append(...message.resources.map(attached));
   if (message.reactions.length) item.append(element("div", "who", message.reactions.join(" ")));
   return item;
+}
+
+function attached(resource) {
+  const source = "/_sim/resources/" + resource.key;
+  if (resource.kind === "image" || resource.kind === "sticker") {
+    const picture = element("img");
+    picture.src = source;
+    picture.alt = resource.name || "picture";
+    return picture;
+  }
+  const link = element("a", "", resource.name || resource.kind);
+  link.href = source;
+  return link;
 }
 
 function report(promise) {

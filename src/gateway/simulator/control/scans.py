@@ -1,0 +1,104 @@
+"""Registrations by scanned code: who waits, and what a person decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import trio
+
+from gateway.simulator.control.calls import Body, Calls, read, seconds
+from gateway.simulator.control.people import AppOptions
+from gateway.simulator.exchange import Request
+from gateway.simulator.scans import Link, Scan, read_link
+from gateway.simulator.simulator import Simulator
+
+
+class Authorization(AppOptions):
+    """`brand` is the person's cloud, the one of the host when empty. `url` is the address that the code stood for.
+
+    The name and the rest of the presets are in that address alone. App options override what it asks for.
+    """
+
+    person: str = ""
+    brand: str = ""
+    url: str = ""
+
+
+class Decision(Body):
+    """Nothing to say beyond the decision itself."""
+
+
+def calls(simulator: Simulator) -> Calls:
+    scans = ScanCalls(simulator)
+    return [
+        ("GET", "scans", scans.list_scans),
+        ("GET", "scans/{code}", scans.read_scan),
+        ("POST", "scans/{code}/authorize", scans.authorize),
+        ("POST", "scans/{code}/deny", scans.deny),
+        ("POST", "scans/{code}/expire", scans.expire),
+    ]
+
+
+class ScanCalls:
+    """One method per call; a code is a user code or a device code."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._scans = simulator.scans
+
+    async def list_scans(self, request: Request) -> object:
+        """Every registration; `wait_count` waits up to `wait_seconds` for so many."""
+        wanted = int(request.argument("wait_count", "0"))
+        with trio.move_on_after(seconds(request.argument("wait_seconds", "0"))):
+            await self._simulator.until(lambda: True if len(self._scans.all()) >= wanted else None)
+        return [_shown(scan) for scan in self._scans.all()]
+
+    async def read_scan(self, request: Request) -> object:
+        """One registration; with `url`, what that address presets."""
+        scan = self._find(request)
+        url = request.argument("url")
+        link = read_link(url, scan.user_code) if url else scan.link
+        return _shown(scan) | {"link": msgspec.to_builtins(link)}
+
+    async def authorize(self, request: Request) -> object:
+        scan, given = self._find(request), read(request, Authorization)
+        link = read_link(given.url, scan.user_code) if given.url else Link()
+        person = self._simulator.platform.person(given.person)
+        self._scans.authorize(
+            scan,
+            person,
+            self._simulator.clock.now(),
+            brand=given.brand or scan.region,
+            link=link,
+            options=given.given(),
+        )
+        return _shown(scan)
+
+    async def deny(self, request: Request) -> object:
+        read(request, Decision)
+        self._scans.deny(scan := self._find(request), self._simulator.clock.now())
+        return _shown(scan)
+
+    async def expire(self, request: Request) -> object:
+        read(request, Decision)
+        self._scans.expire(scan := self._find(request), self._simulator.clock.now())
+        return _shown(scan)
+
+    def _find(self, request: Request) -> Scan:
+        return self._scans.find(request.params["code"])
+
+
+def _shown(scan: Scan) -> dict[str, Any]:
+    """A registration without its device code, which is a secret, and without the app's."""
+    return {
+        "user_code": scan.user_code,
+        "region": scan.region,
+        "state": scan.state,
+        "interval": scan.interval,
+        "polls": scan.polls,
+        "brand": scan.brand,
+        "person": scan.person,
+        "app_id": scan.app_id,
+        "link": msgspec.to_builtins(scan.link),
+    }

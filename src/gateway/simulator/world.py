@@ -1,0 +1,58 @@
+"""What the platform's calls act on, and what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.simulator.clock import Clock
+from gateway.simulator.connections import Connections
+from gateway.simulator.exchange import Answer, Refusal, Request
+from gateway.simulator.limits import Limits
+from gateway.simulator.messages import BAD_FIELD, NOT_IN_CHAT, Message, MessageStore
+from gateway.simulator.platform import App, Platform
+from gateway.simulator.resources import ResourceStore
+from gateway.simulator.scans import Scans
+
+
+@dataclass(slots=True)
+class World:
+    """What the calls act on."""
+
+    platform: Platform
+    messages: MessageStore
+    resources: ResourceStore
+    scans: Scans
+    connections: Connections
+    limits: Limits
+    clock: Clock
+    ws_url: str
+    client_config: dict[str, Any]
+    heard: Callable[[App, Message], None]
+    """Called for each new message of a bot: other bots in the chat may hear it."""
+
+    def knows(self, app: App | None, request: Request) -> bool:
+        """Whether the cloud that was called has this app."""
+        return app is not None and (app.region == request.region or not self.scans.regions_apart)
+
+
+AppCall = Callable[[World, App, Request], dict[str, Any] | Answer]
+"""A call in the name of an app. Returns the document of the answer, or the whole answer. Raises Refusal."""
+
+
+def ok(data: dict[str, Any]) -> dict[str, Any]:
+    """A good answer with its data."""
+    return {"code": 0, "msg": "success", "data": data}
+
+
+def number(request: Request, name: str, default: int) -> int:
+    text = request.argument(name) or str(default)
+    if not text.isdigit():
+        raise Refusal(BAD_FIELD, f"field validation failed: {name} is not a number")
+    return int(text)
+
+
+def require_member(world: World, app: App, chat_id: str) -> None:
+    if app.app_id not in world.platform.chats[chat_id].app_ids:
+        raise Refusal(NOT_IN_CHAT, "Bot/User can NOT be out of the chat.")
