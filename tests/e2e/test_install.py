@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from gateway.simulator.platform import App
+from gateway.simulator.scans import read_link
 from support.device_flow import PENDING, DeviceFlow
 from support.lark_rest import Reply, serving_platform
 from support.processes import GatewayProcess
@@ -38,9 +39,10 @@ class Person:
         assert answer.status_code in {200, 204}, (path, answer.status_code, answer.text)
         return answer.json() if answer.content else None
 
-    async def begin(self, daemon: GatewayProcess, agent_id: object) -> str:
+    async def begin(self, daemon: GatewayProcess, agent_id: object) -> tuple[str, str]:
+        """Where the session tells its status, and what is behind the code."""
         begun = await self.ask(daemon, "POST", "/install/begin", {"agent_id": str(agent_id)})
-        return f"/install/{begun['session_id']}/status"
+        return f"/install/{begun['session_id']}/status", begun["qr_code_url"]
 
     async def until_connected(self, daemon: GatewayProcess, path: str) -> str:
         with trio.fail_after(40):
@@ -60,6 +62,30 @@ def grant(app: App) -> Reply:
     return Reply({"client_id": app.app_id, "client_secret": app.secret, "user_info": person})
 
 
+@pytest.mark.parametrize("brand", ["feishu", "lark"])
+async def test_bot_of_a_scan_hears_who_scanned_whichever_cloud_they_are_of(world: World, brand: str) -> None:
+    scans = world.sim.scans
+    # Under an override both clouds are one host: who is sent to the other one comes back to the same address.
+    scans.interval, scans.regions_apart = 0.1, False
+    world.environment["GATEWAY_LARK__ACCOUNTS_BASE_URL"] = world.sim.base_url
+    agent, ada, scanner = await world.add_agent("Helper"), await owner(world), world.sim.create_person("Scanner")
+    async with world.daemon() as daemon:
+        path, url = await ada.begin(daemon, agent.id)
+        (scan,) = scans.all()
+        link = read_link(url, scan.user_code)
+        assert (link.name, link.source) == ("Helper", "agent-gateway")
+        assert "im.message.receive_v1" in link.addons["events"]["items"]["tenant"]
+        app = scans.authorize(scan, scanner, world.sim.clock.now(), brand=brand, link=link, options={})
+        installation_id = await ada.until_connected(daemon, path)
+        with trio.fail_after(20):
+            await world.sim.wait_connected(app, 1)
+        (bot,) = (await ada.ask(daemon, "GET", "/installations"))["installations"]
+        assert (bot["id"], bot["region"], bot["app_id"]) == (installation_id, brand, app.app_id)
+        world.sim.say(scanner, app, "hello")
+        await world.until("select count(*) = 1 from chat_message where role = 'user' and content = 'hello'")
+    assert scan.polls <= (3 if brand == "feishu" else 4)
+
+
 async def test_scan_of_a_killed_daemon_is_finished_by_the_other_and_the_bot_goes_live(
     world: World, accounts: DeviceFlow
 ) -> None:
@@ -67,7 +93,7 @@ async def test_scan_of_a_killed_daemon_is_finished_by_the_other_and_the_bot_goes
     app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
     accounts.polls = [PENDING, grant(app)]
     async with world.daemon(crash_at=("lark.install_granted", 1)) as first:
-        path = await ada.begin(first, agent.id)
+        path, _ = await ada.begin(first, agent.id)
         assert await first.wait() == -9
         async with world.daemon() as second:
             installation_id = await ada.until_connected(second, path)
@@ -87,7 +113,7 @@ async def test_scan_of_a_killed_daemon_is_finished_by_the_other_and_the_bot_goes
 async def test_scan_outlives_a_restart_of_the_only_daemon(world: World, accounts: DeviceFlow) -> None:
     app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
     async with world.daemon() as first:
-        path = await ada.begin(first, agent.id)
+        path, _ = await ada.begin(first, agent.id)
         assert await first.terminate() == 0
     accounts.polls = [grant(app)]
     async with world.daemon() as second:
@@ -98,7 +124,7 @@ async def test_secrets_of_a_scan_are_in_no_log_and_no_dump(world: World, account
     app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
     accounts.begin["device_code"] = "marker-of-a-device-code"
     async with world.daemon() as daemon:
-        path = await ada.begin(daemon, agent.id)
+        path, _ = await ada.begin(daemon, agent.id)
         stored = str(await world.rows("select to_jsonb(s) from lark_install_session s"))
         accounts.polls = [grant(app)]
         await ada.until_connected(daemon, path)
