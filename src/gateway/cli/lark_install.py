@@ -149,7 +149,9 @@ def _show_code(begun: BegunScan, as_json: bool) -> None:
         return
     code = terminal_code(begun.qr_code_url)
     width = len(code.partition("\n")[0])
-    if not sys.stdout.isatty():
+    if not _can_print(code):
+        click.echo(f"(no code: this output is {sys.stdout.encoding}, which has no blocks to draw it with)")
+    elif not sys.stdout.isatty():
         click.echo(code)
     elif width <= shutil.get_terminal_size().columns:
         from rich.console import Console
@@ -161,6 +163,14 @@ def _show_code(begun: BegunScan, as_json: bool) -> None:
         click.echo(f"(the code needs {width} columns; open the link instead, or widen the terminal)")
     click.echo("Scan this code with the Feishu or Lark app, or open the link on a device that has it:")
     click.echo(begun.qr_code_url)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def terminal_code(url: str) -> str:

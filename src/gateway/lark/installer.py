@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,7 +31,6 @@ from gateway.keyring import KeyRing
 from gateway.lark.client import BotIdentity, HttpClient, LarkClient, open_http_client
 from gateway.lark.content import CHANNEL_TYPE
 from gateway.lark.region import Region, console_url, open_base_url
-from gateway.lark.registration import APP_ID
 
 _log = structlog.get_logger()
 
@@ -38,6 +38,7 @@ EventMode = Literal["socket", "http"]
 EVENT_MODES: tuple[EventMode, ...] = ("socket", "http")
 
 SECRET_LENGTH_MAX = 512
+_APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
 _SAVE_ATTEMPTS = 3
 
 
@@ -261,7 +262,7 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
 
 
 def _check(app: NewApp) -> None:
-    if not APP_ID.fullmatch(app.app_id):
+    if not _APP_ID.fullmatch(app.app_id):
         message = f"{app.app_id[:80]!r} is not an app id: cli_ and 16 or more letters and digits"
         raise RejectedRequest(400, "invalid_app_id", message, field="app_id")
     for name, secret, needed in (

@@ -32,6 +32,7 @@ from gateway.errors import (
     LarkUnavailable,
     RejectedRequest,
     StoreConflict,
+    StoreError,
     StoreUnavailable,
 )
 from gateway.ids import new_id
@@ -212,7 +213,7 @@ class ScanDesk:
             await trio.sleep(RENEW_SECONDS)
             try:
                 held = await self._store.hold(scan, LEASE_SECONDS)
-            except StoreUnavailable:
+            except StoreError:
                 continue
             if not held:
                 step.cancel()
@@ -223,7 +224,7 @@ class ScanDesk:
         with finishing(RELEASE_SECONDS):
             try:
                 await self._store.hold(scan, 0)
-            except StoreUnavailable:
+            except StoreError:
                 return  # The lease ends by itself.
 
     async def _guarded_step(self, scan: ScanInHand) -> bool:
@@ -323,7 +324,9 @@ class ScanDesk:
                 return
             except StoreConflict:
                 taken = await self._installations.taken(granted.app_id)
-                await self._fail(scan, InstallReason.INSTALLATION_CONFLICT, str(taken or "the app is taken"))
+                if taken is None:
+                    continue
+                await self._fail(scan, InstallReason.INSTALLATION_CONFLICT, str(taken))
                 return
             if outcome is not ScanRefusal.ROW_CHANGED:
                 await self._conclude(scan, outcome)

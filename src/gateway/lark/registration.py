@@ -32,9 +32,6 @@ SLOW_DOWN_SECONDS = 5.0
 INVALID_RESPONSE = "invalid_response"
 """The code of an answer that says yes without what a yes has to bring."""
 
-APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
-"""What every app of the platform is called."""
-
 SOURCE = "agent-gateway"
 AGENT_NAME_BLANK = "Agent"
 NAME_LENGTH_MAX = 64
@@ -57,6 +54,7 @@ TENANT_EVENTS = ("im.message.receive_v1",)
 
 _TERMINAL = frozenset({"access_denied", "expired_token", "invalid_grant"})
 _CODE = re.compile(r"[\w.-]{1,80}", re.ASCII)
+_PLAIN = re.compile(r"[!-~]{1,512}")
 _FORM = (("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json"))
 
 
@@ -196,11 +194,12 @@ def judge_poll(answer: Answer, polled: Region, *, moved: bool = False) -> Outcom
     person = person if isinstance(person, dict) else {}
     if not moved and (home := _brand(person)) not in {None, polled}:
         return Moved(home)
-    app_id, secret = _text(fields, "client_id"), _text(fields, "client_secret")
+    app_id, secret, open_id = _text(fields, "client_id"), _text(fields, "client_secret"), _text(person, "open_id")
     if not app_id or not secret:
         return Unclear(_http_code(answer)) if _is_trouble(answer) else Pending()
-    open_id = _text(person, "open_id")
-    return Granted(app_id, secret, open_id) if open_id and APP_ID.fullmatch(app_id) else Ended(INVALID_RESPONSE)
+    if not all(map(_PLAIN.fullmatch, (app_id, secret, open_id))):
+        return Ended(INVALID_RESPONSE)
+    return Granted(app_id, secret, open_id)
 
 
 def _judge_error(code: str, answer: Answer) -> Outcome:

@@ -90,6 +90,15 @@ async def test_install_shows_the_code_and_the_link_and_connects_the_bot(terminal
     assert max(map(len, drawn)) <= 80
 
 
+async def test_install_where_nothing_can_be_drawn_still_shows_the_link(terminal: Terminal) -> None:
+    terminal.environment["PYTHONIOENCODING"] = "ascii"
+    terminal.flow.polls = [granted()]
+    code, out, err = await terminal.run()
+    assert code == 0, err
+    assert "this output is ascii" in out
+    assert "https://accounts.feishu.cn/verify?user_code=AB-CD&" in out
+
+
 async def test_install_as_json_prints_the_link_and_then_the_installation(terminal: Terminal) -> None:
     terminal.flow.polls = [granted()]
     code, out, err = await terminal.run("--json")

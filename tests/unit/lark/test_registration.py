@@ -105,6 +105,8 @@ def test_poll_cases(case: dict[str, Any]) -> None:
         (200, GRANT | {"user_info": {}}, Ended("invalid_response")),
         (200, {"client_id": APP_ID, "client_secret": "fake-secret"}, Ended("invalid_response")),
         (200, GRANT | {"client_id": "no app id"}, Ended("invalid_response")),
+        (200, GRANT | {"client_secret": "fake\0secret"}, Ended("invalid_response")),
+        (200, GRANT | {"client_id": "cli_1"}, Granted("cli_1", "fake-secret", "ou_eve")),
     ],
 )
 def test_poll_judges_the_body_before_the_status(status: int, body: object, outcome: Outcome) -> None:
