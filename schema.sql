@@ -44,6 +44,22 @@ end $$;
 
 
 --
+-- Name: end_typing(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.end_typing() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  update channel_typing
+  set status = case when attempts = 0 then 'gone' else 'unwanted' end, attempts = 0, available_at = now(),
+    updated_at = now()
+  where task_id = old.id and status in ('wanted', 'shown');
+  return null;
+end $$;
+
+
+--
 -- Name: issue_title_key(text); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -321,6 +337,29 @@ CREATE TABLE public.channel_pending_command (
 
 
 --
+-- Name: channel_typing; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.channel_typing (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    task_id uuid NOT NULL,
+    channel_message_id text NOT NULL,
+    reaction_id text,
+    status text DEFAULT 'wanted'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    available_at timestamp with time zone DEFAULT now() NOT NULL,
+    show_before timestamp with time zone NOT NULL,
+    lease_epoch bigint,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channel_typing_channel_message_id_check CHECK ((channel_message_id <> ''::text)),
+    CONSTRAINT channel_typing_status_check CHECK ((status = ANY (ARRAY['wanted'::text, 'shown'::text, 'unwanted'::text, 'gone'::text, 'failed'::text])))
+);
+
+
+--
 -- Name: channel_user_binding; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -353,6 +392,9 @@ CREATE TABLE public.chat_message (
     context_generation integer DEFAULT 0 NOT NULL,
     sent_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    channel_message_id text,
+    quoted_message_id text,
+    bundle boolean DEFAULT false NOT NULL,
     CONSTRAINT chat_message_kind_check CHECK ((kind = ANY (ARRAY['text'::text, 'channel_command'::text]))),
     CONSTRAINT chat_message_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text, 'system'::text])))
 );
@@ -774,6 +816,22 @@ ALTER TABLE ONLY public.channel_pending_command
 
 
 --
+-- Name: channel_typing channel_typing_message_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_typing
+    ADD CONSTRAINT channel_typing_message_key UNIQUE (task_id, channel_message_id);
+
+
+--
+-- Name: channel_typing channel_typing_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.channel_typing
+    ADD CONSTRAINT channel_typing_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: channel_user_binding channel_user_binding_key; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1001,6 +1059,20 @@ CREATE INDEX channel_pending_command_age_idx ON public.channel_pending_command U
 
 
 --
+-- Name: channel_typing_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_typing_age_idx ON public.channel_typing USING btree (created_at);
+
+
+--
+-- Name: channel_typing_open_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_typing_open_idx ON public.channel_typing USING btree (installation_id) WHERE (status = ANY (ARRAY['wanted'::text, 'shown'::text, 'unwanted'::text]));
+
+
+--
 -- Name: channel_user_binding_member_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1113,10 +1185,31 @@ CREATE INDEX user_session_expiry_idx ON public.user_session USING btree (expires
 
 
 --
+-- Name: agent_task agent_task_delete_typing; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER agent_task_delete_typing AFTER DELETE ON public.agent_task FOR EACH ROW WHEN ((old.status = ANY (ARRAY['dispatched'::text, 'running'::text]))) EXECUTE FUNCTION public.end_typing();
+
+
+--
+-- Name: agent_task agent_task_end_typing; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER agent_task_end_typing AFTER UPDATE OF status ON public.agent_task FOR EACH ROW WHEN (((old.status = ANY (ARRAY['dispatched'::text, 'running'::text])) AND (new.status <> ALL (ARRAY['dispatched'::text, 'running'::text])))) EXECUTE FUNCTION public.end_typing();
+
+
+--
 -- Name: channel_installation channel_installation_announce; Type: TRIGGER; Schema: public; Owner: -
 --
 
 CREATE TRIGGER channel_installation_announce AFTER INSERT OR DELETE OR UPDATE OF config, status, agent_id, workspace_id ON public.channel_installation FOR EACH ROW EXECUTE FUNCTION public.announce_installation();
+
+
+--
+-- Name: channel_typing channel_typing_announce; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER channel_typing_announce AFTER INSERT OR UPDATE OF status ON public.channel_typing FOR EACH ROW WHEN ((new.status = ANY (ARRAY['wanted'::text, 'unwanted'::text]))) EXECUTE FUNCTION public.announce_outbound();
 
 
 --

@@ -1,5 +1,5 @@
 -- Bots that are being connected by scanning a code: all that any process needs to go on with a scan another one began.
--- depends: 0004_binding
+-- depends: 0007_typing
 
 create table lark_install_session (
   id uuid primary key,

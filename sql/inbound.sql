@@ -122,13 +122,16 @@ update chat_session set context_generation = context_generation + 1, updated_at 
 where id = :session_id
 returning context_generation;
 
--- name: append_user_message(id, session_id, author_id, kind, content, context_generation, sent_at)!
+-- name: append_user_message(id, session_id, author_id, kind, content, context_generation, sent_at, message_id, quoted_id, bundle)!
 -- The session moves to the top of its lists together with what was said in it. No run consumes a channel_command.
 with touched as (
   update chat_session set updated_at = now() where id = :session_id
 )
-insert into chat_message (id, chat_session_id, role, kind, content, author_user_id, context_generation, sent_at)
-values (:id, :session_id, 'user', :kind, :content, :author_id, :context_generation, :sent_at::timestamptz);
+insert into chat_message
+  (id, chat_session_id, role, kind, content, author_user_id, context_generation, sent_at, channel_message_id,
+   quoted_message_id, bundle)
+values (:id, :session_id, 'user', :kind, :content, :author_id, :context_generation, :sent_at::timestamptz,
+  nullif(:message_id, ''), nullif(:quoted_id, ''), :bundle);
 
 -- name: hold_command(message_id, session_id, author_id, words)!
 -- One per person and conversation: the newest is the one that is asked about.
@@ -214,7 +217,7 @@ select agent_archived, session_archived, runtime_id is not null as has_runtime
 from target
 where (select count(*) from told) >= 0;
 
--- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, window_seconds, lock_milliseconds)
+-- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, quoted_ids, bundles, window_seconds, lock_milliseconds)
 -- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
 -- An event is taken in only when every join holds and its claim is new; all others leave no trace here and are judged by
 -- the statements above. The fresh token ties the rows of one event together, so the same message twice in one batch is
@@ -230,11 +233,13 @@ with patience as materialized (
 ), event as (
   select event.*
   from patience, unnest(:tokens::uuid[], :channel_types::text[], :app_ids::text[], :message_ids::text[],
-    :session_keys::text[], :sender_ids::text[], :thread_ids::text[], :contents::text[], :sent_ats::timestamptz[])
+    :session_keys::text[], :sender_ids::text[], :thread_ids::text[], :contents::text[], :sent_ats::timestamptz[],
+    :quoted_ids::text[], :bundles::boolean[])
     with ordinality as event (token, channel_type, app_id, message_id, session_key, sender_id, thread_id, content,
-      sent_at, ordinal)
+      sent_at, quoted_id, bundle, ordinal)
 ), eligible as (
-  select event.token, event.message_id, event.thread_id, event.content, event.sent_at, event.ordinal,
+  select event.token, event.message_id, event.thread_id, event.content, event.sent_at, event.quoted_id, event.bundle,
+    event.ordinal,
     installation.id as installation_id, person.user_id, session.id as session_id, session.workspace_id,
     session.agent_id, session.context_generation, agent.runtime_id
   from event
@@ -272,8 +277,11 @@ with patience as materialized (
 ), fresh as (
   select eligible.* from eligible join claimed on claimed.claim_token = eligible.token
 ), appended as (
-  insert into chat_message (id, chat_session_id, role, content, author_user_id, context_generation, sent_at)
-  select token, session_id, 'user', content, user_id, context_generation, sent_at
+  insert into chat_message
+    (id, chat_session_id, role, content, author_user_id, context_generation, sent_at, channel_message_id,
+     quoted_message_id, bundle)
+  select token, session_id, 'user', content, user_id, context_generation, sent_at, message_id, nullif(quoted_id, ''),
+    bundle
   from fresh
   order by ordinal
 ), latest as (

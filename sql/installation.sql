@@ -53,6 +53,8 @@ with dead as (
   where t.installation_id = dead.id and t.workspace_id = dead.workspace_id
 ), links as (
   delete from channel_connection c using dead where c.installation_id = dead.id
+), typing as (
+  delete from channel_typing t using dead where t.installation_id = dead.id and t.workspace_id = dead.workspace_id
 ), outbox as (
   delete from outbound_message o using dead where o.installation_id = dead.id and o.workspace_id = dead.workspace_id
 )

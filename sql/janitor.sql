@@ -66,3 +66,14 @@ where id in (
   limit :rows_max
   for update skip locked
 );
+
+-- name: purge_typing(keep_seconds, rows_max)!
+-- Whatever its status: no run lasts that long, and a sign that nobody could take away by then has lost its bot.
+delete from channel_typing
+where id in (
+  select id from channel_typing
+  where created_at < now() - make_interval(secs => :keep_seconds)
+  order by created_at
+  limit :rows_max
+  for update skip locked
+);

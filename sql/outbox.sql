@@ -5,6 +5,7 @@
 -- The first open row of each recipient, if it is due: later ones wait for it. A row in `sending` is one that nobody is
 -- sending: a former holder's, or one of ours whose mark was lost, since those in flight are `busy`. A holder whose
 -- lease has passed to another takes nothing. first_attempt_at is the first attempt whose result nobody knows.
+-- The end of a run waits a second for the sign of the run to go, and no longer: not for one whose removal failed.
 with head as (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at
@@ -22,6 +23,10 @@ with head as (
       select from channel_installation installation
       where installation.id = :installation_id and installation.lease_epoch = :lease_epoch
     )
+    and not (outgoing.kind in ('answer', 'error') and outgoing.created_at > now() - interval '1 second' and exists (
+      select from channel_typing typing
+      where typing.task_id = outgoing.task_id and typing.status = 'unwanted' and typing.available_at <= now()
+    ))
   order by head.seq
   limit :rows_max
   for no key update of outgoing
@@ -48,13 +53,18 @@ where outgoing.installation_id = :installation_id and outgoing.status in ('queue
 returning outgoing.kind;
 
 -- name: seconds_to_next_row(installation_id, lease_epoch, busy)$
--- A `sending` row that is not in flight is due at once.
-select extract(epoch from min(case head.status when 'queued' then head.available_at else now() end) - clock_timestamp())
-  ::double precision
+-- A `sending` row that is not in flight is due at once. One that waits for a sign to go is due when it has waited.
+select extract(epoch from min(greatest(case head.status when 'queued' then head.available_at else now() end, (
+    select head.created_at + interval '1 second'
+    where head.kind in ('answer', 'error') and head.created_at > now() - interval '1 second' and exists (
+      select from channel_typing typing
+      where typing.task_id = head.task_id and typing.status = 'unwanted' and typing.available_at <= now()
+    )
+  ))) - clock_timestamp())::double precision
 from (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.recipient_type || ':' || outgoing.recipient_id as recipient, outgoing.status, outgoing.available_at,
-    outgoing.lease_epoch
+    outgoing.lease_epoch, outgoing.kind, outgoing.task_id, outgoing.created_at
   from outbound_message outgoing
   where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
   order by outgoing.recipient_type, outgoing.recipient_id, outgoing.seq

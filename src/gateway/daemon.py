@@ -28,7 +28,7 @@ from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 from gateway.keyring import KeyRing, UnreadableSecret, generate_key
-from gateway.observe.events import OutboxObserver, TaskObserver
+from gateway.observe.events import OutboxObserver, TaskObserver, TypingObserver
 from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
@@ -374,20 +374,33 @@ class _Daemon:
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
         from gateway.outbound.outbox import run_outbox
+        from gateway.outbound.ports import Lease
+        from gateway.outbound.typing import Typist
         from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.outbox_store import PostgresOutboxStore
+        from gateway.postgres.typing_store import PostgresTypingStore
         from gateway.work.prompts import BindingPrompts
 
         prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
+        attempt_seconds = self._settings.hub.reply_timeout_seconds
         with self._wakes.outbox.hear(str(installation.id)) as wake:
+            typist = Typist(
+                Lease(installation.id, epoch),
+                channel,
+                PostgresTypingStore(self._pool),
+                wake=wake,
+                attempt_seconds=attempt_seconds,
+                record=TypingObserver(self._metrics),
+            )
             await run_outbox(
                 installation_id=installation.id,
                 lease_epoch=epoch,
                 channel=channel,
                 store=PostgresOutboxStore(self._pool),
                 wake=wake,
-                attempt_seconds=self._settings.hub.reply_timeout_seconds,
+                attempt_seconds=attempt_seconds,
                 record=OutboxObserver(self._metrics),
+                typist=typist,
                 composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
@@ -431,6 +444,7 @@ class _Daemon:
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
+                Sweep("typing", 600, store.purge_typing),
             ]
         )
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gateway.channel.channel import Verdict
+from gateway.channel.message import ReplyTo
 from gateway.concurrency import watch_points
 from gateway.core.inbound import Outcome
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
@@ -21,7 +22,7 @@ from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import LOADED
 from support.inbound_postgres import PostgresInbound
-from support.inbound_world import direct, open_desk
+from support.inbound_world import direct, grouped, open_desk
 
 
 @pytest.fixture
@@ -295,6 +296,28 @@ async def test_attaching_a_runtime_makes_the_waiting_task_its_own(world: Postgre
     assert await world.run("select status, runtime_id from agent_task") == [("queued", None)]
 
 
+@pytest.mark.parametrize("fused", [True, False])
+async def test_message_remembers_what_it_quotes_and_bundles(world: PostgresInbound, fused: bool) -> None:
+    await _with_session(world)
+    async with open_desk(world.store, fused=fused) as desk:
+        await desk.receive(direct("om_1", reply_to=ReplyTo("om_q", "om_root"), bundle=True))
+    rows = await world.run("select channel_message_id, quoted_message_id, bundle from chat_message order by seq")
+    assert rows == [("om_0", None, False), ("om_1", "om_q", True)]
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "quoted"), [(ReplyTo("om_root", "om_root"), None), (ReplyTo("om_other", "om_root"), "om_other")]
+)
+async def test_message_of_a_topic_does_not_quote_the_one_that_began_it(
+    world: PostgresInbound, reply_to: ReplyTo, quoted: str | None
+) -> None:
+    bot = await world.add_bot()
+    await world.bind(bot, "ou_ann")
+    async with open_desk(world.store, fused=False) as desk:
+        await desk.receive(grouped("om_1", thread="omt_1", reply_to=reply_to))
+    assert await world.run("select quoted_message_id from chat_message") == [(quoted,)]
+
+
 @pytest.mark.parametrize("events", [1, 64])
 async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInbound, events: int) -> None:
     statement = next(item for item in LOADED if item.name.startswith("ingest_plain_messages"))
@@ -309,6 +332,8 @@ async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInb
         "thread_ids": [message.thread_id for message in messages],
         "contents": [message.text for message in messages],
         "sent_ats": [message.sent_at for message in messages],
+        "quoted_ids": [message.quoted_id for message in messages],
+        "bundles": [message.bundle for message in messages],
         "window_seconds": 3.0,
         "lock_milliseconds": 300,
     }

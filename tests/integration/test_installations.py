@@ -292,6 +292,7 @@ DEPENDANTS = (
     "channel_inbound_audit",
     "channel_binding_token",
     "channel_connection",
+    "channel_typing",
     "outbound_message",
 )
 
@@ -338,6 +339,12 @@ async def add_dependants(pool: Pool, place: Place, installation_id: UUID) -> Non
         *(uuid4().hex * 2, place.workspace_id, installation_id),
     )
     await run(pool, "insert into channel_connection (installation_id, state) values (%s, 'live')", installation_id)
+    await run(
+        pool,
+        "insert into channel_typing (id, workspace_id, installation_id, task_id, channel_message_id, show_before) "
+        "values (%s, %s, %s, %s, 'om_1', now())",
+        *(uuid4(), place.workspace_id, installation_id, uuid4()),
+    )
     await run(
         pool,
         "insert into outbound_message (id, workspace_id, installation_id, kind, recipient_id, uuid) "

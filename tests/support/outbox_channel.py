@@ -15,7 +15,8 @@ from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal
 from gateway.errors import StoreUnavailable
 from gateway.outbound.outbox import STORED, run_outbox
-from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
+from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingStore
+from gateway.outbound.typing import Typist
 
 INSTALLATION = UUID(int=7)
 
@@ -35,6 +36,9 @@ class Toy:
 
     def texts(self, chat_id: str) -> list[str]:
         return [text for chat, text in self.visible if chat == chat_id]
+
+    def channel(self) -> ToyChannel:
+        return ToyChannel(self)
 
     async def deliver(self, message: OutboundMessage) -> SendResult:
         self.calls.append(message)
@@ -96,19 +100,23 @@ async def sending(
     epoch: int = 1,
     concurrency: int = 8,
     composers: Mapping[str, Compose] = STORED,
+    typing: TypingStore | None = None,
 ) -> AsyncIterator[Signal]:
-    """An outbox at work; cancelled when the block ends."""
+    """An outbox at work, with a typist beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
+    channel = platform.channel()
+    typist = None if typing is None else Typist(Lease(installation_id, epoch), channel, typing, wake=wake)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
             installation_id=installation_id,
             lease_epoch=epoch,
-            channel=ToyChannel(platform),
+            channel=channel,
             store=store,
             wake=wake,
             concurrency=concurrency,
             composers=composers,
+            typist=typist,
             random_unit=lambda: 0.5,
             task_status=task_status,
         )
@@ -134,10 +142,11 @@ class Stored:
 class MemoryOutboxStore:
     """Implements OutboxStore on trio's clock. `owner` is the epoch of the installation's lease.
 
-    `trouble` is what the next calls raise.
+    `held_until` is what a row waits for besides its own time; `trouble` is what the next calls raise.
     """
 
     def __init__(self) -> None:
+        self.held_until: Callable[[UUID], float] = lambda _row_id: 0.0
         self.rows: dict[UUID, Stored] = {}
         self.owner = 1
         self.down = False
@@ -226,7 +235,7 @@ class MemoryOutboxStore:
         return list(heads.values())
 
     def _due_at(self, stored: Stored) -> float:
-        return stored.available_at if stored.status == "queued" else 0.0
+        return max(stored.available_at if stored.status == "queued" else 0.0, self.held_until(stored.row.id))
 
     async def _reach(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 import trio
@@ -149,6 +149,26 @@ class Channel(Protocol):
 
     @property
     def capabilities(self) -> Capability: ...
+
+
+@runtime_checkable
+class Typing(Protocol):
+    """What a channel with `Capability.TYPING_INDICATOR` can do besides. Both calls raise the LarkError family."""
+
+    async def show_typing(self, message_id: str) -> str:
+        """Let a message show that its answer is being worked on; returns the handle to take that away with.
+
+        Safe to repeat: a message shows it once, and a repeat returns the handle of what is there.
+        """
+
+    async def hide_typing(self, message_id: str, handle: str) -> None:
+        """Take it away. Nothing to complain about when the message itself is gone."""
+
+
+def typing_of(channel: Channel) -> Typing | None:
+    """The channel as one that can show typing; None when it says that it cannot."""
+    able = channel.capabilities.has(Capability.TYPING_INDICATOR)
+    return channel if able and isinstance(channel, Typing) else None
 
 
 ChannelFactory = Callable[[ChannelConfig], Channel]

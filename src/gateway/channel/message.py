@@ -86,6 +86,8 @@ class InboundMessage:
     force_fresh: bool = False
     skip_agent_run: bool = False
     event_type: str = ""
+    bundle: bool = False
+    """It only wraps messages of others that were forwarded together; what they say is looked up."""
     raw: Any = field(default=None, repr=False, compare=False)
 
 

@@ -48,7 +48,7 @@ from gateway.inbound.ports import (
     PlainMessage,
     TextCommitter,
 )
-from gateway.inbound.turn import Turn, thread_of, words_of
+from gateway.inbound.turn import Turn, quoted_by, thread_of, words_of
 from gateway.work.sessions import creator_of, title_of
 
 FINALISE_SECONDS = 1.0
@@ -212,11 +212,10 @@ class InboundPipeline:
 
 
 def _is_plain(message: InboundMessage) -> bool:
-    """Whether one insert is all there is to it: no file, no quote, no setting to look up, no command."""
+    """Whether one insert is all there is to it: no file, no setting to look up, no command."""
     return (
         message.type is MessageType.TEXT
         and not message.media
-        and message.reply_to is None
         and not (message.force_fresh or message.skip_agent_run or message.sender_is_bot)
         and _is_complete(message)
         and bool(message.message_id)
@@ -255,6 +254,8 @@ def _plain(message: InboundMessage, token: UUID) -> PlainMessage:
         thread_id=thread_of(source),
         text=message.text,
         sent_at=message.sent_at,
+        quoted_id=quoted_by(message),
+        bundle=message.bundle,
     )
 
 

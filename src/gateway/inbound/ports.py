@@ -83,7 +83,8 @@ class Conversation:
 class UserMessage:
     """A message to append to a session. An empty `message_id` leaves the session's reply target alone.
 
-    A `fresh` one begins a new generation of the conversation.
+    A `fresh` one begins a new generation of the conversation. `quoted_id` names the message it answers to, a `bundle`
+    wraps forwarded ones: both are looked up when a run takes the message in.
     """
 
     id: UUID
@@ -94,6 +95,8 @@ class UserMessage:
     thread_id: str
     sent_at: datetime | None
     fresh: bool = False
+    quoted_id: str = ""
+    bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ class PlainMessage:
     thread_id: str
     text: str = field(repr=False)
     sent_at: datetime | None
+    quoted_id: str = ""
+    bundle: bool = False
 
 
 class IngestStore(Protocol):

@@ -34,6 +34,8 @@ class Turn:
             thread_id=thread_of(self.message.source),
             sent_at=self.message.sent_at,
             fresh=self.message.force_fresh,
+            quoted_id=quoted_by(self.message),
+            bundle=self.message.bundle,
         )
 
     def say(self, reply: Reply, **values: object) -> Notice:
@@ -64,6 +66,17 @@ class Turn:
 def words_of(message: InboundMessage) -> str:
     """The sender's own words: what a command is read from."""
     return message.command_text or message.text
+
+
+def quoted_by(message: InboundMessage) -> str:
+    """The platform's id of the message that this one answers to, "" when it answers to none.
+
+    Inside a topic everything hangs on the topic's first message: that is the place, not a quote.
+    """
+    reply = message.reply_to
+    if reply is None or (thread_of(message.source) and reply.message_id == reply.root_id):
+        return ""
+    return reply.message_id
 
 
 def thread_of(source: Source) -> str:

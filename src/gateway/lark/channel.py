@@ -29,9 +29,16 @@ _SEALED_SUFFIX = "_encrypted"
 # itself may still take the words. A throttle never belongs here, nor an open result: the second could be a double.
 _REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003})
 
+_TYPING_EMOJI = "Typing"
+# The message is recalled, deleted or not to be found, and what hung on it went with it.
+_MESSAGE_GONE = frozenset({230011, 230110, 231003})
+
 
 class LarkChannel:
-    """Implements gateway.channel.channel.Channel for one installation. What it was given stays the caller's."""
+    """Implements gateway.channel.channel.Channel, and Typing too, for one installation.
+
+    What it was given stays the caller's.
+    """
 
     def __init__(
         self,
@@ -58,7 +65,7 @@ class LarkChannel:
 
     @property
     def capabilities(self) -> Capability:
-        return Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+        return Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY | Capability.TYPING_INDICATOR
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See Channel.run. An installation that was stored without its bot's identity asks for it first.
@@ -119,6 +126,18 @@ class LarkChannel:
                     raise
                 _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
         return await self._send(message)
+
+    async def show_typing(self, message_id: str) -> str:
+        """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
+        return await self._client.react(message_id, _TYPING_EMOJI)
+
+    async def hide_typing(self, message_id: str, handle: str) -> None:
+        """See Typing.hide_typing."""
+        try:
+            await self._client.unreact(message_id, handle)
+        except LarkRefused as error:
+            if error.code not in _MESSAGE_GONE:
+                raise
 
     async def _send(self, message: OutboundMessage, *, reply_to: str = "") -> SendResult:
         message_id = await self._client.send_text(

@@ -170,6 +170,29 @@ class LarkClient:
         request(token="")  # Judges the input; a bad one must not cost a token call.
         return await self._call(request, rest.judge_sent, timeout=self._send_timeout)
 
+    # --- reactions ----------------------------------------------------------------------------------------------------
+
+    async def react(self, message_id: str, emoji_type: str) -> str:
+        """Add the bot's reaction to a message and return its id. Raises the LarkError family.
+
+        A bot has at most one reaction of a kind on a message: a repeat names the one that is there.
+        """
+        return await self._call(
+            lambda token: rest.react_request(token, message_id=message_id, emoji_type=emoji_type),
+            rest.judge_reacted,
+            timeout=self._send_timeout,
+        )
+
+    async def unreact(self, message_id: str, reaction_id: str) -> None:
+        """Take the bot's own reaction back. Raises the LarkError family."""
+        await self._call(
+            lambda token: rest.unreact_request(token, message_id=message_id, reaction_id=reaction_id),
+            rest.judge_unreacted,
+            timeout=self._send_timeout,
+        )
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
     async def _call(
         self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], *, timeout: float | None = None
     ) -> T:

@@ -210,6 +210,7 @@ def _read_message(
         addressed_to_bot=source.chat_type is ChatType.GROUP and any(map(is_own, mentions)),
         sender_is_bot=_text(sender, "sender_type") in {"app", "bot"},
         event_type=RECEIVED,
+        bundle=_text(message, "message_type") == "merge_forward",
         raw=event,
     )
 

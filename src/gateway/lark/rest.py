@@ -49,7 +49,7 @@ class TokenRejected(LarkUnavailable):
 class Request:
     """One call. `path` starts with a slash and carries the query. Headers and body hold secrets: they have no repr."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
@@ -275,3 +275,39 @@ def _get(path: str, token: str) -> Request:
 
 def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
     return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+# --- reactions --------------------------------------------------------------------------------------------------------
+
+
+def react_request(token: str, *, message_id: str, emoji_type: str) -> Request:
+    """Add the bot's reaction to a message. `emoji_type` is one of the platform's names, capitals included."""
+    _need(message_id, "message id to react to")
+    _need(emoji_type, "emoji type")
+    return _post(_reactions(message_id), {"reaction_type": {"emoji_type": emoji_type}}, token=token)
+
+
+def judge_reacted(answer: Answer) -> str:
+    """The id of the reaction that is there now. Raises the LarkError family."""
+    fields = judge(answer)
+    reaction_id = _data(fields).get("reaction_id")
+    if not isinstance(reaction_id, str) or not reaction_id:
+        raise LarkUnavailable("the platform took a reaction without naming it", log_id=_log_id(answer, fields))
+    return reaction_id
+
+
+def unreact_request(token: str, *, message_id: str, reaction_id: str) -> Request:
+    """Take the bot's own reaction back."""
+    _need(message_id, "message id to react to")
+    _need(reaction_id, "reaction id")
+    path = f"{_reactions(message_id)}/{quote(reaction_id, safe='')}"
+    return Request("DELETE", path, _authorization(token))
+
+
+def judge_unreacted(answer: Answer) -> None:
+    """Raises the LarkError family."""
+    judge(answer)
+
+
+def _reactions(message_id: str) -> str:
+    return f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reactions"

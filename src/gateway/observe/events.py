@@ -97,6 +97,16 @@ class OutboxObserver:
         self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)
 
 
+class TypingObserver:
+    """Counts calls that show or take away a sign: a callback for `outbound.typing`, given the action and outcome."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, action: str, outcome: str) -> None:
+        self._metrics.count("gateway_typing_calls_total", action=action, outcome=outcome)
+
+
 class TaskObserver:
     """Counts runs that ended: a callback for `work.tasks`, given the task's kind, its status and its length."""
 

@@ -153,6 +153,12 @@ FAMILIES: tuple[Family, ...] = (
         },
     ),
     Family(
+        "gateway_typing_calls_total",
+        "counter",
+        "Calls that show on a message that a run lasts, or take that away, by how they ended.",
+        {"action": one_of("show", "hide"), "outcome": one_of("ok", "postponed", "failed", "fault")},
+    ),
+    Family(
         "gateway_agent_task_terminal_total",
         "counter",
         "Runs that ended.",

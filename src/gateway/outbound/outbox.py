@@ -17,6 +17,7 @@ from gateway.concurrency import Signal, open_finishing_nursery, reached
 from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
 from gateway.errors import LarkError, LarkUnavailable, StoreError, StoreUnavailable
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
+from gateway.outbound.typing import Typist
 
 logger = structlog.get_logger(__name__)
 
@@ -50,13 +51,15 @@ async def run_outbox(
     concurrency: int = CONCURRENCY_MAX,
     record: Record = _unrecorded,
     composers: Mapping[str, Compose] = STORED,
+    typist: Typist | None = None,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Send one installation's rows until cancelled. Run it inside the lease's scope, and set `wake` for new rows.
 
     Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
-    A row whose kind is one of `composers` gets its text there, anew for each attempt.
+    A row whose kind is one of `composers` gets its text there, anew for each attempt. A `typist` of the same bot and
+    with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots.
 
     Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
     `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
@@ -67,9 +70,12 @@ async def run_outbox(
     sender = _Sender(lease, channel, store, wake, attempt_seconds, record, composers, random_unit)
     async with open_finishing_nursery(PARK_SECONDS) as nursery:
         task_status.started()
+        rung = True
         while True:
+            # First, because an answer waits for the sign of its run to go.
+            typing_pause = IDLE_SECONDS if typist is None else await typist.serve_due(nursery, rung=rung)
             pause = await sender.send_due(nursery, concurrency)
-            await wake.wait(pause)
+            rung = await wake.wait(min(pause, typing_pause))
 
 
 @dataclass(slots=True)

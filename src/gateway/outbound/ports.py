@@ -72,3 +72,38 @@ class OutboxStore(Protocol):
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
         """Back to `queued` for later. `doubtful`: this attempt may have succeeded. Else nothing was sent by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypingRow:
+    """A sign that this lease holder is about to show or, when it is `unwanted`, to take away.
+
+    `reaction_id` is how the platform calls it. Without one an unwanted sign may be there or not: an earlier attempt to
+    show it never had an answer. `attempts` counts this one, among those to do the same.
+    """
+
+    id: UUID
+    channel_message_id: str
+    reaction_id: str | None
+    unwanted: bool
+    attempts: int
+
+
+class TypingStore(Protocol):
+    """A run's end makes its signs unwanted; that is not done here. Writes are fenced as those of OutboxStore are."""
+
+    async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
+        """Note one more attempt for the next rows, none of the `busy` ones; what is unwanted goes first.
+
+        Nothing that nobody tried yet is shown once its message is too old.
+        """
+
+    async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
+        """Whether it is to be taken away at once, because the run ended during the call."""
+
+    async def mark_gone(self, lease: Lease, row_id: UUID) -> bool: ...
+
+    async def mark_failed(self, lease: Lease, row_id: UUID) -> bool: ...
+
+    async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
+        """Try again later, unless the run ended meanwhile: then the row is due as it is."""

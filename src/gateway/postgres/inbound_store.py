@@ -242,6 +242,8 @@ class PostgresInboundStore:
                 thread_ids=[message.thread_id for message in messages],
                 contents=[message.text for message in messages],
                 sent_ats=[message.sent_at for message in messages],
+                quoted_ids=[message.quoted_id for message in messages],
+                bundles=[message.bundle for message in messages],
                 window_seconds=self._window,
                 lock_milliseconds=LOCK_MILLISECONDS,
             )
@@ -268,6 +270,9 @@ async def _write(conn: TrioConnection[Any], message: UserMessage, *, kind: str) 
         content=message.text,
         context_generation=generation,
         sent_at=message.sent_at,
+        message_id=message.message_id,
+        quoted_id=message.quoted_id,
+        bundle=message.bundle,
     )
     if message.message_id:
         await _Q.update_reply_target(

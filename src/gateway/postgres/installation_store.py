@@ -23,6 +23,16 @@ from gateway.postgres.statements import load
 _Q = load("installation.sql", AgentHome, AppHolder, DroppedMessage, InstallationView, StoredApp)
 
 
+async def reclaim_dead(
+    conn: TrioConnection[Any], channel_type: str, app_id: str, workspace_id: UUID, agent_id: UUID
+) -> bool:
+    """Remove a dead row that keeps an app id from this agent, with what hangs on it. Whether there was one."""
+    removed: int = await _Q.reclaim_dead_installation(
+        conn, channel_type=channel_type, app_id=app_id, workspace_id=workspace_id, agent_id=agent_id
+    )
+    return removed > 0
+
+
 class PostgresInstallationStore:
     """Implements gateway.channel.installation.InstallationStore on a pool that the caller owns."""
 
@@ -107,13 +117,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
 
     False, with nothing written but what was reclaimed, when the agent's row has another id than the draft's.
     """
-    await _Q.reclaim_dead_installation(
-        conn,
-        channel_type=draft.channel_type,
-        app_id=draft.config["app_id"],
-        workspace_id=draft.workspace_id,
-        agent_id=draft.agent_id,
-    )
+    await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
     saved: UUID | None = await _Q.upsert_installation(
         conn,
         id=draft.id,

@@ -43,6 +43,9 @@ class PostgresJanitorStore:
     async def purge_install_sessions(self, keep_seconds: float = SESSION_KEEP_SECONDS) -> int:
         return await self._purge(_Q.purge_install_sessions, keep_seconds)
 
+    async def purge_typing(self, keep_seconds: float = 24 * 3600.0) -> int:
+        return await self._purge(_Q.purge_typing, keep_seconds)
+
     async def _purge(self, statement: Callable[..., Awaitable[int]], keep_seconds: float) -> int:
         gone = 0
         while True:

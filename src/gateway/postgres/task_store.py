@@ -18,6 +18,9 @@ from gateway.work.ports import Claim, ClaimedMessage, JsonObject, LossLimits, Ru
 
 _Q = load("task.sql", Claim, ClaimedMessage, RuntimeView, Task)
 
+TYPING_FRESH_SECONDS = 120.0
+"""A message that is older when its run is handed out does not show that it is being worked on."""
+
 
 class PostgresTaskStore:
     """Implements gateway.work.ports.TaskStore on a pool that the caller owns."""
@@ -66,6 +69,7 @@ class PostgresTaskStore:
         if task_id is not None:
             await _Q.take_messages(conn, task_id=task_id, messages_max=messages_max)
             await _Q.queue_the_rest(conn, id=self._mint(), task_id=task_id)
+            await _Q.want_typing(conn, id=self._mint(), task_id=task_id, fresh_seconds=TYPING_FRESH_SECONDS)
             reached("task.claimed")
         return task_id
 

@@ -94,6 +94,20 @@ async def test_send_again_after_a_lost_answer_is_one_message(
     assert [message.message_id for message in simulator.sent(chat)] == [sent]
 
 
+async def test_typing_shows_on_a_message_once_and_goes(
+    simulator: Simulator, http: HttpClient, client: LarkClient, app: App
+) -> None:
+    said = simulator.say(simulator.create_person("Eve"), app, "hello")
+    channel = channel_on(simulator, http, config_of(app, []))
+    handle = await channel.show_typing(said.message.message_id)
+    assert await channel.show_typing(said.message.message_id) == handle
+    assert [emoji for _, emoji in said.message.reactions.values()] == ["Typing"]
+    await channel.hide_typing(said.message.message_id, handle)
+    assert said.message.reactions == {}
+    with pytest.raises(LarkRefused):
+        await client.unreact(said.message.message_id, handle)
+
+
 async def test_send_to_a_stranger_chat_is_refused(client: LarkClient) -> None:
     with pytest.raises(LarkRefused):
         await client.send_text(text="hi", uuid="u-1", chat_id="oc_00000000000000000000000000000000")

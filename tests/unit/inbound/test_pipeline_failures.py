@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from gateway.channel.channel import Verdict
-from gateway.channel.message import MediaRef, MessageType, ReplyTo
+from gateway.channel.message import MediaRef, MessageType
 from gateway.core.inbound import DropReason, Outcome
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.inbound.pipeline import InboundPipeline
@@ -165,7 +165,6 @@ async def test_cancellation_after_the_append_committed_releases_nothing() -> Non
     [
         direct(type=MessageType.IMAGE),
         direct(media=(MediaRef(MessageType.IMAGE, "img_1"),)),
-        direct(reply_to=ReplyTo("om_0")),
         direct(force_fresh=True),
         direct(skip_agent_run=True),
         direct(sender_is_bot=True),
@@ -179,7 +178,6 @@ async def test_cancellation_after_the_append_committed_releases_nothing() -> Non
     ids=[
         "image",
         "media",
-        "quote",
         "fresh",
         "no-run",
         "bot",

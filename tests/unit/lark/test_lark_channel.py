@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from gateway.channel.capability import Capability
-from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
+from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
 from gateway.channel.message import InboundMessage, OutboundMessage
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.keyring import KeyRing, UnreadableSecret
@@ -36,6 +36,13 @@ class FakeClient:
         if isinstance(answer, LarkError):
             raise answer
         return answer
+
+    async def react(self, message_id: str, emoji_type: str) -> str:
+        return await self.send_text(message_id=message_id, emoji_type=emoji_type)
+
+    async def unreact(self, message_id: str, reaction_id: str) -> None:
+        self.answers = self.answers or [""]
+        await self.send_text(message_id=message_id, reaction_id=reaction_id)
 
     async def identify(self) -> BotIdentity:
         if isinstance(self.identity, LarkError):
@@ -172,7 +179,33 @@ async def test_send_of_a_reply_that_failed_otherwise_is_not_sent_twice(error: La
 
 
 def test_capabilities_are_what_is_implemented() -> None:
-    assert channel().capabilities == Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+    able = Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY | Capability.TYPING_INDICATOR
+    assert channel().capabilities == able
+    assert typing_of(channel()) is not None
+
+
+async def test_typing_is_a_reaction_of_the_bot() -> None:
+    client = FakeClient("re_1")
+    lark = channel(client)
+    assert await lark.show_typing("om_1") == "re_1"
+    await lark.hide_typing("om_1", "re_1")
+    assert client.sent == [
+        {"message_id": "om_1", "emoji_type": "Typing"},
+        {"message_id": "om_1", "reaction_id": "re_1"},
+    ]
+
+
+@pytest.mark.parametrize("code", [230011, 230110, 231003])
+async def test_typing_on_a_message_that_is_gone_went_with_it(code: int) -> None:
+    await channel(FakeClient(LarkRefused("gone", code=code))).hide_typing("om_1", "re_1")
+
+
+@pytest.mark.parametrize(
+    "error", [LarkRefused("no", code=231002), LarkThrottled("slow", retry_after=1.0), LarkUnavailable("away")]
+)
+async def test_typing_that_cannot_be_taken_away_says_so(error: LarkError) -> None:
+    with pytest.raises(type(error)):
+        await channel(FakeClient(error)).hide_typing("om_1", "re_1")
     assert channel().type == "feishu"
 
 

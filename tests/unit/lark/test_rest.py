@@ -77,9 +77,25 @@ def test_reply_request_quotes_the_message_in_its_path(in_thread: bool) -> None:
     }
 
 
+def test_react_request_names_the_emoji() -> None:
+    request = rest.react_request(TOKEN, message_id="om/1", emoji_type="Typing")
+    assert (request.method, request.path) == ("POST", "/open-apis/im/v1/messages/om%2F1/reactions")
+    assert json.loads(request.body) == {"reaction_type": {"emoji_type": "Typing"}}
+
+
+def test_unreact_request_names_the_reaction_and_has_no_body() -> None:
+    request = rest.unreact_request(TOKEN, message_id="om_1", reaction_id="re?1")
+    assert (request.method, request.path) == ("DELETE", "/open-apis/im/v1/messages/om_1/reactions/re%3F1")
+    assert (request.body, dict(request.headers)) == (b"", {"authorization": f"Bearer {TOKEN}"})
+
+
 @pytest.mark.parametrize(
     "build",
     [
+        lambda: rest.react_request(TOKEN, message_id="", emoji_type="Typing"),
+        lambda: rest.react_request(TOKEN, message_id="om_1", emoji_type=""),
+        lambda: rest.unreact_request(TOKEN, message_id="", reaction_id="re_1"),
+        lambda: rest.unreact_request(TOKEN, message_id="om_1", reaction_id=" "),
         lambda: rest.tenant_token_request("", "fake-secret"),
         lambda: rest.tenant_token_request("cli_a", " "),
         lambda: rest.person_request(TOKEN, ""),
@@ -284,3 +300,21 @@ def test_judge_tenant_token_of_a_refusal_is_about_the_app_and_not_the_call(
 def test_judge_tenant_token_of_a_proxys_refusal_says_nothing_about_the_app() -> None:
     with pytest.raises(LarkUnavailable):
         rest.judge_tenant_token(Answer(403, b"<html>not from here</html>"))
+
+
+def test_reaction_is_named_by_the_answer() -> None:
+    assert rest.judge_reacted(answer(code=0, data={"reaction_id": "re_1"})) == "re_1"
+    rest.judge_unreacted(answer(code=0, data={}))
+
+
+@pytest.mark.parametrize("data", [None, {}, {"reaction_id": ""}, {"reaction_id": 7}])
+def test_reaction_without_a_name_leaves_the_result_open(data: Any) -> None:
+    with pytest.raises(LarkUnavailable):
+        rest.judge_reacted(answer(code=0, data=data))
+
+
+def test_reaction_that_is_refused_is_an_error_of_the_family() -> None:
+    with pytest.raises(LarkRefused):
+        rest.judge_reacted(answer(400, code=231001, msg="reaction type is invalid."))
+    with pytest.raises(LarkThrottled):
+        rest.judge_unreacted(answer(429, code=99991400, msg="too many"))

@@ -10,6 +10,7 @@ from gateway.observe.events import (
     Event,
     InboundObserver,
     SupervisorObserver,
+    TypingObserver,
     message_received,
     record_event,
     task_ended,
@@ -68,6 +69,12 @@ def test_ack_observer_measures_by_code() -> None:
     AckObserver(metrics)(0.003, 500)
     text = metrics.render().decode()
     assert 'gateway_channel_ack_seconds_bucket{channel="feishu",code="500",le="0.005"} 1.0' in text
+
+
+def test_typing_observer_counts_calls_by_their_end() -> None:
+    metrics = Metrics()
+    TypingObserver(metrics)("hide", "postponed")
+    assert 'gateway_typing_calls_total{action="hide",outcome="postponed"} 1.0' in metrics.render().decode()
 
 
 def test_supervisor_observer_counts_what_the_supervisor_tells() -> None:

@@ -1,0 +1,203 @@
+"""The sign that a run lasts: shown on the message it answers, and gone before the answer appears.
+
+A sign is worth less than a message. It is given up where a message would be retried, few of them are under way at a
+time, and an answer waits for one a second at most, which is the outbox's own rule (`OutboxStore.take_due`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.channel.channel import Channel, Typing, typing_of
+from gateway.concurrency import Signal, reached
+from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, StoreError
+from gateway.outbound.ports import Lease, TypingRow, TypingStore
+
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+CONCURRENCY_MAX = 4
+SHOW_ATTEMPTS_MAX = 3
+HIDE_ATTEMPTS_MAX = 6
+STORE_RETRY_SECONDS = 1.0
+REST_OF_RUN_SECONDS = 24 * 3600.0
+"""Longer than any run: what is postponed so far is next looked at when its run ends."""
+_SHOW_RETRY_SECONDS = 1.0
+_HIDE_RETRY_SECONDS = 2.0
+_HIDE_RETRY_MAX_SECONDS = 300.0
+
+Record = Callable[[str, str], None]
+"""Counts what became of a call: (show or hide, one of ok, postponed, failed, fault)."""
+
+
+def unrecorded(_action: str, _outcome: str) -> None:
+    """Nobody counts."""
+
+
+class Typist:
+    """Shows and takes away the signs of one bot, within the loop and the nursery of its outbox.
+
+    `wake` is the outbox's: it is set by whoever wants a sign or wants one gone, and here when one was dealt with, for
+    an answer may have waited for that. A channel that cannot show typing is never asked, and the store neither.
+
+    What a killed or cut off holder leaves behind is a row whose call may have succeeded. To show the same sign again
+    names the one that is there, so that is what is done, also when the run is over and it only has to be named to be
+    taken away. If the platform refuses that, the row is failed: nobody can tell then whether the sign is still there.
+    A call that reaches the platform after its caller lost the lease may bring a sign back that nobody takes away.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        channel: Channel,
+        store: TypingStore,
+        *,
+        wake: Signal,
+        attempt_seconds: float = 2.5,
+        record: Record = unrecorded,
+    ) -> None:
+        self._lease = lease
+        self._typing = typing_of(channel)
+        self._store = store
+        self._wake = wake
+        self._attempt_seconds = attempt_seconds
+        self._record = record
+        self._busy: set[UUID] = set()
+        self._later: dict[UUID, float] = {}
+        self._look_at = float("-inf")
+
+    async def serve_due(self, nursery: trio.Nursery, *, rung: bool) -> float:
+        """Begin with what is due, as far as there is room; the seconds after which to look again.
+
+        Unless it was `rung` for, or something that was postponed is due, this costs nothing. Never raises for the
+        store's sake.
+        """
+        if self._typing is None:
+            return float("inf")
+        if not rung and trio.current_time() < self._look_at:
+            return self._look_at - trio.current_time()
+        free = CONCURRENCY_MAX - len(self._busy)
+        if free <= 0:
+            return float("inf")  # Each of them rings when it is done.
+        await self._begin(nursery, self._typing, free)
+        return self._look_at - trio.current_time()
+
+    async def _begin(self, nursery: trio.Nursery, typing: Typing, free: int) -> None:
+        now = trio.current_time()
+        try:
+            rows = await self._store.take_due(self._lease, busy=self._busy, rows_max=free)
+        except StoreError as error:
+            logger.warning("typing_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
+            self._look_at = trio.current_time() + STORE_RETRY_SECONDS
+            return
+        self._later = {row_id: due for row_id, due in self._later.items() if due > now}
+        self._look_at = min(self._later.values(), default=float("inf"))
+        for row in rows:
+            self._busy.add(row.id)
+            nursery.start_soon(self._serve_row, row, typing)
+
+    async def _serve_row(self, row: TypingRow, typing: Typing) -> None:
+        """One row is one unit of work: whatever happens, it is free again and the loop looks again."""
+        try:
+            if not await self._serve_and_settle(row, typing):
+                await trio.sleep(STORE_RETRY_SECONDS)
+        finally:
+            self._busy.discard(row.id)
+            self._wake.set()
+
+    async def _serve_and_settle(self, row: TypingRow, typing: Typing) -> bool:
+        """False when the outcome could not be written: the row is due as it is."""
+        reached("typing.taken")
+        try:
+            if row.reaction_id is None:
+                row = await self._show(row, typing)
+            if row.unwanted and row.reaction_id is not None:
+                await self._hide(row, row.reaction_id, typing)
+        except StoreError as error:
+            logger.warning("typing_not_settled", row_id=str(row.id), error=str(error))
+            return False
+        except Exception:
+            self._record("hide" if row.unwanted else "show", "fault")
+            logger.exception("typing_not_settled", row_id=str(row.id))
+            return False
+        return True
+
+    async def _show(self, row: TypingRow, typing: Typing) -> TypingRow:
+        """The row as it is after the call: named if that went well, and unwanted if its run ended meanwhile."""
+        try:
+            reaction_id = await self._call(lambda: typing.show_typing(row.channel_message_id))
+        except Exception as error:
+            await self._settle_failure(row, "show", error)
+            return row
+        reached("typing.shown_unmarked")
+        unwanted = await self._store.mark_shown(self._lease, row.id, reaction_id)
+        self._record("show", "ok")
+        return replace(row, reaction_id=reaction_id, unwanted=unwanted, attempts=row.attempts if row.unwanted else 1)
+
+    async def _hide(self, row: TypingRow, reaction_id: str, typing: Typing) -> None:
+        try:
+            await self._call(lambda: typing.hide_typing(row.channel_message_id, reaction_id))
+        except Exception as error:
+            await self._settle_failure(row, "hide", error)
+            return
+        reached("typing.hidden_unmarked")
+        await self._store.mark_gone(self._lease, row.id)
+        self._record("hide", "ok")
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            with trio.fail_after(self._attempt_seconds):
+                return await call()
+        except trio.TooSlowError as error:
+            raise LarkUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
+
+    async def _settle_failure(self, row: TypingRow, action: str, error: Exception) -> None:
+        delay = judge_failure(error, unwanted=row.unwanted, attempts=row.attempts)
+        self._log_failure(row, action, error, delay)
+        if delay is None:
+            await self._store.mark_failed(self._lease, row.id)
+            self._record(action, "failed")
+            return
+        await self._store.postpone(self._lease, row, delay)
+        self._record(action, "postponed")
+        if delay < REST_OF_RUN_SECONDS:
+            # A little more than asked: the store's clock says when it is due, and may go slower.
+            self._later[row.id] = trio.current_time() + delay * 1.01 + 0.01
+            self._look_at = min(self._look_at, self._later[row.id])
+
+    def _log_failure(self, row: TypingRow, action: str, error: Exception, delay: float | None) -> None:
+        log = logger.bind(row_id=str(row.id), action=action, attempts=row.attempts, retry_seconds=delay)
+        if isinstance(error, LarkError):
+            log.info("typing_call_failed", code=error.code, reason=str(error)[:300])
+        else:
+            self._record(action, "fault")
+            log.error("typing_call_fault", exc_info=error)
+
+
+def judge_failure(error: Exception, *, unwanted: bool, attempts: int) -> float | None:
+    """Seconds until the next attempt, after attempt number `attempts` ended in `error`; None: never again.
+
+    To show a sign is given up at the first no of the platform, "not now" among them. Unless an earlier attempt, or this
+    one, may have succeeded: then it is let be until the run ends. To take one away is worth more, because what stays
+    is a lie; a throttle only delays it.
+    """
+    if isinstance(error, LarkRefused):
+        return None if unwanted or attempts == 1 else REST_OF_RUN_SECONDS
+    if unwanted:
+        return None if attempts >= HIDE_ATTEMPTS_MAX else _hide_delay(error, attempts)
+    if isinstance(error, LarkThrottled | LarkUnauthorized):
+        return None if attempts == 1 else REST_OF_RUN_SECONDS
+    if isinstance(error, LarkUnavailable) and attempts < SHOW_ATTEMPTS_MAX:
+        return _SHOW_RETRY_SECONDS * 2.0 ** (attempts - 1)
+    return REST_OF_RUN_SECONDS
+
+
+def _hide_delay(error: Exception, attempts: int) -> float:
+    delay = min(_HIDE_RETRY_SECONDS * 4.0 ** (attempts - 1), _HIDE_RETRY_MAX_SECONDS)
+    return max(delay, error.retry_after) if isinstance(error, LarkThrottled) else delay
