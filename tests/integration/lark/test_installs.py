@@ -26,6 +26,8 @@ from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.pool import Pool
+from gateway.postgres.secret_store import shelves_of
+from gateway.work.secrets import Outcome, Rotation, rotate_secrets
 from support.device_flow import (
     APP_ID,
     APP_SECRET,
@@ -53,6 +55,7 @@ class Scene:
     desk: ScanDesk
     bots: InstallationService
     new_desk: Any
+    desk_with: Any
 
     def request(self, **changes: Any) -> ScanRequest:
         asked = ScanRequest(self.place.workspace_id, self.place.agent_id, "ada", self.place.owner_id, "feishu")
@@ -89,13 +92,17 @@ async def scene(database: str, pool: Pool) -> AsyncIterator[Scene]:
     place = await add_place(pool)
     async with serving_platform() as platform, open_http_client() as http:
 
-        def new_desk(**changes: Any) -> ScanDesk:
-            base = platform.base_url
-            override = changes.get("accounts_base_override", base)
-            return ScanDesk(PostgresInstallStore(pool), bots, RING, ask_over(http), accounts_base_override=override)
+        def desk_with(ring: KeyRing) -> ScanDesk:
+            bots = InstallationService(PostgresInstallationStore(pool), ring, identify_over(http, platform.base_url))
+            return ScanDesk(
+                PostgresInstallStore(pool), bots, ring, ask_over(http), accounts_base_override=platform.base_url
+            )
+
+        def new_desk() -> ScanDesk:
+            return desk_with(RING)
 
         bots = InstallationService(PostgresInstallationStore(pool), RING, identify_over(http, platform.base_url))
-        yield Scene(database, pool, place, platform, DeviceFlow(platform), new_desk(), bots, new_desk)
+        yield Scene(database, pool, place, platform, DeviceFlow(platform), new_desk(), bots, new_desk, desk_with)
 
 
 @asynccontextmanager
@@ -627,6 +634,27 @@ async def test_secrets_are_neither_stored_in_the_clear_nor_logged(scene: Scene) 
     for secret in (DEVICE_CODE, APP_SECRET):
         assert secret not in stored + str(logs)
         assert secret.encode().hex() not in stored
+
+
+async def rotate(pool: Pool, ring: KeyRing) -> Rotation:
+    return await rotate_secrets(shelves_of(pool), ring, lambda *_: None)
+
+
+async def test_scan_goes_on_after_the_key_that_sealed_it_is_taken_off_the_ring(scene: Scene) -> None:
+    """Before the grant and after it: a rotation moves what waits for a scan as it moves what bots keep."""
+    begun = await scene.begin()
+    second, third = b"\x08" * 32, b"\x09" * 32
+    both = KeyRing([second, b"\x07" * 32])
+    assert (await rotate(scene.pool, both)).count(Outcome.RESEALED) == 1
+    scene.flow.polls = [granted()]
+    scene.platform.script(BOT_PATH, Reply(raw=b"", status=503))
+    await scene.step(scene.desk_with(KeyRing([second])))
+    assert (await scene.row())["credentials"] is not None
+    rotation = await rotate(scene.pool, KeyRing([third, second]))
+    assert (rotation.count(Outcome.RESEALED), rotation.count(Outcome.UNREADABLE)) == (2, 0)
+    await scene.step(scene.desk_with(KeyRing([third])))
+    assert (await scene.status(begun)).status == "success"
+    assert (await rotate(scene.pool, KeyRing([third]))).count(Outcome.UNREADABLE) == 0
 
 
 async def test_status_is_the_workspaces_own_and_ends_after_half_an_hour(scene: Scene) -> None:
