@@ -113,9 +113,9 @@ select i.id, i.workspace_id, i.agent_id, i.channel_type,
   i.status, i.installer_user_id, i.installed_at,
   case
     when i.status = 'revoked' then 'revoked'
-    when i.config ->> 'event_mode' = 'http' then coalesce(c.state, 'http')
+    when i.config ->> 'event_mode' = 'http' and c.state is null then 'http'
     when c.state is null or c.state = 'revoked' then 'standby'
-    when c.state = 'live' and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
+    when c.state in ('live', 'http') and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
     when c.state in ('connecting', 'deaf') and c.node <> '' and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
     else c.state
   end as state,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.http.app import People
     from gateway.lark.client import HttpClient
     from gateway.lark.installs import ScanDesk
+    from gateway.lark.push import PushedEvents
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
     from gateway.work.directory import Directory
@@ -243,7 +244,7 @@ async def _run_parts(
         trio.open_nursery() as services,
     ):
         daemon = _Daemon(settings, conninfo, pool, lease_pool)
-        await daemon.start_services(services)
+        await daemon.start_services(services, http, ring)
         async with trio.open_nursery() as intake:
             ready = await daemon.start_intake(intake, http, ring, stop)
             log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
@@ -274,6 +275,7 @@ class _Daemon:
         self._metrics = Metrics()
         self._wakes = Wakes()
         self._node_id = secrets.token_hex(16)
+        self._pushed: PushedEvents | None = None
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
         # Without a public_url: replies link to an issue's page once there is one.
@@ -290,13 +292,16 @@ class _Daemon:
             PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
         )
 
-    async def start_services(self, nursery: trio.Nursery) -> None:
+    async def start_services(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None) -> None:
         """What intake stands on, and what outlives it."""
         from gateway.inbound.committer import run_committer
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
         nursery.start_soon(self._run_janitor)
+        if ring is not None:
+            self._pushed = self._pushed_events(http, ring)
+            await nursery.start(self._pushed.run)
 
     async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
@@ -345,24 +350,27 @@ class _Daemon:
         from gateway.lark.channel import lark_factory
         from gateway.lark.connection import ConnectionSettings, open_tcp_link
         from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.proxy import Proxies
         from gateway.observe.events import AckObserver
 
         registry = Registry()
         if ring is None:
             log.warning("lark_off", because="secret_key is unset")
             return registry
-        if self._settings.lark.proxy_url is not None:
-            log.warning("proxy_not_for_sockets", because="long connections are dialled directly; only calls use it")
         limits = self._settings.limits
         connection = ConnectionSettings(
             frame_bytes_max=limits.frame_bytes_max,
             chunk_bytes_max=limits.chunk_bytes_max,
             events_in_flight_max=limits.events_in_flight_max,
         )
+        proxy_url = self._settings.lark.proxy_url
+        proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
         factory = lark_factory(
             http,
             # One context for all sockets: each costs close to a megabyte.
-            open_stream=partial(open_tcp_link, ssl_context=ssl.create_default_context(), settings=connection),
+            open_stream=partial(
+                open_tcp_link, ssl_context=ssl.create_default_context(), proxies=proxies, settings=connection
+            ),
             open_base_override=self._settings.lark.open_base_url,
             settings=connection,
             send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
@@ -371,6 +379,22 @@ class _Daemon:
         )
         registry.register(CHANNEL_TYPE, factory)
         return registry
+
+    def _pushed_events(self, http: Any, ring: KeyRing) -> PushedEvents:
+        """Events that Lark posts, which go into the same pipeline as those of a long connection."""
+        from gateway.lark.push import Bots, PushedEvents
+        from gateway.observe.events import AckObserver
+        from gateway.postgres.push_store import PostgresPushStore
+
+        bots = Bots(http, open_base_override=self._settings.lark.open_base_url)
+        return PushedEvents(
+            PostgresPushStore(self._pool),
+            ring,
+            self._pipeline.receive,
+            bots.learn,
+            on_ack=AckObserver(self._metrics),
+            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
+        )
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
         from gateway.outbound.outbox import run_outbox
@@ -477,6 +501,7 @@ class _Daemon:
             health=self._readiness(fleet),
             metrics=self._metrics,
             people=self._people(directory, installs),
+            take_lark_event=None if self._pushed is None else self._pushed.take,
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
@@ -485,13 +510,16 @@ class _Daemon:
         from gateway.http.app import People
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
+        from gateway.postgres.chat_store import PostgresChatStore
         from gateway.work.accounts import Accounts
         from gateway.work.bindings import BindingService
+        from gateway.work.chats import ChatService
 
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             installs=installs,
             lark_on=installs is not None,
             public_url=self._settings.http.public_url,

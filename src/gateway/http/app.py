@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, health, identity, installations, runtimes, tasks
+from gateway.http import bindings, chats, health, identity, installations, lark_events, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -25,11 +25,13 @@ from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
     from gateway.channel.installs import Installs
+    from gateway.channel.push import TakePushed
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
     from gateway.work.bindings import BindingService
+    from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.tasks import TaskService
 
@@ -45,7 +47,7 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, connecting bots, and binding accounts.
+    """What the routes for people stand on: signing in, connecting bots, binding accounts, and conversations.
 
     `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
     people reach us, `trusted_proxies` whose word on a client's address counts.
@@ -54,6 +56,7 @@ class People:
     accounts: Accounts
     directory: Directory
     bindings: BindingService
+    chats: ChatService
     installs: Installs | None = None
     lark_on: bool = True
     public_url: str | None = None
@@ -62,13 +65,17 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only."""
+    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
+
+    `take_lark_event` is None while Lark is off.
+    """
 
     authenticate: Authenticate
     tasks: TaskService
     health: Readiness
     metrics: Metrics
     people: People | None = None
+    take_lark_event: TakePushed | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -81,12 +88,14 @@ def create_app(services: Services) -> JsonApp:
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    lark_events.add_routes(app, services.take_lark_event)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
+        chats.add_routes(app, people)
     return app
 
 

@@ -9,6 +9,7 @@ from quart import Quart, Response, request
 
 from gateway.channel.installation import InstallationView
 from gateway.channel.installs import Installs, ScanRequest
+from gateway.channel.push import events_url
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_user
 from gateway.http.body import json_response, no_content, read_json
@@ -44,7 +45,7 @@ def add_routes(app: Quart, people: People) -> None:
         views = [] if desk is None else await desk.list(member.workspace_id)
         return json_response(
             {
-                "installations": [] if desk is None else [_view(desk, view) for view in views],
+                "installations": [] if desk is None else [_view(desk, view, people.public_url) for view in views],
                 "configured": people.lark_on,
                 "install_supported": desk is not None,
             }
@@ -90,8 +91,10 @@ def add_routes(app: Quart, people: People) -> None:
         return json_response({"audit": [drop.public() for drop in drops], "limit": limit, "offset": offset})
 
 
-def _view(desk: Installs, view: InstallationView) -> dict[str, object]:
-    return view.public() | {"console_url": desk.console_url(view)}
+def _view(desk: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
+    """What is public of a bot, where its app is managed, and where its events are posted to if they are."""
+    shown = view.public() | {"console_url": desk.console_url(view)}
+    return shown if view.event_mode != "http" else shown | {"events_url": events_url(public_url, view.id)}
 
 
 def _desk(people: People) -> Installs:

@@ -11,7 +11,14 @@ import structlog
 import trio
 
 from gateway.channel.capability import Capability
-from gateway.channel.channel import ChannelConfig, ChannelFactory, ConnectionState, LinkRefused, Verdict
+from gateway.channel.channel import (
+    ChannelConfig,
+    ChannelFactory,
+    ConnectionState,
+    InboundHandler,
+    LinkRefused,
+    Verdict,
+)
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
 from gateway.keyring import KeyRing
@@ -92,26 +99,14 @@ class LarkChannel:
         )
 
     async def receive(self, payload: bytes) -> int:
-        """Decide one event and return the code it is acknowledged with.
-
-        200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
-        An exception of the handler passes: it means 500.
-        """
-        try:
-            message = decode_event(payload, bot_open_id=self._bot.open_id, bot_union_id=self._bot.union_id)
-        except RemoteProtocolError as error:
-            _log.warning("lark_event_unreadable", installation_id=str(self._config.installation_id), error=str(error))
-            return SETTLED
-        if message is None:
-            return SETTLED
-        if not message.app_id:
-            message = replace(message, app_id=self._app_id)
-        elif message.app_id != self._app_id:
-            installation_id = str(self._config.installation_id)
-            _log.warning("lark_event_of_another_app", installation_id=installation_id, event_id=message.event_id)
-            return SETTLED
-        verdict = await self._config.handler(message)
-        return SETTLED if verdict is Verdict.SETTLED else REDELIVER
+        """Decide one event and return the code it is acknowledged with; see `receive_event`."""
+        return await receive_event(
+            payload,
+            app_id=self._app_id,
+            bot=self._bot,
+            installation_id=self._config.installation_id,
+            handler=self._config.handler,
+        )
 
     async def send(self, message: OutboundMessage) -> SendResult:
         """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
@@ -157,6 +152,30 @@ class LarkChannel:
         except LarkError as error:
             installation_id = str(self._config.installation_id)
             _log.warning("lark_bot_unknown", installation_id=installation_id, code=error.code, error=str(error))
+
+
+async def receive_event(
+    payload: bytes, *, app_id: str, bot: BotIdentity, installation_id: UUID, handler: InboundHandler
+) -> int:
+    """Decide one event of an app, whichever way it came, and return the code it is acknowledged with.
+
+    200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
+    An exception of the handler passes: it means 500.
+    """
+    try:
+        message = decode_event(payload, bot_open_id=bot.open_id, bot_union_id=bot.union_id)
+    except RemoteProtocolError as error:
+        _log.warning("lark_event_unreadable", installation_id=str(installation_id), error=str(error))
+        return SETTLED
+    if message is None:
+        return SETTLED
+    if not message.app_id:
+        message = replace(message, app_id=app_id)
+    elif message.app_id != app_id:
+        _log.warning("lark_event_of_another_app", installation_id=str(installation_id), event_id=message.event_id)
+        return SETTLED
+    verdict = await handler(message)
+    return SETTLED if verdict is Verdict.SETTLED else REDELIVER
 
 
 def lark_factory(

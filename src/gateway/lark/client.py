@@ -5,6 +5,7 @@ No secret, token or connection ticket goes into a log line or an exception's tex
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ import trio
 from gateway import __version__
 from gateway.errors import LarkError, LarkUnavailable
 from gateway.lark import rest
+from gateway.lark.proxy import Proxies, Proxy, credentials_wanted
 from gateway.lark.wire import endpoint
 
 _log = structlog.get_logger()
@@ -34,11 +36,10 @@ ANSWER_BYTES_MAX = 1024 * 1024
 CONNECTIONS_MAX = 100
 KEEPALIVE_CONNECTIONS_MAX = 20
 KEEPALIVE_SECONDS = 30.0
+PROXY_AUTHENTICATION_REQUIRED = 407
 
 TOKEN_REFRESH_EARLY_SECONDS = 180.0
 TOKEN_LIFETIME_MIN_SECONDS = 120.0
-
-_LOOPBACK = ("all://localhost", "all://127.0.0.0/8", "all://[::1]")
 
 
 @asynccontextmanager
@@ -50,9 +51,9 @@ async def open_http_client(
 ) -> AsyncIterator[HttpClient]:
     """The connection pool that every LarkClient uses; closed with the block.
 
-    `proxy_url` replaces the standard proxy variables; loopback is never proxied. One SSLContext serves all, because
-    each costs close to a megabyte. Redirects are not followed: the platform sends none, and a token must not travel.
-    Cookies are not kept: apps have nothing to tell each other.
+    `proxy_url` replaces the standard proxy variables; loopback is never proxied. Raises ConfigError for a proxy that
+    cannot be used. One SSLContext serves all, because each costs close to a megabyte. Redirects are not followed: the
+    platform sends none, and a token must not travel. Cookies are not kept: apps have nothing to tell each other.
     """
     context = httpx2.create_ssl_context() if ssl_context is None else ssl_context
     limits = httpx2.Limits(
@@ -61,15 +62,51 @@ async def open_http_client(
         keepalive_expiry=KEEPALIVE_SECONDS,
     )
     async with httpx2.AsyncClient(
-        verify=context,
-        proxy=proxy_url,
-        mounts=dict.fromkeys(_LOOPBACK),
-        limits=limits,
+        transport=_Routed(Proxies.of(proxy_url, os.environ), context, limits),
+        trust_env=False,  # The variables are read above, in the same way as for the long connections.
         headers={"accept-encoding": "identity", "user-agent": f"agent-gateway/{__version__}"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=None,  # Every call has a deadline of its own, around all of its phases.
     ) as http:
         yield http
+
+
+class _Routed(httpx2.AsyncBaseTransport):
+    """Sends each request the way that `proxies` decides; a pool of connections for every way."""
+
+    def __init__(self, proxies: Proxies, context: ssl.SSLContext, limits: httpx2.Limits) -> None:
+        self._proxies = proxies
+        ways: list[Proxy | None] = [None, *proxies.known]
+        self._ways = {way: _transport(way, context, limits) for way in ways}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        proxy = self._proxies.route(url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
+        if proxy is None:
+            return await self._ways[None].handle_async_request(request)
+        try:
+            response = await self._ways[proxy].handle_async_request(request)
+        except httpx2.ProxyError as error:
+            asked = str(error).startswith(str(PROXY_AUTHENTICATION_REQUIRED))
+            words = credentials_wanted(proxy) if asked else f"the proxy {proxy} gave no way: {error}"
+            raise httpx2.ProxyError(words, request=request) from error
+        except httpx2.ConnectError as error:
+            raise httpx2.ConnectError(f"by way of the proxy {proxy}: {error}", request=request) from error
+        if response.status_code == PROXY_AUTHENTICATION_REQUIRED:
+            await response.aclose()
+            raise httpx2.ProxyError(credentials_wanted(proxy), request=request)
+        return response
+
+    async def aclose(self) -> None:
+        for transport in self._ways.values():
+            await transport.aclose()
+
+
+def _transport(proxy: Proxy | None, context: ssl.SSLContext, limits: httpx2.Limits) -> httpx2.AsyncHTTPTransport:
+    if proxy is None:
+        return httpx2.AsyncHTTPTransport(verify=context, limits=limits)
+    through = httpx2.Proxy(str(proxy), ssl_context=context if proxy.tls else None, auth=proxy.credentials)
+    return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=through)
 
 
 @dataclass(frozen=True, slots=True)

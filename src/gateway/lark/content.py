@@ -94,7 +94,7 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
     """
     if not payload.strip():
         return None
-    envelope = _parse(payload)
+    envelope = parse_json(payload)
     if not isinstance(envelope, dict):
         raise RemoteProtocolError("the event is not a JSON object")
     header, event = _object(envelope, "header"), _object(envelope, "event")
@@ -379,7 +379,7 @@ def _reference(kind: MessageType, key: str, name: str = "") -> tuple[MediaRef, .
 
 def _content_fields(content: str) -> dict[str, Any]:
     try:
-        fields = _parse(content.encode(errors="surrogatepass"))
+        fields = parse_json(content.encode(errors="surrogatepass"))
     except RemoteProtocolError:
         return {}
     return fields if isinstance(fields, dict) else {}
@@ -388,7 +388,7 @@ def _content_fields(content: str) -> dict[str, Any]:
 # Reading JSON that may hold anything.
 
 
-def _parse(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """Decode JSON. Raises RemoteProtocolError."""
     try:
         return msgspec.json.decode(data)

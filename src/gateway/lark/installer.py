@@ -47,7 +47,7 @@ class NewApp:
     """An app made by hand in the platform's console, for one agent.
 
     `installer_email` None means the workspace's owner. The encrypt key and the verification token are the console's,
-    for events over HTTP.
+    for events over HTTP, which need at least the token: nothing else vouches for what is posted.
     """
 
     agent_id: UUID
@@ -273,6 +273,9 @@ def _check(app: NewApp) -> None:
         _check_secret(name, secret, needed=needed)
     _check_choice("region", app.region, [region.value for region in Region])
     _check_choice("event_mode", app.event_mode, EVENT_MODES)
+    if app.event_mode == "http" and not app.verification_token:
+        message = "event_mode http needs the verification_token of the app's Events & Callbacks page"
+        raise RejectedRequest(400, "invalid_verification_token", message, field="verification_token")
 
 
 def _check_secret(name: str, secret: str, *, needed: bool) -> None:

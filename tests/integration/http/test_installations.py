@@ -205,7 +205,14 @@ async def test_list_shows_the_bot_its_link_and_its_console_and_no_secret(desk: D
     assert (bot["region"], bot["status"], bot["bot_open_id"]) == ("lark", "active", "ou_bot")
     assert (bot["connection"]["state"], bot["connection"]["pong_ms"]) == ("live", 1.5)
     assert {"detail", "last_frame_at", "last_event_at"} <= set(bot["connection"])
+    assert "events_url" not in bot
     assert "marker" not in json.dumps(answer)
+
+
+async def test_list_shows_where_events_are_posted_to(desk: Desk) -> None:
+    await desk.office.sql('update channel_installation set config = config || \'{"event_mode": "http"}\'')
+    _, answer = await (await desk.person("member")).ask("GET", f"{desk.base}/installations")
+    assert [bot["events_url"] for bot in answer["installations"]] == [None]  # nobody said where we can be reached
 
 
 async def test_scan_is_told_until_it_is_a_bot(desk: Desk) -> None:
