@@ -563,6 +563,7 @@ CREATE TABLE public.outbound_message (
     error_code bigint,
     error text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    part smallint DEFAULT 0 NOT NULL,
     CONSTRAINT outbound_message_kind_check CHECK ((kind = ANY (ARRAY['answer'::text, 'error'::text, 'notice'::text, 'binding_prompt'::text]))),
     CONSTRAINT outbound_message_recipient_id_check CHECK ((recipient_id <> ''::text)),
     CONSTRAINT outbound_message_recipient_type_check CHECK ((recipient_type = ANY (ARRAY['chat'::text, 'user'::text]))),
@@ -1164,10 +1165,17 @@ CREATE INDEX outbound_message_open_idx ON public.outbound_message USING btree (i
 
 
 --
+-- Name: outbound_message_settled_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_settled_idx ON public.outbound_message USING btree (created_at) WHERE (status = ANY (ARRAY['sent'::text, 'failed'::text, 'unknown'::text]));
+
+
+--
 -- Name: outbound_message_task_key; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE UNIQUE INDEX outbound_message_task_key ON public.outbound_message USING btree (task_id, kind) WHERE (task_id IS NOT NULL);
+CREATE UNIQUE INDEX outbound_message_task_key ON public.outbound_message USING btree (task_id, kind, part) WHERE (task_id IS NOT NULL);
 
 
 --

@@ -293,20 +293,32 @@ select :id, task.workspace_id, task.issue_id, :author_type, case when :author_ty
 from agent_task task
 where task.id = :task_id and task.issue_id is not null;
 
--- name: queue_reply(id, task_id, kind, content, uuid)!
--- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind
--- the key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it.
-insert into outbound_message
-  (id, workspace_id, installation_id, chat_session_id, task_id, kind, recipient_id, thread_id, reply_to_message_id,
-   content, uuid)
-select :id, installation.workspace_id, installation.id, conversation.chat_session_id, task.id, :kind,
-  coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id), conversation.last_thread_id,
-  case when conversation.last_thread_id is not null then conversation.last_message_id end, :content, :uuid
+-- name: get_reply_channel(task_id)$
+-- The platform that the task's conversation lives on; none while its bot is not connected.
+select installation.channel_type
 from agent_task task
 join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
 join channel_installation installation on installation.id = conversation.installation_id
+where task.id = :task_id and installation.status = 'active';
+
+-- name: queue_reply(task_id, kind, ids, contents)!
+-- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind
+-- the key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it. A row's id is its
+-- idempotency key as well. The parts of an answer are numbered in the order in which they are written and sent.
+insert into outbound_message
+  (id, workspace_id, installation_id, chat_session_id, task_id, kind, part, recipient_id, thread_id,
+   reply_to_message_id, content, uuid)
+select piece.id, installation.workspace_id, installation.id, conversation.chat_session_id, task.id, :kind,
+  piece.ordinal - 1, coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id),
+  conversation.last_thread_id, case when conversation.last_thread_id is not null then conversation.last_message_id end,
+  piece.content, piece.id::text
+from agent_task task
+join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
+join channel_installation installation on installation.id = conversation.installation_id
+cross join unnest(:ids::uuid[], :contents::text[]) with ordinality as piece (id, content, ordinal)
 where task.id = :task_id and installation.status = 'active'
-on conflict (task_id, kind) where task_id is not null do nothing;
+order by piece.ordinal
+on conflict (task_id, kind, part) where task_id is not null do nothing;
 
 -- name: announce_event(payload)^
 -- Delivered with the commit, in the order of these calls.

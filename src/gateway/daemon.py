@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 from gateway.keyring import KeyRing, UnreadableSecret, generate_key
-from gateway.observe.events import OutboxObserver, TaskObserver, TypingObserver
+from gateway.observe.events import GovernorObserver, OutboxObserver, TaskObserver, TypingObserver
 from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
@@ -36,6 +36,7 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.migrate import migrate_up, pending
 from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
+from gateway.work.feed import Feed
 
 if TYPE_CHECKING:
     from gateway.http.app import People
@@ -62,6 +63,7 @@ class Wakes:
     releases: Topics = field(default_factory=Topics)
     tasks: Topics = field(default_factory=Topics)
     outbox: Topics = field(default_factory=Topics)
+    feed: Feed = field(default_factory=Feed)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
         """For `run_listener`: an empty payload stands for everything that may have been missed."""
@@ -70,6 +72,7 @@ class Wakes:
             "gateway_lease": partial(_ring, self.releases),
             "gateway_task": partial(_ring, self.tasks),
             "gateway_outbound": partial(_ring, self.outbox),
+            "gateway_event": self.feed.publish,
         }
 
 
@@ -289,7 +292,7 @@ class _Daemon:
         )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
-            PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+            PostgresTaskStore(pool, divide=_divide), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
         )
 
     async def start_services(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None) -> None:
@@ -307,7 +310,7 @@ class _Daemon:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
         fleet: Fleet = await nursery.start(partial(self._run_supervisor, http, ring, stop))
         nursery.start_soon(self._run_gauges, fleet, stop)
-        nursery.start_soon(self._drain_tasks, stop)
+        nursery.start_soon(self._end_waiting, stop)
         metrics_url = await self._start_metrics(nursery, stop)
         installs = None if ring is None else await self._start_installs(nursery, http, ring, stop)
         url: str = await nursery.start(partial(self._serve_http, fleet, stop, installs))
@@ -316,9 +319,10 @@ class _Daemon:
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
         return TrioConnection.connect(self._conninfo, autocommit=True)
 
-    async def _drain_tasks(self, stop: trio.Event) -> None:
+    async def _end_waiting(self, stop: trio.Event) -> None:
         await stop.wait()
         self._tasks.drain()
+        self._wakes.feed.end()
 
     # --- bots ---------------------------------------------------------------------------------------------------------
 
@@ -397,6 +401,7 @@ class _Daemon:
         )
 
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
+        from gateway.outbound.governor import Governor
         from gateway.outbound.outbox import run_outbox
         from gateway.outbound.ports import Lease
         from gateway.outbound.typing import Typist
@@ -407,12 +412,14 @@ class _Daemon:
 
         prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
         attempt_seconds = self._settings.hub.reply_timeout_seconds
+        governor = Governor(GovernorObserver(self._metrics))
         with self._wakes.outbox.hear(str(installation.id)) as wake:
             typist = Typist(
                 Lease(installation.id, epoch),
                 channel,
                 PostgresTypingStore(self._pool),
                 wake=wake,
+                governor=governor,
                 attempt_seconds=attempt_seconds,
                 record=TypingObserver(self._metrics),
             )
@@ -425,6 +432,7 @@ class _Daemon:
                 attempt_seconds=attempt_seconds,
                 record=OutboxObserver(self._metrics),
                 typist=typist,
+                governor=governor,
                 composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
@@ -520,6 +528,7 @@ class _Daemon:
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
+            feed=self._wakes.feed,
             installs=installs,
             lark_on=installs is not None,
             public_url=self._settings.http.public_url,
@@ -557,6 +566,13 @@ class _Daemon:
         serve = partial(serve_http, app, bind, stop=stop, key="metrics.bind", keep_alive_seconds=KEEP_ALIVE_SECONDS)
         url: str = await nursery.start(serve)
         return f"{url}/metrics"
+
+
+def _divide(channel_type: str, text: str) -> Sequence[str]:
+    from gateway.lark.cards import split_answer
+    from gateway.lark.content import CHANNEL_TYPE
+
+    return split_answer(text) if channel_type == CHANNEL_TYPE else [text]
 
 
 def _open_secrets(ring: KeyRing | None, installation: Installation) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from gateway.work.accounts import Accounts
 from gateway.work.bindings import BindingService
 from gateway.work.chats import ChatService
 from gateway.work.directory import Directory, User
+from gateway.work.feed import Feed
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
 from support.lark_directory import Place, add_installation, add_member, add_place
@@ -104,7 +105,7 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
     metrics = Metrics()
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
-    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, **settings)
+    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, Feed(), **settings)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

@@ -15,7 +15,17 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, chats, health, identity, installations, lark_events, runtimes, tasks
+from gateway.http import (
+    bindings,
+    chats,
+    events,
+    health,
+    identity,
+    installations,
+    lark_events,
+    runtimes,
+    tasks,
+)
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.work.bindings import BindingService
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
+    from gateway.work.feed import Feed
     from gateway.work.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
@@ -47,7 +58,7 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, connecting bots, binding accounts, and conversations.
+    """What the routes for people stand on: signing in, bots, binding accounts, conversations, and what happens.
 
     `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
     people reach us, `trusted_proxies` whose word on a client's address counts.
@@ -57,6 +68,7 @@ class People:
     directory: Directory
     bindings: BindingService
     chats: ChatService
+    feed: Feed
     installs: Installs | None = None
     lark_on: bool = True
     public_url: str | None = None
@@ -96,6 +108,7 @@ def create_app(services: Services) -> JsonApp:
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
         chats.add_routes(app, people)
+        events.add_routes(app, people.directory, people.feed)
     return app
 
 

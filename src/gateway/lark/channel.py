@@ -19,9 +19,10 @@ from gateway.channel.channel import (
     LinkRefused,
     Verdict,
 )
-from gateway.channel.message import OutboundMessage, SendResult
+from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
 from gateway.keyring import KeyRing
+from gateway.lark.cards import Rendered, render_answer, render_error, render_text
 from gateway.lark.client import SEND_TIMEOUT_SECONDS, BotIdentity, HttpClient, LarkClient
 from gateway.lark.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
 from gateway.lark.content import CHANNEL_TYPE, decode_event, order_key
@@ -39,6 +40,8 @@ _REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 2
 _TYPING_EMOJI = "Typing"
 # The message is recalled, deleted or not to be found, and what hung on it went with it.
 _MESSAGE_GONE = frozenset({230011, 230110, 231003})
+# A definite no to the card: it could not be built, is too long, or has more tables than a card takes.
+_CARD_IMPOSSIBLE = frozenset({230025, 230099})
 
 
 class LarkChannel:
@@ -72,7 +75,13 @@ class LarkChannel:
 
     @property
     def capabilities(self) -> Capability:
-        return Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY | Capability.TYPING_INDICATOR
+        return (
+            Capability.TEXT
+            | Capability.RICH_CARD
+            | Capability.THREAD_REPLY
+            | Capability.QUOTE_REPLY
+            | Capability.TYPING_INDICATOR
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See Channel.run. An installation that was stored without its bot's identity asks for it first.
@@ -111,16 +120,27 @@ class LarkChannel:
     async def send(self, message: OutboundMessage) -> SendResult:
         """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
 
-        A reply that the quoted message cannot take any more goes to the chat instead.
+        A reply that the quoted message cannot take any more goes to the chat instead, and words that the platform
+        will not draw as a card go as text. Both only after a definite no, and with the same key.
         """
+        rendered = _render(message)
+        try:
+            return await self._send_where_possible(message, rendered)
+        except LarkRefused as error:
+            if rendered.type == "text" or error.code not in _CARD_IMPOSSIBLE:
+                raise
+            _log.info("lark_card_goes_as_text", installation_id=str(self._config.installation_id), code=error.code)
+        return await self._send_where_possible(message, render_text(message.text))
+
+    async def _send_where_possible(self, message: OutboundMessage, rendered: Rendered) -> SendResult:
         if message.reply_to:
             try:
-                return await self._send(message, reply_to=message.reply_to)
+                return await self._send(message, rendered, reply_to=message.reply_to)
             except LarkRefused as error:
                 if error.code not in _REPLY_IMPOSSIBLE or not message.chat_id:
                     raise
                 _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
-        return await self._send(message)
+        return await self._send(message, rendered)
 
     async def show_typing(self, message_id: str) -> str:
         """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
@@ -134,9 +154,9 @@ class LarkChannel:
             if error.code not in _MESSAGE_GONE:
                 raise
 
-    async def _send(self, message: OutboundMessage, *, reply_to: str = "") -> SendResult:
-        message_id = await self._client.send_text(
-            text=message.text,
+    async def _send(self, message: OutboundMessage, rendered: Rendered, *, reply_to: str = "") -> SendResult:
+        message_id = await self._client.send(
+            rendered,
             uuid=message.idempotency_key,
             chat_id=message.chat_id,
             open_id=message.user_id,
@@ -202,6 +222,16 @@ def lark_factory(
         return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
 
     return build
+
+
+def _render(message: OutboundMessage) -> Rendered:
+    match message.tone:
+        case Tone.ANSWER:
+            return render_answer(message.text)
+        case Tone.ERROR:
+            return render_error(message.text)
+        case Tone.NOTICE:
+            return render_text(message.text)
 
 
 def open_config(stored: Mapping[str, Any], ring: KeyRing, installation_id: UUID) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import structlog
 import trio
 
 from gateway import __version__
-from gateway.errors import LarkError, LarkUnavailable
+from gateway.errors import LarkError, LarkUnavailable, LarkUnreachable
 from gateway.lark import rest
+from gateway.lark.cards import Rendered
 from gateway.lark.proxy import Proxies, Proxy, credentials_wanted
 from gateway.lark.wire import endpoint
 
@@ -40,6 +41,16 @@ PROXY_AUTHENTICATION_REQUIRED = 407
 
 TOKEN_REFRESH_EARLY_SECONDS = 180.0
 TOKEN_LIFETIME_MIN_SECONDS = 120.0
+
+# No connection, so no request. A time-out or a broken connection later says nothing about what was done.
+_NEVER_LEFT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
+    httpx2.InvalidURL,
+)
 
 
 @asynccontextmanager
@@ -179,17 +190,17 @@ class LarkClient:
             _log.info("lark_union_id_unknown", app_id=self._app_id, code=error.code, log_id=error.log_id)
             return BotIdentity(bot.open_id)
 
-    async def send_text(
+    async def send(
         self,
+        message: Rendered,
         *,
-        text: str,
         uuid: str,
         chat_id: str = "",
         open_id: str = "",
         reply_to: str = "",
         in_thread: bool = False,
     ) -> str:
-        """Send a text and return its message id: a reply to `reply_to` if given, else to the chat or the person.
+        """Send a message and return its id: a reply to `reply_to` if given, else to the chat or the person.
 
         Within an hour a repeat with the same `uuid` is the same message. Raises LocalProtocolError for bad input
         before anything is called, and the LarkError family.
@@ -197,12 +208,12 @@ class LarkClient:
 
         def request(token: str) -> rest.Request:
             if reply_to:
-                return rest.reply_text_request(token, message_id=reply_to, text=text, uuid=uuid, in_thread=in_thread)
+                return rest.reply_request(token, message_id=reply_to, message=message, uuid=uuid, in_thread=in_thread)
             if chat_id:
-                return rest.send_text_request(
-                    token, receive_id_type="chat_id", receive_id=chat_id, text=text, uuid=uuid
+                return rest.send_request(
+                    token, receive_id_type="chat_id", receive_id=chat_id, message=message, uuid=uuid
                 )
-            return rest.send_text_request(token, receive_id_type="open_id", receive_id=open_id, text=text, uuid=uuid)
+            return rest.send_request(token, receive_id_type="open_id", receive_id=open_id, message=message, uuid=uuid)
 
         request(token="")  # Judges the input; a bad one must not cost a token call.
         return await self._call(request, rest.judge_sent, timeout=self._send_timeout)
@@ -246,13 +257,22 @@ class LarkClient:
     async def _call_once(
         self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], deadline: float
     ) -> T:
-        token = await self._token(deadline)
+        token = await self._granted_token(deadline)
         answer = await self._exchange(build(token), deadline - trio.current_time())
         try:
             return judge(answer)
         except rest.TokenRejected:
             self._drop(token)
             raise
+
+    async def _granted_token(self, deadline: float) -> str:
+        """As `_token`; a call that got no token never left, which is more than `unavailable` says."""
+        try:
+            return await self._token(deadline)
+        except LarkUnreachable:
+            raise
+        except LarkUnavailable as error:
+            raise LarkUnreachable(str(error), code=error.code, log_id=error.log_id) from error
 
     async def _token(self, deadline: float) -> str:
         with trio.move_on_at(deadline):
@@ -293,7 +313,9 @@ async def _exchange(http: HttpClient, base_url: str, request: rest.Request) -> r
             request.method, base_url + request.path, headers=request.headers, content=request.body
         ) as response:
             body = await _read_body(response)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except _NEVER_LEFT as error:
+        raise LarkUnreachable(f"cannot reach {base_url}: {type(error).__name__} {error}") from error
+    except httpx2.HTTPError as error:
         raise LarkUnavailable(f"no answer from {base_url}: {type(error).__name__} {error}") from error
     return rest.Answer(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
 

@@ -22,18 +22,16 @@ from gateway.errors import (
     LarkUnavailable,
     LocalProtocolError,
 )
+from gateway.lark.cards import Rendered
 
 UUID_LENGTH_MAX = 50
-TEXT_REQUEST_BYTES_MAX = 150 * 1024
-"""What the platform takes for a text message, the whole body counted."""
-
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
 RETRY_AFTER_MAX_SECONDS = 60.0
 _REASON_LENGTH_MAX = 300
 
 TOO_LONG = 230025
 _TOKEN_INVALID = frozenset({99991663, 99991664, 99991671})
-_THROTTLED = frozenset({99991400, 230020})
+_APP_THROTTLED, _CHAT_THROTTLED = 99991400, 230020
 # 10003 and 10014 are answers of the token call; the others are about the app: wrong, disabled, not available.
 _APP_REFUSED = frozenset({10003, 10014, 99991543, 99991662, 99991673})
 # "Still being sent" and "sending is off for now": the result is open, and the same uuid makes a repeat safe.
@@ -136,19 +134,19 @@ def judge_union_id(answer: Answer) -> str:
     return union_id if isinstance(union_id, str) else ""
 
 
-def send_text_request(
-    token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, text: str, uuid: str
+def send_request(
+    token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, message: Rendered, uuid: str
 ) -> Request:
-    """A new message. `uuid` makes repeats within an hour one message. See `check_text` for what it raises."""
+    """A new message. `uuid` makes repeats within an hour one message. See `check_message` for what it raises."""
     _need(receive_id, receive_id_type)
-    body = {"receive_id": receive_id, **_text_body(text, uuid)}
+    body = {"receive_id": receive_id, **_message_body(message, uuid)}
     return _post(f"/open-apis/im/v1/messages?receive_id_type={receive_id_type}", body, token=token)
 
 
-def reply_text_request(token: str, *, message_id: str, text: str, uuid: str, in_thread: bool) -> Request:
-    """A reply that quotes `message_id`; `in_thread` starts or continues its topic. Raises as `check_text` does."""
+def reply_request(token: str, *, message_id: str, message: Rendered, uuid: str, in_thread: bool) -> Request:
+    """A reply that quotes `message_id`; `in_thread` starts or continues its topic. Raises as `check_message` does."""
     _need(message_id, "message id to reply to")
-    body = {**_text_body(text, uuid), "reply_in_thread": in_thread}
+    body = {**_message_body(message, uuid), "reply_in_thread": in_thread}
     return _post(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reply", body, token=token)
 
 
@@ -161,18 +159,19 @@ def judge_sent(answer: Answer) -> str:
     return message_id
 
 
-def check_text(text: str, uuid: str) -> None:
+def check_message(message: Rendered, uuid: str) -> None:
     """Refuse what can never be sent, before anything is called.
 
     Raises LocalProtocolError for an empty text or a uuid that is not 1 to 50 characters, and LarkRefused with the
-    platform's own code when the text is over its limit: that one is a person's or an agent's doing, not a bug.
+    platform's own code when the message is over its limit: that one is a person's or an agent's doing, not a bug.
     """
-    _need(text, "text")
+    if not message.words.strip():
+        raise LocalProtocolError("the text is empty")
     if not 0 < len(uuid) <= UUID_LENGTH_MAX:
         raise LocalProtocolError(f"a uuid has 1 to {UUID_LENGTH_MAX} characters, not {len(uuid)}")
-    size = len(msgspec.json.encode({"content": _content(text)}))
-    if size > TEXT_REQUEST_BYTES_MAX:
-        raise LarkRefused(f"the text takes {size} bytes; the limit is {TEXT_REQUEST_BYTES_MAX}", code=TOO_LONG)
+    if message.request_bytes > message.request_bytes_max:
+        limit = message.request_bytes_max
+        raise LarkRefused(f"the message takes {message.request_bytes} bytes; the limit is {limit}", code=TOO_LONG)
 
 
 def judge(answer: Answer) -> dict[str, Any]:
@@ -191,8 +190,9 @@ def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
     said = f"the platform answered {code} (HTTP {answer.status}): {_reason(fields)}"
     if code in _TOKEN_INVALID:
         return TokenRejected(said, code=code, log_id=log_id)
-    if code in _THROTTLED or answer.status == 429:
-        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id)
+    if code in {_APP_THROTTLED, _CHAT_THROTTLED} or answer.status == 429:
+        whole_app = code != _CHAT_THROTTLED
+        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id, whole_app=whole_app)
     if code in _APP_REFUSED:
         return LarkUnauthorized(said, code=code, log_id=log_id)
     if code in _UNDECIDED or answer.status >= 500:
@@ -249,14 +249,9 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _text_body(text: str, uuid: str) -> dict[str, Any]:
-    check_text(text, uuid)
-    return {"msg_type": "text", "content": _content(text), "uuid": uuid}
-
-
-def _content(text: str) -> str:
-    """The content of a message is JSON inside a string: it is encoded once here and once more with the body."""
-    return msgspec.json.encode({"text": text}).decode()
+def _message_body(message: Rendered, uuid: str) -> dict[str, Any]:
+    check_message(message, uuid)
+    return {"msg_type": message.type, "content": message.content, "uuid": uuid}
 
 
 def _need(value: str, name: str) -> None:

@@ -97,6 +97,16 @@ class OutboxObserver:
         self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)
 
 
+class GovernorObserver:
+    """Counts what the governor of a bot did: a callback for `outbound.governor`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, event: str) -> None:
+        self._metrics.count("gateway_outbound_pace_total", event=event)
+
+
 class TypingObserver:
     """Counts calls that show or take away a sign: a callback for `outbound.typing`, given the action and outcome."""
 

@@ -144,6 +144,12 @@ FAMILIES: tuple[Family, ...] = (
         TAKEOVER_BUCKETS,
     ),
     Family(
+        "gateway_outbound_pace_total",
+        "counter",
+        "Calls below the platform's limits: made, made to wait, refused as too many, and pauses after silence.",
+        {"event": one_of("call", "waited", "throttled_app", "throttled_chat", "breaker_opened", "typing_skipped")},
+    ),
+    Family(
         "gateway_outbound_attempts_total",
         "counter",
         "Attempts to send a row of the outbox, by how they ended. A fault is an exception nobody foresaw.",

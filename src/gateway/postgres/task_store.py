@@ -14,7 +14,17 @@ from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.ports import Claim, ClaimedMessage, JsonObject, LossLimits, RuntimeView, Task, TaskStatus
+from gateway.work.ports import (
+    Claim,
+    ClaimedMessage,
+    Divide,
+    JsonObject,
+    LossLimits,
+    RuntimeView,
+    Task,
+    TaskStatus,
+    undivided,
+)
 
 _Q = load("task.sql", Claim, ClaimedMessage, RuntimeView, Task)
 
@@ -23,11 +33,15 @@ TYPING_FRESH_SECONDS = 120.0
 
 
 class PostgresTaskStore:
-    """Implements gateway.work.ports.TaskStore on a pool that the caller owns."""
+    """Implements gateway.work.ports.TaskStore on a pool that the caller owns.
 
-    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id) -> None:
+    `divide` knows how many messages of a platform an answer takes.
+    """
+
+    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id, divide: Divide = undivided) -> None:
         self._pool = pool
         self._mint = mint
+        self._divide = divide
 
     async def touch_runtime(self, runtime_id: UUID) -> None:
         async with self._pool.connection() as conn:
@@ -87,7 +101,7 @@ class PostgresTaskStore:
     async def change(self, task_id: UUID) -> AsyncIterator[PostgresTaskChange | None]:
         async with self._pool.transaction() as conn:
             task: Task | None = await _Q.lock_task(conn, task_id=task_id)
-            yield None if task is None else PostgresTaskChange(conn, task, self._mint)
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
 
     @asynccontextmanager
     async def change_lost(
@@ -101,15 +115,16 @@ class PostgresTaskStore:
                 running_seconds=limits.running_seconds,
                 passed_over=list(passed_over),
             )
-            yield None if task is None else PostgresTaskChange(conn, task, self._mint)
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
 
 
 class PostgresTaskChange:
     """Implements gateway.work.ports.TaskChange within the store's transaction."""
 
-    def __init__(self, conn: TrioConnection[Any], task: Task, mint: Callable[[], UUID]) -> None:
+    def __init__(self, conn: TrioConnection[Any], task: Task, mint: Callable[[], UUID], divide: Divide) -> None:
         self._conn = conn
         self._mint = mint
+        self._divide = divide
         self.task = task
 
     async def start(self) -> None:
@@ -166,9 +181,12 @@ class PostgresTaskChange:
         return comment_id
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        row_id = self._mint()
+        channel_type: str | None = await _Q.get_reply_channel(self._conn, task_id=self.task.id)
+        if channel_type is None:
+            return False
+        parts = self._divide(channel_type, text)
         queued: int = await _Q.queue_reply(
-            self._conn, id=row_id, task_id=self.task.id, kind=kind, content=text, uuid=str(row_id)
+            self._conn, task_id=self.task.id, kind=kind, ids=[self._mint() for _ in parts], contents=list(parts)
         )
         return queued > 0
 

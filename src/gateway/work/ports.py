@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +11,14 @@ from typing import Any, Protocol
 from uuid import UUID
 
 JsonObject = Mapping[str, Any]
+
+Divide = Callable[[str, str], Sequence[str]]
+"""The texts of the messages that a text takes on a platform: (the platform's slug, the text)."""
+
+
+def undivided(_channel_type: str, text: str) -> Sequence[str]:
+    """One message, however long."""
+    return [text]
 
 
 class TaskStatus(StrEnum):
@@ -157,7 +165,7 @@ class TaskChange(Protocol):
         """A comment on the task's issue: the agent's, else the gateway's own."""
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        """A row of the outbox for the chat that the session is bound to. False when there is none to send to."""
+        """The rows of the outbox for the chat that the session is bound to. False when there is none to send to."""
 
     async def announce(self, event: str, fields: JsonObject) -> None:
         """Tell live listeners; ids only, never content."""

@@ -11,6 +11,7 @@ import trio
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkRefused, Verdict
 from gateway.channel.message import ChatType, InboundMessage, OutboundMessage
 from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.lark.cards import render_text
 from gateway.lark.channel import LarkChannel, lark_factory
 from gateway.lark.client import HttpClient, LarkClient, open_http_client
 from gateway.lark.connection import open_tcp_link
@@ -77,9 +78,9 @@ async def test_wrong_credentials_are_unauthorized(simulator: Simulator, app: App
 
 async def test_revoked_token_costs_one_repeat_and_no_error(simulator: Simulator, client: LarkClient, app: App) -> None:
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
-    await client.send_text(text="one", uuid="u-1", chat_id=chat.chat_id)
+    await client.send(render_text("one"), uuid="u-1", chat_id=chat.chat_id)
     simulator.revoke_tokens(app)
-    await client.send_text(text="two", uuid="u-2", chat_id=chat.chat_id)
+    await client.send(render_text("two"), uuid="u-2", chat_id=chat.chat_id)
     assert [message.text for message in simulator.sent(chat)] == ["one", "two"]
 
 
@@ -89,8 +90,8 @@ async def test_send_again_after_a_lost_answer_is_one_message(
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
     simulator.fail_next(SEND_PATH, lose_answer=True)
     with pytest.raises(LarkUnavailable):
-        await client.send_text(text="once", uuid="u-1", chat_id=chat.chat_id)
-    sent = await client.send_text(text="once", uuid="u-1", chat_id=chat.chat_id)
+        await client.send(render_text("once"), uuid="u-1", chat_id=chat.chat_id)
+    sent = await client.send(render_text("once"), uuid="u-1", chat_id=chat.chat_id)
     assert [message.message_id for message in simulator.sent(chat)] == [sent]
 
 
@@ -110,7 +111,7 @@ async def test_typing_shows_on_a_message_once_and_goes(
 
 async def test_send_to_a_stranger_chat_is_refused(client: LarkClient) -> None:
     with pytest.raises(LarkRefused):
-        await client.send_text(text="hi", uuid="u-1", chat_id="oc_00000000000000000000000000000000")
+        await client.send(render_text("hi"), uuid="u-1", chat_id="oc_00000000000000000000000000000000")
 
 
 async def test_send_beyond_the_rate_is_throttled(simulator: Simulator, client: LarkClient, app: App) -> None:
@@ -119,7 +120,7 @@ async def test_send_beyond_the_rate_is_throttled(simulator: Simulator, client: L
 
     async def send(number: int) -> None:
         try:
-            await client.send_text(text="hi", uuid=f"u-{number}", chat_id=chat.chat_id)
+            await client.send(render_text("hi"), uuid=f"u-{number}", chat_id=chat.chat_id)
         except LarkThrottled as error:
             throttled.append(error)
 
