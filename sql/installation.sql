@@ -165,3 +165,8 @@ update channel_installation
 set config = jsonb_set(config, array[:key::text], to_jsonb(:value::text)), updated_at = now()
 where id = :id and workspace_id = :workspace_id and config ->> 'app_id' = :app_id
   and coalesce(config ->> :key::text, '') in ('', :default_value);
+
+-- name: get_stored_installation(id)^
+-- record_class: StoredInstallation
+-- Read each time somebody speaks for it: a revoked bot is revoked at once.
+select id, config, status = 'revoked' as revoked from channel_installation where id = :id;

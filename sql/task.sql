@@ -160,11 +160,35 @@ where task.id = :task_id;
 -- The age is judged by this clock against the platform's, which may run ahead.
 select message.role, coalesce(nullif(author.name, ''), split_part(author.email, '@', 1), '') as author,
   message.content as text, coalesce(message.sent_at, message.created_at) as sent_at,
-  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds
+  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds,
+  coalesce(message.channel_message_id, '') as message_id, coalesce(message.quoted_message_id, '') as quoted_id,
+  message.bundle
 from chat_message message
 left join app_user author on author.id = message.author_user_id
 where message.task_id = :task_id and message.role = 'user'
 order by message.seq;
+
+-- name: get_place(task_id)^
+-- record_class: Place
+-- Where a run's conversation happens, for looking up what was said around it. For a topic the config knows the chat
+-- behind the key, which goes on with the topic. A later generation begins with its first message: older words of the
+-- same chat are what somebody asked to leave behind.
+select conversation.installation_id, conversation.channel_type, known.chat_id,
+  substr(conversation.channel_chat_id, length(known.chat_id) + 2) as thread_id,
+  conversation.chat_type = 'group' as is_group, started.since_id, started.since
+from agent_task task
+join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
+cross join lateral (
+  select coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id) as chat_id
+) known
+left join lateral (
+  select message.channel_message_id as since_id, coalesce(message.sent_at, message.created_at) as since
+  from chat_message message
+  where message.chat_session_id = task.chat_session_id and message.context_generation = task.context_generation
+  order by message.seq
+  limit 1
+) started on task.context_generation > 0
+where task.id = :task_id and task.kind = 'chat';
 
 -- name: seconds_to_next(runtime_id)$
 -- Only tasks that wait for their time. What waits for room or for another run is rung for when that ends.

@@ -39,7 +39,11 @@ from gateway.supervisor.ports import Installation
 from gateway.work.feed import Feed
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from gateway.channel.installation import StoredInstallation
     from gateway.http.app import People
+    from gateway.inbound.enrichment import LookupOf
     from gateway.lark.client import HttpClient
     from gateway.lark.installs import ScanDesk
     from gateway.lark.push import PushedEvents
@@ -246,24 +250,28 @@ async def _run_parts(
         open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool)
-        await daemon.start_services(services, http, ring)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, ring=ring)
+        await daemon.start_services(services)
         async with trio.open_nursery() as intake:
-            ready = await daemon.start_intake(intake, http, ring, stop)
+            ready = await daemon.start_intake(intake, stop)
             log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
             task_status.started(ready)
-            services.start_soon(daemon.run_backfills, http, ring)
+            services.start_soon(daemon.run_backfills)
         services.cancel_scope.cancel()
 
 
 class _Daemon:
     """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
 
-    def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool) -> None:
+    def __init__(
+        self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool, *, http: HttpClient, ring: KeyRing | None
+    ) -> None:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
+        from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.observe.events import InboundObserver
+        from gateway.lark.clients import LarkClients
+        from gateway.observe.events import InboundObserver, LookupObserver
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
@@ -275,6 +283,13 @@ class _Daemon:
         self._conninfo = conninfo
         self._pool = pool
         self._lease_pool = lease_pool
+        self._ring = ring
+        self._http = http
+        self._lark = LarkClients(
+            http,
+            open_base_override=settings.lark.open_base_url,
+            send_timeout_seconds=settings.hub.reply_timeout_seconds,
+        )
         self._metrics = Metrics()
         self._wakes = Wakes()
         self._node_id = secrets.token_hex(16)
@@ -287,32 +302,43 @@ class _Daemon:
             IssueService(PostgresIssueStore(pool)),
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
+        self._enricher = Enricher(self._lookups(), observe=LookupObserver(self._metrics))
         self._pipeline = InboundPipeline(
-            self._inbound, self._committer, commands, observe=InboundObserver(self._metrics)
+            self._inbound,
+            self._committer,
+            commands,
+            observe=InboundObserver(self._metrics),
+            ingested=self._enricher.expect,
         )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
-            PostgresTaskStore(pool, divide=_divide), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+            PostgresTaskStore(pool, divide=_divide),
+            self._wakes.tasks,
+            limits=limits,
+            ended=TaskObserver(self._metrics),
+            enrich=self._enricher.enrich,
         )
 
-    async def start_services(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None) -> None:
+    async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
         from gateway.inbound.committer import run_committer
+        from gateway.inbound.enrichment import run_prefetch
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
+        await nursery.start(partial(run_prefetch, self._enricher, self._inbound.find_installation))
         nursery.start_soon(self._run_janitor)
-        if ring is not None:
-            self._pushed = self._pushed_events(http, ring)
+        if self._ring is not None:
+            self._pushed = self._pushed_events(self._ring)
             await nursery.start(self._pushed.run)
 
-    async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:
+    async def start_intake(self, nursery: trio.Nursery, stop: trio.Event) -> Ready:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
-        fleet: Fleet = await nursery.start(partial(self._run_supervisor, http, ring, stop))
+        fleet: Fleet = await nursery.start(partial(self._run_supervisor, stop))
         nursery.start_soon(self._run_gauges, fleet, stop)
         nursery.start_soon(self._end_waiting, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        installs = None if ring is None else await self._start_installs(nursery, http, ring, stop)
+        installs = None if self._ring is None else await self._start_installs(nursery, self._ring, stop)
         url: str = await nursery.start(partial(self._serve_http, fleet, stop, installs))
         return Ready(url, metrics_url, self._node_id)
 
@@ -326,17 +352,15 @@ class _Daemon:
 
     # --- bots ---------------------------------------------------------------------------------------------------------
 
-    async def _run_supervisor(
-        self, http: Any, ring: KeyRing | None, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]
-    ) -> None:
+    async def _run_supervisor(self, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]) -> None:
         from gateway.observe.events import SupervisorObserver
         from gateway.postgres.lease_store import PostgresLeaseStore
         from gateway.supervisor.sweep import run_supervisor
 
         await run_supervisor(
             store=PostgresLeaseStore(self._lease_pool),
-            registry=self._registry(http, ring),
-            open_secrets=partial(_open_secrets, ring),
+            registry=self._registry(),
+            open_secrets=partial(_open_secrets, self._ring),
             handler_for=lambda _: self._pipeline.receive,
             run_outbox=self._run_outbox,
             settings=_lease_settings(self._settings),
@@ -349,7 +373,7 @@ class _Daemon:
             task_status=task_status,
         )
 
-    def _registry(self, http: Any, ring: KeyRing | None) -> Registry:
+    def _registry(self) -> Registry:
         """The platforms that can be served: none that need a secret while there is no key to open it."""
         from gateway.lark.channel import lark_factory
         from gateway.lark.connection import ConnectionSettings, open_tcp_link
@@ -358,7 +382,7 @@ class _Daemon:
         from gateway.observe.events import AckObserver
 
         registry = Registry()
-        if ring is None:
+        if self._ring is None:
             log.warning("lark_off", because="secret_key is unset")
             return registry
         limits = self._settings.limits
@@ -370,27 +394,41 @@ class _Daemon:
         proxy_url = self._settings.lark.proxy_url
         proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
         factory = lark_factory(
-            http,
+            self._lark,
             # One context for all sockets: each costs close to a megabyte.
             open_stream=partial(
                 open_tcp_link, ssl_context=ssl.create_default_context(), proxies=proxies, settings=connection
             ),
-            open_base_override=self._settings.lark.open_base_url,
             settings=connection,
-            send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
             on_ack=AckObserver(self._metrics),
             on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
         )
         registry.register(CHANNEL_TYPE, factory)
         return registry
 
-    def _pushed_events(self, http: Any, ring: KeyRing) -> PushedEvents:
+    def _lookups(self) -> dict[str, LookupOf]:
+        """How to read back what was said, by platform."""
+        from gateway.lark.clients import InstallationClients
+        from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.lookup import LarkLookup
+        from gateway.postgres.installation_store import PostgresInstallationStore
+
+        clients = InstallationClients(
+            PostgresInstallationStore(self._pool), partial(_open_secrets, self._ring), self._lark
+        )
+
+        async def lark(installation_id: UUID) -> LarkLookup:
+            return LarkLookup(await clients.client_of(installation_id))
+
+        return {CHANNEL_TYPE: lark}
+
+    def _pushed_events(self, ring: KeyRing) -> PushedEvents:
         """Events that Lark posts, which go into the same pipeline as those of a long connection."""
         from gateway.lark.push import Bots, PushedEvents
         from gateway.observe.events import AckObserver
         from gateway.postgres.push_store import PostgresPushStore
 
-        bots = Bots(http, open_base_override=self._settings.lark.open_base_url)
+        bots = Bots(self._lark)
         return PushedEvents(
             PostgresPushStore(self._pool),
             ring,
@@ -438,17 +476,15 @@ class _Daemon:
 
     # --- connecting bots ----------------------------------------------------------------------------------------------
 
-    async def _start_installs(
-        self, nursery: trio.Nursery, http: HttpClient, ring: KeyRing, stop: trio.Event
-    ) -> ScanDesk:
+    async def _start_installs(self, nursery: trio.Nursery, ring: KeyRing, stop: trio.Event) -> ScanDesk:
         from gateway.lark.installs import run_installs
 
         on_fault = partial(self._metrics.count, "gateway_unexpected_errors_total", unit="install")
-        desk = scan_desk(self._settings, self._pool, http, ring, on_fault=on_fault)
+        desk = scan_desk(self._settings, self._pool, self._http, ring, on_fault=on_fault)
         await nursery.start(partial(run_installs, desk, stop=stop))
         return desk
 
-    async def run_backfills(self, http: HttpClient, ring: KeyRing | None) -> None:
+    async def run_backfills(self) -> None:
         """Once in the background, as long as the process runs: what older versions did not store."""
         from gateway.lark.backfill import label_regions, learn_union_ids
         from gateway.lark.installer import identify_over
@@ -457,8 +493,8 @@ class _Daemon:
         override = self._settings.lark.open_base_url
         store = PostgresInstallationStore(self._pool)
         await label_regions(store, override)
-        if ring is not None:
-            await learn_union_ids(store, ring, identify_over(http, override))
+        if self._ring is not None:
+            await learn_union_ids(store, self._ring, identify_over(self._http, override))
 
     # --- chores -------------------------------------------------------------------------------------------------------
 
@@ -575,7 +611,7 @@ def _divide(channel_type: str, text: str) -> Sequence[str]:
     return split_answer(text) if channel_type == CHANNEL_TYPE else [text]
 
 
-def _open_secrets(ring: KeyRing | None, installation: Installation) -> dict[str, Any]:
+def _open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
     from gateway.lark.channel import open_config
 
     if ring is None:

@@ -126,6 +126,11 @@ class World:
         with trio.fail_after(seconds):
             return await self.sim.until(look)
 
+    async def everything_stored(self) -> str:
+        """Every row of every table, for looking for what must not be there."""
+        tables = await self.rows("select tablename from pg_tables where schemaname = 'public'")
+        return json.dumps([await self.rows(f"select to_jsonb(t)::text from {name} t") for (name,) in tables])
+
     async def contents(self) -> list[str]:
         return [row[0] for row in await self.rows("select content from chat_message where role = 'user' order by seq")]
 

@@ -69,6 +69,15 @@ class InstallationView:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredInstallation:
+    """What speaking for an installation takes. `config` is as stored: its secrets are sealed."""
+
+    id: UUID
+    config: dict[str, Any] = field(repr=False)
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AppHolder:
     """The installation that has an app id. `leased`: a process may still hold its link."""
 

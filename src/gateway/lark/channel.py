@@ -23,10 +23,10 @@ from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
 from gateway.keyring import KeyRing
 from gateway.lark.cards import Rendered, render_answer, render_error, render_text
-from gateway.lark.client import SEND_TIMEOUT_SECONDS, BotIdentity, HttpClient, LarkClient
+from gateway.lark.client import BotIdentity, LarkClient
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
 from gateway.lark.content import CHANNEL_TYPE, decode_event, order_key
-from gateway.lark.region import open_base_url
 from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
@@ -199,16 +199,14 @@ async def receive_event(
 
 
 def lark_factory(
-    http: HttpClient,
+    clients: LarkClients,
     *,
     open_stream: OpenStream,
-    open_base_override: str | None = None,
     settings: ConnectionSettings | None = None,
-    send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
     on_ack: OnAck | None = None,
     on_fault: OnFault | None = None,
 ) -> ChannelFactory:
-    """The factory for `feishu`. The caller owns `http` and keeps it open while channels run.
+    """The factory for `feishu`. Channels of one app share its client with whoever else uses `clients`.
 
     The factory raises LinkRefused for an installation without credentials.
     """
@@ -217,8 +215,7 @@ def lark_factory(
         app_id, app_secret = config.raw.get("app_id"), config.raw.get("app_secret")
         if not app_id or not app_secret:
             raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
-        base_url = open_base_url(config.raw.get("region"), open_base_override)
-        client = LarkClient(app_id, app_secret, base_url, http, send_timeout_seconds=send_timeout_seconds)
+        client = clients.of(app_id, app_secret, config.raw.get("region"))
         return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
 
     return build

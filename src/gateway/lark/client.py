@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -160,6 +160,10 @@ class LarkClient:
         self._held: _HeldToken | None = None
         self._fetching = trio.Lock()
 
+    @property
+    def app_id(self) -> str:
+        return self._app_id
+
     def __repr__(self) -> str:
         return f"<LarkClient of {self._app_id} at {self._base_url}>"
 
@@ -217,6 +221,31 @@ class LarkClient:
 
         request(token="")  # Judges the input; a bad one must not cost a token call.
         return await self._call(request, rest.judge_sent, timeout=self._send_timeout)
+
+    # --- reading back -------------------------------------------------------------------------------------------------
+
+    async def read_message(self, message_id: str) -> rest.Page:
+        """A message and, if it is a bundle, what lies in it. Raises the LarkError family."""
+        return await self._call(lambda token: rest.message_request(token, message_id), rest.judge_page)
+
+    async def list_messages(
+        self, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
+    ) -> rest.Page:
+        """The newest messages of a chat or a topic. `start` and `end` are seconds since 1970, for a chat only.
+
+        Raises the LarkError family.
+        """
+
+        def request(token: str) -> rest.Request:
+            return rest.messages_request(
+                token, chat_id=chat_id, thread_id=thread_id, start=start, end=end, page_token=page_token
+            )
+
+        return await self._call(request, rest.judge_page)
+
+    async def people_names(self, open_ids: Sequence[str]) -> dict[str, str]:
+        """Names of up to 50 people by open id; who may not be seen is left out. Raises the LarkError family."""
+        return await self._call(lambda token: rest.people_request(token, open_ids), rest.judge_names)
 
     # --- reactions ----------------------------------------------------------------------------------------------------
 

@@ -203,7 +203,7 @@ def _read_message(
         source=source,
         type=kind,
         text=said.text,
-        sent_at=_moment(message.get("create_time")),
+        sent_at=moment(message.get("create_time")),
         command_text=said.text if kind is MessageType.TEXT else "",
         media=said.media,
         reply_to=_reply_to(message),
@@ -262,8 +262,8 @@ def _chat_type(name: str) -> ChatType:
     return ChatType.P2P if name == "p2p" else ChatType.GROUP
 
 
-def _moment(milliseconds: object) -> datetime | None:
-    """The platform's clock: milliseconds since 1970, usually as a string."""
+def moment(milliseconds: object) -> datetime | None:
+    """A time of the platform's clock: milliseconds since 1970, usually as a string."""
     if not isinstance(milliseconds, str | int) or isinstance(milliseconds, bool):
         return None
     try:

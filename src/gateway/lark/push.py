@@ -21,10 +21,10 @@ from gateway.errors import LarkError, RejectedRequest, StoreError
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.lark.callback import CallbackSecrets, Challenge, Event, Reason, judge
 from gateway.lark.channel import open_config, receive_event
-from gateway.lark.client import BotIdentity, HttpClient, LarkClient
+from gateway.lark.client import BotIdentity
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import OnAck, OnFault
 from gateway.lark.content import CHANNEL_TYPE, order_key
-from gateway.lark.region import open_base_url
 from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
@@ -156,14 +156,10 @@ class PushedEvents:
 
 
 class Bots:
-    """Which bot an installation has. Rows that were stored while the platform was away do not say.
+    """Which bot an installation has. Rows that were stored while the platform was away do not say."""
 
-    `http` is the caller's and stays open.
-    """
-
-    def __init__(self, http: HttpClient, *, open_base_override: str | None = None) -> None:
-        self._http = http
-        self._override = open_base_override
+    def __init__(self, clients: LarkClients) -> None:
+        self._clients = clients
         self._known: dict[tuple[UUID, str], BotIdentity] = {}
         self._ask_again_at: dict[tuple[UUID, str], float] = {}
         self._turns = _Turns()
@@ -184,9 +180,8 @@ class Bots:
         return self._known.get(key, BotIdentity(""))
 
     async def _ask(self, key: tuple[UUID, str], opened: Mapping[str, Any]) -> None:
-        base_url = open_base_url(opened.get("region"), self._override)
         try:
-            self._known[key] = await LarkClient(key[1], opened["app_secret"], base_url, self._http).identify()
+            self._known[key] = await self._clients.of(key[1], opened["app_secret"], opened.get("region")).identify()
         except (LarkError, KeyError) as error:
             _log.warning("lark_bot_unknown", installation_id=str(key[0]), error=str(error))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -306,3 +306,68 @@ def judge_unreacted(answer: Answer) -> None:
 
 def _reactions(message_id: str) -> str:
     return f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reactions"
+
+
+# --- reading back -----------------------------------------------------------------------------------------------------
+
+PAGE_MESSAGES_MAX = 50
+NAMES_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages as the platform shows them, newest first, and the token of the next page ("" after the last)."""
+
+    items: tuple[Any, ...] = field(repr=False)
+    next_token: str = field(default="", repr=False)
+
+
+def message_request(token: str, message_id: str) -> Request:
+    """One message; of a bundle also what lies in it. Raises LocalProtocolError for a blank id."""
+    _need(message_id, "message id")
+    return _get(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}?user_id_type=open_id", token)
+
+
+def messages_request(
+    token: str, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
+) -> Request:
+    """The newest messages of a chat, or of one topic, up to `PAGE_MESSAGES_MAX`.
+
+    `start` and `end` are seconds since 1970, 0 for none; a topic takes neither, and they are left out there.
+    """
+    _need(thread_id or chat_id, "chat or thread id")
+    query = {
+        "container_id_type": "thread" if thread_id else "chat",
+        "container_id": thread_id or chat_id,
+        "sort_type": "ByCreateTimeDesc",
+        "page_size": str(PAGE_MESSAGES_MAX),
+        "user_id_type": "open_id",
+        "page_token": page_token,
+        "start_time": str(start) if start and not thread_id else "",
+        "end_time": str(end) if end and not thread_id else "",
+    }
+    return _get(f"/open-apis/im/v1/messages?{urlencode({name: it for name, it in query.items() if it})}", token)
+
+
+def judge_page(answer: Answer) -> Page:
+    """The messages of an answer, whichever of the two calls it was. Raises the LarkError family."""
+    data = _data(judge(answer))
+    items, token = data.get("items"), data.get("page_token")
+    more = data.get("has_more") is True and isinstance(token, str)
+    return Page(tuple(items) if isinstance(items, list) else (), str(token) if more else "")
+
+
+def people_request(token: str, open_ids: Sequence[str]) -> Request:
+    """Up to `NAMES_MAX` people at once. Raises LocalProtocolError for none and for more."""
+    if not 0 < len(open_ids) <= NAMES_MAX:
+        raise LocalProtocolError(f"1 to {NAMES_MAX} people can be looked up at once, not {len(open_ids)}")
+    query = [*(("user_ids", open_id) for open_id in open_ids), ("user_id_type", "open_id")]
+    return _get(f"/open-apis/contact/v3/users/batch?{urlencode(query)}", token)
+
+
+def judge_names(answer: Answer) -> dict[str, str]:
+    """Names by open id; who has none, or may not be seen, is left out. Raises the LarkError family."""
+    items = _data(judge(answer)).get("items")
+    people = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    named = ((person.get("open_id"), person.get("name")) for person in people)
+    return {open_id: name for open_id, name in named if isinstance(open_id, str) and isinstance(name, str) and name}

@@ -107,6 +107,16 @@ class GovernorObserver:
         self._metrics.count("gateway_outbound_pace_total", event=event)
 
 
+class LookupObserver:
+    """Counts look-ups: a callback for `inbound.enrichment`, given what was looked up and how that ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, kind: str, outcome: str) -> None:
+        self._metrics.count("gateway_channel_lookups_total", kind=kind, outcome=outcome)
+
+
 class TypingObserver:
     """Counts calls that show or take away a sign: a callback for `outbound.typing`, given the action and outcome."""
 

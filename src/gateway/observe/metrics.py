@@ -159,6 +159,17 @@ FAMILIES: tuple[Family, ...] = (
         },
     ),
     Family(
+        "gateway_channel_lookups_total",
+        "counter",
+        "What was looked up for agents: quoted and forwarded messages, what was said before, names.",
+        {
+            "kind": one_of("message", "recent", "names"),
+            "outcome": one_of(
+                "found", "reused", "refused", "throttled", "unavailable", "cut_off", "unsupported", "fault"
+            ),
+        },
+    ),
+    Family(
         "gateway_typing_calls_total",
         "counter",
         "Calls that show on a message that a run lasts, or take that away, by how they ended.",

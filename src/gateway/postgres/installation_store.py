@@ -15,12 +15,13 @@ from gateway.channel.installation import (
     InstallationDraft,
     InstallationView,
     StoredApp,
+    StoredInstallation,
 )
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
-_Q = load("installation.sql", AgentHome, AppHolder, DroppedMessage, InstallationView, StoredApp)
+_Q = load("installation.sql", AgentHome, AppHolder, DroppedMessage, InstallationView, StoredApp, StoredInstallation)
 
 
 async def reclaim_dead(
@@ -80,6 +81,12 @@ class PostgresInstallationStore:
         async with self._pool.connection() as conn:
             rows: list[InstallationView] = await _Q.list_installations(conn, id=None, workspace_id=workspace_id)
             return rows
+
+    async def stored(self, installation_id: UUID) -> StoredInstallation | None:
+        """The row with its sealed config, for whoever is to speak for it; revoked ones too."""
+        async with self._pool.connection() as conn:
+            found: StoredInstallation | None = await _Q.get_stored_installation(conn, id=installation_id)
+            return found
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         async with self._pool.connection() as conn:

@@ -18,15 +18,17 @@ from gateway.work.ports import (
     Claim,
     ClaimedMessage,
     Divide,
+    HandOut,
     JsonObject,
     LossLimits,
+    Place,
     RuntimeView,
     Task,
     TaskStatus,
     undivided,
 )
 
-_Q = load("task.sql", Claim, ClaimedMessage, RuntimeView, Task)
+_Q = load("task.sql", Claim, ClaimedMessage, Place, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older when its run is handed out does not show that it is being worked on."""
@@ -60,9 +62,7 @@ class PostgresTaskStore:
         async with self._pool.connection() as conn:
             return [row[0] for row in await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=list(task_ids))]
 
-    async def claim(
-        self, runtime_id: UUID, *, messages_max: int, running_seconds: float
-    ) -> tuple[Claim, list[ClaimedMessage]] | None:
+    async def claim(self, runtime_id: UUID, *, messages_max: int, running_seconds: float) -> HandOut | None:
         async with self._pool.connection() as conn:
             for (agent_id,) in await _Q.claimable_agents(conn, runtime_id=runtime_id):
                 async with conn.transaction():
@@ -70,8 +70,9 @@ class PostgresTaskStore:
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
+                        place: Place | None = await _Q.get_place(conn, task_id=task_id)
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
-                        return claim, messages
+                        return HandOut(claim, tuple(messages), place)
         return None
 
     async def _take(

@@ -14,6 +14,7 @@ from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUna
 from gateway.lark.cards import render_text
 from gateway.lark.channel import LarkChannel, lark_factory
 from gateway.lark.client import HttpClient, LarkClient, open_http_client
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import open_tcp_link
 from gateway.simulator import Simulator, open_simulator
 from gateway.simulator.platform import App
@@ -60,7 +61,7 @@ def config_of(app: App, heard: list[InboundMessage], *, secret: str = "") -> Cha
 
 def channel_on(simulator: Simulator, http: HttpClient, config: ChannelConfig) -> LarkChannel:
     dial = partial(open_tcp_link, ssl_context=ssl.create_default_context())
-    channel = lark_factory(http, open_stream=dial, open_base_override=simulator.base_url)(config)
+    channel = lark_factory(LarkClients(http, open_base_override=simulator.base_url), open_stream=dial)(config)
     assert isinstance(channel, LarkChannel)
     return channel
 

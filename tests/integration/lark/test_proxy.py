@@ -24,6 +24,7 @@ from gateway.channel.message import InboundMessage, OutboundMessage
 from gateway.errors import LarkRefused, LarkUnavailable
 from gateway.lark.channel import lark_factory
 from gateway.lark.client import LarkClient, open_http_client
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import ConnectionSettings, open_tcp_link
 from gateway.lark.proxy import Proxies
 from gateway.lark.wire.endpoint import Endpoint
@@ -74,9 +75,8 @@ async def say_and_answer(simulator: Simulator, proxy_url: str | None, environ: d
     config = ChannelConfig(type="feishu", installation_id=UUID(int=1), raw=raw, handler=hear)
     async with open_http_client(proxy_url=proxy_url) as http, trio.open_nursery() as nursery:
         build = lark_factory(
-            http,
+            LarkClients(http, open_base_override=behind_the_proxy(simulator.base_url)),
             open_stream=dialler(proxy_url, environ),  # type: ignore[arg-type]
-            open_base_override=behind_the_proxy(simulator.base_url),
         )
         channel = build(config)
         await nursery.start(channel.run)

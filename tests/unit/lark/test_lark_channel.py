@@ -16,6 +16,7 @@ from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.lark.cards import Rendered
 from gateway.lark.channel import LarkChannel, lark_factory, open_config
 from gateway.lark.client import BotIdentity, HttpClient
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import RawLink
 from gateway.lark.wire.endpoint import Endpoint
 
@@ -293,7 +294,7 @@ async def test_run_for_http_events_holds_no_link() -> None:
 
 async def test_factory_builds_a_channel_and_refuses_one_without_credentials() -> None:
     async with HttpClient() as http:
-        build = lark_factory(http, open_stream=nowhere)
+        build = lark_factory(LarkClients(http), open_stream=nowhere)
         config = ChannelConfig(type="feishu", installation_id=ID, raw=RAW, handler=Handler())
         assert build(config).type == "feishu"
         with pytest.raises(LinkRefused, match="app secret"):

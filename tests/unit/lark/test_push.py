@@ -10,6 +10,7 @@ import httpx2
 import trio
 
 from gateway.lark.client import BotIdentity
+from gateway.lark.clients import LarkClients
 from gateway.lark.push import IDENTIFY_AGAIN_SECONDS, IDENTIFY_SECONDS, Bots, _Turns
 from support.lark_rest import BOT_PATH, Call, FakePlatform, Reply
 from support.simulated import simulated
@@ -27,7 +28,7 @@ async def bots_on(platform: FakePlatform) -> AsyncIterator[Bots]:
         return httpx2.Response(reply.status, headers=reply.headers, stream=httpx2.ByteStream(reply.body))
 
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer), timeout=None) as http:
-        yield Bots(http, open_base_override="http://platform.invalid")
+        yield Bots(LarkClients(http, open_base_override="http://platform.invalid"))
 
 
 @simulated

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import json
+
+from gateway.simulator.echo_agent import reply
+
+
+def test_echo_repeats_the_senders_words_and_nobody_elses() -> None:
+    prompt = (
+        '<recent_context count="1">\n[Eve]: psst\n</recent_context>\n\n'
+        '<quoted_message message_id="om_1" sender="Eve" type="merge_forward">\n<forwarded_messages count="0">\n'
+        "[unable to fetch]\n</forwarded_messages>\n</quoted_message>\n\n[Ann]: hello <b>"
+    )
+    answer = reply(json.dumps({"prompt": prompt}).encode())
+    assert answer.partition(": ")[2] == "[Ann]: hello <b>"
