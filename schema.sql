@@ -519,6 +519,43 @@ CREATE TABLE public.issue_comment (
 
 
 --
+-- Name: lark_install_session; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.lark_install_session (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    agent_id uuid NOT NULL,
+    initiator_user_id uuid NOT NULL,
+    region text NOT NULL,
+    polled_region text NOT NULL,
+    device_code bytea,
+    credentials bytea,
+    interval_seconds double precision NOT NULL,
+    next_poll_at timestamp with time zone NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    error_reason text,
+    error_message text DEFAULT ''::text NOT NULL,
+    installation_id uuid,
+    poller uuid,
+    poller_until timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT lark_install_session_check CHECK (((status = 'pending'::text) = (ended_at IS NULL))),
+    CONSTRAINT lark_install_session_check1 CHECK (((status = 'error'::text) = (error_reason IS NOT NULL))),
+    CONSTRAINT lark_install_session_check2 CHECK (((status = 'success'::text) = (installation_id IS NOT NULL))),
+    CONSTRAINT lark_install_session_check3 CHECK (((status = 'pending'::text) = (device_code IS NOT NULL))),
+    CONSTRAINT lark_install_session_check4 CHECK (((status = 'pending'::text) OR (credentials IS NULL))),
+    CONSTRAINT lark_install_session_error_reason_check CHECK ((error_reason = ANY (ARRAY['expired'::text, 'access_denied'::text, 'lark_protocol_error'::text, 'bot_info_failed'::text, 'installation_conflict'::text, 'installer_bind_failed'::text, 'internal_error'::text]))),
+    CONSTRAINT lark_install_session_interval_seconds_check CHECK ((interval_seconds > (0)::double precision)),
+    CONSTRAINT lark_install_session_polled_region_check CHECK ((polled_region = ANY (ARRAY['feishu'::text, 'lark'::text]))),
+    CONSTRAINT lark_install_session_region_check CHECK ((region = ANY (ARRAY['feishu'::text, 'lark'::text]))),
+    CONSTRAINT lark_install_session_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'success'::text, 'error'::text])))
+);
+
+
+--
 -- Name: member; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -902,6 +939,14 @@ ALTER TABLE ONLY public.issue
 
 
 --
+-- Name: lark_install_session lark_install_session_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: member member_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1026,7 +1071,7 @@ CREATE INDEX channel_binding_token_expiry_idx ON public.channel_binding_token US
 -- Name: channel_inbound_audit_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX channel_inbound_audit_idx ON public.channel_inbound_audit USING btree (installation_id, received_at DESC);
+CREATE INDEX channel_inbound_audit_idx ON public.channel_inbound_audit USING btree (installation_id, received_at DESC, id DESC);
 
 
 --
@@ -1160,6 +1205,20 @@ CREATE INDEX issue_parent_idx ON public.issue USING btree (parent_issue_id) WHER
 --
 
 CREATE INDEX issue_position_idx ON public.issue USING btree (workspace_id, status, "position");
+
+
+--
+-- Name: lark_install_session_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX lark_install_session_age_idx ON public.lark_install_session USING btree (COALESCE(ended_at, deadline));
+
+
+--
+-- Name: lark_install_session_pending_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX lark_install_session_pending_idx ON public.lark_install_session USING btree (next_poll_at) WHERE (status = 'pending'::text);
 
 
 --
@@ -1429,6 +1488,30 @@ ALTER TABLE ONLY public.issue
 
 ALTER TABLE ONLY public.issue
     ADD CONSTRAINT issue_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: lark_install_session lark_install_session_agent_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agent(id) ON DELETE CASCADE;
+
+
+--
+-- Name: lark_install_session lark_install_session_initiator_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_initiator_user_id_fkey FOREIGN KEY (initiator_user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: lark_install_session lark_install_session_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
 
 
 --

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gateway.inbound.enrichment import LookupOf
     from gateway.lark.client import HttpClient
     from gateway.lark.clients import InstallationClients
+    from gateway.lark.installs import ScanDesk
     from gateway.lark.push import PushedEvents
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
@@ -175,6 +176,31 @@ def _write_key(path: Path) -> None:
         draft.unlink()
 
 
+def scan_desk(
+    settings: Settings,
+    pool: Pool,
+    http: HttpClient,
+    ring: KeyRing,
+    *,
+    on_fault: Callable[[], None] = lambda: None,
+) -> ScanDesk:
+    """The desk that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
+    from gateway.lark.installer import InstallationService, identify_over
+    from gateway.lark.installs import ScanDesk, ask_over
+    from gateway.postgres.install_store import PostgresInstallStore
+    from gateway.postgres.installation_store import PostgresInstallationStore
+
+    identify = identify_over(http, settings.lark.open_base_url)
+    return ScanDesk(
+        PostgresInstallStore(pool),
+        InstallationService(PostgresInstallationStore(pool), ring, identify),
+        ring,
+        ask_over(http),
+        accounts_base_override=settings.lark.accounts_base_url,
+        on_fault=on_fault,
+    )
+
+
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +260,7 @@ async def _run_parts(
             ready = await daemon.start_intake(intake, stop)
             log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
             task_status.started(ready)
+            services.start_soon(daemon.run_backfills)
         services.cancel_scope.cancel()
 
 
@@ -261,6 +288,7 @@ class _Daemon:
         self._pool = pool
         self._lease_pool = lease_pool
         self._ring = ring
+        self._http = http
         self._lark = LarkClients(
             http,
             open_base_override=settings.lark.open_base_url,
@@ -317,7 +345,8 @@ class _Daemon:
         nursery.start_soon(self._run_gauges, fleet, stop)
         nursery.start_soon(self._end_waiting, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=self._ring is not None))
+        installs = None if self._ring is None else await self._start_installs(nursery, self._ring, stop)
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop, installs))
         return Ready(url, metrics_url, self._node_id)
 
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
@@ -488,6 +517,28 @@ class _Daemon:
                 composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
 
+    # --- connecting bots ----------------------------------------------------------------------------------------------
+
+    async def _start_installs(self, nursery: trio.Nursery, ring: KeyRing, stop: trio.Event) -> ScanDesk:
+        from gateway.lark.installs import run_installs
+
+        on_fault = partial(self._metrics.count, "gateway_unexpected_errors_total", unit="install")
+        desk = scan_desk(self._settings, self._pool, self._http, ring, on_fault=on_fault)
+        await nursery.start(partial(run_installs, desk, stop=stop))
+        return desk
+
+    async def run_backfills(self) -> None:
+        """Once in the background, as long as the process runs: what older versions did not store."""
+        from gateway.lark.backfill import label_regions, learn_union_ids
+        from gateway.lark.installer import identify_over
+        from gateway.postgres.installation_store import PostgresInstallationStore
+
+        override = self._settings.lark.open_base_url
+        store = PostgresInstallationStore(self._pool)
+        await label_regions(store, override)
+        if self._ring is not None:
+            await learn_union_ids(store, self._ring, identify_over(self._http, override))
+
     # --- chores -------------------------------------------------------------------------------------------------------
 
     async def _run_janitor(self) -> None:
@@ -503,6 +554,7 @@ class _Daemon:
                 Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
+                Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
                 Sweep("typing", 600, store.purge_typing),
             ]
@@ -523,7 +575,7 @@ class _Daemon:
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
     async def _serve_http(
-        self, fleet: Fleet, stop: trio.Event, *, lark_on: bool, task_status: trio.TaskStatus[str]
+        self, fleet: Fleet, stop: trio.Event, installs: ScanDesk | None, *, task_status: trio.TaskStatus[str]
     ) -> None:
         from gateway.http.app import Services, create_app
         from gateway.http.server import serve_http
@@ -536,14 +588,14 @@ class _Daemon:
             tasks=self._tasks,
             health=self._readiness(fleet),
             metrics=self._metrics,
-            people=self._people(directory, lark_on=lark_on),
+            people=self._people(directory, installs),
             attachments=self._attachments,
             take_lark_event=None if self._pushed is None else self._pushed.take,
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
 
-    def _people(self, directory: Directory, *, lark_on: bool) -> People:
+    def _people(self, directory: Directory, installs: ScanDesk | None) -> People:
         from gateway.http.app import People
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
@@ -558,7 +610,8 @@ class _Daemon:
             bindings=BindingService(PostgresBindingStore(self._pool)),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             feed=self._wakes.feed,
-            lark_on=lark_on,
+            installs=installs,
+            lark_on=installs is not None,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )

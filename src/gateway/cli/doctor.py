@@ -111,7 +111,7 @@ async def _examine_database(conninfo: str, settings: Settings, found: Examinatio
     now = datetime.now(UTC)
     found.installations = [view.public() for view in views]
     if not views:
-        found.note("bots", True, "none yet: `gateway lark add` connects one")
+        found.note("bots", True, "none yet: `gateway lark install` connects one")
     for view in views:
         found.note(f"bot {view.app_id}", view.state in HEALTHY_STATES, describe(view, now))
         if view.event_mode == "http" and view.status == "active":

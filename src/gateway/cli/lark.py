@@ -13,6 +13,7 @@ import click
 import trio
 
 from gateway.channel.push import events_url, where_to_post
+from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
 from gateway.work.bindings import BindingService
@@ -82,6 +83,9 @@ def add(
         click.echo(f"warning: {installed.warning}", err=True)
     _show(_shown(installed.installation, settings), as_json)
     _say_where_to_post([installed.installation], settings)
+
+
+lark.add_command(install)
 
 
 @lark.command("list")

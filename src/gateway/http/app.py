@@ -15,7 +15,18 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import attachments, bindings, chats, events, health, identity, lark_events, runtimes, tasks
+from gateway.http import (
+    attachments,
+    bindings,
+    chats,
+    events,
+    health,
+    identity,
+    installations,
+    lark_events,
+    runtimes,
+    tasks,
+)
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -24,6 +35,7 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.channel.installs import Installs
     from gateway.channel.push import TakePushed
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
@@ -48,10 +60,10 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, binding accounts, conversations, and what happens.
+    """What the routes for people stand on: signing in, bots, binding accounts, conversations, and what happens.
 
-    `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
-    client's address counts.
+    `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
+    people reach us, `trusted_proxies` whose word on a client's address counts.
     """
 
     accounts: Accounts
@@ -59,6 +71,7 @@ class People:
     bindings: BindingService
     chats: ChatService
     feed: Feed
+    installs: Installs | None = None
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -98,6 +111,7 @@ def create_app(services: Services) -> JsonApp:
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
+        installations.add_routes(app, people)
         chats.add_routes(app, people)
         events.add_routes(app, people.directory, people.feed)
     return app

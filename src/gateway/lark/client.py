@@ -380,24 +380,27 @@ class LarkClient:
             self._held = None
 
     async def _exchange(self, request: rest.Request, timeout: float) -> rest.Answer:
-        """One request, one answer of any status. Raises LarkUnavailable when there is no whole answer in time."""
-        with trio.move_on_after(max(timeout, 0)):
-            return await self._request(request)
-        raise LarkUnavailable(f"{request.path.partition('?')[0]} was not answered within {max(timeout, 0):.3g} s")
+        return await exchange(self._http, self._base_url, request, timeout)
 
-    async def _request(self, request: rest.Request) -> rest.Answer:
-        try:
-            async with self._http.stream(
-                request.method, self._base_url + request.path, headers=request.headers, content=request.body
-            ) as response:
-                body = await _read_body(response)
-        except _NEVER_LEFT as error:
-            raise LarkUnreachable(f"cannot reach {self._base_url}: {type(error).__name__} {error}") from error
-        except httpx2.HTTPError as error:
-            raise LarkUnavailable(f"no answer from {self._base_url}: {type(error).__name__} {error}") from error
-        return rest.Answer(
-            response.status_code, body, {name.lower(): value for name, value in response.headers.items()}
-        )
+
+async def exchange(http: HttpClient, base_url: str, request: rest.Request, timeout: float) -> rest.Answer:
+    """One request, one answer of any status. Raises LarkUnavailable when there is no whole answer in time."""
+    with trio.move_on_after(max(timeout, 0)):
+        return await _exchange(http, base_url, request)
+    raise LarkUnavailable(f"{request.path.partition('?')[0]} was not answered within {max(timeout, 0):.3g} s")
+
+
+async def _exchange(http: HttpClient, base_url: str, request: rest.Request) -> rest.Answer:
+    try:
+        async with http.stream(
+            request.method, base_url + request.path, headers=request.headers, content=request.body
+        ) as response:
+            body = await _read_body(response)
+    except _NEVER_LEFT as error:
+        raise LarkUnreachable(f"cannot reach {base_url}: {type(error).__name__} {error}") from error
+    except httpx2.HTTPError as error:
+        raise LarkUnavailable(f"no answer from {base_url}: {type(error).__name__} {error}") from error
+    return rest.Answer(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
 
 
 async def _read_body(response: httpx2.Response) -> bytes:

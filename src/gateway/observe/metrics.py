@@ -105,7 +105,16 @@ FAMILIES: tuple[Family, ...] = (
         "Exceptions nobody expected, caught at the boundary of a unit of work.",
         {
             "unit": one_of(
-                "http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep", "attachment"
+                "http",
+                "frame",
+                "message",
+                "outbound",
+                "installation",
+                "lease",
+                "listener",
+                "sweep",
+                "attachment",
+                "install",
             )
         },
     ),
