@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,8 @@ from quart.typing import TestClientProtocol
 
 from gateway.concurrency import Topics
 from gateway.http.app import JsonApp, People, Services, create_app
+from gateway.http.console.language import words_of
+from gateway.lark.channel import TITLES
 from gateway.observe.events import TaskObserver
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
@@ -99,13 +102,20 @@ class Office:
             return await cursor.fetchall() if cursor.description else []
 
 
-async def open_office(pool: Pool, **settings: Any) -> Office:
+def page_words(language: str) -> dict[str, str]:
+    """What the pages say where Lark is the only platform."""
+    name = TITLES.get(language, TITLES["en"])
+    return {key: text.replace("{platform}", name) for key, text in words_of(language).items()}
+
+
+async def open_office(pool: Pool, *, platforms: Sequence[Mapping[str, str]] = (TITLES,), **settings: Any) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
     metrics = Metrics()
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
-    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, Feed(), **settings)
+    bindings = BindingService(PostgresBindingStore(pool))
+    people = People(accounts, directory, bindings, chats, Feed(), platforms=platforms, **settings)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

@@ -122,9 +122,9 @@ class InstallationService:
         raise RejectedRequest(409, "installation_changed", "the agent's installation keeps changing; try again")
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
-        """Raises RejectedRequest (404), also for another workspace's."""
+        """Raises RejectedRequest (404), also for another workspace's or another platform's."""
         found = await self._store.find(installation_id, workspace_id)
-        if found is None:
+        if found is None or found.channel_type != CHANNEL_TYPE:
             raise _no_installation(installation_id)
         return found
 
@@ -138,8 +138,8 @@ class InstallationService:
         return revoked
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
-        """Oldest first, revoked ones too; None lists every workspace's."""
-        return await self._store.list(workspace_id)
+        """Oldest first, revoked ones too; None lists every workspace's. Other platforms' are not ours to show."""
+        return [view for view in await self._store.list(workspace_id) if view.channel_type == CHANNEL_TYPE]
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """What the bot did not take in, and why, newest first."""

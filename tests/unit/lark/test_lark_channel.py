@@ -12,9 +12,9 @@ from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
-from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.keyring import KeyRing, UnreadableSecret, open_config
 from gateway.lark.cards import Rendered
-from gateway.lark.channel import LarkChannel, lark_factory, open_config
+from gateway.lark.channel import LarkChannel, lark_factory
 from gateway.lark.client import BotIdentity, HttpClient
 from gateway.lark.clients import LarkClients
 from gateway.lark.connection import RawLink
