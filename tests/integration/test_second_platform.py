@@ -13,8 +13,11 @@ import httpx2
 import pytest
 import trio
 
+from gateway.keyring import KeyRing, generate_key, open_config
 from gateway.postgres.pool import Pool
+from gateway.postgres.secret_store import shelves_of
 from gateway.simulator.server import open_simulator
+from gateway.work.secrets import rotate_secrets
 from support.processes import free_address
 from support.toy_platform import FULL
 from support.toy_town import Town, open_town
@@ -88,7 +91,7 @@ async def test_lark_and_the_town_answer_side_by_side_also_to_the_same_message_id
     await runtime.answer("to the town")
     (answer,) = await town.until_answered("~ada")
     assert answer.text == "to the town"
-    assert [message.content for message in world.sim.sent(said.message.chat_id)] != []
+    assert len(world.sim.sent(said.message.chat_id)) == 1
     claims = "select count(*), count(distinct installation_id) from channel_inbound_message_dedup where message_id = %s"
     assert await world.rows(claims, said.message.message_id) == [(2, 2)]
     types = "select distinct channel_type from channel_chat_session_binding order by 1"
@@ -241,14 +244,29 @@ async def test_wrong_secret_is_shown_and_the_right_one_connects(
     assert visit.door_key == "rotated"
 
 
+async def test_key_rotation_finds_the_secrets_of_every_platform_and_restarts_nothing(
+    world: World, town: Town, bot: ToyBot, daemon: InnerDaemon
+) -> None:
+    newest = generate_key()
+    ring = KeyRing.parse(f"{newest},{world.key}")
+    rotation = await rotate_secrets(shelves_of(world.pool), ring, lambda *_: None)
+    assert rotation.troubles == []
+    (config,) = (await world.rows("select config from channel_installation"))[0]
+    assert open_config(config, KeyRing.parse(newest), bot.id)["door_key"] == "fake"
+    assert len(town.visits) == 1
+
+
 async def test_link_is_made_anew_for_what_the_platform_calls_identity_and_for_nothing_else(
     world: World, town: Town, bot: ToyBot, daemon: InnerDaemon
 ) -> None:
     await bot.configure(region="elsewhere", bot_open_id="ou_1", colour="green")
+    await add_toy_bot(world, town, handle="@late")
+    first = await town.until_visited(bot.handle)
+    await town.until_visited("@late")  # By then the change has been seen, too.
+    assert first.open
     await bot.configure(gate="south")
     visit = await town.until_visited(bot.handle, visits=2)
-    assert visit.gate == "south"
-    assert len(town.visits) == 2
+    assert (visit.gate, len(town.visits)) == ("south", 3)
 
 
 async def test_platform_without_signs_lookups_or_files_leaves_no_trace_of_them(
