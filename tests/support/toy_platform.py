@@ -191,11 +191,11 @@ class ToyLookup:
 
     async def message(self, message_id: str) -> Sequence[Said]:
         await trio.lowlevel.checkpoint()
-        return [_said(spoken) for spoken in self.town.spoken if spoken.number == message_id]
+        return [_said(spoken, self.town) for spoken in self.town.spoken if spoken.number == message_id]
 
     async def recent(self, spot: Spot) -> Recent:
         await trio.lowlevel.checkpoint()
-        listed = [_said(spoken) for spoken in reversed(self.town.spoken) if spoken.room == spot.chat_id]
+        listed = [_said(spoken, self.town) for spoken in reversed(self.town.spoken) if spoken.room == spot.chat_id]
         return Recent(tuple(reversed(spot.preceding(listed))), complete=True)
 
     async def names(self, ids: Collection[str]) -> Mapping[str, str]:
@@ -203,8 +203,8 @@ class ToyLookup:
         return {each: each.title() for each in ids}
 
 
-def _said(spoken: Spoken) -> Said:
-    kind = AuthorKind.ASSISTANT if spoken.author.startswith("@") else AuthorKind.PERSON
+def _said(spoken: Spoken, town: Town) -> Said:
+    kind = AuthorKind.ASSISTANT if spoken.author in town.doors else AuthorKind.PERSON
     at = datetime.fromtimestamp(spoken.at, UTC)
     return Said(spoken.number, Author(spoken.author, kind), "words", spoken.text, at, chat_id=spoken.room)
 

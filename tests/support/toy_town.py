@@ -140,7 +140,7 @@ class Town:
     # what tests look at
 
     def answers(self, room: str) -> list[Spoken]:
-        return [spoken for spoken in self.spoken if spoken.room == room and spoken.author.startswith("@")]
+        return [spoken for spoken in self.spoken if spoken.room == room and spoken.author in self.doors]
 
     async def until_answered(self, room: str, count: int = 1, *, seconds: float = 15) -> list[Spoken]:
         with trio.fail_after(seconds):
