@@ -38,7 +38,7 @@ from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
-    from gateway.http.app import People
+    from gateway.http.app import People, Workplace
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
     from gateway.work.directory import Directory
@@ -231,10 +231,14 @@ class _Daemon:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.observe.events import InboundObserver
+        from gateway.observe.events import AutopilotObserver, InboundObserver
+        from gateway.postgres.autopilot_store import PostgresAutopilotStore
+        from gateway.postgres.dispatch_store import PostgresDispatchStore
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.work.autopilots import AutopilotService
+        from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
@@ -248,10 +252,11 @@ class _Daemon:
         self._node_id = secrets.token_hex(16)
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
+        issues = IssueService(PostgresIssueStore(pool))
         # Without a public_url: replies link to an issue's page once there is one.
         commands = CommandDesk(
             self._inbound,
-            IssueService(PostgresIssueStore(pool)),
+            issues,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
         self._pipeline = InboundPipeline(
@@ -261,6 +266,11 @@ class _Daemon:
         self._tasks = TaskService(
             PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
         )
+        runs = AutopilotObserver(self._metrics)
+        self._dispatcher = AutopilotDispatcher(
+            PostgresDispatchStore(pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+        )
+        self._autopilots = AutopilotService(PostgresAutopilotStore(pool), self._dispatcher, ended=runs.ended)
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
@@ -391,6 +401,7 @@ class _Daemon:
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
                 Sweep("typing", 600, store.purge_typing),
+                Sweep("autopilot_runs", 5, self._autopilots.count_ended),
             ]
         )
 
@@ -440,11 +451,21 @@ class _Daemon:
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             lark_on=lark_on,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )
+
+    def _workplace(self) -> Workplace:
+        from gateway.http.app import Workplace
+        from gateway.postgres.directory_store import PostgresDirectoryStore
+        from gateway.postgres.team_store import PostgresTeamStore
+        from gateway.work.team import TeamService
+
+        team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
+        return Workplace(team, self._autopilots)
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness
