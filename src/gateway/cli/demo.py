@@ -298,7 +298,7 @@ def acknowledged(said: dict[str, Any], *, pushes: int = 1) -> str:
     return acknowledgement(event, pushes=pushes)
 
 
-def acknowledged_by_one(said: dict[str, Any]) -> str:
+def acknowledged_by_each(said: dict[str, Any]) -> str:
     """As `acknowledged`, where several bots hear what is said to one of them: all of them must take it."""
     return "; ".join(acknowledgement(event, pushes=1) for event in said["events"])
 
@@ -475,7 +475,7 @@ async def open_a_topic(stage: Stage) -> Sequence[str]:
     expect(answer["thread_id"] == question["thread_id"], "the answer is in another topic than the question")
     return [
         "Ada, in a topic of the group: do you?",
-        f"{acknowledged_by_one(said)}",
+        f"{acknowledged_by_each(said)}",
         f"bot, in the topic: {answer['text']}",
     ]
 
