@@ -541,6 +541,40 @@ CREATE TABLE public.channel_user_binding (
 
 
 --
+-- Name: chat_attachment; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.chat_attachment (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    installation_id uuid NOT NULL,
+    chat_session_id uuid NOT NULL,
+    chat_message_id uuid NOT NULL,
+    n integer NOT NULL,
+    kind text NOT NULL,
+    channel_message_id text NOT NULL,
+    channel_key text NOT NULL,
+    name text DEFAULT ''::text NOT NULL,
+    mime_type text DEFAULT ''::text NOT NULL,
+    bytes bigint,
+    status text DEFAULT 'pending'::text NOT NULL,
+    error text,
+    issue_id uuid,
+    taken_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    fetched_at timestamp with time zone,
+    CONSTRAINT chat_attachment_channel_key_check CHECK ((channel_key <> ''::text)),
+    CONSTRAINT chat_attachment_channel_message_id_check CHECK ((channel_message_id <> ''::text)),
+    CONSTRAINT chat_attachment_check CHECK (((status = 'failed'::text) = (error IS NOT NULL))),
+    CONSTRAINT chat_attachment_check1 CHECK (((status <> 'ready'::text) OR (bytes IS NOT NULL))),
+    CONSTRAINT chat_attachment_kind_check CHECK ((kind = ANY (ARRAY['image'::text, 'file'::text, 'audio'::text, 'video'::text]))),
+    CONSTRAINT chat_attachment_n_check CHECK ((n >= 1)),
+    CONSTRAINT chat_attachment_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'ready'::text, 'failed'::text])))
+);
+
+
+--
 -- Name: chat_message; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -649,6 +683,43 @@ CREATE TABLE public.issue_comment (
 
 
 --
+-- Name: lark_install_session; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.lark_install_session (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    agent_id uuid NOT NULL,
+    initiator_user_id uuid NOT NULL,
+    region text NOT NULL,
+    polled_region text NOT NULL,
+    device_code bytea,
+    credentials bytea,
+    interval_seconds double precision NOT NULL,
+    next_poll_at timestamp with time zone NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    error_reason text,
+    error_message text DEFAULT ''::text NOT NULL,
+    installation_id uuid,
+    poller uuid,
+    poller_until timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT lark_install_session_check CHECK (((status = 'pending'::text) = (ended_at IS NULL))),
+    CONSTRAINT lark_install_session_check1 CHECK (((status = 'error'::text) = (error_reason IS NOT NULL))),
+    CONSTRAINT lark_install_session_check2 CHECK (((status = 'success'::text) = (installation_id IS NOT NULL))),
+    CONSTRAINT lark_install_session_check3 CHECK (((status = 'pending'::text) = (device_code IS NOT NULL))),
+    CONSTRAINT lark_install_session_check4 CHECK (((status = 'pending'::text) OR (credentials IS NULL))),
+    CONSTRAINT lark_install_session_error_reason_check CHECK ((error_reason = ANY (ARRAY['expired'::text, 'access_denied'::text, 'lark_protocol_error'::text, 'bot_info_failed'::text, 'installation_conflict'::text, 'installer_bind_failed'::text, 'internal_error'::text]))),
+    CONSTRAINT lark_install_session_interval_seconds_check CHECK ((interval_seconds > (0)::double precision)),
+    CONSTRAINT lark_install_session_polled_region_check CHECK ((polled_region = ANY (ARRAY['feishu'::text, 'lark'::text]))),
+    CONSTRAINT lark_install_session_region_check CHECK ((region = ANY (ARRAY['feishu'::text, 'lark'::text]))),
+    CONSTRAINT lark_install_session_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'success'::text, 'error'::text])))
+);
+
+
+--
 -- Name: member; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -690,6 +761,7 @@ CREATE TABLE public.outbound_message (
     error_code bigint,
     error text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    part smallint DEFAULT 0 NOT NULL,
     CONSTRAINT outbound_message_kind_check CHECK ((kind = ANY (ARRAY['answer'::text, 'error'::text, 'notice'::text, 'binding_prompt'::text]))),
     CONSTRAINT outbound_message_recipient_id_check CHECK ((recipient_id <> ''::text)),
     CONSTRAINT outbound_message_recipient_type_check CHECK ((recipient_type = ANY (ARRAY['chat'::text, 'user'::text]))),
@@ -999,6 +1071,22 @@ ALTER TABLE ONLY public.channel_user_binding
 
 
 --
+-- Name: chat_attachment chat_attachment_message_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_message_key UNIQUE (chat_message_id, n);
+
+
+--
+-- Name: chat_attachment chat_attachment_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: chat_message chat_message_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1036,6 +1124,14 @@ ALTER TABLE ONLY public.issue
 
 ALTER TABLE ONLY public.issue
     ADD CONSTRAINT issue_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: lark_install_session lark_install_session_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_pkey PRIMARY KEY (id);
 
 
 --
@@ -1240,7 +1336,7 @@ CREATE INDEX channel_binding_token_expiry_idx ON public.channel_binding_token US
 -- Name: channel_inbound_audit_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX channel_inbound_audit_idx ON public.channel_inbound_audit USING btree (installation_id, received_at DESC);
+CREATE INDEX channel_inbound_audit_idx ON public.channel_inbound_audit USING btree (installation_id, received_at DESC, id DESC);
 
 
 --
@@ -1300,6 +1396,27 @@ CREATE INDEX channel_user_binding_member_idx ON public.channel_user_binding USIN
 
 
 --
+-- Name: chat_attachment_awaited_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_attachment_awaited_idx ON public.chat_attachment USING btree (deadline_at) WHERE ((status = 'pending'::text) AND (deadline_at IS NOT NULL));
+
+
+--
+-- Name: chat_attachment_issue_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_attachment_issue_idx ON public.chat_attachment USING btree (issue_id) WHERE (issue_id IS NOT NULL);
+
+
+--
+-- Name: chat_attachment_pending_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_attachment_pending_idx ON public.chat_attachment USING btree (chat_session_id, deadline_at) WHERE (status = 'pending'::text);
+
+
+--
 -- Name: chat_message_session_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1356,6 +1473,20 @@ CREATE INDEX issue_position_idx ON public.issue USING btree (workspace_id, statu
 
 
 --
+-- Name: lark_install_session_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX lark_install_session_age_idx ON public.lark_install_session USING btree (COALESCE(ended_at, deadline));
+
+
+--
+-- Name: lark_install_session_pending_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX lark_install_session_pending_idx ON public.lark_install_session USING btree (next_poll_at) WHERE (status = 'pending'::text);
+
+
+--
 -- Name: member_user_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1370,10 +1501,17 @@ CREATE INDEX outbound_message_open_idx ON public.outbound_message USING btree (i
 
 
 --
+-- Name: outbound_message_settled_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_settled_idx ON public.outbound_message USING btree (created_at) WHERE (status = ANY (ARRAY['sent'::text, 'failed'::text, 'unknown'::text]));
+
+
+--
 -- Name: outbound_message_task_key; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE UNIQUE INDEX outbound_message_task_key ON public.outbound_message USING btree (task_id, kind) WHERE (task_id IS NOT NULL);
+CREATE UNIQUE INDEX outbound_message_task_key ON public.outbound_message USING btree (task_id, kind, part) WHERE (task_id IS NOT NULL);
 
 
 --
@@ -1628,6 +1766,30 @@ ALTER TABLE ONLY public.autopilot
 
 
 --
+-- Name: chat_attachment chat_attachment_chat_message_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_chat_message_id_fkey FOREIGN KEY (chat_message_id) REFERENCES public.chat_message(id) ON DELETE CASCADE;
+
+
+--
+-- Name: chat_attachment chat_attachment_issue_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_issue_id_fkey FOREIGN KEY (issue_id) REFERENCES public.issue(id) ON DELETE SET NULL;
+
+
+--
+-- Name: chat_attachment chat_attachment_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.chat_attachment
+    ADD CONSTRAINT chat_attachment_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
 -- Name: chat_message chat_message_author_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1713,6 +1875,30 @@ ALTER TABLE ONLY public.issue
 
 ALTER TABLE ONLY public.issue
     ADD CONSTRAINT issue_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: lark_install_session lark_install_session_agent_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agent(id) ON DELETE CASCADE;
+
+
+--
+-- Name: lark_install_session lark_install_session_initiator_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_initiator_user_id_fkey FOREIGN KEY (initiator_user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: lark_install_session lark_install_session_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.lark_install_session
+    ADD CONSTRAINT lark_install_session_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
 
 
 --

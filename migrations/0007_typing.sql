@@ -1,5 +1,5 @@
 -- While a run lasts, the message it answers carries a sign of it on its platform.
--- depends: 0005_origin
+-- depends: 0006_attachments
 
 -- One row per run and message. `wanted`: to be shown; once a call was begun (attempts > 0) it may be there already.
 -- `shown`: it is there, and reaction_id is how the platform calls it. `unwanted`: to be taken away; attempts count from

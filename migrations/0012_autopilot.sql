@@ -1,5 +1,5 @@
 -- Autopilots: standing orders that file an issue or start a run when a trigger fires, and what became of each firing.
--- depends: 0007_typing
+-- depends: 0008_install
 
 create table autopilot (
   id uuid primary key,

@@ -133,6 +133,33 @@ insert into chat_message
 values (:id, :session_id, 'user', :kind, :content, :author_id, :context_generation, :sent_at::timestamptz,
   nullif(:message_id, ''), nullif(:quoted_id, ''), :bundle);
 
+-- name: attach_media(ids, message_id, session_id, channel_message_id, kinds, channel_keys, names, awaited)!
+-- Promises, in the transaction of their message: whoever fetches is told at the commit, and a run waits for them until
+-- their deadline. Files of a command are not fetched before something comes of it.
+with told as (
+  select pg_notify('gateway_attachment', '') where :awaited
+)
+insert into chat_attachment
+  (id, workspace_id, installation_id, chat_session_id, chat_message_id, n, kind, channel_message_id, channel_key, name,
+   deadline_at)
+select file.id, conversation.workspace_id, conversation.installation_id, conversation.chat_session_id, :message_id,
+  file.n, file.kind, :channel_message_id, file.channel_key, file.name,
+  case when :awaited then now() + interval '45 seconds' end
+from channel_chat_session_binding conversation
+cross join unnest(:ids::uuid[], :kinds::text[], :channel_keys::text[], :names::text[])
+  with ordinality as file (id, kind, channel_key, name, n)
+where conversation.chat_session_id = :session_id and (select count(*) from told) >= 0;
+
+-- name: adopt_attachments(message_id, former_id)!
+-- What a held command asked for is said in a message of its own, and its files belong to that one.
+with told as (
+  select pg_notify('gateway_attachment', '')
+)
+update chat_attachment
+set chat_message_id = :message_id,
+  deadline_at = case status when 'pending' then now() + interval '45 seconds' end
+where chat_message_id = :former_id and (select count(*) from told) >= 0;
+
 -- name: hold_command(message_id, session_id, author_id, words)!
 -- One per person and conversation: the newest is the one that is asked about.
 insert into channel_pending_command

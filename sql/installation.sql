@@ -3,7 +3,7 @@
 -- name: agent_home(agent_id)^
 -- record_class: AgentHome
 -- The installer defaults to the owner who came first.
-select a.workspace_id, a.archived_at is not null as archived,
+select a.workspace_id, a.name, a.archived_at is not null as archived,
   (select m.user_id from member m
    where m.workspace_id = a.workspace_id and m.role = 'owner'
    order by m.created_at, m.user_id limit 1) as owner_id
@@ -89,16 +89,22 @@ select i.id, i.agent_id,
 from channel_installation i
 where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id;
 
--- name: revoke_installation(id, workspace_id)!
--- Only the status moves: a later installation of the same agent takes the row up again.
+-- name: revoke_installation(id, workspace_id)$
+-- Only the status moves: a later installation of the same agent takes the row up again. No row when it is revoked.
 update channel_installation
 set status = 'revoked', updated_at = now()
-where id = :id and workspace_id = :workspace_id and status <> 'revoked';
+where id = :id and workspace_id = :workspace_id and status <> 'revoked'
+returning agent_id;
+
+-- name: announce_installation(payload)^
+-- Delivered with the commit, to live listeners.
+select pg_notify('gateway_event', :payload);
 
 -- name: list_installations(id, workspace_id)
 -- record_class: InstallationView
--- One installation, those of a workspace, or all. The joins leave out rows whose agent or workspace is gone. What a
--- holder stored last says nothing once its lease ran out: then nobody listens, and the state is standby.
+-- One installation, those of a workspace, or all. A row whose agent is gone is served by nobody: it is no part of all,
+-- but who looks after its workspace must find it to remove it. What a holder stored last says nothing once its lease
+-- ran out: then nobody listens, and the state is standby.
 select i.id, i.workspace_id, i.agent_id, i.channel_type,
   coalesce(i.config ->> 'app_id', '') as app_id,
   coalesce(i.config ->> 'region', 'feishu') as region,
@@ -107,9 +113,9 @@ select i.id, i.workspace_id, i.agent_id, i.channel_type,
   i.status, i.installer_user_id, i.installed_at,
   case
     when i.status = 'revoked' then 'revoked'
-    when i.config ->> 'event_mode' = 'http' then coalesce(c.state, 'http')
+    when i.config ->> 'event_mode' = 'http' and c.state is null then 'http'
     when c.state is null or c.state = 'revoked' then 'standby'
-    when c.state = 'live' and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
+    when c.state in ('live', 'http') and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
     when c.state in ('connecting', 'deaf') and c.node <> '' and coalesce(i.ws_lease_expires_at <= now(), true) then 'standby'
     else c.state
   end as state,
@@ -117,7 +123,50 @@ select i.id, i.workspace_id, i.agent_id, i.channel_type,
   c.last_frame_at, c.last_event_at, c.pong_ms
 from channel_installation i
 join workspace w on w.id = i.workspace_id
-join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
+left join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
 left join channel_connection c on c.installation_id = i.id
 where (:id::uuid is null or i.id = :id::uuid) and (:workspace_id::uuid is null or i.workspace_id = :workspace_id::uuid)
+  and (a.id is not null or :id::uuid is not null or :workspace_id::uuid is not null)
 order by i.created_at, i.id;
+
+-- name: list_inbound_audit(installation_id, rows_max, rows_skipped)
+-- record_class: DroppedMessage
+-- Newest first. The caller has made sure that the installation is the workspace's.
+select id, event_type, drop_reason, channel_chat_id, channel_event_id, channel_message_id, received_at
+from channel_inbound_audit
+where installation_id = :installation_id
+order by received_at desc, id desc
+limit :rows_max offset :rows_skipped;
+
+-- name: list_default_region(channel_type)
+-- record_class: StoredApp
+-- Rows that nobody ever said a region of, or that stand at the default.
+select id, workspace_id, config ->> 'app_id' as app_id, config
+from channel_installation
+where channel_type = :channel_type and config ->> 'app_id' is not null
+  and coalesce(config ->> 'region', '') in ('', 'feishu')
+order by created_at, id;
+
+-- name: list_without_union_id(channel_type)
+-- record_class: StoredApp
+-- Bots that are served, and not known by the id that tells them from the other bots of a group.
+select i.id, i.workspace_id, i.config ->> 'app_id' as app_id, i.config
+from channel_installation i
+join workspace w on w.id = i.workspace_id
+join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
+where i.channel_type = :channel_type and i.status = 'active' and i.config ->> 'app_id' is not null
+  and coalesce(i.config ->> 'bot_union_id', '') = ''
+order by i.created_at, i.id;
+
+-- name: set_config_key(id, workspace_id, app_id, key, value, default_value)!
+-- One key, only of the app that it was learnt from, and only while nobody has set it: a job in the background must not
+-- undo what was stored meanwhile.
+update channel_installation
+set config = jsonb_set(config, array[:key::text], to_jsonb(:value::text)), updated_at = now()
+where id = :id and workspace_id = :workspace_id and config ->> 'app_id' = :app_id
+  and coalesce(config ->> :key::text, '') in ('', :default_value);
+
+-- name: get_stored_installation(id)^
+-- record_class: StoredInstallation
+-- Read each time somebody speaks for it: a revoked bot is revoked at once.
+select id, config, status = 'revoked' as revoked from channel_installation where id = :id;

@@ -47,6 +47,19 @@ values (:id, :workspace_id, :number, :title, :description, :status, :priority, :
   coalesce((select min(position) from issue where workspace_id = :workspace_id and status = :status), 1) - 1)
 returning id, workspace_id, number, title, status, project_id, parent_issue_id;
 
+-- name: take_issue_attachments(issue_id, message_id)
+-- From here on somebody waits for them. What is fetched already stays as it is.
+with taken as (
+  update chat_attachment
+  set issue_id = :issue_id,
+    deadline_at = case status when 'pending' then now() + interval '45 seconds' else deadline_at end
+  where chat_message_id = :message_id
+  returning id, n
+), told as (
+  select pg_notify('gateway_attachment', '') where exists (select from taken)
+)
+select id from taken where (select count(*) from told) >= 0 order by n;
+
 -- name: enqueue_issue_task(task_id, issue_id, initiator_id)^
 -- record_class: IssueTarget
 -- The run of the issue's agent, or of its squad's leader. No row: nobody who runs is asked, or not yet (backlog). An

@@ -56,6 +56,17 @@ where token_hash in (
   for update skip locked
 );
 
+-- name: purge_install_sessions(keep_seconds, rows_max)!
+-- Kept a while, so that whoever scanned hears how it went; also what nobody ended, because there was no key to poll with.
+delete from lark_install_session
+where id in (
+  select id from lark_install_session
+  where coalesce(ended_at, deadline) < now() - make_interval(secs => :keep_seconds)
+  order by coalesce(ended_at, deadline)
+  limit :rows_max
+  for update skip locked
+);
+
 -- name: purge_typing(keep_seconds, rows_max)!
 -- Whatever its status: no run lasts that long, and a sign that nobody could take away by then has lost its bot.
 delete from channel_typing

@@ -37,20 +37,9 @@ set status = 'sending', attempts = outgoing.attempts + 1, lease_epoch = :lease_e
 from due
 where outgoing.id = due.id and outgoing.status in ('queued', 'sending')
 returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipient_id, outgoing.thread_id,
-  outgoing.reply_to_message_id, outgoing.content, outgoing.uuid, outgoing.attempts,
-  due.first_attempt_at is not null as in_doubt,
+  outgoing.reply_to_message_id, outgoing.content, outgoing.uuid, outgoing.attempts, due.first_attempt_at,
+  extract(epoch from now() - due.first_attempt_at)::double precision as doubt_seconds,
   extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;
-
--- name: give_up_doubtful_rows(installation_id, lease_epoch, busy, doubt_seconds)
--- The platform forgets an idempotency key after an hour: sending again could be a second message. So nothing is sent,
--- the row is shown, and a person decides.
-update outbound_message outgoing
-set status = 'unknown', error = 'the platform never said whether it was delivered'
-where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
-  and outgoing.first_attempt_at < now() - make_interval(secs => :doubt_seconds)
-  and coalesce(outgoing.lease_epoch, 0) <= :lease_epoch
-  and outgoing.recipient_type || ':' || outgoing.recipient_id <> all(:busy::text[])
-returning outgoing.kind;
 
 -- name: seconds_to_next_row(installation_id, lease_epoch, busy)$
 -- A `sending` row that is not in flight is due at once. One that waits for a sign to go is due when it has waited.
@@ -92,3 +81,25 @@ update outbound_message
 set status = 'queued', available_at = now() + make_interval(secs => :delay_seconds), error_code = :error_code,
   error = :error, first_attempt_at = case when :doubtful then first_attempt_at end
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
+
+-- name: mark_row_unknown(id, lease_epoch, error_code, error)!
+-- The platform forgets an idempotency key after an hour: sending again could be a second message. So nothing is sent,
+-- the row is shown, and a person decides.
+update outbound_message set status = 'unknown', error_code = :error_code, error = :error
+where id = :id and lease_epoch = :lease_epoch and status = 'sending';
+
+-- name: clear_row_doubt(id, lease_epoch)!
+-- The chat was read, and it is not there.
+update outbound_message set status = 'queued', available_at = now(), first_attempt_at = null
+where id = :id and lease_epoch = :lease_epoch and status = 'sending';
+
+-- name: list_sent_to_recipient(id)
+-- Told apart from the row in doubt, whose words may be the same. Our clock and the platform's may be apart.
+select other.channel_message_id
+from outbound_message doubtful
+join outbound_message other on other.installation_id = doubtful.installation_id
+  and other.recipient_type = doubtful.recipient_type and other.recipient_id = doubtful.recipient_id
+where doubtful.id = :id and other.status = 'sent' and other.channel_message_id is not null
+  and other.sent_at >= doubtful.first_attempt_at - interval '2 minutes'
+order by other.seq desc
+limit 500;

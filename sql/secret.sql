@@ -23,3 +23,25 @@ limit :rows_max;
 update channel_installation
 set config = jsonb_set(config, array[:name::text], to_jsonb(:sealed::text), false)
 where id = :owner_id and config ->> :name::text = :before;
+
+-- name: count_scan_secrets()$
+-- Codes that wait for a scan, and apps that were granted and are not bots yet. A session that ended keeps neither.
+select coalesce(sum(num_nonnulls(device_code, credentials)), 0)::bigint from lark_install_session where status = 'pending';
+
+-- name: list_scan_secrets(after_id, after_name, rows_max)
+-- record_class: StoredSecret
+-- Kept as bytes, shown as base64 on one line.
+select s.id as owner_id, secret.name, replace(encode(secret.value, 'base64'), E'\n', '') as sealed
+from lark_install_session s
+cross join lateral (values ('credentials', s.credentials), ('device_code', s.device_code)) as secret (name, value)
+where s.status = 'pending' and secret.value is not null and (s.id, secret.name) > (:after_id::uuid, :after_name::text)
+order by s.id, secret.name
+limit :rows_max;
+
+-- name: replace_scan_secret(owner_id, name, before, sealed)!
+-- One value, and only over the one that was read: a session may end, or be granted its app, at the same moment.
+update lark_install_session
+set device_code = case when :name = 'device_code' then decode(:sealed, 'base64') else device_code end,
+  credentials = case when :name = 'credentials' then decode(:sealed, 'base64') else credentials end
+where id = :owner_id and status = 'pending'
+  and case :name when 'device_code' then device_code when 'credentials' then credentials end = decode(:before, 'base64');

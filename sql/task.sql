@@ -22,7 +22,7 @@ returning id;
 -- name: claimable_agents(runtime_id)
 -- The agents of this runtime that have something to do and room to do it, the most urgent first. Only a guess: the
 -- answer counts when it is repeated under the agent's lock. agent.runtime_id is no foreign key, so it may name another
--- workspace's runtime: that one gets nothing.
+-- workspace's runtime: that one gets nothing. A run waits for the files of its messages, until their deadline.
 select agent.id
 from agent
 cross join lateral (
@@ -33,6 +33,15 @@ cross join lateral (
       select from agent_task active
       where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
         and (active.chat_session_id = task.chat_session_id or active.issue_id = task.issue_id)
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null
+        and awaited.status = 'pending' and awaited.deadline_at > now()
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.issue_id = task.issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
     )
   order by task.priority desc, task.created_at, task.id
   limit 1
@@ -62,6 +71,15 @@ with picked as (
       select from agent_task active
       where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
         and (active.chat_session_id = task.chat_session_id or active.issue_id = task.issue_id)
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null
+        and awaited.status = 'pending' and awaited.deadline_at > now()
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.issue_id = task.issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
     )
     and agent.max_concurrent_tasks > (
       select count(*) from agent_task active
@@ -168,22 +186,65 @@ where task.id = :task_id;
 
 -- name: list_claimed_messages(task_id)
 -- record_class: ClaimedMessage
--- The age is judged by this clock against the platform's, which may run ahead.
-select message.role, coalesce(nullif(author.name, ''), split_part(author.email, '@', 1), '') as author,
+-- The age is judged by this clock against the platform's, which may run ahead. An issue's run gets the command that it
+-- was filed by, if files came with it.
+with own as (
+  select id from chat_message where task_id = :task_id
+  union
+  select attachment.chat_message_id
+  from agent_task task join chat_attachment attachment on attachment.issue_id = task.issue_id
+  where task.id = :task_id
+)
+select message.id as row_id, message.role, coalesce(nullif(author.name, ''), split_part(author.email, '@', 1), '') as author,
   message.content as text, coalesce(message.sent_at, message.created_at) as sent_at,
-  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds
-from chat_message message
+  greatest(0, extract(epoch from now() - coalesce(message.sent_at, message.created_at)))::bigint as age_seconds,
+  coalesce(message.channel_message_id, '') as message_id, coalesce(message.quoted_message_id, '') as quoted_id,
+  message.bundle
+from own
+join chat_message message on message.id = own.id and message.role = 'user'
 left join app_user author on author.id = message.author_user_id
-where message.task_id = :task_id and message.role = 'user'
 order by message.seq;
 
+-- name: get_place(task_id)^
+-- record_class: Place
+-- Where a run's conversation happens, for looking up what was said around it. For a topic the config knows the chat
+-- behind the key, which goes on with the topic. A later generation begins with its first message: older words of the
+-- same chat are what somebody asked to leave behind.
+select conversation.installation_id, conversation.channel_type, known.chat_id,
+  substr(conversation.channel_chat_id, length(known.chat_id) + 2) as thread_id,
+  conversation.chat_type = 'group' as is_group, started.since_id, started.since
+from agent_task task
+join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
+cross join lateral (
+  select coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id) as chat_id
+) known
+left join lateral (
+  select message.channel_message_id as since_id, coalesce(message.sent_at, message.created_at) as since
+  from chat_message message
+  where message.chat_session_id = task.chat_session_id and message.context_generation = task.context_generation
+  order by message.seq
+  limit 1
+) started on task.context_generation > 0
+where task.id = :task_id and task.kind = 'chat';
+
 -- name: seconds_to_next(runtime_id)$
--- Only tasks that wait for their time. What waits for room or for another run is rung for when that ends.
-select extract(epoch from min(task.available_at) - clock_timestamp())::double precision
+-- Only tasks that wait for their time, or for files, which have a deadline. What waits for room or for another run is
+-- rung for when that ends, and so is a run whose files have come.
+select extract(epoch from min(greatest(task.available_at, files.deadline_at)) - clock_timestamp())::double precision
 from agent
 join agent_task task on task.agent_id = agent.id
+cross join lateral (
+  select max(awaited.deadline_at) as deadline_at
+  from (
+    select deadline_at from chat_attachment
+    where chat_session_id = task.chat_session_id and issue_id is null and status = 'pending' and deadline_at > now()
+    union all
+    select deadline_at from chat_attachment
+    where issue_id = task.issue_id and status = 'pending' and deadline_at > now()
+  ) awaited
+) files
 where agent.runtime_id = :runtime_id and agent.archived_at is null and task.status = 'queued'
-  and task.available_at > now();
+  and (task.available_at > now() or files.deadline_at is not null);
 
 -- name: get_task(task_id)^
 -- record_class: Task
@@ -304,20 +365,32 @@ select :id, task.workspace_id, task.issue_id, :author_type, case when :author_ty
 from agent_task task
 where task.id = :task_id and task.issue_id is not null;
 
--- name: queue_reply(id, task_id, kind, content, uuid)!
--- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind
--- the key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it.
-insert into outbound_message
-  (id, workspace_id, installation_id, chat_session_id, task_id, kind, recipient_id, thread_id, reply_to_message_id,
-   content, uuid)
-select :id, installation.workspace_id, installation.id, conversation.chat_session_id, task.id, :kind,
-  coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id), conversation.last_thread_id,
-  case when conversation.last_thread_id is not null then conversation.last_message_id end, :content, :uuid
+-- name: get_reply_channel(task_id)$
+-- The platform that the task's conversation lives on; none while its bot is not connected.
+select installation.channel_type
 from agent_task task
 join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
 join channel_installation installation on installation.id = conversation.installation_id
+where task.id = :task_id and installation.status = 'active';
+
+-- name: queue_reply(task_id, kind, ids, contents)!
+-- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind
+-- the key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it. A row's id is its
+-- idempotency key as well. The parts of an answer are numbered in the order in which they are written and sent.
+insert into outbound_message
+  (id, workspace_id, installation_id, chat_session_id, task_id, kind, part, recipient_id, thread_id,
+   reply_to_message_id, content, uuid)
+select piece.id, installation.workspace_id, installation.id, conversation.chat_session_id, task.id, :kind,
+  piece.ordinal - 1, coalesce(nullif(conversation.config ->> 'chat_id', ''), conversation.channel_chat_id),
+  conversation.last_thread_id, case when conversation.last_thread_id is not null then conversation.last_message_id end,
+  piece.content, piece.id::text
+from agent_task task
+join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
+join channel_installation installation on installation.id = conversation.installation_id
+cross join unnest(:ids::uuid[], :contents::text[]) with ordinality as piece (id, content, ordinal)
 where task.id = :task_id and installation.status = 'active'
-on conflict (task_id, kind) where task_id is not null do nothing;
+order by piece.ordinal
+on conflict (task_id, kind, part) where task_id is not null do nothing;
 
 -- name: announce_event(payload)^
 -- Delivered with the commit, in the order of these calls.

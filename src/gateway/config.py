@@ -116,6 +116,8 @@ Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_list)
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0, le=1 << 30)]
+Days = Annotated[float, Field(gt=0, le=3_650, allow_inf_nan=False)]
+StorageBytes = Annotated[int, Field(ge=0, le=1 << 50)]
 Count = Annotated[int, Field(gt=0, le=100_000)]
 CountOrZero = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -241,6 +243,14 @@ class Limits(_Group):
     """Events of one connection that are being settled at the same time."""
     runtime_silence_seconds: Seconds = 150
     """A runtime that says nothing for so long has lost its tasks: they return to the queue."""
+    attachment_bytes_max: Bytes = 104_857_600
+    """One file that a person sends. A larger one is not fetched."""
+    attachments_at_once_max: Count = 8
+    """Files that are fetched at the same time."""
+    attachment_storage_bytes_max: StorageBytes = 5_368_709_120
+    """Fetched files under state_dir, together. The longest unused go first, and are fetched again when asked for."""
+    attachment_storage_days_max: Days = 7
+    """A fetched file that nobody asked for in so long goes."""
 
 
 def default_state_dir() -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 from gateway.keyring import KeyRing, UnreadableSecret, generate_key
-from gateway.observe.events import OutboxObserver, TaskObserver, TypingObserver
+from gateway.observe.events import GovernorObserver, OutboxObserver, TaskObserver, TypingObserver
 from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
@@ -36,11 +36,21 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.migrate import migrate_up, pending
 from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
+from gateway.work.feed import Feed
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from gateway.channel.installation import StoredInstallation
     from gateway.http.app import People, Workplace
+    from gateway.inbound.enrichment import LookupOf
+    from gateway.lark.client import HttpClient
+    from gateway.lark.clients import InstallationClients
+    from gateway.lark.installs import ScanDesk
+    from gateway.lark.push import PushedEvents
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
+    from gateway.work.attachments import Attachments
     from gateway.work.directory import Directory
 
 log = structlog.get_logger()
@@ -59,6 +69,8 @@ class Wakes:
     releases: Topics = field(default_factory=Topics)
     tasks: Topics = field(default_factory=Topics)
     outbox: Topics = field(default_factory=Topics)
+    attachments: Signal = field(default_factory=Signal)
+    feed: Feed = field(default_factory=Feed)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
         """For `run_listener`: an empty payload stands for everything that may have been missed."""
@@ -67,6 +79,8 @@ class Wakes:
             "gateway_lease": partial(_ring, self.releases),
             "gateway_task": partial(_ring, self.tasks),
             "gateway_outbound": partial(_ring, self.outbox),
+            "gateway_attachment": lambda _: self.attachments.set(),
+            "gateway_event": self.feed.publish,
         }
 
 
@@ -162,6 +176,31 @@ def _write_key(path: Path) -> None:
         draft.unlink()
 
 
+def scan_desk(
+    settings: Settings,
+    pool: Pool,
+    http: HttpClient,
+    ring: KeyRing,
+    *,
+    on_fault: Callable[[], None] = lambda: None,
+) -> ScanDesk:
+    """The desk that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
+    from gateway.lark.installer import InstallationService, identify_over
+    from gateway.lark.installs import ScanDesk, ask_over
+    from gateway.postgres.install_store import PostgresInstallStore
+    from gateway.postgres.installation_store import PostgresInstallationStore
+
+    identify = identify_over(http, settings.lark.open_base_url)
+    return ScanDesk(
+        PostgresInstallStore(pool),
+        InstallationService(PostgresInstallationStore(pool), ring, identify),
+        ring,
+        ask_over(http),
+        accounts_base_override=settings.lark.accounts_base_url,
+        on_fault=on_fault,
+    )
+
+
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
@@ -215,23 +254,28 @@ async def _run_parts(
         open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, ring=ring)
         await daemon.start_services(services)
         async with trio.open_nursery() as intake:
-            ready = await daemon.start_intake(intake, http, ring, stop)
+            ready = await daemon.start_intake(intake, stop)
             log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
             task_status.started(ready)
+            services.start_soon(daemon.run_backfills)
         services.cancel_scope.cancel()
 
 
 class _Daemon:
     """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
 
-    def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool) -> None:
+    def __init__(
+        self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool, *, http: HttpClient, ring: KeyRing | None
+    ) -> None:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
+        from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.observe.events import AutopilotObserver, InboundObserver
+        from gateway.lark.clients import LarkClients
+        from gateway.observe.events import AutopilotObserver, InboundObserver, LookupObserver
         from gateway.postgres.autopilot_store import PostgresAutopilotStore
         from gateway.postgres.dispatch_store import PostgresDispatchStore
         from gateway.postgres.inbound_store import PostgresInboundStore
@@ -247,9 +291,17 @@ class _Daemon:
         self._conninfo = conninfo
         self._pool = pool
         self._lease_pool = lease_pool
+        self._ring = ring
+        self._http = http
+        self._lark = LarkClients(
+            http,
+            open_base_override=settings.lark.open_base_url,
+            send_timeout_seconds=settings.hub.reply_timeout_seconds,
+        )
         self._metrics = Metrics()
         self._wakes = Wakes()
         self._node_id = secrets.token_hex(16)
+        self._pushed: PushedEvents | None = None
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
         issues = IssueService(PostgresIssueStore(pool))
@@ -259,12 +311,23 @@ class _Daemon:
             issues,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
+        self._clients = self._installation_clients()
+        self._attachments = self._fetched_files()
+        self._enricher = Enricher(self._lookups(), observe=LookupObserver(self._metrics))
         self._pipeline = InboundPipeline(
-            self._inbound, self._committer, commands, observe=InboundObserver(self._metrics)
+            self._inbound,
+            self._committer,
+            commands,
+            observe=InboundObserver(self._metrics),
+            ingested=self._enricher.expect,
         )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
-            PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+            PostgresTaskStore(pool, divide=_divide),
+            self._wakes.tasks,
+            limits=limits,
+            ended=TaskObserver(self._metrics),
+            enrich=self._enricher.enrich,
         )
         runs = AutopilotObserver(self._metrics)
         self._dispatcher = AutopilotDispatcher(
@@ -275,40 +338,46 @@ class _Daemon:
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
         from gateway.inbound.committer import run_committer
+        from gateway.inbound.enrichment import run_prefetch
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
+        await nursery.start(partial(run_prefetch, self._enricher, self._inbound.find_installation))
+        await nursery.start(self._run_attachments)
         nursery.start_soon(self._run_janitor)
+        if self._ring is not None:
+            self._pushed = self._pushed_events(self._ring)
+            await nursery.start(self._pushed.run)
 
-    async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:
+    async def start_intake(self, nursery: trio.Nursery, stop: trio.Event) -> Ready:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
-        fleet: Fleet = await nursery.start(partial(self._run_supervisor, http, ring, stop))
+        fleet: Fleet = await nursery.start(partial(self._run_supervisor, stop))
         nursery.start_soon(self._run_gauges, fleet, stop)
-        nursery.start_soon(self._drain_tasks, stop)
+        nursery.start_soon(self._end_waiting, stop)
         metrics_url = await self._start_metrics(nursery, stop)
-        url: str = await nursery.start(partial(self._serve_http, fleet, stop, lark_on=ring is not None))
+        installs = None if self._ring is None else await self._start_installs(nursery, self._ring, stop)
+        url: str = await nursery.start(partial(self._serve_http, fleet, stop, installs))
         return Ready(url, metrics_url, self._node_id)
 
     def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
         return TrioConnection.connect(self._conninfo, autocommit=True)
 
-    async def _drain_tasks(self, stop: trio.Event) -> None:
+    async def _end_waiting(self, stop: trio.Event) -> None:
         await stop.wait()
         self._tasks.drain()
+        self._wakes.feed.end()
 
     # --- bots ---------------------------------------------------------------------------------------------------------
 
-    async def _run_supervisor(
-        self, http: Any, ring: KeyRing | None, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]
-    ) -> None:
+    async def _run_supervisor(self, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]) -> None:
         from gateway.observe.events import SupervisorObserver
         from gateway.postgres.lease_store import PostgresLeaseStore
         from gateway.supervisor.sweep import run_supervisor
 
         await run_supervisor(
             store=PostgresLeaseStore(self._lease_pool),
-            registry=self._registry(http, ring),
-            open_secrets=partial(_open_secrets, ring),
+            registry=self._registry(),
+            open_secrets=partial(_open_secrets, self._ring),
             handler_for=lambda _: self._pipeline.receive,
             run_outbox=self._run_outbox,
             settings=_lease_settings(self._settings),
@@ -321,39 +390,109 @@ class _Daemon:
             task_status=task_status,
         )
 
-    def _registry(self, http: Any, ring: KeyRing | None) -> Registry:
+    def _registry(self) -> Registry:
         """The platforms that can be served: none that need a secret while there is no key to open it."""
         from gateway.lark.channel import lark_factory
         from gateway.lark.connection import ConnectionSettings, open_tcp_link
         from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.proxy import Proxies
         from gateway.observe.events import AckObserver
 
         registry = Registry()
-        if ring is None:
+        if self._ring is None:
             log.warning("lark_off", because="secret_key is unset")
             return registry
-        if self._settings.lark.proxy_url is not None:
-            log.warning("proxy_not_for_sockets", because="long connections are dialled directly; only calls use it")
         limits = self._settings.limits
         connection = ConnectionSettings(
             frame_bytes_max=limits.frame_bytes_max,
             chunk_bytes_max=limits.chunk_bytes_max,
             events_in_flight_max=limits.events_in_flight_max,
         )
+        proxy_url = self._settings.lark.proxy_url
+        proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
         factory = lark_factory(
-            http,
+            self._lark,
             # One context for all sockets: each costs close to a megabyte.
-            open_stream=partial(open_tcp_link, ssl_context=ssl.create_default_context(), settings=connection),
-            open_base_override=self._settings.lark.open_base_url,
+            open_stream=partial(
+                open_tcp_link, ssl_context=ssl.create_default_context(), proxies=proxies, settings=connection
+            ),
             settings=connection,
-            send_timeout_seconds=self._settings.hub.reply_timeout_seconds,
             on_ack=AckObserver(self._metrics),
             on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
         )
         registry.register(CHANNEL_TYPE, factory)
         return registry
 
+    def _lookups(self) -> dict[str, LookupOf]:
+        """How to read back what was said, by platform."""
+        from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.lookup import LarkLookup
+
+        async def lark(installation_id: UUID) -> LarkLookup:
+            return LarkLookup(await self._clients.client_of(installation_id))
+
+        return {CHANNEL_TYPE: lark}
+
+    def _installation_clients(self) -> InstallationClients:
+        from gateway.lark.clients import InstallationClients
+        from gateway.postgres.installation_store import PostgresInstallationStore
+
+        return InstallationClients(
+            PostgresInstallationStore(self._pool), partial(_open_secrets, self._ring), self._lark
+        )
+
+    def _fetched_files(self) -> Attachments:
+        from gateway.lark.resources import LarkFiles
+        from gateway.observe.events import FetchObserver
+        from gateway.postgres.attachment_store import PostgresAttachmentStore
+        from gateway.work.attachments import Attachments
+        from gateway.work.files import FileCache
+
+        limits = self._settings.limits
+        cache = FileCache(
+            self._settings.state_dir / "attachments",
+            bytes_max=limits.attachment_storage_bytes_max,
+            unused_seconds_max=limits.attachment_storage_days_max * 86_400,
+        )
+        return Attachments(
+            PostgresAttachmentStore(self._pool),
+            LarkFiles(self._clients.client_of),
+            cache,
+            bytes_max=limits.attachment_bytes_max,
+            at_once=limits.attachments_at_once_max,
+            record=FetchObserver(self._metrics),
+        )
+
+    async def _run_attachments(self, *, task_status: trio.TaskStatus[None]) -> None:
+        from gateway.inbound.effects import run_attachments
+        from gateway.postgres.attachment_store import PostgresAttachmentStore
+
+        await run_attachments(
+            self._attachments,
+            PostgresAttachmentStore(self._pool),
+            self._wakes.attachments,
+            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="attachment"),
+            task_status=task_status,
+        )
+
+    def _pushed_events(self, ring: KeyRing) -> PushedEvents:
+        """Events that Lark posts, which go into the same pipeline as those of a long connection."""
+        from gateway.lark.push import Bots, PushedEvents
+        from gateway.observe.events import AckObserver
+        from gateway.postgres.push_store import PostgresPushStore
+
+        bots = Bots(self._lark)
+        return PushedEvents(
+            PostgresPushStore(self._pool),
+            ring,
+            self._pipeline.receive,
+            bots.learn,
+            on_ack=AckObserver(self._metrics),
+            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
+        )
+
     async def _run_outbox(self, installation: Installation, epoch: int, channel: Channel) -> None:
+        from gateway.outbound.governor import Governor
         from gateway.outbound.outbox import run_outbox
         from gateway.outbound.ports import Lease
         from gateway.outbound.typing import Typist
@@ -364,12 +503,14 @@ class _Daemon:
 
         prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
         attempt_seconds = self._settings.hub.reply_timeout_seconds
+        governor = Governor(GovernorObserver(self._metrics))
         with self._wakes.outbox.hear(str(installation.id)) as wake:
             typist = Typist(
                 Lease(installation.id, epoch),
                 channel,
                 PostgresTypingStore(self._pool),
                 wake=wake,
+                governor=governor,
                 attempt_seconds=attempt_seconds,
                 record=TypingObserver(self._metrics),
             )
@@ -382,8 +523,31 @@ class _Daemon:
                 attempt_seconds=attempt_seconds,
                 record=OutboxObserver(self._metrics),
                 typist=typist,
+                governor=governor,
                 composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
             )
+
+    # --- connecting bots ----------------------------------------------------------------------------------------------
+
+    async def _start_installs(self, nursery: trio.Nursery, ring: KeyRing, stop: trio.Event) -> ScanDesk:
+        from gateway.lark.installs import run_installs
+
+        on_fault = partial(self._metrics.count, "gateway_unexpected_errors_total", unit="install")
+        desk = scan_desk(self._settings, self._pool, self._http, ring, on_fault=on_fault)
+        await nursery.start(partial(run_installs, desk, stop=stop))
+        return desk
+
+    async def run_backfills(self) -> None:
+        """Once in the background, as long as the process runs: what older versions did not store."""
+        from gateway.lark.backfill import label_regions, learn_union_ids
+        from gateway.lark.installer import identify_over
+        from gateway.postgres.installation_store import PostgresInstallationStore
+
+        override = self._settings.lark.open_base_url
+        store = PostgresInstallationStore(self._pool)
+        await label_regions(store, override)
+        if self._ring is not None:
+            await learn_union_ids(store, self._ring, identify_over(self._http, override))
 
     # --- chores -------------------------------------------------------------------------------------------------------
 
@@ -395,10 +559,12 @@ class _Daemon:
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
+                Sweep("attachment_files", 600, self._attachments.sweep),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("held_commands", 600, store.purge_held_commands),
                 Sweep("binding_tokens", 600, store.purge_binding_tokens),
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
+                Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
                 Sweep("typing", 600, store.purge_typing),
                 Sweep("autopilot_runs", 5, self._autopilots.count_ended),
@@ -420,7 +586,7 @@ class _Daemon:
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
     async def _serve_http(
-        self, fleet: Fleet, stop: trio.Event, *, lark_on: bool, task_status: trio.TaskStatus[str]
+        self, fleet: Fleet, stop: trio.Event, installs: ScanDesk | None, *, task_status: trio.TaskStatus[str]
     ) -> None:
         from gateway.http.app import Services, create_app
         from gateway.http.server import serve_http
@@ -433,12 +599,14 @@ class _Daemon:
             tasks=self._tasks,
             health=self._readiness(fleet),
             metrics=self._metrics,
-            people=self._people(directory, lark_on=lark_on),
+            people=self._people(directory, installs),
+            attachments=self._attachments,
+            take_lark_event=None if self._pushed is None else self._pushed.take,
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
 
-    def _people(self, directory: Directory, *, lark_on: bool) -> People:
+    def _people(self, directory: Directory, installs: ScanDesk | None) -> People:
         from gateway.http.app import People
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
@@ -453,7 +621,9 @@ class _Daemon:
             bindings=BindingService(PostgresBindingStore(self._pool)),
             workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
-            lark_on=lark_on,
+            feed=self._wakes.feed,
+            installs=installs,
+            lark_on=installs is not None,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )
@@ -500,7 +670,14 @@ class _Daemon:
         return f"{url}/metrics"
 
 
-def _open_secrets(ring: KeyRing | None, installation: Installation) -> dict[str, Any]:
+def _divide(channel_type: str, text: str) -> Sequence[str]:
+    from gateway.lark.cards import split_answer
+    from gateway.lark.content import CHANNEL_TYPE
+
+    return split_answer(text) if channel_type == CHANNEL_TYPE else [text]
+
+
+def _open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
     from gateway.lark.channel import open_config
 
     if ring is None:

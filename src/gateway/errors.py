@@ -44,12 +44,22 @@ class LarkUnavailable(LarkError):
     """No answer, or an answer that promises nothing: the result is unknown. Retry with the same idempotency key."""
 
 
-class LarkThrottled(LarkError):
-    """Too many calls. Retry after `retry_after` seconds; nothing was done."""
+class LarkUnreachable(LarkUnavailable):
+    """The call never left: no connection, or no token for it. Nothing was done, and a retry is as good as new."""
 
-    def __init__(self, message: str, *, retry_after: float, code: int = 0, log_id: str = "") -> None:
+
+class LarkThrottled(LarkError):
+    """Too many calls. Retry after `retry_after` seconds; nothing was done.
+
+    `whole_app`: every call of the app is meant; else those to this one chat, person or message.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float, code: int = 0, log_id: str = "", whole_app: bool = True
+    ) -> None:
         super().__init__(message, code=code, log_id=log_id)
         self.retry_after = retry_after
+        self.whole_app = whole_app
 
 
 class LarkRefused(LarkError):

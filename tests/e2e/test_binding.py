@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 
 import httpx2
 
 from gateway.simulator.platform import App, Person, open_id
+from support.processes import free_address
 from support.world import World
 
 MARKER = "zanzibar-marker"
 PASSWORD = "not-a-real-password"
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-async def everything_stored(world: World) -> str:
-    tables = await world.rows("select tablename from pg_tables where schemaname = 'public'")
-    rows = [await world.rows(f"select to_jsonb(t)::text from {name} t") for (name,) in tables]
-    return json.dumps(rows)
 
 
 async def test_stranger_binds_and_neither_words_nor_link_are_kept(world: World) -> None:
@@ -56,7 +43,7 @@ async def test_stranger_binds_and_neither_words_nor_link_are_kept(world: World) 
             counted = (await browser.get(f"http://{metrics}/metrics")).text
         world.sim.say(eve, bot.app, "it is me")
         await world.until("select count(*) = 1 from agent_task")
-        kept = await everything_stored(world) + counted + daemon.log
+        kept = await world.everything_stored() + counted + daemon.log
     assert "it is me" in kept
     assert not [secret for secret in (MARKER, token[1], PASSWORD, "gws_") if secret in kept]
 

@@ -282,7 +282,20 @@ async def test_list_shows_a_state_that_is_true_now(
 
 
 async def test_list_of_an_installation_for_http_events_says_http(service: InstallationService, place: Place) -> None:
-    assert (await service.add(app(place.agent_id, event_mode="http"))).installation.state == "http"
+    posted = app(place.agent_id, event_mode="http", verification_token="fake-token")
+    assert (await service.add(posted)).installation.state == "http"
+
+
+async def test_list_of_an_installation_for_http_events_whose_holder_died_says_standby(
+    service: InstallationService, pool: Pool, place: Place
+) -> None:
+    posted = app(place.agent_id, event_mode="http", verification_token="fake-token")
+    added = (await service.add(posted)).installation
+    await run(pool, "insert into channel_connection (installation_id, state, node) values (%s, 'http', 'n')", added.id)
+    await lease(pool, added.id, 30)
+    assert [view.state for view in await service.list()] == ["http"]
+    await lease(pool, added.id, -1)
+    assert [view.state for view in await service.list()] == ["standby"]
 
 
 DEPENDANTS = (

@@ -132,7 +132,8 @@ async def test_stale_holder_can_neither_take_nor_write(world: World, store: Post
     assert not await store.mark_sent(stale, row_id, "om_stale")
     assert not await store.mark_failed(stale, row_id, 1, "stale")
     assert not await store.postpone(stale, row, 1.0, 1, "stale", doubtful=True)
-    assert await store.give_up_doubtful(stale, busy=(), doubt_seconds=-1) == []
+    assert not await store.mark_unknown(stale, row_id, 1, "stale")
+    assert not await store.clear_doubt(stale, row_id)
     assert await row_of(world, row_id) == before
     assert await store.mark_sent(successor, row_id, "om_1")
     assert (await row_of(world, row_id))["channel_message_id"] == "om_1"
@@ -147,15 +148,47 @@ async def test_mark_of_a_settled_row_changes_nothing(world: World, store: Postgr
     assert (await row_of(world, row_id))["status"] == "sent"
 
 
-async def test_doubt_past_its_limit_becomes_unknown(world: World, store: PostgresOutboxStore) -> None:
+async def test_row_in_doubt_says_since_when_until_the_doubt_is_cleared(
+    world: World, store: PostgresOutboxStore
+) -> None:
+    lease = Lease(world.installation_id, 1)
+    row_id = await add_row(world)
+    (first,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert (first.first_attempt_at, first.doubt_seconds, first.in_doubt) == (None, None, False)
+    await world.sql("update outbound_message set first_attempt_at = now() - interval '56 minutes'")
+    (again,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert again.first_attempt_at is not None
+    assert again.doubt_seconds == pytest.approx(56 * 60, abs=30)
+    assert await store.clear_doubt(lease, row_id)
+    (anew,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert (anew.in_doubt, anew.attempts, anew.uuid) == (False, 3, first.uuid)
+
+
+async def test_row_nobody_knows_of_is_shown_and_never_taken_again(world: World, store: PostgresOutboxStore) -> None:
     lease = Lease(world.installation_id, 1)
     row_id = await add_row(world)
     await store.take_due(lease, busy=(), rows_max=10)
-    await world.sql("update outbound_message set first_attempt_at = now() - interval '56 minutes'")
-    assert await store.give_up_doubtful(lease, busy={"chat:oc_1"}, doubt_seconds=3300) == []
-    assert await store.give_up_doubtful(lease, busy=(), doubt_seconds=3300) == ["answer"]
-    assert (await row_of(world, row_id))["status"] == "unknown"
+    assert not await store.mark_unknown(Lease(world.installation_id, 0), row_id, 0, "stale holder")
+    assert await store.mark_unknown(lease, row_id, 230027, "the chat cannot be read")
+    row = await row_of(world, row_id)
+    assert (row["status"], row["error_code"], row["error"]) == ("unknown", 230027, "the chat cannot be read")
     assert await store.take_due(lease, busy=(), rows_max=10) == []
+    assert not await store.clear_doubt(lease, row_id)
+
+
+async def test_messages_known_to_be_sent_since_the_doubt_are_named(world: World, store: PostgresOutboxStore) -> None:
+    lease = Lease(world.installation_id, 1)
+    before, doubtful = await add_row(world, "before"), await add_row(world, "doubtful")
+    (first,) = await store.take_due(lease, busy=(), rows_max=1)
+    assert first.id == before
+    await store.mark_sent(lease, before, "om_before")
+    await world.sql("update outbound_message set sent_at = now() - interval '1 hour'")
+    (row,) = await store.take_due(lease, busy=(), rows_max=1)
+    after, elsewhere = await add_row(world, "after"), await add_row(world, "elsewhere", "oc_2")
+    await world.sql("update outbound_message set status = 'sending', lease_epoch = 1 where status = 'queued'")
+    await store.mark_sent(lease, after, "om_after")
+    await store.mark_sent(lease, elsewhere, "om_elsewhere")
+    assert (row.id, await store.list_sent(row)) == (doubtful, ["om_after"])
 
 
 class _Killed(BaseException):

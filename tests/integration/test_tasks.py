@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,7 @@ from gateway.concurrency import watch_points
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.directory import RuntimePrincipal
-from gateway.work.ports import LossLimits
+from gateway.work.ports import ClaimedMessage, LossLimits, Place
 from gateway.work.tasks import Assignment, TaskService
 from support.task_world import Session, World, hearing_events, open_world, ringing
 
@@ -791,3 +792,78 @@ async def test_issue_run_that_fails_for_good_leaves_one_comment_of_the_systems(
         await world.service.fail(world.runtime, task_id, "secret.py", "timeout")
     assert await _comments(world) == [("system", None, "system", expected)]
     assert await world.outbox() == []
+
+
+# Where a run's messages came from
+
+
+async def test_claim_knows_the_place_of_its_conversation(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "hello")
+    assert (await claim(world)).place == Place(world.installation_id, "feishu", session.chat_id, "", is_group=False)
+    unbound = await world.add_session(bound=False)
+    await world.say(unbound, "hello")
+    assert (await claim(world)).place is None
+
+
+async def test_claim_of_a_topic_knows_its_chat_and_thread(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session(config={"chat_id": "oc_team"})
+    await world.sql(
+        "update channel_chat_session_binding set channel_chat_id = 'oc_team:omt_1', chat_type = 'group'"
+        " where chat_session_id = %(id)s",
+        id=session.id,
+    )
+    await world.say(session, "hello")
+    assert (await claim(world)).place == Place(world.installation_id, "feishu", "oc_team", "omt_1", is_group=True)
+
+
+async def test_place_of_a_later_generation_begins_with_its_first_message(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "old")
+    first = await claim(world)
+    await world.service.start(world.runtime, first.claim.id)
+    await world.service.complete(world.runtime, first.claim.id, "done")
+    for text in ("fresh", "more"):
+        await world.say(session, text, generation=1)
+    await world.sql("update chat_message set channel_message_id = 'om_' || content")
+    later = await claim(world)
+    assert [message.message_id for message in later.messages] == ["om_fresh", "om_more"]
+    assert later.place is not None
+    assert (later.place.since_id, later.place.since) == ("om_fresh", later.messages[0].sent_at)
+
+
+async def test_additions_are_looked_up_after_the_claim_and_without_its_connection(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "hello")
+
+    async def enrich(place: Place, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        assert pool.in_use == 0
+        assert [task["status"] for task in await world.tasks()] == ["dispatched"]
+        return [replace(message, additions=place.chat_id) for message in messages]
+
+    service = TaskService(world.store, world.queue, enrich=enrich)
+    assignment = await service.claim(world.runtime, world.runtime_id)
+    assert assignment is not None
+    assert assignment.prompt == f"{session.chat_id}\n\nhello"
+
+
+async def test_claim_that_dies_while_looking_up_is_handed_out_again(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "hello")
+
+    async def hang(_place: Place, _messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with trio.move_on_after(0.2):
+        await TaskService(world.store, world.queue, enrich=hang).claim(world.runtime, world.runtime_id)
+    await world.silence_runtime()
+    assert await world.service.return_lost() == 1
+    again = await claim(world)
+    assert (texts(again), again.claim.attempt) == (["hello"], 1)
+    assert len(await world.tasks()) == 1

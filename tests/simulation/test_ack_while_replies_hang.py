@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from gateway.channel.channel import ChannelConfig
 from gateway.concurrency import Signal
+from gateway.lark.cards import Rendered
 from gateway.lark.channel import LarkChannel
 from gateway.lark.client import BotIdentity
 from gateway.lark.wire.endpoint import Endpoint
@@ -42,10 +43,10 @@ class HangingClient:
     async def identify(self) -> BotIdentity:
         raise AssertionError("the installation knows its bot")
 
-    async def send_text(self, *, text: str, **_fields: Any) -> str:
+    async def send(self, message: Rendered, **_fields: Any) -> str:
         self.began.set()
         await trio.sleep(HANG_SECONDS)
-        self.sent.append(text)
+        self.sent.append(message.words)
         return "om_answer"
 
 

@@ -15,7 +15,7 @@ from gateway.errors import (
     StoreUnavailable,
 )
 from gateway.outbound.ports import OutboxRow
-from support.outbox_channel import MemoryOutboxStore, Toy, raising, sending, sleeping
+from support.outbox_channel import MemoryOutboxStore, ReadableToy, Toy, raising, sending, sleeping
 from support.simulated import simulated
 
 
@@ -159,6 +159,106 @@ async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: Memory
     last = max(time for call, time in zip(platform.calls, platform.call_times, strict=True) if call.text == "hello")
     assert last - platform.call_times[0] <= 3600
     assert following.status == "sent"
+
+
+async def _left_in_doubt(store: MemoryOutboxStore, platform: ReadableToy, *, delivered: bool) -> None:
+    """A row whose sender died over an hour ago, before or after the platform took it."""
+    store.add("hello")
+    (platform.after if delivered else platform.before)["hello"] = [sleeping(10)]
+    async with sending(store, platform):
+        await trio.sleep(1)
+    await trio.sleep(2 * 3600)
+
+
+@simulated
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_outbox_past_the_hour_the_chat_is_read_and_the_message_is_there_once(
+    store: MemoryOutboxStore, delivered: bool
+) -> None:
+    platform = ReadableToy()
+    await _left_in_doubt(store, platform, delivered=delivered)
+    async with sending(store, platform):
+        await trio.sleep(5)
+    (row,) = store.rows.values()
+    assert row.status == "sent"
+    assert platform.visible == [("oc_1", "hello")]
+    assert len(platform.calls) == (1 if delivered else 2)
+
+
+@simulated
+async def test_outbox_where_reading_is_refused_the_row_is_unknown_and_never_resent(store: MemoryOutboxStore) -> None:
+    platform = ReadableToy(reading=[raising(LarkRefused("no permission", code=230027))])
+    await _left_in_doubt(store, platform, delivered=False)
+    following = store.add("next")
+    async with sending(store, platform):
+        await trio.sleep(3 * 3600)
+    row = next(iter(store.rows.values()))
+    assert (row.status, row.error) == ("unknown", "the chat cannot be read: no permission")
+    assert following.status == "sent"
+    assert platform.visible == [("oc_1", "next")]
+
+
+@simulated
+async def test_outbox_reading_is_tried_again_while_the_platform_is_away(store: MemoryOutboxStore) -> None:
+    platform = ReadableToy(reading=[raising(LarkUnavailable("away")), raising(LarkThrottled("slow", retry_after=1))])
+    await _left_in_doubt(store, platform, delivered=True)
+    async with sending(store, platform):
+        await trio.sleep(600)
+    assert [row.status for row in store.rows.values()] == ["sent"]
+    assert [later - earlier for earlier, later in zip(platform.reads, platform.reads[1:], strict=False)] == [
+        pytest.approx(60, abs=1)
+    ] * 2
+
+
+@simulated
+async def test_outbox_reading_that_never_works_ends_after_a_day(store: MemoryOutboxStore) -> None:
+    platform = ReadableToy(reading=[raising(LarkUnavailable("away")) for _ in range(10_000)])
+    await _left_in_doubt(store, platform, delivered=True)
+    async with sending(store, platform):
+        await trio.sleep(26 * 3600)
+    assert [row.status for row in store.rows.values()] == ["unknown"]
+    assert len(platform.calls) == 1
+
+
+@simulated
+async def test_outbox_chat_gets_five_messages_in_any_second_and_no_other_waits(
+    store: MemoryOutboxStore, platform: Toy
+) -> None:
+    for number in range(20):
+        store.add(f"busy {number}", "oc_1")
+    for number in range(20):
+        store.add("single", f"oc_s{number}")
+    async with sending(store, platform):
+        await trio.sleep(0.1)
+        assert sum(1 for chat, _ in platform.visible if chat != "oc_1") == 20
+        await trio.sleep(10)
+    assert platform.texts("oc_1") == [f"busy {number}" for number in range(20)]
+    times = [at for call, at in zip(platform.calls, platform.call_times, strict=True) if call.chat_id == "oc_1"]
+    assert all(later - earlier > 1 for earlier, later in zip(times, times[5:], strict=False))
+
+
+@simulated
+async def test_outbox_app_throttle_holds_everything_back_and_costs_no_attempts(
+    store: MemoryOutboxStore, platform: Toy
+) -> None:
+    rows = [store.add(f"{number}", f"oc_{number}") for number in range(30)]
+    platform.before["0"] = [raising(LarkThrottled("slow down", retry_after=5))]
+    async with sending(store, platform, concurrency=1):
+        await trio.sleep(4)
+        assert len(platform.calls) == 1
+        await trio.sleep(10)
+    assert {row.status for row in rows} == {"sent"}
+    assert [row.row.attempts for row in rows] == [2] + [1] * 29
+
+
+@simulated
+async def test_outbox_platform_that_is_silent_is_left_alone(store: MemoryOutboxStore, platform: Toy) -> None:
+    for number in range(40):
+        store.add("hello", f"oc_{number}")
+    platform.before["hello"] = [raising(LarkUnavailable("away")) for _ in range(10_000)]
+    async with sending(store, platform):
+        await trio.sleep(120)
+    assert len(platform.calls) < 80
 
 
 @simulated

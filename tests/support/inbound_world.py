@@ -126,14 +126,19 @@ class InboundWorld(Protocol):
 
 
 class Desk:
-    """A pipeline, and the outcomes it observed."""
+    """A pipeline, the outcomes it observed, and the ids of the messages that it gave to runs."""
 
     def __init__(self, store: InboundStore, committer: Committer | None, commands: CommandDesk | None = None) -> None:
         self.outcomes: list[tuple[Outcome, DropReason | None]] = []
-        self.receive = InboundPipeline(store, committer, commands, observe=self._observe).receive
+        self.ingested: list[str] = []
+        pipeline = InboundPipeline(store, committer, commands, observe=self._observe, ingested=self._ingest)
+        self.receive = pipeline.receive
 
     def _observe(self, outcome: Outcome, reason: DropReason | None) -> None:
         self.outcomes.append((outcome, reason))
+
+    def _ingest(self, message: InboundMessage) -> None:
+        self.ingested.append(message.message_id)
 
 
 @asynccontextmanager

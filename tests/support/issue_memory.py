@@ -76,6 +76,9 @@ class MemoryIssues:
         self.issues.append((draft, issue))
         return issue
 
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[UUID]:
+        return []
+
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         draft = next(draft for draft, issue in self.issues if issue.id == issue_id)
         if draft.assignee_type != "agent" or draft.assignee_id is None or draft.status == "backlog":

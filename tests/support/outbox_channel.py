@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import trio
@@ -19,6 +20,8 @@ from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, Typin
 from gateway.outbound.typing import Typist
 
 INSTALLATION = UUID(int=7)
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""What the wall clock says when trio's says 0."""
 
 
 @dataclass
@@ -62,6 +65,36 @@ class Toy:
 
 
 @dataclass
+class ReadableToy(Toy):
+    """A platform that forgets keys after an hour, and whose chats can be read; `reading` is what that provokes."""
+
+    reading: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    reads: list[float] = field(default_factory=list)
+    _said_at: dict[str, float] = field(default_factory=dict)
+
+    def channel(self) -> ToyChannel:
+        return ReadableToyChannel(self)
+
+    async def deliver(self, message: OutboundMessage) -> SendResult:
+        key, now = message.idempotency_key, trio.current_time()
+        if now - self._said_at.get(key, now) > 3600:
+            del self._keys[key]
+        visible = len(self.visible)
+        try:
+            return await super().deliver(message)
+        finally:
+            if len(self.visible) > visible:
+                self._said_at[key] = now
+
+    async def find(self, message: OutboundMessage) -> str | None:
+        self.reads.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.reading:
+            await self.reading.pop(0)()
+        return self._keys.get(message.idempotency_key)
+
+
+@dataclass
 class ToyChannel:
     """Implements gateway.channel.Channel, as far as the outbox uses it."""
 
@@ -75,6 +108,17 @@ class ToyChannel:
 
     async def send(self, message: OutboundMessage) -> SendResult:
         return await self.platform.deliver(message)
+
+
+@dataclass
+class ReadableToyChannel(ToyChannel):
+    """Implements ReadBack as well."""
+
+    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
+        assert isinstance(self.platform, ReadableToy)
+        found = await self.platform.find(message)
+        assert found is None or found not in known
+        return found
 
 
 def raising(error: Exception) -> Callable[[], Awaitable[None]]:
@@ -137,6 +181,7 @@ class Stored:
     epoch: int = 0
     error: str = ""
     channel_message_id: str = ""
+    added_at: float = 0
 
 
 class MemoryOutboxStore:
@@ -154,8 +199,8 @@ class MemoryOutboxStore:
 
     def add(self, text: str, chat_id: str = "oc_1", *, age_seconds: float = 0.0) -> Stored:
         row_id = uuid4()
-        row = OutboxRow(row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, False, age_seconds)
-        self.rows[row_id] = Stored(row, len(self.rows))
+        row = OutboxRow(row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, None, None, age_seconds)
+        self.rows[row_id] = Stored(row, len(self.rows), added_at=trio.current_time())
         return self.rows[row_id]
 
     async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
@@ -164,28 +209,18 @@ class MemoryOutboxStore:
         return [self._take(stored, lease) for stored in due[:rows_max]]
 
     def _take(self, stored: Stored, lease: Lease) -> OutboxRow:
-        row = stored.row
-        in_doubt = stored.first_attempt_at is not None
-        stored.row = OutboxRow(
-            row.id, row.kind, row.recipient_type, row.recipient_id, None, None, row.content, row.uuid,
-            row.attempts + 1, in_doubt, row.age_seconds,
-        )  # fmt: skip
+        now, first = trio.current_time(), stored.first_attempt_at
+        stored.row = replace(
+            stored.row,
+            attempts=stored.row.attempts + 1,
+            age_seconds=stored.row.age_seconds + now - stored.added_at,
+            first_attempt_at=None if first is None else EPOCH + timedelta(seconds=first),
+            doubt_seconds=None if first is None else now - first,
+        )
+        stored.added_at = now
         stored.status, stored.epoch = "sending", lease.epoch
-        if stored.first_attempt_at is None:
-            stored.first_attempt_at = trio.current_time()
+        stored.first_attempt_at = now if first is None else first
         return stored.row
-
-    async def give_up_doubtful(self, lease: Lease, *, busy: Collection[str], doubt_seconds: float) -> list[str]:
-        await self._reach()
-        horizon = trio.current_time() - doubt_seconds
-        doubtful = [
-            stored
-            for stored in self._open(lease, busy)
-            if stored.first_attempt_at is not None and stored.first_attempt_at < horizon
-        ]
-        for stored in doubtful:
-            stored.status = "unknown"
-        return [stored.row.kind for stored in doubtful]
 
     async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
         await self._reach()
@@ -198,6 +233,24 @@ class MemoryOutboxStore:
     async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
         await self._reach()
         return self._settle(lease, row_id, "failed", error=reason)
+
+    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+        await self._reach()
+        return self._settle(lease, row_id, "unknown", error=reason)
+
+    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+        await self._reach()
+        if not self._settle(lease, row_id, "queued"):
+            return False
+        stored = self.rows[row_id]
+        stored.available_at, stored.first_attempt_at = trio.current_time(), None
+        stored.row = replace(stored.row, first_attempt_at=None, doubt_seconds=None)
+        return True
+
+    async def list_sent(self, row: OutboxRow) -> list[str]:
+        await self._reach()
+        sent = (stored for stored in self.rows.values() if stored.row.recipient == row.recipient)
+        return [stored.channel_message_id for stored in sent if stored.status == "sent"]
 
     async def postpone(
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool

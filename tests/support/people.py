@@ -31,6 +31,7 @@ from gateway.work.bindings import BindingService
 from gateway.work.chats import ChatService
 from gateway.work.directory import Directory, User
 from gateway.work.dispatching import AutopilotDispatcher
+from gateway.work.feed import Feed
 from gateway.work.issues import IssueService
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
@@ -121,9 +122,8 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     metrics = Metrics()
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
     workplace = open_workplace(pool, metrics)
-    people = People(
-        accounts, directory, BindingService(PostgresBindingStore(pool)), chats, workplace=workplace, **settings
-    )
+    bindings = BindingService(PostgresBindingStore(pool))
+    people = People(accounts, directory, bindings, chats, Feed(), workplace=workplace, **settings)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +17,13 @@ import trio
 
 CRASHING = Path(__file__).with_name("crashing.py")
 READY_SECONDS = 40
+
+
+def free_address() -> str:
+    """A loopback address that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 class GatewayProcess:

@@ -13,6 +13,7 @@ from gateway.http.app import Services, create_app
 from gateway.http.server import serve_http
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
+from gateway.work.attachments import Attachments
 from gateway.work.directory import Principal, UserPrincipal
 from gateway.work.tasks import TaskService
 from support.task_world import World
@@ -38,9 +39,12 @@ class TaskServer:
 
 
 @asynccontextmanager
-async def serving_tasks(world: World, bind: str = "127.0.0.1:0") -> AsyncIterator[TaskServer]:
+async def serving_tasks(
+    world: World, bind: str = "127.0.0.1:0", *, attachments: Attachments | None = None
+) -> AsyncIterator[TaskServer]:
     server = TaskServer(world, world.service)
-    app = create_app(Services(server.authenticate, server.service, Readiness(), Metrics()))
+    services = Services(server.authenticate, server.service, Readiness(), Metrics(), attachments=attachments)
+    app = create_app(services)
     async with trio.open_nursery() as nursery:
         server.url = await nursery.start(partial(serve_http, app, bind, stop=server.stop, graceful_seconds=2))
         try:

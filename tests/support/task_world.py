@@ -168,6 +168,27 @@ class World:
         task_id: UUID = rows[0]["id"]
         return task_id
 
+    async def attach(
+        self, session: Session, *keys: str, kind: str = "image", name: str = "", seconds: float = 45
+    ) -> None:
+        """The newest message of the session came with these files."""
+        for n, key in enumerate(keys, 1):
+            await self.sql(
+                "insert into chat_attachment (id, workspace_id, installation_id, chat_session_id, chat_message_id, n,"
+                " kind, channel_message_id, channel_key, name, deadline_at)"
+                " select gen_random_uuid(), %(workspace)s, %(installation)s, %(session)s, id, %(n)s, %(kind)s, 'om_1',"
+                " %(key)s, %(name)s, now() + make_interval(secs => %(seconds)s)"
+                " from chat_message where chat_session_id = %(session)s order by seq desc limit 1",
+                workspace=self.workspace_id,
+                installation=self.installation_id,
+                session=session.id,
+                n=n,
+                kind=kind,
+                key=key,
+                name=name,
+                seconds=seconds,
+            )
+
     async def running(self, session: Session, text: str = "hello") -> Assignment:
         """A message that is being worked on."""
         await self.say(session, text)

@@ -48,6 +48,11 @@ class World:
     started: int = 0
 
     @property
+    def state_dir(self) -> Path:
+        """Where daemons keep files: never in the place of the account that runs the tests."""
+        return self.logs / "state"
+
+    @property
     def directory(self) -> Directory:
         return Directory(PostgresDirectoryStore(self.pool))
 
@@ -78,6 +83,7 @@ class World:
         self.started += 1
         merged = {
             "GATEWAY_DATABASE_URL": self.conninfo,
+            "GATEWAY_STATE_DIR": str(self.state_dir),
             "GATEWAY_SECRET_KEY": self.key,
             "GATEWAY_HTTP__BIND": "127.0.0.1:0",
             "GATEWAY_LARK__OPEN_BASE_URL": self.sim.base_url,
@@ -125,6 +131,11 @@ class World:
 
         with trio.fail_after(seconds):
             return await self.sim.until(look)
+
+    async def everything_stored(self) -> str:
+        """Every row of every table, for looking for what must not be there."""
+        tables = await self.rows("select tablename from pg_tables where schemaname = 'public'")
+        return json.dumps([await self.rows(f"select to_jsonb(t)::text from {name} t") for (name,) in tables])
 
     async def contents(self) -> list[str]:
         return [row[0] for row in await self.rows("select content from chat_message where role = 'user' order by seq")]

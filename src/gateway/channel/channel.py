@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -149,6 +149,22 @@ class Channel(Protocol):
 
     @property
     def capabilities(self) -> Capability: ...
+
+
+@runtime_checkable
+class ReadBack(Protocol):
+    """What a channel may be able to do besides: find out whether a message was delivered after all."""
+
+    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
+        """The platform's id of the message if it was delivered after `since`; None: it certainly was not.
+
+        `known` are ids of other messages of ours. Raises the LarkError family; LarkRefused when that cannot be told.
+        """
+
+
+def read_back_of(channel: Channel) -> ReadBack | None:
+    """The channel as one that can read back; None when it cannot."""
+    return channel if isinstance(channel, ReadBack) else None
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ class AgentHome:
     workspace_id: UUID
     archived: bool
     owner_id: UUID | None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,15 @@ class InstallationView:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredInstallation:
+    """What speaking for an installation takes. `config` is as stored: its secrets are sealed."""
+
+    id: UUID
+    config: dict[str, Any] = field(repr=False)
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AppHolder:
     """The installation that has an app id. `leased`: a process may still hold its link."""
 
@@ -74,6 +85,41 @@ class AppHolder:
     agent_id: UUID
     dead: bool
     leased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedMessage:
+    """That something was not taken in, and why; never what it said."""
+
+    id: UUID
+    event_type: str
+    drop_reason: str
+    channel_chat_id: str
+    channel_event_id: str
+    channel_message_id: str
+    received_at: datetime
+
+    def public(self) -> dict[str, Any]:
+        """The JSON object of the API."""
+        return {
+            "id": self.id,
+            "event_type": self.event_type,
+            "drop_reason": self.drop_reason,
+            "chat_id": self.channel_chat_id,
+            "event_id": self.channel_event_id,
+            "message_id": self.channel_message_id,
+            "received_at": self.received_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StoredApp:
+    """A row as a job in the background finds it. `config` holds secrets in sealed form only."""
+
+    id: UUID
+    workspace_id: UUID
+    app_id: str
+    config: dict[str, Any] = field(repr=False)
 
 
 class InstallationStore(Protocol):
@@ -86,7 +132,7 @@ class InstallationStore(Protocol):
     async def id_of(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> UUID | None: ...
 
     async def save(self, draft: InstallationDraft) -> InstallationView | None:
-        """Write the draft as active, in one transaction; the lease columns stay as they are.
+        """Write the draft as active and announce it, in one transaction; the lease columns stay as they are.
 
         A dead row that holds the same app id (revoked under another agent, or without agent or workspace), and is not
         leased any more, goes first with everything that hangs on it. None when the agent's row has another id than
@@ -98,7 +144,24 @@ class InstallationStore(Protocol):
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
         """None when there is no such row in the workspace. Revoking twice is revoking once."""
 
-    async def find(self, installation_id: UUID) -> InstallationView | None: ...
+    async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
+        """Also one whose agent is gone. None for another workspace's than the one named."""
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
-        """Oldest first, of one workspace or of all; without rows whose agent or workspace is gone."""
+        """Oldest first. Of one workspace, also those whose agent is gone; of all, only what can be served."""
+
+    async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
+        """What was not taken in, newest first."""
+
+
+class BackfillStore(Protocol):
+    """What older versions did not store. Every method raises StoreUnavailable."""
+
+    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
+        """Rows whose region is the default, or none."""
+
+    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
+        """Active rows that lack it."""
+
+    async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
+        """Set one key of a row's config, if the row still belongs to that app and the key is still at its default."""

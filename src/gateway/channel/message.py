@@ -91,6 +91,17 @@ class InboundMessage:
     raw: Any = field(default=None, repr=False, compare=False)
 
 
+class Tone(StrEnum):
+    """Who speaks in a message, as far as it may look different."""
+
+    ANSWER = "answer"
+    """The agent: its words may be Markdown."""
+    NOTICE = "notice"
+    """The gateway, in plain words."""
+    ERROR = "error"
+    """The gateway, about an answer that will not come."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutboundMessage:
     """One message to send. `idempotency_key` stays the same over every attempt, at most 50 characters.
@@ -100,6 +111,7 @@ class OutboundMessage:
 
     text: str = field(repr=False)
     idempotency_key: str
+    tone: Tone = Tone.NOTICE
     chat_id: str = ""
     user_id: str = ""
     thread_id: str = ""

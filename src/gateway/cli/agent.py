@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import structlog
 import trio
 
 from gateway import __version__
+from gateway.cli.agent_files import open_task
 from gateway.cli.agent_process import Finished, run_program
 from gateway.cli.output import config_option, print_json
 from gateway.concurrency import finishing
@@ -38,6 +40,9 @@ CALL_SECONDS = 15.0
 EMPTY_CLAIM_SECONDS_MIN = 1.0
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MAX_SECONDS = 30.0
+DOWNLOAD_SECONDS = 60.0
+"""One file, every try together. The server itself may take 45 s to get it."""
+DOWNLOAD_TRIES = 3
 REPORT_SECONDS = 5.0
 """What the last report of a task gets when the drain is over."""
 
@@ -209,6 +214,36 @@ class Server:
             raise _Away(f"status {answer.status_code}")
         raise Rejected(answer.status_code, _error_body(answer))
 
+    async def download(self, task_id: str, n: int, path: Path) -> bool:
+        """Save a file of a task. False when that did not work after a few tries: a run can do without."""
+        with trio.move_on_after(DOWNLOAD_SECONDS):
+            for left in reversed(range(DOWNLOAD_TRIES)):
+                try:
+                    await self._download_once(f"/api/tasks/{task_id}/attachments/{n}", path)
+                except (httpx2.TransportError, _Away, Rejected, OSError) as error:
+                    logger.warning("attachment_not_fetched", task_id=task_id, n=n, reason=_reason(error))
+                    if left and isinstance(error, httpx2.TransportError | _Away):
+                        await trio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, nothing secret)
+                        continue
+                    return False
+                return True
+        logger.warning("attachment_not_fetched", task_id=task_id, n=n, reason=f"not within {DOWNLOAD_SECONDS:g} s")
+        return False
+
+    async def _download_once(self, url: str, path: Path) -> None:
+        async with self._http.stream("GET", url, timeout=DOWNLOAD_SECONDS) as answer:
+            if not answer.is_success:
+                await answer.aread()
+                raise (
+                    _Away(f"status {answer.status_code}")
+                    if answer.status_code >= 500
+                    else Rejected(answer.status_code, _error_body(answer))
+                )
+            with path.open("wb") as file:
+                # Written where it is read: a cancellation then meets the read, which closes the answer.
+                async for chunk in answer.aiter_raw():
+                    file.write(chunk)
+
 
 class _Away(Exception):
     """An answer that may be another one later; never leaves Server."""
@@ -351,7 +386,8 @@ class Worker:
             await self._heartbeat()
             await self._start(head)
             try:
-                finished = await run_program(self._command, task + b"\n", environment=self._environment)
+                async with open_task(task, partial(self._server.download, head.id)) as stdin:
+                    finished = await run_program(self._command, stdin + b"\n", environment=self._environment)
             except OSError as error:
                 return Failure(f"the program could not be started: {error}", "agent_error.runtime_missing_executable")
             return judge_end(finished)

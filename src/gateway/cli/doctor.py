@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
+from gateway.channel.push import where_to_post
 from gateway.cli.database import open_conninfo
 from gateway.cli.output import config_option, json_option, print_json
 from gateway.config import Settings, load_settings
@@ -81,6 +84,8 @@ async def examine(settings: Settings) -> Examination:
     found = Examination()
     found.note("configuration", True, "every key is known and valid")
     found.note("secret_key", *key_state(settings))
+    if (proxy := proxy_state(settings, os.environ)) is not None:
+        found.note("proxy", *proxy)
     try:
         async with open_conninfo(settings) as conninfo:
             await _examine_database(conninfo, settings, found)
@@ -106,9 +111,12 @@ async def _examine_database(conninfo: str, settings: Settings, found: Examinatio
     now = datetime.now(UTC)
     found.installations = [view.public() for view in views]
     if not views:
-        found.note("bots", True, "none yet: `gateway lark add` connects one")
+        found.note("bots", True, "none yet: `gateway lark install` connects one")
     for view in views:
         found.note(f"bot {view.app_id}", view.state in HEALTHY_STATES, describe(view, now))
+        if view.event_mode == "http" and view.status == "active":
+            url = settings.http.public_url
+            found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
 
 
 def key_state(settings: Settings) -> tuple[bool, str]:
@@ -128,6 +136,18 @@ def key_state(settings: Settings) -> tuple[bool, str]:
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         return False, f"{path} cannot be used: {error}"
     return True, f"in {path}"
+
+
+def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, str] | None:
+    """Through which proxy platforms are reached, None when directly; credentials are not shown."""
+    from gateway.lark.proxy import Proxies
+
+    secret = settings.lark.proxy_url
+    try:
+        known = Proxies.of(secret.get_secret_value() if secret else None, environ).known
+    except ConfigError as error:
+        return False, str(error)
+    return (True, f"platforms are reached through {', '.join(map(str, known))}") if known else None
 
 
 def describe(view: InstallationView, now: datetime) -> str:

@@ -12,6 +12,8 @@ from uuid import UUID
 import click
 import trio
 
+from gateway.channel.push import events_url, where_to_post
+from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
 from gateway.work.bindings import BindingService
@@ -28,6 +30,12 @@ def lark() -> None:
     """Lark and Feishu bots and who is bound to them."""
 
 
+def _console_secret(variable: str) -> dict[str, Any]:
+    """A secret of the developer console, which need not stand on the command line for everybody to see."""
+    words = "The console's, for --event-mode http; - reads it from stdin, after the app secret and in this order."
+    return {"default": "", "envvar": variable, "show_envvar": True, "help": words}
+
+
 @lark.command("add", short_help="Connect an app to an agent.")
 @click.option("--agent", "agent_id", type=click.UUID, required=True, help="The agent that answers.")
 @click.option("--app-id", required=True, metavar="cli_…", help="From the platform's developer console.")
@@ -35,8 +43,8 @@ def lark() -> None:
 @click.option("--region", type=click.Choice(["feishu", "lark"]), default="feishu", show_default=True)
 @click.option("--installer", metavar="EMAIL", help="A member; the workspace's owner unless given.")
 @click.option("--event-mode", type=click.Choice(["socket", "http"]), default="socket", show_default=True)
-@click.option("--encrypt-key", default="", help="The console's, for --event-mode http.")
-@click.option("--verification-token", default="", help="The console's, for --event-mode http.")
+@click.option("--encrypt-key", **_console_secret("LARK_ENCRYPT_KEY"))
+@click.option("--verification-token", **_console_secret("LARK_VERIFICATION_TOKEN"))
 @click.option("--allow-bots", is_flag=True, help="Listen to other bots too. Two bots can talk for ever.")
 @config_option
 @json_option
@@ -57,21 +65,27 @@ def add(
     """Connect an app that was made by hand to an agent, or give the agent's app new credentials."""
     from gateway.lark.installer import NewApp
 
+    app_secret = read_secret("App secret").strip()
     app = NewApp(
         agent_id=agent_id,
         app_id=app_id,
-        app_secret=read_secret("App secret").strip(),
+        app_secret=app_secret,
         region=region,
         event_mode=event_mode,
         installer_email=installer,
-        encrypt_key=encrypt_key,
-        verification_token=verification_token,
+        encrypt_key=_or_stdin(encrypt_key, "Encrypt key"),
+        verification_token=_or_stdin(verification_token, "Verification token"),
         allow_bots=allow_bots,
     )
-    installed = trio.run(_add, load_settings(config), app)
+    settings = load_settings(config)
+    installed = trio.run(_add, settings, app)
     if installed.warning:
         click.echo(f"warning: {installed.warning}", err=True)
-    _show(installed.installation.public(), as_json)
+    _show(_shown(installed.installation, settings), as_json)
+    _say_where_to_post([installed.installation], settings)
+
+
+lark.add_command(install)
 
 
 @lark.command("list")
@@ -79,15 +93,17 @@ def add(
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """Show every bot and whether it can hear."""
-    installations = trio.run(_list, load_settings(config))
+    settings = load_settings(config)
+    installations = trio.run(_list, settings)
     if as_json:
-        print_json([installation.public() for installation in installations])
+        print_json([_shown(installation, settings) for installation in installations])
         return
     rows = [
         (view.id, view.app_id, view.region, view.agent_id, view.status, view.state, view.detail, view.last_event_at)
         for view in installations
     ]
     print_table(("ID", "APP", "REGION", "AGENT", "STATUS", "CONNECTION", "DETAIL", "LAST EVENT"), rows)
+    _say_where_to_post(installations, settings)
 
 
 @lark.command("revoke")
@@ -161,6 +177,24 @@ async def _on_bindings(settings: Settings, action: Callable[[BindingService], Aw
 
     async with open_database(settings, attach=True) as pool:
         return await action(BindingService(PostgresBindingStore(pool)))
+
+
+def _or_stdin(value: str, label: str) -> str:
+    return read_secret(label).strip() if value == "-" else value
+
+
+def _shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
+    """An installation, with the address that its events are posted to if they are."""
+    if view.event_mode != "http":
+        return view.public()
+    return view.public() | {"events_url": events_url(settings.http.public_url, view.id)}
+
+
+def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:
+    """The one step that is left to a person; on stderr, so that stdout stays a table or an object."""
+    for view in views:
+        if view.event_mode == "http" and view.status == "active":
+            click.echo(f"{view.app_id}: {where_to_post(settings.http.public_url, view.id)}", err=True)
 
 
 def _show(record: dict[str, Any], as_json: bool) -> None:

@@ -1,15 +1,15 @@
 """What follows from the outcome of one attempt to send, without I/O.
 
-Three kinds of failure: the platform said no (nothing was sent, and saying it again is pointless), it said not now
-(nothing was sent), or nobody knows. The last one is repeated with the same idempotency key, which the platform honours
-for one hour; past that a repeat could be a second message, so the row is left alone and shown.
+Three kinds of failure: the platform said no (nothing was sent, and saying it again is pointless), it said not now or
+was not reached (nothing was sent), or nobody knows. The last one is repeated with the same idempotency key, which the
+platform honours for one hour; past that a repeat could be a second message, so the chat is read instead.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, LarkUnreachable
 
 DOUBT_SECONDS_MAX = 55 * 60.0
 """The platform's hour, less what clocks and calls may take."""
@@ -51,7 +51,10 @@ def judge_attempt(
     if isinstance(error, LarkRefused):
         return GiveUp()
     if isinstance(error, LarkUnavailable):
-        return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS) * (0.5 + random_unit), True)
+        doubtful = not isinstance(error, LarkUnreachable)
+        if is_outlived(age_seconds=age_seconds, in_doubt=in_doubt or doubtful):
+            return GiveUp()
+        return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS) * (0.5 + random_unit), doubtful)
     if isinstance(error, LarkThrottled | LarkUnauthorized):
         if is_outlived(age_seconds=age_seconds, in_doubt=in_doubt):
             return GiveUp()

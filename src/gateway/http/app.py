@@ -15,7 +15,20 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import autopilots, bindings, chats, health, identity, runtimes, tasks, team
+from gateway.http import (
+    attachments,
+    autopilots,
+    bindings,
+    chats,
+    events,
+    health,
+    identity,
+    installations,
+    lark_events,
+    runtimes,
+    tasks,
+    team,
+)
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -24,15 +37,19 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.channel.installs import Installs
+    from gateway.channel.push import TakePushed
     from gateway.http.autopilots import TriggerViews
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
+    from gateway.work.attachments import Attachments
     from gateway.work.autopilots import AutopilotService
     from gateway.work.bindings import BindingService
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
+    from gateway.work.feed import Feed
     from gateway.work.tasks import TaskService
     from gateway.work.team import TeamService
 
@@ -57,16 +74,18 @@ class Workplace:
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, binding accounts, and conversations.
+    """What the routes for people stand on: signing in, bots, binding accounts, conversations, and what happens.
 
-    `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
-    client's address counts.
+    `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
+    people reach us, `trusted_proxies` whose word on a client's address counts.
     """
 
     accounts: Accounts
     directory: Directory
     bindings: BindingService
     chats: ChatService
+    feed: Feed
+    installs: Installs | None = None
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -75,13 +94,19 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only."""
+    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
+
+    `attachments` is None where no platform is served that files could be fetched from.
+    `take_lark_event` is None while Lark is off.
+    """
 
     authenticate: Authenticate
     tasks: TaskService
     health: Readiness
     metrics: Metrics
     people: People | None = None
+    attachments: Attachments | None = None
+    take_lark_event: TakePushed | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -94,12 +119,16 @@ def create_app(services: Services) -> JsonApp:
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    attachments.add_routes(app, services)
+    lark_events.add_routes(app, services.take_lark_event)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
+        installations.add_routes(app, people)
         chats.add_routes(app, people)
+        events.add_routes(app, people.directory, people.feed)
         if people.workplace is not None:
             _add_workplace(app, people.workplace, people.directory)
     return app

@@ -14,6 +14,7 @@ from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime
 from gateway.http.body import json_response, read_json
 from gateway.ids import parse_id
+from gateway.work.attachments import Attachment
 from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment
 
 if TYPE_CHECKING:
@@ -72,6 +73,18 @@ def add_routes(app: Quart, services: Services) -> None:
 def task_json(assignment: Assignment) -> dict[str, object]:
     """A claimed task as its agent reads it.
 
+    `text`, and with it `prompt`, begins with what others said around the message, each piece in a block of its own:
+    `<recent_context count="">` (the last messages of the group or topic before this run), `<quoted_message
+    message_id="" sender="" type="">` (what the message answers to) and `<forwarded_messages count="">` (what it
+    bundles). Then come the sender's own words. In a list every message begins with `[name]: ` and goes on in lines that
+    begin with `| `; the agent's own earlier answers are `[assistant]: `. `[unable to fetch]` stands for what could not
+    be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
+    group, `prompt` has the author before each sender's words too.
+
+    `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
+    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's
+    words says so, such as `[report.pdf: unable to fetch]`.
+
     A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
     the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
     """
@@ -89,15 +102,27 @@ def task_json(assignment: Assignment) -> dict[str, object]:
             {
                 "role": message.role,
                 "author": message.author,
-                "text": message.text,
+                "text": message.with_additions,
                 "sent_at": message.sent_at,
                 "age_seconds": message.age_seconds,
-                "attachments": [],
+                "attachments": [_attachment_json(file) for file in message.attachments if not file.failed],
             }
             for message in assignment.messages
         ],
         "attempt": claim.attempt,
         "deadline": claim.deadline,
+    }
+
+
+def _attachment_json(file: Attachment) -> dict[str, object]:
+    """`bytes` is null for a file that did not come in time: asking for it fetches it."""
+    described = file.described
+    return {
+        "n": file.n,
+        "kind": file.kind,
+        "name": described.name,
+        "mime_type": described.mime_type,
+        "bytes": file.bytes,
     }
 
 

@@ -93,10 +93,12 @@ class CommandDesk:
         settlement = await self._keep(turn, Outcome.INGESTED)
         if settlement is not None:
             words = words_of(turn.message)
-            await self._file(title, description_of(turn.message.text, words, fallback=command.description), turn)
+            description = description_of(turn.message.text, words, fallback=command.description)
+            await self._file(title, description, turn, source_id=turn.row_id)
         return settlement
 
-    async def _file(self, title: str, description: str, turn: Turn) -> None:
+    async def _file(self, title: str, description: str, turn: Turn, *, source_id: UUID) -> None:
+        """`source_id`: the row of the command, whose files become the issue's."""
         draft = IssueDraft(
             turn.installation.workspace_id,
             title,
@@ -106,6 +108,7 @@ class CommandDesk:
             creator_id=turn.author_id,
             origin_type="lark_chat",
             origin_id=turn.session_id,
+            source_message_id=source_id,
         )
         await self._issues.file(draft, notice=partial(self._tell_filed, turn))
 
@@ -171,10 +174,12 @@ class CommandDesk:
         match parse(held.words):
             case FileIssue() as command:
                 title = await self._title(command, turn, before=held.message_id)
-                await self._file(title, description_of(held.body, held.words, fallback=command.description), turn)
+                description = description_of(held.body, held.words, fallback=command.description)
+                await self._file(title, description, turn, source_id=held.message_id)
             case StartFresh(text) if text:
                 body = fresh_body(held.body, held.words, fallback=text)
-                entry = replace(turn.entry(), id=self._mint(), text=body, fresh=True)
+                entry = turn.entry()
+                entry = replace(entry, id=self._mint(), text=body, fresh=True, media=(), media_of=held.message_id)
                 return await self._append_fresh(entry, turn, None)
             case StartFresh():
                 await self._store.start_fresh(turn.session_id, turn.author_id, None, turn.say(Reply.FRESH_PENDING))

@@ -71,16 +71,19 @@ class InboundPipeline:
         commands: CommandDesk | None = None,
         *,
         observe: OutcomeObserver = _observe_nothing,
+        ingested: Callable[[InboundMessage], None] | None = None,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
         """`committer` is the fused path; without one every message goes through the steps.
 
-        Without `commands` a command is a message like any other.
+        Without `commands` a command is a message like any other. `ingested` is told of every message, commands
+        apart, that a run will take in, once that is durable; it must neither wait nor raise.
         """
         self._store = store
         self._committer = committer
         self._commands = commands
         self._observe = observe
+        self._ingested = ingested
         self._mint = mint
 
     async def receive(self, message: InboundMessage) -> Verdict:
@@ -99,7 +102,13 @@ class InboundPipeline:
         if self._committer is None or not _is_plain(message):
             return None
         queueing = await self._committer.submit(_plain(message, self._mint()))
-        return None if queueing is None else Settlement(OUTCOMES[queueing])
+        return None if queueing is None else self._ingest(message, Settlement(OUTCOMES[queueing]))
+
+    def _ingest(self, message: InboundMessage, settlement: Settlement) -> Settlement:
+        """The message is durable: whoever prepares its run may begin."""
+        if settlement.outcome is Outcome.INGESTED and self._ingested is not None:
+            self._ingested(message)
+        return settlement
 
     async def _stepwise(self, message: InboundMessage) -> Settlement:
         installation = await self._store.find_installation(message.source.channel_type, message.app_id)
@@ -164,7 +173,7 @@ class InboundPipeline:
         if queueing is None:
             return None
         reached("inbound.committed")
-        return Settlement(OUTCOMES[queueing])
+        return self._ingest(turn.message, Settlement(OUTCOMES[queueing]))
 
     async def _drop(
         self, message: InboundMessage, installation: Installation | None, claim: Claim | None, settlement: Settlement

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from gateway.channel.message import MediaRef
 from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, Outcome
 from gateway.work.notices import Notice
@@ -84,7 +85,8 @@ class UserMessage:
     """A message to append to a session. An empty `message_id` leaves the session's reply target alone.
 
     A `fresh` one begins a new generation of the conversation. `quoted_id` names the message it answers to, a `bundle`
-    wraps forwarded ones: both are looked up when a run takes the message in.
+    wraps forwarded ones: both are looked up when a run takes the message in. `media` are the files it carries, which
+    are fetched later; with `media_of` it also takes over those of that former message.
     """
 
     id: UUID
@@ -97,6 +99,8 @@ class UserMessage:
     fresh: bool = False
     quoted_id: str = ""
     bundle: bool = False
+    media: tuple[MediaRef, ...] = ()
+    media_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Turn:
             fresh=self.message.force_fresh,
             quoted_id=quoted_by(self.message),
             bundle=self.message.bundle,
+            media=self.message.media,
         )
 
     def say(self, reply: Reply, **values: object) -> Notice:

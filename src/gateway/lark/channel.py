@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,14 +12,23 @@ import structlog
 import trio
 
 from gateway.channel.capability import Capability
-from gateway.channel.channel import ChannelConfig, ChannelFactory, ConnectionState, LinkRefused, Verdict
-from gateway.channel.message import OutboundMessage, SendResult
+from gateway.channel.channel import (
+    ChannelConfig,
+    ChannelFactory,
+    ConnectionState,
+    InboundHandler,
+    LinkRefused,
+    Verdict,
+)
+from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
 from gateway.keyring import KeyRing
-from gateway.lark.client import SEND_TIMEOUT_SECONDS, BotIdentity, HttpClient, LarkClient
+from gateway.lark.cards import Rendered, render_answer, render_error, render_text
+from gateway.lark.client import BotIdentity, LarkClient
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
 from gateway.lark.content import CHANNEL_TYPE, decode_event, order_key
-from gateway.lark.region import open_base_url
+from gateway.lark.read_back import find_sent
 from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
@@ -32,10 +42,12 @@ _REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 2
 _TYPING_EMOJI = "Typing"
 # The message is recalled, deleted or not to be found, and what hung on it went with it.
 _MESSAGE_GONE = frozenset({230011, 230110, 231003})
+# A definite no to the card: it could not be built, is too long, or has more tables than a card takes.
+_CARD_IMPOSSIBLE = frozenset({230025, 230099})
 
 
 class LarkChannel:
-    """Implements gateway.channel.channel.Channel, and Typing too, for one installation.
+    """Implements gateway.channel.channel.Channel for one installation, and Typing and ReadBack too.
 
     What it was given stays the caller's.
     """
@@ -65,7 +77,13 @@ class LarkChannel:
 
     @property
     def capabilities(self) -> Capability:
-        return Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY | Capability.TYPING_INDICATOR
+        return (
+            Capability.TEXT
+            | Capability.RICH_CARD
+            | Capability.THREAD_REPLY
+            | Capability.QUOTE_REPLY
+            | Capability.TYPING_INDICATOR
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See Channel.run. An installation that was stored without its bot's identity asks for it first.
@@ -92,40 +110,43 @@ class LarkChannel:
         )
 
     async def receive(self, payload: bytes) -> int:
-        """Decide one event and return the code it is acknowledged with.
-
-        200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
-        An exception of the handler passes: it means 500.
-        """
-        try:
-            message = decode_event(payload, bot_open_id=self._bot.open_id, bot_union_id=self._bot.union_id)
-        except RemoteProtocolError as error:
-            _log.warning("lark_event_unreadable", installation_id=str(self._config.installation_id), error=str(error))
-            return SETTLED
-        if message is None:
-            return SETTLED
-        if not message.app_id:
-            message = replace(message, app_id=self._app_id)
-        elif message.app_id != self._app_id:
-            installation_id = str(self._config.installation_id)
-            _log.warning("lark_event_of_another_app", installation_id=installation_id, event_id=message.event_id)
-            return SETTLED
-        verdict = await self._config.handler(message)
-        return SETTLED if verdict is Verdict.SETTLED else REDELIVER
+        """Decide one event and return the code it is acknowledged with; see `receive_event`."""
+        return await receive_event(
+            payload,
+            app_id=self._app_id,
+            bot=self._bot,
+            installation_id=self._config.installation_id,
+            handler=self._config.handler,
+        )
 
     async def send(self, message: OutboundMessage) -> SendResult:
         """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
 
-        A reply that the quoted message cannot take any more goes to the chat instead.
+        A reply that the quoted message cannot take any more goes to the chat instead, and words that the platform
+        will not draw as a card go as text. Both only after a definite no, and with the same key.
         """
+        rendered = _render(message)
+        try:
+            return await self._send_where_possible(message, rendered)
+        except LarkRefused as error:
+            if rendered.type == "text" or error.code not in _CARD_IMPOSSIBLE:
+                raise
+            _log.info("lark_card_goes_as_text", installation_id=str(self._config.installation_id), code=error.code)
+        return await self._send_where_possible(message, render_text(message.text))
+
+    async def _send_where_possible(self, message: OutboundMessage, rendered: Rendered) -> SendResult:
         if message.reply_to:
             try:
-                return await self._send(message, reply_to=message.reply_to)
+                return await self._send(message, rendered, reply_to=message.reply_to)
             except LarkRefused as error:
                 if error.code not in _REPLY_IMPOSSIBLE or not message.chat_id:
                     raise
                 _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
-        return await self._send(message)
+        return await self._send(message, rendered)
+
+    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
+        """See ReadBack.find_sent."""
+        return await find_sent(self._client, message, since=since, known=known)
 
     async def show_typing(self, message_id: str) -> str:
         """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
@@ -139,9 +160,9 @@ class LarkChannel:
             if error.code not in _MESSAGE_GONE:
                 raise
 
-    async def _send(self, message: OutboundMessage, *, reply_to: str = "") -> SendResult:
-        message_id = await self._client.send_text(
-            text=message.text,
+    async def _send(self, message: OutboundMessage, rendered: Rendered, *, reply_to: str = "") -> SendResult:
+        message_id = await self._client.send(
+            rendered,
             uuid=message.idempotency_key,
             chat_id=message.chat_id,
             open_id=message.user_id,
@@ -159,17 +180,39 @@ class LarkChannel:
             _log.warning("lark_bot_unknown", installation_id=installation_id, code=error.code, error=str(error))
 
 
+async def receive_event(
+    payload: bytes, *, app_id: str, bot: BotIdentity, installation_id: UUID, handler: InboundHandler
+) -> int:
+    """Decide one event of an app, whichever way it came, and return the code it is acknowledged with.
+
+    200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
+    An exception of the handler passes: it means 500.
+    """
+    try:
+        message = decode_event(payload, bot_open_id=bot.open_id, bot_union_id=bot.union_id)
+    except RemoteProtocolError as error:
+        _log.warning("lark_event_unreadable", installation_id=str(installation_id), error=str(error))
+        return SETTLED
+    if message is None:
+        return SETTLED
+    if not message.app_id:
+        message = replace(message, app_id=app_id)
+    elif message.app_id != app_id:
+        _log.warning("lark_event_of_another_app", installation_id=str(installation_id), event_id=message.event_id)
+        return SETTLED
+    verdict = await handler(message)
+    return SETTLED if verdict is Verdict.SETTLED else REDELIVER
+
+
 def lark_factory(
-    http: HttpClient,
+    clients: LarkClients,
     *,
     open_stream: OpenStream,
-    open_base_override: str | None = None,
     settings: ConnectionSettings | None = None,
-    send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
     on_ack: OnAck | None = None,
     on_fault: OnFault | None = None,
 ) -> ChannelFactory:
-    """The factory for `feishu`. The caller owns `http` and keeps it open while channels run.
+    """The factory for `feishu`. Channels of one app share its client with whoever else uses `clients`.
 
     The factory raises LinkRefused for an installation without credentials.
     """
@@ -178,11 +221,20 @@ def lark_factory(
         app_id, app_secret = config.raw.get("app_id"), config.raw.get("app_secret")
         if not app_id or not app_secret:
             raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
-        base_url = open_base_url(config.raw.get("region"), open_base_override)
-        client = LarkClient(app_id, app_secret, base_url, http, send_timeout_seconds=send_timeout_seconds)
+        client = clients.of(app_id, app_secret, config.raw.get("region"))
         return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
 
     return build
+
+
+def _render(message: OutboundMessage) -> Rendered:
+    match message.tone:
+        case Tone.ANSWER:
+            return render_answer(message.text)
+        case Tone.ERROR:
+            return render_error(message.text)
+        case Tone.NOTICE:
+            return render_text(message.text)
 
 
 def open_config(stored: Mapping[str, Any], ring: KeyRing, installation_id: UUID) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from wsproto.utilities import ProtocolError as WebSocketProtocolError
 from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
 from gateway.concurrency import Signal, open_finishing_nursery, reached
 from gateway.errors import LarkError, LarkRefused, LarkUnauthorized, RemoteProtocolError
+from gateway.lark.proxy import Proxies, Proxy, Tunnel
 from gateway.lark.wire.assembler import AssemblerLimits
 from gateway.lark.wire.endpoint import Endpoint, judge_handshake
 from gateway.lark.wire.frame import Frame, encode
@@ -35,6 +36,8 @@ from gateway.lark.wire.session import REDELIVER, Action, Deliver, Ignored, Ponge
 log = structlog.get_logger()
 
 E = TypeVar("E", bound=Exception)
+
+DIRECT = Proxies({})
 
 _WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
 _RECEIVE_BYTES = 16 * 2**10  # several events at once when they come fast
@@ -53,6 +56,7 @@ class ConnectionSettings:
 
     bootstrap_timeout_seconds: float = 15.0
     dial_timeout_seconds: float = 15.0
+    tunnel_timeout_seconds: float = 10.0
     handshake_timeout_seconds: float = 15.0
     write_timeout_seconds: float = 10.0
     handover_seconds: float = 1.0
@@ -78,7 +82,7 @@ class RawLink:
 FetchEndpoint = Callable[[], Awaitable[Endpoint]]
 """Asks the platform where to dial. Raises the LarkError family."""
 OpenStream = Callable[[Endpoint], Awaitable[RawLink]]
-"""Dials, TLS included. Raises OSError or trio.BrokenResourceError. A way through a proxy is another such function."""
+"""Dials, TLS included. Raises OSError, trio.BrokenResourceError, LinkLost or LinkRefused."""
 OnEvent = Callable[[bytes], Awaitable[int]]
 """Decides one event: 200 or 500. An exception counts as 500."""
 OnAck = Callable[[float, int], None]
@@ -88,23 +92,63 @@ OnFault = Callable[[], None]
 
 
 async def open_tcp_link(
-    endpoint: Endpoint, *, ssl_context: ssl.SSLContext, settings: ConnectionSettings | None = None
+    endpoint: Endpoint,
+    *,
+    ssl_context: ssl.SSLContext,
+    proxies: Proxies = DIRECT,
+    settings: ConnectionSettings | None = None,
 ) -> RawLink:
-    """The OpenStream for a direct connection; `ssl_context` is shared, because each costs close to a megabyte.
+    """The OpenStream over TCP; `ssl_context` is shared, because each costs close to a megabyte.
 
-    Raises OSError when nobody answers, trio.BrokenResourceError when TLS fails. The caller owns the result.
+    Raises OSError when nobody answers, trio.BrokenResourceError when TLS fails, LinkLost and LinkRefused for what a
+    proxy has to say. The caller owns the result.
     """
-    tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+    settings = settings or ConnectionSettings()
+    proxy = proxies.route("https" if endpoint.tls else "http", endpoint.host, endpoint.port)
+    tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port) if proxy is None else await _reach(proxy)
     try:
-        _tune(tcp.socket, settings or ConnectionSettings())
-        if not endpoint.tls:
-            return RawLink(tcp, tcp.socket.close)
-        tls = trio.SSLStream(tcp, ssl_context, server_hostname=endpoint.host, https_compatible=True)
-        await tls.do_handshake()
-        return RawLink(tls, tcp.socket.close)
+        _tune(tcp.socket, settings)
+        stream: trio.abc.Stream = tcp
+        if proxy is not None:
+            stream = await _tunnel(tcp, proxy, endpoint, ssl_context, settings)
+        if endpoint.tls:
+            stream = await _secure(stream, ssl_context, endpoint.host)
+        return RawLink(stream, tcp.socket.close)
     except BaseException:
         tcp.socket.close()
         raise
+
+
+async def _reach(proxy: Proxy) -> trio.SocketStream:
+    try:
+        return await trio.open_tcp_stream(proxy.host, proxy.port)
+    except OSError as error:
+        raise LinkLost(f"the proxy {proxy} cannot be reached: {error}") from error
+
+
+async def _tunnel(
+    tcp: trio.SocketStream, proxy: Proxy, endpoint: Endpoint, ssl_context: ssl.SSLContext, settings: ConnectionSettings
+) -> trio.abc.Stream:
+    """A stream to the endpoint through `tcp`, a connection to the proxy that stays the caller's."""
+    try:
+        with trio.fail_after(settings.tunnel_timeout_seconds):
+            stream = await _secure(tcp, ssl_context, proxy.host) if proxy.tls else tcp
+            tunnel = Tunnel(proxy, endpoint.host, endpoint.port)
+            await stream.send_all(tunnel.request())
+            while not tunnel.receive(bytes(await stream.receive_some(_RECEIVE_BYTES))):
+                pass
+            return stream
+    except trio.BrokenResourceError as error:
+        raise LinkLost(f"the connection to the proxy {proxy} broke: {error.__cause__ or error}") from error
+    except trio.TooSlowError as error:
+        waited = settings.tunnel_timeout_seconds
+        raise LinkLost(f"the proxy {proxy} gave no whole answer to CONNECT within {waited:g} s") from error
+
+
+async def _secure(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
+    tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    await tls.do_handshake()
+    return tls
 
 
 def _tune(sock: trio.socket.SocketType, settings: ConnectionSettings) -> None:

@@ -94,7 +94,7 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
     """
     if not payload.strip():
         return None
-    envelope = _parse(payload)
+    envelope = parse_json(payload)
     if not isinstance(envelope, dict):
         raise RemoteProtocolError("the event is not a JSON object")
     header, event = _object(envelope, "header"), _object(envelope, "event")
@@ -203,7 +203,7 @@ def _read_message(
         source=source,
         type=kind,
         text=said.text,
-        sent_at=_moment(message.get("create_time")),
+        sent_at=moment(message.get("create_time")),
         command_text=said.text if kind is MessageType.TEXT else "",
         media=said.media,
         reply_to=_reply_to(message),
@@ -262,8 +262,8 @@ def _chat_type(name: str) -> ChatType:
     return ChatType.P2P if name == "p2p" else ChatType.GROUP
 
 
-def _moment(milliseconds: object) -> datetime | None:
-    """The platform's clock: milliseconds since 1970, usually as a string."""
+def moment(milliseconds: object) -> datetime | None:
+    """A time of the platform's clock: milliseconds since 1970, usually as a string."""
     if not isinstance(milliseconds, str | int) or isinstance(milliseconds, bool):
         return None
     try:
@@ -359,7 +359,7 @@ def _span_media(span: dict[str, Any]) -> tuple[MediaRef, ...]:
         case "img":
             return _reference(MessageType.IMAGE, _text(span, "image_key"))
         case "media":
-            return _reference(MessageType.VIDEO, _text(span, "file_key"))
+            return _reference(MessageType.VIDEO, _text(span, "file_key"), _text(span, "file_name"))
         case _:
             return ()
 
@@ -374,12 +374,12 @@ def _attachment(platform_type: str, fields: dict[str, Any]) -> tuple[MediaRef, .
 
 
 def _reference(kind: MessageType, key: str, name: str = "") -> tuple[MediaRef, ...]:
-    return (MediaRef(kind, key, name),) if key else ()
+    return (MediaRef(kind, key, name),) if 0 < len(key) <= ID_CHARS_MAX else ()
 
 
 def _content_fields(content: str) -> dict[str, Any]:
     try:
-        fields = _parse(content.encode(errors="surrogatepass"))
+        fields = parse_json(content.encode(errors="surrogatepass"))
     except RemoteProtocolError:
         return {}
     return fields if isinstance(fields, dict) else {}
@@ -388,7 +388,7 @@ def _content_fields(content: str) -> dict[str, Any]:
 # Reading JSON that may hold anything.
 
 
-def _parse(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """Decode JSON. Raises RemoteProtocolError."""
     try:
         return msgspec.json.decode(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -13,6 +13,7 @@ import structlog
 from gateway.channel.installation import (
     AgentHome,
     AppHolder,
+    DroppedMessage,
     InstallationDraft,
     InstallationStore,
     InstallationView,
@@ -27,9 +28,9 @@ from gateway.errors import (
 )
 from gateway.ids import new_id
 from gateway.keyring import KeyRing
-from gateway.lark.client import BotIdentity, LarkClient, open_http_client
+from gateway.lark.client import BotIdentity, HttpClient, LarkClient, open_http_client
 from gateway.lark.content import CHANNEL_TYPE
-from gateway.lark.region import Region, open_base_url
+from gateway.lark.region import Region, console_url, open_base_url
 
 _log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ class NewApp:
     """An app made by hand in the platform's console, for one agent.
 
     `installer_email` None means the workspace's owner. The encrypt key and the verification token are the console's,
-    for events over HTTP.
+    for events over HTTP, which need at least the token: nothing else vouches for what is posted.
     """
 
     agent_id: UUID
@@ -77,7 +78,16 @@ def identify_with(open_base_override: str | None = None, *, proxy_url: str | Non
 
     async def identify(app_id: str, app_secret: str, region: Region) -> BotIdentity:
         async with open_http_client(proxy_url=proxy_url, connections_max=1) as http:
-            return await LarkClient(app_id, app_secret, open_base_url(region, open_base_override), http).identify()
+            return await identify_over(http, open_base_override)(app_id, app_secret, region)
+
+    return identify
+
+
+def identify_over(http: HttpClient, open_base_override: str | None = None) -> Identify:
+    """Ask the platform itself, over connections that the caller shares."""
+
+    async def identify(app_id: str, app_secret: str, region: Region) -> BotIdentity:
+        return await LarkClient(app_id, app_secret, open_base_url(region, open_base_override), http).identify()
 
     return identify
 
@@ -100,33 +110,73 @@ class InstallationService:
         for bad input or credentials the platform does not accept, 404 for an unknown agent, 409 for an archived agent
         or an app that belongs to another agent. A platform that cannot be reached is a warning, not an error.
         """
-        if self._ring is None:
-            message = "secret_key is unset, so no app secret can be stored; `gateway keygen` prints one"
-            raise RejectedRequest(503, "secret_key_missing", message)
+        ring = self._require_ring()
         _check(app)
-        home = await self._find_home(app.agent_id)
-        installer = await self._find_installer(home, app.installer_email)
+        home, installer = await self.installer_of(app.agent_id, app.installer_email)
         bot, warning = await self._ask_platform(app)
         for _ in range(_SAVE_ATTEMPTS):
-            installation = await self._save(app, home, installer, bot, self._ring)
+            installation = await self._save(app, home, installer, bot, ring)
             if installation is not None:
                 _log.info("lark_installation_added", installation_id=str(installation.id), app_id=app.app_id)
                 return Installed(installation, warning)
         raise RejectedRequest(409, "installation_changed", "the agent's installation keeps changing; try again")
 
+    async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
+        """Raises RejectedRequest (404), also for another workspace's."""
+        found = await self._store.find(installation_id, workspace_id)
+        if found is None:
+            raise _no_installation(installation_id)
+        return found
+
     async def revoke(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
         """Take a bot out of service and keep its row. Raises RejectedRequest (404), also for another workspace's."""
-        found = await self._store.find(installation_id)
-        if found is not None and workspace_id in {None, found.workspace_id}:
-            found = await self._store.revoke(installation_id, found.workspace_id)
-            if found is not None:
-                _log.info("lark_installation_revoked", installation_id=str(installation_id))
-                return found
-        raise RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+        found = await self.find(installation_id, workspace_id)
+        revoked = await self._store.revoke(installation_id, found.workspace_id)
+        if revoked is None:
+            raise _no_installation(installation_id)
+        _log.info("lark_installation_revoked", installation_id=str(installation_id))
+        return revoked
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
         """Oldest first, revoked ones too; None lists every workspace's."""
         return await self._store.list(workspace_id)
+
+    async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
+        """What the bot did not take in, and why, newest first."""
+        return await self._store.drops(installation_id, limit, offset)
+
+    def console_url(self, installation: InstallationView) -> str:
+        """Where a person manages the app, at its platform."""
+        return console_url(installation.region, installation.app_id)
+
+    async def installer_of(self, agent_id: UUID, email: str | None) -> tuple[AgentHome, UUID]:
+        """Where an agent lives, and who connects its bot: a member by e-mail address, or the workspace's owner.
+
+        Raises RejectedRequest as `add` does.
+        """
+        home = await self._find_home(agent_id)
+        return home, await self._find_installer(home, email)
+
+    async def identify(self, app_id: str, app_secret: str, region: Region) -> BotIdentity:
+        """Ask the platform which bot an app has. Raises the LarkError family."""
+        return await self._identify(app_id, app_secret, region)
+
+    async def draft(self, app: NewApp, installer: UUID, bot: BotIdentity) -> InstallationDraft:
+        """The row that an app is to become, its secrets sealed. Raises RejectedRequest as `add` does."""
+        ring = self._require_ring()
+        home = await self._find_home(app.agent_id)
+        return await self._draft(app, home, installer, bot, ring)
+
+    async def taken(self, app_id: str) -> RejectedRequest | None:
+        """Whose an app is, in the words of a refusal; None when it is nobody's."""
+        holder = await self._store.app_holder(CHANNEL_TYPE, app_id)
+        return None if holder is None else _app_taken(app_id, holder)
+
+    def _require_ring(self) -> KeyRing:
+        if self._ring is None:
+            message = "secret_key is unset, so no app secret can be stored; `gateway keygen` prints one"
+            raise RejectedRequest(503, "secret_key_missing", message)
+        return self._ring
 
     async def _find_home(self, agent_id: UUID) -> AgentHome:
         home = await self._store.agent_home(agent_id)
@@ -165,10 +215,22 @@ class InstallationService:
     async def _save(
         self, app: NewApp, home: AgentHome, installer: UUID, bot: BotIdentity, ring: KeyRing
     ) -> InstallationView | None:
+        draft = await self._draft(app, home, installer, bot, ring)
+        try:
+            return await self._store.save(draft)
+        except StoreConflict as error:
+            taken = await self.taken(app.app_id)
+            if taken is None:
+                raise
+            raise taken from error
+
+    async def _draft(
+        self, app: NewApp, home: AgentHome, installer: UUID, bot: BotIdentity, ring: KeyRing
+    ) -> InstallationDraft:
         # The id must be known before anything is sealed: it is part of what the seal covers.
         known = await self._store.id_of(home.workspace_id, app.agent_id, CHANNEL_TYPE)
         installation_id = known or new_id()
-        draft = InstallationDraft(
+        return InstallationDraft(
             id=installation_id,
             workspace_id=home.workspace_id,
             agent_id=app.agent_id,
@@ -176,13 +238,6 @@ class InstallationService:
             installer_user_id=installer,
             config=stored_config(app, bot, ring, installation_id),
         )
-        try:
-            return await self._store.save(draft)
-        except StoreConflict as error:
-            holder = await self._store.app_holder(CHANNEL_TYPE, app.app_id)
-            if holder is None:
-                raise
-            raise _app_taken(app.app_id, holder) from error
 
 
 def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id: UUID) -> dict[str, Any]:
@@ -218,6 +273,9 @@ def _check(app: NewApp) -> None:
         _check_secret(name, secret, needed=needed)
     _check_choice("region", app.region, [region.value for region in Region])
     _check_choice("event_mode", app.event_mode, EVENT_MODES)
+    if app.event_mode == "http" and not app.verification_token:
+        message = "event_mode http needs the verification_token of the app's Events & Callbacks page"
+        raise RejectedRequest(400, "invalid_verification_token", message, field="verification_token")
 
 
 def _check_secret(name: str, secret: str, *, needed: bool) -> None:
@@ -234,6 +292,10 @@ def _check_choice(name: str, value: str, choices: list[str] | tuple[str, ...]) -
         raise RejectedRequest(
             400, f"invalid_{name}", f"{name} {value!r} is not one of {', '.join(choices)}", field=name
         )
+
+
+def _no_installation(installation_id: UUID) -> RejectedRequest:
+    return RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
 
 
 def _app_taken(app_id: str, holder: AppHolder) -> RejectedRequest:

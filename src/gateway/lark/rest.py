@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -22,18 +22,16 @@ from gateway.errors import (
     LarkUnavailable,
     LocalProtocolError,
 )
+from gateway.lark.cards import Rendered
 
 UUID_LENGTH_MAX = 50
-TEXT_REQUEST_BYTES_MAX = 150 * 1024
-"""What the platform takes for a text message, the whole body counted."""
-
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
 RETRY_AFTER_MAX_SECONDS = 60.0
 _REASON_LENGTH_MAX = 300
 
 TOO_LONG = 230025
 _TOKEN_INVALID = frozenset({99991663, 99991664, 99991671})
-_THROTTLED = frozenset({99991400, 230020})
+_APP_THROTTLED, _CHAT_THROTTLED = 99991400, 230020
 # 10003 and 10014 are answers of the token call; the others are about the app: wrong, disabled, not available.
 _APP_REFUSED = frozenset({10003, 10014, 99991543, 99991662, 99991673})
 # "Still being sent" and "sending is off for now": the result is open, and the same uuid makes a repeat safe.
@@ -136,19 +134,19 @@ def judge_union_id(answer: Answer) -> str:
     return union_id if isinstance(union_id, str) else ""
 
 
-def send_text_request(
-    token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, text: str, uuid: str
+def send_request(
+    token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, message: Rendered, uuid: str
 ) -> Request:
-    """A new message. `uuid` makes repeats within an hour one message. See `check_text` for what it raises."""
+    """A new message. `uuid` makes repeats within an hour one message. See `check_message` for what it raises."""
     _need(receive_id, receive_id_type)
-    body = {"receive_id": receive_id, **_text_body(text, uuid)}
+    body = {"receive_id": receive_id, **_message_body(message, uuid)}
     return _post(f"/open-apis/im/v1/messages?receive_id_type={receive_id_type}", body, token=token)
 
 
-def reply_text_request(token: str, *, message_id: str, text: str, uuid: str, in_thread: bool) -> Request:
-    """A reply that quotes `message_id`; `in_thread` starts or continues its topic. Raises as `check_text` does."""
+def reply_request(token: str, *, message_id: str, message: Rendered, uuid: str, in_thread: bool) -> Request:
+    """A reply that quotes `message_id`; `in_thread` starts or continues its topic. Raises as `check_message` does."""
     _need(message_id, "message id to reply to")
-    body = {**_text_body(text, uuid), "reply_in_thread": in_thread}
+    body = {**_message_body(message, uuid), "reply_in_thread": in_thread}
     return _post(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reply", body, token=token)
 
 
@@ -161,18 +159,19 @@ def judge_sent(answer: Answer) -> str:
     return message_id
 
 
-def check_text(text: str, uuid: str) -> None:
+def check_message(message: Rendered, uuid: str) -> None:
     """Refuse what can never be sent, before anything is called.
 
     Raises LocalProtocolError for an empty text or a uuid that is not 1 to 50 characters, and LarkRefused with the
-    platform's own code when the text is over its limit: that one is a person's or an agent's doing, not a bug.
+    platform's own code when the message is over its limit: that one is a person's or an agent's doing, not a bug.
     """
-    _need(text, "text")
+    if not message.words.strip():
+        raise LocalProtocolError("the text is empty")
     if not 0 < len(uuid) <= UUID_LENGTH_MAX:
         raise LocalProtocolError(f"a uuid has 1 to {UUID_LENGTH_MAX} characters, not {len(uuid)}")
-    size = len(msgspec.json.encode({"content": _content(text)}))
-    if size > TEXT_REQUEST_BYTES_MAX:
-        raise LarkRefused(f"the text takes {size} bytes; the limit is {TEXT_REQUEST_BYTES_MAX}", code=TOO_LONG)
+    if message.request_bytes > message.request_bytes_max:
+        limit = message.request_bytes_max
+        raise LarkRefused(f"the message takes {message.request_bytes} bytes; the limit is {limit}", code=TOO_LONG)
 
 
 def judge(answer: Answer) -> dict[str, Any]:
@@ -191,8 +190,9 @@ def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
     said = f"the platform answered {code} (HTTP {answer.status}): {_reason(fields)}"
     if code in _TOKEN_INVALID:
         return TokenRejected(said, code=code, log_id=log_id)
-    if code in _THROTTLED or answer.status == 429:
-        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id)
+    if code in {_APP_THROTTLED, _CHAT_THROTTLED} or answer.status == 429:
+        whole_app = code != _CHAT_THROTTLED
+        return LarkThrottled(said, retry_after=_retry_after(answer), code=code, log_id=log_id, whole_app=whole_app)
     if code in _APP_REFUSED:
         return LarkUnauthorized(said, code=code, log_id=log_id)
     if code in _UNDECIDED or answer.status >= 500:
@@ -249,14 +249,9 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _text_body(text: str, uuid: str) -> dict[str, Any]:
-    check_text(text, uuid)
-    return {"msg_type": "text", "content": _content(text), "uuid": uuid}
-
-
-def _content(text: str) -> str:
-    """The content of a message is JSON inside a string: it is encoded once here and once more with the body."""
-    return msgspec.json.encode({"text": text}).decode()
+def _message_body(message: Rendered, uuid: str) -> dict[str, Any]:
+    check_message(message, uuid)
+    return {"msg_type": message.type, "content": message.content, "uuid": uuid}
 
 
 def _need(value: str, name: str) -> None:
@@ -311,3 +306,112 @@ def judge_unreacted(answer: Answer) -> None:
 
 def _reactions(message_id: str) -> str:
     return f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reactions"
+
+
+# --- reading back -----------------------------------------------------------------------------------------------------
+
+PAGE_MESSAGES_MAX = 50
+NAMES_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages as the platform shows them, newest first, and the token of the next page ("" after the last)."""
+
+    items: tuple[Any, ...] = field(repr=False)
+    next_token: str = field(default="", repr=False)
+
+
+def message_request(token: str, message_id: str) -> Request:
+    """One message; of a bundle also what lies in it. Raises LocalProtocolError for a blank id."""
+    _need(message_id, "message id")
+    return _get(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}?user_id_type=open_id", token)
+
+
+def messages_request(
+    token: str, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
+) -> Request:
+    """The newest messages of a chat, or of one topic, up to `PAGE_MESSAGES_MAX`.
+
+    `start` and `end` are seconds since 1970, 0 for none; a topic takes neither, and they are left out there.
+    """
+    _need(thread_id or chat_id, "chat or thread id")
+    query = {
+        "container_id_type": "thread" if thread_id else "chat",
+        "container_id": thread_id or chat_id,
+        "sort_type": "ByCreateTimeDesc",
+        "page_size": str(PAGE_MESSAGES_MAX),
+        "user_id_type": "open_id",
+        "page_token": page_token,
+        "start_time": str(start) if start and not thread_id else "",
+        "end_time": str(end) if end and not thread_id else "",
+    }
+    return _get(f"/open-apis/im/v1/messages?{urlencode({name: it for name, it in query.items() if it})}", token)
+
+
+def judge_page(answer: Answer) -> Page:
+    """The messages of an answer, whichever of the two calls it was. Raises the LarkError family."""
+    data = _data(judge(answer))
+    items, token = data.get("items"), data.get("page_token")
+    more = data.get("has_more") is True and isinstance(token, str)
+    return Page(tuple(items) if isinstance(items, list) else (), str(token) if more else "")
+
+
+def people_request(token: str, open_ids: Sequence[str]) -> Request:
+    """Up to `NAMES_MAX` people at once. Raises LocalProtocolError for none and for more."""
+    if not 0 < len(open_ids) <= NAMES_MAX:
+        raise LocalProtocolError(f"1 to {NAMES_MAX} people can be looked up at once, not {len(open_ids)}")
+    query = [*(("user_ids", open_id) for open_id in open_ids), ("user_id_type", "open_id")]
+    return _get(f"/open-apis/contact/v3/users/batch?{urlencode(query)}", token)
+
+
+def judge_names(answer: Answer) -> dict[str, str]:
+    """Names by open id; who has none, or may not be seen, is left out. Raises the LarkError family."""
+    items = _data(judge(answer)).get("items")
+    people = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    named = ((person.get("open_id"), person.get("name")) for person in people)
+    return {open_id: name for open_id, name in named if isinstance(open_id, str) and isinstance(name, str) and name}
+
+
+# --- resources: files inside messages --------------------------------------------------------------------------------
+
+ResourceType = Literal["image", "file"]
+
+JSON_ERROR_BYTES_MAX = 64 * 1024
+"""No error of the platform is longer. What is longer and JSON is somebody's file."""
+
+
+def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> Request:
+    """A file that a message carries. The platform knows two types: an image, and everything else."""
+    _need(message_id, "message id")
+    _need(key, "file key")
+    path = f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/resources/{quote(key, safe='')}"
+    return _get(f"{path}?type={resource_type}", token)
+
+
+def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether the body has to be read before it is known to be the file.
+
+    An error comes as JSON, also with HTTP 200; so does a file that is JSON, which unlike an error has a name for
+    itself.
+    """
+    if status != 200:
+        return True
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type in {"application/json", "text/json"} and "content-disposition" not in headers
+
+
+def judge_resource(answer: Answer) -> None:
+    """Return when the body is the file after all. Raises the LarkError family.
+
+    An error is an object with a code other than 0 and a message; any other JSON is what somebody sent.
+    """
+    if answer.status == 200:
+        fields = _json_object(answer.body)
+        code = None if fields is None else fields.get("code")
+        if fields is None or not isinstance(code, int) or isinstance(code, bool) or code == 0:
+            return
+        if not isinstance(fields.get("msg"), str):
+            return
+    judge(answer)
+    raise LarkUnavailable(f"the platform answered HTTP {answer.status} instead of a file", log_id=_log_id(answer, {}))

@@ -108,6 +108,16 @@ class SupervisorObserver:
         self._metrics.count("gateway_unexpected_errors_total", unit=unit)
 
 
+class FetchObserver:
+    """Counts files that were fetched, or not: a callback for `work.attachments`, given "ready" or a problem's slug."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, outcome: str) -> None:
+        self._metrics.count("gateway_attachment_fetches_total", outcome=outcome)
+
+
 class OutboxObserver:
     """Counts what became of attempts to send: a callback for `outbound.outbox`, given a row's kind and the outcome."""
 
@@ -116,6 +126,26 @@ class OutboxObserver:
 
     def __call__(self, kind: str, outcome: str) -> None:
         self._metrics.count("gateway_outbound_attempts_total", kind=kind, outcome=outcome)
+
+
+class GovernorObserver:
+    """Counts what the governor of a bot did: a callback for `outbound.governor`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, event: str) -> None:
+        self._metrics.count("gateway_outbound_pace_total", event=event)
+
+
+class LookupObserver:
+    """Counts look-ups: a callback for `inbound.enrichment`, given what was looked up and how that ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, kind: str, outcome: str) -> None:
+        self._metrics.count("gateway_channel_lookups_total", kind=kind, outcome=outcome)
 
 
 class TypingObserver:

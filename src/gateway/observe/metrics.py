@@ -58,6 +58,10 @@ EVENT_OUTCOMES = (
     "non_workspace_member", "not_addressed_in_group", "revoked_installation", "invalid_event", "sender_is_bot",
     "issue_usage", "fresh_pending", "command_held",
 )  # fmt: skip
+FETCH_OUTCOMES = (
+    "ready", "too_large", "not_available", "refused", "timed_out", "unavailable", "bot_unavailable", "no_room",
+    "unexpected",
+)  # fmt: skip
 TASK_KIND = one_of("chat", "issue", "autopilot")
 
 CADENCE = one_of("scheduled", "event", "manual", fallback="unknown")
@@ -109,7 +113,20 @@ FAMILIES: tuple[Family, ...] = (
         "gateway_unexpected_errors_total",
         "counter",
         "Exceptions nobody expected, caught at the boundary of a unit of work.",
-        {"unit": one_of("http", "frame", "message", "outbound", "installation", "lease", "listener", "sweep")},
+        {
+            "unit": one_of(
+                "http",
+                "frame",
+                "message",
+                "outbound",
+                "installation",
+                "lease",
+                "listener",
+                "sweep",
+                "attachment",
+                "install",
+            )
+        },
     ),
     Family(
         "gateway_channel_events_total",
@@ -150,12 +167,35 @@ FAMILIES: tuple[Family, ...] = (
         TAKEOVER_BUCKETS,
     ),
     Family(
+        "gateway_outbound_pace_total",
+        "counter",
+        "Calls below the platform's limits: made, made to wait, refused as too many, and pauses after silence.",
+        {"event": one_of("call", "waited", "throttled_app", "throttled_chat", "breaker_opened", "typing_skipped")},
+    ),
+    Family(
         "gateway_outbound_attempts_total",
         "counter",
         "Attempts to send a row of the outbox, by how they ended. A fault is an exception nobody foresaw.",
         {
             "kind": one_of("answer", "error", "notice", "binding_prompt"),
             "outcome": one_of("sent", "postponed", "failed", "unknown", "fault"),
+        },
+    ),
+    Family(
+        "gateway_attachment_fetches_total",
+        "counter",
+        "Files fetched from a platform, by how it ended.",
+        {"outcome": one_of(*FETCH_OUTCOMES)},
+    ),
+    Family(
+        "gateway_channel_lookups_total",
+        "counter",
+        "What was looked up for agents: quoted and forwarded messages, what was said before, names.",
+        {
+            "kind": one_of("message", "recent", "names"),
+            "outcome": one_of(
+                "found", "reused", "refused", "throttled", "unavailable", "cut_off", "unsupported", "fault"
+            ),
         },
     ),
     Family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from uuid import UUID
 import structlog
 import trio
 
-from gateway.channel.channel import Channel
-from gateway.channel.message import OutboundMessage, SendResult
+from gateway.channel.channel import Channel, read_back_of
+from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.concurrency import Signal, open_finishing_nursery, reached
-from gateway.core.sending import DOUBT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
-from gateway.errors import LarkError, LarkUnavailable, StoreError, StoreUnavailable
+from gateway.core.sending import DOUBT_SECONDS_MAX, UNSENT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
+from gateway.errors import LarkError, LarkRefused, LarkUnavailable, StoreError, StoreUnavailable
+from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
 from gateway.outbound.typing import Typist
 
@@ -27,6 +29,10 @@ IDLE_SECONDS = 30.0
 PARK_SECONDS = 0.5
 """What a send in flight gets when the right to speak is being handed over."""
 STORE_RETRY_SECONDS = 1.0
+READ_BACK_SECONDS = 10.0
+READ_BACK_RETRY_SECONDS = 60.0
+
+_TONES = {"answer": Tone.ANSWER, "error": Tone.ERROR}
 
 Record = Callable[[str, str], None]
 """Counts what became of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
@@ -52,6 +58,7 @@ async def run_outbox(
     record: Record = _unrecorded,
     composers: Mapping[str, Compose] = STORED,
     typist: Typist | None = None,
+    governor: Governor | None = None,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -59,7 +66,8 @@ async def run_outbox(
 
     Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
     A row whose kind is one of `composers` gets its text there, anew for each attempt. A `typist` of the same bot and
-    with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots.
+    with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots. The
+    `governor` is shared with whatever else calls in the bot's name.
 
     Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
     `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
@@ -67,7 +75,9 @@ async def run_outbox(
     store that fails is tried again.
     """
     lease = Lease(installation_id, lease_epoch)
-    sender = _Sender(lease, channel, store, wake, attempt_seconds, record, composers, random_unit)
+    sender = _Sender(
+        lease, channel, store, wake, governor or Governor(), attempt_seconds, record, composers, random_unit
+    )
     async with open_finishing_nursery(PARK_SECONDS) as nursery:
         task_status.started()
         rung = True
@@ -86,22 +96,27 @@ class _Sender:
     _channel: Channel
     _store: OutboxStore
     _wake: Signal
+    _governor: Governor
     _attempt_seconds: float
     _record: Record
     _composers: Mapping[str, Compose]
     _random_unit: Callable[[], float]
-    _busy: set[str] = field(default_factory=set)
+    _flying: set[str] = field(default_factory=set)
+    _cooling: dict[str, float] = field(default_factory=dict)
+    """Recipients that had as much as their chat takes, and until when; they hold up nobody else."""
 
     async def send_due(self, nursery: trio.Nursery, concurrency: int) -> float:
         """Start sending what is due, as far as there is room; the seconds after which to look again."""
-        free = concurrency - len(self._busy)
+        free = concurrency - len(self._flying)
         if free <= 0:
             return IDLE_SECONDS
+        if (wait := self._governor.app_wait()) > 0:
+            return min(wait, IDLE_SECONDS)
+        self._cooling = {recipient: at for recipient, at in self._cooling.items() if at > trio.current_time()}
+        busy = self._flying | self._cooling.keys()
         try:
-            await self._give_up_doubtful()
-            rows = await self._store.take_due(self._lease, busy=self._busy, rows_max=free)
-            for row in rows:
-                self._busy.add(row.recipient)
+            for row in await self._store.take_due(self._lease, busy=busy, rows_max=free):
+                self._flying.add(row.recipient)
                 nursery.start_soon(self._send_row, row)
             return await self._pause()
         except StoreError as error:
@@ -109,15 +124,11 @@ class _Sender:
             logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
             return STORE_RETRY_SECONDS
 
-    async def _give_up_doubtful(self) -> None:
-        kinds = await self._store.give_up_doubtful(self._lease, busy=self._busy, doubt_seconds=DOUBT_SECONDS_MAX)
-        for kind in kinds:
-            logger.error("outbox_result_unknown", installation_id=str(self._lease.installation_id), kind=kind)
-            self._record(kind, "unknown")
-
     async def _pause(self) -> float:
-        due = await self._store.seconds_to_next(self._lease, busy=self._busy)
-        return IDLE_SECONDS if due is None else min(max(due, 0.0) + 0.005, IDLE_SECONDS)
+        busy = self._flying | self._cooling.keys()
+        due = await self._store.seconds_to_next(self._lease, busy=busy)
+        cooled = min(self._cooling.values(), default=math.inf) - trio.current_time()
+        return min(IDLE_SECONDS if due is None else due, cooled, IDLE_SECONDS - 0.005) + 0.005
 
     async def _send_row(self, row: OutboxRow) -> None:
         """One row is one unit of work: its recipient is free again whatever happens, and the loop looks again."""
@@ -125,7 +136,9 @@ class _Sender:
             if not await self._send_and_settle(row):
                 await trio.sleep(STORE_RETRY_SECONDS)
         finally:
-            self._busy.discard(row.recipient)
+            self._flying.discard(row.recipient)
+            if (wait := self._governor.chat_wait(row.recipient)) > 0:
+                self._cooling[row.recipient] = trio.current_time() + wait
             self._wake.set()
 
     async def _send_and_settle(self, row: OutboxRow) -> bool:
@@ -146,6 +159,9 @@ class _Sender:
             await self._fail(row, 0, f"not sent: it waited {row.age_seconds / 3600:.0f} hours for its bot")
             logger.error("outbox_row_outlived", row_id=str(row.id), kind=row.kind)
             return
+        if row.doubt_seconds is not None and row.doubt_seconds > DOUBT_SECONDS_MAX:
+            await self._resolve_doubt(row)
+            return
         try:
             text = await self._text(row)
             result = None if text is None else await self._call(row, text)
@@ -161,11 +177,57 @@ class _Sender:
         return row.content if compose is None else await compose(row)
 
     async def _call(self, row: OutboxRow, text: str) -> SendResult:
+        await self._governor.take_turn(row.recipient)
         try:
             with trio.fail_after(self._attempt_seconds):
-                return await self._channel.send(_envelope(row, text))
+                result = await self._channel.send(_envelope(row, text))
         except trio.TooSlowError as error:
-            raise LarkUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
+            silent = LarkUnavailable(f"no answer within {self._attempt_seconds:g} s")
+            self._governor.learn(row.recipient, silent)
+            raise silent from error
+        except LarkError as error:
+            self._governor.learn(row.recipient, error)
+            raise
+        self._governor.learn(row.recipient, None)
+        return result
+
+    async def _resolve_doubt(self, row: OutboxRow) -> None:
+        """The platform has forgotten the row's key, so it is looked for in its chat instead of being sent again."""
+        reader = read_back_of(self._channel)
+        if reader is None or row.kind in self._composers or row.first_attempt_at is None:
+            await self._settle_unknown(row, 0, "nobody can tell whether it was delivered")
+            return
+        known = await self._store.list_sent(row)
+        try:
+            await self._governor.take_turn(row.recipient)
+            with trio.fail_after(READ_BACK_SECONDS):
+                found = await reader.find_sent(_envelope(row, row.content), since=row.first_attempt_at, known=known)
+        except LarkRefused as error:
+            await self._settle_unknown(row, error.code, f"the chat cannot be read: {_reason(error)}")
+        except (LarkError, trio.TooSlowError) as error:
+            await self._postpone_doubt(row, error)
+        else:
+            await self._settle_read_back(row, found)
+
+    async def _postpone_doubt(self, row: OutboxRow, error: Exception) -> None:
+        if row.age_seconds >= UNSENT_SECONDS_MAX:
+            await self._settle_unknown(row, 0, "the chat could not be read for a day")
+            return
+        delay = READ_BACK_RETRY_SECONDS * (0.5 + self._random_unit())
+        await self._store.postpone(self._lease, row, delay, 0, _reason(error), doubtful=True)
+        self._record(row.kind, "postponed")
+
+    async def _settle_read_back(self, row: OutboxRow, message_id: str | None) -> None:
+        if message_id is None:
+            await self._store.clear_doubt(self._lease, row.id)
+            logger.info("outbox_row_was_not_sent", row_id=str(row.id), kind=row.kind)
+            return
+        await self._settle_success(row, SendResult(message_id))
+
+    async def _settle_unknown(self, row: OutboxRow, code: int, reason: str) -> None:
+        await self._store.mark_unknown(self._lease, row.id, code, reason)
+        logger.error("outbox_result_unknown", row_id=str(row.id), kind=row.kind)
+        self._record(row.kind, "unknown")
 
     async def _settle_success(self, row: OutboxRow, result: SendResult | None) -> None:
         if result is None:
@@ -215,6 +277,7 @@ def _envelope(row: OutboxRow, text: str) -> OutboundMessage:
     return OutboundMessage(
         text=text,
         idempotency_key=row.uuid,
+        tone=_TONES.get(row.kind, Tone.NOTICE),
         chat_id="" if to_person else row.recipient_id,
         user_id=row.recipient_id if to_person else "",
         thread_id=row.thread_id or "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -20,8 +21,8 @@ class Lease:
 class OutboxRow:
     """A row that this lease holder is about to send.
 
-    `attempts` counts this one. `in_doubt` tells that the result of an earlier attempt is unknown. `age_seconds` is how
-    long ago the row was written.
+    `attempts` counts this one. It is in doubt when the result of an earlier attempt is unknown: since
+    `first_attempt_at`, which is `doubt_seconds` ago. `age_seconds` is how long ago the row was written.
     """
 
     id: UUID
@@ -33,8 +34,13 @@ class OutboxRow:
     content: str
     uuid: str
     attempts: int
-    in_doubt: bool
+    first_attempt_at: datetime | None
+    doubt_seconds: float | None
     age_seconds: float
+
+    @property
+    def in_doubt(self) -> bool:
+        return self.doubt_seconds is not None
 
     @property
     def recipient(self) -> str:
@@ -58,15 +64,21 @@ class OutboxStore(Protocol):
         Takes what is due, and what a former holder left in `sending`. A recipient's later rows wait for its first.
         """
 
-    async def give_up_doubtful(self, lease: Lease, *, busy: Collection[str], doubt_seconds: float) -> list[str]:
-        """Mark `unknown` what has been in doubt for longer than that; the kind of each."""
-
     async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
         """Until the next recipient's first row is due; None when there is none."""
 
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool: ...
 
     async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool: ...
+
+    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+        """Nobody knows what became of it: it is shown, and never sent again by itself."""
+
+    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+        """Back to `queued`, due now: it is certain that no attempt succeeded."""
+
+    async def list_sent(self, row: OutboxRow) -> list[str]:
+        """The platform's ids of what else is known to have been sent to its recipient since its first attempt."""
 
     async def postpone(
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool

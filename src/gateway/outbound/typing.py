@@ -17,6 +17,7 @@ import trio
 from gateway.channel.channel import Channel, Typing, typing_of
 from gateway.concurrency import Signal, reached
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, StoreError
+from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Lease, TypingRow, TypingStore
 
 logger = structlog.get_logger(__name__)
@@ -26,6 +27,8 @@ CONCURRENCY_MAX = 4
 SHOW_ATTEMPTS_MAX = 3
 HIDE_ATTEMPTS_MAX = 6
 STORE_RETRY_SECONDS = 1.0
+NO_ROOM_SECONDS = 1.0
+"""When to look again for room below the platform's limits, which messages have first."""
 REST_OF_RUN_SECONDS = 24 * 3600.0
 """Longer than any run: what is postponed so far is next looked at when its run ends."""
 _SHOW_RETRY_SECONDS = 1.0
@@ -59,6 +62,7 @@ class Typist:
         store: TypingStore,
         *,
         wake: Signal,
+        governor: Governor | None = None,
         attempt_seconds: float = 2.5,
         record: Record = unrecorded,
     ) -> None:
@@ -66,6 +70,7 @@ class Typist:
         self._typing = typing_of(channel)
         self._store = store
         self._wake = wake
+        self._governor = governor or Governor()
         self._attempt_seconds = attempt_seconds
         self._record = record
         self._busy: set[UUID] = set()
@@ -131,7 +136,7 @@ class Typist:
     async def _show(self, row: TypingRow, typing: Typing) -> TypingRow:
         """The row as it is after the call: named if that went well, and unwanted if its run ended meanwhile."""
         try:
-            reaction_id = await self._call(lambda: typing.show_typing(row.channel_message_id))
+            reaction_id = await self._call(row.channel_message_id, lambda: typing.show_typing(row.channel_message_id))
         except Exception as error:
             await self._settle_failure(row, "show", error)
             return row
@@ -142,7 +147,7 @@ class Typist:
 
     async def _hide(self, row: TypingRow, reaction_id: str, typing: Typing) -> None:
         try:
-            await self._call(lambda: typing.hide_typing(row.channel_message_id, reaction_id))
+            await self._call(row.channel_message_id, lambda: typing.hide_typing(row.channel_message_id, reaction_id))
         except Exception as error:
             await self._settle_failure(row, "hide", error)
             return
@@ -150,12 +155,17 @@ class Typist:
         await self._store.mark_gone(self._lease, row.id)
         self._record("hide", "ok")
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, message_id: str, call: Callable[[], Awaitable[T]]) -> T:
+        if not self._governor.admits_typing():
+            raise LarkThrottled("messages go first", retry_after=NO_ROOM_SECONDS)
         try:
             with trio.fail_after(self._attempt_seconds):
                 return await call()
         except trio.TooSlowError as error:
             raise LarkUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
+        except LarkThrottled as error:
+            self._governor.learn(message_id, error)
+            raise
 
     async def _settle_failure(self, row: TypingRow, action: str, error: Exception) -> None:
         delay = judge_failure(error, unwanted=row.unwanted, attempts=row.attempts)

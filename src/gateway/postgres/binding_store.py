@@ -92,18 +92,35 @@ async def _redeem(conn: TrioConnection[Any], hashed: str, user_id: UUID, binding
     account: TokenAccount | None = await _Q.consume_binding_token(conn, hashed=hashed)
     if account is None:
         raise _NotRedeemed(RedeemRefusal.TOKEN_OVER)
-    if not await _Q.lock_membership(conn, workspace_id=account.workspace_id, user_id=user_id):
-        raise _NotRedeemed(RedeemRefusal.NOT_A_MEMBER)
-    binding: Binding | None = await _Q.bind_account(
+    bound = await bind_member(
         conn,
-        id=binding_id,
+        binding_id=binding_id,
+        workspace_id=account.workspace_id,
         installation_id=account.installation_id,
         channel_user_id=account.channel_user_id,
         user_id=user_id,
     )
-    if binding is None:
-        raise _NotRedeemed(RedeemRefusal.ALREADY_BOUND)
-    return binding
+    if isinstance(bound, RedeemRefusal):
+        raise _NotRedeemed(bound)
+    return bound
+
+
+async def bind_member(
+    conn: TrioConnection[Any],
+    *,
+    binding_id: UUID,
+    workspace_id: UUID,
+    installation_id: UUID,
+    channel_user_id: str,
+    user_id: UUID,
+) -> Binding | RedeemRefusal:
+    """Bind an account to a member, inside a transaction that the caller rolls back when it is refused."""
+    if not await _Q.lock_membership(conn, workspace_id=workspace_id, user_id=user_id):
+        return RedeemRefusal.NOT_A_MEMBER
+    binding: Binding | None = await _Q.bind_account(
+        conn, id=binding_id, installation_id=installation_id, channel_user_id=channel_user_id, user_id=user_id
+    )
+    return RedeemRefusal.ALREADY_BOUND if binding is None else binding
 
 
 async def unbind_member(conn: TrioConnection[Any], workspace_id: UUID, user_id: UUID) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from gateway.concurrency import reached
+from gateway.core.attachments import PER_MESSAGE_MAX, display_name
 from gateway.core.claim import ClaimAnswer, ClaimRow, answer_to_refused
 from gateway.errors import RemoteProtocolError, StoreConflict
 from gateway.ids import new_id
@@ -274,10 +275,29 @@ async def _write(conn: TrioConnection[Any], message: UserMessage, *, kind: str) 
         quoted_id=message.quoted_id,
         bundle=message.bundle,
     )
+    if message.media_of is not None:
+        await _Q.adopt_attachments(conn, message_id=message.id, former_id=message.media_of)
+    if message.media and message.message_id:
+        await _attach(conn, message, awaited=kind == "text")
     if message.message_id:
         await _Q.update_reply_target(
             conn, session_id=message.session_id, message_id=message.message_id, thread_id=message.thread_id
         )
+
+
+async def _attach(conn: TrioConnection[Any], message: UserMessage, *, awaited: bool) -> None:
+    media = message.media[:PER_MESSAGE_MAX]
+    await _Q.attach_media(
+        conn,
+        ids=[new_id() for _ in media],
+        message_id=message.id,
+        session_id=message.session_id,
+        channel_message_id=message.message_id,
+        kinds=[each.kind.value for each in media],
+        channel_keys=[each.key for each in media],
+        names=[display_name(each.name) for each in media],
+        awaited=awaited,
+    )
 
 
 def _key(claim: Claim) -> dict[str, Any]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from gateway.channel.installation import AgentHome, AppHolder, InstallationDraft, InstallationView
+from gateway.channel.installation import (
+    AgentHome,
+    AppHolder,
+    DroppedMessage,
+    InstallationDraft,
+    InstallationView,
+    StoredApp,
+    StoredInstallation,
+)
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
-_Q = load("installation.sql", AgentHome, AppHolder, InstallationView)
+_Q = load("installation.sql", AgentHome, AppHolder, DroppedMessage, InstallationView, StoredApp, StoredInstallation)
 
 
 async def reclaim_dead(
@@ -50,17 +59,7 @@ class PostgresInstallationStore:
 
     async def save(self, draft: InstallationDraft) -> InstallationView | None:
         async with self._pool.transaction() as conn:
-            await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
-            saved: UUID | None = await _Q.upsert_installation(
-                conn,
-                id=draft.id,
-                workspace_id=draft.workspace_id,
-                agent_id=draft.agent_id,
-                channel_type=draft.channel_type,
-                config=msgspec.json.encode(draft.config).decode(),
-                installer_user_id=draft.installer_user_id,
-            )
-        return None if saved is None else await self.find(saved)
+            return await find_installation(conn, draft.id) if await save_installation(conn, draft) else None
 
     async def app_holder(self, channel_type: str, app_id: str) -> AppHolder | None:
         async with self._pool.connection() as conn:
@@ -68,19 +67,88 @@ class PostgresInstallationStore:
             return holder
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
-        async with self._pool.connection() as conn:
-            await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
-            rows: list[InstallationView] = await _Q.list_installations(
-                conn, id=installation_id, workspace_id=workspace_id
-            )
-            return rows[0] if rows else None
+        async with self._pool.transaction() as conn:
+            revoked: UUID | None = await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
+            if revoked is not None:
+                await _announce(conn, "lark_installation:revoked", workspace_id, installation_id, revoked)
+            return await find_installation(conn, installation_id, workspace_id)
 
-    async def find(self, installation_id: UUID) -> InstallationView | None:
+    async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
         async with self._pool.connection() as conn:
-            rows: list[InstallationView] = await _Q.list_installations(conn, id=installation_id, workspace_id=None)
-            return rows[0] if rows else None
+            return await find_installation(conn, installation_id, workspace_id)
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
         async with self._pool.connection() as conn:
             rows: list[InstallationView] = await _Q.list_installations(conn, id=None, workspace_id=workspace_id)
             return rows
+
+    async def stored(self, installation_id: UUID) -> StoredInstallation | None:
+        """The row with its sealed config, for whoever is to speak for it; revoked ones too."""
+        async with self._pool.connection() as conn:
+            found: StoredInstallation | None = await _Q.get_stored_installation(conn, id=installation_id)
+            return found
+
+    async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
+        async with self._pool.connection() as conn:
+            rows: Sequence[DroppedMessage] = await _Q.list_inbound_audit(
+                conn, installation_id=installation_id, rows_max=limit, rows_skipped=offset
+            )
+            return rows
+
+    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
+        async with self._pool.connection() as conn:
+            rows: Sequence[StoredApp] = await _Q.list_default_region(conn, channel_type=channel_type)
+            return rows
+
+    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
+        async with self._pool.connection() as conn:
+            rows: Sequence[StoredApp] = await _Q.list_without_union_id(conn, channel_type=channel_type)
+            return rows
+
+    async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
+        async with self._pool.connection() as conn:
+            changed: int = await _Q.set_config_key(
+                conn,
+                id=app.id,
+                workspace_id=app.workspace_id,
+                app_id=app.app_id,
+                key=key,
+                value=value,
+                default_value=default,
+            )
+            return changed > 0
+
+
+async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft) -> bool:
+    """Write the draft as active and announce it, in the caller's transaction; see InstallationStore.save.
+
+    False, with nothing written but what was reclaimed, when the agent's row has another id than the draft's.
+    """
+    await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
+    saved: UUID | None = await _Q.upsert_installation(
+        conn,
+        id=draft.id,
+        workspace_id=draft.workspace_id,
+        agent_id=draft.agent_id,
+        channel_type=draft.channel_type,
+        config=msgspec.json.encode(draft.config).decode(),
+        installer_user_id=draft.installer_user_id,
+    )
+    if saved is None:
+        return False
+    await _announce(conn, "lark_installation:created", draft.workspace_id, draft.id, draft.agent_id)
+    return True
+
+
+async def find_installation(
+    conn: TrioConnection[Any], installation_id: UUID, workspace_id: UUID | None = None
+) -> InstallationView | None:
+    rows: list[InstallationView] = await _Q.list_installations(conn, id=installation_id, workspace_id=workspace_id)
+    return rows[0] if rows else None
+
+
+async def _announce(
+    conn: TrioConnection[Any], event: str, workspace_id: UUID, installation_id: UUID, agent_id: UUID
+) -> None:
+    fields = {"workspace_id": workspace_id, "installation_id": installation_id, "agent_id": agent_id}
+    await _Q.announce_installation(conn, payload=msgspec.json.encode({"event": event, **fields}).decode())

@@ -91,6 +91,10 @@ class PostgresFiling:
         )
         return issue
 
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[UUID]:
+        rows = await _Q.take_issue_attachments(self._conn, issue_id=issue_id, message_id=message_id)
+        return [attachment_id for (attachment_id,) in rows]
+
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         target: IssueTarget | None = await _Q.enqueue_issue_task(
             self._conn, task_id=self._mint(), issue_id=issue_id, initiator_id=initiator_id

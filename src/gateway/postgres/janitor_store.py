@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from gateway.channel.installs import SESSION_KEEP_SECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
@@ -38,6 +39,9 @@ class PostgresJanitorStore:
 
     async def purge_user_sessions(self, keep_seconds: float = 0.0) -> int:
         return await self._purge(_Q.purge_user_sessions, keep_seconds)
+
+    async def purge_install_sessions(self, keep_seconds: float = SESSION_KEEP_SECONDS) -> int:
+        return await self._purge(_Q.purge_install_sessions, keep_seconds)
 
     async def purge_typing(self, keep_seconds: float = 24 * 3600.0) -> int:
         return await self._purge(_Q.purge_typing, keep_seconds)

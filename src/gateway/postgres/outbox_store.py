@@ -30,17 +30,6 @@ class PostgresOutboxStore:
             )
             return rows
 
-    async def give_up_doubtful(self, lease: Lease, *, busy: Collection[str], doubt_seconds: float) -> list[str]:
-        async with self._pool.connection() as conn:
-            rows: list[tuple[str]] = await _Q.give_up_doubtful_rows(
-                conn,
-                installation_id=lease.installation_id,
-                lease_epoch=lease.epoch,
-                busy=list(busy),
-                doubt_seconds=doubt_seconds,
-            )
-            return [kind for (kind,) in rows]
-
     async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
         async with self._pool.connection() as conn:
             seconds: float | None = await _Q.seconds_to_next_row(
@@ -61,6 +50,22 @@ class PostgresOutboxStore:
                 conn, id=row_id, lease_epoch=lease.epoch, error_code=shown_code(code) or None, error=shown_text(reason)
             )
             return marked > 0
+
+    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+        async with self._pool.connection() as conn:
+            marked: int = await _Q.mark_row_unknown(
+                conn, id=row_id, lease_epoch=lease.epoch, error_code=shown_code(code) or None, error=shown_text(reason)
+            )
+            return marked > 0
+
+    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+        async with self._pool.connection() as conn:
+            cleared: int = await _Q.clear_row_doubt(conn, id=row_id, lease_epoch=lease.epoch)
+            return cleared > 0
+
+    async def list_sent(self, row: OutboxRow) -> list[str]:
+        async with self._pool.connection() as conn:
+            return [message_id for (message_id,) in await _Q.list_sent_to_recipient(conn, id=row.id)]
 
     async def postpone(
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool

@@ -12,23 +12,41 @@ import msgspec
 
 from gateway.concurrency import reached
 from gateway.ids import new_id
+from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.ports import Claim, ClaimedMessage, ClaimedRun, JsonObject, LossLimits, RuntimeView, Task, TaskStatus
+from gateway.work.ports import (
+    Claim,
+    ClaimedMessage,
+    ClaimedRun,
+    Divide,
+    HandOut,
+    JsonObject,
+    LossLimits,
+    Place,
+    RuntimeView,
+    Task,
+    TaskStatus,
+    undivided,
+)
 
-_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, RuntimeView, Task)
+_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, Place, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older when its run is handed out does not show that it is being worked on."""
 
 
 class PostgresTaskStore:
-    """Implements gateway.work.ports.TaskStore on a pool that the caller owns."""
+    """Implements gateway.work.ports.TaskStore on a pool that the caller owns.
 
-    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id) -> None:
+    `divide` knows how many messages of a platform an answer takes.
+    """
+
+    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id, divide: Divide = undivided) -> None:
         self._pool = pool
         self._mint = mint
+        self._divide = divide
 
     async def touch_runtime(self, runtime_id: UUID) -> None:
         async with self._pool.connection() as conn:
@@ -47,9 +65,7 @@ class PostgresTaskStore:
         async with self._pool.connection() as conn:
             return [row[0] for row in await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=list(task_ids))]
 
-    async def claim(
-        self, runtime_id: UUID, *, messages_max: int, running_seconds: float
-    ) -> tuple[Claim, list[ClaimedMessage]] | None:
+    async def claim(self, runtime_id: UUID, *, messages_max: int, running_seconds: float) -> HandOut | None:
         async with self._pool.connection() as conn:
             for (agent_id,) in await _Q.claimable_agents(conn, runtime_id=runtime_id):
                 async with conn.transaction():
@@ -59,8 +75,10 @@ class PostgresTaskStore:
                         if claim.kind == "autopilot":
                             claim = replace(claim, run=await _Q.get_claimed_run(conn, task_id=task_id))
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
+                        messages = await attach_files(conn, task_id, messages)
+                        place: Place | None = await _Q.get_place(conn, task_id=task_id)
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
-                        return claim, messages
+                        return HandOut(claim, tuple(messages), place)
         return None
 
     async def _take(
@@ -90,7 +108,7 @@ class PostgresTaskStore:
     async def change(self, task_id: UUID) -> AsyncIterator[PostgresTaskChange | None]:
         async with self._pool.transaction() as conn:
             task: Task | None = await _Q.lock_task(conn, task_id=task_id)
-            yield None if task is None else PostgresTaskChange(conn, task, self._mint)
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
 
     @asynccontextmanager
     async def change_lost(
@@ -104,15 +122,16 @@ class PostgresTaskStore:
                 running_seconds=limits.running_seconds,
                 passed_over=list(passed_over),
             )
-            yield None if task is None else PostgresTaskChange(conn, task, self._mint)
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
 
 
 class PostgresTaskChange:
     """Implements gateway.work.ports.TaskChange within the store's transaction."""
 
-    def __init__(self, conn: TrioConnection[Any], task: Task, mint: Callable[[], UUID]) -> None:
+    def __init__(self, conn: TrioConnection[Any], task: Task, mint: Callable[[], UUID], divide: Divide) -> None:
         self._conn = conn
         self._mint = mint
+        self._divide = divide
         self.task = task
 
     async def start(self) -> None:
@@ -169,9 +188,12 @@ class PostgresTaskChange:
         return comment_id
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        row_id = self._mint()
+        channel_type: str | None = await _Q.get_reply_channel(self._conn, task_id=self.task.id)
+        if channel_type is None:
+            return False
+        parts = self._divide(channel_type, text)
         queued: int = await _Q.queue_reply(
-            self._conn, id=row_id, task_id=self.task.id, kind=kind, content=text, uuid=str(row_id)
+            self._conn, task_id=self.task.id, kind=kind, ids=[self._mint() for _ in parts], contents=list(parts)
         )
         return queued > 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -44,6 +44,8 @@ class IssueDraft:
     origin_type: OriginType | None = None
     origin_id: UUID | None = None
     allow_duplicate: bool = False
+    source_message_id: UUID | None = None
+    """The message that asked for it: the files that came with it are the issue's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ class Filing(Protocol):
     async def insert(self, issue_id: UUID, draft: IssueDraft) -> Issue:
         """File it under the workspace's next number."""
 
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> Sequence[UUID]:
+        """Make the files of the message the issue's, whose run now waits for them; their ids in the message's order."""
+
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         """Queue the run of the issue's agent, if it has one and is not in the backlog."""
 
@@ -150,6 +155,8 @@ class IssueService:
         elif (found := await filing.find_duplicate(draft)) is not None:
             return Filed(found, identifier(prefix, found.number), duplicate=True)
         issue = await filing.insert(self._mint(), draft)
+        if draft.source_message_id is not None:
+            await filing.take_attachments(issue.id, draft.source_message_id)
         queueing = await filing.enqueue(issue.id, draft.creator_id if draft.creator_type == "member" else None)
         await filing.announce("issue:created", {"workspace_id": issue.workspace_id, "issue_id": issue.id})
         return Filed(issue, identifier(prefix, issue.number), queueing=queueing)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
+from gateway.core.attachments import unable_line
+from gateway.core.enrichment import neutralise
+from gateway.work.attachments import Attachment
+
 JsonObject = Mapping[str, Any]
+
+Divide = Callable[[str, str], Sequence[str]]
+"""The texts of the messages that a text takes on a platform: (the platform's slug, the text)."""
+
+
+def undivided(_channel_type: str, text: str) -> Sequence[str]:
+    """One message, however long."""
+    return [text]
 
 
 class TaskStatus(StrEnum):
@@ -115,13 +127,71 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedMessage:
-    """One message that a run has to answer. `age_seconds` is how old it was when the run was handed out."""
+    """One message that a run has to answer. `age_seconds` is how old it was when the run was handed out.
+
+    `message_id` and `quoted_id` are the platform's, "" when there is none; a `bundle` wraps forwarded messages.
+    `additions` is what others said around it (see `core/enrichment.py`): nobody stores it.
+    """
 
     role: str
     author: str
-    text: str
+    text: str = field(repr=False)
     sent_at: datetime
     age_seconds: int
+    message_id: str = ""
+    quoted_id: str = ""
+    bundle: bool = False
+    additions: str = field(default="", repr=False)
+    row_id: UUID | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """A line for each of its files that could not be had."""
+        return [neutralise(unable_line(file.kind, file.name)) for file in self.attachments if file.failed]
+
+    @property
+    def words(self) -> str:
+        return "\n".join(part for part in (self.text, *self.missing) if part)
+
+    @property
+    def with_additions(self) -> str:
+        return with_words(self.additions, self.words)
+
+
+def with_words(additions: str, words: str) -> str:
+    """What others said, then the sender's own words."""
+    return "\n\n".join(part for part in (additions, words) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where on its platform a run's conversation is. `thread_id` is "" outside a topic.
+
+    `since_id` and `since` are the message with which the conversation was begun anew and its time, None when it never
+    was: what is older is not part of it.
+    """
+
+    installation_id: UUID
+    channel_type: str
+    chat_id: str
+    thread_id: str
+    is_group: bool
+    since_id: str | None = None
+    since: datetime | None = None
+
+
+Enrich = Callable[[Place, Sequence[ClaimedMessage]], Awaitable[Sequence[ClaimedMessage]]]
+"""Add what others said to the messages of a run: within seconds, and without ever failing."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOut:
+    """What a runtime gets: the task, its messages, and where they came from if that is a platform."""
+
+    claim: Claim
+    messages: tuple[ClaimedMessage, ...]
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +241,7 @@ class TaskChange(Protocol):
         """A comment on the task's issue: the agent's, else the gateway's own."""
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        """A row of the outbox for the chat that the session is bound to. False when there is none to send to."""
+        """The rows of the outbox for the chat that the session is bound to. False when there is none to send to."""
 
     async def announce(self, event: str, fields: JsonObject) -> None:
         """Tell live listeners; ids only, never content."""
@@ -195,9 +265,7 @@ class TaskStore(Protocol):
     async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:
         """The runtime works on these. Returns those that are indeed dispatched to it or running on it."""
 
-    async def claim(
-        self, runtime_id: UUID, *, messages_max: int, running_seconds: float
-    ) -> tuple[Claim, list[ClaimedMessage]] | None:
+    async def claim(self, runtime_id: UUID, *, messages_max: int, running_seconds: float) -> HandOut | None:
         """Hand out the next task, dispatched to this runtime, with the waiting messages of its conversation.
 
         None when nothing may run now. Raises StoreConflict when a concurrent change stood in the way.

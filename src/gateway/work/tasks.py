@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 from uuid import UUID
 
@@ -13,14 +13,16 @@ import trio
 
 from gateway.concurrency import Signal, Topics, reached
 from gateway.core.autopilot import describe_run
+from gateway.core.enrichment import as_label
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
 from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, failure_comment, judge_failure, reason_of
 from gateway.work.ports import (
-    Claim,
     ClaimedMessage,
     ClaimedRun,
+    Enrich,
+    HandOut,
     JsonObject,
     Loss,
     LossLimits,
@@ -29,6 +31,7 @@ from gateway.work.ports import (
     TaskChange,
     TaskStatus,
     TaskStore,
+    with_words,
 )
 
 logger = structlog.get_logger(__name__)
@@ -59,20 +62,26 @@ def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(HandOut):
     """A claimed task with everything its run needs."""
-
-    claim: Claim
-    messages: tuple[ClaimedMessage, ...]
 
     @property
     def prompt(self) -> str:
+        """Everything as one text. In a group, where several people may speak, it says who said what."""
         if self.claim.kind == "issue":
-            parts = (self.claim.issue_title, self.claim.issue_description)
+            missing = "\n".join(line for message in self.messages for line in message.missing)
+            parts = (self.claim.issue_title, self.claim.issue_description, missing)
             return "\n\n".join(part for part in parts if part)
         if self.claim.run is not None:
             return _run_prompt(self.claim.run)
-        return "\n\n".join(message.text for message in self.messages if message.text)
+        shared = self.place is not None and self.place.is_group
+        told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
+        return "\n\n".join(text for text in told if text)
+
+
+def _spoken(message: ClaimedMessage) -> str:
+    words = message.words
+    return f"[{as_label(message.author)}]: {words}" if message.author and words else words
 
 
 def _run_prompt(run: ClaimedRun) -> str:
@@ -88,12 +97,19 @@ class TaskService:
     """
 
     def __init__(
-        self, store: TaskStore, queue: Topics, *, limits: LossLimits | None = None, ended: Ended = _unheard
+        self,
+        store: TaskStore,
+        queue: Topics,
+        *,
+        limits: LossLimits | None = None,
+        ended: Ended = _unheard,
+        enrich: Enrich | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._limits = limits or LossLimits()
         self._ended = ended
+        self._enrich = enrich
         self._draining = False
 
     def drain(self) -> None:
@@ -127,10 +143,18 @@ class TaskService:
     async def claim(self, runtime: RuntimePrincipal, runtime_id: UUID, wait_seconds: float = 0.0) -> Assignment | None:
         """The runtime's next task, waiting for one at most `wait_seconds`; the claim counts as a heartbeat.
 
-        No connection is held while waiting. A cancelled call may leave a task dispatched that nobody heard of: it
-        returns to the queue as undelivered.
+        What others said around its messages is looked up once it is claimed, so the answer may take seconds longer.
+        No connection is held while waiting or looking up. A cancelled call may leave a task dispatched that nobody
+        heard of: it returns to the queue as undelivered.
         """
         self._require_self(runtime, runtime_id)
+        assignment = await self._next(runtime_id, wait_seconds)
+        if assignment is None or assignment.place is None or self._enrich is None:
+            return assignment
+        enriched = await self._enrich(assignment.place, assignment.messages)
+        return replace(assignment, messages=tuple(enriched))
+
+    async def _next(self, runtime_id: UUID, wait_seconds: float) -> Assignment | None:
         deadline = trio.current_time() + min(wait_seconds, WAIT_SECONDS_MAX)
         with self._queue.hear(str(runtime_id)) as rung:
             while True:
@@ -153,7 +177,7 @@ class TaskService:
             found = await self._store.claim(
                 runtime_id, messages_max=MESSAGES_MAX, running_seconds=self._limits.running_seconds
             )
-            return None if found is None else Assignment(found[0], tuple(found[1]))
+            return None if found is None else Assignment(found.claim, found.messages, found.place)
 
         return await despite_conflicts(attempt)
 

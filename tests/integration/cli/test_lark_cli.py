@@ -1,15 +1,18 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
 import trio
 
 from gateway.cli import run
-from gateway.keyring import generate_key
+from gateway.keyring import KeyRing, generate_key
+from gateway.lark.channel import open_config
 from gateway.postgres.pool import Pool
 from support.lark_directory import Place, add_place
 from support.lark_rest import TOKEN_PATH, Reply, serving_platform
@@ -103,6 +106,66 @@ async def test_add_while_the_platform_is_away_warns_beside_the_json(
     added = await terminal.json(*add_arguments(place, "--region", "lark", "--allow-bots"), stdin=SECRET)
     assert (added["region"], added["bot_open_id"]) == ("lark", "")
     assert "warning" in terminal.err
+
+
+URL = "https://gateway.example"
+
+
+@pytest.mark.parametrize("way", ["options", "stdin", "environment"])
+async def test_add_for_http_events_takes_the_console_secrets_and_says_where_to_post(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place, pool: Pool, way: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("GATEWAY_HTTP__PUBLIC_URL", URL)
+    arguments, stdin = ["--event-mode", "http"], f"{SECRET}\n"
+    if way == "options":
+        arguments += ["--encrypt-key", "fake-key", "--verification-token", "fake-token"]
+    elif way == "stdin":
+        arguments += ["--encrypt-key", "-", "--verification-token", "-"]
+        stdin += "fake-key\nfake-token\n"
+    else:
+        monkeypatch.setenv("LARK_ENCRYPT_KEY", "fake-key")
+        monkeypatch.setenv("LARK_VERIFICATION_TOKEN", "fake-token")
+    added = await terminal.json(*add_arguments(place, *arguments), stdin=stdin)
+    url = f"{URL}/api/webhooks/lark/{added['id']}"
+    assert (added["event_mode"], added["events_url"], added["connection"]["state"]) == ("http", url, "http")
+    assert url in terminal.err
+    async with pool.connection() as conn:
+        ((config,),) = await (await conn.execute("select config from channel_installation")).fetchall()
+    assert "fake-" not in str(config)
+    ring = KeyRing.parse(os.environ["GATEWAY_SECRET_KEY"])
+    opened = open_config(config, ring, UUID(added["id"]))
+    assert (opened["app_secret"], opened["encrypt_key"], opened["verification_token"]) == (
+        SECRET,
+        "fake-key",
+        "fake-token",
+    )
+
+
+async def test_list_says_where_to_post_or_that_nobody_knows(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", "http://127.0.0.1:9")
+    more = ["--event-mode", "http", "--verification-token", "fake-token"]
+    added = await terminal.json(*add_arguments(place, *more), stdin=SECRET)
+    assert added["events_url"] is None
+    assert await terminal.run("list") == 0
+    assert "http.public_url is unset" in terminal.err
+    monkeypatch.setenv("GATEWAY_HTTP__PUBLIC_URL", URL)
+    assert await terminal.run("list") == 0
+    assert f"{URL}/api/webhooks/lark/{added['id']}" in terminal.err
+    assert APP_ID in terminal.out
+    assert URL not in terminal.out
+    await terminal.run("revoke", added["id"])
+    assert await terminal.run("list") == 0
+    assert terminal.err == ""
+
+
+async def test_add_for_http_events_without_the_token_is_refused(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    assert await terminal.run(*add_arguments(place, "--event-mode", "http", "--encrypt-key", "k"), stdin=SECRET) == 1
+    assert "verification_token" in terminal.err
 
 
 async def test_add_without_a_secret_key_is_refused(

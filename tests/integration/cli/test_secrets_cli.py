@@ -134,7 +134,7 @@ async def test_rotate_survives_a_config_that_is_no_object(terminal: Terminal, po
 
 async def test_replacement_of_a_value_that_changed_changes_nothing(pool: Pool, place: Place) -> None:
     bot = await add_bot(pool, place, 1, OLD)
-    (shelf,) = shelves_of(pool)
+    shelf = shelves_of(pool)[0]
     read = list(await shelf.page(None, 10))
     fresh = {"app_secret_encrypted": seal(OLD, bot, "fake-fresh"), "bot_union_id": "on_late"}
     await execute(pool, "update channel_installation set config = config || %s::jsonb where id = %s", fresh, bot)

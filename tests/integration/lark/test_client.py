@@ -14,9 +14,11 @@ from gateway.errors import (
     LarkThrottled,
     LarkUnauthorized,
     LarkUnavailable,
+    LarkUnreachable,
     LocalProtocolError,
 )
 from gateway.lark import client as client_module
+from gateway.lark.cards import render_text
 from gateway.lark.client import LarkClient, open_http_client
 from gateway.lark.rest import TokenRejected
 from support.lark_rest import (
@@ -50,8 +52,8 @@ def expired(code: int = 99991663, status: int = 400) -> Reply:
     return Reply({"code": code, "msg": "Invalid access token"}, status=status)
 
 
-async def test_send_text_fetches_a_token_and_sends(platform: FakePlatform, client: LarkClient) -> None:
-    message_id = await client.send_text(text="hi", uuid="u-1", chat_id="oc_1")
+async def test_send_fetches_a_token_and_sends(platform: FakePlatform, client: LarkClient) -> None:
+    message_id = await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
     asked = [(call.method, call.path, call.query) for call in platform.calls]
     assert asked == [("POST", TOKEN_PATH, ""), ("POST", SEND_PATH, "receive_id_type=chat_id")]
     assert platform.calls[0].json == {"app_id": "cli_a", "app_secret": SECRET}
@@ -65,9 +67,9 @@ async def test_send_text_fetches_a_token_and_sends(platform: FakePlatform, clien
     assert message_id.startswith("om_")
 
 
-async def test_send_text_to_a_person_and_as_a_reply(platform: FakePlatform, client: LarkClient) -> None:
-    await client.send_text(text="hi", uuid="u-1", open_id="ou_1")
-    await client.send_text(text="hi", uuid="u-2", chat_id="oc_1", reply_to="om_9", in_thread=True)
+async def test_send_to_a_person_and_as_a_reply(platform: FakePlatform, client: LarkClient) -> None:
+    await client.send(render_text("hi"), uuid="u-1", open_id="ou_1")
+    await client.send(render_text("hi"), uuid="u-2", chat_id="oc_1", reply_to="om_9", in_thread=True)
     person, reply = platform.calls[1:]
     assert (person.query, person.json["receive_id"]) == ("receive_id_type=open_id", "ou_1")
     assert (reply.path, reply.json["reply_in_thread"]) == (f"{SEND_PATH}/om_9/reply", True)
@@ -76,11 +78,12 @@ async def test_send_text_to_a_person_and_as_a_reply(platform: FakePlatform, clie
 @pytest.mark.parametrize(
     "bad", [{"text": ""}, {"uuid": "u" * 51}, {"uuid": ""}, {"chat_id": ""}, {"text": "x" * 200_000}]
 )
-async def test_send_text_with_bad_input_calls_nothing(
+async def test_send_with_bad_input_calls_nothing(
     platform: FakePlatform, client: LarkClient, bad: dict[str, str]
 ) -> None:
     with pytest.raises((LocalProtocolError, LarkRefused)):
-        await client.send_text(**{"text": "hi", "uuid": "u-1", "chat_id": "oc_1"} | bad)
+        fields = {"text": "hi", "uuid": "u-1", "chat_id": "oc_1"} | bad
+        await client.send(render_text(fields.pop("text")), **fields)
     assert platform.calls == []
 
 
@@ -104,7 +107,7 @@ async def test_rejected_token_is_dropped_and_the_call_repeated_once(
     platform: FakePlatform, client: LarkClient, code: int, status: int
 ) -> None:
     platform.script(SEND_PATH, expired(code, status))
-    await client.send_text(text="hi", uuid="u-1", chat_id="oc_1")
+    await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
     first, second = platform.asked(SEND_PATH)
     assert (first.bearer, second.bearer) == ("t-fake-1", "t-fake-2")
     assert first.json == second.json
@@ -152,7 +155,7 @@ async def test_throttle_says_how_long_to_wait(platform: FakePlatform, client: La
     headers = {"X-Ogw-Ratelimit-Reset": "3"}
     platform.script(SEND_PATH, Reply({"code": 99991400, "msg": "too many"}, status=429, headers=headers))
     with pytest.raises(LarkThrottled) as raised:
-        await client.send_text(text="hi", uuid="u-1", chat_id="oc_1")
+        await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
     assert raised.value.retry_after == 3
 
 
@@ -174,14 +177,14 @@ async def test_other_answers_become_lark_errors(
 ) -> None:
     platform.script(SEND_PATH, reply)
     with pytest.raises(error) as raised:
-        await client.send_text(text="hi", uuid="u-1", chat_id="oc_1")
+        await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
     assert type(raised.value) is error
     assert len(platform.asked(SEND_PATH)) == 1
 
 
-async def test_nobody_listening_is_unavailable() -> None:
+async def test_nobody_listening_means_that_nothing_was_done() -> None:
     async with open_http_client() as http:
-        with pytest.raises(LarkUnavailable, match=r"127\.0\.0\.1:9"):
+        with pytest.raises(LarkUnreachable, match=r"127\.0\.0\.1:9"):
             await LarkClient("cli_a", SECRET, "http://127.0.0.1:9", http).bot_info()
 
 
@@ -190,6 +193,14 @@ async def test_impossible_base_url_is_unavailable(base_url: str) -> None:
     async with open_http_client() as http:
         with pytest.raises(LarkUnavailable):
             await LarkClient("cli_a", SECRET, base_url, http).bot_info()
+
+
+@pytest.mark.parametrize("reply", [Reply(close=True), Reply(status=502, raw=b"<html>bad gateway</html>")])
+async def test_message_without_a_token_never_left(platform: FakePlatform, client: LarkClient, reply: Reply) -> None:
+    platform.script(TOKEN_PATH, reply)
+    with pytest.raises(LarkUnreachable):
+        await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
+    assert platform.asked(SEND_PATH) == []
 
 
 async def test_silent_platform_is_unavailable_within_the_send_timeout(platform: FakePlatform) -> None:
@@ -201,8 +212,8 @@ async def test_silent_platform_is_unavailable_within_the_send_timeout(platform: 
     async with open_http_client() as http:
         client = LarkClient("cli_a", SECRET, platform.base_url, http, send_timeout_seconds=0.3)
         with trio.fail_after(5), pytest.raises(LarkUnavailable, match="not answered within"):
-            await client.send_text(text="hi", uuid="u-1", chat_id="oc_1")
-        await client.send_text(text="hi", uuid="u-1", chat_id="oc_1")
+            await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
+        await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
 
 
 async def test_cancelled_token_fetch_leaves_the_client_usable(platform: FakePlatform, client: LarkClient) -> None:

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -9,10 +10,12 @@ import pytest
 import trio
 
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkRefused, Verdict
-from gateway.channel.message import ChatType, InboundMessage, OutboundMessage
+from gateway.channel.message import ChatType, InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.lark.cards import render_text
 from gateway.lark.channel import LarkChannel, lark_factory
 from gateway.lark.client import HttpClient, LarkClient, open_http_client
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import open_tcp_link
 from gateway.simulator import Simulator, open_simulator
 from gateway.simulator.platform import App
@@ -59,7 +62,7 @@ def config_of(app: App, heard: list[InboundMessage], *, secret: str = "") -> Cha
 
 def channel_on(simulator: Simulator, http: HttpClient, config: ChannelConfig) -> LarkChannel:
     dial = partial(open_tcp_link, ssl_context=ssl.create_default_context())
-    channel = lark_factory(http, open_stream=dial, open_base_override=simulator.base_url)(config)
+    channel = lark_factory(LarkClients(http, open_base_override=simulator.base_url), open_stream=dial)(config)
     assert isinstance(channel, LarkChannel)
     return channel
 
@@ -77,9 +80,9 @@ async def test_wrong_credentials_are_unauthorized(simulator: Simulator, app: App
 
 async def test_revoked_token_costs_one_repeat_and_no_error(simulator: Simulator, client: LarkClient, app: App) -> None:
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
-    await client.send_text(text="one", uuid="u-1", chat_id=chat.chat_id)
+    await client.send(render_text("one"), uuid="u-1", chat_id=chat.chat_id)
     simulator.revoke_tokens(app)
-    await client.send_text(text="two", uuid="u-2", chat_id=chat.chat_id)
+    await client.send(render_text("two"), uuid="u-2", chat_id=chat.chat_id)
     assert [message.text for message in simulator.sent(chat)] == ["one", "two"]
 
 
@@ -89,8 +92,8 @@ async def test_send_again_after_a_lost_answer_is_one_message(
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
     simulator.fail_next(SEND_PATH, lose_answer=True)
     with pytest.raises(LarkUnavailable):
-        await client.send_text(text="once", uuid="u-1", chat_id=chat.chat_id)
-    sent = await client.send_text(text="once", uuid="u-1", chat_id=chat.chat_id)
+        await client.send(render_text("once"), uuid="u-1", chat_id=chat.chat_id)
+    sent = await client.send(render_text("once"), uuid="u-1", chat_id=chat.chat_id)
     assert [message.message_id for message in simulator.sent(chat)] == [sent]
 
 
@@ -110,7 +113,7 @@ async def test_typing_shows_on_a_message_once_and_goes(
 
 async def test_send_to_a_stranger_chat_is_refused(client: LarkClient) -> None:
     with pytest.raises(LarkRefused):
-        await client.send_text(text="hi", uuid="u-1", chat_id="oc_00000000000000000000000000000000")
+        await client.send(render_text("hi"), uuid="u-1", chat_id="oc_00000000000000000000000000000000")
 
 
 async def test_send_beyond_the_rate_is_throttled(simulator: Simulator, client: LarkClient, app: App) -> None:
@@ -119,7 +122,7 @@ async def test_send_beyond_the_rate_is_throttled(simulator: Simulator, client: L
 
     async def send(number: int) -> None:
         try:
-            await client.send_text(text="hi", uuid=f"u-{number}", chat_id=chat.chat_id)
+            await client.send(render_text("hi"), uuid=f"u-{number}", chat_id=chat.chat_id)
         except LarkThrottled as error:
             throttled.append(error)
 
@@ -161,3 +164,28 @@ async def test_channel_with_a_wrong_secret_is_refused_in_words(
         await channel_on(simulator, http, config).run()
     assert config.health.state is ConnectionState.REFUSED
     assert "fake-wrong" not in config.health.detail
+
+
+async def test_message_is_found_in_its_chat_by_what_it_says(simulator: Simulator, app: App, http: HttpClient) -> None:
+    person = simulator.create_person("Eve")
+    chat = simulator.direct_chat(person, app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    since = datetime.now(UTC)
+    answer = OutboundMessage(text="**done**", idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    plain = OutboundMessage(text="plain words", idempotency_key="u-2", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    never = OutboundMessage(text="never sent", idempotency_key="u-3", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    card_id, plain_id = (await channel.send(answer)).message_id, (await channel.send(plain)).message_id
+    simulator.say(person, chat, "never sent")
+    assert await channel.find_sent(answer, since=since, known=()) == card_id
+    assert await channel.find_sent(plain, since=since, known=()) == plain_id
+    assert await channel.find_sent(plain, since=since, known=[plain_id]) is None
+    assert await channel.find_sent(never, since=since, known=[card_id]) is None
+    assert await channel.find_sent(plain, since=since - timedelta(hours=3), known=()) is None
+
+
+async def test_message_to_a_person_cannot_be_found(simulator: Simulator, app: App, http: HttpClient) -> None:
+    channel = channel_on(simulator, http, config_of(app, []))
+    with pytest.raises(LarkRefused):
+        await channel.find_sent(
+            OutboundMessage(text="hi", idempotency_key="u", user_id="ou_1"), since=datetime.now(UTC), known=()
+        )

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from trio_websocket import wrap_server_stream
 
 from gateway.channel.channel import ConnectionState, LinkLost
 from gateway.lark.connection import ConnectionSettings, open_tcp_link
 from gateway.lark.wire.endpoint import Endpoint
+from support.certificates import self_signed
 from support.lark_peer import Client, Peer, code_of, endpoint, loopback, play
 
 PLAIN = partial(open_tcp_link, ssl_context=ssl.create_default_context())
@@ -194,28 +190,6 @@ async def test_socket_is_tuned_to_notice_a_vanished_peer() -> None:
         assert raw.stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         raw.abort()
         raw.abort()
-
-
-def self_signed(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context with a certificate for 127.0.0.1, and a client's that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = directory / "server.pem"
-    pem.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    return server, ssl.create_default_context(cafile=str(pem))
 
 
 @asynccontextmanager

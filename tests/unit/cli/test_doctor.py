@@ -11,7 +11,7 @@ import pytest
 
 from gateway.channel.channel import ConnectionState
 from gateway.channel.installation import InstallationView
-from gateway.cli.doctor import HEALTHY_STATES, WORDS, age, describe, key_state
+from gateway.cli.doctor import HEALTHY_STATES, WORDS, age, describe, key_state, proxy_state
 from gateway.config import Settings
 from gateway.errors import ConfigError
 
@@ -80,3 +80,17 @@ def test_key_of_the_embedded_database_is_read_from_its_file(tmp_path: Path) -> N
     assert key_state(settings(tmp_path)) == (True, f"in {tmp_path / 'secret.key'}")
     (tmp_path / "secret.key").write_text("half a ke")
     assert key_state(settings(tmp_path))[0] is False
+
+
+def test_proxy_is_told_without_its_password_and_a_bad_one_as_what_it_is() -> None:
+    assert proxy_state(Settings(), {}) is None
+    assert proxy_state(Settings(), {"HTTPS_PROXY": "http://ann:fake-pass@proxy.example:3128"}) == (
+        True,
+        "platforms are reached through http://proxy.example:3128",
+    )
+    settings = Settings(lark={"proxy_url": "https://ann:fake-pass@own.example"})  # type: ignore[arg-type]
+    assert proxy_state(settings, {}) == (True, "platforms are reached through https://own.example:443")
+    ok, words = proxy_state(Settings(), {"ALL_PROXY": "socks5://ann:fake-pass@proxy.example"}) or (True, "")
+    assert not ok
+    assert words.startswith("ALL_PROXY: ")
+    assert "fake-pass" not in words

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.sending import GiveUp, Postpone, is_outlived, judge_attempt
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, LarkUnreachable
 
 DAY = 24 * 3600.0
 
@@ -28,6 +28,11 @@ def test_unavailable_platform_spreads_retries_around_the_delay(unit: float, atte
     assert 0.5 <= verdict.delay_seconds <= 90
 
 
+def test_platform_that_was_not_reached_leaves_no_doubt() -> None:
+    assert judge(LarkUnreachable("no connection"), attempts=2) == Postpone(2, False)
+    assert judge(LarkUnreachable("no connection"), in_doubt=True, age=2 * DAY) == Postpone(1, False)
+
+
 def test_refusal_is_final() -> None:
     assert judge(LarkRefused("no")) == GiveUp()
 
@@ -42,7 +47,9 @@ def test_bad_credentials_are_tried_slowly() -> None:
     assert delays == [Postpone(seconds, False) for seconds in (60, 120, 900, 900)]
 
 
-@pytest.mark.parametrize("error", [LarkUnauthorized("bad secret"), LarkThrottled("slow", retry_after=1)])
+@pytest.mark.parametrize(
+    "error", [LarkUnauthorized("bad secret"), LarkThrottled("slow", retry_after=1), LarkUnreachable("no connection")]
+)
 def test_row_that_could_not_be_sent_for_a_day_is_given_up(error: Exception) -> None:
     assert judge(error, age=DAY) == GiveUp()
     assert judge(error, age=DAY - 1) != GiveUp()

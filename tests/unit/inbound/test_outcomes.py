@@ -18,7 +18,10 @@ from support.inbound_world import direct, grouped, open_desk
 
 @dataclass(frozen=True)
 class Case:
-    """`claim_age` is of a claim that another worker left in flight. `kept` counts the messages that are written."""
+    """`claim_age` is of a claim that another worker left in flight. `kept` counts the messages that are written.
+
+    `run`: it is taken in as words for a run, and whoever prepares that is told.
+    """
 
     outcome: Outcome
     reason: DropReason | None = None
@@ -29,6 +32,7 @@ class Case:
     claim_age: float | None = None
     processed: bool | None = True
     kept: int = 0
+    run: bool = False
 
 
 CASES = {
@@ -37,12 +41,12 @@ CASES = {
     ),
     "revoked": Case(Outcome.DROPPED, DropReason.REVOKED_INSTALLATION, bot={"revoked": True}, processed=None),
     "claim in flight": Case(Outcome.DROPPED, DropReason.DUPLICATE, claim_age=10, processed=False),
-    "stale claim": Case(Outcome.INGESTED, claim_age=61, kept=1),
+    "stale claim": Case(Outcome.INGESTED, claim_age=61, kept=1, run=True),
     "not addressed": Case(Outcome.DROPPED, DropReason.NOT_ADDRESSED_IN_GROUP, message=grouped(addressed_to_bot=False)),
     "unbound": Case(Outcome.NEEDS_BINDING, DropReason.UNBOUND_USER, bound=False),
     "no member": Case(Outcome.DROPPED, DropReason.NON_WORKSPACE_MEMBER, member=False),
     "a bot": Case(Outcome.DROPPED, DropReason.SENDER_IS_BOT, message=direct(sender_is_bot=True)),
-    "ingested": Case(Outcome.INGESTED, kept=1),
+    "ingested": Case(Outcome.INGESTED, kept=1, run=True),
     "no runtime": Case(Outcome.AGENT_OFFLINE, bot={"has_runtime": False}, kept=1),
     "archived agent": Case(Outcome.AGENT_ARCHIVED, bot={"archived": True}, kept=1),
     "bare fresh start": Case(Outcome.FRESH_PENDING, message=direct(text="/new")),
@@ -71,6 +75,7 @@ async def test_message_comes_to_the_outcome_of_its_situation(case: Case, fused: 
     async with open_desk(world, fused=fused, issues=world.issues) as desk:
         await desk.receive(case.message)
     assert desk.outcomes == [(case.outcome, case.reason)]
+    assert desk.ingested == ["om_1"] * case.run
     assert len(world.message_rows) == case.kept
     expected = [] if case.processed is None else [case.processed]
     assert [row.processed_at is not None for row in world.claim_rows.values()] == expected

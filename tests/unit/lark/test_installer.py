@@ -6,7 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.channel.installation import AgentHome, AppHolder, InstallationDraft, InstallationView
+from gateway.channel.installation import (
+    AgentHome,
+    AppHolder,
+    DroppedMessage,
+    InstallationDraft,
+    InstallationView,
+)
 from gateway.errors import (
     LarkError,
     LarkRefused,
@@ -63,8 +69,12 @@ class MemoryStore:
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
         return replace(view(self.drafts[0]), status="revoked")
 
-    async def find(self, installation_id: UUID) -> InstallationView | None:
-        return next((view(draft) for draft in self.drafts if draft.id == installation_id), None)
+    async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
+        own = (each for each in self.drafts if workspace_id in {None, each.workspace_id})
+        return next((view(draft) for draft in own if draft.id == installation_id), None)
+
+    async def drops(self, installation_id: UUID, limit: int, offset: int) -> list[DroppedMessage]:
+        return []
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
         return [view(draft) for draft in self.drafts]

@@ -10,11 +10,13 @@ import trio
 
 from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
-from gateway.channel.message import InboundMessage, OutboundMessage
+from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.lark.cards import Rendered
 from gateway.lark.channel import LarkChannel, lark_factory, open_config
 from gateway.lark.client import BotIdentity, HttpClient
+from gateway.lark.clients import LarkClients
 from gateway.lark.connection import RawLink
 from gateway.lark.wire.endpoint import Endpoint
 
@@ -30,7 +32,10 @@ class FakeClient:
         self.sent: list[dict[str, Any]] = []
         self.identity: BotIdentity | LarkError = BotIdentity("ou_bot", "on_bot")
 
-    async def send_text(self, **fields: Any) -> str:
+    async def send(self, message: Rendered, **fields: Any) -> str:
+        return await self._take({"type": message.type, "text": message.words, **fields})
+
+    async def _take(self, fields: dict[str, Any]) -> str:
         self.sent.append(fields)
         answer = self.answers.pop(0)
         if isinstance(answer, LarkError):
@@ -38,11 +43,11 @@ class FakeClient:
         return answer
 
     async def react(self, message_id: str, emoji_type: str) -> str:
-        return await self.send_text(message_id=message_id, emoji_type=emoji_type)
+        return await self._take({"message_id": message_id, "emoji_type": emoji_type})
 
     async def unreact(self, message_id: str, reaction_id: str) -> None:
         self.answers = self.answers or [""]
-        await self.send_text(message_id=message_id, reaction_id=reaction_id)
+        await self._take({"message_id": message_id, "reaction_id": reaction_id})
 
     async def identify(self) -> BotIdentity:
         if isinstance(self.identity, LarkError):
@@ -178,9 +183,50 @@ async def test_send_of_a_reply_that_failed_otherwise_is_not_sent_twice(error: La
     assert len(client.sent) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "tone", "type"),
+    [
+        ("plain", Tone.ANSWER, "text"),
+        ("**bold**", Tone.ANSWER, "interactive"),
+        ("**bold**", Tone.NOTICE, "text"),
+        ("it failed", Tone.ERROR, "interactive"),
+    ],
+)
+async def test_send_draws_markdown_of_agents_and_errors_as_cards(text: str, tone: Tone, type: str) -> None:
+    client = FakeClient("om_1")
+    await channel(client).send(OutboundMessage(text=text, idempotency_key="u", chat_id="oc_1", tone=tone))
+    assert [(sent["type"], sent["text"]) for sent in client.sent] == [(type, text)]
+
+
+@pytest.mark.parametrize("code", [230025, 230099])
+async def test_send_of_a_card_that_is_refused_goes_as_text_with_the_same_key(code: int) -> None:
+    client = FakeClient(LarkRefused("ErrCode: 11310", code=code), "om_2")
+    message = OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
+    assert (await channel(client).send(message)).message_id == "om_2"
+    assert [(sent["type"], sent["uuid"]) for sent in client.sent] == [("interactive", "u"), ("text", "u")]
+
+
+async def test_send_of_a_card_whose_result_is_unknown_is_not_sent_as_text() -> None:
+    client = FakeClient(LarkUnavailable("no answer"))
+    with pytest.raises(LarkUnavailable):
+        await channel(client).send(
+            OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
+        )
+    assert len(client.sent) == 1
+
+
+async def test_send_of_a_card_as_a_reply_finds_its_way_to_the_chat_as_text() -> None:
+    client = FakeClient(
+        LarkRefused("gone", code=230011), LarkRefused("card", code=230099), LarkRefused("gone", code=230011), "om_4"
+    )
+    message = OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", reply_to="om_q", tone=Tone.ANSWER)
+    assert (await channel(client).send(message)).message_id == "om_4"
+    assert [sent["type"] for sent in client.sent] == ["interactive", "interactive", "text", "text"]
+
+
 def test_capabilities_are_what_is_implemented() -> None:
-    able = Capability.TEXT | Capability.THREAD_REPLY | Capability.QUOTE_REPLY | Capability.TYPING_INDICATOR
-    assert channel().capabilities == able
+    able = Capability.TEXT | Capability.RICH_CARD | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
+    assert channel().capabilities == able | Capability.TYPING_INDICATOR
     assert typing_of(channel()) is not None
 
 
@@ -248,7 +294,7 @@ async def test_run_for_http_events_holds_no_link() -> None:
 
 async def test_factory_builds_a_channel_and_refuses_one_without_credentials() -> None:
     async with HttpClient() as http:
-        build = lark_factory(http, open_stream=nowhere)
+        build = lark_factory(LarkClients(http), open_stream=nowhere)
         config = ChannelConfig(type="feishu", installation_id=ID, raw=RAW, handler=Handler())
         assert build(config).type == "feishu"
         with pytest.raises(LinkRefused, match="app secret"):

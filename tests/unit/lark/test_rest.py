@@ -15,6 +15,7 @@ from gateway.errors import (
     LocalProtocolError,
 )
 from gateway.lark import rest
+from gateway.lark.cards import TEXT_REQUEST_BYTES_MAX, render_card, render_text
 from gateway.lark.rest import Answer, Request, TokenRejected
 
 TOKEN = "t-fake-token"
@@ -25,8 +26,9 @@ def answer(status: int = 200, headers: dict[str, str] | None = None, **fields: A
 
 
 def send(**changes: Any) -> Request:
-    fields = {"receive_id_type": "chat_id", "receive_id": "oc_1", "text": "hi", "uuid": "u-1"} | changes
-    return rest.send_text_request(TOKEN, **fields)
+    text = changes.pop("text", "hi")
+    fields = {"receive_id_type": "chat_id", "receive_id": "oc_1", "uuid": "u-1"} | changes
+    return rest.send_request(TOKEN, message=render_text(text), **fields)
 
 
 # Requests.
@@ -67,7 +69,7 @@ def test_send_request_to_a_person_names_the_id_type() -> None:
 
 @pytest.mark.parametrize("in_thread", [True, False])
 def test_reply_request_quotes_the_message_in_its_path(in_thread: bool) -> None:
-    request = rest.reply_text_request(TOKEN, message_id="om/1", text="hi", uuid="u", in_thread=in_thread)
+    request = rest.reply_request(TOKEN, message_id="om/1", message=render_text("hi"), uuid="u", in_thread=in_thread)
     assert request.path == "/open-apis/im/v1/messages/om%2F1/reply"
     assert json.loads(request.body) == {
         "msg_type": "text",
@@ -104,8 +106,8 @@ def test_unreact_request_names_the_reaction_and_has_no_body() -> None:
         lambda: send(text=" \n"),
         lambda: send(uuid=""),
         lambda: send(uuid="u" * 51),
-        lambda: rest.reply_text_request(TOKEN, message_id="", text="hi", uuid="u", in_thread=False),
-        lambda: rest.reply_text_request(TOKEN, message_id="om_1", text="", uuid="u", in_thread=False),
+        lambda: rest.reply_request(TOKEN, message_id="", message=render_text("hi"), uuid="u", in_thread=False),
+        lambda: rest.reply_request(TOKEN, message_id="om_1", message=render_text(""), uuid="u", in_thread=False),
     ],
 )
 def test_request_with_bad_input_is_a_local_error(build: Callable[[], Request]) -> None:
@@ -118,10 +120,16 @@ def test_send_request_takes_a_uuid_of_fifty_characters() -> None:
 
 
 def test_send_request_over_the_size_limit_is_refused_with_the_platforms_code() -> None:
-    send(text="x" * (rest.TEXT_REQUEST_BYTES_MAX - 100))
+    send(text="x" * (TEXT_REQUEST_BYTES_MAX - 100))
     with pytest.raises(LarkRefused, match="153600") as raised:
         send(text="x" + "\n" * 60_000)
     assert raised.value.code == 230025
+
+
+def test_card_over_its_own_size_limit_is_refused_too() -> None:
+    card = render_card("x" * 31_000)
+    with pytest.raises(LarkRefused, match="30720"):
+        rest.send_request(TOKEN, receive_id_type="chat_id", receive_id="oc_1", message=card, uuid="u")
 
 
 def test_request_and_answer_repr_hide_what_is_secret() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.attachments import FetchProblem
 from gateway.core.inbound import DropReason, Outcome
 from gateway.observe.events import (
     AckObserver,
     Event,
+    FetchObserver,
     InboundObserver,
     SupervisorObserver,
     TypingObserver,
@@ -15,7 +17,7 @@ from gateway.observe.events import (
     record_event,
     task_ended,
 )
-from gateway.observe.metrics import EVENT_OUTCOMES, FAMILIES, Metrics
+from gateway.observe.metrics import EVENT_OUTCOMES, FAMILIES, FETCH_OUTCOMES, Metrics
 from gateway.supervisor.ports import Observer
 
 EVENTS = [
@@ -91,3 +93,10 @@ def test_supervisor_observer_counts_what_the_supervisor_tells() -> None:
     assert "gateway_channel_lease_last_successful_renewal_timestamp_seconds 0.0" not in text
     assert 'gateway_channel_lease_takeover_latency_seconds_bucket{le="1.0"} 1.0' in text
     assert 'gateway_unexpected_errors_total{unit="sweep"} 1.0' in text
+
+
+def test_every_problem_of_a_file_has_a_word_in_the_metrics() -> None:
+    assert {"ready", *FetchProblem} == set(FETCH_OUTCOMES)
+    metrics = Metrics()
+    FetchObserver(metrics)(FetchProblem.TOO_LARGE)
+    assert 'gateway_attachment_fetches_total{outcome="too_large"} 1.0' in metrics.render().decode()

@@ -1,0 +1,5 @@
+drop index outbound_message_settled_idx;
+drop index outbound_message_task_key;
+delete from outbound_message where part > 0;
+create unique index outbound_message_task_key on outbound_message (task_id, kind) where task_id is not null;
+alter table outbound_message drop column part;

@@ -1,0 +1,83 @@
+-- Sessions of bots that are being connected by scanning a code. The database's clock alone says what is due.
+
+-- name: add_install_session(id, workspace_id, agent_id, initiator_user_id, region, device_code, interval_seconds, delay_seconds, lifetime_seconds, pending_max)!
+-- Stored before anybody sees the code: a scan of it is never without a session. Each is polled, so that there must not be
+-- any number of them.
+insert into lark_install_session (id, workspace_id, agent_id, initiator_user_id, region, polled_region, device_code,
+  interval_seconds, next_poll_at, deadline)
+select :id, :workspace_id, :agent_id, :initiator_user_id, :region, :region, :device_code,
+  :interval_seconds, now() + make_interval(secs => :delay_seconds::float8),
+  now() + make_interval(secs => :lifetime_seconds::float8)
+where (
+  select count(*) from lark_install_session where workspace_id = :workspace_id and status = 'pending'
+) < :pending_max;
+
+-- name: take_install_session(poller, lease_seconds, id)^
+-- record_class: ScanInHand
+-- One step's right to a session. Every taking has a token of its own, so that what a slow step writes after its lease
+-- was taken over finds no row. `skip locked`: who comes second looks for other work.
+with due as (
+  select id from lark_install_session
+  where status = 'pending' and least(next_poll_at, deadline) <= now()
+    and (poller_until is null or poller_until <= now())
+    and (:id::uuid is null or id = :id::uuid)
+  order by next_poll_at
+  limit 1
+  for update skip locked
+)
+update lark_install_session s
+set poller = :poller, poller_until = now() + make_interval(secs => :lease_seconds::float8)
+from due
+where s.id = due.id
+returning s.id, s.workspace_id, s.agent_id, s.initiator_user_id, s.region, s.polled_region, s.device_code, s.credentials,
+  s.interval_seconds, extract(epoch from s.deadline - now())::float8 as seconds_left, s.error_message as problem, s.poller;
+
+-- name: put_back_install_session(id, workspace_id, poller, polled_region, interval_seconds, delay_seconds, problem)!
+-- Free for whoever comes first once it is due.
+update lark_install_session
+set polled_region = :polled_region, interval_seconds = :interval_seconds,
+  next_poll_at = now() + make_interval(secs => :delay_seconds::float8), error_message = :problem,
+  poller = null, poller_until = null
+where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
+
+-- name: hold_install_session(id, workspace_id, poller, lease_seconds)!
+-- While a step goes on. A lease of no time is one that was given back.
+update lark_install_session
+set poller_until = now() + make_interval(secs => :lease_seconds::float8)
+where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
+
+-- name: grant_install_session(id, workspace_id, poller, credentials, finish_seconds)!
+-- The platform may say it only once. What is left to do gets its time even after a scan in the last second.
+update lark_install_session
+set credentials = :credentials, next_poll_at = now(), error_message = '',
+  deadline = greatest(deadline, now() + make_interval(secs => :finish_seconds::float8))
+where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
+
+-- name: lock_install_session(id, workspace_id, poller)$
+-- First in the transaction that stores the bot: nobody may take the session over until it is decided.
+select true from lark_install_session
+where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending'
+for update;
+
+-- name: end_install_session(id, workspace_id, poller, status, error_reason, error_message, installation_id)!
+-- The first end is the end. The secrets go with it.
+update lark_install_session
+set status = :status, error_reason = :error_reason::text, error_message = :error_message,
+  installation_id = :installation_id::uuid, device_code = null, credentials = null, poller = null, poller_until = null,
+  ended_at = now()
+where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
+
+-- name: install_session_status(id, workspace_id, keep_seconds)^
+-- record_class: ScanStatus
+-- For who asks what became of it, on any process. What ended too long ago is gone, purged or not.
+select initiator_user_id, status, installation_id, error_reason, error_message,
+  extract(epoch from deadline - now())::float8 as seconds_left
+from lark_install_session
+where id = :id and workspace_id = :workspace_id
+  and (ended_at is null or ended_at > now() - make_interval(secs => :keep_seconds::float8));
+
+-- name: seconds_to_next_install()$
+-- When a process should look again: the next poll or deadline, or the end of a lease that may not be given back.
+select extract(epoch from min(greatest(least(next_poll_at, deadline), poller_until)) - now())::float8
+from lark_install_session
+where status = 'pending';

@@ -1,0 +1,52 @@
+"""Events that a platform posts to us, for installations without a long connection: the row, and its store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+TakePushed = Callable[[UUID, Mapping[str, str], bytes], Awaitable[dict[str, str]]]
+"""(installation, headers, body as it came) → the JSON object to answer with, once the outcome is durable.
+
+Raises RejectedRequest: 404 and 409 for an installation that takes no posted events, 400 and 401 for a body that is not
+the platform's, 500 when the platform should send it again, 503 when the secrets of the installation do not open.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PushTarget:
+    """An installation, revoked or not, as far as a posted event is concerned. Secrets in `config` are sealed.
+
+    `now` is the database's clock: the one that all replicas agree on.
+    """
+
+    id: UUID
+    channel_type: str
+    config: dict[str, Any] = field(repr=False)
+    now: datetime
+
+
+def events_url(public_url: str | None, installation_id: UUID) -> str | None:
+    """What an operator enters as the request URL in Lark's console; None when nobody said where we can be reached."""
+    return None if public_url is None else f"{public_url}/api/webhooks/lark/{installation_id}"
+
+
+def where_to_post(public_url: str | None, installation_id: UUID) -> str:
+    """The same for an operator, in words."""
+    url = events_url(public_url, installation_id)
+    if url is None:
+        return "http.public_url is unset, so nobody can say which request URL the platform's console needs"
+    return f"the request URL for the platform's console is {url}"
+
+
+class PushStore(Protocol):
+    """Both methods raise StoreUnavailable."""
+
+    async def find(self, installation_id: UUID) -> PushTarget | None:
+        """None also for a row whose workspace or agent is gone."""
+
+    async def heard(self, installation_ids: Iterable[UUID]) -> None:
+        """Store that these active installations had an event just now."""

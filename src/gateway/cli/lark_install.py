@@ -1,0 +1,228 @@
+"""`gateway lark install`: a QR code in the terminal, and what becomes of it, with and without a running daemon."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+import trio
+
+from gateway.cli.output import config_option, json_option, plain, print_json, print_record
+from gateway.config import Settings, load_settings
+from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.channel.installation import InstallationView
+    from gateway.channel.installs import BegunScan, ScanStatus
+    from gateway.lark.installs import ScanDesk
+
+LOOK_SECONDS = 0.5
+QUIET_ZONE = 2
+"""Modules of margin around the code. The norm says four; phones are content with less, and terminals are narrow."""
+
+SAID = {
+    "expired": "nobody scanned the code in time; run the command again for a new one",
+    "access_denied": "the person who scanned said no",
+    "lark_protocol_error": "the platform answered with something that is no answer",
+    "bot_info_failed": "the app was made, but the platform does not say which bot it has",
+    "installation_conflict": "the app cannot become this agent's bot",
+    "installer_bind_failed": "the bot was not connected, because who scanned cannot be bound to the installer",
+    "internal_error": "something went wrong in the gateway",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asked for."""
+
+    agent_id: UUID
+    region: str
+    installer_email: str | None
+    as_json: bool
+
+
+@click.command("install", short_help="Connect a bot by scanning a QR code.")
+@click.option("--agent", "agent_id", type=click.UUID, required=True, help="The agent that answers.")
+@click.option(
+    "--region",
+    type=click.Choice(["feishu", "lark"]),
+    default="feishu",
+    show_default=True,
+    help="The cloud to ask first; a person of the other one is followed there.",
+)
+@click.option("--installer", metavar="EMAIL", help="The member who scans; the workspace's owner unless given.")
+@config_option
+@json_option
+def install(*, agent_id: UUID, region: str, installer: str | None, config: Path | None, as_json: bool) -> int:
+    """Show a QR code; who scans it with the Feishu or Lark app gets a bot for the agent, and is bound to the installer.
+
+    No daemon is needed, and one that runs takes part. Ctrl-C stops the waiting and not the code: until it expires, a
+    running daemon still finishes a scan. With --json two lines are printed: the link as soon as there is one, and the
+    installation, or what went wrong. Exits 0 once the bot is connected, else 1.
+    """
+    return trio.run(_install, load_settings(config), Wanted(agent_id, region, installer, as_json))
+
+
+async def _install(settings: Settings, wanted: Wanted) -> int:
+    from gateway.daemon import open_database, open_keyring, scan_desk
+    from gateway.lark.client import open_http_client
+
+    proxy = settings.lark.proxy_url
+    async with (
+        open_database(settings, attach=True) as pool,
+        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, connections_max=2) as http,
+    ):
+        ring = open_keyring(settings)
+        if ring is None:
+            raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
+        desk = scan_desk(settings, pool, http, ring)
+        request = await desk.request_for(wanted.agent_id, wanted.region, wanted.installer_email)
+        begun = await desk.begin(request)
+        _show_code(begun, wanted.as_json)
+        with _countdown(begun, shown=not wanted.as_json) as tell:
+            status = await _until_signal(desk, begun.session_id, request.workspace_id, tell)
+        if status is None or status.installation_id is None:
+            return _show_end(begun, status, wanted.as_json)
+        _show_bot(await desk.find(request.workspace_id, status.installation_id), wanted.as_json)
+        return 0
+
+
+async def _until_signal(
+    desk: ScanDesk, session_id: UUID, workspace_id: UUID, tell: Callable[[ScanStatus], None]
+) -> ScanStatus | None:
+    """The session's end, or what it was when a signal came; None when it is gone, with its agent."""
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, stop, nursery.cancel_scope)
+            await _follow(desk, session_id, workspace_id, tell, stop)
+            nursery.cancel_scope.cancel()
+    return await desk.status(session_id, workspace_id)
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: trio.CancelScope) -> None:
+    """The first signal lets the step under way end, because its answer may be the one that grants."""
+    from gateway.lark.installs import DRAIN_SECONDS
+
+    async for _ in signals:
+        if stop.is_set():
+            scope.cancel()
+        stop.set()
+        scope.deadline = trio.current_time() + DRAIN_SECONDS
+
+
+async def _follow(
+    desk: ScanDesk, session_id: UUID, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
+) -> None:
+    """Take the steps that are due, until the session ends. A daemon may take some of them: the row lease decides."""
+    while not stop.is_set():
+        status = await desk.status(session_id, workspace_id)
+        if status is None or status.status != "pending":
+            return
+        tell(status)
+        scan = await desk.take(session_id)
+        if scan is not None:
+            await desk.advance(scan)
+        else:
+            with trio.move_on_after(LOOK_SECONDS):
+                await stop.wait()
+
+
+# --- what a person sees -----------------------------------------------------------------------------------------------
+
+
+def _show_code(begun: BegunScan, as_json: bool) -> None:
+    if as_json:
+        print_json(begun.public())
+        return
+    code = terminal_code(begun.qr_code_url)
+    width = len(code.partition("\n")[0])
+    if not _can_print(code):
+        click.echo(f"(no code: this output is {sys.stdout.encoding}, which has no blocks to draw it with)")
+    elif not sys.stdout.isatty():
+        click.echo(code)
+    elif width <= shutil.get_terminal_size().columns:
+        from rich.console import Console
+        from rich.text import Text
+
+        # In colours of its own: the other way round, as on a light terminal, many phones do not see a code.
+        Console(soft_wrap=True).print(Text(code, style="#ffffff on #000000"))
+    else:
+        click.echo(f"(the code needs {width} columns; open the link instead, or widen the terminal)")
+    click.echo("Scan this code with the Feishu or Lark app, or open the link on a device that has it:")
+    click.echo(begun.qr_code_url)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def terminal_code(url: str) -> str:
+    """The QR code of a link in half blocks, two rows of modules to a line."""
+    import segno
+
+    drawn = io.StringIO()
+    segno.make_qr(url, error="l", boost_error=False).terminal(drawn, border=QUIET_ZONE, compact=True)
+    return drawn.getvalue().rstrip("\n")
+
+
+@contextmanager
+def _countdown(begun: BegunScan, *, shown: bool) -> Iterator[Callable[[ScanStatus], None]]:
+    """A line on stderr that says how long the code is good for, on a terminal; gone when the waiting ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    console = Console(stderr=True)
+    columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    progress = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+    with progress:
+        task = progress.add_task("waiting for the scan", total=begun.expires_in_seconds)
+
+        def tell(status: ScanStatus) -> None:
+            left = max(0, round(status.seconds_left))
+            trouble = f" ({plain(status.error_message)}; still asking)" if status.error_message else ""
+            said = f"waiting for the scan, {left // 60}:{left % 60:02} left{trouble}"
+            progress.update(task, completed=left, description=said)
+
+        yield tell
+
+
+def _show_bot(view: InstallationView, as_json: bool) -> None:
+    if as_json:
+        print_json(view.public())
+        return
+    click.echo("Connected.")
+    print_record({name: value for name, value in view.public().items() if name != "connection"})
+
+
+def _show_end(begun: BegunScan, status: ScanStatus | None, as_json: bool) -> int:
+    if as_json:
+        print_json({"session_id": begun.session_id, **(status.public() if status else {"status": "gone"})})
+    click.echo(f"gateway: {_last_words(status)}", err=True)
+    return 1
+
+
+def _last_words(status: ScanStatus | None) -> str:
+    if status is None:
+        return "the session is gone, and the agent probably with it"
+    if status.status == "pending":
+        until = datetime.now(UTC) + timedelta(seconds=max(0.0, status.seconds_left))
+        return f"stopped waiting; until {plain(until)} a running daemon still finishes a scan of this code"
+    said = SAID.get(status.error_reason or "", "it did not work")
+    return f"{said} ({status.error_reason}: {plain(status.error_message)})"

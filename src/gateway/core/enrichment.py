@@ -1,0 +1,302 @@
+"""What a message quotes, bundles and is surrounded by, as text for an agent. Pure: data in, text out.
+
+The grammar, which agents may rely on. Blocks stand before the sender's own words, one blank line apart, in this order:
+
+    <recent_context count="2">                    the last messages of the group or topic before the run, oldest first
+    [Ann]: shall we?
+    | the second line of what Ann said
+    [assistant]: what the agent itself said earlier
+    </recent_context>
+
+    <quoted_message message_id="om_1" sender="Bo" type="text">     what the message answers to, word for word
+    ship it
+    </quoted_message>
+
+    <forwarded_messages count="2">                messages of others that were forwarded together, oldest first
+    [Cy]: [forwarded messages]
+      [User 1]: what lies in a bundle inside the bundle
+    </forwarded_messages>
+
+A quoted bundle holds its `<forwarded_messages>` inside `<quoted_message>`. `[unable to fetch]` stands where something
+could not be had (refused, deleted, too slow), `[shortened]` where something was cut. People whose name is not known are
+User 1, User 2 and so on, the same number for the same person throughout one task; a bot without a known name is Bot.
+
+Nobody's words can open or close a block: the `<` of our own tags becomes `&lt;` wherever it comes from outside, and
+nothing else is changed. In a list of messages a line that begins with `[` (blanks aside) is ours, one with `|` goes on
+with the message above.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+RECENT_MAX = 10
+FORWARDED_MAX = 100
+NESTING_MAX = 5
+RECENT_CHARS_MAX = 2_000
+QUOTED_CHARS_MAX = 8_000
+FORWARDED_CHARS_MAX = 4_000
+RUN_CHARS_MAX = 60_000
+"""What others said, all messages of one run together; the marks and names around it are not counted."""
+NAME_CHARS_MAX = 60
+ATTRIBUTE_CHARS_MAX = 200
+
+UNFETCHED = "[unable to fetch]"
+SHORTENED = "[shortened]"
+ASSISTANT = "assistant"
+BOT = "Bot"
+
+_OUR_TAG = re.compile(r"<(?=[\s/]*(?:recent_context|quoted_message|forwarded_messages)(?!\w))", re.IGNORECASE)
+_LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
+_TREE_MAX = 4 * FORWARDED_MAX
+"""How many messages of a bundle are put in order at most, and so how deep they can be nested."""
+_BRACKETS = str.maketrans("[]", "()")
+_RESERVED_NAME = re.compile(r"assistant|bot|user \d+|unknown", re.IGNORECASE)
+
+
+class AuthorKind(Enum):
+    PERSON = "person"
+    BOT = "bot"
+    ASSISTANT = "assistant"
+    """The bot that is being asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who said something. `id` is the platform's own, "" when it does not tell; so is `name`."""
+
+    id: str = ""
+    kind: AuthorKind = AuthorKind.PERSON
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message that was looked up. `type` is the platform's own word for its kind; `within` the bundle it lies in.
+
+    `gone`: it was recalled or deleted, and what `text` says is not what was said.
+    """
+
+    message_id: str
+    author: Author
+    type: str
+    text: str = field(repr=False)
+    sent_at: datetime | None = None
+    chat_id: str = ""
+    thread_id: str = ""
+    within: str = ""
+    bundle: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A message in a conversation, and how much of what was said before it is wanted.
+
+    `message_id` and `before` are the message's. `since_id` and `since` are the message with which the conversation was
+    begun anew, if it ever was: what is older stays out.
+    """
+
+    chat_id: str
+    thread_id: str
+    message_id: str
+    before: datetime
+    since_id: str = ""
+    since: datetime | None = None
+    count: int = RECENT_MAX
+
+    def preceding(self, listed: Sequence[Said]) -> list[Said]:
+        """Those of a listing, newest first, that were said here and before; newest first, and no more than wanted.
+
+        Of messages of one moment the order of the listing tells which came first.
+        """
+        found: list[Said] = []
+        passed = False
+        for said in listed:
+            if said.message_id == self.message_id:
+                passed = True
+            elif self._admits(said, passed=passed):
+                found.append(said)
+            if said.message_id == self.since_id or len(found) == self.count:
+                break
+        return found
+
+    def begins_in(self, listed: Sequence[Said]) -> bool:
+        """Whether everything that follows the listing would be too old."""
+        since = self.since
+        return since is not None and any(said.sent_at is not None and said.sent_at < since for said in listed)
+
+    def _admits(self, said: Said, *, passed: bool) -> bool:
+        """What does not say where and when it was said does not belong here."""
+        if said.chat_id != self.chat_id or said.thread_id != self.thread_id or said.sent_at is None:
+            return False
+        if self.since is not None and said.sent_at < self.since:
+            return False
+        return said.sent_at < self.before or (passed and said.sent_at == self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What was said before, oldest first. Not `complete`: there may be more that could not be had."""
+
+    messages: tuple[Said, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """The message that was answered to, then what it bundles; None when it could not be had."""
+
+    message_id: str
+    found: tuple[Said, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """The wrapping message, then what lies in it; None when it could not be had."""
+
+    found: tuple[Said, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What is told along with one message."""
+
+    recent: Recent | None = None
+    quoted: Quoted | None = None
+    forwarded: Forwarded | None = None
+
+
+def render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str]:
+    """The text that goes before each message of one run, "" where there is none.
+
+    `names` are people's names by the platform's id. Numbers and room are shared by the whole run.
+    """
+    writer = _Writer(names)
+    return [writer.additions(each) for each in additions]
+
+
+def neutralise(text: str) -> str:
+    """`text` without anything that reads as a tag of ours, and nothing else changed."""
+    return _OUR_TAG.sub("&lt;", text)
+
+
+def as_label(name: str) -> str:
+    """A name on one line, which cannot end the brackets or quotes around it."""
+    line = " ".join(_INVISIBLE.sub(" ", name).split()).translate(_BRACKETS)
+    return line if len(line) <= NAME_CHARS_MAX else f"{line[: NAME_CHARS_MAX - 1]}…"
+
+
+class _Writer:
+    """Renders the blocks of one run in order, and keeps count of people and of room."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._numbers: dict[str, int] = {}
+        self._room = RUN_CHARS_MAX
+
+    def additions(self, additions: Additions) -> str:
+        blocks = (
+            self._recent(additions.recent),
+            self._quoted(additions.quoted),
+            self._forwarded(additions.forwarded.found) if additions.forwarded is not None else "",
+        )
+        return "\n\n".join(block for block in blocks if block)
+
+    def _recent(self, recent: Recent | None) -> str:
+        if recent is None or (recent.complete and not recent.messages):
+            return ""
+        lines = [] if recent.complete else [UNFETCHED]
+        lines += [self._entry(said, RECENT_CHARS_MAX) for said in recent.messages]
+        return _block("recent_context", {"count": str(len(recent.messages))}, lines)
+
+    def _quoted(self, quoted: Quoted | None) -> str:
+        if quoted is None:
+            return ""
+        if not quoted.found:
+            attributes = {"message_id": quoted.message_id, "sender": "unknown", "type": "unknown"}
+            return _block("quoted_message", attributes, [UNFETCHED])
+        said, *rest = quoted.found
+        attributes = {"message_id": quoted.message_id, "sender": self._name(said.author), "type": said.type}
+        if said.bundle and not said.gone:
+            return _block("quoted_message", attributes, [self._forwarded((said, *rest))])
+        return _block("quoted_message", attributes, [self._words(said, QUOTED_CHARS_MAX)])
+
+    def _forwarded(self, found: Sequence[Said] | None) -> str:
+        entries = [] if not found or found[0].gone else _tree(found)
+        if not found or not entries:
+            return _block("forwarded_messages", {"count": "0"}, [UNFETCHED])
+        lines = [self._entry(said, FORWARDED_CHARS_MAX, depth) for depth, said in entries]
+        if len(found) - 1 > len(entries):
+            lines.append(SHORTENED)
+        return _block("forwarded_messages", {"count": str(len(entries))}, lines)
+
+    def _entry(self, said: Said, chars_max: int, depth: int = 0) -> str:
+        indent = "  " * depth
+        first, *more = _LINE_END.split(self._words(said, chars_max))
+        head = f"{indent}[{neutralise(self._name(said.author))}]: {first}"
+        return "\n".join([head, *(f"{indent}| {line}" for line in more)])
+
+    def _words(self, said: Said, chars_max: int) -> str:
+        """What was said, within the limit and the room that is left."""
+        if said.gone:
+            return UNFETCHED
+        text = _UNENCODABLE.sub("", said.text)
+        most = min(chars_max, self._room)
+        self._room -= min(len(text), most)
+        return neutralise(text) if len(text) <= most else f"{neutralise(text[:most])} {SHORTENED}".lstrip()
+
+    def _name(self, author: Author) -> str:
+        if author.kind is AuthorKind.ASSISTANT:
+            return ASSISTANT
+        name = as_label(author.name or self._names.get(author.id, ""))
+        if name and not _RESERVED_NAME.fullmatch(name):
+            return name
+        if author.kind is AuthorKind.BOT:
+            return BOT
+        return f"User {self._numbers.setdefault(author.id, len(self._numbers) + 1)}"
+
+
+def _tree(found: Sequence[Said]) -> list[tuple[int, Said]]:
+    """What lies in the first message, each with its depth: oldest first, a nested bundle's right after it.
+
+    At most `FORWARDED_MAX` of them. What names a bundle that is not there lies in the first one; bundles that lie in
+    each other can be entered nowhere, and are left out.
+    """
+    root, *rest = found[: _TREE_MAX + 1]
+    known = {said.message_id for said in rest if said.bundle}
+    children: dict[str, list[Said]] = {}
+    for said in rest:
+        home = said.within if said.within in known and said.within != said.message_id else root.message_id
+        children.setdefault(home, []).append(said)
+    entries: list[tuple[int, Said]] = []
+    _descend(children, root.message_id, 0, entries)
+    return entries[:FORWARDED_MAX]
+
+
+def _descend(children: dict[str, list[Said]], home: str, depth: int, entries: list[tuple[int, Said]]) -> None:
+    """Each bundle is taken out as it is entered, so that none is entered twice."""
+    for said in sorted(children.pop(home, ()), key=_moment):
+        entries.append((min(depth, NESTING_MAX), said))
+        _descend(children, said.message_id, depth + 1, entries)
+
+
+def _moment(said: Said) -> float:
+    """To sort by; those of one moment, or without one, keep the order in which the platform gave them."""
+    return said.sent_at.timestamp() if said.sent_at is not None else 0.0
+
+
+def _block(tag: str, attributes: Mapping[str, str], lines: Sequence[str]) -> str:
+    named = "".join(f' {name}="{_attribute(value)}"' for name, value in attributes.items())
+    return "\n".join([f"<{tag}{named}>", *lines, f"</{tag}>"])
+
+
+def _attribute(value: str) -> str:
+    return html.escape(" ".join(_INVISIBLE.sub(" ", value).split())[:ATTRIBUTE_CHARS_MAX])

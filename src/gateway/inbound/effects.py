@@ -1,0 +1,151 @@
+"""What a message sets off after it was acknowledged. Nothing of it stands between an event and its acknowledgement.
+
+Files are fetched here. A row that was written with the message says what to fetch, so a crash loses nothing, and the
+run that waits for it has a deadline, so nothing here can keep a run from happening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from gateway.concurrency import Signal, finishing, open_finishing_nursery, reached
+from gateway.core.attachments import FetchProblem
+from gateway.errors import StoreError
+from gateway.work.attachments import Attachment, Attachments, AttachmentStore, FetchFailed
+
+POLL_SECONDS = 5.0
+HOLD_SECONDS = 5.0
+"""How often a fetch that goes on says so; after 15 s of silence somebody else takes it."""
+TAKEN_MAX = 64
+"""Files that are seen to at a time. Far fewer are fetched at a time: one that waits to be tried again is in no way."""
+DRAIN_SECONDS = 2.0
+"""What a fetch still gets when the process stops. One that does not make it is another process's to begin anew."""
+RELEASE_SECONDS = 1.0
+RETRY_FIRST_SECONDS = 1.0
+RETRY_MAX_SECONDS = 8.0
+
+log = structlog.get_logger()
+
+
+def _nothing() -> None:
+    return None
+
+
+async def run_attachments(
+    attachments: Attachments,
+    store: AttachmentStore,
+    wake: Signal,
+    *,
+    poll_seconds: float = POLL_SECONDS,
+    drain_seconds: float = DRAIN_SECONDS,
+    on_fault: Callable[[], None] = _nothing,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Fetch what waits until cancelled. Every process may run this at the same time as others.
+
+    `wake` says that something new waits; a slow poll finds what nobody announced and what a crash left.
+
+    Error handling: one file is one unit of work. Whatever goes wrong with it becomes its row's problem, is tried again
+    as long as a run waits for it, and touches nothing else.
+
+    Resource handling: cancelled, it lets fetches go on for `drain_seconds`, and gives back those that are not done.
+    """
+    courier = _Courier(attachments, store, wake, on_fault)
+    async with open_finishing_nursery(drain_seconds) as nursery:
+        task_status.started()
+        while True:
+            for row in await courier.take():
+                nursery.start_soon(courier.bring, row)
+            await wake.wait(poll_seconds)
+
+
+class _Courier:
+    def __init__(
+        self, attachments: Attachments, store: AttachmentStore, wake: Signal, on_fault: Callable[[], None]
+    ) -> None:
+        self._attachments = attachments
+        self._store = store
+        self._wake = wake
+        self._on_fault = on_fault
+        self._taken = 0
+
+    async def take(self) -> list[Attachment]:
+        room = TAKEN_MAX - self._taken
+        if room <= 0:
+            return []
+        try:
+            rows = list(await self._store.take(room))
+        except StoreError as error:
+            log.warning("attachments_not_taken", error=str(error))
+            return []
+        self._taken += len(rows)
+        return rows
+
+    async def bring(self, row: Attachment) -> None:
+        """One file from its row to its end. Raises nothing but a cancellation."""
+        settled = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hold, row)
+                await self._settle(row)
+                nursery.cancel_scope.cancel()
+            settled = True
+        finally:
+            self._taken -= 1
+            if not settled:
+                await self._release(row)
+            # There may be more than there was room for.
+            self._wake.set()
+
+    async def _settle(self, row: Attachment) -> None:
+        reached("attachment.taken")
+        try:
+            problem = await self._fetch(row)
+            if problem is not None:
+                await self._attachments.give_up(row, problem)
+        except StoreError as error:
+            log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
+        except Exception:
+            log.exception("attachment_fault", attachment_id=str(row.id))
+            self._on_fault()
+            await self._give_up_after_fault(row)
+
+    async def _give_up_after_fault(self, row: Attachment) -> None:
+        try:
+            await self._attachments.give_up(row, FetchProblem.UNEXPECTED)
+        except StoreError as error:
+            log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
+
+    async def _fetch(self, row: Attachment) -> FetchProblem | None:
+        """Fetch, again and again while that may help and a run waits; None when it is there."""
+        deadline = trio.current_time() + row.seconds_left
+        pause = RETRY_FIRST_SECONDS
+        while True:
+            try:
+                await self._attachments.fetch(row)
+            except FetchFailed as error:
+                again_at = trio.current_time() + max(pause, error.retry_after)
+                if not error.transient or again_at >= deadline:
+                    return error.problem
+                await trio.sleep_until(again_at)
+                pause = min(2 * pause, RETRY_MAX_SECONDS)
+            else:
+                return None
+
+    async def _hold(self, row: Attachment) -> None:
+        while True:
+            await trio.sleep(HOLD_SECONDS)
+            try:
+                await self._store.hold(row.id)
+            except StoreError as error:
+                log.warning("attachment_not_held", attachment_id=str(row.id), error=str(error))
+
+    async def _release(self, row: Attachment) -> None:
+        with finishing(RELEASE_SECONDS):
+            try:
+                await self._store.release(row.id)
+            except StoreError as error:
+                log.warning("attachment_not_released", attachment_id=str(row.id), error=str(error))

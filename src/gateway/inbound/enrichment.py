@@ -1,0 +1,415 @@
+"""What others said around the messages of a run: looked up when it is handed out, told to the agent, kept nowhere.
+
+Everything here is content of people who may not be bound and of messages that do not address the bot. It stays in this
+process's memory, for minutes, and goes into the answer to a claim: not into a table, a log line, a label or a file.
+
+A look-up is begun as soon as a message is durable (`Enricher.expect`), so that the time for which its run waits for
+more messages hides it; the claim takes what is there, joins what is under way, and asks for the rest itself.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.channel.lookup import Lookup
+from gateway.channel.message import ChatType, InboundMessage
+from gateway.core.enrichment import Additions, AuthorKind, Forwarded, Quoted, Recent, Said, Spot, neutralise, render
+from gateway.errors import GatewayError, LarkRefused, LarkThrottled, LarkUnauthorized
+from gateway.inbound.ports import Installation
+from gateway.inbound.turn import quoted_by, thread_of
+from gateway.work.ports import ClaimedMessage, Place
+
+BUDGET_SECONDS = 2.0
+"""For all look-ups of one run together."""
+NAMES_AFTER_SECONDS = 1.5
+"""When names are asked for at the latest, whoever else still has not answered."""
+LOOKUPS_MAX = 20
+"""For one run."""
+LOOKUPS_AT_ONCE_MAX = 40
+"""For all runs together: the connections to the platform are shared with what is being sent."""
+NAMES_MAX = 50
+
+PREFETCH_SECONDS = 5.0
+PREFETCHES_MAX = 8
+PREFETCHES_WAITING_MAX = 64
+BURST_SECONDS = 3.0
+"""Messages of one conversation that follow each other this closely are one run: what precedes it is asked for once."""
+PLACES_MAX = 1024
+
+KEPT_SECONDS = 180.0
+KEPT_MAX = 512
+
+LookupOf = Callable[[UUID], Awaitable[Lookup]]
+"""What an installation may read. Raises a GatewayError when nobody may speak for it."""
+
+FindInstallation = Callable[[str, str], Awaitable[Installation | None]]
+"""By channel type and app id. Raises StoreUnavailable."""
+
+Observe = Callable[[str, str], None]
+"""Told of every look-up: `message`, `recent` or `names`, and how it ended. Must not raise."""
+
+log = structlog.get_logger()
+
+
+def _observe_nothing(_kind: str, _outcome: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """One look-up. `key` is the same whoever wishes it."""
+
+    kind: str
+    key: Hashable
+    call: Callable[[Lookup], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A look-up that is under way until `done`. One that does not last says nothing: ask again."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    lasts: bool = False
+    value: Any = field(default=None, repr=False)
+    asked_at: float = 0.0
+
+
+class _Memory:
+    """Answers of the last minutes and look-ups under way, the oldest of which go first."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Hashable, _Answer] = OrderedDict()
+
+    def find(self, key: Hashable) -> _Answer | None:
+        self.forget()
+        return self._answers.get(key)
+
+    @contextmanager
+    def asking(self, key: Hashable) -> Iterator[_Answer]:
+        """A place for the answer; whoever waits for it is let go when the block ends, however that happens."""
+        answer = _Answer(asked_at=trio.current_time())
+        self._answers[key] = answer
+        try:
+            yield answer
+        finally:
+            if not answer.lasts and self._answers.get(key) is answer:
+                del self._answers[key]
+            answer.done.set()
+
+    def forget(self) -> None:
+        """Drop what is old, or too much. Everything stands here in order of time: the first that may stay ends it."""
+        oldest = trio.current_time() - KEPT_SECONDS
+        while self._answers:
+            key, answer = next(iter(self._answers.items()))
+            if answer.asked_at > oldest and len(self._answers) <= KEPT_MAX:
+                return
+            del self._answers[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A message whose run will come: where to look, for what, and whether also for what was said before it."""
+
+    channel_type: str
+    app_id: str
+    chat_id: str
+    thread_id: str
+    around: bool
+    message: ClaimedMessage
+
+
+class Enricher:
+    """Adds to the messages of a run what others said around them. Any number of runs may be asked for at a time."""
+
+    def __init__(
+        self,
+        lookups: Mapping[str, LookupOf],
+        *,
+        budget_seconds: float = BUDGET_SECONDS,
+        observe: Observe = _observe_nothing,
+    ) -> None:
+        """`lookups` by channel type; a platform that is missing there cannot be read, and what needs it is marked."""
+        self._lookups = lookups
+        self._budget = budget_seconds
+        self._observe = observe
+        self._memory = _Memory()
+        self._lanes = trio.CapacityLimiter(LOOKUPS_AT_ONCE_MAX)
+        self._heard: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._send, self._receive = trio.open_memory_channel[_Expected](PREFETCHES_WAITING_MAX)
+
+    async def enrich(self, place: Place, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        """The messages with their additions, within the budget.
+
+        Whatever could not be had is marked as such where it would stand; nothing of the platform's can make this fail.
+        Their own words lose what reads as a tag of ours. Holds no database connection while it waits for the platform.
+        """
+        wishes = _wishes(place, messages)
+        found, names = await self._look_up(place, wishes, self._budget)
+        told = _render([_additions(place, message, messages, found) for message in messages], names)
+        return [
+            replace(message, text=neutralise(message.text), additions=additions)
+            for message, additions in zip(messages, told, strict=True)
+        ]
+
+    def expect(self, message: InboundMessage) -> None:
+        """A message is durable: begin to look up what its run will need. Never waits; under pressure, does nothing."""
+        around = message.source.chat_type is ChatType.GROUP and self._begins_burst(message)
+        if message.sent_at is None or not (around or message.bundle or quoted_by(message)):
+            return
+        try:
+            self._send.send_nowait(_expected(message, message.sent_at, around=around))
+        except trio.WouldBlock:
+            log.debug("prefetch_skipped", waiting=PREFETCHES_WAITING_MAX)
+
+    def _begins_burst(self, message: InboundMessage) -> bool:
+        key = (message.app_id, message.source.chat_id, thread_of(message.source))
+        now = trio.current_time()
+        last = self._heard.pop(key, -BURST_SECONDS)
+        self._heard[key] = now
+        if len(self._heard) > PLACES_MAX:
+            self._heard.popitem(last=False)
+        return now - last >= BURST_SECONDS
+
+    async def _look_up(
+        self, place: Place, wishes: Mapping[Hashable, _Wish], budget: float
+    ) -> tuple[dict[Hashable, Any], Mapping[str, str]]:
+        """What was found by the end of the budget, by key, and the names of those who said it."""
+        found: dict[Hashable, Any] = {}
+        names: dict[str, str] = {}
+        if not wishes:
+            return found, names
+        all_in = trio.Event()
+
+        async def fulfil(lookup: Lookup, wish: _Wish) -> None:
+            found[wish.key] = await self._ask(lookup, wish)
+            if len(found) == len(wishes):
+                all_in.set()
+
+        with trio.move_on_after(budget):
+            lookup = await self._open(place, wishes)
+            if lookup is None:
+                return found, names
+            async with trio.open_nursery() as nursery:
+                for wish in wishes.values():
+                    nursery.start_soon(fulfil, lookup, wish)
+                with trio.move_on_after(budget * NAMES_AFTER_SECONDS / BUDGET_SECONDS):
+                    await all_in.wait()
+                if strangers := _strangers(found[key] for key in wishes if key in found):
+                    names.update(await self._ask(lookup, _names_wish(place, strangers)) or {})
+        return found, names
+
+    async def _open(self, place: Place, wishes: Mapping[Hashable, _Wish]) -> Lookup | None:
+        lookup_of = self._lookups.get(place.channel_type)
+        outcome = "unsupported"
+        try:
+            if lookup_of is not None:
+                return await lookup_of(place.installation_id)
+        except Exception as error:
+            outcome = _judge(error, "installation")
+        for wish in wishes.values():
+            self._observe(wish.kind, outcome)
+        return None
+
+    async def _ask(self, lookup: Lookup, wish: _Wish) -> Any:
+        """The answer, asked for by us or by somebody else; None when there is none to be had."""
+        while (known := self._memory.find(wish.key)) is not None:
+            await known.done.wait()
+            if known.lasts:
+                self._observe(wish.kind, "reused")
+                return known.value
+        outcome = "cut_off"
+        with self._memory.asking(wish.key) as answer:
+            try:
+                async with self._lanes:
+                    answer.value = await wish.call(lookup)
+                outcome = "found"
+            except Exception as error:
+                outcome = _judge(error, wish.kind)
+            finally:
+                self._observe(wish.kind, outcome)
+            # Asking again would not help, or would do harm; anything else may have passed by the next time.
+            answer.lasts = outcome in {"found", "refused", "throttled"}
+            return answer.value
+
+    async def _prefetch(self, expected: _Expected, find_installation: FindInstallation) -> None:
+        installation = await find_installation(expected.channel_type, expected.app_id)
+        if installation is None:
+            return
+        place = Place(installation.id, expected.channel_type, expected.chat_id, expected.thread_id, expected.around)
+        await self._look_up(place, _wishes(place, [expected.message]), PREFETCH_SECONDS)
+
+
+async def run_prefetch(
+    enricher: Enricher,
+    find_installation: FindInstallation,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Look up what is expected until cancelled, a few messages at a time, and forget in time what was found.
+
+    A look-up that fails costs nothing but itself.
+    """
+
+    async def work() -> None:
+        async for expected in enricher._receive:
+            try:
+                await enricher._prefetch(expected, find_installation)
+            except Exception as error:
+                _judge(error, "prefetch")
+
+    async def forget() -> None:
+        while True:
+            await trio.sleep(KEPT_SECONDS / 2)
+            enricher._memory.forget()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(PREFETCHES_MAX):
+            nursery.start_soon(work)
+        nursery.start_soon(forget)
+        task_status.started()
+
+
+# What is wished for, and what became of it.
+
+
+def _wishes(place: Place, messages: Sequence[ClaimedMessage]) -> dict[Hashable, _Wish]:
+    """By key, and no more than `LOOKUPS_MAX`: what is beyond that is not asked for."""
+    wishes: list[_Wish] = []
+    if place.is_group and messages:
+        wishes.append(_recent_wish(place, messages))
+    for message in messages:
+        wanted = (message.quoted_id, message.message_id if message.bundle else "")
+        wishes += [_message_wish(place, message_id) for message_id in wanted if message_id]
+    return dict(list({wish.key: wish for wish in wishes}.items())[:LOOKUPS_MAX])
+
+
+def _recent_wish(place: Place, messages: Sequence[ClaimedMessage]) -> _Wish:
+    first = messages[0]
+    spot = Spot(
+        chat_id=place.chat_id,
+        thread_id=place.thread_id,
+        message_id=first.message_id,
+        before=first.sent_at,
+        since_id=place.since_id or "",
+        since=place.since,
+    )
+    return _Wish("recent", ("recent", place.installation_id, spot), lambda lookup: lookup.recent(spot))
+
+
+def _message_wish(place: Place, message_id: str) -> _Wish:
+    return _Wish("message", _message_key(place, message_id), lambda lookup: lookup.message(message_id))
+
+
+def _message_key(place: Place, message_id: str) -> Hashable:
+    return ("message", place.installation_id, message_id)
+
+
+def _names_wish(place: Place, ids: Sequence[str]) -> _Wish:
+    return _Wish("names", ("names", place.installation_id, tuple(ids)), lambda lookup: lookup.names(ids))
+
+
+def _additions(
+    place: Place, message: ClaimedMessage, messages: Sequence[ClaimedMessage], found: Mapping[Hashable, Any]
+) -> Additions:
+    """What goes with a message; what surrounds the run goes with its first one."""
+    recent = None
+    if place.is_group and message is messages[0]:
+        recent = _recent(found.get(_recent_wish(place, messages).key), messages)
+    return Additions(
+        recent=recent,
+        quoted=_quoted(place, message.quoted_id, found) if message.quoted_id else None,
+        forwarded=Forwarded(found.get(_message_key(place, message.message_id))) if message.bundle else None,
+    )
+
+
+def _recent(found: Recent | None, messages: Sequence[ClaimedMessage]) -> Recent:
+    """Without the run's own messages, whose times may be ours where the platform gave none."""
+    if found is None:
+        return Recent(complete=False)
+    own = {message.message_id for message in messages}
+    return replace(found, messages=tuple(said for said in found.messages if said.message_id not in own))
+
+
+def _quoted(place: Place, quoted_id: str, found: Mapping[Hashable, Any]) -> Quoted:
+    """A message of another chat is no answer to what is said in this one."""
+    said: Sequence[Said] | None = found.get(_message_key(place, quoted_id))
+    if said and said[0].chat_id in {"", place.chat_id}:
+        return Quoted(quoted_id, tuple(said))
+    return Quoted(quoted_id)
+
+
+def _strangers(answers: Iterator[Any]) -> list[str]:
+    """Ids of people whose names are not known yet, in the order in which they were met."""
+    met: dict[str, None] = {}
+    for answer in answers:
+        for said in answer.messages if isinstance(answer, Recent) else answer or ():
+            author = said.author
+            if author.kind is AuthorKind.PERSON and author.id and not author.name:
+                met[author.id] = None
+    return list(met)[:NAMES_MAX]
+
+
+def _render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str]:
+    """A message that cannot be rendered must not cost the run: then it is as if nothing could be had."""
+    try:
+        return render(additions, names)
+    except Exception as error:
+        _judge(error, "rendering")
+        return render([_bare(each) for each in additions], {})
+
+
+def _bare(additions: Additions) -> Additions:
+    return Additions(
+        recent=None if additions.recent is None else Recent(complete=False),
+        quoted=None if additions.quoted is None else Quoted(additions.quoted.message_id),
+        forwarded=None if additions.forwarded is None else Forwarded(),
+    )
+
+
+def _judge(error: Exception, kind: str) -> str:
+    """How a look-up ended. Its words may quote what must not be logged: of a bug only its type and place are."""
+    match error:
+        case LarkThrottled():
+            return "throttled"
+        case LarkRefused() | LarkUnauthorized():
+            return "refused"
+        case GatewayError():
+            return "unavailable"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = "" if last is None else f"{last.tb_frame.f_code.co_name}:{last.tb_lineno}"
+    log.error("lookup_failed", kind=kind, error=type(error).__name__, where=where)
+    return "fault"
+
+
+# What is expected.
+
+
+def _expected(message: InboundMessage, sent_at: datetime, *, around: bool) -> _Expected:
+    return _Expected(
+        channel_type=message.source.channel_type,
+        app_id=message.app_id,
+        chat_id=message.source.chat_id,
+        thread_id=thread_of(message.source),
+        around=around,
+        message=ClaimedMessage(
+            role="user",
+            author="",
+            text="",
+            sent_at=sent_at,
+            age_seconds=0,
+            message_id=message.message_id,
+            quoted_id=quoted_by(message),
+            bundle=message.bundle,
+        ),
+    )

@@ -1,0 +1,76 @@
+"""Whether a message reached its chat after all, read off the chat.
+
+The platform does not tell the idempotency key of what it lists, so a message is known by who sent it, when, and what it
+says. A card that can only be seen to be one counts as ours when nothing else of ours explains it: a message too few is
+better than one twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from gateway.channel.message import OutboundMessage
+from gateway.core.enrichment import AuthorKind, Said
+from gateway.errors import LarkRefused
+from gateway.lark.client import LarkClient
+from gateway.lark.content import bracketed_name
+from gateway.lark.items import CARD, read_items
+
+WINDOW = timedelta(minutes=70)
+"""After its first attempt a message was tried for no longer than this."""
+CLOCKS_APART = timedelta(seconds=60)
+PAGES_MAX = 20
+
+
+async def find_sent(
+    client: LarkClient, message: OutboundMessage, *, since: datetime, known: Collection[str]
+) -> str | None:
+    """See ReadBack.find_sent. A reply is looked for in its topic and in the chat, where it may have gone instead.
+
+    Raises LarkRefused also for a chat in which more was said than can be read.
+    """
+    if not message.chat_id:
+        raise LarkRefused("a person's direct chat is known by its own id only")
+    for thread_id in (message.thread_id, "") if message.thread_id else ("",):
+        said_by_us = await _said_by_us(client, message.chat_id, thread_id, since)
+        found = [said.message_id for said in said_by_us if said.message_id not in known and _may_be(said, message)]
+        if found:
+            return found[-1]
+    return None
+
+
+async def _said_by_us(client: LarkClient, chat_id: str, thread_id: str, since: datetime) -> list[Said]:
+    """What the bot said in the window, newest first."""
+    first, last = since - CLOCKS_APART, since + WINDOW
+    said_by_us: list[Said] = []
+    token = ""
+    for _ in range(PAGES_MAX):
+        page = await client.list_messages(
+            chat_id=chat_id,
+            thread_id=thread_id,
+            start=int(first.timestamp()),
+            end=int(last.timestamp()),
+            page_token=token,
+        )
+        listed = [said for said in read_items(page.items, app_id=client.app_id) if said.sent_at is not None]
+        said_by_us += [said for said in listed if _is_ours(said, first, last)]
+        token = page.next_token
+        if not token or any(said.sent_at < first for said in listed if said.sent_at is not None):
+            return said_by_us
+    raise LarkRefused(f"more was said in the chat than {PAGES_MAX} pages hold")
+
+
+def _is_ours(said: Said, first: datetime, last: datetime) -> bool:
+    return said.author.kind is AuthorKind.ASSISTANT and said.sent_at is not None and first <= said.sent_at <= last
+
+
+def _may_be(said: Said, message: OutboundMessage) -> bool:
+    if said.gone:
+        return False
+    unreadable_card = said.type == CARD and said.text == bracketed_name(CARD)
+    return unreadable_card or _flat(said.text) == _flat(message.text)
+
+
+def _flat(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,65 @@
+"""Keeps one bot below the limits of its platform, and leaves a platform alone that does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from gateway.core.pacing import AppPace
+from gateway.errors import LarkThrottled, LarkUnavailable
+
+logger = structlog.get_logger(__name__)
+
+Note = Callable[[str], None]
+"""Counts what the governor did: one of call, waited, throttled_app, throttled_chat, breaker_opened, typing_skipped."""
+
+
+def _unnoted(_event: str) -> None:
+    return None
+
+
+class Governor:
+    """The pace of one app, on trio's clock. It lives as long as the lease: its holder alone speaks for the app."""
+
+    def __init__(self, note: Note = _unnoted) -> None:
+        self._pace = AppPace()
+        self._note = note
+
+    def app_wait(self) -> float:
+        """Seconds until the app may call at all: 0 unless its limits are used up or the platform wants to be left."""
+        now = trio.current_time()
+        return self._pace.app_free_at(now) - now
+
+    def chat_wait(self, chat: str) -> float:
+        """Seconds until that chat may get another message; other chats do not wait for it."""
+        now = trio.current_time()
+        return self._pace.chat_free_at(chat, now) - now
+
+    async def take_turn(self, chat: str) -> None:
+        """Return when the next message may go to that chat. Turns are given out in the order of asking."""
+        now = trio.current_time()
+        at = self._pace.reserve(chat, now)
+        if at > now:
+            self._note("waited")
+        await trio.sleep_until(at)
+        self._note("call")
+
+    def admits_typing(self) -> bool:
+        """Whether there is room for a sign: what says something goes first."""
+        admitted = self._pace.admit_decoration(trio.current_time())
+        self._note("call" if admitted else "typing_skipped")
+        return admitted
+
+    def learn(self, chat: str, error: Exception | None) -> None:
+        """Take note of how a call to that chat ended."""
+        if isinstance(error, LarkThrottled):
+            self._pace.answered()
+            self._pace.throttled(None if error.whole_app else chat, trio.current_time(), error.retry_after)
+            self._note("throttled_app" if error.whole_app else "throttled_chat")
+        elif not isinstance(error, LarkUnavailable):
+            self._pace.answered()
+        elif seconds := self._pace.unanswered(trio.current_time()):
+            self._note("breaker_opened")
+            logger.warning("platform_left_alone", seconds=seconds)

@@ -1,0 +1,134 @@
+"""A bot is connected by scanning a code while daemons come and go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asks
+import pytest
+import trio
+
+from gateway.simulator.platform import App
+from gateway.simulator.scans import read_link
+from support.device_flow import PENDING, DeviceFlow
+from support.lark_rest import Reply, serving_platform
+from support.processes import GatewayProcess
+from support.world import World
+
+
+@pytest.fixture
+async def accounts(world: World) -> AsyncIterator[DeviceFlow]:
+    """The accounts server on its own, beside the simulated platform that the new app lives on."""
+    async with serving_platform() as platform:
+        world.environment["GATEWAY_LARK__ACCOUNTS_BASE_URL"] = platform.base_url
+        yield DeviceFlow(platform)
+
+
+class Person:
+    """The workspace's owner with a browser of their own kind."""
+
+    def __init__(self, world: World, token: str) -> None:
+        self.base = f"/api/workspaces/{world.workspace.slug}/lark"
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._http = asks.Session(connections=2)
+
+    async def ask(self, daemon: GatewayProcess, method: str, path: str, body: object = None) -> Any:
+        given = {"json": body} if body is not None else {}
+        answer = await self._http.request(method, f"{daemon.url}{self.base}{path}", headers=self._headers, **given)
+        assert answer.status_code in {200, 204}, (path, answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    async def begin(self, daemon: GatewayProcess, agent_id: object) -> tuple[str, str]:
+        """Where the session tells its status, and what is behind the code."""
+        begun = await self.ask(daemon, "POST", "/install/begin", {"agent_id": str(agent_id)})
+        return f"/install/{begun['session_id']}/status", begun["qr_code_url"]
+
+    async def until_connected(self, daemon: GatewayProcess, path: str) -> str:
+        with trio.fail_after(40):
+            while (status := await self.ask(daemon, "GET", path))["status"] == "pending":
+                await trio.sleep(0.1)
+        assert status["status"] == "success", status
+        return str(status["installation_id"])
+
+
+async def owner(world: World) -> Person:
+    _, token = await world.directory.add_user_token(world.owner)
+    return Person(world, token)
+
+
+def grant(app: App) -> Reply:
+    person = {"open_id": "ou_scanner", "tenant_brand": "feishu"}
+    return Reply({"client_id": app.app_id, "client_secret": app.secret, "user_info": person})
+
+
+@pytest.mark.parametrize("brand", ["feishu", "lark"])
+async def test_bot_of_a_scan_hears_who_scanned_whichever_cloud_they_are_of(world: World, brand: str) -> None:
+    scans = world.sim.scans
+    # Under an override both clouds are one host: who is sent to the other one comes back to the same address.
+    scans.interval, scans.regions_apart = 0.1, False
+    world.environment["GATEWAY_LARK__ACCOUNTS_BASE_URL"] = world.sim.base_url
+    agent, ada, scanner = await world.add_agent("Helper"), await owner(world), world.sim.create_person("Scanner")
+    async with world.daemon() as daemon:
+        path, url = await ada.begin(daemon, agent.id)
+        (scan,) = scans.all()
+        link = read_link(url, scan.user_code)
+        assert (link.name, link.source) == ("Helper", "agent-gateway")
+        assert "im.message.receive_v1" in link.addons["events"]["items"]["tenant"]
+        app = scans.authorize(scan, scanner, world.sim.clock.now(), brand=brand, link=link, options={})
+        installation_id = await ada.until_connected(daemon, path)
+        with trio.fail_after(20):
+            await world.sim.wait_connected(app, 1)
+        (bot,) = (await ada.ask(daemon, "GET", "/installations"))["installations"]
+        assert (bot["id"], bot["region"], bot["app_id"]) == (installation_id, brand, app.app_id)
+        world.sim.say(scanner, app, "hello")
+        await world.until("select count(*) = 1 from chat_message where role = 'user' and content = 'hello'")
+    assert scan.polls <= (3 if brand == "feishu" else 4)
+
+
+async def test_scan_of_a_killed_daemon_is_finished_by_the_other_and_the_bot_goes_live(
+    world: World, accounts: DeviceFlow
+) -> None:
+    """The first dies at the worst moment: when the platform has granted the app, and will not do so again."""
+    app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
+    accounts.polls = [PENDING, grant(app)]
+    async with world.daemon(crash_at=("lark.install_granted", 1)) as first:
+        path, _ = await ada.begin(first, agent.id)
+        assert await first.wait() == -9
+        async with world.daemon() as second:
+            installation_id = await ada.until_connected(second, path)
+            with trio.fail_after(20):
+                await world.sim.wait_connected(app, 1)
+            listed = await ada.ask(second, "GET", "/installations")
+            assert [(bot["id"], bot["app_id"]) for bot in listed["installations"]] == [(installation_id, app.app_id)]
+            await ada.ask(second, "DELETE", f"/installations/{installation_id}")
+            with trio.fail_after(20):
+                await world.sim.wait_connected(app, 0)
+    assert len(accounts.polled) == 2
+    assert await world.rows("select user_id, channel_user_id from channel_user_binding") == [
+        (world.owner.id, "ou_scanner")
+    ]
+
+
+async def test_scan_outlives_a_restart_of_the_only_daemon(world: World, accounts: DeviceFlow) -> None:
+    app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
+    async with world.daemon() as first:
+        path, _ = await ada.begin(first, agent.id)
+        assert await first.terminate() == 0
+    accounts.polls = [grant(app)]
+    async with world.daemon() as second:
+        await ada.until_connected(second, path)
+
+
+async def test_secrets_of_a_scan_are_in_no_log_and_no_dump(world: World, accounts: DeviceFlow) -> None:
+    app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
+    accounts.begin["device_code"] = "marker-of-a-device-code"
+    async with world.daemon() as daemon:
+        path, _ = await ada.begin(daemon, agent.id)
+        stored = str(await world.rows("select to_jsonb(s) from lark_install_session s"))
+        accounts.polls = [grant(app)]
+        await ada.until_connected(daemon, path)
+        stored += str(await world.rows("select to_jsonb(s) from lark_install_session s"))
+        stored += str(await world.rows("select to_jsonb(i) from channel_installation i"))
+        for secret in ("marker-of-a-device-code", app.secret):
+            assert secret not in stored + daemon.log + str(daemon.lines)

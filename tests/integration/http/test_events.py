@@ -1,0 +1,86 @@
+"""The event stream on a real socket: who may open it, what it says, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+
+from gateway.http import events
+from gateway.http.server import serve_http
+from gateway.postgres.pool import Pool
+from support.people import HOST, Office, open_office
+
+
+@pytest.fixture
+async def office(pool: Pool) -> Office:
+    return await open_office(pool)
+
+
+@asynccontextmanager
+async def _served(office: Office) -> AsyncIterator[tuple[str, trio.Event]]:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(serve_http, office.app, "127.0.0.1:0", stop=stop))
+        yield url, stop
+        office.people.feed.end()
+        stop.set()
+
+
+@asynccontextmanager
+async def _reading(office: Office, url: str, email: str, role: str | None = "member") -> AsyncIterator[Any]:
+    """A response whose stream is open; signed in with a person's token."""
+    person = await office.add_person(email, role)
+    _, token = await office.people.directory.add_user_token(person)
+    path = f"{url}/api/workspaces/{office.place.workspace_id}/events"
+    headers = {"Authorization": f"Bearer {token}", "Host": HOST}
+    async with httpx2.AsyncClient(timeout=10) as client, client.stream("GET", path, headers=headers) as response:
+        yield response
+
+
+async def test_stream_begins_with_resync_and_tells_what_is_announced(office: Office) -> None:
+    with trio.fail_after(20):
+        async with _served(office) as (url, _), _reading(office, url, "eve@acme.example") as response:
+            assert response.status_code == 200
+            assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+            lines = response.aiter_lines()
+            assert [await anext(lines) for _ in range(3)] == ["event: resync", "data: {}", ""]
+            workspace = str(office.place.workspace_id)
+            office.people.feed.publish(f'{{"event":"chat:done","workspace_id":"{workspace}","task_id":"t"}}')
+            said = [await anext(lines) for _ in range(3)]
+            assert said == ["event: chat:done", f'data: {{"workspace_id":"{workspace}","task_id":"t"}}', ""]
+            office.people.feed.end()
+            assert [line async for line in lines] == []
+
+
+@pytest.mark.parametrize("email", ["stranger@other.example"])
+async def test_stream_of_another_workspace_is_not_there(office: Office, email: str) -> None:
+    with trio.fail_after(20):
+        async with _served(office) as (url, _), _reading(office, url, email, role=None) as response:
+            assert response.status_code == 404
+
+
+async def test_stream_ends_with_the_server_and_does_not_hold_it_up(office: Office) -> None:
+    with trio.fail_after(20):
+        async with _served(office) as (url, stop), _reading(office, url, "eve@acme.example") as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            office.people.feed.end()
+            stop.set()
+            assert [line async for line in lines] == ["data: {}", ""]
+
+
+async def test_stream_ends_for_who_is_no_member_any_more(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BEAT_SECONDS", 0.05)
+    with trio.fail_after(20):
+        async with _served(office) as (url, _), _reading(office, url, "eve@acme.example") as response:
+            lines = response.aiter_lines()
+            while await anext(lines) != ": still here":
+                pass
+            await office.sql("delete from member where user_id <> %s", office.place.owner_id)
+            assert all(line in {"", ": still here"} for line in [line async for line in lines])

@@ -1,0 +1,693 @@
+"""Scans from code to bot, on a real Postgres and against a platform that says what a test tells it to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from gateway.channel.installs import BegunScan, ScanRequest, ScanStatus
+from gateway.errors import RejectedRequest, StoreUnavailable
+from gateway.keyring import KeyRing
+from gateway.lark import installs
+from gateway.lark.client import open_http_client
+from gateway.lark.installer import InstallationService, NewApp, identify_over
+from gateway.lark.installs import ScanDesk, ask_over, run_installs
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.install_store import PostgresInstallStore
+from gateway.postgres.installation_store import PostgresInstallationStore
+from gateway.postgres.janitor_store import PostgresJanitorStore
+from gateway.postgres.pool import Pool
+from gateway.postgres.secret_store import shelves_of
+from gateway.work.secrets import Outcome, Rotation, rotate_secrets
+from support.device_flow import (
+    APP_ID,
+    APP_SECRET,
+    DENIED,
+    DEVICE_CODE,
+    PATH,
+    SLOW_DOWN,
+    DeviceFlow,
+    granted,
+    of_brand,
+)
+from support.lark_directory import Place, add_agent, add_person, add_place
+from support.lark_rest import BOT_PATH, TOKEN_PATH, Call, FakePlatform, Reply, serving_platform
+
+RING = KeyRing([b"\x07" * 32])
+
+
+@dataclass
+class Scene:
+    database: str
+    pool: Pool
+    place: Place
+    platform: FakePlatform
+    flow: DeviceFlow
+    desk: ScanDesk
+    bots: InstallationService
+    new_desk: Any
+    desk_with: Any
+
+    def request(self, **changes: Any) -> ScanRequest:
+        asked = ScanRequest(self.place.workspace_id, self.place.agent_id, "ada", self.place.owner_id, "feishu")
+        return replace(asked, **changes)
+
+    async def begin(self, **changes: Any) -> BegunScan:
+        return await self.desk.begin(self.request(**changes))
+
+    async def status(self, begun: BegunScan) -> ScanStatus:
+        found = await self.desk.status(begun.session_id, self.place.workspace_id)
+        assert found is not None
+        return found
+
+    async def step(self, desk: ScanDesk | None = None) -> None:
+        """The next step, however long the session was told to wait."""
+        await self.sql("update lark_install_session set next_poll_at = now()")
+        at = desk or self.desk
+        scan = await at.take()
+        assert scan is not None
+        await at.advance(scan)
+
+    async def sql(self, statement: str, *values: Any) -> list[Any]:
+        async with self.pool.connection() as conn:
+            cursor = await conn.execute(statement.encode(), values)
+            return list(await cursor.fetchall()) if cursor.description else []
+
+    async def row(self) -> dict[str, Any]:
+        ((row,),) = await self.sql("select to_jsonb(s) from lark_install_session s")
+        return dict(row)
+
+
+@pytest.fixture
+async def scene(database: str, pool: Pool) -> AsyncIterator[Scene]:
+    place = await add_place(pool)
+    async with serving_platform() as platform, open_http_client() as http:
+
+        def desk_with(ring: KeyRing) -> ScanDesk:
+            bots = InstallationService(PostgresInstallationStore(pool), ring, identify_over(http, platform.base_url))
+            return ScanDesk(
+                PostgresInstallStore(pool), bots, ring, ask_over(http), accounts_base_override=platform.base_url
+            )
+
+        def new_desk() -> ScanDesk:
+            return desk_with(RING)
+
+        bots = InstallationService(PostgresInstallationStore(pool), RING, identify_over(http, platform.base_url))
+        yield Scene(database, pool, place, platform, DeviceFlow(platform), new_desk(), bots, new_desk, desk_with)
+
+
+@asynccontextmanager
+async def heard_events(database: str) -> AsyncIterator[list[Any]]:
+    """What was told to live listeners during the block."""
+    heard: list[Any] = []
+    async with await TrioConnection.connect(database, autocommit=True) as conn:
+        await conn.execute("listen gateway_event")
+        yield heard
+        await conn.execute("select 1")
+        heard += [msgspec.json.decode(note.payload) async for note in conn.notifies(timeout=0.05)]
+
+
+# --- a scan that goes well --------------------------------------------------------------------------------------------
+
+
+async def test_scan_connects_the_bot_and_binds_who_scanned(scene: Scene) -> None:
+    begun = await scene.begin()
+    assert begun.qr_code_url.startswith("https://accounts.feishu.cn/verify?user_code=AB-CD&from=sdk&tp=sdk&")
+    assert "&name=ada&addons=" in begun.qr_code_url
+    assert (await scene.status(begun)).public() == {"status": "pending"}
+    await scene.step()
+    assert (await scene.status(begun)).public() == {"status": "pending"}
+    scene.flow.polls = [granted()]
+    async with heard_events(scene.database) as heard:
+        await scene.step()
+    (bot,) = await scene.bots.list()
+    assert (await scene.status(begun)).public() == {"status": "success", "installation_id": bot.id}
+    assert (bot.agent_id, bot.app_id, bot.region, bot.bot_open_id) == (
+        scene.place.agent_id,
+        APP_ID,
+        "feishu",
+        "ou_bot",
+    )
+    assert (bot.status, bot.installer_user_id) == ("active", scene.place.owner_id)
+    ((config,),) = await scene.sql("select config from channel_installation")
+    assert RING.open_text(config["app_secret_encrypted"], owner=bot.id) == APP_SECRET
+    assert config["bot_union_id"] == "on_bot"
+    assert await scene.sql("select installation_id, channel_user_id, user_id from channel_user_binding") == [
+        (bot.id, "ou_eve", scene.place.owner_id)
+    ]
+    assert heard == [
+        {
+            "event": "lark_installation:created",
+            "workspace_id": str(scene.place.workspace_id),
+            "installation_id": str(bot.id),
+            "agent_id": str(scene.place.agent_id),
+        }
+    ]
+    row = await scene.row()
+    assert (row["device_code"], row["credentials"], row["poller"]) == (None, None, None)
+
+
+async def test_scan_of_the_other_cloud_moves_once_and_asks_there_at_once(scene: Scene) -> None:
+    await scene.begin()
+    scene.flow.polls = [of_brand("lark"), granted(brand="lark")]
+    await scene.step()
+    ((region, polled, due),) = await scene.sql(
+        "select region, polled_region, next_poll_at <= now() from lark_install_session"
+    )
+    assert (region, polled, due) == ("feishu", "lark", True)
+    scan = await scene.desk.take()
+    assert scan is not None
+    await scene.desk.advance(scan)
+    (bot,) = await scene.bots.list()
+    assert bot.region == "lark"
+    assert scene.desk.console_url(bot) == f"https://open.larksuite.com/app/{APP_ID}"
+
+
+@pytest.mark.parametrize(
+    ("region", "hosts"),
+    [
+        ("feishu", ["https://accounts.feishu.cn", "https://accounts.feishu.cn", "https://accounts.larksuite.com"]),
+        (
+            "lark",
+            ["https://accounts.larksuite.com", "https://accounts.larksuite.com", "https://accounts.larksuite.com"],
+        ),
+    ],
+)
+async def test_scan_asks_the_hosts_of_its_region(scene: Scene, region: str, hosts: list[str]) -> None:
+    asked: list[str] = []
+    through = scene.desk._ask
+
+    async def ask(base_url: str, request: Any) -> Any:
+        asked.append(base_url)
+        return await through(scene.platform.base_url, request)
+
+    desk = ScanDesk(PostgresInstallStore(scene.pool), scene.bots, RING, ask)
+    await desk.begin(scene.request(region=region))
+    scene.flow.polls = [of_brand("lark"), granted(brand="lark")]
+    await scene.step(desk)
+    await scene.step(desk)
+    assert asked == hosts
+    if region == "lark":
+        # It is where it belongs: an empty secret means that nobody has agreed yet.
+        assert [row.region for row in await scene.bots.list()] == ["lark"]
+
+
+async def test_scan_for_an_agent_with_a_revoked_bot_brings_the_row_and_its_people_back(scene: Scene) -> None:
+    app = NewApp(agent_id=scene.place.agent_id, app_id="cli_0123456789abcdef", app_secret="fake-old")
+    old = (await scene.bots.add(app)).installation
+    other = await add_person(scene.pool, "bob@acme.example")
+    await scene.sql(
+        "insert into channel_user_binding (id, workspace_id, user_id, installation_id, channel_type, channel_user_id) "
+        "values (%s, %s, %s, %s, 'feishu', 'ou_bob')",
+        uuid4(),
+        scene.place.workspace_id,
+        other,
+        old.id,
+    )
+    await scene.bots.revoke(old.id)
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).installation_id == old.id
+    (bot,) = await scene.bots.list()
+    assert (bot.id, bot.app_id, bot.status) == (old.id, APP_ID, "active")
+    assert len(await scene.sql("select 1 from channel_user_binding")) == 2
+
+
+async def test_scan_reclaims_the_row_of_an_app_that_was_revoked_elsewhere(scene: Scene) -> None:
+    elsewhere = await add_agent(scene.pool, scene.place.workspace_id, "bob")
+    dead = (await scene.bots.add(NewApp(elsewhere, APP_ID, "fake-old"))).installation
+    await scene.bots.revoke(dead.id)
+    await scene.begin()
+    scene.flow.polls = [granted()]
+    await scene.step()
+    (bot,) = await scene.bots.list()
+    assert bot.agent_id == scene.place.agent_id
+    assert bot.id != dead.id
+
+
+# --- what goes wrong on the way ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (Reply(raw=b"<html>bad gateway</html>", status=502), "http_502"),
+        (Reply({}, status=503), "http_503"),
+        (Reply(raw=b"", status=200), "http_200"),
+        (Reply(close=True), "no_answer"),
+    ],
+)
+async def test_poll_without_a_usable_answer_is_told_and_goes_on(scene: Scene, reply: Reply, problem: str) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [reply]
+    await scene.step()
+    assert (await scene.status(begun)).public() == {"status": "pending", "error_message": problem}
+    await scene.step()
+    assert (await scene.status(begun)).public() == {"status": "pending"}
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_slow_down_makes_every_later_poll_wait_longer(scene: Scene) -> None:
+    await scene.begin()
+    scene.flow.polls = [SLOW_DOWN]
+    await scene.step()
+    ((interval, wait),) = await scene.sql(
+        "select interval_seconds, extract(epoch from next_poll_at - now())::float8 from lark_install_session"
+    )
+    assert interval == 5.05
+    assert 4.5 < wait <= 5.05
+    await scene.step()
+    assert (await scene.row())["interval_seconds"] == 5.05
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "message"),
+    [
+        (DENIED, "access_denied", "access_denied"),
+        (Reply({"error": "expired_token"}), "expired", "expired_token"),
+        (Reply({"error": "invalid_grant"}, status=400), "expired", "invalid_grant"),
+        (Reply({"error": "weather"}), "lark_protocol_error", "weather"),
+        (granted(open_id=""), "lark_protocol_error", "invalid_response"),
+    ],
+)
+async def test_poll_that_ends_it_says_why(scene: Scene, reply: Reply, reason: str, message: str) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [reply, granted()]
+    await scene.step()
+    assert (await scene.status(begun)).public() == {
+        "status": "error",
+        "error_reason": reason,
+        "error_message": message,
+    }
+    assert await scene.desk.take(begun.session_id) is None
+    assert await scene.bots.list() == []
+
+
+async def test_scan_that_nobody_makes_expires_at_its_deadline(scene: Scene) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [Reply(raw=b"", status=502)]
+    await scene.step()
+    await scene.sql("update lark_install_session set deadline = now(), next_poll_at = now() + interval '1 hour'")
+    scan = await scene.desk.take()
+    assert scan is not None
+    await scene.desk.advance(scan)
+    status = await scene.status(begun)
+    assert (status.error_reason, len(scene.flow.polled)) == ("expired", 1)
+    assert "http_502" in status.error_message
+
+
+async def test_bot_that_the_platform_cannot_name_yet_is_asked_for_again(scene: Scene) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    scene.platform.script(BOT_PATH, Reply(raw=b"", status=503), Reply({"code": 99991400, "msg": "slow"}, status=429))
+    await scene.step()
+    status = await scene.status(begun)
+    assert (status.status, "503" in status.error_message) == ("pending", True)
+    await scene.step()
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
+    assert len(scene.flow.polled) == 1  # what was granted is not asked for twice
+
+
+async def test_bot_that_the_platform_never_names_gives_up_in_the_end(scene: Scene) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    scene.platform.script(BOT_PATH, *[Reply(raw=b"", status=503)] * 2)
+    await scene.step()
+    await scene.sql("update lark_install_session set deadline = now()")
+    await scene.step()
+    assert (await scene.status(begun)).error_reason == "bot_info_failed"
+
+
+async def test_bot_that_the_platform_refuses_is_bot_info_failed(scene: Scene) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    scene.platform.script(TOKEN_PATH, Reply({"code": 10014, "msg": "app secret invalid"}))
+    await scene.step()
+    status = await scene.status(begun)
+    assert (status.error_reason, APP_SECRET in status.error_message) == ("bot_info_failed", False)
+    assert await scene.bots.list() == []
+
+
+async def test_app_of_a_live_bot_of_another_agent_is_a_conflict(scene: Scene) -> None:
+    elsewhere = await add_agent(scene.pool, scene.place.workspace_id, "bob")
+    live = (await scene.bots.add(NewApp(elsewhere, APP_ID, "fake-old"))).installation
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    await scene.step()
+    status = await scene.status(begun)
+    assert (status.error_reason, str(live.id) in status.error_message) == ("installation_conflict", True)
+    assert await scene.bots.list() == [live]
+    assert await scene.sql("select 1 from channel_user_binding") == []
+
+
+async def test_agent_that_was_archived_meanwhile_is_a_conflict(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("update agent set archived_at = now()")
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).error_reason == "installation_conflict"
+
+
+async def test_installer_who_is_no_member_any_more_leaves_nothing_behind(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("delete from member")
+    scene.flow.polls = [granted()]
+    async with heard_events(scene.database) as heard:
+        await scene.step()
+    assert (await scene.status(begun)).error_reason == "installer_bind_failed"
+    assert heard == []
+    assert await scene.sql("select 1 from channel_installation") == []
+
+
+async def test_account_that_is_somebody_elses_leaves_the_old_bot_as_it_was(scene: Scene) -> None:
+    old = (await scene.bots.add(NewApp(scene.place.agent_id, APP_ID, "fake-old"))).installation
+    other = await add_person(scene.pool, "bob@acme.example")
+    await scene.sql(
+        "insert into channel_user_binding (id, workspace_id, user_id, installation_id, channel_type, channel_user_id) "
+        "values (%s, %s, %s, %s, 'feishu', 'ou_eve')",
+        uuid4(),
+        scene.place.workspace_id,
+        other,
+        old.id,
+    )
+    before = await scene.sql("select to_jsonb(i) from channel_installation i")
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).error_reason == "installer_bind_failed"
+    assert await scene.sql("select to_jsonb(i) from channel_installation i") == before
+
+
+async def test_session_whose_key_is_gone_is_an_internal_error(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("update lark_install_session set device_code = '\\x00'")
+    await scene.step()
+    assert (await scene.status(begun)).error_reason == "internal_error"
+
+
+async def test_step_that_nobody_foresaw_ends_this_scan_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = await scene.begin()
+    monkeypatch.setattr(installs, "judge_poll", lambda *_, **__: 1 / 0)
+    with capture_logs() as logs:
+        await scene.step()
+    assert (await scene.status(begun)).error_reason == "internal_error"
+    assert any(entry["event"] == "lark_install_step_failed" for entry in logs)
+
+
+async def test_session_goes_with_its_agent(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("delete from agent")
+    assert await scene.desk.take() is None
+    assert await scene.desk.status(begun.session_id, scene.place.workspace_id) is None
+
+
+@pytest.mark.parametrize(
+    ("begin", "reason"),
+    [
+        (Reply(raw=b"", status=500), "http_500"),
+        (Reply({"error": "invalid_request"}, status=400), "invalid_request"),
+        (Reply(close=True), "no_answer"),
+    ],
+)
+async def test_begin_that_the_platform_refuses_is_502_and_leaves_no_session(
+    scene: Scene, begin: Reply, reason: str
+) -> None:
+    scene.platform.script(PATH, begin)
+    with pytest.raises(RejectedRequest) as raised:
+        await scene.begin()
+    assert (raised.value.status, raised.value.extra["reason"]) == (502, reason)
+    assert await scene.sql("select 1 from lark_install_session") == []
+
+
+async def test_begin_with_an_unknown_region_is_rejected_before_anything_is_asked(scene: Scene) -> None:
+    with pytest.raises(RejectedRequest) as raised:
+        await scene.begin(region="mars")
+    assert (raised.value.status, raised.value.extra) == (400, {"field": "region"})
+    assert scene.flow.begun == 0
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+async def test_two_processes_take_one_step_at_a_time(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("update lark_install_session set next_poll_at = now()")
+    taken = []
+
+    async def take(desk: ScanDesk) -> None:
+        taken.append(await desk.take())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(take, scene.new_desk())
+    assert [scan.id for scan in taken if scan is not None] == [begun.session_id]
+
+
+async def test_step_whose_lease_was_taken_over_changes_nothing(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("update lark_install_session set next_poll_at = now()")
+    slow = await scene.desk.take()
+    assert slow is not None
+    await scene.sql("update lark_install_session set poller_until = now()")
+    other = await scene.new_desk().take()
+    assert other is not None
+    assert other.poller != slow.poller
+    scene.flow.polls = [DENIED, granted()]
+    await scene.desk.advance(slow)
+    assert (await scene.status(begun)).status == "pending"
+    await scene.new_desk().advance(other)
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_first_end_is_the_end(scene: Scene) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [DENIED]
+    await scene.sql("update lark_install_session set next_poll_at = now()")
+    scan = await scene.desk.take()
+    assert scan is not None
+    await scene.desk.advance(scan)
+    scene.flow.polls = [granted()]
+    await scene.desk.advance(scan)
+    assert (await scene.status(begun)).error_reason == "access_denied"
+    assert await scene.bots.list() == []
+
+
+async def hang(_call: Call) -> Reply:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def abandon(scene: Scene, path: str) -> None:
+    """Cancel a step once it has asked for `path`."""
+    asked = trio.Event()
+
+    async def tell(call: Call) -> Reply:
+        asked.set()
+        return await hang(call)
+
+    scene.platform.script(path, tell)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.step)
+        await asked.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_step_that_is_cancelled_gives_the_session_back(scene: Scene) -> None:
+    begun = await scene.begin()
+    await abandon(scene, PATH)
+    scene.flow.polls = [granted()]
+    await scene.step(scene.new_desk())
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_scan_that_is_abandoned_after_the_grant_is_finished_by_another(scene: Scene) -> None:
+    """The platform grants once: what it said is stored before anything is made of it."""
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    await abandon(scene, BOT_PATH)
+    row = await scene.row()
+    assert (row["status"], row["credentials"] is not None) == ("pending", True)
+    assert APP_SECRET not in str(row)
+    await scene.step(scene.new_desk())
+    assert (await scene.status(begun)).status == "success"
+    assert len(scene.flow.polled) == 1
+
+
+async def test_lease_of_a_slow_step_is_renewed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(installs, "RENEW_SECONDS", 0.05)
+    begun = await scene.begin()
+    answer, looked = trio.Event(), 0
+
+    async def slowly(_call: Call) -> Reply:
+        await answer.wait()
+        return granted()
+
+    scene.flow.polls = [slowly]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.step)
+        while not scene.flow.polled:
+            await trio.sleep(0.01)
+        with trio.move_on_after(1):
+            while True:
+                assert await scene.new_desk().take() is None
+                looked += 1
+        answer.set()
+    assert looked > 1
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_step_that_lost_its_lease_stops(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "RENEW_SECONDS", 0.05)
+    begun = await scene.begin()
+    scene.flow.polls = [hang]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.step)
+        while not scene.flow.polled:
+            await trio.sleep(0.01)
+        await scene.sql("update lark_install_session set poller = gen_random_uuid()")
+    assert (await scene.status(begun)).status == "pending"
+
+
+async def test_database_that_is_away_leaves_the_session_pending(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = await scene.begin()
+
+    async def away(*_: Any, **__: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(PostgresInstallStore, "put_back", away)
+        await scene.step()
+    assert (await scene.status(begun)).status == "pending"
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
+
+
+async def test_run_installs_takes_every_scan_to_its_end(scene: Scene) -> None:
+    """Two processes, five scans: each ends once, and a scan that moves is asked for at once."""
+    agents = [scene.place.agent_id] + [await add_agent(scene.pool, scene.place.workspace_id, f"a{n}") for n in range(4)]
+    numbers = iter(range(100))
+
+    async def grant(_call: Call) -> Reply:
+        number = next(numbers)
+        return granted(open_id=f"ou_{number}", app_id=f"cli_{number:016}") if number else of_brand("lark")
+
+    scene.flow.polls = [grant] * 6
+    desks, stop = [scene.desk, scene.new_desk()], trio.Event()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for desk in desks:
+                await nursery.start(partial(run_installs, desk, stop=stop))
+            begun = [await scene.begin(agent_id=agent) for agent in agents]
+            while {(await scene.status(each)).status for each in begun} != {"success"}:
+                await trio.sleep(0.02)
+            stop.set()
+    assert len(await scene.bots.list()) == 5
+    assert len(scene.flow.polled) == 6
+
+
+async def test_run_installs_lets_a_step_under_way_end_when_it_stops(scene: Scene) -> None:
+    stop, asked = trio.Event(), trio.Event()
+
+    async def slowly(_call: Call) -> Reply:
+        asked.set()
+        await stop.wait()
+        return granted()
+
+    scene.flow.polls = [slowly]
+    begun = await scene.begin()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(run_installs, scene.desk, stop=stop))
+            await asked.wait()
+            stop.set()
+    assert (await scene.status(begun)).status == "success"
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+async def test_secrets_are_neither_stored_in_the_clear_nor_logged(scene: Scene) -> None:
+    with capture_logs() as logs:
+        await scene.begin()
+        stored = str(await scene.row())
+        scene.platform.script(BOT_PATH, Reply(raw=b"", status=503))
+        scene.flow.polls = [granted()]
+        await scene.step()
+        stored += str(await scene.row())
+        await scene.step()
+    stored += str(await scene.row()) + str(await scene.sql("select to_jsonb(i) from channel_installation i"))
+    for secret in (DEVICE_CODE, APP_SECRET):
+        assert secret not in stored + str(logs)
+        assert secret.encode().hex() not in stored
+
+
+async def rotate(pool: Pool, ring: KeyRing) -> Rotation:
+    return await rotate_secrets(shelves_of(pool), ring, lambda *_: None)
+
+
+async def test_scan_goes_on_after_the_key_that_sealed_it_is_taken_off_the_ring(scene: Scene) -> None:
+    """Before the grant and after it: a rotation moves what waits for a scan as it moves what bots keep."""
+    begun = await scene.begin()
+    second, third = b"\x08" * 32, b"\x09" * 32
+    both = KeyRing([second, b"\x07" * 32])
+    assert (await rotate(scene.pool, both)).count(Outcome.RESEALED) == 1
+    scene.flow.polls = [granted()]
+    scene.platform.script(BOT_PATH, Reply(raw=b"", status=503))
+    await scene.step(scene.desk_with(KeyRing([second])))
+    assert (await scene.row())["credentials"] is not None
+    rotation = await rotate(scene.pool, KeyRing([third, second]))
+    assert (rotation.count(Outcome.RESEALED), rotation.count(Outcome.UNREADABLE)) == (2, 0)
+    await scene.step(scene.desk_with(KeyRing([third])))
+    assert (await scene.status(begun)).status == "success"
+    assert (await rotate(scene.pool, KeyRing([third]))).count(Outcome.UNREADABLE) == 0
+
+
+async def test_status_is_the_workspaces_own_and_ends_after_half_an_hour(scene: Scene) -> None:
+    begun = await scene.begin()
+    assert await scene.desk.status(begun.session_id, uuid4()) is None
+    assert await scene.desk.status(UUID(int=7), scene.place.workspace_id) is None
+    scene.flow.polls = [DENIED]
+    await scene.step()
+    await scene.sql("update lark_install_session set ended_at = now() - interval '29 minutes'")
+    assert (await scene.status(begun)).status == "error"
+    assert await PostgresJanitorStore(scene.pool).purge_install_sessions() == 0
+    await scene.sql("update lark_install_session set ended_at = now() - interval '31 minutes'")
+    assert await scene.desk.status(begun.session_id, scene.place.workspace_id) is None
+    assert await PostgresJanitorStore(scene.pool).purge_install_sessions() == 1
+
+
+async def test_revoke_is_announced_once(scene: Scene) -> None:
+    bot = (await scene.bots.add(NewApp(scene.place.agent_id, APP_ID, "fake-old"))).installation
+    async with heard_events(scene.database) as heard:
+        await scene.desk.revoke(scene.place.workspace_id, bot.id)
+        await scene.desk.revoke(scene.place.workspace_id, bot.id)
+    assert [event["event"] for event in heard] == ["lark_installation:revoked"]
+    with pytest.raises(RejectedRequest):
+        await scene.desk.revoke(uuid4(), bot.id)
+
+
+async def test_workspace_with_too_many_codes_gets_no_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "PENDING_MAX", 2)
+    await scene.begin()
+    await scene.begin()
+    with pytest.raises(RejectedRequest) as raised:
+        await scene.begin()
+    assert (raised.value.status, raised.value.extra) == (429, {"retry_after": 60})
+    scene.flow.polls = [DENIED]
+    await scene.step()
+    await scene.begin()

@@ -1,0 +1,601 @@
+"""Files from the message that names them to the run that reads them: real Postgres, real disk, a platform of files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import trio
+
+from gateway.channel.message import MediaRef, MessageType
+from gateway.concurrency import Signal, Topics
+from gateway.core.attachments import FetchProblem
+from gateway.errors import RejectedRequest, StoreUnavailable
+from gateway.inbound import effects
+from gateway.inbound.effects import run_attachments
+from gateway.postgres.attachment_store import PostgresAttachmentStore
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.listen import run_listener
+from gateway.postgres.pool import Pool
+from gateway.postgres.task_store import PostgresTaskStore
+from gateway.work.attachments import Attachment, Attachments, FetchFailed
+from gateway.work.directory import RuntimePrincipal
+from gateway.work.files import FileCache
+from gateway.work.tasks import Assignment, TaskService
+from support.file_source import FakeFiles, File, gone, unavailable
+from support.inbound_postgres import PostgresInbound
+from support.inbound_world import Bot, Desk, direct, open_desk
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
+
+
+def picture(key: str = "img_1") -> MediaRef:
+    return MediaRef(MessageType.IMAGE, key)
+
+
+def document(key: str = "file_1", name: str = "report.pdf") -> MediaRef:
+    return MediaRef(MessageType.FILE, key, name)
+
+
+@dataclass
+class Scene:
+    """A bot whose agent has a runtime, somebody bound to it, and what fetches their files."""
+
+    world: PostgresInbound
+    desk: Desk
+    bot: Bot
+    runtime: RuntimePrincipal
+    conninfo: str
+    directory: Path
+    source: FakeFiles = field(default_factory=FakeFiles)
+    queue: Topics = field(default_factory=Topics)
+    outcomes: list[str] = field(default_factory=list)
+    faults: int = 0
+
+    def __post_init__(self) -> None:
+        self.store = PostgresAttachmentStore(self.world.pool)
+        self.tasks = TaskService(PostgresTaskStore(self.world.pool), self.queue)
+        self.cache = FileCache(self.directory, bytes_max=1 << 20, unused_seconds_max=3600)
+        self.attachments = self.replica(self.directory)
+
+    def replica(self, directory: Path, **settings: Any) -> Attachments:
+        cache = FileCache(directory, bytes_max=1 << 20, unused_seconds_max=3600)
+        return Attachments(self.store, self.source, cache, record=self.outcomes.append, **settings)
+
+    @asynccontextmanager
+    async def fetching(self, attachments: Attachments | None = None, **settings: Any) -> AsyncIterator[trio.Nursery]:
+        """The daemon's service, woken by the database's notifications as in the daemon."""
+        wake = Signal()
+
+        def ring(payload: str) -> None:
+            self.queue.ring(payload) if payload else self.queue.ring_all()
+
+        callbacks = {"gateway_attachment": lambda _: wake.set(), "gateway_task": ring}
+        serve = partial(
+            run_attachments, attachments or self.attachments, self.store, wake, on_fault=self._fault, **settings
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_listener, lambda: TrioConnection.connect(self.conninfo), callbacks)
+            await nursery.start(serve)
+            yield nursery
+            nursery.cancel_scope.cancel()
+
+    def _fault(self) -> None:
+        self.faults += 1
+
+    async def claim(self, wait_seconds: float = 0) -> Assignment | None:
+        return await self.tasks.claim(self.runtime, self.runtime.runtime_id, wait_seconds)
+
+    async def claimed(self, wait_seconds: float = 10) -> Assignment:
+        assignment = await self.claim(wait_seconds)
+        assert assignment is not None
+        return assignment
+
+    async def rows(self) -> list[tuple[Any, ...]]:
+        return await self.world.run("select status, error, name, mime_type, bytes from chat_attachment order by n")
+
+    async def ids(self) -> list[UUID]:
+        return [row[0] for row in await self.world.run("select id from chat_attachment order by created_at, n")]
+
+    async def pass_deadline(self) -> None:
+        await self.world.run("update chat_attachment set deadline_at = now() - interval '1 second'")
+
+    async def read(self, assignment: Assignment, n: int = 1, attachments: Attachments | None = None) -> bytes:
+        opened = await (attachments or self.attachments).open(assignment.claim.id, n)
+        with opened.file as file:
+            return file.read()
+
+
+@pytest.fixture
+async def scene(pool: Pool, database: str, tmp_path: Path) -> AsyncIterator[Scene]:
+    world = PostgresInbound(pool, window_seconds=0)
+    bot = await world.add_bot()
+    await world.bind(bot, "ou_ann")
+    await world.run(
+        "insert into agent_runtime (id, workspace_id, name) select runtime_id, workspace_id, 'r' from agent"
+    )
+    ((runtime_id,),) = await world.run("select runtime_id from agent")
+    async with open_desk(world.store, fused=True, issues=world.issues) as desk:
+        yield Scene(
+            world, desk, bot, RuntimePrincipal(runtime_id, bot.workspace_id), database, tmp_path / "attachments"
+        )
+
+
+def files(assignment: Assignment) -> list[tuple[int, str, str, str, int | None]]:
+    return [
+        (file.n, file.kind, file.described.name, file.described.mime_type, file.bytes)
+        for message in assignment.messages
+        for file in message.attachments
+        if not file.failed
+    ]
+
+
+# From the message to the run.
+
+
+async def test_run_waits_for_its_picture_and_gets_exactly_its_bytes(scene: Scene) -> None:
+    gate = trio.Event()
+    scene.source.files["img_1"] = File(PNG, "image/png", gate=gate)
+    await scene.desk.receive(direct("om_1", "[Image]", type=MessageType.IMAGE, media=(picture(),)))
+    async with scene.fetching():
+        with trio.fail_after(10):
+            await scene.source.started.wait()
+        assert await scene.claim() is None
+        gate.set()
+        # Rung, not polled: the next look would come at the deadline.
+        with trio.fail_after(10):
+            assignment = await scene.claimed(30)
+    assert files(assignment) == [(1, "image", "image.png", "image/png", len(PNG))]
+    assert assignment.messages[0].with_additions == "[Image]"
+    assert await scene.read(assignment) == PNG
+    assert scene.source.downloads["img_1"] == 1
+    assert scene.outcomes == ["ready"]
+
+
+async def test_files_are_numbered_over_the_whole_task_and_named_by_their_messages(scene: Scene) -> None:
+    scene.source.files = {
+        "img_1": File(PNG, "application/octet-stream"),
+        "img_2": File(b"GIF89a", "image/gif"),
+        "file_1": File(b"%PDF-1.7", "application/pdf", "attachment; filename=other.pdf"),
+    }
+    await scene.desk.receive(direct("om_1", "[Image] [Image]", media=(picture(), picture("img_2"))))
+    await scene.desk.receive(direct("om_2", "and this"))
+    await scene.desk.receive(direct("om_3", "[File]", type=MessageType.FILE, media=(document(),)))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    assert [len(message.attachments) for message in assignment.messages] == [2, 0, 1]
+    assert files(assignment) == [
+        (1, "image", "image.png", "image/png", len(PNG)),
+        (2, "image", "image.gif", "image/gif", 6),
+        (3, "file", "report.pdf", "application/pdf", 8),
+    ]
+    assert await scene.read(assignment, 3) == b"%PDF-1.7"
+
+
+async def test_file_that_cannot_be_had_leaves_its_placeholder_and_an_honest_line(scene: Scene) -> None:
+    scene.source.files = {"file_1": File(failures=[gone()]), "img_1": File(PNG, "image/png")}
+    await scene.desk.receive(direct("om_1", "[File]", type=MessageType.FILE, media=(document(), picture())))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    assert assignment.messages[0].with_additions == "[File]\n[report.pdf: unable to fetch]"
+    assert assignment.prompt == "[File]\n[report.pdf: unable to fetch]"
+    # The number of the other one counts the failed one, and means the same in the next attempt.
+    assert [number for number, *_ in files(assignment)] == [2]
+    assert (await scene.rows())[0][:2] == ("failed", "not_available")
+    with pytest.raises(RejectedRequest) as refused:
+        await scene.attachments.open(assignment.claim.id, 1)
+    assert (refused.value.status, refused.value.code) == (410, "not_available")
+
+
+async def test_after_the_deadline_the_run_goes_with_what_there_is_and_asking_fetches(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    assert await scene.claim() is None
+    due = await PostgresTaskStore(scene.world.pool).seconds_to_next(scene.runtime.runtime_id)
+    assert due is not None
+    assert 40 < due <= 45
+    await scene.pass_deadline()
+    assignment = await scene.claimed(0)
+    assert files(assignment) == [(1, "image", "image", "application/octet-stream", None)]
+    assert await scene.read(assignment) == PNG
+    assert (await scene.rows())[0] == ("ready", None, "image.png", "image/png", len(PNG))
+
+
+async def test_second_attempt_gets_the_same_files_under_the_same_numbers(scene: Scene) -> None:
+    scene.source.files = {"file_1": File(failures=[gone()]), "img_1": File(PNG, "image/png")}
+    await scene.desk.receive(direct("om_1", "look", media=(document(), picture())))
+    async with scene.fetching():
+        first = await scene.claimed()
+        await scene.tasks.start(scene.runtime, first.claim.id)
+        await scene.tasks.fail(scene.runtime, first.claim.id, "crash", "runtime_recovery")
+        await scene.world.run("update agent_task set available_at = now()")
+        second = await scene.claimed()
+    assert second.claim.attempt == 2
+    assert files(second) == files(first)
+    assert await scene.read(second, 2) == PNG
+
+
+async def test_message_without_files_does_not_wait_for_another_conversations(scene: Scene) -> None:
+    await scene.world.bind(scene.bot, "ou_bob")
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    await scene.desk.receive(direct("om_2", "hello", sender="ou_bob"))
+    assert (await scene.claimed(0)).prompt == "hello"
+    assert await scene.claim() is None
+
+
+# Commands.
+
+
+async def test_issue_gets_the_pictures_of_the_command_and_its_run_waits_for_them(scene: Scene) -> None:
+    scene.source.files = {"img_1": File(PNG, "image/png"), "img_2": File(failures=[gone()])}
+    text = "/issue Fix the login\nlook [Image] [Image]"
+    await scene.desk.receive(direct("om_1", text, media=(picture(), picture("img_2"))))
+    assert await scene.claim() is None
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    assert assignment.claim.kind == "issue"
+    assert files(assignment) == [(1, "image", "image.png", "image/png", len(PNG))]
+    (message,) = assignment.messages
+    assert message.text == text
+    assert message.author
+    assert "[Image: unable to fetch]" in assignment.prompt
+    assert await scene.read(assignment) == PNG
+
+
+async def test_picture_of_a_command_that_came_to_nothing_is_never_fetched(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    await scene.desk.receive(direct("om_1", "/issue Fix the login"))
+    await scene.desk.receive(direct("om_2", "/issue fix the LOGIN", media=(picture(),)))
+    await scene.desk.receive(direct("om_3", "hello"))
+    async with scene.fetching():
+        kinds = {(await scene.claimed()).claim.kind for _ in range(2)}
+    assert kinds == {"issue", "chat"}
+    assert not scene.source.downloads
+    assert [row[0] for row in await scene.rows()] == ["pending"]
+
+
+async def test_held_command_brings_its_pictures_when_it_is_confirmed(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    sent = await scene.world.sent(3_000)
+    await scene.desk.receive(direct("om_1", "/issue Fix it", sent_at=sent, media=(picture(),)))
+    async with scene.fetching():
+        await scene.desk.receive(direct("om_2", "/confirm"))
+        assignment = await scene.claimed()
+    assert assignment.claim.issue_title == "Fix it"
+    assert await scene.read(assignment) == PNG
+
+
+async def test_held_fresh_start_brings_its_pictures_when_it_is_confirmed(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    sent = await scene.world.sent(3_000)
+    await scene.desk.receive(direct("om_1", "/new what is this", sent_at=sent, media=(picture(),)))
+    async with scene.fetching():
+        await scene.desk.receive(direct("om_2", "/confirm"))
+        assignment = await scene.claimed()
+    assert assignment.prompt == "what is this"
+    assert files(assignment) == [(1, "image", "image.png", "image/png", len(PNG))]
+
+
+# Fetching.
+
+
+async def test_transient_failure_is_tried_again_while_a_run_waits(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "RETRY_FIRST_SECONDS", 0.01)
+    scene.source.files["img_1"] = File(PNG, "image/png", failures=[unavailable(), unavailable(retry_after=0.05)])
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    assert files(assignment) == [(1, "image", "image.png", "image/png", len(PNG))]
+    assert scene.outcomes == ["unavailable", "unavailable", "ready"]
+
+
+async def test_transient_failure_at_the_deadline_ends_the_waiting(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(failures=[unavailable(retry_after=60)])
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    assert assignment.messages[0].with_additions == "look\n[Image: unable to fetch]"
+    assert (await scene.rows())[0][:2] == ("failed", "unavailable")
+
+
+async def test_fault_of_one_file_is_its_own(scene: Scene) -> None:
+    scene.source.files = {"img_1": File(failures=[ZeroDivisionError()]), "img_2": File(PNG, "image/png")}
+    await scene.desk.receive(direct("om_1", "look", media=(picture(), picture("img_2"))))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    assert [row[:2] for row in await scene.rows()] == [("failed", "unexpected"), ("ready", None)]
+    assert scene.faults == 1
+    assert await scene.read(assignment, 2) == PNG
+
+
+@pytest.mark.parametrize("announced", [None, 10, 10_000])
+async def test_file_above_the_limit_is_refused_whatever_was_announced(scene: Scene, announced: int | None) -> None:
+    scene.source.files["img_1"] = File(b"x" * 2_000, announced=announced)
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching(scene.replica(scene.directory, bytes_max=1_000)):
+        await scene.claimed()
+    assert (await scene.rows())[0][:2] == ("failed", "too_large")
+    assert not list(scene.directory.iterdir())
+
+
+async def test_file_that_takes_too_long_is_given_up(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, gate=trio.Event())
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    await scene.world.run("update chat_attachment set deadline_at = now() + interval '1 second'")
+    async with scene.fetching(scene.replica(scene.directory, fetch_seconds=0.3)):
+        with trio.fail_after(10):
+            while (await scene.rows())[0][0] == "pending":
+                await trio.sleep(0.02)
+    assert (await scene.rows())[0][:2] == ("failed", "timed_out")
+    assert not list(scene.directory.iterdir())
+
+
+async def test_few_files_are_fetched_at_the_same_time(scene: Scene) -> None:
+    keys = [f"img_{number}" for number in range(12)]
+    gate = trio.Event()
+    scene.source.files = {key: File(PNG, "image/png", gate=gate) for key in keys}
+    await scene.desk.receive(direct("om_1", "look", media=tuple(map(picture, keys))))
+    attachments = scene.replica(scene.directory, at_once=3)
+    async with scene.fetching(attachments):
+        with trio.fail_after(10):
+            while scene.source.going < 3 or attachments.waiting < 12:
+                await trio.sleep(0.01)
+        gate.set()
+        assignment = await scene.claimed()
+    assert len(files(assignment)) == 12
+    assert scene.source.going_most == 3
+
+
+async def test_two_replicas_share_the_work_and_each_file_is_fetched_once(scene: Scene, tmp_path: Path) -> None:
+    keys = [f"img_{number}" for number in range(20)]
+    scene.source.files = {key: File(PNG, "image/png") for key in keys}
+    async with scene.fetching(), scene.fetching(scene.replica(tmp_path / "other")):
+        await scene.desk.receive(direct("om_1", "look", media=tuple(map(picture, keys))))
+        assignment = await scene.claimed()
+    assert len(files(assignment)) == 20
+    assert set(scene.source.downloads.values()) == {1}
+
+
+async def test_stopping_in_the_middle_gives_the_file_back_at_once(scene: Scene) -> None:
+    file = scene.source.files["img_1"] = File(PNG, "image/png", gate=trio.Event())
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching(drain_seconds=0.05) as nursery:
+        with trio.fail_after(10):
+            await scene.source.started.wait()
+        nursery.cancel_scope.cancel()
+    assert await scene.world.run("select status, taken_at from chat_attachment") == [("pending", None)]
+    assert not list(scene.directory.iterdir())
+    file.gate = None
+    async with scene.fetching():
+        await scene.claimed()
+    assert scene.source.downloads["img_1"] == 2
+
+
+async def test_fetch_that_is_nearly_done_may_finish_when_the_process_stops(scene: Scene) -> None:
+    gate = trio.Event()
+    scene.source.files["img_1"] = File(PNG, "image/png", gate=gate)
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching(drain_seconds=10) as nursery:
+        with trio.fail_after(10):
+            await scene.source.started.wait()
+        nursery.cancel_scope.cancel()
+        gate.set()
+    assert (await scene.rows())[0][0] == "ready"
+
+
+async def test_file_whose_taker_vanished_is_taken_again(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    assert len(await scene.store.take(8)) == 1
+    assert await scene.store.take(8) == []
+    await scene.world.run("update chat_attachment set taken_at = taken_at - interval '16 seconds'")
+    async with scene.fetching():
+        await scene.claimed()
+    assert scene.source.downloads["img_1"] == 1
+
+
+async def test_fetch_that_goes_on_keeps_its_hold(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "HOLD_SECONDS", 0.02)
+    scene.source.files["img_1"] = File(PNG, gate=trio.Event())
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching(drain_seconds=0):
+        with trio.fail_after(10):
+            await scene.source.started.wait()
+        await scene.world.run("update chat_attachment set taken_at = now() - interval '1 hour'")
+        with trio.fail_after(10):
+            while not (await scene.world.run("select taken_at > now() - interval '1 minute' from chat_attachment"))[0][
+                0
+            ]:
+                await trio.sleep(0.01)
+
+
+async def test_database_that_is_away_leaves_the_file_to_a_later_try(scene: Scene) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+
+    class Away(PostgresAttachmentStore):
+        failures = 1
+
+        async def settle_fetched(self, *arguments: Any) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreUnavailable("away")
+            await super().settle_fetched(*arguments)
+
+    attachments = Attachments(Away(scene.world.pool), scene.source, scene.cache)
+    async with scene.fetching(attachments, poll_seconds=0.05):
+        with trio.fail_after(10):
+            while not scene.source.downloads:
+                await trio.sleep(0.01)
+        await scene.world.run("update chat_attachment set taken_at = taken_at - interval '16 seconds'")
+        await scene.claimed()
+
+
+# Asking for a file.
+
+
+async def test_replica_without_the_file_fetches_it_again_once_for_all_who_ask(scene: Scene, tmp_path: Path) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    other = scene.replica(tmp_path / "other")
+    answers: list[bytes] = []
+
+    async def ask() -> None:
+        answers.append(await scene.read(assignment, attachments=other))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+    assert answers == [PNG] * 5
+    assert scene.source.downloads["img_1"] == 2
+
+
+async def test_failed_fetch_is_shared_as_well(scene: Scene) -> None:
+    gate = trio.Event()
+    scene.source.files["img_1"] = File(failures=[unavailable(retry_after=7)], gate=gate)
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    await scene.pass_deadline()
+    assignment = await scene.claimed(0)
+    refusals: list[tuple[int, str]] = []
+
+    async def ask() -> None:
+        with pytest.raises(RejectedRequest) as refused:
+            await scene.read(assignment)
+        refusals.append((refused.value.status, refused.value.code))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+        with trio.fail_after(10):
+            while scene.attachments.waiting < 3:
+                await trio.sleep(0.01)
+        gate.set()
+    assert refusals == [(503, "unavailable")] * 3
+    assert scene.source.downloads["img_1"] == 1
+    # Not a word about for ever: the next one tries again.
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    assert await scene.read(assignment) == PNG
+
+
+async def test_one_who_asks_and_leaves_passes_the_fetch_on(scene: Scene) -> None:
+    file = scene.source.files["img_1"] = File(PNG, "image/png", gate=trio.Event())
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    await scene.pass_deadline()
+    assignment = await scene.claimed(0)
+    async with trio.open_nursery() as nursery:
+        leaving = trio.CancelScope()
+
+        async def leave() -> None:
+            with leaving:
+                await scene.read(assignment)
+
+        nursery.start_soon(leave)
+        with trio.fail_after(10):
+            await scene.source.started.wait()
+        nursery.start_soon(scene.read, assignment)
+        with trio.fail_after(10):
+            while scene.attachments.waiting < 2:
+                await trio.sleep(0.01)
+        file.gate = None
+        leaving.cancel()
+    assert scene.source.downloads["img_1"] == 2
+
+
+@pytest.mark.parametrize("damage", ["gone", "short"])
+async def test_file_that_is_gone_or_torn_is_fetched_again(scene: Scene, damage: str) -> None:
+    scene.source.files["img_1"] = File(PNG, "image/png")
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    (path,) = scene.directory.iterdir()
+    path.unlink() if damage == "gone" else path.write_bytes(b"half")
+    assert await scene.read(assignment) == PNG
+
+
+async def test_file_of_another_number_is_not_found(scene: Scene) -> None:
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    await scene.pass_deadline()
+    assignment = await scene.claimed(0)
+    for n in (0, 2, 10**8):
+        with pytest.raises(RejectedRequest) as refused:
+            await scene.attachments.open(assignment.claim.id, n)
+        assert refused.value.status == 404
+
+
+# On disk.
+
+
+async def test_file_on_disk_has_our_id_for_a_name_and_only_we_can_read_it(scene: Scene) -> None:
+    scene.source.files["file_1"] = File(b"#!/bin/sh", "text/html", 'attachment; filename="../../evil"')
+    name = "../../../etc/cron.d/evil\r\n\x1f"
+    await scene.desk.receive(direct("om_1", "look", media=(document(name=name),)))
+    async with scene.fetching():
+        assignment = await scene.claimed()
+    (path,) = scene.directory.iterdir()
+    assert path.name == str((await scene.ids())[0])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(scene.directory.stat().st_mode) == 0o700
+    assert files(assignment) == [(1, "file", "evil.html", "text/html", 9)]
+
+
+async def test_longest_unused_files_go_when_there_are_too_many(scene: Scene) -> None:
+    scene.source.files = {f"img_{number}": File(bytes(400), "image/png") for number in range(4)}
+    cache = FileCache(scene.directory, bytes_max=1_000, unused_seconds_max=3600)
+    attachments = Attachments(scene.store, scene.source, cache)
+    for number in range(4):
+        await scene.desk.receive(direct(f"om_{number}", "look", media=(picture(f"img_{number}"),)))
+    for row in await scene.store.take(8):
+        await attachments.fetch(row)
+        await trio.sleep(0.01)
+    assert len(list(scene.directory.iterdir())) == 2
+    assert [row[0] for row in await scene.rows()] == ["ready"] * 4
+
+
+async def test_sweep_removes_files_whose_row_is_gone_and_what_a_crash_left(scene: Scene) -> None:
+    scene.source.files = {"img_1": File(PNG), "img_2": File(PNG)}
+    await scene.desk.receive(direct("om_1", "look", media=(picture(), picture("img_2"))))
+    async with scene.fetching():
+        await scene.claimed()
+    first, second = await scene.ids()
+    await scene.world.run("delete from chat_attachment where id = %s", first)
+    torn = scene.directory / f"{uuid4()}-00.part"
+    torn.write_bytes(b"half")
+    os.utime(torn, (0, 0))
+    foreign = scene.directory / "README"
+    foreign.write_text("somebody's")
+    assert await scene.attachments.sweep() == 2
+    assert {path.name for path in scene.directory.iterdir()} == {str(second), "README"}
+    await scene.world.delete_sessions()
+    assert await scene.attachments.sweep() == 1
+    assert await scene.attachments.sweep() == 0
+
+
+async def test_disk_that_cannot_be_written_is_said_so(scene: Scene) -> None:
+    scene.directory.write_text("no directory")
+    scene.source.files["img_1"] = File(PNG)
+    await scene.desk.receive(direct("om_1", "look", media=(picture(),)))
+    (row,) = await scene.store.take(1)
+    with pytest.raises(FetchFailed) as failed:
+        await scene.attachments.fetch(row)
+    assert failed.value.problem is FetchProblem.NO_ROOM
+    assert failed.value.transient
+
+
+def test_attachment_hides_its_handle_and_name() -> None:
+    hidden = Attachment(
+        uuid4(), uuid4(), 1, uuid4(), "om_1", "file_secret", "file", "salary.pdf", "", None, "pending", None
+    )
+    assert "file_secret" not in repr(hidden)
+    assert "salary" not in repr(hidden)

@@ -1,0 +1,225 @@
+"""A forwarding HTTP proxy that runs as a process of its own, and what it saw.
+
+Names that it is told to take for loopback give tests a target that is not loopback to us. Run as a script it listens on
+a port that the kernel chose, and prints a line of JSON for its port and for every request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+import trio
+
+BEHAVIOURS = ("forward", "silent", "drip", "chatter", "hang_up", "endless_head", "nonsense", "refuse")
+CHUNK = 65536
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.loopback_names = set(options.loopback_name)
+        self.context: ssl.SSLContext | None = None
+        if options.certificate:
+            self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.context.load_cert_chain(options.certificate)
+
+    async def serve(self, tcp: trio.SocketStream) -> None:
+        stream: Any = tcp
+        if self.context is not None:
+            stream = trio.SSLStream(tcp, self.context, server_side=True, https_compatible=True)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError):
+            async with stream:
+                await self._answer(stream)
+
+    async def _answer(self, stream: Any) -> None:
+        http = h11.Connection(h11.SERVER)
+        request = await _request(http, stream)
+        if request is None:
+            return
+        method, target = request.method.decode(), request.target.decode()
+        say(method=method, target=target, authorised=self._authorised(request))
+        if not self._authorised(request):
+            head = [("Proxy-Authenticate", 'Basic realm="test"'), ("Content-Length", "0"), ("Connection", "close")]
+            await stream.send_all(http.send(h11.Response(status_code=407, headers=head, reason="Proxy Auth")))
+        elif method == "CONNECT":
+            await self._tunnel(stream, target)
+        else:
+            await self._forward(http, stream, request, target)
+
+    def _authorised(self, request: h11.Request) -> bool:
+        if not self.options.credentials:
+            return True
+        expected = b"Basic " + base64.b64encode(self.options.credentials.encode())
+        return (b"proxy-authorization", expected) in request.headers
+
+    async def _tunnel(self, stream: Any, target: str) -> None:
+        behaviour, established = self.options.behaviour, b"HTTP/1.1 200 Connection established\r\n\r\n"
+        if behaviour == "silent":
+            await trio.sleep_forever()
+        if behaviour == "hang_up":
+            return
+        if behaviour == "refuse":
+            await stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            return
+        if behaviour == "nonsense":
+            await stream.send_all(b"220 mail.example ESMTP\r\n\r\n")
+            return
+        if behaviour == "endless_head":
+            await stream.send_all(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                await stream.send_all(b"X-Padding: " + b"x" * 1000 + b"\r\n")
+        if behaviour == "drip":
+            for byte in established:
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(self.options.drip_seconds)
+        elif behaviour == "chatter":
+            await stream.send_all(established + b"advertisement")
+        else:
+            await stream.send_all(established)
+        await self._splice(stream, *self._resolve(f"//{target}", 443))
+
+    async def _forward(self, http: h11.Connection, stream: Any, request: h11.Request, target: str) -> None:
+        host, port = self._resolve(target, 80)
+        parts = urlsplit(target)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        hop = {b"proxy-authorization", b"connection", b"proxy-connection"}
+        headers = [(name, value) for name, value in request.headers if name not in hop]
+        onward = h11.Connection(h11.CLIENT)
+        upstream = await trio.open_tcp_stream(host, port)
+        async with upstream:
+            asked = h11.Request(method=request.method, target=path or "/", headers=[*headers, ("Connection", "close")])
+            await upstream.send_all(onward.send(asked))
+            while isinstance(event := await _next(http, stream), h11.Data):
+                await upstream.send_all(onward.send(event))
+            await upstream.send_all(onward.send(h11.EndOfMessage()))
+            while data := await upstream.receive_some(CHUNK):
+                await stream.send_all(data)
+
+    async def _splice(self, stream: Any, host: str, port: int) -> None:
+        async with await trio.open_tcp_stream(host, port) as upstream, trio.open_nursery() as nursery:
+            nursery.start_soon(_pump, upstream, stream, nursery.cancel_scope)
+            await _pump(stream, upstream, nursery.cancel_scope)
+
+    def _resolve(self, url: str, port: int) -> tuple[str, int]:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return ("127.0.0.1" if host in self.loopback_names else host), parts.port or port
+
+
+async def _request(http: h11.Connection, stream: Any) -> h11.Request | None:
+    event = await _next(http, stream)
+    return event if isinstance(event, h11.Request) else None
+
+
+async def _next(http: h11.Connection, stream: Any) -> Any:
+    while (event := http.next_event()) is h11.NEED_DATA:
+        http.receive_data(await stream.receive_some(CHUNK))
+    return event
+
+
+async def _pump(source: Any, sink: Any, both: trio.CancelScope) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while data := await source.receive_some(CHUNK):
+            await sink.send_all(data)
+    both.cancel()
+
+
+def say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--behaviour", choices=BEHAVIOURS, default="forward")
+    parser.add_argument("--credentials", default="")
+    parser.add_argument("--certificate", default="")
+    parser.add_argument("--drip-seconds", type=float, default=0.0)
+    parser.add_argument("--loopback-name", action="append", default=[])
+    server = Server(parser.parse_args())
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    say(port=listeners[0].socket.getsockname()[1])
+    await trio.serve_listeners(server.serve, listeners)
+
+
+# --- the test's side --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ProxyProcess:
+    """A running proxy and every request it was sent."""
+
+    process: trio.Process
+    port: int = 0
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    listening: trio.Event = field(default_factory=trio.Event)
+
+    def url(self, *, credentials: str = "", scheme: str = "http") -> str:
+        return f"{scheme}://{credentials + '@' if credentials else ''}127.0.0.1:{self.port}"
+
+    def targets(self, method: str) -> list[str]:
+        """What was asked for by CONNECT, or by an absolute URL, with credentials that were good enough."""
+        return [entry["target"] for entry in self.seen if entry["method"] == method and entry["authorised"]]
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+    async def read(self) -> None:
+        assert self.process.stdout is not None
+        rest = b""
+        async for data in self.process.stdout:
+            *lines, rest = (rest + data).split(b"\n")
+            for line in map(json.loads, lines):
+                if "port" in line:
+                    self.port = line["port"]
+                    self.listening.set()
+                else:
+                    self.seen.append(line)
+
+
+@asynccontextmanager
+async def open_proxy(
+    behaviour: str = "forward",
+    *,
+    credentials: str = "",
+    loopback_name: str = "platform.test",
+    certificate: Path | None = None,
+    drip_seconds: float = 0.0,
+) -> AsyncIterator[ProxyProcess]:
+    """A proxy process that is gone after the block. With `certificate` (and key) it speaks TLS itself."""
+    arguments = ["--behaviour", behaviour, "--loopback-name", loopback_name, "--drip-seconds", str(drip_seconds)]
+    arguments += ["--credentials", credentials] if credentials else []
+    arguments += ["--certificate", str(certificate)] if certificate else []
+    process = await trio.lowlevel.open_process([sys.executable, __file__, *arguments], stdout=subprocess.PIPE)
+    proxy = ProxyProcess(process)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(proxy.read)
+        try:
+            with trio.fail_after(20):
+                await proxy.listening.wait()
+            yield proxy
+        finally:
+            with trio.CancelScope(shield=True):
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+            nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,69 @@
+"""What is sent fits into a request, and a card can be patched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.lark.cards import (
+    CARD_REQUEST_BYTES_MAX,
+    TEXT_REQUEST_BYTES_MAX,
+    Rendered,
+    render_answer,
+    render_card,
+    render_error,
+    split_answer,
+    wants_card,
+)
+
+TABLE = "| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+
+
+def _card(rendered: Rendered) -> dict[str, object]:
+    assert rendered.type == "interactive"
+    card: dict[str, object] = json.loads(rendered.content)
+    return card
+
+
+def test_prose_is_text_and_markdown_is_a_card() -> None:
+    assert json.loads(render_answer("sure").content) == {"text": "sure"}
+    card = _card(render_answer("**sure**"))
+    assert card["schema"] == "2.0"
+    assert card["body"] == {"elements": [{"tag": "markdown", "content": "**sure**"}]}
+
+
+@pytest.mark.parametrize("rendered", [render_card("# x"), render_error("it failed")])
+def test_every_card_may_be_patched(rendered: Rendered) -> None:
+    config = _card(rendered)["config"]
+    assert isinstance(config, dict)
+    assert config["update_multi"] is True
+
+
+def test_more_tables_than_a_card_takes_are_text() -> None:
+    assert wants_card(TABLE * 3)
+    assert render_answer(TABLE * 4).type == "text"
+
+
+def test_answer_that_would_fill_many_cards_is_text() -> None:
+    text = "- item\n" * 30_000
+    parts = split_answer(text)
+    assert len(parts) == 2
+    assert {render_answer(part).type for part in parts} == {"text"}
+
+
+def test_long_markdown_is_several_cards() -> None:
+    parts = split_answer("\n\n".join(f"## Part {n}\n\n{'words ' * 400}" for n in range(20)))
+    assert len(parts) == 2
+    assert {render_answer(part).type for part in parts} == {"interactive"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["\n", '"', "\\", "漢", "😀", "\x01", "a", "- x\n", "`a` "]), st.integers(1, 60_000))
+def test_every_part_fits_into_its_request(piece: str, times: int) -> None:
+    for part in split_answer(piece * times):
+        rendered = render_answer(part)
+        limit = TEXT_REQUEST_BYTES_MAX if rendered.type == "text" else CARD_REQUEST_BYTES_MAX
+        assert rendered.request_bytes < limit
