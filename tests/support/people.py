@@ -19,6 +19,7 @@ from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
+from gateway.postgres.outgoing_store import PostgresOutgoingStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.accounts import Accounts
@@ -26,6 +27,7 @@ from gateway.work.bindings import BindingService
 from gateway.work.chats import ChatService
 from gateway.work.directory import Directory, User
 from gateway.work.feed import Feed
+from gateway.work.outgoing import OutgoingService
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
 from support.lark_directory import Place, add_installation, add_member, add_place
@@ -105,7 +107,15 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
     metrics = Metrics()
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
-    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, Feed(), **settings)
+    people = People(
+        accounts,
+        directory,
+        bindings=BindingService(PostgresBindingStore(pool)),
+        chats=chats,
+        outgoing=OutgoingService(PostgresOutgoingStore(pool)),
+        feed=Feed(),
+        **settings,
+    )
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

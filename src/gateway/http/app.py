@@ -24,6 +24,7 @@ from gateway.http import (
     identity,
     installations,
     lark_events,
+    outgoing,
     runtimes,
     tasks,
 )
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.feed import Feed
+    from gateway.work.outgoing import OutgoingService
     from gateway.work.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
@@ -70,6 +72,7 @@ class People:
     directory: Directory
     bindings: BindingService
     chats: ChatService
+    outgoing: OutgoingService
     feed: Feed
     installs: Installs | None = None
     lark_on: bool = True
@@ -113,6 +116,7 @@ def create_app(services: Services) -> JsonApp:
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
         chats.add_routes(app, people)
+        outgoing.add_routes(app, people)
         events.add_routes(app, people.directory, people.feed)
     return app
 
