@@ -1333,6 +1333,13 @@ CREATE INDEX channel_binding_token_expiry_idx ON public.channel_binding_token US
 
 
 --
+-- Name: channel_inbound_audit_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_inbound_audit_age_idx ON public.channel_inbound_audit USING btree (received_at);
+
+
+--
 -- Name: channel_inbound_audit_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1512,6 +1519,13 @@ CREATE INDEX outbound_message_settled_idx ON public.outbound_message USING btree
 --
 
 CREATE UNIQUE INDEX outbound_message_task_key ON public.outbound_message USING btree (task_id, kind, part) WHERE (task_id IS NOT NULL);
+
+
+--
+-- Name: outbound_message_workspace_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_workspace_idx ON public.outbound_message USING btree (workspace_id, seq DESC);
 
 
 --

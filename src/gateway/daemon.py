@@ -556,6 +556,7 @@ class _Daemon:
         from gateway.work.janitor import Sweep, run_janitor
 
         store = PostgresJanitorStore(self._pool)
+        kept = self._settings.limits.history_days_max * 86_400.0
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
@@ -566,6 +567,8 @@ class _Daemon:
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
+                Sweep("outbound_messages", 600, partial(store.purge_outbound, kept)),
+                Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
                 Sweep("typing", 600, store.purge_typing),
                 Sweep("autopilot_runs", 5, self._autopilots.count_ended),
             ]
@@ -611,9 +614,11 @@ class _Daemon:
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.chat_store import PostgresChatStore
+        from gateway.postgres.outgoing_store import PostgresOutgoingStore
         from gateway.work.accounts import Accounts
         from gateway.work.bindings import BindingService
         from gateway.work.chats import ChatService
+        from gateway.work.outgoing import OutgoingService
 
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
@@ -621,6 +626,7 @@ class _Daemon:
             bindings=BindingService(PostgresBindingStore(self._pool)),
             workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
+            outgoing=OutgoingService(PostgresOutgoingStore(self._pool)),
             feed=self._wakes.feed,
             installs=installs,
             lark_on=installs is not None,

@@ -22,6 +22,7 @@ from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.dispatch_store import PostgresDispatchStore
 from gateway.postgres.issue_store import PostgresIssueStore
+from gateway.postgres.outgoing_store import PostgresOutgoingStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.team_store import PostgresTeamStore
@@ -33,6 +34,7 @@ from gateway.work.directory import Directory, User
 from gateway.work.dispatching import AutopilotDispatcher
 from gateway.work.feed import Feed
 from gateway.work.issues import IssueService
+from gateway.work.outgoing import OutgoingService
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
 from gateway.work.team import TeamService
@@ -121,9 +123,16 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
     metrics = Metrics()
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
-    workplace = open_workplace(pool, metrics)
-    bindings = BindingService(PostgresBindingStore(pool))
-    people = People(accounts, directory, bindings, chats, Feed(), workplace=workplace, **settings)
+    people = People(
+        accounts,
+        directory,
+        bindings=BindingService(PostgresBindingStore(pool)),
+        chats=chats,
+        outgoing=OutgoingService(PostgresOutgoingStore(pool)),
+        feed=Feed(),
+        workplace=open_workplace(pool, metrics),
+        **settings,
+    )
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

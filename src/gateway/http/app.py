@@ -25,6 +25,7 @@ from gateway.http import (
     identity,
     installations,
     lark_events,
+    outgoing,
     runtimes,
     tasks,
     team,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.feed import Feed
+    from gateway.work.outgoing import OutgoingService
     from gateway.work.tasks import TaskService
     from gateway.work.team import TeamService
 
@@ -84,6 +86,7 @@ class People:
     directory: Directory
     bindings: BindingService
     chats: ChatService
+    outgoing: OutgoingService
     feed: Feed
     installs: Installs | None = None
     lark_on: bool = True
@@ -128,6 +131,7 @@ def create_app(services: Services) -> JsonApp:
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
         chats.add_routes(app, people)
+        outgoing.add_routes(app, people)
         events.add_routes(app, people.directory, people.feed)
         if people.workplace is not None:
             _add_workplace(app, people.workplace, people.directory)
