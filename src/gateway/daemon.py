@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from gateway.channel.installation import StoredInstallation
-    from gateway.http.app import People
+    from gateway.http.app import People, Workplace
     from gateway.lark.client import HttpClient
     from gateway.lark.clients import LarkClients
     from gateway.lark.installs import ScanDesk
@@ -374,10 +374,14 @@ class _Daemon:
         from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
         from gateway.lark.clients import LarkClients
-        from gateway.observe.events import InboundObserver, LookupObserver
+        from gateway.observe.events import AutopilotObserver, InboundObserver, LookupObserver
+        from gateway.postgres.autopilot_store import PostgresAutopilotStore
+        from gateway.postgres.dispatch_store import PostgresDispatchStore
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.work.autopilots import AutopilotService
+        from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
@@ -403,10 +407,11 @@ class _Daemon:
         self._pushed: PushedEvents | None = None
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
+        issues = IssueService(PostgresIssueStore(pool))
         # Without a public_url: replies link to an issue's page once there is one.
         commands = CommandDesk(
             self._inbound,
-            IssueService(PostgresIssueStore(pool)),
+            issues,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
         self._attachments = self._fetched_files()
@@ -430,6 +435,11 @@ class _Daemon:
             ended=TaskObserver(self._metrics),
             enrich=self._enricher.enrich,
         )
+        runs = AutopilotObserver(self._metrics)
+        self._dispatcher = AutopilotDispatcher(
+            PostgresDispatchStore(pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+        )
+        self._autopilots = AutopilotService(PostgresAutopilotStore(pool), self._dispatcher, ended=runs.ended)
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
@@ -601,6 +611,7 @@ class _Daemon:
         from gateway.work.janitor import Sweep, run_janitor
 
         store = PostgresJanitorStore(self._pool)
+        kept = self._settings.limits.history_days_max * 86_400.0
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
@@ -611,7 +622,10 @@ class _Daemon:
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
+                Sweep("outbound_messages", 600, partial(store.purge_outbound, kept)),
+                Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
                 Sweep("typing", 600, store.purge_typing),
+                Sweep("autopilot_runs", 5, self._autopilots.count_ended),
             ]
         )
 
@@ -655,15 +669,19 @@ class _Daemon:
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.chat_store import PostgresChatStore
+        from gateway.postgres.outgoing_store import PostgresOutgoingStore
         from gateway.work.accounts import Accounts
         from gateway.work.bindings import BindingService
         from gateway.work.chats import ChatService
+        from gateway.work.outgoing import OutgoingService
 
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
+            outgoing=OutgoingService(PostgresOutgoingStore(self._pool)),
             feed=self._wakes.feed,
             installs=installs,
             lark_on=installs is not None,
@@ -671,6 +689,15 @@ class _Daemon:
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )
+
+    def _workplace(self) -> Workplace:
+        from gateway.http.app import Workplace
+        from gateway.postgres.directory_store import PostgresDirectoryStore
+        from gateway.postgres.team_store import PostgresTeamStore
+        from gateway.work.team import TeamService
+
+        team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
+        return Workplace(team, self._autopilots)
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness

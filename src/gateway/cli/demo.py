@@ -6,6 +6,7 @@ Every line of the transcript is something that was looked at from outside; one t
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,12 @@ STEP_SECONDS = 30.0
 STOP_SECONDS = 20.0
 ADA = "ada@example.invalid"
 EVE = "eve@example.invalid"
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A PNG of one dot."""
 PASSWORD = "not-a-real-password"  # noqa: S105
+
+
+_SCANNED = re.compile(rb"https?://\S*[?&]user_code=([^&\s]+)\S*(?=\s)")
 
 
 class DemoFailed(GatewayError):
@@ -177,6 +184,7 @@ class Stage:
             "GATEWAY_HTTP__BIND": f"127.0.0.1:{self.port}",
             "GATEWAY_HTTP__PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "GATEWAY_LARK__OPEN_BASE_URL": self.platform.url if self.processes else "http://127.0.0.1:1",
+            "GATEWAY_LARK__ACCOUNTS_BASE_URL": self.platform.url if self.processes else "http://127.0.0.1:1",
             # The morning is short: wait less for a second message, and come back sooner after a crash.
             "GATEWAY_HUB__BATCH_WINDOW_SECONDS": "0.2",
             "GATEWAY_HUB__LEASE_TTL_SECONDS": "3",
@@ -218,6 +226,22 @@ class Stage:
         if done.returncode:
             raise DemoFailed(f"`gateway {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()}")
         return json.loads(done.stdout)
+
+    async def connect_by_scan(self, agent_id: str, person: str, brand: str) -> list[str]:
+        """Run `gateway lark install` while somebody scans what it shows; what it showed."""
+        command = [sys.executable, "-m", "gateway", "lark", "install", "--agent", agent_id, *self.config]
+        shown = b""
+        async with trio.open_nursery() as nursery:
+            start = partial(trio.run_process, command, stdout=subprocess.PIPE, env=self.environment)
+            terminal: trio.Process = await nursery.start(start)
+            assert terminal.stdout is not None  # noqa: S101  (opened with a pipe)
+            async for data in terminal.stdout:
+                unseen, shown = shown, shown + data
+                link = _SCANNED.search(shown)
+                if link is not None and _SCANNED.search(unseen) is None:
+                    scan = {"person": person, "brand": brand, "url": link[0].decode()}
+                    await self.sim("POST", f"scans/{link[1].decode()}/authorize", scan)
+        return shown.decode().rstrip().splitlines()
 
     async def sim(self, method: str, path: str, body: object = None, **query: object) -> Any:
         """One control call of the simulated platform."""
@@ -274,6 +298,11 @@ def acknowledged(said: dict[str, Any], *, pushes: int = 1) -> str:
     return acknowledgement(event, pushes=pushes)
 
 
+def acknowledged_by_each(said: dict[str, Any]) -> str:
+    """As `acknowledged`, where several bots hear what is said to one of them: all of them must take it."""
+    return "; ".join(acknowledgement(event, pushes=1) for event in said["events"])
+
+
 def acknowledgement(event: dict[str, Any], *, pushes: int = 1) -> str:
     expect(event["state"] == "delivered", f"the event is {event['state']}, not delivered")
     expect(len(event["pushes"]) == pushes, f"it took {len(event['pushes'])} pushes instead of {pushes}")
@@ -288,6 +317,8 @@ Step = Callable[[Stage], Awaitable[Sequence[str]]]
 
 async def open_the_office(stage: Stage) -> Sequence[str]:
     platform = await stage.start("sim", "--redelivery-scale", "0.02")
+    # One address stands for both clouds here, and nobody has five seconds between two polls.
+    await stage.sim("PUT", "settings", {"scan_interval_seconds": 0.2, "regions_apart": False})
     daemon = await stage.start("serve")
     return [
         f"the simulated platform is process {platform.process.pid} at {platform.url}",
@@ -304,7 +335,7 @@ async def connect_a_bot(stage: Stage) -> Sequence[str]:
     for name in ("Ada", "Eve"):
         person = await stage.sim("POST", "people", {"name": name})
         stage.ids[name] = person["open_ids"][app["app_id"]]
-    stage.ids |= {"app": app["app_id"], "agent": agent["id"]}
+    stage.ids |= {"app": app["app_id"], "agent": agent["id"], "runtime": runtime["id"]}
     stage.token, stage.secret = runtime["token"], app["app_secret"]
     bot = await add_bot(stage)
     stage.ids["bot"] = bot["id"]
@@ -408,23 +439,85 @@ async def talk_in_a_group(stage: Stage) -> Sequence[str]:
     ]
 
 
+async def meet_another_bot(stage: Stage) -> Sequence[str]:
+    app = await stage.sim("POST", "apps", {"name": "Zoe", "hears_all_group_messages": True})
+    agent = await stage.cli("admin", "agent", "add", "acme", "Zoe", "--runtime", stage.ids["runtime"])
+    arguments = ("--agent", agent["id"], "--app-id", app["app_id"], "--app-secret-stdin")
+    bot = await stage.cli("lark", "add", *arguments, stdin=app["app_secret"] + "\n")
+    (ada,) = [one for one in await stage.sim("GET", "people") if one["name"] == "Ada"]
+    await stage.cli("lark", "bind", bot["id"], ada["open_ids"][app["app_id"]], ADA)
+    await stage.sim("GET", "connections", app=app["app_id"], live_count=1, wait_seconds=25)
+    both = [stage.ids["app"], app["app_id"]]
+    group = await stage.sim("POST", "groups", {"name": "Tea", "apps": both, "people": ["Ada", "Eve"]})
+    said = await stage.say("Ada", group["chat_id"], "tea, please", mentions=[app["app_id"]])
+    acks = [acknowledgement(event, pushes=1) for event in said["events"]]
+    expect(len(acks) == 2, f"{len(acks)} bots heard it instead of two")
+    await stage.answers(group["chat_id"], 1)
+    (message,) = await stage.sim("GET", f"chats/{group['chat_id']}/messages", sender_type="app")
+    expect(message["sender_id"] == app["app_id"], f"{message['sender_name']} answered")
+    stage.ids["group"] = group["chat_id"]
+    return [
+        "Ada, to Zoe, while Echo listens: tea, please",
+        f"both bots: {acks[0]}; {acks[1]}",
+        f"Zoe: {message['text']}",
+    ]
+
+
+async def open_a_topic(stage: Stage) -> Sequence[str]:
+    first = await stage.say("Eve", stage.ids["group"], "who brings cake?")
+    said = await stage.say(
+        "Ada", stage.ids["group"], "do you?", mentions=[stage.ids["app"]], reply_to=first["message_id"], in_thread=True
+    )
+    await stage.answers(stage.ids["group"], 2)
+    messages = await stage.sim("GET", f"chats/{stage.ids['group']}/messages")
+    question, answer = messages[-2], messages[-1]
+    expect(bool(answer["thread_id"]), "the answer is not in a topic")
+    expect(answer["thread_id"] == question["thread_id"], "the answer is in another topic than the question")
+    return [
+        "Ada, in a topic of the group: do you?",
+        f"{acknowledged_by_each(said)}",
+        f"bot, in the topic: {answer['text']}",
+    ]
+
+
+async def send_a_picture(stage: Stage) -> Sequence[str]:
+    picture = {"kind": "image", "name": "cake.png", "mime_type": "image/png", "base64": PICTURE}
+    said = await stage.say("Ada", stage.ids["app"], "", attachments=[picture])
+    answer = (await stage.answers(said["chat_id"], 3))[2]
+    size = len(base64.b64decode(PICTURE))
+    expect(answer.endswith(f"(image of {size} bytes)"), f"the answer is {answer!r}")
+    return [f"Ada sends a picture of {size} bytes", acknowledged(said), f"bot: {answer}"]
+
+
+async def scan_a_code(stage: Stage) -> Sequence[str]:
+    agent = await stage.cli("admin", "agent", "add", "acme", "Max", "--runtime", stage.ids["runtime"])
+    shown = await stage.connect_by_scan(agent["id"], "Ada", "lark")
+    listed = await stage.cli("lark", "list")
+    (bot,) = [one for one in listed if one["agent_id"] == agent["id"]]
+    expect(bot["region"] == "lark", f"the new bot is of {bot['region']}")
+    await stage.sim("GET", "connections", app=bot["app_id"], live_count=1, wait_seconds=25)
+    said = await stage.say("Ada", bot["app_id"], "hello from the other cloud")
+    (answer,) = await stage.answers(said["chat_id"], 1)
+    return [*shown, "Ada scans it with an account of the other cloud, Lark, and is followed there", f"bot: {answer}"]
+
+
 async def file_an_issue(stage: Stage) -> Sequence[str]:
     said = await stage.say("Ada", stage.ids["app"], "/issue The coffee machine leaks\nSince Monday.")
-    confirmation = (await stage.answers(said["chat_id"], 3))[2]
+    confirmation = (await stage.answers(said["chat_id"], 4))[3]
     expect(confirmation == "Created ACM-1: The coffee machine leaks", f"the reply is {confirmation!r}")
     return ["Ada: /issue The coffee machine leaks", acknowledged(said), f"bot: {confirmation}"]
 
 
 async def file_it_again(stage: Stage) -> Sequence[str]:
     said = await stage.say("Ada", stage.ids["app"], "/issue the COFFEE machine leaks")
-    reply = (await stage.answers(said["chat_id"], 4))[3]
+    reply = (await stage.answers(said["chat_id"], 5))[4]
     expect(reply.startswith("ACM-1 has this title already"), f"the reply is {reply!r}")
     return ["Ada: /issue the COFFEE machine leaks", acknowledged(said), f"bot: {reply}"]
 
 
 async def start_afresh(stage: Stage) -> Sequence[str]:
     said = await stage.say("Ada", stage.ids["app"], "/new what about tea?")
-    answer = (await stage.answers(said["chat_id"], 5))[4]
+    answer = (await stage.answers(said["chat_id"], 6))[5]
     expect(answer.endswith(": what about tea?"), f"the answer is {answer!r}")
     return ["Ada: /new what about tea?", acknowledged(said), f"bot: {answer}"]
 
@@ -440,10 +533,10 @@ async def rotate_credentials(stage: Stage) -> Sequence[str]:
             break
         await trio.sleep(0.05)
     said = await stage.say("Ada", stage.ids["app"], "still there?")
-    answers = await stage.answers(stage.ids["chat"], 6)
+    answers = await stage.answers(stage.ids["chat"], 7)
     most = after["most_live"][stage.ids["app"]]
     expect(most == 1, f"{most} connections were live at once")
-    return ["a new app secret, the old connection handed over to a new one", acknowledged(said), f"bot: {answers[5]}"]
+    return ["a new app secret, the old connection handed over to a new one", acknowledged(said), f"bot: {answers[6]}"]
 
 
 async def crash(stage: Stage) -> Sequence[str]:
@@ -456,11 +549,11 @@ async def crash(stage: Stage) -> Sequence[str]:
     again = await stage.start("serve", environment=port)
     event = await stage.sim("GET", f"events/{said['events'][0]['event_id']}", wait_seconds=25)
     expect(event["state"] == "delivered", f"the event is {event['state']}, not delivered")
-    answers = await stage.answers(stage.ids["chat"], 7)
+    answers = await stage.answers(stage.ids["chat"], 8)
     return [
         f"kill -9 of process {daemon.process.pid}; Ada: anybody home?",
         f"process {again.process.pid} takes over on the same state, and the platform delivers again",
-        f"bot: {answers[6]}",
+        f"bot: {answers[7]}",
     ]
 
 
@@ -468,7 +561,7 @@ async def count(stage: Stage) -> Sequence[str]:
     state = await stage.wait_live()
     most = state["most_live"][stage.ids["app"]]
     expect(most == 1, f"{most} connections of the bot were live at once")
-    answers = await stage.answers(stage.ids["chat"], 7)
+    answers = await stage.answers(stage.ids["chat"], 8)
     return [f"{len(answers)} messages in the direct chat, {len(answers)} answers; never two live connections"]
 
 
@@ -483,6 +576,10 @@ MORNING: Sequence[tuple[str, Step]] = (
     ("A stranger is asked to bind", let_a_stranger_write),
     ("The stranger binds", bind_herself),
     ("A group", talk_in_a_group),
+    ("A group with two bots", meet_another_bot),
+    ("A topic", open_a_topic),
+    ("A picture", send_a_picture),
+    ("A bot is connected by a scan", scan_a_code),
     ("An issue", file_an_issue),
     ("The same issue again", file_it_again),
     ("A fresh start", start_afresh),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from gateway.postgres.statements import load
 from gateway.work.ports import (
     Claim,
     ClaimedMessage,
+    ClaimedRun,
     Divide,
     HandOut,
     JsonObject,
@@ -29,7 +31,7 @@ from gateway.work.ports import (
     undivided,
 )
 
-_Q = load("task.sql", Claim, ClaimedMessage, Place, RuntimeView, Task)
+_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, Place, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older when its run is handed out does not show that it is being worked on."""
@@ -79,6 +81,8 @@ class PostgresTaskStore:
                     task_id = await self._take(conn, agent_id, runtime_id, messages_max)
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
+                        if claim.kind == "autopilot":
+                            claim = replace(claim, run=await _Q.get_claimed_run(conn, task_id=task_id))
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
                         messages = await attach_files(conn, task_id, messages)
                         place: Place | None = await _Q.get_place(conn, task_id=task_id)
