@@ -224,6 +224,8 @@ class WebhookSettings(_Group):
 class LogSettings(_Group):
     format: Literal["json", "console"] | None = None
     """Unset: console on a terminal, else json."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Whatever the level, no content, secret, token or ticket is in a line."""
 
 
 class Limits(_Group):
