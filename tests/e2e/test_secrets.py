@@ -1,4 +1,4 @@
-"""What opens doors is kept nowhere: a busy day with trouble in it, at debug level, and then a search through everything."""
+"""What opens doors is kept nowhere: a busy day with trouble in it, at debug level, then a search through everything."""
 
 from __future__ import annotations
 
