@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,8 @@ from quart.typing import TestClientProtocol
 
 from gateway.concurrency import Topics
 from gateway.http.app import JsonApp, People, Services, Workplace, create_app
+from gateway.http.console.language import words_of
+from gateway.lark.channel import TITLES
 from gateway.observe.events import AutopilotObserver, TaskObserver
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
@@ -109,6 +112,12 @@ class Office:
             return await cursor.fetchall() if cursor.description else []
 
 
+def page_words(language: str) -> dict[str, str]:
+    """What the pages say where Lark is the only platform."""
+    name = TITLES.get(language, TITLES["en"])
+    return {key: text.replace("{platform}", name) for key, text in words_of(language).items()}
+
+
 def open_workplace(pool: Pool, metrics: Metrics) -> Workplace:
     runs = AutopilotObserver(metrics)
     issues = IssueService(PostgresIssueStore(pool))
@@ -117,7 +126,7 @@ def open_workplace(pool: Pool, metrics: Metrics) -> Workplace:
     return Workplace(TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool)), autopilots)
 
 
-async def open_office(pool: Pool, **settings: Any) -> Office:
+async def open_office(pool: Pool, *, platforms: Sequence[Mapping[str, str]] = (TITLES,), **settings: Any) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
@@ -131,6 +140,7 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),
         feed=Feed(),
         workplace=open_workplace(pool, metrics),
+        platforms=platforms,
         **settings,
     )
     tasks = TaskService(PostgresTaskStore(pool), Topics())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,8 +78,9 @@ class Workplace:
 class People:
     """What the routes for people stand on: signing in, bots, binding accounts, conversations, and what happens.
 
-    `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
-    people reach us, `trusted_proxies` whose word on a client's address counts.
+    `installs` is None where no bot can be connected. `lark_on`: whether Lark bots can be served. `platforms` has what
+    people call each platform that is served, by language. `public_url` is where people reach us, `trusted_proxies`
+    whose word on a client's address counts.
     """
 
     accounts: Accounts
@@ -90,6 +91,7 @@ class People:
     feed: Feed
     installs: Installs | None = None
     lark_on: bool = True
+    platforms: Sequence[Mapping[str, str]] = ()
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
     workplace: Workplace | None = None

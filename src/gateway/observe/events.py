@@ -66,19 +66,18 @@ def record_event(event: Event, metrics: Metrics | None, analytics: Analytics | N
 class InboundObserver:
     """Counts what became of inbound messages: a callback for `inbound.pipeline`. A drop is counted by its reason."""
 
-    def __init__(self, metrics: Metrics, *, channel: str = "feishu", analytics: Analytics | None = None) -> None:
+    def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics
-        self._channel = channel
         self._analytics = analytics
 
-    def __call__(self, outcome: str, reason: str | None) -> None:
-        record_event(message_received(self._channel, reason or outcome), self._metrics, self._analytics)
+    def __call__(self, channel: str, outcome: str, reason: str | None) -> None:
+        record_event(message_received(channel, reason or outcome), self._metrics, self._analytics)
 
 
 class AckObserver:
     """Measures acknowledgements: a callback that is given the seconds since an event came, and the code it got."""
 
-    def __init__(self, metrics: Metrics, *, channel: str = "feishu") -> None:
+    def __init__(self, metrics: Metrics, channel: str) -> None:
         self._metrics = metrics
         self._channel = channel
 

@@ -49,7 +49,8 @@ def one_of(*values: str, fallback: str = OTHER) -> Vocabulary:
 OURS = Vocabulary()
 METHOD = Vocabulary(frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}), upper=True)
 STATUS = one_of(*(str(status) for status in range(100, 600)))
-CHANNEL = one_of("feishu")
+CHANNEL = OURS
+"""The slug of a platform, which its adapter gave itself: a message cannot bring one along."""
 CONNECTION_STATES = (
     "connecting", "live", "deaf", "refused", "standby", "http", "unreadable_secret", "revoked",
 )  # fmt: skip

@@ -40,13 +40,22 @@ TYPING_FRESH_SECONDS = 120.0
 class PostgresTaskStore:
     """Implements gateway.work.ports.TaskStore on a pool that the caller owns.
 
-    `divide` knows how many messages of a platform an answer takes.
+    `divide` knows how many messages of a platform an answer takes. `typing_on` are the platforms where a message can
+    show that it is being worked on; None: all of them.
     """
 
-    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id, divide: Divide = undivided) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        mint: Callable[[], UUID] = new_id,
+        divide: Divide = undivided,
+        typing_on: Sequence[str] | None = None,
+    ) -> None:
         self._pool = pool
         self._mint = mint
         self._divide = divide
+        self._typing_on = None if typing_on is None else list(typing_on)
 
     async def touch_runtime(self, runtime_id: UUID) -> None:
         async with self._pool.connection() as conn:
@@ -90,7 +99,13 @@ class PostgresTaskStore:
         if task_id is not None:
             await _Q.take_messages(conn, task_id=task_id, messages_max=messages_max)
             await _Q.queue_the_rest(conn, id=self._mint(), task_id=task_id)
-            await _Q.want_typing(conn, id=self._mint(), task_id=task_id, fresh_seconds=TYPING_FRESH_SECONDS)
+            await _Q.want_typing(
+                conn,
+                id=self._mint(),
+                task_id=task_id,
+                fresh_seconds=TYPING_FRESH_SECONDS,
+                channel_types=self._typing_on,
+            )
             reached("task.claimed")
         return task_id
 
