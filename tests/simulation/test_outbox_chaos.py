@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 
 from support.chaotic_platform import FATES
-from support.outbox_world import Daemon, World, simulate
+from support.outbox_world import Chaotic, Daemon, World
+from support.outbox_world import simulate as simulate_world
 
 SEEDS = int(os.environ.get("OUTBOX_SEEDS", "200"))
 """How many runs; `make soak` asks for more."""
@@ -27,7 +28,7 @@ WORDS = ("ok", "done", "yes", "**bold**", "a longer answer")
 class Storm:
     """Breaks and mends the world at random moments, while answers are written."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World[Chaotic]) -> None:
         self.world = world
         self.rng = world.rng
         self.platform = world.platform
@@ -108,7 +109,11 @@ class Storm:
         self.platform.away = self.world.store_down = False
 
 
-async def storm(world: World) -> None:
+def simulate(seed: int, story: Callable[[World[Chaotic]], Awaitable[None]]) -> World[Chaotic]:
+    return simulate_world(seed, story, Chaotic)
+
+
+async def storm(world: World[Chaotic]) -> None:
     await Storm(world).run()
 
 
