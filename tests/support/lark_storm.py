@@ -77,13 +77,17 @@ class LarkStorm:
 
     def __init__(self, rng: Random, network: trio.Nursery) -> None:
         self.sim = Simulator(rate_limits=False, seed=0)
-        self.sim.clock._epoch = EPOCH.timestamp() + trio.current_time()
+        self.started_at = EPOCH.timestamp() + trio.current_time()
+        self.sim.clock._epoch = self.started_at
         self.app = self.sim.create_app("Echo")
         self.people = [self.sim.create_person(name) for name in ("Ada", "Bob", "Cyd")]
-        self.group = self.sim.create_group("Team", [self.app], self.people)
+        for person in self.people:
+            self.sim.direct_chat(person, self.app)
+        self.sim.create_group("Team", [self.app], self.people)
         self.storm = 0.0
         self.away = False
         self.barred: set[str] = set()
+        self._put_out: set[str] = set()
         self.unreadable: set[str] = set()
         self.said_no: set[str] = set()
         self.faults: Counter[str] = Counter()
@@ -94,7 +98,7 @@ class LarkStorm:
 
     @property
     def chats(self) -> list[str]:
-        return [*(self.sim.direct_chat(person, self.app).chat_id for person in self.people), self.group.chat_id]
+        return list(self.sim.platform.chats)
 
     # -- what people see
 
@@ -161,8 +165,10 @@ class LarkStorm:
         return None if fate == "silent after" else AFTERWARDS.get(fate, answer)
 
     async def _do(self, request: Request) -> Answer:
-        for chat in (self.sim.platform.chats[chat_id] for chat_id in self.chats):
-            chat.app_ids[:] = [] if chat.chat_id in self.barred else [self.app.app_id]
+        if self.barred != self._put_out:
+            for chat in self.sim.platform.chats.values():
+                chat.app_ids[:] = [] if chat.chat_id in self.barred else [self.app.app_id]
+            self._put_out = set(self.barred)
         answer = self._staged(request) or await self.sim.respond(request)
         if request.method == "POST" and answer.code in {230002, 230099}:
             self.said_no.add(request.document()["uuid"])

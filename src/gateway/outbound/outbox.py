@@ -119,6 +119,8 @@ class _Sender:
     _composers: Mapping[str, Compose]
     _random_unit: Callable[[], float]
     _flying: set[str] = field(default_factory=set)
+    _served: set[str] = field(default_factory=set)
+    """Recipients that had their turn while others wait for one."""
     _cooling: dict[str, float] = field(default_factory=dict)
     """Recipients that had as much as their chat takes, and until when; they hold up nobody else."""
 
@@ -130,16 +132,31 @@ class _Sender:
         if (wait := self._governor.app_wait()) > 0:
             return min(wait, IDLE_SECONDS)
         self._cooling = {recipient: at for recipient, at in self._cooling.items() if at > trio.current_time()}
-        busy = self._flying | self._cooling.keys()
         try:
-            for row in await self._store.take_due(self._lease, busy=busy, rows_max=free):
-                self._flying.add(row.recipient)
-                nursery.start_soon(self._send_row, row)
+            await self._start_due(nursery, free)
             return await self._pause()
         except StoreError as error:
             # Whatever the store says: an outbox that ended here would take a bot's hearing with it.
             logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
             return STORE_RETRY_SECONDS
+
+    async def _start_due(self, nursery: trio.Nursery, free: int) -> None:
+        """Where more is due than there is room, nobody has another turn before everybody had one."""
+        started = await self._start(nursery, free, served=self._served)
+        if started < free and self._served:
+            self._served.clear()
+            started += await self._start(nursery, free - started, served=())
+        if started < free:
+            self._served.clear()
+
+    async def _start(self, nursery: trio.Nursery, rows_max: int, *, served: Collection[str]) -> int:
+        busy = {*self._flying, *self._cooling, *served}
+        rows = await self._store.take_due(self._lease, busy=busy, rows_max=rows_max)
+        for row in rows:
+            self._flying.add(row.recipient)
+            self._served.add(row.recipient)
+            nursery.start_soon(self._send_row, row)
+        return len(rows)
 
     async def _pause(self) -> float:
         busy = self._flying | self._cooling.keys()
