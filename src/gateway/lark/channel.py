@@ -148,7 +148,7 @@ class LarkChannel:
 
     async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
         """See ReadBack.find_sent."""
-        return await find_sent(self._client, message, since=since, known=known)
+        return await find_sent(self._client, message, _render(message), since=since, known=known)
 
     async def show_typing(self, message_id: str) -> str:
         """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
