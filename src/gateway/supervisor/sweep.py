@@ -126,7 +126,8 @@ class Fleet:
         if installation.lease_seconds is not None:
             self._told.discard(installation.id)
         if known is not None and known.installation.config == installation.config:
-            return replace(known, installation=installation)
+            # With the config that is held already: one copy of it is enough for thousands of bots.
+            return replace(known, installation=replace(installation, config=known.installation.config))
         self._told.discard(installation.id)
         try:
             opened = self._open_secrets(installation)
