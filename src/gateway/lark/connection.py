@@ -26,7 +26,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError,
 from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
 from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
-from gateway.concurrency import Signal, open_finishing_nursery, reached
+from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.errors import LarkError, LarkRefused, LarkUnauthorized, RemoteProtocolError
 from gateway.lark.proxy import Proxies, Proxy, Tunnel
 from gateway.lark.wire.assembler import AssemblerLimits
@@ -344,7 +344,7 @@ class _Writer:
         ws: WebSocketConnection,
         tap: _Tap,
         settings: ConnectionSettings,
-        workers: trio.Nursery,
+        workers: Workers,
         on_failure: Callable[[LinkLost], None],
     ) -> None:
         self._ws = ws
@@ -364,9 +364,9 @@ class _Writer:
         On a link that ended this does nothing: the end is reported elsewhere, and what is not acknowledged comes again.
         """
         await trio.lowlevel.checkpoint()
-        while len(self._waiting) >= self._frames_max and not self._over:
+        while len(self._waiting) >= self._frames_max and not self._closed:
             await self._moved.wait()
-        if self._over:
+        if self._closed:
             return
         self._waiting.append(_Outgoing(encode(frame), on_written))
         if not self._writing:
@@ -378,11 +378,6 @@ class _Writer:
         self._closed = True
         while self._writing:
             await self._moved.wait()
-
-    @property
-    def _over(self) -> bool:
-        # One worker that failed has cancelled them all.
-        return self._closed or self._workers.cancel_scope.cancel_called
 
     async def _run(self) -> None:
         try:
@@ -448,14 +443,14 @@ class _Lanes:
         while self._events:
             await self._left.wait()
 
-    def add(self, key: object, delivery: Deliver, nursery: trio.Nursery) -> None:
+    def add(self, key: object, delivery: Deliver, workers: Workers) -> None:
         self._events += 1
         self._bytes += len(delivery.payload)
         if key in self._lanes:
             self._lanes[key].append(delivery)
         else:
             self._lanes[key] = deque((delivery,))
-            nursery.start_soon(self._run, key)
+            workers.start_soon(self._run, key)
 
     async def _run(self, key: object) -> None:
         lane = self._lanes[key]
@@ -501,7 +496,7 @@ class _Conversation:
     async def run(self, endpoint: Endpoint, task_status: trio.TaskStatus[None]) -> None:
         """Raises LinkRefused or LinkLost when the link cannot be made or ends; otherwise runs until cancelled."""
         try:
-            async with open_finishing_nursery(self._settings.handover_seconds) as workers:
+            async with open_workers(self._settings.handover_seconds) as workers:
                 with self._body:
                     await self._converse(endpoint, workers, task_status)
         except* ConnectionRejected as rejections:
@@ -512,7 +507,7 @@ class _Conversation:
         if self._ending is not None:
             raise self._ending
 
-    async def _converse(self, endpoint: Endpoint, workers: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+    async def _converse(self, endpoint: Endpoint, workers: Workers, task_status: trio.TaskStatus[None]) -> None:
         shaken = await self._shake_hands(endpoint, workers)
         if shaken is None:
             return
@@ -525,10 +520,9 @@ class _Conversation:
             task_status.started()
             await self._read(ws, workers)
         finally:
-            if not workers.cancel_scope.cancel_called:  # else one of them failed, and all are gone
-                workers.start_soon(self._part, ws)
+            workers.start_soon(self._part, ws)
 
-    async def _shake_hands(self, endpoint: Endpoint, workers: trio.Nursery) -> tuple[WebSocketConnection, _Tap] | None:
+    async def _shake_hands(self, endpoint: Endpoint, workers: Workers) -> tuple[WebSocketConnection, _Tap] | None:
         """None when it failed; why is recorded then. A refusal surfaces as ConnectionRejected from `workers`."""
         timeout = self._settings.handshake_timeout_seconds
         established = False
@@ -536,7 +530,7 @@ class _Conversation:
             with trio.move_on_after(timeout) as scope:
                 tap = _Tap(self._raw.stream, scope.cancel)
                 ws = await wrap_client_stream(
-                    workers,
+                    workers,  # type: ignore[arg-type]  # it only starts its reading task there
                     tap,  # type: ignore[arg-type]  # any stream will do
                     endpoint.authority,
                     endpoint.resource,
@@ -552,7 +546,7 @@ class _Conversation:
             if not established:
                 self._raw.abort()  # or the library's reading task would wait for bytes until it is cancelled
 
-    async def _read(self, ws: WebSocketConnection, workers: trio.Nursery) -> None:
+    async def _read(self, ws: WebSocketConnection, workers: Workers) -> None:
         while True:
             try:
                 message = await self._keeping_alive(ws.get_message, workers)
@@ -566,7 +560,7 @@ class _Conversation:
             else:
                 log.warning("message_dropped", text=isinstance(message, str), length=len(message))
 
-    async def _take(self, message: bytes, workers: trio.Nursery) -> None:
+    async def _take(self, message: bytes, workers: Workers) -> None:
         try:
             actions = self._session.receive(message, trio.current_time())
         except RemoteProtocolError as error:
@@ -576,7 +570,7 @@ class _Conversation:
         for action in actions:
             await self._act(action, workers)
 
-    async def _act(self, action: Action, workers: trio.Nursery) -> None:
+    async def _act(self, action: Action, workers: Workers) -> None:
         match action:
             case Send(frame):
                 await self._writer.put(frame)
@@ -594,7 +588,7 @@ class _Conversation:
             self._round_trip_seconds = seconds
             self._health.pong_ms = seconds * 1000
 
-    async def _keeping_alive(self, wait: Callable[[], Awaitable[T]], workers: trio.Nursery) -> T:
+    async def _keeping_alive(self, wait: Callable[[], Awaitable[T]], workers: Workers) -> T:
         """What `wait` returns, with a ping whenever one is due meanwhile and an ear for silence.
 
         `wait` is cancelled and called again, so it must leave nothing behind when it is cancelled.
@@ -606,7 +600,7 @@ class _Conversation:
             with trio.move_on_at(self._session.wake_at):
                 return await wait()
 
-    async def _deliver(self, delivery: Deliver, workers: trio.Nursery) -> None:
+    async def _deliver(self, delivery: Deliver, workers: Workers) -> None:
         reached("lark.received")
         self._health.last_event_at = self._wall_clock()
         if not self._lanes.has_room(delivery):
@@ -642,7 +636,7 @@ class _Conversation:
         self._on_ack(trio.current_time() - delivery.received_at, code)
 
     async def _part(self, ws: WebSocketConnection) -> None:
-        """Once reading has stopped: settle, acknowledge, say good-bye, close. The workers' nursery bounds all of it."""
+        """Once reading has stopped: settle, acknowledge, say good-bye, close. It is bounded as every worker is then."""
         await self._lanes.idle()
         await self._writer.finish()
         with trio.move_on_after(self._close_wait_seconds()):
