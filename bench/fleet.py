@@ -85,7 +85,7 @@ async def stay(platform: Platform, world: World, database: psycopg.Connection, c
         transactions = (committed(database) - before) / IDLE_SECONDS
         process.terminate()
         begun = time.perf_counter()
-        released = await until(lambda: held(database) == 0)
+        released = await until(lambda: held(database) == 0 or process.poll() is not None)
         await until(lambda: process.poll() is not None)
         return Stay(connected, resident, transactions, released, time.perf_counter() - begun)
 

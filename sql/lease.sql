@@ -82,6 +82,41 @@ with released as (
 )
 select pg_notify('gateway_lease', id::text)::text is not null as told from released;
 
+-- name: release_together(installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)
+-- As `release`, for all that end together: thousands do when a process is shut down, and a commit each would take longer
+-- than their drain may. `skip locked`, so that one row in somebody's long transaction holds up no other; it is left to
+-- `release`, which waits. Ordered like `record`, whose rows these are too.
+with ending as (
+  select e.* from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[], :states::text[],
+    :codes::bigint[], :details::text[], :last_frames::timestamptz[], :last_events::timestamptz[], :pongs::float8[])
+    as e(id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms)
+), lockable as (
+  select i.id, e.token
+  from channel_installation i
+  join ending e on e.id = i.id and e.token = i.ws_lease_token and (e.epoch is null or e.epoch = i.lease_epoch)
+  for no key update of i skip locked
+), released as (
+  update channel_installation i
+  set ws_lease_token = null, ws_lease_expires_at = null, lease_epoch = lease_epoch + 1
+  from lockable
+  where i.id = lockable.id
+  returning i.id, lockable.token, i.status, i.lease_epoch
+), noted as (
+  insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
+    last_frame_at, last_event_at, pong_ms, updated_at)
+  select r.id, case when r.status = 'revoked' then 'revoked' else e.state end, e.code, e.detail, '',
+    r.lease_epoch, e.last_frame_at, e.last_event_at, e.pong_ms, now()
+  from released r
+  join ending e on e.id = r.id and e.token = r.token
+  order by r.id
+  on conflict (installation_id) do update
+  set state = excluded.state, code = excluded.code, detail = excluded.detail, node = excluded.node,
+    lease_epoch = excluded.lease_epoch, last_frame_at = coalesce(excluded.last_frame_at, c.last_frame_at),
+    last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms, updated_at = now()
+  where c.lease_epoch <= excluded.lease_epoch
+)
+select token, pg_notify('gateway_lease', id::text)::text is not null as told from released;
+
 -- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)!
 -- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,
 -- so that two statements over the same rows lock them in the same order.

@@ -12,8 +12,9 @@ import trio
 def finishing(seconds: float) -> Iterator[trio.CancelScope]:
     """Shield what must still be said (a ROLLBACK, an ACK, a lease release) from cancellation, for at most `seconds`.
 
-    The only way to shield in this code base: a shield without a deadline can hang a shutdown for ever. Shields that
-    run while a lease is held must together stay below its expiry margin.
+    The only way to shield in this code base, but for the two below, which shield tasks in the same manner: a shield
+    without a deadline can hang a shutdown for ever. Shields that run while a lease is held must together stay below
+    its expiry margin.
     """
     with trio.move_on_after(seconds, shield=True) as scope:
         yield scope
@@ -30,12 +31,12 @@ async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
     is_open, body_left = trio.Event(), trio.Event()
 
     async def run_finishing() -> None:
-        with finishing(float("inf")) as scope:
-            async with trio.open_nursery() as inner:
-                opened.append(inner)
-                is_open.set()
-                await body_left.wait()
-                scope.deadline = trio.current_time() + seconds
+        async with trio.open_nursery() as inner:
+            inner.cancel_scope.shield = True
+            opened.append(inner)
+            is_open.set()
+            await body_left.wait()
+            inner.cancel_scope.deadline = trio.current_time() + seconds
 
     async with trio.open_nursery() as outer:
         # Not `start`: cancelled during that, it would wait for a task which the shield keeps from noticing.
@@ -77,7 +78,7 @@ class Workers:
             shield.deadline = self._deadline
 
     async def _run(self, run: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
-        with finishing(max(self._deadline - trio.current_time(), 0)) as shield:
+        with trio.CancelScope(deadline=self._deadline, shield=True) as shield:
             self._shields.add(shield)
             try:
                 await run(*args)
@@ -96,19 +97,28 @@ class Signal:
     One waiter at a time. A `set` with nobody waiting is remembered, so a wake-up is never lost between two waits.
     """
 
+    __slots__ = ("_is_set", "_waiter")
+
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._is_set = False
+        self._waiter: trio.Event | None = None  # made when somebody waits: most signals of an idle bot have nobody
 
     def set(self) -> None:
-        self._event.set()
+        self._is_set = True
+        if self._waiter is not None:
+            self._waiter.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until set, or for `timeout` seconds; True when it was set. Cancellation leaves the signal as it was."""
-        with trio.move_on_after(float("inf") if timeout is None else max(timeout, 0)):
-            await self._event.wait()
-        was_set = self._event.is_set()
-        if was_set:
-            self._event = trio.Event()
+        self._waiter = trio.Event()
+        if self._is_set:
+            self._waiter.set()
+        try:
+            with trio.move_on_after(float("inf") if timeout is None else max(timeout, 0)):
+                await self._waiter.wait()
+        finally:
+            self._waiter = None
+        was_set, self._is_set = self._is_set, False
         return was_set
 
 

@@ -51,6 +51,29 @@ async def test_renew_of_two_thousand_leases_is_one_statement(desk: PostgresDesk)
     assert len(renewal.confirmed) == 2000
 
 
+async def test_leases_that_are_released_together_wait_for_no_locked_row(desk: PostgresDesk, database: str) -> None:
+    locked, *free = [await desk.add() for _ in range(50)]
+    tenures = [await granted(desk, bot) for bot in (locked, *free)]
+    done: list[bool] = []
+
+    async def release(tenure: Tenure) -> None:
+        done.append(await desk.store.release(tenure.installation_id, tenure.token, tenure.epoch, STANDBY))
+
+    async with await TrioConnection.connect(database, autocommit=True) as conn, trio.open_nursery() as nursery:
+        async with conn.transaction():
+            await conn.execute("select from channel_installation where id = %s for update", (locked,))
+            for tenure in tenures:
+                nursery.start_soon(release, tenure)
+            with trio.fail_after(5):
+                while len(done) < len(free):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            [[held]] = await desk.execute("select count(*) from channel_installation where ws_lease_token is not null")
+            assert held == 1
+            epochs = await desk.execute("select distinct lease_epoch from channel_installation where id <> %s", locked)
+            assert epochs == [(tenures[0].epoch + 1,)]
+    assert done == [True] * 50
+
+
 async def test_release_announces_the_installation(desk: PostgresDesk, database: str) -> None:
     bot = await desk.add()
     tenure = await granted(desk, bot)

@@ -248,8 +248,8 @@ async def _list(fleet: Fleet, equipment: Equipment) -> Sequence[Installation]:
 async def _run_assignment(assignment: Assignment, equipment: Equipment, fleet: Fleet) -> None:
     try:
         # Whatever is logged under this task, by the link too, says whose it is.
-        with structlog.contextvars.bound_contextvars(installation_id=str(assignment.id)):
-            await run_installation(assignment, equipment)
+        structlog.contextvars.bind_contextvars(installation_id=str(assignment.id))
+        await run_installation(assignment, equipment)
         if assignment.gone:
             await _mark_revoked(assignment.id, fleet.leases.store)
     finally:
