@@ -30,6 +30,27 @@ from channel_installation i
 left join taken on taken.id = i.id
 where i.id = :installation_id;
 
+-- name: acquire_together(installation_ids, tokens, ttls_seconds)
+-- As `acquire`, for all that ask together: thousands do when a process starts, and those that queued behind a commit
+-- each would time out. Only what is free to take: who holds the others, or has them locked, `acquire` tells each alone.
+with asking as (
+  select a.* from unnest(:installation_ids::uuid[], :tokens::text[], :ttls_seconds::float8[]) as a(id, token, ttl)
+), free as (
+  select i.id, a.token, a.ttl
+  from channel_installation i
+  join asking a on a.id = i.id
+  where i.status = 'active'
+    and (i.ws_lease_token is null or i.ws_lease_expires_at is null or i.ws_lease_expires_at <= now()
+      or i.ws_lease_token = a.token)
+  for no key update of i skip locked
+)
+update channel_installation i
+set ws_lease_token = free.token, ws_lease_expires_at = now() + make_interval(secs => free.ttl),
+  lease_epoch = lease_epoch + 1
+from free
+where i.id = free.id
+returning i.id, free.token, i.lease_epoch;
+
 -- name: renew(installation_ids, tokens, epochs, ttl_seconds)
 -- Every lease of a process in one statement. `skip locked`, so that one row in somebody's long transaction cannot cost
 -- all the others their lease: such a row comes back as neither renewed nor lost, and is asked for again.
@@ -115,7 +136,7 @@ with ending as (
     last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms, updated_at = now()
   where c.lease_epoch <= excluded.lease_epoch
 )
-select token, pg_notify('gateway_lease', id::text)::text is not null as told from released;
+select id, token, pg_notify('gateway_lease', id::text)::text is not null as told from released;
 
 -- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)!
 -- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,

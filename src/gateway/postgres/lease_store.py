@@ -22,6 +22,15 @@ _Q = load("lease.sql", Installation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Asking:
+    """A request for a lease."""
+
+    installation_id: UUID
+    token: str
+    ttl_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Ending:
     """A tenure that is to be released; `epoch` None stands for whichever its token has. `last` is nobody else's."""
 
@@ -42,6 +51,7 @@ class PostgresLeaseStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._others = trio.CapacityLimiter(max(1, pool.size_max - 1))
+        self._acquires = Convoy(self._acquire_together)
         self._releases = Convoy(self._release_together)
 
     @asynccontextmanager
@@ -56,6 +66,25 @@ class PostgresLeaseStore:
             return rows
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
+        epoch = await self._acquires.join(_Asking(installation_id, token, ttl_seconds))
+        if epoch is not None:
+            return Tenure(installation_id, token, epoch)
+        return await self._acquire_alone(installation_id, token, ttl_seconds)
+
+    async def _acquire_together(self, askings: Sequence[_Asking]) -> Mapping[_Asking, int]:
+        """The epochs of those that were free; one call tells what is with another."""
+        async with self._connection() as conn:
+            rows = await _Q.acquire_together(
+                conn,
+                installation_ids=[asking.installation_id for asking in askings],
+                tokens=[asking.token for asking in askings],
+                ttls_seconds=[asking.ttl_seconds for asking in askings],
+            )
+        epochs = {(id_, token): epoch for id_, token, epoch in rows}
+        answers = ((asking, epochs.get((asking.installation_id, asking.token))) for asking in askings)
+        return {asking: epoch for asking, epoch in answers if epoch is not None}
+
+    async def _acquire_alone(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
         async with self._connection() as conn:
             row = await _Q.acquire(conn, installation_id=installation_id, token=token, ttl_seconds=ttl_seconds)
         if row is None:
@@ -98,8 +127,8 @@ class PostgresLeaseStore:
                 last_events=[ending.last.last_event_at for ending in endings],
                 pongs=[ending.last.pong_ms for ending in endings],
             )
-        released = {token for token, _ in rows}
-        return {ending: True for ending in endings if ending.token in released}
+        released = {(id_, token) for id_, token, _ in rows}
+        return {ending: True for ending in endings if (ending.installation_id, ending.token) in released}
 
     async def _release_alone(self, ending: _Ending) -> bool:
         async with self._connection() as conn:
