@@ -30,6 +30,27 @@ from channel_installation i
 left join taken on taken.id = i.id
 where i.id = :installation_id;
 
+-- name: acquire_together(installation_ids, tokens, ttls_seconds)
+-- As `acquire`, for all that ask together: thousands do when a process starts, and those that queued behind a commit
+-- each would time out. Only what is free to take: who holds the others, or has them locked, `acquire` tells each alone.
+with asking as (
+  select a.* from unnest(:installation_ids::uuid[], :tokens::text[], :ttls_seconds::float8[]) as a(id, token, ttl)
+), free as (
+  select i.id, a.token, a.ttl
+  from channel_installation i
+  join asking a on a.id = i.id
+  where i.status = 'active'
+    and (i.ws_lease_token is null or i.ws_lease_expires_at is null or i.ws_lease_expires_at <= now()
+      or i.ws_lease_token = a.token)
+  for no key update of i skip locked
+)
+update channel_installation i
+set ws_lease_token = free.token, ws_lease_expires_at = now() + make_interval(secs => free.ttl),
+  lease_epoch = lease_epoch + 1
+from free
+where i.id = free.id
+returning i.id, free.token, i.lease_epoch;
+
 -- name: renew(installation_ids, tokens, epochs, ttl_seconds)
 -- Every lease of a process in one statement. `skip locked`, so that one row in somebody's long transaction cannot cost
 -- all the others their lease: such a row comes back as neither renewed nor lost, and is asked for again.
@@ -81,6 +102,41 @@ with released as (
   where c.lease_epoch <= excluded.lease_epoch
 )
 select pg_notify('gateway_lease', id::text)::text is not null as told from released;
+
+-- name: release_together(installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)
+-- As `release`, for all that end together: thousands do when a process is shut down, and a commit each would take longer
+-- than their drain may. `skip locked`, so that one row in somebody's long transaction holds up no other; it is left to
+-- `release`, which waits. Ordered like `record`, whose rows these are too.
+with ending as (
+  select e.* from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[], :states::text[],
+    :codes::bigint[], :details::text[], :last_frames::timestamptz[], :last_events::timestamptz[], :pongs::float8[])
+    as e(id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms)
+), lockable as (
+  select i.id, e.token
+  from channel_installation i
+  join ending e on e.id = i.id and e.token = i.ws_lease_token and (e.epoch is null or e.epoch = i.lease_epoch)
+  for no key update of i skip locked
+), released as (
+  update channel_installation i
+  set ws_lease_token = null, ws_lease_expires_at = null, lease_epoch = lease_epoch + 1
+  from lockable
+  where i.id = lockable.id
+  returning i.id, lockable.token, i.status, i.lease_epoch
+), noted as (
+  insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
+    last_frame_at, last_event_at, pong_ms, updated_at)
+  select r.id, case when r.status = 'revoked' then 'revoked' else e.state end, e.code, e.detail, '',
+    r.lease_epoch, e.last_frame_at, e.last_event_at, e.pong_ms, now()
+  from released r
+  join ending e on e.id = r.id and e.token = r.token
+  order by r.id
+  on conflict (installation_id) do update
+  set state = excluded.state, code = excluded.code, detail = excluded.detail, node = excluded.node,
+    lease_epoch = excluded.lease_epoch, last_frame_at = coalesce(excluded.last_frame_at, c.last_frame_at),
+    last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms, updated_at = now()
+  where c.lease_epoch <= excluded.lease_epoch
+)
+select id, token, pg_notify('gateway_lease', id::text)::text is not null as told from released;
 
 -- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)!
 -- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,

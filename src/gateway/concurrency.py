@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
@@ -12,8 +12,9 @@ import trio
 def finishing(seconds: float) -> Iterator[trio.CancelScope]:
     """Shield what must still be said (a ROLLBACK, an ACK, a lease release) from cancellation, for at most `seconds`.
 
-    The only way to shield in this code base: a shield without a deadline can hang a shutdown for ever. Shields that
-    run while a lease is held must together stay below its expiry margin.
+    The only way to shield in this code base, but for the two below, which shield tasks in the same manner: a shield
+    without a deadline can hang a shutdown for ever. Shields that run while a lease is held must together stay below
+    its expiry margin.
     """
     with trio.move_on_after(seconds, shield=True) as scope:
         yield scope
@@ -30,12 +31,12 @@ async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
     is_open, body_left = trio.Event(), trio.Event()
 
     async def run_finishing() -> None:
-        with finishing(float("inf")) as scope:
-            async with trio.open_nursery() as inner:
-                opened.append(inner)
-                is_open.set()
-                await body_left.wait()
-                scope.deadline = trio.current_time() + seconds
+        async with trio.open_nursery() as inner:
+            inner.cancel_scope.shield = True
+            opened.append(inner)
+            is_open.set()
+            await body_left.wait()
+            inner.cancel_scope.deadline = trio.current_time() + seconds
 
     async with trio.open_nursery() as outer:
         # Not `start`: cancelled during that, it would wait for a task which the shield keeps from noticing.
@@ -47,25 +48,77 @@ async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
             body_left.set()
 
 
+@asynccontextmanager
+async def open_workers(seconds: float) -> AsyncIterator[Workers]:
+    """Like `open_finishing_nursery`, without a task and a nursery of its own: for what is open thousands of times."""
+    async with trio.open_nursery() as nursery:
+        workers = Workers(nursery)
+        try:
+            yield workers
+        finally:
+            workers.end_by(trio.current_time() + seconds)
+
+
+class Workers:
+    """Tasks of one nursery, each behind a shield of its own. One that raises cancels the others, and the body."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._shields: set[trio.CancelScope] = set()
+        self._deadline = float("inf")
+
+    def start_soon(self, run: Callable[..., Awaitable[object]], *args: object) -> None:
+        """As a nursery's, from the body or from another worker."""
+        self._nursery.start_soon(self._run, run, args)
+
+    def end_by(self, deadline: float) -> None:
+        """Cancel then what has not finished, and what is started later."""
+        self._deadline = min(self._deadline, deadline)
+        for shield in self._shields:
+            shield.deadline = self._deadline
+
+    async def _run(self, run: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
+        with trio.CancelScope(deadline=self._deadline, shield=True) as shield:
+            self._shields.add(shield)
+            try:
+                await run(*args)
+            except trio.Cancelled:
+                raise
+            except BaseException:
+                self.end_by(float("-inf"))  # the nursery's own cancellation does not reach behind the shields
+                raise
+            finally:
+                self._shields.discard(shield)
+
+
 class Signal:
     """A wake-up that coalesces: `set` any number of times, and the next `wait` returns once.
 
     One waiter at a time. A `set` with nobody waiting is remembered, so a wake-up is never lost between two waits.
     """
 
+    __slots__ = ("_is_set", "_waiter")
+
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._is_set = False
+        self._waiter: trio.Event | None = None  # made when somebody waits: most signals of an idle bot have nobody
 
     def set(self) -> None:
-        self._event.set()
+        self._is_set = True
+        if self._waiter is not None:
+            self._waiter.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until set, or for `timeout` seconds; True when it was set. Cancellation leaves the signal as it was."""
-        with trio.move_on_after(float("inf") if timeout is None else max(timeout, 0)):
-            await self._event.wait()
-        was_set = self._event.is_set()
-        if was_set:
-            self._event = trio.Event()
+        self._waiter = trio.Event()
+        if self._is_set:
+            self._waiter.set()
+        try:
+            with trio.move_on_after(float("inf") if timeout is None else max(timeout, 0)):
+                await self._waiter.wait()
+        finally:
+            self._waiter = None
+        was_set, self._is_set = self._is_set, False
         return was_set
 
 

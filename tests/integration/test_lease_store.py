@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool, open_pool
-from gateway.supervisor.ports import Tenure
+from gateway.supervisor.ports import HeldElsewhere, Tenure
 from support.lease_postgres import PostgresDesk
 from support.lease_suite import LIVE, STANDBY, TTL, LeaseStoreSuite, granted
 
@@ -49,6 +50,50 @@ async def test_renew_of_two_thousand_leases_is_one_statement(desk: PostgresDesk)
     rows = await desk.execute("select id, ws_lease_token, lease_epoch from channel_installation")
     renewal = await desk.store.renew([Tenure(*row) for row in rows], TTL)
     assert len(renewal.confirmed) == 2000
+
+
+async def test_leases_that_are_asked_for_together_wait_for_no_locked_row(desk: PostgresDesk, database: str) -> None:
+    locked, held, *free = [await desk.add() for _ in range(50)]
+    await granted(desk, held, "other-g1")
+    answers: dict[UUID, Any] = {}
+
+    async def acquire(bot: UUID) -> None:
+        answers[bot] = await desk.store.acquire(bot, f"{bot}-g1", TTL)
+
+    async with await TrioConnection.connect(database, autocommit=True) as conn, trio.open_nursery() as nursery:
+        async with conn.transaction():
+            await conn.execute("select from channel_installation where id = %s for update", (locked,))
+            for bot in (locked, held, *free):
+                nursery.start_soon(acquire, bot)
+            with trio.fail_after(5):
+                while len(answers) < len(free) + 1:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            assert locked not in answers
+    assert isinstance(answers.pop(held), HeldElsewhere)
+    assert answers == {bot: Tenure(bot, f"{bot}-g1", 1) for bot in (locked, *free)}
+
+
+async def test_leases_that_are_released_together_wait_for_no_locked_row(desk: PostgresDesk, database: str) -> None:
+    locked, *free = [await desk.add() for _ in range(50)]
+    tenures = [await granted(desk, bot) for bot in (locked, *free)]
+    done: list[bool] = []
+
+    async def release(tenure: Tenure) -> None:
+        done.append(await desk.store.release(tenure.installation_id, tenure.token, tenure.epoch, STANDBY))
+
+    async with await TrioConnection.connect(database, autocommit=True) as conn, trio.open_nursery() as nursery:
+        async with conn.transaction():
+            await conn.execute("select from channel_installation where id = %s for update", (locked,))
+            for tenure in tenures:
+                nursery.start_soon(release, tenure)
+            with trio.fail_after(5):
+                while len(done) < len(free):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            [[held]] = await desk.execute("select count(*) from channel_installation where ws_lease_token is not null")
+            assert held == 1
+            epochs = await desk.execute("select distinct lease_epoch from channel_installation where id <> %s", locked)
+            assert epochs == [(tenures[0].epoch + 1,)]
+    assert done == [True] * 50
 
 
 async def test_release_announces_the_installation(desk: PostgresDesk, database: str) -> None:

@@ -1,9 +1,10 @@
 """The long connection on real sockets: bootstrap, dial, handshake, and the conversation until it ends.
 
-What to do is decided by `lark.wire.session`; this module moves bytes, keeps time and runs the tasks. Four kinds of
-task make a conversation: one reads, one keeps the connection alive and listens for silence, one writes our frames, and
-one per chat decides its events in order. Reading and keeping alive stop when the caller is cancelled; deciding and
-writing get a second more, so that what was received is settled and acknowledged.
+What to do is decided by `lark.wire.session`; this module moves bytes, keeps time and runs the tasks. The caller's task
+reads, keeps the connection alive and listens for silence. Beside it, and only while there is something to do, one task
+writes our frames and one per chat decides its events in order: of thousands of links nearly all are idle, and each task
+costs each of them memory. Reading and keeping alive stop when the caller is cancelled; deciding and writing get a
+second more, so that what was received is settled and acknowledged.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +26,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError,
 from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
 from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
-from gateway.concurrency import Signal, open_finishing_nursery, reached
+from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.errors import LarkError, LarkRefused, LarkUnauthorized, RemoteProtocolError
 from gateway.lark.proxy import Proxies, Proxy, Tunnel
 from gateway.lark.wire.assembler import AssemblerLimits
@@ -36,6 +37,7 @@ from gateway.lark.wire.session import REDELIVER, Action, Deliver, Ignored, Ponge
 log = structlog.get_logger()
 
 E = TypeVar("E", bound=Exception)
+T = TypeVar("T")
 
 DIRECT = Proxies({})
 
@@ -331,52 +333,77 @@ class _Outgoing:
 
 
 class _Writer:
-    """Frames on their way out, written by one task: those that wait together go out together.
+    """Frames on their way out, written by one task at a time: those that wait together go out together.
 
-    A half-written frame ends the connection.
+    The task is one of `workers`, and lasts as long as there is something to write. A half-written frame ends the
+    connection: `on_failure` is told, and nothing is written any more.
     """
 
-    def __init__(self, settings: ConnectionSettings) -> None:
-        self._send, self._receive = trio.open_memory_channel[_Outgoing](settings.send_queue_frames_max)
+    def __init__(
+        self,
+        ws: WebSocketConnection,
+        tap: _Tap,
+        settings: ConnectionSettings,
+        workers: Workers,
+        on_failure: Callable[[LinkLost], None],
+    ) -> None:
+        self._ws = ws
+        self._tap = tap
         self._frames_max = settings.send_queue_frames_max
         self._timeout_seconds = settings.write_timeout_seconds
-        self._done = trio.Event()
+        self._workers = workers
+        self._on_failure = on_failure
+        self._waiting: list[_Outgoing] = []
+        self._writing = False
+        self._closed = False
+        self._moved = trio.Event()
 
     async def put(self, frame: Frame, on_written: Callable[[], None] | None = None) -> None:
         """Queue a frame; waits while the queue is full.
 
         On a link that ended this does nothing: the end is reported elsewhere, and what is not acknowledged comes again.
         """
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._send.send(_Outgoing(encode(frame), on_written))
+        await trio.lowlevel.checkpoint()
+        while len(self._waiting) >= self._frames_max and not self._closed:
+            await self._moved.wait()
+        if self._closed:
+            return
+        self._waiting.append(_Outgoing(encode(frame), on_written))
+        if not self._writing:
+            self._writing = True
+            self._workers.start_soon(self._run)
 
     async def finish(self) -> None:
         """Take no more frames, and wait until those queued are written or lost."""
-        self._send.close()
-        await self._done.wait()
+        self._closed = True
+        while self._writing:
+            await self._moved.wait()
 
-    async def run(self, ws: WebSocketConnection, tap: _Tap, on_failure: Callable[[LinkLost], None]) -> None:
+    async def _run(self) -> None:
         try:
-            with self._receive:
-                async for outgoing in self._receive:
-                    await self._write(ws, tap, [outgoing, *self._waiting()])
+            while self._waiting:
+                outgoing, self._waiting = self._waiting, []
+                self._move()
+                await self._write(outgoing)
         except LinkLost as loss:
-            on_failure(loss)
+            self._closed = True
+            self._waiting.clear()
+            self._on_failure(loss)
         finally:
-            self._done.set()
+            self._writing = False
+            self._move()
 
-    def _waiting(self) -> Iterator[_Outgoing]:
-        """What is queued already, up to a queue's length: more may arrive while this is taken."""
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            for _ in range(self._frames_max):
-                yield self._receive.receive_nowait()
+    def _move(self) -> None:
+        """Wake those that wait for room, or for the end."""
+        self._moved.set()
+        self._moved = trio.Event()
 
-    async def _write(self, ws: WebSocketConnection, tap: _Tap, outgoing: Sequence[_Outgoing]) -> None:
+    async def _write(self, outgoing: Sequence[_Outgoing]) -> None:
         try:
             with trio.fail_after(self._timeout_seconds):
-                async with tap.corked():
+                async with self._tap.corked():
                     for each in outgoing:
-                        await ws.send_message(each.data)
+                        await self._ws.send_message(each.data)
         except ConnectionClosed as closed:
             raise LinkLost(_describe(closed)) from closed
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
@@ -416,14 +443,14 @@ class _Lanes:
         while self._events:
             await self._left.wait()
 
-    def add(self, key: object, delivery: Deliver, nursery: trio.Nursery) -> None:
+    def add(self, key: object, delivery: Deliver, workers: Workers) -> None:
         self._events += 1
         self._bytes += len(delivery.payload)
         if key in self._lanes:
             self._lanes[key].append(delivery)
         else:
             self._lanes[key] = deque((delivery,))
-            nursery.start_soon(self._run, key)
+            workers.start_soon(self._run, key)
 
     async def _run(self, key: object) -> None:
         lane = self._lanes[key]
@@ -460,18 +487,16 @@ class _Conversation:
         self._wall_clock = wall_clock
         self._on_ack = on_ack
         self._on_fault = on_fault
-        self._writer = _Writer(settings)
+        self._writer: _Writer  # from the handshake on, before which there is nothing to write
         self._lanes = _Lanes(self._decide, settings)
         self._body = trio.CancelScope()
         self._ending: LinkLost | LinkRefused | None = None
-        self._alarm_at = 0.0
-        self._alarm_moved = Signal()
         self._round_trip_seconds = 0.0
 
     async def run(self, endpoint: Endpoint, task_status: trio.TaskStatus[None]) -> None:
         """Raises LinkRefused or LinkLost when the link cannot be made or ends; otherwise runs until cancelled."""
         try:
-            async with open_finishing_nursery(self._settings.handover_seconds) as workers:
+            async with open_workers(self._settings.handover_seconds) as workers:
                 with self._body:
                     await self._converse(endpoint, workers, task_status)
         except* ConnectionRejected as rejections:
@@ -482,7 +507,7 @@ class _Conversation:
         if self._ending is not None:
             raise self._ending
 
-    async def _converse(self, endpoint: Endpoint, workers: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+    async def _converse(self, endpoint: Endpoint, workers: Workers, task_status: trio.TaskStatus[None]) -> None:
         shaken = await self._shake_hands(endpoint, workers)
         if shaken is None:
             return
@@ -490,18 +515,14 @@ class _Conversation:
         self._session.established(trio.current_time())
         self._health.state = ConnectionState.LIVE
         log.info("link_live", endpoint=str(endpoint), service_id=endpoint.service_id)
-        body_left = trio.Event()
-        workers.start_soon(self._writer.run, ws, tap, self._write_failed)
-        workers.start_soon(self._part, ws, body_left)
+        self._writer = _Writer(ws, tap, self._settings, workers, self._write_failed)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_alive, workers)
-                task_status.started()
-                await self._read(ws, workers)
+            task_status.started()
+            await self._read(ws, workers)
         finally:
-            body_left.set()
+            workers.start_soon(self._part, ws)
 
-    async def _shake_hands(self, endpoint: Endpoint, workers: trio.Nursery) -> tuple[WebSocketConnection, _Tap] | None:
+    async def _shake_hands(self, endpoint: Endpoint, workers: Workers) -> tuple[WebSocketConnection, _Tap] | None:
         """None when it failed; why is recorded then. A refusal surfaces as ConnectionRejected from `workers`."""
         timeout = self._settings.handshake_timeout_seconds
         established = False
@@ -509,7 +530,7 @@ class _Conversation:
             with trio.move_on_after(timeout) as scope:
                 tap = _Tap(self._raw.stream, scope.cancel)
                 ws = await wrap_client_stream(
-                    workers,
+                    workers,  # type: ignore[arg-type]  # it only starts its reading task there
                     tap,  # type: ignore[arg-type]  # any stream will do
                     endpoint.authority,
                     endpoint.resource,
@@ -525,10 +546,10 @@ class _Conversation:
             if not established:
                 self._raw.abort()  # or the library's reading task would wait for bytes until it is cancelled
 
-    async def _read(self, ws: WebSocketConnection, workers: trio.Nursery) -> None:
+    async def _read(self, ws: WebSocketConnection, workers: Workers) -> None:
         while True:
             try:
-                message = await ws.get_message()
+                message = await self._keeping_alive(ws.get_message, workers)
             except ConnectionClosed as closed:
                 self._end(LinkLost(_describe(closed)))
                 return
@@ -539,7 +560,7 @@ class _Conversation:
             else:
                 log.warning("message_dropped", text=isinstance(message, str), length=len(message))
 
-    async def _take(self, message: bytes, workers: trio.Nursery) -> None:
+    async def _take(self, message: bytes, workers: Workers) -> None:
         try:
             actions = self._session.receive(message, trio.current_time())
         except RemoteProtocolError as error:
@@ -548,10 +569,8 @@ class _Conversation:
         self._health.last_frame_at = self._wall_clock()
         for action in actions:
             await self._act(action, workers)
-        if self._session.wake_at < self._alarm_at:
-            self._alarm_moved.set()
 
-    async def _act(self, action: Action, workers: trio.Nursery) -> None:
+    async def _act(self, action: Action, workers: Workers) -> None:
         match action:
             case Send(frame):
                 await self._writer.put(frame)
@@ -569,19 +588,24 @@ class _Conversation:
             self._round_trip_seconds = seconds
             self._health.pong_ms = seconds * 1000
 
-    async def _keep_alive(self, workers: trio.Nursery) -> None:
-        while True:
-            for action in self._session.tick(trio.current_time()):
-                await self._act(action, workers)
-            self._alarm_at = self._session.wake_at
-            await self._alarm_moved.wait(self._alarm_at - trio.current_time())
+    async def _keeping_alive(self, wait: Callable[[], Awaitable[T]], workers: Workers) -> T:
+        """What `wait` returns, with a ping whenever one is due meanwhile and an ear for silence.
 
-    async def _deliver(self, delivery: Deliver, workers: trio.Nursery) -> None:
+        `wait` is cancelled and called again, so it must leave nothing behind when it is cancelled.
+        """
+        while True:
+            if trio.current_time() >= self._session.wake_at:
+                for action in self._session.tick(trio.current_time()):
+                    await self._act(action, workers)
+            with trio.move_on_at(self._session.wake_at):
+                return await wait()
+
+    async def _deliver(self, delivery: Deliver, workers: Workers) -> None:
         reached("lark.received")
         self._health.last_event_at = self._wall_clock()
         if not self._lanes.has_room(delivery):
             self._session.pause()
-            await self._lanes.room(delivery)
+            await self._keeping_alive(partial(self._lanes.room, delivery), workers)
             self._session.resume(trio.current_time())
         self._lanes.add(self._key_of(delivery), delivery, workers)
 
@@ -611,9 +635,8 @@ class _Conversation:
         reached("lark.acknowledged")
         self._on_ack(trio.current_time() - delivery.received_at, code)
 
-    async def _part(self, ws: WebSocketConnection, body_left: trio.Event) -> None:
-        """Once reading has stopped: settle, acknowledge, say good-bye, close. The workers' nursery bounds all of it."""
-        await body_left.wait()
+    async def _part(self, ws: WebSocketConnection) -> None:
+        """Once reading has stopped: settle, acknowledge, say good-bye, close. It is bounded as every worker is then."""
         await self._lanes.idle()
         await self._writer.finish()
         with trio.move_on_after(self._close_wait_seconds()):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 import trio
 
 from gateway.channel.channel import ConnectionState, LinkHealth
+from gateway.postgres.convoy import Convoy
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
@@ -17,6 +19,25 @@ from gateway.postgres.storable import shown_code, shown_text
 from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
 
 _Q = load("lease.sql", Installation)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asking:
+    """A request for a lease."""
+
+    installation_id: UUID
+    token: str
+    ttl_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ending:
+    """A tenure that is to be released; `epoch` None stands for whichever its token has. `last` is nobody else's."""
+
+    installation_id: UUID
+    token: str
+    epoch: int | None
+    last: LinkHealth
 
 
 class PostgresLeaseStore:
@@ -30,6 +51,8 @@ class PostgresLeaseStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._others = trio.CapacityLimiter(max(1, pool.size_max - 1))
+        self._acquires = Convoy(self._acquire_together)
+        self._releases = Convoy(self._release_together)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[TrioConnection[Any]]:
@@ -43,6 +66,25 @@ class PostgresLeaseStore:
             return rows
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
+        epoch = await self._acquires.join(_Asking(installation_id, token, ttl_seconds))
+        if epoch is not None:
+            return Tenure(installation_id, token, epoch)
+        return await self._acquire_alone(installation_id, token, ttl_seconds)
+
+    async def _acquire_together(self, askings: Sequence[_Asking]) -> Mapping[_Asking, int]:
+        """The epochs of those that were free; one call tells what is with another."""
+        async with self._connection() as conn:
+            rows = await _Q.acquire_together(
+                conn,
+                installation_ids=[asking.installation_id for asking in askings],
+                tokens=[asking.token for asking in askings],
+                ttls_seconds=[asking.ttl_seconds for asking in askings],
+            )
+        epochs = {(id_, token): epoch for id_, token, epoch in rows}
+        answers = ((asking, epochs.get((asking.installation_id, asking.token))) for asking in askings)
+        return {asking: epoch for asking, epoch in answers if epoch is not None}
+
+    async def _acquire_alone(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
         async with self._connection() as conn:
             row = await _Q.acquire(conn, installation_id=installation_id, token=token, ttl_seconds=ttl_seconds)
         if row is None:
@@ -67,18 +109,40 @@ class PostgresLeaseStore:
         )
 
     async def release(self, installation_id: UUID, token: str, epoch: int | None, last: LinkHealth) -> bool:
+        ending = _Ending(installation_id, token, epoch, replace(last))
+        return bool(await self._releases.join(ending)) or await self._release_alone(ending)
+
+    async def _release_together(self, endings: Sequence[_Ending]) -> Mapping[_Ending, bool]:
+        """Those it could release. Not what is locked, and not what is somebody else's by now: one call tells which."""
+        async with self._connection() as conn:
+            rows = await _Q.release_together(
+                conn,
+                installation_ids=[ending.installation_id for ending in endings],
+                tokens=[ending.token for ending in endings],
+                epochs=[ending.epoch for ending in endings],
+                states=[ending.last.state.value for ending in endings],
+                codes=[shown_code(ending.last.code) for ending in endings],
+                details=[shown_text(ending.last.detail) for ending in endings],
+                last_frames=[ending.last.last_frame_at for ending in endings],
+                last_events=[ending.last.last_event_at for ending in endings],
+                pongs=[ending.last.pong_ms for ending in endings],
+            )
+        released = {(id_, token) for id_, token, _ in rows}
+        return {ending: True for ending in endings if (ending.installation_id, ending.token) in released}
+
+    async def _release_alone(self, ending: _Ending) -> bool:
         async with self._connection() as conn:
             told = await _Q.release(
                 conn,
-                installation_id=installation_id,
-                token=token,
-                epoch=epoch,
-                state=last.state.value,
-                code=shown_code(last.code),
-                detail=shown_text(last.detail),
-                last_frame_at=last.last_frame_at,
-                last_event_at=last.last_event_at,
-                pong_ms=last.pong_ms,
+                installation_id=ending.installation_id,
+                token=ending.token,
+                epoch=ending.epoch,
+                state=ending.last.state.value,
+                code=shown_code(ending.last.code),
+                detail=shown_text(ending.last.detail),
+                last_frame_at=ending.last.last_frame_at,
+                last_event_at=ending.last.last_event_at,
+                pong_ms=ending.last.pong_ms,
             )
         return told is not None
 

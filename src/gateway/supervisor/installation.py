@@ -52,7 +52,7 @@ class Assignment:
     """One installation given to one task, under one token, until it is drained.
 
     `installation` and `opened` may be exchanged for newer ones of the same fingerprint; the next link uses them. `gone`
-    is set before the drain of an installation that is not to be served any more.
+    is set before the drain of an installation that is not to be served any more. `link` is the one that is held now.
     """
 
     installation: Installation
@@ -68,6 +68,7 @@ class Assignment:
     free_at: float | None = None
     backoff: Backoff = field(default_factory=Backoff)
     maybe_held: bool = False
+    link: _Link | None = field(default=None, repr=False)
 
     @property
     def id(self) -> UUID:
@@ -77,6 +78,8 @@ class Assignment:
         """Ask for the end: at once when idle, else after what was received is settled. `ended` tells when."""
         self.draining.set()
         self.wake.set()
+        if self.link is not None:
+            self.link.drain()
 
     def observe_lease(self, seconds: float | None) -> None:
         """What a sweep read of the recorded expiry, so that a standby asks no questions of its own meanwhile."""
@@ -169,7 +172,7 @@ async def _serve(assignment: Assignment, equipment: Equipment, lease: Lease) -> 
 
 async def _try_link(assignment: Assignment, equipment: Equipment, lease: Lease) -> float:
     """Hold the link until it ends, for whatever reason; `lease.health` says what that was. Returns the pause."""
-    link = _Link(assignment, equipment, lease)
+    link = assignment.link = _Link(assignment, equipment, lease)
     pause = 0.0
     try:
         await link.hold()
@@ -185,6 +188,8 @@ async def _try_link(assignment: Assignment, equipment: Equipment, lease: Lease) 
         equipment.leases.observer.unexpected_error("installation")
         logger.exception("installation_failed", installation_id=str(assignment.id), exc_info=group)
         pause = max(pause, link.lost(LinkLost(f"internal error: {type(_first(group)).__name__}")))
+    finally:
+        assignment.link = None
     return pause
 
 
@@ -196,6 +201,7 @@ class _Link:
         self._equipment = equipment
         self._lease = lease
         self._established_at = math.inf
+        self._intake = trio.CancelScope()
 
     async def hold(self) -> None:
         """Returns when drained: first the channel ends, while it still may send, then the sender; the lease is next.
@@ -205,12 +211,23 @@ class _Link:
         installation = self._assignment.installation
         channel = self._build()
         async with trio.open_nursery() as sending:
-            async with trio.open_nursery() as intake:
-                intake.start_soon(self._drain_when_asked, intake.cancel_scope)
-                await intake.start(self._take_in, channel)
+
+            def established() -> None:
                 self._established()
                 sending.start_soon(self._equipment.run_outbox, installation, self._lease.epoch, channel)
+
+            with self._intake:
+                if self._assignment.draining.is_set():
+                    self.drain()
+                await channel.run(task_status=_OnceStarted(established))
+                if not self._assignment.draining.is_set():
+                    raise LinkLost("the channel ended without being asked to")
             sending.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Ask the channel to end; `hold` returns when it has, or when its time is up."""
+        self._lease.end_by(trio.current_time() + DRAIN_SECONDS)
+        self._intake.cancel()
 
     def _build(self) -> Channel:
         self._equipment.leases.changed.set()
@@ -224,18 +241,6 @@ class _Link:
                 health=self._lease.health,
             )
         )
-
-    async def _take_in(
-        self, channel: Channel, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        await channel.run(task_status=task_status)
-        if not self._assignment.draining.is_set():
-            raise LinkLost("the channel ended without being asked to")
-
-    async def _drain_when_asked(self, intake: trio.CancelScope) -> None:
-        await self._assignment.draining.wait()
-        self._lease.end_by(trio.current_time() + DRAIN_SECONDS)
-        intake.cancel()
 
     def _established(self) -> None:
         self._established_at = trio.current_time()
@@ -272,6 +277,16 @@ class _Link:
             retry_seconds=round(pause, 1),
             **facts,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _OnceStarted:
+    """A trio.TaskStatus for what runs in this very task: a bot needs no other one to wait for its link."""
+
+    then: Callable[[], None]
+
+    def started(self, _: None = None) -> None:
+        self.then()
 
 
 def _first(group: BaseExceptionGroup[E]) -> E:

@@ -122,7 +122,8 @@ class Fleet:
         if installation.lease_seconds is not None:
             self._told.discard(installation.id)
         if known is not None and known.installation.config == installation.config:
-            return replace(known, installation=installation)
+            # With the config that is held already: one copy of it is enough for thousands of bots.
+            return replace(known, installation=replace(installation, config=known.installation.config))
         self._told.discard(installation.id)
         try:
             opened = self._open_secrets(installation)
@@ -244,8 +245,8 @@ async def _list(fleet: Fleet, equipment: Equipment) -> Sequence[Installation]:
 async def _run_assignment(assignment: Assignment, equipment: Equipment, fleet: Fleet) -> None:
     try:
         # Whatever is logged under this task, by the link too, says whose it is.
-        with structlog.contextvars.bound_contextvars(installation_id=str(assignment.id)):
-            await run_installation(assignment, equipment)
+        structlog.contextvars.bind_contextvars(installation_id=str(assignment.id))
+        await run_installation(assignment, equipment)
         if assignment.gone:
             await _mark_revoked(assignment.id, fleet.leases.store)
     finally:
