@@ -15,7 +15,7 @@ import trio
 
 from gateway.channel.channel import Channel, ReadBack, read_back_of
 from gateway.channel.message import OutboundMessage, SendResult, Tone
-from gateway.concurrency import Signal, open_finishing_nursery, reached
+from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.core.sending import (
     DOUBT_SECONDS_MAX,
     UNSENT_SECONDS_MAX,
@@ -95,7 +95,7 @@ async def run_outbox(
     sender = _Sender(
         lease, channel, store, wake, governor or Governor(), attempt_seconds, record, composers, random_unit
     )
-    async with open_finishing_nursery(PARK_SECONDS) as nursery:
+    async with open_workers(PARK_SECONDS) as nursery:
         task_status.started()
         rung = True
         while True:
@@ -124,7 +124,7 @@ class _Sender:
     _cooling: dict[str, float] = field(default_factory=dict)
     """Recipients that had as much as their chat takes, and until when; they hold up nobody else."""
 
-    async def send_due(self, nursery: trio.Nursery, concurrency: int) -> float:
+    async def send_due(self, nursery: Workers, concurrency: int) -> float:
         """Start sending what is due, as far as there is room; the seconds after which to look again."""
         free = concurrency - len(self._flying)
         if free <= 0:
@@ -140,7 +140,7 @@ class _Sender:
             logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
             return STORE_RETRY_SECONDS
 
-    async def _start_due(self, nursery: trio.Nursery, free: int) -> None:
+    async def _start_due(self, nursery: Workers, free: int) -> None:
         """Where more is due than there is room, nobody has another turn before everybody had one."""
         started = await self._start(nursery, free, served=self._served)
         if started < free and self._served:
@@ -149,7 +149,7 @@ class _Sender:
         if started < free:
             self._served.clear()
 
-    async def _start(self, nursery: trio.Nursery, rows_max: int, *, served: Collection[str]) -> int:
+    async def _start(self, nursery: Workers, rows_max: int, *, served: Collection[str]) -> int:
         busy = {*self._flying, *self._cooling, *served}
         rows = await self._store.take_due(self._lease, busy=busy, rows_max=rows_max)
         for row in rows:

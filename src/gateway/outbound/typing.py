@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from gateway.channel.channel import Channel, Typing, typing_of
-from gateway.concurrency import Signal, reached
+from gateway.concurrency import Signal, Workers, reached
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, StoreError
 from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Lease, TypingRow, TypingStore
@@ -77,7 +77,7 @@ class Typist:
         self._later: dict[UUID, float] = {}
         self._look_at = float("-inf")
 
-    async def serve_due(self, nursery: trio.Nursery, *, rung: bool) -> float:
+    async def serve_due(self, nursery: Workers, *, rung: bool) -> float:
         """Begin with what is due, as far as there is room; the seconds after which to look again.
 
         Unless it was `rung` for, or something that was postponed is due, this costs nothing. Never raises for the
@@ -93,7 +93,7 @@ class Typist:
         await self._begin(nursery, self._typing, free)
         return self._look_at - trio.current_time()
 
-    async def _begin(self, nursery: trio.Nursery, typing: Typing, free: int) -> None:
+    async def _begin(self, nursery: Workers, typing: Typing, free: int) -> None:
         now = trio.current_time()
         try:
             rows = await self._store.take_due(self._lease, busy=self._busy, rows_max=free)
