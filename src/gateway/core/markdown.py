@@ -14,7 +14,7 @@ _MENTION = re.compile(r"<(?=at)", re.IGNORECASE)
 
 
 def without_links(text: str) -> str:
-    """`text` in which nobody can mint a link: a space between `]` and `(`, and in an `<a …>`. Twice changes nothing more.
+    """`text` in which nobody can mint a link: a space between `]` and `(`, and in `<a …>`. Twice changes nothing more.
 
     A definition (`[name]: address`) stays as it is: it shows its address.
     """
