@@ -56,7 +56,9 @@ def workspace() -> None:
 @click.option("--language", type=click.Choice(SPOKEN), default="en", show_default=True, help=_LANGUAGE_HELP)
 @config_option
 @json_option
-def workspace_add(name: str, prefix: str, owner: str, language: Language, config: Path | None, as_json: bool) -> None:
+def workspace_add(
+    *, name: str, prefix: str, owner: str, language: Language, config: Path | None, as_json: bool
+) -> None:
     """Add a workspace."""
 
     async def add(directory: Directory) -> Any:
