@@ -24,7 +24,7 @@ select id, email, name, created_at from app_user where email = :email;
 -- name: workspace(reference)^
 -- record_class: Workspace
 -- A slug may look like an id; the id wins, so that a reference by id can never be taken over.
-select id, name, slug, issue_prefix, created_at
+select id, name, slug, issue_prefix, language, created_at
 from workspace
 where id::text = lower(:reference) or slug = :reference
 order by id::text = lower(:reference) desc
@@ -63,17 +63,23 @@ insert into app_user (id, email, name, password_hash)
 values (:user_id, :email, :name, :password_hash)
 returning id, email, name, created_at;
 
--- name: add_workspace(workspace_id, name, slug, prefix, owner_id)^
+-- name: add_workspace(workspace_id, name, slug, prefix, language, owner_id)^
 -- record_class: Workspace
 -- One statement, so that a workspace without an owner cannot be left behind.
 with added as (
-  insert into workspace (id, name, slug, issue_prefix)
-  values (:workspace_id, :name, :slug, :prefix)
-  returning id, name, slug, issue_prefix, created_at
+  insert into workspace (id, name, slug, issue_prefix, language)
+  values (:workspace_id, :name, :slug, :prefix, :language)
+  returning id, name, slug, issue_prefix, language, created_at
 ), owner as (
   insert into member (workspace_id, user_id, role) select id, :owner_id, 'owner' from added
 )
-select id, name, slug, issue_prefix, created_at from added;
+select id, name, slug, issue_prefix, language, created_at from added;
+
+-- name: set_workspace_language(workspace_id, language)^
+-- record_class: Workspace
+-- What is said from now on; what waits to be sent stays as it was written.
+update workspace set language = :language where id = :workspace_id
+returning id, name, slug, issue_prefix, language, created_at;
 
 -- name: add_member(workspace_id, user_id, role)^
 -- record_class: Member
@@ -105,11 +111,18 @@ returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurre
 
 -- name: set_agent(agent_id, workspace_id, runtime_id, archived)^
 -- record_class: Agent
--- Archiving twice keeps the first time.
-update agent
-set runtime_id = :runtime_id, archived_at = case when :archived then coalesce(archived_at, now()) end
-where id = :agent_id and workspace_id = :workspace_id
-returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
+-- Archiving twice keeps the first time. What waits for the agent is from now on its runtime's, which is told.
+with changed as (
+  update agent
+  set runtime_id = :runtime_id, archived_at = case when :archived then coalesce(archived_at, now()) end
+  where id = :agent_id and workspace_id = :workspace_id
+  returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
+), told as (
+  select pg_notify('gateway_task', runtime_id::text) from changed where runtime_id is not null
+)
+select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
+from changed
+where (select count(*) from told) >= 0;
 
 -- name: add_user_token(token_id, user_id, name, hashed)^
 -- record_class: ApiToken

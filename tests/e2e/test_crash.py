@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import trio
 
@@ -61,6 +64,23 @@ async def test_two_phase_path_killed_anywhere_leaves_exactly_one_row(world: Worl
         await age_claims(world)
         assert await redeliver(world, said.event.event_id) == 200
     assert await world.contents() == ["hello"]
+    assert await world.value("select count(*) from agent_task") == 1
+
+
+async def test_daemon_killed_inside_the_batch_window_leaves_one_run_with_every_message(world: World) -> None:
+    bot = await world.add_bot()
+    ada = await bot.bind("Ada")
+    window = {"GATEWAY_HUB__BATCH_WINDOW_SECONDS": "2"}
+    async with world.daemon(environment=window) as daemon:
+        await bot.connected()
+        for text in ("one", "two"):
+            with trio.fail_after(10):
+                await world.sim.say(ada, bot.app, text).event.settled()
+        os.kill(daemon.pid, signal.SIGKILL)
+        assert await daemon.wait() == -9
+    async with world.daemon(environment=window) as daemon, open_runtime(world, daemon) as runtime:
+        task = await runtime.claim()
+        assert [message["text"] for message in task["messages"]] == ["one", "two"]
     assert await world.value("select count(*) from agent_task") == 1
 
 

@@ -17,10 +17,12 @@ from gateway.concurrency import watch_points
 from gateway.core.inbound import Outcome
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.inbound.ports import Conversation, Installation, PlainMessage
+from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import LOADED
+from gateway.work.directory import Directory
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import direct, grouped, open_desk
 
@@ -286,7 +288,9 @@ async def _heard(world: PostgresInbound, listener: TrioConnection[Any]) -> list[
     return heard
 
 
-async def test_attaching_a_runtime_makes_the_waiting_task_its_own(world: PostgresInbound) -> None:
+async def test_attaching_a_runtime_makes_the_waiting_task_its_own_and_tells_it(
+    world: PostgresInbound, pool: Pool, database: str
+) -> None:
     """The queued row names no runtime: who may claim it is read from the agent at that moment."""
     bot = await world.add_bot(has_runtime=False)
     await world.bind(bot, "ou_ann")
@@ -294,6 +298,15 @@ async def test_attaching_a_runtime_makes_the_waiting_task_its_own(world: Postgre
         await desk.receive(direct())
     assert desk.outcomes == [(Outcome.AGENT_OFFLINE, None)]
     assert await world.run("select status, runtime_id from agent_task") == [("queued", None)]
+    directory = Directory(PostgresDirectoryStore(pool))
+    ((agent_id, workspace_id),) = await world.run("select id, workspace_id from agent")
+    runtime, _ = await directory.add_runtime(await directory.workspace(str(workspace_id)), "machine")
+    async with await TrioConnection.connect(database) as listener:
+        await listener.execute("listen gateway_task")
+        agent = await directory.agent(agent_id)
+        await directory.set_agent(agent, runtime_id=runtime.id, archived=False)
+        await directory.set_agent(agent, runtime_id=None, archived=False)
+        assert await _heard(world, listener) == [str(runtime.id)]
 
 
 @pytest.mark.parametrize("fused", [True, False])

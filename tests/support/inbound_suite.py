@@ -296,6 +296,12 @@ class InboundSuite:
         assert desk.outcomes == [INGESTED if allowed else _dropped(DropReason.SENDER_IS_BOT)]
         assert len(await world.messages()) == int(allowed)
 
+    async def test_bot_that_does_not_say_who_it_is_is_dropped_as_a_bot(self, world: InboundWorld) -> None:
+        bot = await world.add_bot()
+        async with open_desk(world.store, fused=True) as desk:
+            assert await desk.receive(grouped(sender="", sender_is_bot=True)) is Verdict.SETTLED
+        assert await world.drops() == [(bot.installation_id, "om_1", "sender_is_bot")]
+
     @both_paths
     async def test_unbound_sender_needs_binding_and_leaves_no_content(self, world: InboundWorld, fused: bool) -> None:
         async with open_desk(world.store, fused=fused) as desk:

@@ -13,11 +13,12 @@ import trio
 
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_secret_note, read_secret
 from gateway.config import Settings, load_settings
-from gateway.work.directory import ROLES, Directory, Role
+from gateway.work.directory import ROLES, SPOKEN, Directory, Language, Role
 
 T = TypeVar("T")
 
 NO_RUNTIME = "none"
+_LANGUAGE_HELP = "What its bots speak when the gateway answers for them."
 
 
 @click.group()
@@ -52,15 +53,32 @@ def workspace() -> None:
 @click.argument("name")
 @click.option("--prefix", required=True, metavar="ABC", help="What issue numbers start with: ABC-1.")
 @click.option("--owner", required=True, metavar="EMAIL", help="The person who owns it.")
+@click.option("--language", type=click.Choice(SPOKEN), default="en", show_default=True, help=_LANGUAGE_HELP)
 @config_option
 @json_option
-def workspace_add(name: str, prefix: str, owner: str, config: Path | None, as_json: bool) -> None:
+def workspace_add(
+    *, name: str, prefix: str, owner: str, language: Language, config: Path | None, as_json: bool
+) -> None:
     """Add a workspace."""
 
     async def add(directory: Directory) -> Any:
-        return await directory.add_workspace(name, prefix, await directory.user(owner))
+        return await directory.add_workspace(name, prefix, await directory.user(owner), language)
 
     _show(asdict(_perform(config, add)), as_json)
+
+
+@workspace.command("set")
+@click.argument("reference", metavar="WORKSPACE")
+@click.option("--language", type=click.Choice(SPOKEN), required=True, help=_LANGUAGE_HELP)
+@config_option
+@json_option
+def workspace_set(reference: str, language: Language, config: Path | None, as_json: bool) -> None:
+    """Change a workspace. WORKSPACE is a slug or an id."""
+
+    async def change(directory: Directory) -> Any:
+        return await directory.set_language(await directory.workspace(reference), language)
+
+    _show(asdict(_perform(config, change)), as_json)
 
 
 @admin.group()

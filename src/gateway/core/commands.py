@@ -136,7 +136,7 @@ def _directive(body: str, words: str) -> tuple[list[str], list[str]] | None:
     directive = _first_line(words)
     lines = body.replace("\r\n", "\n").split("\n")
     places = [index for index, line in enumerate(lines) if line.strip() == directive]
-    own = sum(line.strip() == directive for line in words.splitlines())
+    own = sum(line.strip() == directive for line in words.split("\n"))
     if not directive or len(places) < own:
         return None
     return lines[: places[-own]], lines[places[-own] + 1 :]

@@ -75,11 +75,14 @@ def refuse_installation(*, known: bool, revoked: bool) -> DropReason | None:
 def refuse_message(
     *, complete: bool, from_bot: bool, bots_allowed: bool, group: bool, addressed: bool
 ) -> DropReason | None:
-    """Judge what the envelope alone says. `complete` means that it names a conversation and a sender."""
-    if not complete:
-        return DropReason.INVALID_EVENT
+    """Judge what the envelope alone says. `complete` means that it names a conversation and a sender.
+
+    A bot that is not wanted need not say who it is: platforms do not give every bot the id that a person has.
+    """
     if from_bot and not bots_allowed:
         return DropReason.SENDER_IS_BOT
+    if not complete:
+        return DropReason.INVALID_EVENT
     if group and not addressed:
         return DropReason.NOT_ADDRESSED_IN_GROUP
     return None

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 Replacement = tuple[str, int, str]
 """A marker that stands for a file (`[Image]`), which occurrence of it (from 0), and what comes in its place."""
 
+_ANCHOR = re.compile(r"<(?=a\b)", re.IGNORECASE)
+_MENTION = re.compile(r"<(?=at)", re.IGNORECASE)
+"""The `<` of tags that chats understand in whatever case."""
+
 
 def without_links(text: str) -> str:
-    """`text` in which nobody can mint a link: a space between `]` and `(`. Doing it twice changes nothing more.
+    """`text` in which nobody can mint a link: a space between `]` and `(`, and in `<a …>`. Twice changes nothing more.
 
     A definition (`[name]: address`) stays as it is: it shows its address.
     """
-    return text.replace("](", "] (")
+    return _ANCHOR.sub("< ", text.replace("](", "] ("))
 
 
 def without_mentions(text: str) -> str:
     """`text` that calls nobody: chats read `<at …>` as a mention, even of everybody."""
-    return text.replace("<at", "< at")
+    return _MENTION.sub("< ", text)
 
 
 def shortened(text: str, *, chars_max: int) -> str:

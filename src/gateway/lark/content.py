@@ -90,7 +90,7 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
 
     The bot is recognised among the mentioned by its union id when that is known, else by its open id: an open id is
     seen differently by each app, so that of a sibling bot can equal ours. Raises RemoteProtocolError for what is not
-    JSON, and for a message without id, chat or sender, or with an id of an absurd length.
+    JSON, and for a message without id, chat or sender (an app may go without), or with an id of an absurd length.
     """
     if not payload.strip():
         return None
@@ -208,7 +208,7 @@ def _read_message(
         media=said.media,
         reply_to=_reply_to(message),
         addressed_to_bot=source.chat_type is ChatType.GROUP and any(map(is_own, mentions)),
-        sender_is_bot=_text(sender, "sender_type") in {"app", "bot"},
+        sender_is_bot=_is_app(sender),
         event_type=RECEIVED,
         bundle=_text(message, "message_type") == "merge_forward",
         raw=event,
@@ -217,14 +217,20 @@ def _read_message(
 
 def _source(message: dict[str, Any], sender: dict[str, Any]) -> Source:
     sender_id = _object(sender, "sender_id")
+    # An app may speak without an open id. That it is one is enough to judge it.
+    read_open_id = _id if _is_app(sender) else _required
     return Source(
         channel_type=CHANNEL_TYPE,
         chat_id=_required(message, "chat_id"),
         chat_type=_chat_type(_text(message, "chat_type")),
-        sender_id=_required(sender_id, "open_id"),
+        sender_id=read_open_id(sender_id, "open_id"),
         sender_stable_id=_id(sender_id, "union_id"),
         thread_id=_id(message, "thread_id"),
     )
+
+
+def _is_app(sender: dict[str, Any]) -> bool:
+    return _text(sender, "sender_type") in {"app", "bot"}
 
 
 def _said(message: dict[str, Any], mentions: Sequence[Mention], is_own: Callable[[Mention], bool]) -> Content:

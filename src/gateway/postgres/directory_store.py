@@ -12,6 +12,7 @@ from gateway.work.directory import (
     LAST_OWNER,
     Agent,
     ApiToken,
+    Language,
     Member,
     Role,
     Runtime,
@@ -71,11 +72,24 @@ class PostgresDirectoryStore:
             return user
 
     async def add_workspace(
-        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, owner_id: UUID
+        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
     ) -> Workspace:
         async with self._pool.connection() as conn:
             workspace: Workspace = await Q.add_workspace(
-                conn, workspace_id=workspace_id, name=name, slug=slug, prefix=prefix, owner_id=owner_id
+                conn,
+                workspace_id=workspace_id,
+                name=name,
+                slug=slug,
+                prefix=prefix,
+                language=language,
+                owner_id=owner_id,
+            )
+            return workspace
+
+    async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None:
+        async with self._pool.connection() as conn:
+            workspace: Workspace | None = await Q.set_workspace_language(
+                conn, workspace_id=workspace_id, language=language
             )
             return workspace
 

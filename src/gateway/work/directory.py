@@ -19,6 +19,10 @@ ROLES: tuple[Role, ...] = ("owner", "admin", "member", "guest")
 
 Visibility = Literal["workspace", "private"]
 
+Language = Literal["en", "zh-Hans"]
+SPOKEN: tuple[Language, ...] = ("en", "zh-Hans")
+"""What people of a workspace are spoken to in."""
+
 NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 254
 PASSWORD_LENGTH_MAX = 1024
@@ -77,6 +81,7 @@ class Workspace:
     name: str
     slug: str
     issue_prefix: str
+    language: Language
     created_at: datetime
 
 
@@ -150,9 +155,11 @@ class DirectoryStore(Protocol):
     async def add_user(self, *, user_id: UUID, email: str, name: str, password_hash: str | None) -> User: ...
 
     async def add_workspace(
-        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, owner_id: UUID
+        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
     ) -> Workspace:
         """The workspace and its owner's membership, in one transaction."""
+
+    async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None: ...
 
     async def add_member(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member: ...
 
@@ -247,7 +254,7 @@ class Directory:
         except StoreConflict as error:
             raise _taken("duplicate_user", f"a user with the e-mail address {address} exists", "email") from error
 
-    async def add_workspace(self, name: str, prefix: str, owner: User) -> Workspace:
+    async def add_workspace(self, name: str, prefix: str, owner: User, language: Language = "en") -> Workspace:
         """A workspace; its slug comes from the name, with a number where that is taken."""
         if not _PREFIX.fullmatch(prefix):
             message = f"the prefix {prefix!r} is not 1 to 10 capital letters and digits with a letter first, like ABC"
@@ -257,7 +264,12 @@ class Directory:
             candidate = slug if number == 1 else f"{slug}-{number}"
             try:
                 return await self._store.add_workspace(
-                    workspace_id=new_id(), name=title, slug=candidate, prefix=prefix, owner_id=owner.id
+                    workspace_id=new_id(),
+                    name=title,
+                    slug=candidate,
+                    prefix=prefix,
+                    language=language,
+                    owner_id=owner.id,
                 )
             except StoreConflict as error:
                 if error.constraint != "workspace_slug_key":
@@ -265,6 +277,13 @@ class Directory:
         raise _taken(
             "duplicate_workspace", f"{SLUG_ATTEMPTS_MAX} workspaces are called {slug}: use another name", "name"
         )
+
+    async def set_language(self, workspace: Workspace, language: Language) -> Workspace:
+        """In which its people are spoken to from now on."""
+        changed = await self._store.set_workspace_language(workspace.id, language)
+        if changed is None:
+            raise RejectedRequest(404, "unknown_workspace", f"no workspace is called {workspace.slug}")
+        return changed
 
     async def add_member(self, workspace: Workspace, user: User, role: Role = "member") -> Member:
         try:

@@ -79,6 +79,19 @@ async def test_admin_sets_up_a_workspace_from_nothing(gateway: Gateway, pool: Po
     assert await directory.authenticate(token["token"]) == UserPrincipal(UUID(ada["id"]))
 
 
+async def test_admin_chooses_what_a_workspace_speaks(gateway: Gateway, pool: Pool) -> None:
+    await Directory(PostgresDirectoryStore(pool)).add_user("ada@example.com")
+    add = ("admin", "workspace", "add", "Acme", "--prefix", "ACM", "--owner", "ada@example.com")
+    acme = (await gateway(*add, "--language", "zh-Hans", "--json")).json
+    assert acme["language"] == "zh-Hans"
+    assert (await gateway("admin", "workspace", "set", "acme", "--language", "en", "--json")).json == {
+        **acme,
+        "language": "en",
+    }
+    assert (await gateway("admin", "workspace", "set", "acme", "--language", "tlh")).code == 2
+    assert (await gateway("admin", "workspace", "set", "nowhere", "--language", "en")).code == 1
+
+
 async def test_admin_prints_lines_for_people(gateway: Gateway) -> None:
     done = await gateway("admin", "user", "add", "ada@example.com")
     assert done.code == 0

@@ -74,10 +74,11 @@ def test_text_without_links_is_as_expected(given: str, expected: str) -> None:
     assert without_links(given) == expected
 
 
-@given(st.text(alphabet="[]()! a\n"))
+@given(st.text(alphabet="[]()!< aA\n"))
 def test_text_without_links_stays_as_it_is_the_second_time(text: str) -> None:
     once = without_links(text)
     assert "](" not in once
+    assert "<a " not in once.lower()
     assert without_links(once) == once
 
 
@@ -95,6 +96,13 @@ def test_text_without_links_stays_as_it_is_the_second_time(text: str) -> None:
 )
 def test_command_of_somebodys_words_is_one_or_none(words: str, command: object) -> None:
     assert parse_command(words) == command
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x85", "\r"])
+def test_directive_with_a_line_end_of_another_kind_is_found_behind_its_quotation(odd: str) -> None:
+    words = f"/issue a{odd}b\nmine"
+    assert description_of(f"/issue a{odd}b\nquoted\n{words}", words, fallback="") == "mine"
+    assert description_of("rewritten", words, fallback="fallback") == "fallback"
 
 
 @given(st.text(alphabet="/isuenwcofrm \t\n\r\0x"))

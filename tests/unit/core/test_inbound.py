@@ -32,7 +32,8 @@ def test_installation_is_refused_when_unknown_or_revoked(known: bool, revoked: b
         ({"group": True, "addressed": True}, None),
         ({"addressed": True}, None),
         ({"group": True, "from_bot": True}, "sender_is_bot"),
-        ({"group": True, "from_bot": True, "complete": False}, "invalid_event"),
+        ({"group": True, "from_bot": True, "complete": False}, "sender_is_bot"),
+        ({"from_bot": True, "bots_allowed": True, "complete": False}, "invalid_event"),
     ],
 )
 def test_message_is_refused_by_the_first_rule_it_breaks(changes: dict[str, bool], reason: str | None) -> None:

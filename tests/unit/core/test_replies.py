@@ -28,7 +28,9 @@ def test_values_with_braces_are_not_read_as_fields() -> None:
 
 def test_quoted_words_are_short_and_link_to_nothing_and_mention_nobody() -> None:
     assert quoted('wake <at user_id="all"></at>') == 'wake < at user_id="all"></at>'
+    assert quoted("wake <AT user_id=all></AT>") == "wake < AT user_id=all></AT>"
     assert quoted("see [this](https://evil.example)") == "see [this] (https://evil.example)"
+    assert quoted("<A href='https://evil.example'>this</A>, x<b") == "< A href='https://evil.example'>this</A>, x<b"
     assert len(quoted("x" * 1000)) == QUOTE_CHARS_MAX
 
 

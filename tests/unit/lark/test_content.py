@@ -79,6 +79,12 @@ def test_decode_of_a_message_without_a_sender_is_a_protocol_error() -> None:
         decode_event(event(content={"text": "hi"}, sender={"sender_id": None}))
 
 
+@pytest.mark.parametrize("ids", [None, {}, {"open_id": None, "union_id": "on_b"}])
+def test_decode_of_a_message_of_an_app_does_without_its_open_id(ids: Any) -> None:
+    message = decoded(event(content={"text": "hi"}, sender={"sender_type": "app", "sender_id": ids}))
+    assert (message.source.sender_id, message.sender_is_bot) == ("", True)
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 def test_decode_of_fields_of_any_type_is_a_message_or_a_protocol_error(junk: Any) -> None:
     names = ("content", "mentions", "create_time", "chat_type", "thread_id", "parent_id", "message_type", "chat_id")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quart import Quart, Response, redirect, request
@@ -154,9 +154,8 @@ def form_proof() -> str:
 
 def local_path(text: str) -> str:
     """A path on this server, as it may be gone to after signing in; empty for anything else."""
-    parts = urlsplit(text) if text.isprintable() and "\\" not in text and len(text) <= NEXT_LENGTH_MAX else None
-    local = parts is not None and not parts.scheme and not parts.netloc and text[:1] == "/" and text[:2] != "//"
-    return text if local else ""
+    local = text[:1] == "/" and text[:2] != "//" and "\\" not in text
+    return text if local and text.isprintable() and len(text) <= NEXT_LENGTH_MAX else ""
 
 
 def _page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:

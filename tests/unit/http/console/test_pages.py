@@ -13,7 +13,8 @@ def test_paths_of_this_server_are_followed(path: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "acme", "//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example",
-     "javascript:alert(1)", "/\nevil", "/\tx", "/" + "x" * 3000, " //evil.example", "http:/evil.example"],
+     "javascript:alert(1)", "/\nevil", "/\tx", "/" + "x" * 3000, " //evil.example", "http:/evil.example", "//[",
+     "//[x]/", "http://[", "//\u2100.example"],
 )  # fmt: skip
 def test_anything_else_is_not(text: str) -> None:
     assert local_path(text) == ""
