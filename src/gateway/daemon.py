@@ -245,16 +245,19 @@ async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.Canc
 async def _run_parts(
     settings: Settings, conninfo: str, ring: KeyRing | None, stop: trio.Event, task_status: trio.TaskStatus[Ready]
 ) -> None:
-    from gateway.lark.client import open_http_client
+    from gateway.lark.client import open_http_client, trusted_context
 
     proxy = settings.lark.proxy_url
+    # One context for all calls and all sockets: what the bootstrap believes, the socket believes, and each costs close
+    # to a megabyte.
+    tls = trusted_context()
     async with (
         _open_pool(conninfo, settings) as pool,
         _open_pool(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
-        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
+        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, ring=ring)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, tls=tls, ring=ring)
         await daemon.start_services(services)
         async with trio.open_nursery() as intake:
             ready = await daemon.start_intake(intake, stop)
@@ -268,7 +271,15 @@ class _Daemon:
     """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
 
     def __init__(
-        self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool, *, http: HttpClient, ring: KeyRing | None
+        self,
+        settings: Settings,
+        conninfo: str,
+        pool: Pool,
+        lease_pool: Pool,
+        *,
+        http: HttpClient,
+        tls: ssl.SSLContext,
+        ring: KeyRing | None,
     ) -> None:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
@@ -289,6 +300,7 @@ class _Daemon:
         self._lease_pool = lease_pool
         self._ring = ring
         self._http = http
+        self._tls = tls
         self._lark = LarkClients(
             http,
             open_base_override=settings.lark.open_base_url,
@@ -402,10 +414,7 @@ class _Daemon:
         proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
         factory = lark_factory(
             self._lark,
-            # One context for all sockets: each costs close to a megabyte.
-            open_stream=partial(
-                open_tcp_link, ssl_context=ssl.create_default_context(), proxies=proxies, settings=connection
-            ),
+            open_stream=partial(open_tcp_link, ssl_context=self._tls, proxies=proxies, settings=connection),
             settings=connection,
             on_ack=AckObserver(self._metrics),
             on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),

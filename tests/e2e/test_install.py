@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
-import asks
 import pytest
 import trio
 
@@ -13,7 +11,7 @@ from gateway.simulator.platform import App
 from gateway.simulator.scans import read_link
 from support.device_flow import PENDING, DeviceFlow
 from support.lark_rest import Reply, serving_platform
-from support.processes import GatewayProcess
+from support.scanning import owner
 from support.world import World
 
 
@@ -23,38 +21,6 @@ async def accounts(world: World) -> AsyncIterator[DeviceFlow]:
     async with serving_platform() as platform:
         world.environment["GATEWAY_LARK__ACCOUNTS_BASE_URL"] = platform.base_url
         yield DeviceFlow(platform)
-
-
-class Person:
-    """The workspace's owner with a browser of their own kind."""
-
-    def __init__(self, world: World, token: str) -> None:
-        self.base = f"/api/workspaces/{world.workspace.slug}/lark"
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._http = asks.Session(connections=2)
-
-    async def ask(self, daemon: GatewayProcess, method: str, path: str, body: object = None) -> Any:
-        given = {"json": body} if body is not None else {}
-        answer = await self._http.request(method, f"{daemon.url}{self.base}{path}", headers=self._headers, **given)
-        assert answer.status_code in {200, 204}, (path, answer.status_code, answer.text)
-        return answer.json() if answer.content else None
-
-    async def begin(self, daemon: GatewayProcess, agent_id: object) -> tuple[str, str]:
-        """Where the session tells its status, and what is behind the code."""
-        begun = await self.ask(daemon, "POST", "/install/begin", {"agent_id": str(agent_id)})
-        return f"/install/{begun['session_id']}/status", begun["qr_code_url"]
-
-    async def until_connected(self, daemon: GatewayProcess, path: str) -> str:
-        with trio.fail_after(40):
-            while (status := await self.ask(daemon, "GET", path))["status"] == "pending":
-                await trio.sleep(0.1)
-        assert status["status"] == "success", status
-        return str(status["installation_id"])
-
-
-async def owner(world: World) -> Person:
-    _, token = await world.directory.add_user_token(world.owner)
-    return Person(world, token)
 
 
 def grant(app: App) -> Reply:
