@@ -10,7 +10,8 @@ import trio
 from gateway.simulator.platform import App
 from gateway.simulator.scans import read_link
 from support.device_flow import PENDING, DeviceFlow
-from support.lark_rest import Reply, serving_platform
+from support.lark_rest import Call, Reply, serving_platform
+from support.partition import open_partition
 from support.scanning import owner
 from support.world import World
 
@@ -74,6 +75,30 @@ async def test_scan_of_a_killed_daemon_is_finished_by_the_other_and_the_bot_goes
     assert await world.rows("select user_id, channel_user_id from channel_user_binding") == [
         (world.owner.id, "ou_scanner")
     ]
+
+
+async def test_scan_that_is_granted_while_the_database_is_away_becomes_a_bot(
+    world: World, accounts: DeviceFlow
+) -> None:
+    app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
+    async with open_partition(world.conninfo) as partition:
+
+        async def while_it_is_away(_call: Call) -> Reply:
+            partition.vanishing = True
+            return grant(app)
+
+        accounts.polls = [while_it_is_away]
+        async with world.daemon(environment={"GATEWAY_DATABASE_URL": partition.conninfo}) as daemon:
+            await ada.begin(daemon, agent.id)
+            with trio.fail_after(30):
+                while "lark_install_grant_waits" not in daemon.log:
+                    await trio.sleep(0.1)
+            partition.vanishing = False
+            await world.until("select status = 'success' from lark_install_session", seconds=40)
+            with trio.fail_after(30):
+                await world.sim.wait_connected(app, 1)
+            assert app.secret not in daemon.log
+    assert len(accounts.polled) == 1
 
 
 async def test_scan_outlives_a_restart_of_the_only_daemon(world: World, accounts: DeviceFlow) -> None:
