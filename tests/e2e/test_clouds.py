@@ -84,9 +84,9 @@ async def test_bots_of_both_clouds_live_in_one_daemon_each_at_its_own(world: Wor
         assert f"bot {bot.app.app_id}: live: it hears messages" in examined
         assert clouds.tunnels(SOCKETS[region]) == 1
         assert clouds.tunnels(ACCOUNTS[region]) == 0
-    assert {bot["region"]: bot["console_url"] for bot in told["installations"]} == {
-        region: f"https://{OPEN[region]}/app/{bot.app.app_id}" for region, bot in bots.items()
-    }
+    consoles = {bot.app.app_id: f"https://{OPEN[region]}/app/{bot.app.app_id}" for region, bot in bots.items()}
+    assert {app_id: bot["console_url"] for app_id, bot in shown.items()} == consoles
+    assert {bot["app_id"]: bot["console_url"] for bot in told["installations"]} == consoles
     assert nothing_asked_elsewhere(world, [bot.app for bot in bots.values()])
 
 
