@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 PINNED := $(INSTALL) --require-hashes --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint pins pb2 schema bench clean
+.PHONY: help demo test soak lint pins pb2 schema bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  make \1\t/' | expand -t 18
@@ -35,6 +35,10 @@ demo: $(VENV)/.runtime ## play a morning with a simulated Lark, the daemon and a
 test: $(VENV)/.dev ## run every test
 	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty --sort=cover | tail -n 15
+
+SEEDS ?= 10000
+soak: $(VENV)/.dev ## let ten thousand storms pass over the outbox (SEEDS=n)
+	OUTBOX_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q tests/simulation/test_outbox_chaos.py
 
 lint: $(VENV)/.dev ## ruff, mypy strict, and the arrows between the rooms
 	$(BIN)/ruff check .

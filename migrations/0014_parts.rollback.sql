@@ -1,3 +1,5 @@
+drop index outbound_message_workspace_idx;
+drop index channel_inbound_audit_age_idx;
 drop index outbound_message_settled_idx;
 drop index outbound_message_task_key;
 delete from outbound_message where part > 0;

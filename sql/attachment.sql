@@ -19,7 +19,10 @@ where attachment.id = due.id
 returning attachment.id, attachment.chat_message_id as message_id, attachment.n, attachment.installation_id,
   attachment.channel_message_id, attachment.channel_key, attachment.kind, attachment.name, attachment.mime_type,
   attachment.bytes, attachment.status, attachment.error,
-  extract(epoch from attachment.deadline_at - now())::double precision as seconds_left;
+  extract(epoch from attachment.deadline_at - now())::double precision as seconds_left,
+  coalesce(
+    (select channel_type from channel_installation where id = attachment.installation_id), ''
+  ) as channel_type;
 
 -- name: hold_attachment(id)!
 -- Whoever fetches says so every few seconds, so that the file of a crashed process does not wait for the deadline.
@@ -96,7 +99,10 @@ with own as (
 select attachment.id, attachment.chat_message_id as message_id,
   row_number() over (order by own.seq, attachment.n)::integer as n, attachment.installation_id,
   attachment.channel_message_id, attachment.channel_key, attachment.kind, attachment.name, attachment.mime_type,
-  attachment.bytes, attachment.status, attachment.error
+  attachment.bytes, attachment.status, attachment.error,
+  coalesce(
+    (select channel_type from channel_installation where id = attachment.installation_id), ''
+  ) as channel_type
 from own join chat_attachment attachment on attachment.id = own.id
 order by own.seq, attachment.n;
 

@@ -107,7 +107,7 @@ select pg_notify('gateway_event', :payload);
 -- ran out: then nobody listens, and the state is standby.
 select i.id, i.workspace_id, i.agent_id, i.channel_type,
   coalesce(i.config ->> 'app_id', '') as app_id,
-  coalesce(i.config ->> 'region', 'feishu') as region,
+  coalesce(i.config ->> 'region', '') as region,
   coalesce(i.config ->> 'event_mode', 'socket') as event_mode,
   coalesce(i.config ->> 'bot_open_id', '') as bot_open_id,
   i.status, i.installer_user_id, i.installed_at,

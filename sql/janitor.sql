@@ -77,3 +77,25 @@ where id in (
   limit :rows_max
   for update skip locked
 );
+
+-- name: purge_outbound(keep_seconds, rows_max)!
+-- What is still to be sent stays, however old: the outbox itself gives up on it, and says so.
+delete from outbound_message
+where id in (
+  select id from outbound_message
+  where status in ('sent', 'failed', 'unknown') and created_at < now() - make_interval(secs => :keep_seconds)
+  order by created_at
+  limit :rows_max
+  for update skip locked
+);
+
+-- name: purge_inbound_audit(keep_seconds, rows_max)!
+-- A busy group fills it with messages that were meant for nobody here.
+delete from channel_inbound_audit
+where id in (
+  select id from channel_inbound_audit
+  where received_at < now() - make_interval(secs => :keep_seconds)
+  order by received_at
+  limit :rows_max
+  for update skip locked
+);

@@ -8,12 +8,13 @@
 -- The end of a run waits a second for the sign of the run to go, and no longer: not for one whose removal failed.
 with head as (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
-    outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at
+    outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at,
+    outgoing.last_attempt_at
   from outbound_message outgoing
   where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
   order by outgoing.recipient_type, outgoing.recipient_id, outgoing.seq
 ), due as (
-  select head.id, head.first_attempt_at
+  select head.id, head.first_attempt_at, head.last_attempt_at
   from head
   join outbound_message outgoing on outgoing.id = head.id
   where (head.status = 'sending' or head.available_at <= now())
@@ -39,6 +40,7 @@ where outgoing.id = due.id and outgoing.status in ('queued', 'sending')
 returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipient_id, outgoing.thread_id,
   outgoing.reply_to_message_id, outgoing.content, outgoing.uuid, outgoing.attempts, due.first_attempt_at,
   extract(epoch from now() - due.first_attempt_at)::double precision as doubt_seconds,
+  coalesce(extract(epoch from now() - due.last_attempt_at), 0)::double precision as idle_seconds,
   extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;
 
 -- name: seconds_to_next_row(installation_id, lease_epoch, busy)$

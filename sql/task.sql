@@ -135,10 +135,10 @@ where task.id = :task_id and task.kind = 'chat' and exists (
 )
 on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothing;
 
--- name: want_typing(id, task_id, fresh_seconds)!
+-- name: want_typing(id, task_id, fresh_seconds, channel_types)!
 -- The newest message of the run shows that somebody works on it, unless it is old: one that comes again hours later must
 -- not. A clock of the platform that is ahead does not make it younger. A second attempt shows it once more, but not
--- while the first one's is still being taken away.
+-- while the first one's is still being taken away. Nothing is written where the platform has no such sign.
 insert into channel_typing (id, workspace_id, installation_id, task_id, channel_message_id, show_before)
 select :id, installation.workspace_id, installation.id, newest.task_id, newest.channel_message_id,
   newest.said_at + make_interval(secs => :fresh_seconds)
@@ -153,6 +153,7 @@ from (
 join channel_chat_session_binding conversation on conversation.chat_session_id = newest.chat_session_id
 join channel_installation installation on installation.id = conversation.installation_id
 where installation.status = 'active' and newest.channel_message_id <> ''
+  and (:channel_types::text[] is null or installation.channel_type = any(:channel_types::text[]))
   and newest.said_at > now() - make_interval(secs => :fresh_seconds)
 on conflict (task_id, channel_message_id) do update
 set status = 'wanted', reaction_id = null, attempts = 0, available_at = now(), show_before = excluded.show_before,
@@ -171,6 +172,17 @@ from agent_task task
 join agent on agent.id = task.agent_id
 join workspace on workspace.id = task.workspace_id
 left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
+where task.id = :task_id;
+
+-- name: get_claimed_run(task_id)^
+-- record_class: ClaimedRun
+-- What an autopilot's run without an issue is about; the trigger's zone for the time it tells.
+select run.id, autopilot.title, autopilot.description, run.source, run.triggered_at,
+  coalesce(trigger.timezone, 'UTC') as timezone, run.trigger_payload as payload
+from agent_task task
+join autopilot_run run on run.id = task.autopilot_run_id
+join autopilot on autopilot.id = run.autopilot_id
+left join autopilot_trigger trigger on trigger.id = run.trigger_id
 where task.id = :task_id;
 
 -- name: list_claimed_messages(task_id)

@@ -224,6 +224,8 @@ class WebhookSettings(_Group):
 class LogSettings(_Group):
     format: Literal["json", "console"] | None = None
     """Unset: console on a terminal, else json."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Whatever the level, no content, secret, token or ticket is in a line."""
 
 
 class Limits(_Group):
@@ -250,6 +252,8 @@ class Limits(_Group):
     attachment_storage_bytes_max: StorageBytes = 5_368_709_120
     """Fetched files under state_dir, together. The longest unused go first, and are fetched again when asked for."""
     attachment_storage_days_max: Days = 7
+    history_days_max: Days = 90
+    """How long it is kept what was sent to chats, and what was dropped and why. Conversations are kept for good."""
     """A fetched file that nobody asked for in so long goes."""
 
 

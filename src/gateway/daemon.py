@@ -21,13 +21,14 @@ import trio
 
 from gateway import __version__
 from gateway.address import is_loopback
-from gateway.channel.channel import Channel, ConnectionState
-from gateway.channel.registry import Registry
+from gateway.channel.capability import Capability
+from gateway.channel.channel import Channel, ChannelFactory, ConnectionState
+from gateway.channel.registry import Registry, Traits
 from gateway.concurrency import Signal, Topics
 from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
-from gateway.keyring import KeyRing, UnreadableSecret, generate_key
+from gateway.keyring import KeyRing, generate_key, open_config
 from gateway.observe.events import GovernorObserver, OutboxObserver, TaskObserver, TypingObserver
 from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
@@ -42,15 +43,14 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from gateway.channel.installation import StoredInstallation
-    from gateway.http.app import People
-    from gateway.inbound.enrichment import LookupOf
+    from gateway.http.app import People, Workplace
     from gateway.lark.client import HttpClient
-    from gateway.lark.clients import InstallationClients
+    from gateway.lark.clients import LarkClients
     from gateway.lark.installs import ScanDesk
     from gateway.lark.push import PushedEvents
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
-    from gateway.work.attachments import Attachments
+    from gateway.work.attachments import Attachments, FileSource
     from gateway.work.directory import Directory
 
 log = structlog.get_logger()
@@ -58,7 +58,6 @@ log = structlog.get_logger()
 LEASE_CONNECTIONS = 4
 """A pool of their own for leases: a burst of other work must not cost this process its bots."""
 GAUGE_SECONDS = 5.0
-CHANNELS = ("feishu",)
 
 
 @dataclass(slots=True)
@@ -201,6 +200,88 @@ def scan_desk(
     )
 
 
+# --- the platforms ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What a platform may build on, and where it registers. All of it outlives the platform's channels.
+
+    `files` takes, by channel type, where the files in messages come from. Without `ring` no secret can be opened. `tls`
+    is what every call and every socket believes: one context, because each costs close to a megabyte.
+    """
+
+    settings: Settings
+    pool: Pool
+    ring: KeyRing | None
+    lark: LarkClients
+    tls: ssl.SSLContext
+    metrics: Metrics
+    registry: Registry
+    files: dict[str, FileSource]
+
+
+Register = Callable[[Supplies], None]
+"""Registers a platform. One that lacks what it needs says so in the log, and does not."""
+
+
+def register_lark(supplies: Supplies) -> None:
+    """Lark and Feishu: nothing of it works without its secrets."""
+    from gateway.lark import channel as lark
+    from gateway.lark.cards import split_answer
+    from gateway.lark.clients import InstallationClients
+    from gateway.lark.content import CHANNEL_TYPE
+    from gateway.lark.lookup import LarkLookup
+    from gateway.lark.resources import LarkFiles
+    from gateway.postgres.installation_store import PostgresInstallationStore
+
+    if supplies.ring is None:
+        log.warning("lark_off", because="secret_key is unset")
+        return
+    clients = InstallationClients(
+        PostgresInstallationStore(supplies.pool), partial(_open_secrets, supplies.ring), supplies.lark
+    )
+
+    async def lookup_of(installation_id: UUID) -> LarkLookup:
+        return LarkLookup(await clients.client_of(installation_id))
+
+    traits = Traits(
+        titles=lark.TITLES,
+        capabilities=lark.CAPABILITIES,
+        identity_keys=lark.IDENTITY_KEYS,
+        divide=split_answer,
+        lookup_of=lookup_of,
+    )
+    supplies.registry.register(CHANNEL_TYPE, _lark_factory(supplies), traits)
+    supplies.files[CHANNEL_TYPE] = LarkFiles(clients.client_of)
+
+
+def _lark_factory(supplies: Supplies) -> ChannelFactory:
+    from gateway.lark.channel import lark_factory
+    from gateway.lark.connection import ConnectionSettings, open_tcp_link
+    from gateway.lark.content import CHANNEL_TYPE
+    from gateway.lark.proxy import Proxies
+    from gateway.observe.events import AckObserver
+
+    limits, proxy_url = supplies.settings.limits, supplies.settings.lark.proxy_url
+    connection = ConnectionSettings(
+        frame_bytes_max=limits.frame_bytes_max,
+        chunk_bytes_max=limits.chunk_bytes_max,
+        events_in_flight_max=limits.events_in_flight_max,
+    )
+    proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
+    return lark_factory(
+        supplies.lark,
+        open_stream=partial(open_tcp_link, ssl_context=supplies.tls, proxies=proxies, settings=connection),
+        settings=connection,
+        on_ack=AckObserver(supplies.metrics, CHANNEL_TYPE),
+        on_fault=partial(supplies.metrics.count, "gateway_unexpected_errors_total", unit="frame"),
+    )
+
+
+PLATFORMS: tuple[Register, ...] = (register_lark,)
+
+
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
@@ -218,20 +299,23 @@ async def run_daemon(
     *,
     stop: trio.Event,
     notifier: Notifier,
+    platforms: Sequence[Register] | None = None,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run everything until `stop` is set; `started()` gives the addresses once traffic can be taken.
+
+    `platforms` are those to be served; None: all that there are, `PLATFORMS`.
 
     On `stop` intake ends first: HTTP finishes what is in flight, every bot settles and acknowledges what it received
     and hands its lease over. What is not done within `limits.drain_seconds` is cancelled.
 
     Raises ConfigError and StoreUnavailable at the start. Later, only what fails outside any unit of work gets here.
     """
-    ring = open_keyring(settings)
+    ring, platforms = open_keyring(settings), PLATFORMS if platforms is None else platforms
     async with open_migrated(settings, attach=False) as conninfo, trio.open_nursery() as root:
         root.start_soon(run_watchdog, notifier)
         root.start_soon(_cancel_after_drain, stop, settings.limits.drain_seconds, root.cancel_scope)
-        await _run_parts(settings, conninfo, ring, stop, task_status)
+        await _run_parts(settings, conninfo, ring=ring, platforms=platforms, stop=stop, task_status=task_status)
         root.cancel_scope.cancel()
 
 
@@ -243,13 +327,17 @@ async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.Canc
 
 
 async def _run_parts(
-    settings: Settings, conninfo: str, ring: KeyRing | None, stop: trio.Event, task_status: trio.TaskStatus[Ready]
+    settings: Settings,
+    conninfo: str,
+    *,
+    ring: KeyRing | None,
+    platforms: Sequence[Register],
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Ready],
 ) -> None:
     from gateway.lark.client import open_http_client, trusted_context
 
     proxy = settings.lark.proxy_url
-    # One context for all calls and all sockets: what the bootstrap believes, the socket believes, and each costs close
-    # to a megabyte.
     tls = trusted_context()
     async with (
         _open_pool(conninfo, settings) as pool,
@@ -257,7 +345,7 @@ async def _run_parts(
         open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, tls=tls, ring=ring)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, tls=tls, ring=ring, platforms=platforms)
         await daemon.start_services(services)
         async with trio.open_nursery() as intake:
             ready = await daemon.start_intake(intake, stop)
@@ -280,16 +368,21 @@ class _Daemon:
         http: HttpClient,
         tls: ssl.SSLContext,
         ring: KeyRing | None,
+        platforms: Sequence[Register],
     ) -> None:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
         from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
         from gateway.lark.clients import LarkClients
-        from gateway.observe.events import InboundObserver, LookupObserver
+        from gateway.observe.events import AutopilotObserver, InboundObserver, LookupObserver
+        from gateway.postgres.autopilot_store import PostgresAutopilotStore
+        from gateway.postgres.dispatch_store import PostgresDispatchStore
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.work.autopilots import AutopilotService
+        from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
@@ -300,27 +393,30 @@ class _Daemon:
         self._lease_pool = lease_pool
         self._ring = ring
         self._http = http
-        self._tls = tls
         self._lark = LarkClients(
             http,
             open_base_override=settings.lark.open_base_url,
             send_timeout_seconds=settings.hub.reply_timeout_seconds,
         )
         self._metrics = Metrics()
+        self._registry = Registry()
+        self._files: dict[str, FileSource] = {}
+        for register in platforms:
+            register(Supplies(settings, pool, ring, self._lark, tls, self._metrics, self._registry, self._files))
         self._wakes = Wakes()
         self._node_id = secrets.token_hex(16)
         self._pushed: PushedEvents | None = None
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
+        issues = IssueService(PostgresIssueStore(pool))
         # Without a public_url: replies link to an issue's page once there is one.
         commands = CommandDesk(
             self._inbound,
-            IssueService(PostgresIssueStore(pool)),
+            issues,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
-        self._clients = self._installation_clients()
         self._attachments = self._fetched_files()
-        self._enricher = Enricher(self._lookups(), observe=LookupObserver(self._metrics))
+        self._enricher = Enricher(self._registry.lookups(), observe=LookupObserver(self._metrics))
         self._pipeline = InboundPipeline(
             self._inbound,
             self._committer,
@@ -330,12 +426,21 @@ class _Daemon:
         )
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
-            PostgresTaskStore(pool, divide=_divide),
+            PostgresTaskStore(
+                pool,
+                divide=self._registry.divide,
+                typing_on=self._registry.types_with(Capability.TYPING_INDICATOR),
+            ),
             self._wakes.tasks,
             limits=limits,
             ended=TaskObserver(self._metrics),
             enrich=self._enricher.enrich,
         )
+        runs = AutopilotObserver(self._metrics)
+        self._dispatcher = AutopilotDispatcher(
+            PostgresDispatchStore(pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+        )
+        self._autopilots = AutopilotService(PostgresAutopilotStore(pool), self._dispatcher, ended=runs.ended)
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
@@ -378,7 +483,7 @@ class _Daemon:
 
         await run_supervisor(
             store=PostgresLeaseStore(self._lease_pool),
-            registry=self._registry(),
+            registry=self._registry,
             open_secrets=partial(_open_secrets, self._ring),
             handler_for=lambda _: self._pipeline.receive,
             run_outbox=self._run_outbox,
@@ -392,59 +497,10 @@ class _Daemon:
             task_status=task_status,
         )
 
-    def _registry(self) -> Registry:
-        """The platforms that can be served: none that need a secret while there is no key to open it."""
-        from gateway.lark.channel import lark_factory
-        from gateway.lark.connection import ConnectionSettings, open_tcp_link
-        from gateway.lark.content import CHANNEL_TYPE
-        from gateway.lark.proxy import Proxies
-        from gateway.observe.events import AckObserver
-
-        registry = Registry()
-        if self._ring is None:
-            log.warning("lark_off", because="secret_key is unset")
-            return registry
-        limits = self._settings.limits
-        connection = ConnectionSettings(
-            frame_bytes_max=limits.frame_bytes_max,
-            chunk_bytes_max=limits.chunk_bytes_max,
-            events_in_flight_max=limits.events_in_flight_max,
-        )
-        proxy_url = self._settings.lark.proxy_url
-        proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
-        factory = lark_factory(
-            self._lark,
-            open_stream=partial(open_tcp_link, ssl_context=self._tls, proxies=proxies, settings=connection),
-            settings=connection,
-            on_ack=AckObserver(self._metrics),
-            on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
-        )
-        registry.register(CHANNEL_TYPE, factory)
-        return registry
-
-    def _lookups(self) -> dict[str, LookupOf]:
-        """How to read back what was said, by platform."""
-        from gateway.lark.content import CHANNEL_TYPE
-        from gateway.lark.lookup import LarkLookup
-
-        async def lark(installation_id: UUID) -> LarkLookup:
-            return LarkLookup(await self._clients.client_of(installation_id))
-
-        return {CHANNEL_TYPE: lark}
-
-    def _installation_clients(self) -> InstallationClients:
-        from gateway.lark.clients import InstallationClients
-        from gateway.postgres.installation_store import PostgresInstallationStore
-
-        return InstallationClients(
-            PostgresInstallationStore(self._pool), partial(_open_secrets, self._ring), self._lark
-        )
-
     def _fetched_files(self) -> Attachments:
-        from gateway.lark.resources import LarkFiles
         from gateway.observe.events import FetchObserver
         from gateway.postgres.attachment_store import PostgresAttachmentStore
-        from gateway.work.attachments import Attachments
+        from gateway.work.attachments import Attachments, PlatformFiles
         from gateway.work.files import FileCache
 
         limits = self._settings.limits
@@ -455,7 +511,7 @@ class _Daemon:
         )
         return Attachments(
             PostgresAttachmentStore(self._pool),
-            LarkFiles(self._clients.client_of),
+            PlatformFiles(self._files),
             cache,
             bytes_max=limits.attachment_bytes_max,
             at_once=limits.attachments_at_once_max,
@@ -476,6 +532,7 @@ class _Daemon:
 
     def _pushed_events(self, ring: KeyRing) -> PushedEvents:
         """Events that Lark posts, which go into the same pipeline as those of a long connection."""
+        from gateway.lark.content import CHANNEL_TYPE
         from gateway.lark.push import Bots, PushedEvents
         from gateway.observe.events import AckObserver
         from gateway.postgres.push_store import PostgresPushStore
@@ -486,7 +543,7 @@ class _Daemon:
             ring,
             self._pipeline.receive,
             bots.learn,
-            on_ack=AckObserver(self._metrics),
+            on_ack=AckObserver(self._metrics, CHANNEL_TYPE),
             on_fault=partial(self._metrics.count, "gateway_unexpected_errors_total", unit="frame"),
         )
 
@@ -555,6 +612,7 @@ class _Daemon:
         from gateway.work.janitor import Sweep, run_janitor
 
         store = PostgresJanitorStore(self._pool)
+        kept = self._settings.limits.history_days_max * 86_400.0
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
@@ -565,14 +623,17 @@ class _Daemon:
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("install_sessions", 600, store.purge_install_sessions),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
+                Sweep("outbound_messages", 600, partial(store.purge_outbound, kept)),
+                Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
                 Sweep("typing", 600, store.purge_typing),
+                Sweep("autopilot_runs", 5, self._autopilots.count_ended),
             ]
         )
 
     async def _run_gauges(self, fleet: Fleet, stop: trio.Event) -> None:
         """What is read off rather than counted, until the bots have begun to drain."""
         while not stop.is_set():
-            for channel in CHANNELS:
+            for channel in self._registry.types():
                 for state in ConnectionState:
                     count = fleet.connections()[channel, state]
                     self._metrics.set("gateway_channel_connections", count, channel=channel, state=state)
@@ -609,21 +670,35 @@ class _Daemon:
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.chat_store import PostgresChatStore
+        from gateway.postgres.outgoing_store import PostgresOutgoingStore
         from gateway.work.accounts import Accounts
         from gateway.work.bindings import BindingService
         from gateway.work.chats import ChatService
+        from gateway.work.outgoing import OutgoingService
 
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
+            outgoing=OutgoingService(PostgresOutgoingStore(self._pool)),
             feed=self._wakes.feed,
             installs=installs,
             lark_on=installs is not None,
+            platforms=self._registry.titles(),
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )
+
+    def _workplace(self) -> Workplace:
+        from gateway.http.app import Workplace
+        from gateway.postgres.directory_store import PostgresDirectoryStore
+        from gateway.postgres.team_store import PostgresTeamStore
+        from gateway.work.team import TeamService
+
+        team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
+        return Workplace(team, self._autopilots)
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness
@@ -658,18 +733,7 @@ class _Daemon:
         return f"{url}/metrics"
 
 
-def _divide(channel_type: str, text: str) -> Sequence[str]:
-    from gateway.lark.cards import split_answer
-    from gateway.lark.content import CHANNEL_TYPE
-
-    return split_answer(text) if channel_type == CHANNEL_TYPE else [text]
-
-
 def _open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
-    from gateway.lark.channel import open_config
-
-    if ring is None:
-        raise UnreadableSecret("secret_key is unset")
     return open_config(installation.config, ring, installation.id)
 
 

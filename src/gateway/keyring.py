@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gateway.errors import ConfigError, GatewayError
 
 KEY_BYTES = 32
+SEALED_SUFFIX = "_encrypted"
+"""What the name of a sealed value in a stored config ends in. The SQL of key rotation knows it too."""
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 8
 _NONCE_BYTES = 12
@@ -113,3 +116,21 @@ def _parse_key(text: str) -> bytes:
 def _key_id(key: bytes) -> bytes:
     """A name for a key that does not give it away: the first bytes of a hash that serves no other purpose."""
     return hashlib.blake2b(key, digest_size=_KEY_ID_BYTES, person=b"gateway key id").digest()
+
+
+def open_config(stored: Mapping[str, Any], ring: KeyRing | None, owner: UUID) -> dict[str, Any]:
+    """An installation's stored config with its secrets opened: `app_secret_encrypted` becomes `app_secret`, and so on.
+
+    Whatever ends in `_encrypted` is a secret, on every platform: base64 of bytes that were sealed for the row `owner`.
+
+    Without a ring only a config without secrets opens. Raises UnreadableSecret.
+    """
+    opened: dict[str, Any] = {}
+    for name, value in stored.items():
+        if name.endswith(SEALED_SUFFIX):
+            if ring is None:
+                raise UnreadableSecret("secret_key is unset")
+            opened[name.removesuffix(SEALED_SUFFIX)] = ring.open_text(str(value), owner=owner)
+        else:
+            opened[name] = value
+    return opened

@@ -114,10 +114,13 @@ async def test_postponed_row_that_was_not_sent_is_not_in_doubt(world: World, sto
 async def test_row_of_a_dead_holder_is_taken_over_with_its_key(world: World, store: PostgresOutboxStore) -> None:
     row_id = await add_row(world)
     (left,) = await store.take_due(Lease(world.installation_id, 1), busy=(), rows_max=10)
+    assert left.idle_seconds == 0
+    await world.sql("update outbound_message set last_attempt_at = now() - interval '42 seconds'")
     successor = await new_holder(world)
     assert await store.seconds_to_next(successor, busy=()) == pytest.approx(0, abs=1)
     (taken,) = await store.take_due(successor, busy=(), rows_max=10)
     assert (taken.id, taken.uuid, taken.attempts, taken.in_doubt) == (row_id, left.uuid, 2, True)
+    assert taken.idle_seconds == pytest.approx(42, abs=2)
 
 
 async def test_stale_holder_can_neither_take_nor_write(world: World, store: PostgresOutboxStore) -> None:

@@ -279,9 +279,97 @@ async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutb
     async with sending(store, platform):
         await trio.sleep(1)
         assert other.status == "sent"
-        await trio.sleep(60)
-    assert (poison.status, poison.error, poison.row.attempts) == ("failed", "ValueError", 5)
+        await trio.sleep(120)
+    assert (poison.status, poison.row.attempts) == ("unknown", 6)
     assert same.status == "sent"
+
+
+@simulated
+async def test_outbox_poison_row_is_failed_where_the_chat_does_not_show_it(store: MemoryOutboxStore) -> None:
+    platform = ReadableToy()
+    poison, same = store.add("poison"), store.add("same chat")
+    platform.before["poison"] = [raising(ValueError("secret text")) for _ in range(99)]
+    async with sending(store, platform):
+        await trio.sleep(120)
+    assert (poison.status, poison.error) == ("failed", "ValueError")
+    assert same.status == "sent"
+
+
+@simulated
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_outbox_refusal_after_a_lost_answer_is_failed_only_if_the_chat_does_not_show_it(
+    store: MemoryOutboxStore, delivered: bool
+) -> None:
+    """The bot was put out of the chat in between: what it said there may stand all the same."""
+    platform = ReadableToy()
+    row, following = store.add("hello"), store.add("next")
+    lost = [raising(LarkUnavailable("connection reset"))]
+    refused = [raising(LarkRefused("bot not in chat", code=230002)) for _ in range(9)]
+    platform.after["hello"] = lost if delivered else []
+    platform.before["hello"] = [sleeping(0), *refused] if delivered else [*lost, *refused]
+    async with sending(store, platform):
+        await trio.sleep(50)
+        assert (row.status, following.status) == ("queued", "queued")
+        await trio.sleep(50)
+    assert row.status == ("sent" if delivered else "failed")
+    assert (row.error, following.status) == ("" if delivered else "bot not in chat", "sent")
+    assert platform.texts("oc_1") == (["hello", "next"] if delivered else ["next"])
+
+
+@simulated
+async def test_outbox_refusal_after_a_lost_answer_is_unknown_where_nobody_can_read(
+    store: MemoryOutboxStore, platform: Toy
+) -> None:
+    row = store.add("hello")
+    platform.after["hello"] = [raising(LarkUnavailable("connection reset"))]
+    platform.before["hello"] = [sleeping(0), *(raising(LarkRefused("no", code=230002)) for _ in range(9))]
+    async with sending(store, platform):
+        await trio.sleep(120)
+    assert (row.status, platform.texts("oc_1")) == ("unknown", ["hello"])
+
+
+@simulated
+async def test_outbox_reading_that_fails_by_a_fault_of_ours_is_not_tried_all_the_time(store: MemoryOutboxStore) -> None:
+    platform = ReadableToy(reading=[raising(ValueError("a bug")) for _ in range(10_000)])
+    await _left_in_doubt(store, platform, delivered=True)
+    async with sending(store, platform):
+        await trio.sleep(600)
+    assert [row.status for row in store.rows.values()] == ["queued"]
+    assert len(platform.reads) <= 11
+
+
+@simulated
+async def test_outbox_composed_row_in_doubt_with_nothing_more_to_say_is_unknown(
+    store: MemoryOutboxStore, platform: Toy
+) -> None:
+    row = store.add("")
+    texts: list[str | None] = ["hello", None]
+
+    async def compose(_row: OutboxRow) -> str | None:
+        return texts.pop(0)
+
+    platform.after["hello"] = [raising(LarkUnavailable("connection reset"))]
+    async with sending(store, platform, composers={"answer": compose}):
+        await trio.sleep(10)
+    assert (row.status, platform.texts("oc_1")) == ("unknown", ["hello"])
+
+
+@simulated
+async def test_outbox_chat_is_not_overrun_by_calls_that_arrive_late(store: MemoryOutboxStore, platform: Toy) -> None:
+    for number in range(12):
+        store.add(str(number))
+    platform.before["0"] = [sleeping(0.9)]
+    arrivals: list[float] = []
+
+    async def arrive() -> None:
+        arrivals.append(trio.current_time())
+
+    for number in range(12):
+        platform.after[str(number)] = [arrive]
+    async with sending(store, platform):
+        await trio.sleep(10)
+    assert len(arrivals) == 12
+    assert all(later - earlier > 1 for earlier, later in zip(arrivals, arrivals[5:], strict=False))
 
 
 @simulated

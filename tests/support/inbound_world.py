@@ -134,7 +134,7 @@ class Desk:
         pipeline = InboundPipeline(store, committer, commands, observe=self._observe, ingested=self._ingest)
         self.receive = pipeline.receive
 
-    def _observe(self, outcome: Outcome, reason: DropReason | None) -> None:
+    def _observe(self, _channel_type: str, outcome: Outcome, reason: DropReason | None) -> None:
         self.outcomes.append((outcome, reason))
 
     def _ingest(self, message: InboundMessage) -> None:

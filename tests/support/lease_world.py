@@ -16,7 +16,7 @@ import trio.testing
 
 from gateway.channel.channel import Channel, Verdict
 from gateway.channel.message import InboundMessage
-from gateway.channel.registry import Registry
+from gateway.channel.registry import Registry, Traits
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
@@ -25,6 +25,7 @@ from gateway.supervisor.sweep import Fleet, run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
 from support.toy_channel import TOY, ToyLink, ToyPlatform
 
+IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
 UNREADABLE = "sealed with another key"
 
 
@@ -115,7 +116,7 @@ class World:
 
     async def _run(self, daemon: Daemon, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         wake, releases, registry = Signal(), Topics(), Registry()
-        registry.register(TOY, self.platform.factory(daemon.name))
+        registry.register(TOY, self.platform.factory(daemon.name), Traits(identity_keys=IDENTITY_KEYS))
 
         def deliver(topic: str, payload: str) -> None:
             if topic == "gateway_installation":

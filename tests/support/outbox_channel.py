@@ -199,7 +199,9 @@ class MemoryOutboxStore:
 
     def add(self, text: str, chat_id: str = "oc_1", *, age_seconds: float = 0.0) -> Stored:
         row_id = uuid4()
-        row = OutboxRow(row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, None, None, age_seconds)
+        row = OutboxRow(
+            row_id, "answer", "chat", chat_id, None, None, text, str(row_id), 0, None, None, 0.0, age_seconds
+        )
         self.rows[row_id] = Stored(row, len(self.rows), added_at=trio.current_time())
         return self.rows[row_id]
 
@@ -216,6 +218,7 @@ class MemoryOutboxStore:
             age_seconds=stored.row.age_seconds + now - stored.added_at,
             first_attempt_at=None if first is None else EPOCH + timedelta(seconds=first),
             doubt_seconds=None if first is None else now - first,
+            idle_seconds=now - stored.added_at if stored.row.attempts else 0.0,
         )
         stored.added_at = now
         stored.status, stored.epoch = "sending", lease.epoch

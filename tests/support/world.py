@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import asks
@@ -203,10 +203,17 @@ class Bot:
         return self.world.sim.most_live(self.app)
 
 
+class Served(Protocol):
+    """A daemon, wherever it runs."""
+
+    @property
+    def url(self) -> str: ...
+
+
 class Runtime:
     """A runtime that a test plays itself, over HTTP, with a client that shares no code with the daemon's own."""
 
-    def __init__(self, world: World, daemon: GatewayProcess, http: asks.Session) -> None:
+    def __init__(self, world: World, daemon: Served, http: asks.Session) -> None:
         self._base = daemon.url
         self._headers = {"Authorization": f"Bearer {world.runtime_token}"}
         self._runtime_id = world.runtime_id
@@ -237,6 +244,6 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(world: World, daemon: GatewayProcess) -> AsyncIterator[Runtime]:
+async def open_runtime(world: World, daemon: Served) -> AsyncIterator[Runtime]:
     async with asks.Session(connections=4) as http:
         yield Runtime(world, daemon, http)

@@ -32,6 +32,13 @@ def test_every_module_says_what_it_is_for() -> None:
     assert not silent
 
 
+def test_first_platform_is_named_only_where_it_is_meant() -> None:
+    """Anywhere else a platform's slug is data that came with its registration."""
+    named = {path.relative_to(SOURCE).as_posix() for path in MODULES if '"feishu"' in path.read_text()}
+    meant = ("lark/", "simulator/", "cli/lark", "work/legacy_rows.py", "http/installations.py")
+    assert not [path for path in named if not path.startswith(meant)]
+
+
 def shields(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and any(keyword.arg == "shield" for keyword in node.keywords):

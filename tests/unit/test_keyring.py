@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ConfigError
-from gateway.keyring import KEY_BYTES, KeyRing, UnreadableSecret, generate_key
+from gateway.keyring import KEY_BYTES, KeyRing, UnreadableSecret, generate_key, open_config
 
 OWNER = UUID(int=1)
 OLD, NEW = base64.b64encode(b"\x01" * 32).decode(), base64.b64encode(b"\x02" * 32).decode()
@@ -118,3 +118,19 @@ def test_reseal_of_what_does_not_open_is_unreadable_under_any_key() -> None:
     for sealed in (ring.seal_text("fake-secret", owner=UUID(int=2)), "", "?", "AAAA"):
         with pytest.raises(UnreadableSecret):
             ring.reseal_text(sealed, owner=OWNER)
+
+
+def test_open_config_opens_every_sealed_key_for_its_own_row() -> None:
+    ring = KeyRing.parse(NEW)
+    stored = {"app_id": "cli_a", "app_secret_encrypted": ring.seal_text("fake-secret", owner=OWNER), "allow_bots": True}
+    assert open_config(stored, ring, OWNER) == {"app_id": "cli_a", "app_secret": "fake-secret", "allow_bots": True}
+    with pytest.raises(UnreadableSecret):
+        open_config(stored, ring, UUID(int=2))
+    with pytest.raises(UnreadableSecret):
+        open_config({"app_secret_encrypted": None}, ring, OWNER)
+
+
+def test_open_config_without_a_ring_opens_what_holds_no_secret() -> None:
+    assert open_config({"app_id": "@ant"}, None, OWNER) == {"app_id": "@ant"}
+    with pytest.raises(UnreadableSecret, match="secret_key is unset"):
+        open_config({"door_key_encrypted": "AA=="}, None, OWNER)

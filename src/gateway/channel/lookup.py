@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
+from uuid import UUID
 
 from gateway.core.enrichment import Recent, Said, Spot
 
@@ -22,3 +23,7 @@ class Lookup(Protocol):
 
     async def names(self, ids: Collection[str]) -> Mapping[str, str]:
         """What people are called. Who is unknown, or may not be seen, is left out."""
+
+
+LookupOf = Callable[[UUID], Awaitable[Lookup]]
+"""What an installation may read. Raises a GatewayError when nobody may speak for it."""

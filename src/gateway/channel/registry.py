@@ -1,8 +1,13 @@
-"""Which platforms this process can serve."""
+"""Which platforms this process can serve, and what each of them brings along."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.channel.capability import Capability
 from gateway.channel.channel import Channel, ChannelConfig, ChannelFactory
+from gateway.channel.lookup import LookupOf
 from gateway.errors import GatewayError
 
 
@@ -14,15 +19,41 @@ class UnknownChannelType(GatewayError):
         self.channel_type = channel_type
 
 
+def _undivided(text: str) -> Sequence[str]:
+    return [text]
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What others must know of a platform without having a channel of it. The defaults are a platform of bare words.
+
+    `titles` is what people call it, by language; without one it goes by its slug. `capabilities` are those of its
+    channels: without `TYPING_INDICATOR` no sign is ever asked for. A link is made anew when one of the
+    `identity_keys` of its installation's config changes, or a secret in it. `divide` gives the texts of the messages
+    that an answer takes. `lookup_of` reads back what was said; None where nothing can be read back.
+    """
+
+    titles: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Capability = Capability.TEXT
+    identity_keys: tuple[str, ...] = ("app_id",)
+    divide: Callable[[str], Sequence[str]] = _undivided
+    lookup_of: LookupOf | None = None
+
+
+_BARE = Traits()
+
+
 class Registry:
-    """Factories by type. A later registration replaces an earlier one; an empty type or no factory is ignored."""
+    """Platforms by type. A later registration replaces an earlier one; an empty type or no factory is ignored."""
 
     def __init__(self) -> None:
         self._factories: dict[str, ChannelFactory] = {}
+        self._traits: dict[str, Traits] = {}
 
-    def register(self, channel_type: str, factory: ChannelFactory | None) -> None:
+    def register(self, channel_type: str, factory: ChannelFactory | None, traits: Traits = _BARE) -> None:
         if channel_type and factory is not None:
             self._factories[channel_type] = factory
+            self._traits[channel_type] = traits
 
     def build(self, config: ChannelConfig) -> Channel:
         """Raises UnknownChannelType."""
@@ -34,3 +65,24 @@ class Registry:
 
     def types(self) -> list[str]:
         return sorted(self._factories)
+
+    def types_with(self, ability: Capability) -> list[str]:
+        """The platforms whose channels can do that."""
+        return [channel_type for channel_type in self.types() if self._traits[channel_type].capabilities.has(ability)]
+
+    def identity_keys(self, channel_type: str) -> tuple[str, ...]:
+        """See Traits. What is not registered, any more, is told apart as a bare platform is."""
+        return self._traits.get(channel_type, _BARE).identity_keys
+
+    def divide(self, channel_type: str, text: str) -> Sequence[str]:
+        """The texts of the messages that a text takes on a platform."""
+        return self._traits.get(channel_type, _BARE).divide(text)
+
+    def lookups(self) -> dict[str, LookupOf]:
+        """How to read back what was said, by platform."""
+        known = ((channel_type, traits.lookup_of) for channel_type, traits in self._traits.items())
+        return {channel_type: lookup_of for channel_type, lookup_of in known if lookup_of is not None}
+
+    def titles(self) -> list[Mapping[str, str]]:
+        """What people call the platforms, by language; `en` is always there."""
+        return [{"en": channel_type, **self._traits[channel_type].titles} for channel_type in self.types()]

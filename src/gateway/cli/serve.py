@@ -40,7 +40,7 @@ def serve(
         "log.format": log_format,
     }
     settings = load_settings(config, flags)
-    configure_logging(settings.log.format)
+    configure_logging(settings.log.format, level=settings.log.level.upper())
     trio.run(_serve, settings)
 
 

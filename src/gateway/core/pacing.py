@@ -1,7 +1,9 @@
 """How fast an app may speak: the platform's limits, kept by not breaking them. Pure; times are seconds of one clock.
 
 A limit is a window: so many calls in any stretch of so many seconds. It is kept exactly, by remembering the last calls,
-because a bucket that refills lets up to twice as many through within one window.
+because a bucket that refills lets up to twice as many through within one window. The platform counts calls when they
+arrive, which may be any moment until they are answered: so a call that is under way has its place for as long as that,
+and a window after it.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-SLACK = 1.15
-"""Windows are kept this much longer than the platform's, which counts calls when they arrive, not when they leave."""
+SLACK = 1.02
+"""Windows are kept this much longer than the platform's, whose clock may be a little slower."""
 CHATS_MAX = 4096
 """Chats that are remembered; the one that was quiet for longest is forgotten first."""
 
@@ -35,13 +37,15 @@ OPEN_MAX_SECONDS = 30.0
 
 
 class Pace:
-    """The calls that were made under some limits. The most recent ones are kept, as many as the largest limit."""
+    """The calls that were made under some limits: those under way by their start, and the last others by their end."""
 
-    __slots__ = ("_calls", "_limits", "_paused_until")
+    __slots__ = ("_ended", "_limits", "_paused_until", "_under_way")
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self._limits = limits
-        self._calls: deque[float] = deque(maxlen=max(limit.calls for limit in limits))
+        calls_max = max(limit.calls for limit in limits)
+        self._under_way: deque[float] = deque(maxlen=calls_max)
+        self._ended: deque[float] = deque(maxlen=calls_max)
         self._paused_until = float("-inf")
 
     def free_at(self, now: float, *, share: float = 1.0) -> float:
@@ -50,11 +54,21 @@ class Pace:
 
     def _free_at(self, limit: Limit, share: float) -> float:
         calls = max(int(limit.calls * share), 1)
-        return float("-inf") if len(self._calls) < calls else self._calls[-calls] + limit.seconds * SLACK
+        left = calls - len(self._under_way)
+        if left > len(self._ended):
+            return float("-inf")
+        # With everything under way none is known to have ended: then the oldest start must do.
+        return (self._ended[-left] if left > 0 else self._under_way[-calls]) + limit.seconds * SLACK
 
-    def note(self, at: float) -> None:
+    def begin(self, at: float) -> None:
         """A call is made at that time, which may lie ahead: its place is taken from now on."""
-        self._calls.append(at)
+        self._under_way.append(at)
+
+    def end(self, began_at: float, at: float) -> None:
+        """The call that was to begin then has arrived by now, or never will."""
+        if began_at in self._under_way:
+            self._under_way.remove(began_at)
+        self._ended.append(at)
 
     def pause(self, until: float) -> None:
         """The platform said when it will listen again."""
@@ -82,21 +96,26 @@ class AppPace:
         return self._app.free_at(now)
 
     def reserve(self, chat: str, now: float) -> float:
-        """Take the next place of a message to that chat; its time.
+        """Take the next place of a message to that chat; its time. To be given back with `release`.
 
         To be asked for chats that are free: a place that lies ahead because of its chat is one that others cannot have.
         """
         pace = self._chat(chat)
         at = max(self._app.free_at(now), pace.free_at(now))
-        self._app.note(at)
-        pace.note(at)
+        self._app.begin(at)
+        pace.begin(at)
         return at
+
+    def release(self, chat: str, began_at: float, now: float) -> None:
+        """The message that had this place was answered, or nobody waits for that any more."""
+        self._app.end(began_at, now)
+        self._chat(chat).end(began_at, now)
 
     def admit_decoration(self, now: float) -> bool:
         """Take a place for something that may as well not happen; False when there is no room for it right now."""
         if self._app.free_at(now, share=TYPING_SHARE) > now:
             return False
-        self._app.note(now)
+        self._app.end(now, now)
         return True
 
     def throttled(self, chat: str | None, now: float, seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
 from gateway.http import (
     attachments,
+    autopilots,
     bindings,
     chats,
     events,
@@ -24,8 +25,10 @@ from gateway.http import (
     identity,
     installations,
     lark_events,
+    outgoing,
     runtimes,
     tasks,
+    team,
 )
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
@@ -37,16 +40,20 @@ from gateway.http.throttle import LoginThrottle
 if TYPE_CHECKING:
     from gateway.channel.installs import Installs
     from gateway.channel.push import TakePushed
+    from gateway.http.autopilots import TriggerViews
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
     from gateway.work.attachments import Attachments
+    from gateway.work.autopilots import AutopilotService
     from gateway.work.bindings import BindingService
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.feed import Feed
+    from gateway.work.outgoing import OutgoingService
     from gateway.work.tasks import TaskService
+    from gateway.work.team import TeamService
 
 logger = structlog.get_logger(__name__)
 
@@ -59,22 +66,35 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 @dataclass(frozen=True, slots=True)
+class Workplace:
+    """What the routes for agents, squads, projects and autopilots stand on; `triggers` shows those of an autopilot."""
+
+    team: TeamService
+    autopilots: AutopilotService
+    triggers: TriggerViews | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class People:
     """What the routes for people stand on: signing in, bots, binding accounts, conversations, and what happens.
 
-    `installs` is None where no bot can be connected. `lark_on`: whether bots can be served. `public_url` is where
-    people reach us, `trusted_proxies` whose word on a client's address counts.
+    `installs` is None where no bot can be connected. `lark_on`: whether Lark bots can be served. `platforms` has what
+    people call each platform that is served, by language. `public_url` is where people reach us, `trusted_proxies`
+    whose word on a client's address counts.
     """
 
     accounts: Accounts
     directory: Directory
     bindings: BindingService
     chats: ChatService
+    outgoing: OutgoingService
     feed: Feed
     installs: Installs | None = None
     lark_on: bool = True
+    platforms: Sequence[Mapping[str, str]] = ()
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    workplace: Workplace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +133,16 @@ def create_app(services: Services) -> JsonApp:
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
         chats.add_routes(app, people)
+        outgoing.add_routes(app, people)
         events.add_routes(app, people.directory, people.feed)
+        if people.workplace is not None:
+            _add_workplace(app, people.workplace, people.directory)
     return app
+
+
+def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> None:
+    team.add_routes(app, workplace.team, directory)
+    autopilots.add_routes(app, workplace.autopilots, directory, workplace.triggers)
 
 
 class JsonApp(QuartTrio):

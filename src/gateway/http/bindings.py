@@ -31,8 +31,8 @@ def add_routes(app: Quart, people: People) -> None:
     @app.post("/api/lark/binding/redeem")
     async def redeem_binding() -> Response:
         user = await require_user()
-        if not people.lark_on:
-            raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
+        if not people.platforms:
+            raise RejectedRequest(503, "lark_off", "no bots are served here: secret_key is unset")
         body = await read_json(RedeemBody, TOKEN_BODY_BYTES_MAX)
         binding = await bindings.redeem(body.token, user.user_id)
         return json_response(

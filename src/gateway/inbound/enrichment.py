@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import structlog
 import trio
 
-from gateway.channel.lookup import Lookup
+from gateway.channel.lookup import Lookup, LookupOf
 from gateway.channel.message import ChatType, InboundMessage
 from gateway.core.enrichment import Additions, AuthorKind, Forwarded, Quoted, Recent, Said, Spot, neutralise, render
 from gateway.errors import GatewayError, LarkRefused, LarkThrottled, LarkUnauthorized
@@ -47,9 +46,6 @@ PLACES_MAX = 1024
 
 KEPT_SECONDS = 180.0
 KEPT_MAX = 512
-
-LookupOf = Callable[[UUID], Awaitable[Lookup]]
-"""What an installation may read. Raises a GatewayError when nobody may speak for it."""
 
 FindInstallation = Callable[[str, str], Awaitable[Installation | None]]
 """By channel type and app id. Raises StoreUnavailable."""

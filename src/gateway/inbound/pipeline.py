@@ -57,7 +57,7 @@ FINALISE_SECONDS = 1.0
 log = structlog.get_logger()
 
 
-def _observe_nothing(_outcome: Outcome, _reason: DropReason | None) -> None:
+def _observe_nothing(_channel_type: str, _outcome: Outcome, _reason: DropReason | None) -> None:
     pass
 
 
@@ -94,7 +94,7 @@ class InboundPipeline:
         """
         reached("inbound.received")
         settlement = await self._fused(message) or await self._stepwise(message)
-        self._observe(settlement.outcome, settlement.reason)
+        self._observe(message.source.channel_type, settlement.outcome, settlement.reason)
         reached("inbound.settled")
         return Verdict.SETTLED if settlement.settled else Verdict.REDELIVER
 

@@ -14,8 +14,8 @@ from gateway.core.inbound import DropReason, Outcome
 from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing
 
-OutcomeObserver = Callable[[Outcome, DropReason | None], None]
-"""Told of every decided message, for metrics. Must not raise."""
+OutcomeObserver = Callable[[str, Outcome, DropReason | None], None]
+"""Told of every decided message, and its channel type, for metrics. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import trio
 
 from gateway.channel.installation import BackfillStore, StoredApp
 from gateway.errors import GatewayError, StoreUnavailable
-from gateway.keyring import KeyRing
-from gateway.lark.channel import open_config
+from gateway.keyring import KeyRing, open_config
 from gateway.lark.content import CHANNEL_TYPE
 from gateway.lark.installer import Identify
 from gateway.lark.region import Region, is_international

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -22,7 +21,6 @@ from gateway.channel.channel import (
 )
 from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.errors import LarkError, LarkRefused, RemoteProtocolError
-from gateway.keyring import KeyRing
 from gateway.lark.cards import Rendered, render_answer, render_error, render_text
 from gateway.lark.client import BotIdentity, LarkClient
 from gateway.lark.clients import LarkClients
@@ -33,8 +31,6 @@ from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
 
-_SEALED_SUFFIX = "_encrypted"
-
 # A definite no to the reply alone: the quoted message or its topic is gone, hidden, or takes no replies. The chat
 # itself may still take the words. A throttle never belongs here, nor an open result: the second could be a double.
 _REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003})
@@ -44,6 +40,18 @@ _TYPING_EMOJI = "Typing"
 _MESSAGE_GONE = frozenset({230011, 230110, 231003})
 # A definite no to the card: it could not be built, is too long, or has more tables than a card takes.
 _CARD_IMPOSSIBLE = frozenset({230025, 230099})
+
+
+TITLES = {"en": "Lark", "zh-Hans": "飞书"}
+CAPABILITIES = (
+    Capability.TEXT
+    | Capability.RICH_CARD
+    | Capability.THREAD_REPLY
+    | Capability.QUOTE_REPLY
+    | Capability.TYPING_INDICATOR
+)
+IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
+"""The bot's union id is not among them: it follows from the ids that are, and is filled in later on live bots."""
 
 
 class LarkChannel:
@@ -77,13 +85,7 @@ class LarkChannel:
 
     @property
     def capabilities(self) -> Capability:
-        return (
-            Capability.TEXT
-            | Capability.RICH_CARD
-            | Capability.THREAD_REPLY
-            | Capability.QUOTE_REPLY
-            | Capability.TYPING_INDICATOR
-        )
+        return CAPABILITIES
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See Channel.run. An installation that was stored without its bot's identity asks for it first.
@@ -146,7 +148,7 @@ class LarkChannel:
 
     async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
         """See ReadBack.find_sent."""
-        return await find_sent(self._client, message, since=since, known=known)
+        return await find_sent(self._client, message, _render(message), since=since, known=known)
 
     async def show_typing(self, message_id: str) -> str:
         """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
@@ -235,20 +237,6 @@ def _render(message: OutboundMessage) -> Rendered:
             return render_error(message.text)
         case Tone.NOTICE:
             return render_text(message.text)
-
-
-def open_config(stored: Mapping[str, Any], ring: KeyRing, installation_id: UUID) -> dict[str, Any]:
-    """A stored config with its secrets opened: `app_secret_encrypted` becomes `app_secret`, and so on.
-
-    Raises UnreadableSecret.
-    """
-    opened: dict[str, Any] = {}
-    for name, value in stored.items():
-        if name.endswith(_SEALED_SUFFIX):
-            opened[name.removesuffix(_SEALED_SUFFIX)] = ring.open_text(str(value), owner=installation_id)
-        else:
-            opened[name] = value
-    return opened
 
 
 def _ignore(*_: object) -> None:

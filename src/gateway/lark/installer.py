@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -122,11 +122,11 @@ class InstallationService:
         raise RejectedRequest(409, "installation_changed", "the agent's installation keeps changing; try again")
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
-        """Raises RejectedRequest (404), also for another workspace's."""
+        """Raises RejectedRequest (404), also for another workspace's or another platform's."""
         found = await self._store.find(installation_id, workspace_id)
-        if found is None:
+        if found is None or found.channel_type != CHANNEL_TYPE:
             raise _no_installation(installation_id)
-        return found
+        return _with_region(found)
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
         """Take a bot out of service and keep its row. Raises RejectedRequest (404), also for another workspace's."""
@@ -135,11 +135,12 @@ class InstallationService:
         if revoked is None:
             raise _no_installation(installation_id)
         _log.info("lark_installation_revoked", installation_id=str(installation_id))
-        return revoked
+        return _with_region(revoked)
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
-        """Oldest first, revoked ones too; None lists every workspace's."""
-        return await self._store.list(workspace_id)
+        """Oldest first, revoked ones too; None lists every workspace's. Other platforms' are not ours to show."""
+        views = await self._store.list(workspace_id)
+        return [_with_region(view) for view in views if view.channel_type == CHANNEL_TYPE]
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """What the bot did not take in, and why, newest first."""
@@ -259,6 +260,11 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
         **{name: value for name, value in optional.items() if value},
         **sealed,
     }
+
+
+def _with_region(view: InstallationView) -> InstallationView:
+    """Rows that nobody ever said a region of are of the first one."""
+    return view if view.region else replace(view, region=Region.FEISHU.value)
 
 
 def _check(app: NewApp) -> None:

@@ -18,9 +18,9 @@ from gateway.channel.channel import InboundHandler
 from gateway.channel.push import PushStore, PushTarget
 from gateway.concurrency import Signal, reached
 from gateway.errors import LarkError, RejectedRequest, StoreError
-from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.keyring import KeyRing, UnreadableSecret, open_config
 from gateway.lark.callback import CallbackSecrets, Challenge, Event, Reason, judge
-from gateway.lark.channel import open_config, receive_event
+from gateway.lark.channel import receive_event
 from gateway.lark.client import BotIdentity
 from gateway.lark.clients import LarkClients
 from gateway.lark.connection import OnAck, OnFault

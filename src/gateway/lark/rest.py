@@ -20,6 +20,7 @@ from gateway.errors import (
     LarkThrottled,
     LarkUnauthorized,
     LarkUnavailable,
+    LarkUnreachable,
     LocalProtocolError,
 )
 from gateway.lark.cards import Rendered
@@ -39,7 +40,7 @@ _UNDECIDED = frozenset({230049, 230101})
 _TOKEN_SHAPE = re.compile(r"[!-~]+")
 
 
-class TokenRejected(LarkUnavailable):
+class TokenRejected(LarkUnreachable):
     """The tenant token is not accepted any more. Nothing was done: a fresh token makes the call good."""
 
 
@@ -316,10 +317,15 @@ NAMES_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Messages as the platform shows them, newest first, and the token of the next page ("" after the last)."""
+    """Messages as the platform shows them, newest first, and the token of the next page ("" after the last).
+
+    `complete` tells a page of a list that says itself whether another follows. What a page does not show was not said
+    only if that is so: a broken answer looks like an empty page.
+    """
 
     items: tuple[Any, ...] = field(repr=False)
     next_token: str = field(default="", repr=False)
+    complete: bool = False
 
 
 def message_request(token: str, message_id: str) -> Request:
@@ -352,9 +358,10 @@ def messages_request(
 def judge_page(answer: Answer) -> Page:
     """The messages of an answer, whichever of the two calls it was. Raises the LarkError family."""
     data = _data(judge(answer))
-    items, token = data.get("items"), data.get("page_token")
-    more = data.get("has_more") is True and isinstance(token, str)
-    return Page(tuple(items) if isinstance(items, list) else (), str(token) if more else "")
+    items, token, has_more = data.get("items"), data.get("page_token"), data.get("has_more")
+    more = has_more is True and isinstance(token, str)
+    complete = has_more is False or (more and bool(token))
+    return Page(tuple(items) if isinstance(items, list) else (), str(token) if more else "", complete)
 
 
 def people_request(token: str, open_ids: Sequence[str]) -> Request:

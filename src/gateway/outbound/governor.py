@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 import trio
@@ -37,14 +38,22 @@ class Governor:
         now = trio.current_time()
         return self._pace.chat_free_at(chat, now) - now
 
-    async def take_turn(self, chat: str) -> None:
-        """Return when the next message may go to that chat. Turns are given out in the order of asking."""
+    @asynccontextmanager
+    async def turn(self, chat: str) -> AsyncIterator[None]:
+        """Entered when the next message may go to that chat, which is what the block does.
+
+        Turns are given out in the order of asking.
+        """
         now = trio.current_time()
         at = self._pace.reserve(chat, now)
         if at > now:
             self._note("waited")
-        await trio.sleep_until(at)
-        self._note("call")
+        try:
+            await trio.sleep_until(at)
+            self._note("call")
+            yield
+        finally:
+            self._pace.release(chat, at, trio.current_time())
 
     def admits_typing(self) -> bool:
         """Whether there is room for a sign: what says something goes first."""

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from uuid import UUID
 
 import structlog
 import trio
 
-from gateway.channel.channel import Channel, read_back_of
+from gateway.channel.channel import Channel, ReadBack, read_back_of
 from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.concurrency import Signal, open_finishing_nursery, reached
-from gateway.core.sending import DOUBT_SECONDS_MAX, UNSENT_SECONDS_MAX, GiveUp, is_outlived, judge_attempt
-from gateway.errors import LarkError, LarkRefused, LarkUnavailable, StoreError, StoreUnavailable
+from gateway.core.sending import (
+    DOUBT_SECONDS_MAX,
+    UNSENT_SECONDS_MAX,
+    FindOut,
+    GiveUp,
+    Postpone,
+    is_outlived,
+    judge_attempt,
+)
+from gateway.errors import (
+    LarkError,
+    LarkRefused,
+    LarkThrottled,
+    LarkUnavailable,
+    LocalProtocolError,
+    StoreError,
+    StoreUnavailable,
+)
 from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
 from gateway.outbound.typing import Typist
@@ -102,6 +119,8 @@ class _Sender:
     _composers: Mapping[str, Compose]
     _random_unit: Callable[[], float]
     _flying: set[str] = field(default_factory=set)
+    _served: set[str] = field(default_factory=set)
+    """Recipients that had their turn while others wait for one."""
     _cooling: dict[str, float] = field(default_factory=dict)
     """Recipients that had as much as their chat takes, and until when; they hold up nobody else."""
 
@@ -113,16 +132,31 @@ class _Sender:
         if (wait := self._governor.app_wait()) > 0:
             return min(wait, IDLE_SECONDS)
         self._cooling = {recipient: at for recipient, at in self._cooling.items() if at > trio.current_time()}
-        busy = self._flying | self._cooling.keys()
         try:
-            for row in await self._store.take_due(self._lease, busy=busy, rows_max=free):
-                self._flying.add(row.recipient)
-                nursery.start_soon(self._send_row, row)
+            await self._start_due(nursery, free)
             return await self._pause()
         except StoreError as error:
             # Whatever the store says: an outbox that ended here would take a bot's hearing with it.
             logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
             return STORE_RETRY_SECONDS
+
+    async def _start_due(self, nursery: trio.Nursery, free: int) -> None:
+        """Where more is due than there is room, nobody has another turn before everybody had one."""
+        started = await self._start(nursery, free, served=self._served)
+        if started < free and self._served:
+            self._served.clear()
+            started += await self._start(nursery, free - started, served=())
+        if started < free:
+            self._served.clear()
+
+    async def _start(self, nursery: trio.Nursery, rows_max: int, *, served: Collection[str]) -> int:
+        busy = {*self._flying, *self._cooling, *served}
+        rows = await self._store.take_due(self._lease, busy=busy, rows_max=rows_max)
+        for row in rows:
+            self._flying.add(row.recipient)
+            self._served.add(row.recipient)
+            nursery.start_soon(self._send_row, row)
+        return len(rows)
 
     async def _pause(self) -> float:
         busy = self._flying | self._cooling.keys()
@@ -174,13 +208,20 @@ class _Sender:
 
     async def _text(self, row: OutboxRow) -> str | None:
         compose = self._composers.get(row.kind)
-        return row.content if compose is None else await compose(row)
+        if compose is None:
+            return row.content
+        try:
+            return await compose(row)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            raise _NotComposed(type(error).__name__) from error
 
     async def _call(self, row: OutboxRow, text: str) -> SendResult:
-        await self._governor.take_turn(row.recipient)
         try:
-            with trio.fail_after(self._attempt_seconds):
-                result = await self._channel.send(_envelope(row, text))
+            async with self._governor.turn(row.recipient):
+                with trio.fail_after(self._attempt_seconds):
+                    result = await self._channel.send(_envelope(row, text))
         except trio.TooSlowError as error:
             silent = LarkUnavailable(f"no answer within {self._attempt_seconds:g} s")
             self._governor.learn(row.recipient, silent)
@@ -191,38 +232,53 @@ class _Sender:
         self._governor.learn(row.recipient, None)
         return result
 
-    async def _resolve_doubt(self, row: OutboxRow) -> None:
-        """The platform has forgotten the row's key, so it is looked for in its chat instead of being sent again."""
+    async def _resolve_doubt(self, row: OutboxRow, final: Exception | None = None) -> None:
+        """Look for a row in its chat instead of sending it, because the platform has forgotten its key.
+
+        Or because the last attempt failed for good: `final` is why, and what is shown if the chat does not have it.
+        """
         reader = read_back_of(self._channel)
         if reader is None or row.kind in self._composers or row.first_attempt_at is None:
             await self._settle_unknown(row, 0, "nobody can tell whether it was delivered")
             return
         known = await self._store.list_sent(row)
         try:
-            await self._governor.take_turn(row.recipient)
-            with trio.fail_after(READ_BACK_SECONDS):
-                found = await reader.find_sent(_envelope(row, row.content), since=row.first_attempt_at, known=known)
+            found = await self._read_back(reader, row, row.first_attempt_at, known)
         except LarkRefused as error:
             await self._settle_unknown(row, error.code, f"the chat cannot be read: {_reason(error)}")
-        except (LarkError, trio.TooSlowError) as error:
+        except Exception as error:
             await self._postpone_doubt(row, error)
         else:
-            await self._settle_read_back(row, found)
+            await self._settle_read_back(row, found, final)
+
+    async def _read_back(self, reader: ReadBack, row: OutboxRow, since: datetime, known: Collection[str]) -> str | None:
+        try:
+            async with self._governor.turn(row.recipient):
+                with trio.fail_after(READ_BACK_SECONDS):
+                    return await reader.find_sent(_envelope(row, row.content), since=since, known=known)
+        except trio.TooSlowError as error:
+            raise LarkUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
+        except LarkThrottled as error:
+            self._governor.learn(row.recipient, error)
+            raise
 
     async def _postpone_doubt(self, row: OutboxRow, error: Exception) -> None:
         if row.age_seconds >= UNSENT_SECONDS_MAX:
             await self._settle_unknown(row, 0, "the chat could not be read for a day")
             return
+        self._log_failure(row, error, final=False)
         delay = READ_BACK_RETRY_SECONDS * (0.5 + self._random_unit())
         await self._store.postpone(self._lease, row, delay, 0, _reason(error), doubtful=True)
         self._record(row.kind, "postponed")
 
-    async def _settle_read_back(self, row: OutboxRow, message_id: str | None) -> None:
-        if message_id is None:
+    async def _settle_read_back(self, row: OutboxRow, message_id: str | None, final: Exception | None) -> None:
+        if message_id is None and final is not None:
+            await self._fail(row, _code(final), _reason(final))
+        elif message_id is None:
             await self._store.clear_doubt(self._lease, row.id)
             logger.info("outbox_row_was_not_sent", row_id=str(row.id), kind=row.kind)
-            return
-        await self._settle_success(row, SendResult(message_id))
+        else:
+            await self._settle_success(row, SendResult(message_id))
 
     async def _settle_unknown(self, row: OutboxRow, code: int, reason: str) -> None:
         await self._store.mark_unknown(self._lease, row.id, code, reason)
@@ -230,6 +286,11 @@ class _Sender:
         self._record(row.kind, "unknown")
 
     async def _settle_success(self, row: OutboxRow, result: SendResult | None) -> None:
+        if result is None and row.in_doubt:
+            await self._settle_unknown(
+                row, 0, "nobody can tell whether it was delivered; there is nothing to say any more"
+            )
+            return
         if result is None:
             await self._fail(row, 0, "not sent: there was nothing to say any more")
             return
@@ -245,17 +306,18 @@ class _Sender:
             attempts=row.attempts,
             age_seconds=row.age_seconds,
             in_doubt=row.in_doubt,
+            idle_seconds=row.idle_seconds,
             random_unit=self._random_unit(),
         )
-        code = error.code if isinstance(error, LarkError) else 0
-        self._log_failure(row, error, final=isinstance(verdict, GiveUp))
-        if isinstance(verdict, GiveUp):
-            await self._fail(row, code, _reason(error))
-            return
-        await self._store.postpone(
-            self._lease, row, verdict.delay_seconds, code, _reason(error), doubtful=verdict.doubtful
-        )
-        self._record(row.kind, "postponed")
+        self._log_failure(row, error, final=not isinstance(verdict, Postpone))
+        match verdict:
+            case GiveUp():
+                await self._fail(row, _code(error), _reason(error))
+            case FindOut():
+                await self._resolve_doubt(row, error)
+            case Postpone(delay, doubtful):
+                await self._store.postpone(self._lease, row, delay, _code(error), _reason(error), doubtful=doubtful)
+                self._record(row.kind, "postponed")
 
     async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
         await self._store.mark_failed(self._lease, row.id, code, reason)
@@ -285,6 +347,14 @@ def _envelope(row: OutboxRow, text: str) -> OutboundMessage:
     )
 
 
+class _NotComposed(LocalProtocolError):
+    """There is no text, so nothing was sent. Says the type of the fault, whose words may be anything."""
+
+
+def _code(error: Exception) -> int:
+    return error.code if isinstance(error, LarkError) else 0
+
+
 def _reason(error: Exception) -> str:
     """What is kept of an error and shown: the platform's own words, but only the type of a fault of ours."""
-    return str(error)[:500] if isinstance(error, LarkError) else type(error).__name__
+    return str(error)[:500] if isinstance(error, LarkError | _NotComposed) else type(error).__name__

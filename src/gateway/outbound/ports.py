@@ -22,7 +22,8 @@ class OutboxRow:
     """A row that this lease holder is about to send.
 
     `attempts` counts this one. It is in doubt when the result of an earlier attempt is unknown: since
-    `first_attempt_at`, which is `doubt_seconds` ago. `age_seconds` is how long ago the row was written.
+    `first_attempt_at`, which is `doubt_seconds` ago. `idle_seconds` is how long ago the attempt before this one began,
+    0 when there was none, and `age_seconds` how long ago the row was written.
     """
 
     id: UUID
@@ -36,6 +37,7 @@ class OutboxRow:
     attempts: int
     first_attempt_at: datetime | None
     doubt_seconds: float | None
+    idle_seconds: float
     age_seconds: float
 
     @property

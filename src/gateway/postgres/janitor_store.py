@@ -46,6 +46,12 @@ class PostgresJanitorStore:
     async def purge_typing(self, keep_seconds: float = 24 * 3600.0) -> int:
         return await self._purge(_Q.purge_typing, keep_seconds)
 
+    async def purge_outbound(self, keep_seconds: float) -> int:
+        return await self._purge(_Q.purge_outbound, keep_seconds)
+
+    async def purge_inbound_audit(self, keep_seconds: float) -> int:
+        return await self._purge(_Q.purge_inbound_audit, keep_seconds)
+
     async def _purge(self, statement: Callable[..., Awaitable[int]], keep_seconds: float) -> int:
         gone = 0
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from gateway.postgres.statements import load
 from gateway.work.ports import (
     Claim,
     ClaimedMessage,
+    ClaimedRun,
     Divide,
     HandOut,
     JsonObject,
@@ -29,7 +31,7 @@ from gateway.work.ports import (
     undivided,
 )
 
-_Q = load("task.sql", Claim, ClaimedMessage, Place, RuntimeView, Task)
+_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, Place, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older when its run is handed out does not show that it is being worked on."""
@@ -38,13 +40,22 @@ TYPING_FRESH_SECONDS = 120.0
 class PostgresTaskStore:
     """Implements gateway.work.ports.TaskStore on a pool that the caller owns.
 
-    `divide` knows how many messages of a platform an answer takes.
+    `divide` knows how many messages of a platform an answer takes. `typing_on` are the platforms where a message can
+    show that it is being worked on; None: all of them.
     """
 
-    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id, divide: Divide = undivided) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        mint: Callable[[], UUID] = new_id,
+        divide: Divide = undivided,
+        typing_on: Sequence[str] | None = None,
+    ) -> None:
         self._pool = pool
         self._mint = mint
         self._divide = divide
+        self._typing_on = None if typing_on is None else list(typing_on)
 
     async def touch_runtime(self, runtime_id: UUID) -> None:
         async with self._pool.connection() as conn:
@@ -70,6 +81,8 @@ class PostgresTaskStore:
                     task_id = await self._take(conn, agent_id, runtime_id, messages_max)
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
+                        if claim.kind == "autopilot":
+                            claim = replace(claim, run=await _Q.get_claimed_run(conn, task_id=task_id))
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
                         messages = await attach_files(conn, task_id, messages)
                         place: Place | None = await _Q.get_place(conn, task_id=task_id)
@@ -86,7 +99,13 @@ class PostgresTaskStore:
         if task_id is not None:
             await _Q.take_messages(conn, task_id=task_id, messages_max=messages_max)
             await _Q.queue_the_rest(conn, id=self._mint(), task_id=task_id)
-            await _Q.want_typing(conn, id=self._mint(), task_id=task_id, fresh_seconds=TYPING_FRESH_SECONDS)
+            await _Q.want_typing(
+                conn,
+                id=self._mint(),
+                task_id=task_id,
+                fresh_seconds=TYPING_FRESH_SECONDS,
+                channel_types=self._typing_on,
+            )
             reached("task.claimed")
         return task_id
 

@@ -32,11 +32,6 @@ from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, Obser
 
 logger = structlog.get_logger(__name__)
 
-IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
-"""The keys of a config, beside its secrets, that make another bot or another link of it.
-
-The bot's union id is not among them: it follows from the ids that are, and is filled in later on live bots.
-"""
 SWEEP_SECONDS = 10.0
 """The bound of one listing."""
 _SWEEP_GAP_SECONDS = 0.1
@@ -56,9 +51,10 @@ class _Reading:
 class Fleet:
     """What runs in this process, by installation. Others may ask it questions; only the sweep changes it."""
 
-    def __init__(self, leases: Leases, open_secrets: OpenSecrets, node_id: str) -> None:
+    def __init__(self, leases: Leases, registry: Registry, open_secrets: OpenSecrets, node_id: str) -> None:
         self.leases = leases
         self.swept_at = -math.inf
+        self._registry = registry
         self._open_secrets = open_secrets
         self._node_id = node_id
         self._digest_key = secrets.token_bytes(32)
@@ -130,7 +126,8 @@ class Fleet:
         self._told.discard(installation.id)
         try:
             opened = self._open_secrets(installation)
-            said = fingerprint(self._digest_key, installation.channel_type, installation.config, opened, IDENTITY_KEYS)
+            identity = self._registry.identity_keys(installation.channel_type)
+            said = fingerprint(self._digest_key, installation.channel_type, installation.config, opened, identity)
         except UnreadableSecret as error:
             logger.warning("secret_unreadable", installation_id=str(installation.id), error=str(error))
             return _Reading(installation, problem=str(error))
@@ -189,7 +186,7 @@ async def run_supervisor(
     bug, and meant to end the process.
     """
     leases = Leases(store, settings, observer or Unobserved())
-    fleet = Fleet(leases, open_secrets, node_id)
+    fleet = Fleet(leases, registry, open_secrets, node_id)
     equipment = Equipment(leases, registry, handler_for, run_outbox, releases, jitter)
     if not settings.shields_fit:
         logger.warning("lease_margin_short", margin_seconds=settings.margin_seconds, needed=SHIELDS_UNDER_LEASE_SECONDS)

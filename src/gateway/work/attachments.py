@@ -5,7 +5,7 @@ The platform keeps the file, so the disk is a cache: what is not here, on this r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Protocol
@@ -42,7 +42,7 @@ class Attachment:
     """A file as stored. `n` counts over the task when it was looked up through one, else over its message.
 
     `status` is pending, ready or failed; `error` the slug of a FetchProblem. `seconds_left` is how long a run still
-    waits for it, known of a taken one only.
+    waits for it, known of a taken one only. `channel_type` is empty when its bot is gone.
     """
 
     id: UUID
@@ -58,6 +58,7 @@ class Attachment:
     status: str
     error: str | None
     seconds_left: float = 0.0
+    channel_type: str = ""
 
     @property
     def failed(self) -> bool:
@@ -99,6 +100,20 @@ class FileSource(Protocol):
 
         The caller bounds the time by cancelling.
         """
+
+
+class PlatformFiles:
+    """Implements FileSource: every file comes from the platform of its bot."""
+
+    def __init__(self, sources: Mapping[str, FileSource]) -> None:
+        """By channel type. Platforms that are added later count too."""
+        self._sources = sources
+
+    async def download(self, wanted: Attachment, sink: FileSink) -> None:
+        source = self._sources.get(wanted.channel_type)
+        if source is None:
+            raise FetchFailed(FetchProblem.BOT_UNAVAILABLE, f"no files are fetched from {wanted.channel_type!r}")
+        await source.download(wanted, sink)
 
 
 class AttachmentStore(Protocol):

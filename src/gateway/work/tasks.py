@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from gateway.concurrency import Signal, Topics, reached
+from gateway.core.autopilot import describe_run
 from gateway.core.enrichment import as_label
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
@@ -19,6 +20,7 @@ from gateway.work.directory import RuntimePrincipal
 from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, failure_comment, judge_failure, reason_of
 from gateway.work.ports import (
     ClaimedMessage,
+    ClaimedRun,
     Enrich,
     HandOut,
     JsonObject,
@@ -70,6 +72,8 @@ class Assignment(HandOut):
             missing = "\n".join(line for message in self.messages for line in message.missing)
             parts = (self.claim.issue_title, self.claim.issue_description, missing)
             return "\n\n".join(part for part in parts if part)
+        if self.claim.run is not None:
+            return _run_prompt(self.claim.run)
         shared = self.place is not None and self.place.is_group
         told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
         return "\n\n".join(text for text in told if text)
@@ -78,6 +82,11 @@ class Assignment(HandOut):
 def _spoken(message: ClaimedMessage) -> str:
     words = message.words
     return f"[{as_label(message.author)}]: {words}" if message.author and words else words
+
+
+def _run_prompt(run: ClaimedRun) -> str:
+    words = run.description if run.description.strip() else run.title
+    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, payload=run.payload)
 
 
 class TaskService:

@@ -11,8 +11,7 @@ import structlog
 import trio
 
 from gateway.cli import run
-from gateway.keyring import KeyRing, generate_key
-from gateway.lark.channel import open_config
+from gateway.keyring import KeyRing, generate_key, open_config
 from gateway.postgres.pool import Pool
 from support.lark_directory import Place, add_place
 from support.lark_rest import TOKEN_PATH, Reply, serving_platform

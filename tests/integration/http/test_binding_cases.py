@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from gateway.lark.channel import TITLES
 from gateway.postgres.pool import Pool
 from support.people import Browser, Office, open_office
 
@@ -29,7 +30,7 @@ def cases(group: str) -> pytest.MarkDecorator:
 
 async def _redeeming(pool: Pool, situation: str) -> tuple[Office, Browser, str]:
     """The office, the browser and the token of a situation."""
-    office = await open_office(pool, lark_on=situation != "integration not configured")
+    office = await open_office(pool, platforms=() if situation == "integration not configured" else (TITLES,))
     browser = await office.signed_in("bob@acme.example", None if situation == "redeemer not in workspace" else "member")
     token = await office.link_token()
     match situation:

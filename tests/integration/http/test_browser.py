@@ -10,11 +10,10 @@ import pytest
 import trio
 from playwright.sync_api import Page, expect
 
-from gateway.http.console.language import words_of
 from gateway.http.server import serve_http
 from gateway.postgres.pool import Pool
 from support.chromium import browse
-from support.people import PASSWORD, Office, open_office
+from support.people import PASSWORD, Office, open_office, page_words
 
 EMAIL = "bob@acme.example"
 
@@ -41,7 +40,7 @@ def sign_in(page: Page, words: dict[str, str]) -> None:
 async def test_person_opens_the_link_signs_in_and_is_bound(pool: Pool, locale: str, language: str) -> None:
     office = await open_office(pool)
     person, token = await office.add_person(EMAIL), await office.link_token()
-    words = dict(words_of(language))
+    words = page_words(language)
     seen: list[tuple[str, str]] = []  # every request's address and Referer
     problems: list[str] = []
 
@@ -66,7 +65,7 @@ async def test_person_opens_the_link_signs_in_and_is_bound(pool: Pool, locale: s
 async def test_person_without_scripts_is_bound_by_the_button(pool: Pool) -> None:
     office = await open_office(pool)
     person, token = await office.add_person(EMAIL), await office.link_token()
-    words = dict(words_of("en"))
+    words = page_words("en")
 
     def visit(url: str, page: Page) -> None:
         page.goto(f"{url}/lark/bind?token={token}")
@@ -82,7 +81,7 @@ async def test_person_without_scripts_is_bound_by_the_button(pool: Pool) -> None
 async def test_stranger_with_the_link_is_refused_and_told_whom_to_ask(pool: Pool) -> None:
     office = await open_office(pool)
     await office.add_person(EMAIL, role=None)
-    token, words = await office.link_token(), dict(words_of("en"))
+    token, words = await office.link_token(), page_words("en")
 
     def visit(url: str, page: Page) -> None:
         page.goto(f"{url}/lark/bind?token={token}")

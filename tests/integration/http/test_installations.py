@@ -162,7 +162,7 @@ async def test_audit_is_for_admins_and_the_agents_owner(desk: Desk) -> None:
 
 
 async def test_everything_but_the_list_is_503_without_a_key(pool: Pool) -> None:
-    desk = await off(pool, lark_on=False)
+    desk = await off(pool, lark_on=False, platforms=())
     browser = await desk.person("workspace_owner")
     assert {case["expected"] for case in by(configured=False) if case["input"]["op"] != "list"} == {503}
     for method, path in (

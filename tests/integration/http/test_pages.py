@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 
 import pytest
 
-from gateway.http.console.language import LANGUAGES, words_of
+from gateway.http.console.language import LANGUAGES
 from gateway.postgres.pool import Pool
-from support.people import PASSWORD, Browser, Office, open_office
+from support.people import PASSWORD, Browser, Office, open_office, page_words
 
-EN = words_of("en")
+EN = page_words("en")
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def test_page_speaks_the_language_of_its_reader(office: Office, language: 
     for path, header in ((f"/login?lang={language}", "fr"), ("/login", f"{language},en;q=0.5")):
         response, text = await get(office.browser(), path, **{"Accept-Language": header})
         assert f'<html lang="{language}">' in text
-        assert words_of(language)["sign_in_title"] in text
+        assert page_words(language)["sign_in_title"] in text
         assert response.headers["Content-Language"] == language
 
 

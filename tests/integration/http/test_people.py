@@ -239,7 +239,7 @@ async def test_redeem_of_one_token_twice_at_once_is_one_200_and_one_410(office: 
 
 
 async def test_redeem_where_lark_is_off_is_503(pool: Pool) -> None:
-    office = await open_office(pool, lark_on=False)
+    office = await open_office(pool, platforms=())
     browser = await office.signed_in("bob@acme.example")
     assert (await browser.ask("POST", REDEEM, {"token": "A" * 43}))[0] == 503
     assert (await office.browser().ask("POST", REDEEM, {"token": "A" * 43}))[0] == 401

@@ -11,7 +11,7 @@ import trio
 
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkRefused, Verdict
 from gateway.channel.message import ChatType, InboundMessage, OutboundMessage, Tone
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, LarkUnreachable
 from gateway.lark.cards import render_text
 from gateway.lark.channel import LarkChannel, lark_factory
 from gateway.lark.client import HttpClient, LarkClient, open_http_client
@@ -181,6 +181,74 @@ async def test_message_is_found_in_its_chat_by_what_it_says(simulator: Simulator
     assert await channel.find_sent(plain, since=since, known=[plain_id]) is None
     assert await channel.find_sent(never, since=since, known=[card_id]) is None
     assert await channel.find_sent(plain, since=since - timedelta(hours=3), known=()) is None
+
+
+@pytest.mark.parametrize("tone", [Tone.ERROR, Tone.ANSWER, Tone.NOTICE])
+async def test_message_of_any_look_is_found(simulator: Simulator, app: App, http: HttpClient, tone: Tone) -> None:
+    """A card shows more than its words: the sign of an error stands above them."""
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    message = OutboundMessage(text="**it** failed", idempotency_key="u-1", chat_id=chat.chat_id, tone=tone)
+    since = datetime.now(UTC)
+    sent = (await channel.send(message)).message_id
+    assert await channel.find_sent(message, since=since, known=()) == sent
+
+
+async def test_card_that_went_as_text_is_found(simulator: Simulator, app: App, http: HttpClient) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    simulator.fail_next(SEND_PATH, code=230099)
+    message = OutboundMessage(text="**done**", idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    since = datetime.now(UTC)
+    sent = (await channel.send(message)).message_id
+    assert await channel.find_sent(message, since=since, known=()) == sent
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"), [("**done**", "please upgrade"), ("hi <at user_id='ou_1'></at>", "hi @Eve")]
+)
+async def test_message_that_is_listed_in_other_words_counts_unless_it_is_explained(
+    simulator: Simulator, app: App, http: HttpClient, text: str, listed: str
+) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    message = OutboundMessage(text=text, idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    since = datetime.now(UTC)
+    sent = (await channel.send(message)).message_id
+    (stored,) = simulator.sent(chat)
+    stored.content = stored.content.replace(text, listed)
+    assert await channel.find_sent(message, since=since, known=()) == sent
+    assert await channel.find_sent(message, since=since, known=[sent]) is None
+
+
+async def test_message_that_was_recalled_since_is_not_sent_again(
+    simulator: Simulator, app: App, http: HttpClient
+) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    message = OutboundMessage(text="hello", idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    since = datetime.now(UTC)
+    sent = (await channel.send(message)).message_id
+    simulator.messages.withdraw(sent)
+    assert await channel.find_sent(message, since=since, known=()) == sent
+
+
+async def test_broken_list_does_not_pass_for_an_empty_one(simulator: Simulator, app: App, http: HttpClient) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    channel = channel_on(simulator, http, config_of(app, []))
+    message = OutboundMessage(text="hello", idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
+    await channel.send(message)
+    simulator.fail_next(SEND_PATH, method="GET", body='{"code":0,"msg":"success","data":{}}', status=200)
+    with pytest.raises(LarkUnavailable):
+        await channel.find_sent(message, since=datetime.now(UTC), known=())
+
+
+async def test_token_that_is_refused_twice_leaves_no_doubt(simulator: Simulator, app: App, client: LarkClient) -> None:
+    chat = simulator.direct_chat(simulator.create_person("Eve"), app)
+    simulator.fail_next(SEND_PATH, times=2, code=99991663)
+    with pytest.raises(LarkUnreachable):
+        await client.send(render_text("hello"), uuid="u-1", chat_id=chat.chat_id)
+    assert simulator.sent(chat) == []
 
 
 async def test_message_to_a_person_cannot_be_found(simulator: Simulator, app: App, http: HttpClient) -> None:

@@ -4,9 +4,11 @@ from uuid import UUID
 
 import pytest
 
+from gateway.channel.capability import Capability
 from gateway.channel.channel import Channel, ChannelConfig, Verdict
+from gateway.channel.lookup import Lookup
 from gateway.channel.message import InboundMessage
-from gateway.channel.registry import Registry, UnknownChannelType
+from gateway.channel.registry import Registry, Traits, UnknownChannelType
 
 
 async def settle(_message: InboundMessage) -> Verdict:
@@ -64,3 +66,38 @@ def test_channel_config_repr_hides_what_the_installation_stores() -> None:
         ChannelConfig(type="x", installation_id=UUID(int=1), raw={"app_secret": "fake-secret"}, handler=settle)
     )
     assert "fake-secret" not in shown
+
+
+async def lookup_of(_installation_id: UUID) -> Lookup:
+    raise NotImplementedError
+
+
+def equipped() -> Registry:
+    registry = Registry()
+    registry.register("bare", factory("A"))
+    traits = Traits(
+        titles={"en": "Full", "ja": "全部"},
+        capabilities=Capability.TEXT | Capability.TYPING_INDICATOR,
+        identity_keys=("app_id", "gate"),
+        divide=lambda text: text.split(),
+        lookup_of=lookup_of,
+    )
+    registry.register("full", factory("B"), traits)
+    return registry
+
+
+def test_registry_tells_what_each_platform_brought_along() -> None:
+    registry = equipped()
+    assert registry.types_with(Capability.TYPING_INDICATOR) == ["full"]
+    assert registry.types_with(Capability.TEXT) == ["bare", "full"]
+    assert [registry.divide(slug, "a b") for slug in ("bare", "full", "gone")] == [["a b"], ["a", "b"], ["a b"]]
+    assert registry.lookups() == {"full": lookup_of}
+    assert registry.titles() == [{"en": "bare"}, {"en": "Full", "ja": "全部"}]
+    assert [registry.identity_keys(slug) for slug in ("full", "gone")] == [("app_id", "gate"), ("app_id",)]
+
+
+def test_registry_second_registration_replaces_the_traits_as_well() -> None:
+    registry = equipped()
+    registry.register("full", factory("C"))
+    assert registry.lookups() == {}
+    assert registry.types_with(Capability.TYPING_INDICATOR) == []

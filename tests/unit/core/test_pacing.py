@@ -30,6 +30,28 @@ def test_no_window_ever_holds_more_than_its_limit(asked: list[tuple[int, float]]
         assert _busiest([at for times in by_chat.values() for at in times], limit.seconds) <= limit.calls
 
 
+@given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=100))
+def test_no_window_holds_more_however_late_a_call_of_the_chat_arrives(calls: list[tuple[float, float, float]]) -> None:
+    """One after the other, as the messages of a chat go; each arrives somewhere between its start and its end."""
+    pace, now, arrivals = AppPace(), 0.0, []
+    for pause, seconds, share in calls:
+        began = pace.reserve("oc_1", now + pause)
+        now = began + seconds
+        arrivals.append(began + seconds * share)
+        pace.release("oc_1", began, now)
+    assert all(_busiest(arrivals, limit.seconds) <= limit.calls for limit in CHAT_LIMITS)
+
+
+def test_app_with_calls_under_way_has_so_much_less_room() -> None:
+    pace = AppPace()
+    starts = [pace.reserve(f"oc_{number}", 0.0) for number in range(10)]
+    for number in range(40):
+        pace.release(f"oc_{number}", pace.reserve(f"oc_{number}", 5.0), 5.0)
+    assert pace.app_free_at(5.0) > 6.0
+    pace.release("oc_0", starts[0], 5.5)
+    assert 6.0 < pace.app_free_at(5.5) < 6.1
+
+
 def test_app_may_use_all_of_its_second() -> None:
     pace = AppPace()
     assert [pace.reserve(f"oc_{number}", 0.0) for number in range(50)] == [0.0] * 50

@@ -4,16 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sending import GiveUp, Postpone, is_outlived, judge_attempt
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, LarkUnreachable
+from gateway.core.sending import SETTLING_SECONDS, FindOut, GiveUp, Postpone, is_outlived, judge_attempt
+from gateway.errors import (
+    LarkRefused,
+    LarkThrottled,
+    LarkUnauthorized,
+    LarkUnavailable,
+    LarkUnreachable,
+    LocalProtocolError,
+)
 
 DAY = 24 * 3600.0
 
 
 def judge(
-    error: Exception, *, attempts: int = 1, age: float = 0.0, in_doubt: bool = False, unit: float = 0.5
-) -> Postpone | GiveUp:
-    return judge_attempt(error, attempts=attempts, age_seconds=age, in_doubt=in_doubt, random_unit=unit)
+    error: Exception, *, attempts: int = 1, age: float = 0.0, doubt: bool = False, idle: float = 0.0, unit: float = 0.5
+) -> Postpone | GiveUp | FindOut:
+    return judge_attempt(error, attempts=attempts, age_seconds=age, in_doubt=doubt, idle_seconds=idle, random_unit=unit)
 
 
 def test_unavailable_platform_leaves_a_doubt_and_backs_off_to_a_minute() -> None:
@@ -30,7 +37,7 @@ def test_unavailable_platform_spreads_retries_around_the_delay(unit: float, atte
 
 def test_platform_that_was_not_reached_leaves_no_doubt() -> None:
     assert judge(LarkUnreachable("no connection"), attempts=2) == Postpone(2, False)
-    assert judge(LarkUnreachable("no connection"), in_doubt=True, age=2 * DAY) == Postpone(1, False)
+    assert judge(LarkUnreachable("no connection"), doubt=True, age=2 * DAY) == Postpone(1, False)
 
 
 def test_refusal_is_final() -> None:
@@ -55,8 +62,21 @@ def test_row_that_could_not_be_sent_for_a_day_is_given_up(error: Exception) -> N
     assert judge(error, age=DAY - 1) != GiveUp()
 
 
-def test_fault_of_ours_is_given_up_at_the_fifth_attempt() -> None:
-    assert [judge(ValueError(), attempts=number) == GiveUp() for number in (1, 4, 5)] == [False, False, True]
+def test_refusal_of_what_may_have_been_delivered_before_is_not_called_failed() -> None:
+    assert judge(LarkRefused("no"), doubt=True, idle=SETTLING_SECONDS) == FindOut()
+    assert judge(LarkRefused("no"), doubt=True, idle=20.0) == Postpone(SETTLING_SECONDS, True)
+
+
+def test_fault_that_kept_us_from_calling_is_given_up_at_the_fifth_attempt() -> None:
+    fault = LocalProtocolError("the text is empty")
+    assert [judge(fault, attempts=number) == GiveUp() for number in (1, 4, 5)] == [False, False, True]
+    assert judge(fault, attempts=1) == Postpone(1, False)
+
+
+def test_fault_that_may_have_met_the_answer_ends_in_a_look_at_the_chat() -> None:
+    assert judge(ValueError(), attempts=1) == Postpone(1, True)
+    assert judge(ValueError(), attempts=5) == Postpone(SETTLING_SECONDS, True)
+    assert judge(ValueError(), attempts=6, doubt=True, idle=SETTLING_SECONDS) == FindOut()
 
 
 def test_row_is_outlived_after_a_day_unless_it_may_have_been_sent() -> None:

@@ -22,8 +22,7 @@ from gateway.errors import (
     RejectedRequest,
     StoreConflict,
 )
-from gateway.keyring import KeyRing
-from gateway.lark.channel import open_config
+from gateway.keyring import KeyRing, open_config
 from gateway.lark.client import BotIdentity
 from gateway.lark.installer import InstallationService, NewApp
 from gateway.lark.region import Region

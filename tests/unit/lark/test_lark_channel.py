@@ -12,9 +12,8 @@ from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
-from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.lark.cards import Rendered
-from gateway.lark.channel import LarkChannel, lark_factory, open_config
+from gateway.lark.channel import LarkChannel, lark_factory
 from gateway.lark.client import BotIdentity, HttpClient
 from gateway.lark.clients import LarkClients
 from gateway.lark.connection import RawLink
@@ -299,13 +298,3 @@ async def test_factory_builds_a_channel_and_refuses_one_without_credentials() ->
         assert build(config).type == "feishu"
         with pytest.raises(LinkRefused, match="app secret"):
             build(ChannelConfig(type="feishu", installation_id=ID, raw={"app_id": "cli_a"}, handler=Handler()))
-
-
-def test_open_config_opens_every_sealed_key_for_its_own_row() -> None:
-    ring = KeyRing([b"\x07" * 32])
-    stored = {"app_id": "cli_a", "app_secret_encrypted": ring.seal_text("fake-secret", owner=ID), "allow_bots": True}
-    assert open_config(stored, ring, ID) == {"app_id": "cli_a", "app_secret": "fake-secret", "allow_bots": True}
-    with pytest.raises(UnreadableSecret):
-        open_config(stored, ring, UUID(int=2))
-    with pytest.raises(UnreadableSecret):
-        open_config({"app_secret_encrypted": None}, ring, ID)

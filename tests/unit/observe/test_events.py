@@ -59,16 +59,16 @@ def test_every_outcome_of_the_pipeline_is_in_the_vocabulary(value: str) -> None:
 def test_inbound_observer_counts_a_drop_by_its_reason() -> None:
     metrics = Metrics()
     observe = InboundObserver(metrics)
-    observe(Outcome.INGESTED, None)
-    observe(Outcome.DROPPED, DropReason.SENDER_IS_BOT)
+    observe("feishu", Outcome.INGESTED, None)
+    observe("toy", Outcome.DROPPED, DropReason.SENDER_IS_BOT)
     text = metrics.render().decode()
     assert 'gateway_channel_events_total{channel="feishu",outcome="ingested"} 1.0' in text
-    assert 'gateway_channel_events_total{channel="feishu",outcome="sender_is_bot"} 1.0' in text
+    assert 'gateway_channel_events_total{channel="toy",outcome="sender_is_bot"} 1.0' in text
 
 
 def test_ack_observer_measures_by_code() -> None:
     metrics = Metrics()
-    AckObserver(metrics)(0.003, 500)
+    AckObserver(metrics, "feishu")(0.003, 500)
     text = metrics.render().decode()
     assert 'gateway_channel_ack_seconds_bucket{channel="feishu",code="500",le="0.005"} 1.0' in text
 

@@ -7,6 +7,8 @@ elsewhere, or is kept by a cache.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -100,28 +102,30 @@ def _login(target: str, *, email: str = "", person: User | None = None, refusal:
 
 
 def _add_bind(app: Quart, people: People, sessions: Sessions) -> None:
+    page = partial(_bind, people.platforms)
+
     @app.get(BIND_PATH)
     async def bind_page() -> Response:
         token = request.args.get("token", "").strip()
         if not token:
-            return _bind("", "missing", status=400)
+            return page("", "missing", status=400)
         user_id = await sessions.signed_in()
         if user_id is None:
-            return _bind(token, "needs_auth")
-        return _bind(token, "ready", person=await people.accounts.person(user_id))
+            return page(token, "needs_auth")
+        return page(token, "ready", person=await people.accounts.person(user_id))
 
     @app.post(BIND_PATH)
     async def bind_form() -> Response:
         form = await request.form
         token, user_id = form.get("token", "").strip(), await sessions.signed_in()
         if user_id is None:
-            return _bind(token, "needs_auth") if token else _bind("", "missing", status=400)
+            return page(token, "needs_auth") if token else page("", "missing", status=400)
         status = 503
         if not hmac.compare_digest(form.get("proof", "").encode(), form_proof().encode()):
             status = 400
-        elif people.lark_on:
+        elif people.platforms:
             status = await _redeem(people, token, user_id)
-        return _bind(token, STATES.get(status, "other"), status=status)
+        return page(token, STATES.get(status, "other"), status=status)
 
 
 async def _redeem(people: People, token: str, user_id: Any) -> int:
@@ -132,10 +136,15 @@ async def _redeem(people: People, token: str, user_id: Any) -> int:
     return 200
 
 
-def _bind(token: str, state: str, *, status: int = 200, person: User | None = None) -> Response:
+def _bind(
+    platforms: Sequence[Mapping[str, str]], token: str, state: str, *, status: int = 200, person: User | None = None
+) -> Response:
     here = {"token": token} if token else {}
     proof = form_proof() if person is not None else ""
-    return _page("bind.html", status, "no-referrer", state=state, person=person, proof=proof, here=here, path=BIND_PATH)
+    return _page(
+        "bind.html", status, "no-referrer",
+        state=state, person=person, proof=proof, here=here, path=BIND_PATH, platforms=platforms,
+    )  # fmt: skip
 
 
 def form_proof() -> str:
@@ -154,11 +163,13 @@ def _page(template: str, status: int, referrer_policy: str, **values: Any) -> Re
     asked = request.args.get("lang")
     language = choose_language(asked, request.accept_languages.values())
     path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}
+    titles = [title.get(language, title["en"]) for title in values.pop("platforms", ())]
     lang = {} if asked is None else {"lang": language}
     back = {"next": f"{path}?{urlencode(here | lang)}"}
     text = _pages.get_template(template).render(
         words=words_of(language),
         language=language,
+        platform=" / ".join(titles),
         other_languages=[
             (code, words_of(code)["language_name"], f"{path}?{urlencode(here | {'lang': code})}")
             for code in LANGUAGES
