@@ -378,7 +378,7 @@ class ScanDesk:
         if isinstance(outcome, InstallationView):
             _log.info("lark_installation_added", installation_id=str(outcome.id), app_id=outcome.app_id)
         elif outcome is ScanRefusal.NOT_BOUND:
-            message = "the account that scanned cannot be bound to the member who began: is somebody else bound to it?"
+            message = "who began is no member any more, or the account that scanned is bound to somebody else"
             await self._fail(scan, InstallReason.INSTALLER_BIND_FAILED, message)
         else:
             _log.warning("lark_install_taken_over", session_id=str(scan.id))
