@@ -2,14 +2,15 @@
 
 -- name: add_install_session(id, workspace_id, agent_id, initiator_user_id, region, device_code, interval_seconds, delay_seconds, lifetime_seconds, pending_max)!
 -- Stored before anybody sees the code: a scan of it is never without a session. Each is polled, so that there must not be
--- any number of them.
+-- any number of them; one whose time is up may still lie there where no daemon runs, and keeps nobody from another.
 insert into lark_install_session (id, workspace_id, agent_id, initiator_user_id, region, polled_region, device_code,
   interval_seconds, next_poll_at, deadline)
 select :id, :workspace_id, :agent_id, :initiator_user_id, :region, :region, :device_code,
   :interval_seconds, now() + make_interval(secs => :delay_seconds::float8),
   now() + make_interval(secs => :lifetime_seconds::float8)
 where (
-  select count(*) from lark_install_session where workspace_id = :workspace_id and status = 'pending'
+  select count(*) from lark_install_session
+  where workspace_id = :workspace_id and status = 'pending' and deadline > now()
 ) < :pending_max;
 
 -- name: take_install_session(poller, lease_seconds, id)^
@@ -30,7 +31,7 @@ set poller = :poller, poller_until = now() + make_interval(secs => :lease_second
 from due
 where s.id = due.id
 returning s.id, s.workspace_id, s.agent_id, s.initiator_user_id, s.region, s.polled_region, s.device_code, s.credentials,
-  s.interval_seconds, extract(epoch from s.deadline - now())::float8 as seconds_left, s.error_message as problem, s.poller;
+  s.interval_seconds, extract(epoch from s.deadline - now())::float8 as seconds_left, s.poller;
 
 -- name: put_back_install_session(id, workspace_id, poller, polled_region, interval_seconds, delay_seconds, problem)!
 -- Free for whoever comes first once it is due.
@@ -46,12 +47,14 @@ update lark_install_session
 set poller_until = now() + make_interval(secs => :lease_seconds::float8)
 where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
 
--- name: grant_install_session(id, workspace_id, poller, credentials, finish_seconds)!
--- The platform may say it only once. What is left to do gets its time even after a scan in the last second.
+-- name: grant_install_session(id, workspace_id, poller, credentials, lease_seconds, finish_seconds)!
+-- The platform may say it only once: who heard it has the session again, whoever took it while the database was away, and
+-- may store it twice when the first answer was lost. What is left to do gets its time even after a scan in the last second.
 update lark_install_session
 set credentials = :credentials, next_poll_at = now(), error_message = '',
+  poller = :poller, poller_until = now() + make_interval(secs => :lease_seconds::float8),
   deadline = greatest(deadline, now() + make_interval(secs => :finish_seconds::float8))
-where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
+where id = :id and workspace_id = :workspace_id and status = 'pending' and (credentials is null or poller = :poller);
 
 -- name: lock_install_session(id, workspace_id, poller)$
 -- First in the transaction that stores the bot: nobody may take the session over until it is decided.

@@ -207,13 +207,15 @@ def scan_desk(
 class Supplies:
     """What a platform may build on, and where it registers. All of it outlives the platform's channels.
 
-    `files` takes, by channel type, where the files in messages come from. Without `ring` no secret can be opened.
+    `files` takes, by channel type, where the files in messages come from. Without `ring` no secret can be opened. `tls`
+    is what every call and every socket believes: one context, because each costs close to a megabyte.
     """
 
     settings: Settings
     pool: Pool
     ring: KeyRing | None
     lark: LarkClients
+    tls: ssl.SSLContext
     metrics: Metrics
     registry: Registry
     files: dict[str, FileSource]
@@ -270,10 +272,7 @@ def _lark_factory(supplies: Supplies) -> ChannelFactory:
     proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
     return lark_factory(
         supplies.lark,
-        # One context for all sockets: each costs close to a megabyte.
-        open_stream=partial(
-            open_tcp_link, ssl_context=ssl.create_default_context(), proxies=proxies, settings=connection
-        ),
+        open_stream=partial(open_tcp_link, ssl_context=supplies.tls, proxies=proxies, settings=connection),
         settings=connection,
         on_ack=AckObserver(supplies.metrics, CHANNEL_TYPE),
         on_fault=partial(supplies.metrics.count, "gateway_unexpected_errors_total", unit="frame"),
@@ -336,16 +335,17 @@ async def _run_parts(
     stop: trio.Event,
     task_status: trio.TaskStatus[Ready],
 ) -> None:
-    from gateway.lark.client import open_http_client
+    from gateway.lark.client import open_http_client, trusted_context
 
     proxy = settings.lark.proxy_url
+    tls = trusted_context()
     async with (
         _open_pool(conninfo, settings) as pool,
         _open_pool(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
-        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
+        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, ring=ring, platforms=platforms)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, http=http, tls=tls, ring=ring, platforms=platforms)
         await daemon.start_services(services)
         async with trio.open_nursery() as intake:
             ready = await daemon.start_intake(intake, stop)
@@ -366,6 +366,7 @@ class _Daemon:
         lease_pool: Pool,
         *,
         http: HttpClient,
+        tls: ssl.SSLContext,
         ring: KeyRing | None,
         platforms: Sequence[Register],
     ) -> None:
@@ -401,7 +402,7 @@ class _Daemon:
         self._registry = Registry()
         self._files: dict[str, FileSource] = {}
         for register in platforms:
-            register(Supplies(settings, pool, ring, self._lark, self._metrics, self._registry, self._files))
+            register(Supplies(settings, pool, ring, self._lark, tls, self._metrics, self._registry, self._files))
         self._wakes = Wakes()
         self._node_id = secrets.token_hex(16)
         self._pushed: PushedEvents | None = None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
-import asks
 import pytest
 import trio
 
 from gateway.simulator.platform import App
 from gateway.simulator.scans import read_link
 from support.device_flow import PENDING, DeviceFlow
-from support.lark_rest import Reply, serving_platform
-from support.processes import GatewayProcess
+from support.lark_rest import Call, Reply, serving_platform
+from support.partition import open_partition
+from support.scanning import owner
 from support.world import World
 
 
@@ -23,38 +22,6 @@ async def accounts(world: World) -> AsyncIterator[DeviceFlow]:
     async with serving_platform() as platform:
         world.environment["GATEWAY_LARK__ACCOUNTS_BASE_URL"] = platform.base_url
         yield DeviceFlow(platform)
-
-
-class Person:
-    """The workspace's owner with a browser of their own kind."""
-
-    def __init__(self, world: World, token: str) -> None:
-        self.base = f"/api/workspaces/{world.workspace.slug}/lark"
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._http = asks.Session(connections=2)
-
-    async def ask(self, daemon: GatewayProcess, method: str, path: str, body: object = None) -> Any:
-        given = {"json": body} if body is not None else {}
-        answer = await self._http.request(method, f"{daemon.url}{self.base}{path}", headers=self._headers, **given)
-        assert answer.status_code in {200, 204}, (path, answer.status_code, answer.text)
-        return answer.json() if answer.content else None
-
-    async def begin(self, daemon: GatewayProcess, agent_id: object) -> tuple[str, str]:
-        """Where the session tells its status, and what is behind the code."""
-        begun = await self.ask(daemon, "POST", "/install/begin", {"agent_id": str(agent_id)})
-        return f"/install/{begun['session_id']}/status", begun["qr_code_url"]
-
-    async def until_connected(self, daemon: GatewayProcess, path: str) -> str:
-        with trio.fail_after(40):
-            while (status := await self.ask(daemon, "GET", path))["status"] == "pending":
-                await trio.sleep(0.1)
-        assert status["status"] == "success", status
-        return str(status["installation_id"])
-
-
-async def owner(world: World) -> Person:
-    _, token = await world.directory.add_user_token(world.owner)
-    return Person(world, token)
 
 
 def grant(app: App) -> Reply:
@@ -108,6 +75,30 @@ async def test_scan_of_a_killed_daemon_is_finished_by_the_other_and_the_bot_goes
     assert await world.rows("select user_id, channel_user_id from channel_user_binding") == [
         (world.owner.id, "ou_scanner")
     ]
+
+
+async def test_scan_that_is_granted_while_the_database_is_away_becomes_a_bot(
+    world: World, accounts: DeviceFlow
+) -> None:
+    app, agent, ada = world.sim.create_app("Ada"), await world.add_agent(), await owner(world)
+    async with open_partition(world.conninfo) as partition:
+
+        async def while_it_is_away(_call: Call) -> Reply:
+            partition.vanishing = True
+            return grant(app)
+
+        accounts.polls = [while_it_is_away]
+        async with world.daemon(environment={"GATEWAY_DATABASE_URL": partition.conninfo}) as daemon:
+            await ada.begin(daemon, agent.id)
+            with trio.fail_after(30):
+                while "lark_install_grant_waits" not in daemon.log:
+                    await trio.sleep(0.1)
+            partition.vanishing = False
+            await world.until("select status = 'success' from lark_install_session", seconds=40)
+            with trio.fail_after(30):
+                await world.sim.wait_connected(app, 1)
+            assert app.secret not in daemon.log
+    assert len(accounts.polled) == 1
 
 
 async def test_scan_outlives_a_restart_of_the_only_daemon(world: World, accounts: DeviceFlow) -> None:

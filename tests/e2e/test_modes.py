@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -160,6 +161,19 @@ async def test_daemon_with_a_proxy_that_cannot_be_used_exits_with_78(world: Worl
         assert await daemon.wait() == 78
         assert "ALL_PROXY: a socks5:// proxy is not supported" in daemon.log
         assert "fake-pass" not in daemon.log
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_daemon_with_certificates_that_cannot_be_read_exits_with_78(
+    world: World, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "authorities.pem"
+    if content is not None:
+        path.write_text(content)
+    async with world.daemon(environment={"SSL_CERT_FILE": str(path)}, wait_ready=False) as daemon:
+        assert await daemon.wait() == 78
+        assert "SSL_CERT_FILE" in daemon.log
+        assert "authorities.pem' is no file of certificates that can be read" in daemon.log
 
 
 class SimulatedPosts(PostedBot):

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Postgres that can be cut in one direction: what is written vanishes, silently."""
+"""A TCP proxy in front of Postgres that can go away: silently and in one direction, or with every connection."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ Broken = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 @dataclass
 class Partition:
-    """`conninfo` leads through the proxy. While `vanishing`, nothing a client writes arrives, and nobody is told."""
+    """`conninfo` leads through the proxy. While `vanishing`, nothing a client writes arrives, and nobody is told.
+
+    While `cut`, connections end as soon as they are made.
+    """
 
     conninfo: str
     vanishing: bool = False
+    cut: bool = False
+    open: set[trio.CancelScope] = field(default_factory=set)
     swallowed: trio.Event = field(default_factory=trio.Event)
+
+    def cut_all(self) -> None:
+        """End every connection, and those to come until `cut` is taken back."""
+        self.cut = True
+        for scope in self.open:
+            scope.cancel()
 
 
 @asynccontextmanager
@@ -37,11 +48,16 @@ async def open_partition(conninfo: str) -> AsyncIterator[Partition]:
 
 
 async def _serve(partition: Partition, path: str, client: trio.SocketStream) -> None:
+    if partition.cut:
+        await client.aclose()
+        return
     with suppress(*Broken):
         server = await trio.open_unix_socket(path)
         async with client, server, trio.open_nursery() as nursery:
+            partition.open.add(nursery.cancel_scope)
             nursery.start_soon(_pump, nursery, client, server, partition)
             await _pump(nursery, server, client, None)
+        partition.open.discard(nursery.cancel_scope)
 
 
 async def _pump(

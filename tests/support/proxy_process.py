@@ -12,7 +12,7 @@ import json
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ class Server:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.loopback_names = set(options.loopback_name)
+        self.routes = dict(route.split("=") for route in options.route)
         self.context: ssl.SSLContext | None = None
         if options.certificate:
             self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -118,6 +119,8 @@ class Server:
     def _resolve(self, url: str, port: int) -> tuple[str, int]:
         parts = urlsplit(url)
         host = parts.hostname or ""
+        if (routed := self.routes.get(f"{host}:{parts.port or port}")) is not None:
+            return "127.0.0.1", int(routed)
         return ("127.0.0.1" if host in self.loopback_names else host), parts.port or port
 
 
@@ -150,6 +153,7 @@ async def main() -> None:
     parser.add_argument("--certificate", default="")
     parser.add_argument("--drip-seconds", type=float, default=0.0)
     parser.add_argument("--loopback-name", action="append", default=[])
+    parser.add_argument("--route", action="append", default=[], help="HOST:PORT=LOOPBACK_PORT")
     server = Server(parser.parse_args())
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     say(port=listeners[0].socket.getsockname()[1])
@@ -200,11 +204,16 @@ async def open_proxy(
     loopback_name: str = "platform.test",
     certificate: Path | None = None,
     drip_seconds: float = 0.0,
+    routes: Mapping[str, int] | None = None,
 ) -> AsyncIterator[ProxyProcess]:
-    """A proxy process that is gone after the block. With `certificate` (and key) it speaks TLS itself."""
+    """A proxy process that is gone after the block. With `certificate` (and key) it speaks TLS itself.
+
+    `routes` are ports of loopback by the `host:port` that they are to be taken for.
+    """
     arguments = ["--behaviour", behaviour, "--loopback-name", loopback_name, "--drip-seconds", str(drip_seconds)]
     arguments += ["--credentials", credentials] if credentials else []
     arguments += ["--certificate", str(certificate)] if certificate else []
+    arguments += [f"--route={target}={port}" for target, port in (routes or {}).items()]
     process = await trio.lowlevel.open_process([sys.executable, __file__, *arguments], stdout=subprocess.PIPE)
     proxy = ProxyProcess(process)
     async with trio.open_nursery() as nursery:

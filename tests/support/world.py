@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,17 +42,30 @@ class World:
     sim: Simulator
     logs: Path
     key: str = field(default_factory=generate_key)
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(init=False)
     workspace: Workspace = field(init=False)
     owner: User = field(init=False)
     runtime_id: UUID = field(init=False)
     runtime_token: str = field(init=False)
     started: int = 0
 
+    def __post_init__(self) -> None:
+        self.environment = {"GATEWAY_LARK__OPEN_BASE_URL": self.sim.base_url}
+
     @property
     def state_dir(self) -> Path:
         """Where daemons keep files: never in the place of the account that runs the tests."""
         return self.logs / "state"
+
+    @property
+    def shared_environment(self) -> dict[str, str]:
+        """What daemons and commands of this world have in common."""
+        return {
+            "GATEWAY_DATABASE_URL": self.conninfo,
+            "GATEWAY_STATE_DIR": str(self.state_dir),
+            "GATEWAY_SECRET_KEY": self.key,
+            **self.environment,
+        }
 
     @property
     def directory(self) -> Directory:
@@ -82,14 +97,10 @@ class World:
         """`gateway serve` on this world's database; killed on the way out unless it ended by itself."""
         self.started += 1
         merged = {
-            "GATEWAY_DATABASE_URL": self.conninfo,
-            "GATEWAY_STATE_DIR": str(self.state_dir),
-            "GATEWAY_SECRET_KEY": self.key,
             "GATEWAY_HTTP__BIND": "127.0.0.1:0",
-            "GATEWAY_LARK__OPEN_BASE_URL": self.sim.base_url,
             "GATEWAY_HUB__BATCH_WINDOW_SECONDS": "0",
             "GATEWAY_HUB__LEASE_TTL_SECONDS": str(LEASE_TTL_SECONDS),
-            **self.environment,
+            **self.shared_environment,
             **(environment or {}),
         }
         log = self.logs / f"daemon-{self.started}.log"
@@ -97,6 +108,19 @@ class World:
             ["serve"], environment=merged, log=log, crash_at=crash_at, wait_ready=wait_ready
         ) as process:
             yield process
+
+    async def command(self, *arguments: str, stdin: str = "") -> str:
+        """What a short `gateway` command prints, run as an operator does on the daemon's machine."""
+        done = await trio.run_process(
+            [sys.executable, "-m", "gateway", *arguments],
+            stdin=stdin.encode(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.logs), **self.shared_environment},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.decode()
 
     @asynccontextmanager
     async def agent(self, daemon: GatewayProcess, *command: str) -> AsyncIterator[GatewayProcess]:

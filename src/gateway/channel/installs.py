@@ -86,7 +86,6 @@ class ScanInHand:
     credentials: bytes | None = field(repr=False)
     interval_seconds: float
     seconds_left: float
-    problem: str
     poller: UUID
 
     @property
@@ -155,10 +154,11 @@ class InstallStore(Protocol):
     async def hold(self, scan: ScanInHand, lease_seconds: float) -> bool:
         """Keep it in hand for so long from now; 0 lets go of it as it is."""
 
-    async def grant(self, scan: ScanInHand, *, credentials: bytes, finish_seconds: float) -> bool:
+    async def grant(self, scan: ScanInHand, *, credentials: bytes, lease_seconds: float, finish_seconds: float) -> bool:
         """Keep what the platform granted, before anything is made of it: a crash from here on costs nothing.
 
-        The session gets at least `finish_seconds` more, and stays in hand.
+        The session gets at least `finish_seconds` more, and is in hand for `lease_seconds`, whoever took it meanwhile.
+        False once it ended, or has the grant of somebody else.
         """
 
     async def finish(

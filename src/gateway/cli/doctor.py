@@ -86,6 +86,8 @@ async def examine(settings: Settings) -> Examination:
     found.note("secret_key", *key_state(settings))
     if (proxy := proxy_state(settings, os.environ)) is not None:
         found.note("proxy", *proxy)
+    if (certificates := certificate_state()) is not None:
+        found.note("certificates", *certificates)
     try:
         async with open_conninfo(settings) as conninfo:
             await _examine_database(conninfo, settings, found)
@@ -148,6 +150,20 @@ def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, s
     except ConfigError as error:
         return False, str(error)
     return (True, f"platforms are reached through {', '.join(map(str, known))}") if known else None
+
+
+def certificate_state() -> tuple[bool, str] | None:
+    """Who vouches for platforms, None when that is left to this machine's own authorities."""
+    from gateway.lark.client import trusted_context
+
+    try:
+        trusted_context()
+    except ConfigError as error:
+        return False, str(error)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # in this order: the first that is set is the one that counts
+        if path := os.environ.get(name):
+            return True, f"whoever {path} vouches for is believed to be a platform ({name})"
+    return None
 
 
 def describe(view: InstallationView, now: datetime) -> str:

@@ -12,7 +12,8 @@ from uuid import UUID
 import click
 import trio
 
-from gateway.channel.push import events_url, where_to_post
+from gateway.channel.push import where_to_post
+from gateway.cli.bots import shown
 from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
@@ -81,7 +82,7 @@ def add(
     installed = trio.run(_add, settings, app)
     if installed.warning:
         click.echo(f"warning: {installed.warning}", err=True)
-    _show(_shown(installed.installation, settings), as_json)
+    _show(shown(installed.installation, settings), as_json)
     _say_where_to_post([installed.installation], settings)
 
 
@@ -96,7 +97,7 @@ def list_(config: Path | None, as_json: bool) -> None:
     settings = load_settings(config)
     installations = trio.run(_list, settings)
     if as_json:
-        print_json([_shown(installation, settings) for installation in installations])
+        print_json([shown(installation, settings) for installation in installations])
         return
     rows = [
         (view.id, view.app_id, view.region, view.agent_id, view.status, view.state, view.detail, view.last_event_at)
@@ -112,7 +113,8 @@ def list_(config: Path | None, as_json: bool) -> None:
 @json_option
 def revoke(installation: UUID, config: Path | None, as_json: bool) -> None:
     """Take a bot out of service. Its row and its bound people stay, for when it is added again."""
-    _show(trio.run(_revoke, load_settings(config), installation).public(), as_json)
+    settings = load_settings(config)
+    _show(shown(trio.run(_revoke, settings, installation), settings), as_json)
 
 
 @lark.command("bind")
@@ -181,13 +183,6 @@ async def _on_bindings(settings: Settings, action: Callable[[BindingService], Aw
 
 def _or_stdin(value: str, label: str) -> str:
     return read_secret(label).strip() if value == "-" else value
-
-
-def _shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
-    """An installation, with the address that its events are posted to if they are."""
-    if view.event_mode != "http":
-        return view.public()
-    return view.public() | {"events_url": events_url(settings.http.public_url, view.id)}
 
 
 def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:

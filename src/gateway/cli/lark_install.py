@@ -17,14 +17,14 @@ from uuid import UUID
 import click
 import trio
 
+from gateway.cli.bots import shown
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record
 from gateway.config import Settings, load_settings
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.channel.installation import InstallationView
     from gateway.channel.installs import BegunScan, ScanStatus
     from gateway.lark.installs import ScanDesk
 
@@ -90,26 +90,31 @@ async def _install(settings: Settings, wanted: Wanted) -> int:
         desk = scan_desk(settings, pool, http, ring)
         request = await desk.request_for(wanted.agent_id, wanted.region, wanted.installer_email)
         begun = await desk.begin(request)
-        _show_code(begun, wanted.as_json)
-        with _countdown(begun, shown=not wanted.as_json) as tell:
-            status = await _until_signal(desk, begun.session_id, request.workspace_id, tell)
+        # Before anybody sees the code: from then on a signal stops the waiting, and a server that this command started.
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            _show_code(begun, wanted.as_json)
+            with _countdown(begun, shown=not wanted.as_json) as tell:
+                status = await _until_signal(desk, begun, request.workspace_id, tell, signals)
         if status is None or status.installation_id is None:
             return _show_end(begun, status, wanted.as_json)
-        _show_bot(await desk.find(request.workspace_id, status.installation_id), wanted.as_json)
+        _show_bot(shown(await desk.find(request.workspace_id, status.installation_id), settings), wanted.as_json)
         return 0
 
 
 async def _until_signal(
-    desk: ScanDesk, session_id: UUID, workspace_id: UUID, tell: Callable[[ScanStatus], None]
+    desk: ScanDesk,
+    begun: BegunScan,
+    workspace_id: UUID,
+    tell: Callable[[ScanStatus], None],
+    signals: AsyncIterator[int],
 ) -> ScanStatus | None:
     """The session's end, or what it was when a signal came; None when it is gone, with its agent."""
     stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, signals, stop, nursery.cancel_scope)
-            await _follow(desk, session_id, workspace_id, tell, stop)
-            nursery.cancel_scope.cancel()
-    return await desk.status(session_id, workspace_id)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, signals, stop, nursery.cancel_scope)
+        await _follow_until(desk, begun, workspace_id, tell, stop)
+        nursery.cancel_scope.cancel()
+    return await desk.status(begun.session_id, workspace_id)
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -121,6 +126,21 @@ async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: 
             scope.cancel()
         stop.set()
         scope.deadline = trio.current_time() + DRAIN_SECONDS
+
+
+async def _follow_until(
+    desk: ScanDesk, begun: BegunScan, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
+) -> None:
+    """As `_follow`. A database that is away is waited for, as long as the code is good for something."""
+    until = trio.current_time() + begun.expires_in_seconds
+    while True:
+        try:
+            return await _follow(desk, begun.session_id, workspace_id, tell, stop)
+        except StoreUnavailable:
+            if stop.is_set() or trio.current_time() >= until:
+                raise
+            with trio.move_on_after(LOOK_SECONDS):
+                await stop.wait()
 
 
 async def _follow(
@@ -203,12 +223,12 @@ def _countdown(begun: BegunScan, *, shown: bool) -> Iterator[Callable[[ScanStatu
         yield tell
 
 
-def _show_bot(view: InstallationView, as_json: bool) -> None:
+def _show_bot(bot: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(view.public())
+        print_json(bot)
         return
     click.echo("Connected.")
-    print_record({name: value for name, value in view.public().items() if name != "connection"})
+    print_record({name: value for name, value in bot.items() if name != "connection"})
 
 
 def _show_end(begun: BegunScan, status: ScanStatus | None, as_json: bool) -> int:

@@ -18,10 +18,11 @@ import structlog
 import trio
 
 from gateway import __version__
-from gateway.errors import LarkError, LarkUnavailable, LarkUnreachable
+from gateway.errors import ConfigError, LarkError, LarkUnavailable, LarkUnreachable
 from gateway.lark import rest
 from gateway.lark.cards import Rendered
 from gateway.lark.proxy import Proxies, Proxy, credentials_wanted
+from gateway.lark.reason import why
 from gateway.lark.wire import endpoint
 
 _log = structlog.get_logger()
@@ -65,6 +66,20 @@ _NEVER_LEFT = (
 )
 
 
+def trusted_context() -> ssl.SSLContext:
+    """Whom to believe to be the platform, for calls and long connections alike.
+
+    SSL_CERT_FILE or SSL_CERT_DIR say so, else the authorities of this machine: also where those are not at the path
+    that OpenSSL was built with, as happens to a binary. Raises ConfigError for a file that cannot be read.
+    """
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        path = os.environ.get("SSL_CERT_FILE")
+        reason = error.strerror or error
+        raise ConfigError(f"SSL_CERT_FILE: {path!r} is no file of certificates that can be read: {reason}") from error
+
+
 @asynccontextmanager
 async def open_http_client(
     *,
@@ -74,11 +89,12 @@ async def open_http_client(
 ) -> AsyncIterator[HttpClient]:
     """The connection pool that every LarkClient uses; closed with the block.
 
-    `proxy_url` replaces the standard proxy variables; loopback is never proxied. Raises ConfigError for a proxy that
-    cannot be used. One SSLContext serves all, because each costs close to a megabyte. Redirects are not followed: the
-    platform sends none, and a token must not travel. Cookies are not kept: apps have nothing to tell each other.
+    `proxy_url` replaces the standard proxy variables; loopback is never proxied. `ssl_context` is `trusted_context()`
+    unless given. Raises ConfigError for a proxy or a file of certificates that cannot be used. Redirects are not
+    followed: the platform sends none, and a token must not travel. Cookies are not kept: apps have nothing to tell each
+    other.
     """
-    context = httpx2.create_ssl_context() if ssl_context is None else ssl_context
+    context = trusted_context() if ssl_context is None else ssl_context
     limits = httpx2.Limits(
         max_connections=connections_max,
         max_keepalive_connections=min(KEEPALIVE_CONNECTIONS_MAX, connections_max),
@@ -111,10 +127,10 @@ class _Routed(httpx2.AsyncBaseTransport):
             response = await self._ways[proxy].handle_async_request(request)
         except httpx2.ProxyError as error:
             asked = str(error).startswith(str(PROXY_AUTHENTICATION_REQUIRED))
-            words = credentials_wanted(proxy) if asked else f"the proxy {proxy} gave no way: {error}"
+            words = credentials_wanted(proxy) if asked else f"the proxy {proxy} gave no way: {why(error)}"
             raise httpx2.ProxyError(words, request=request) from error
         except httpx2.ConnectError as error:
-            raise httpx2.ConnectError(f"by way of the proxy {proxy}: {error}", request=request) from error
+            raise httpx2.ConnectError(f"by way of the proxy {proxy}: {why(error)}", request=request) from error
         if response.status_code == PROXY_AUTHENTICATION_REQUIRED:
             await response.aclose()
             raise httpx2.ProxyError(credentials_wanted(proxy), request=request)
@@ -274,7 +290,7 @@ class LarkClient:
             self._drop(token)
             raise
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise LarkUnavailable(f"no file from {self._base_url}: {type(error).__name__} {error}") from error
+            raise LarkUnavailable(f"no file from {self._base_url}: {type(error).__name__} {why(error)}") from error
 
     # --- reading back -------------------------------------------------------------------------------------------------
 
@@ -397,9 +413,9 @@ async def _exchange(http: HttpClient, base_url: str, request: rest.Request) -> r
         ) as response:
             body = await _read_body(response)
     except _NEVER_LEFT as error:
-        raise LarkUnreachable(f"cannot reach {base_url}: {type(error).__name__} {error}") from error
+        raise LarkUnreachable(f"cannot reach {base_url}: {type(error).__name__} {why(error)}") from error
     except httpx2.HTTPError as error:
-        raise LarkUnavailable(f"no answer from {base_url}: {type(error).__name__} {error}") from error
+        raise LarkUnavailable(f"no answer from {base_url}: {type(error).__name__} {why(error)}") from error
     return rest.Answer(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
 
 

@@ -29,6 +29,7 @@ from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost
 from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.errors import LarkError, LarkRefused, LarkUnauthorized, RemoteProtocolError
 from gateway.lark.proxy import Proxies, Proxy, Tunnel
+from gateway.lark.reason import why
 from gateway.lark.wire.assembler import AssemblerLimits
 from gateway.lark.wire.endpoint import Endpoint, judge_handshake
 from gateway.lark.wire.frame import Frame, encode
@@ -141,7 +142,7 @@ async def _tunnel(
                 pass
             return stream
     except trio.BrokenResourceError as error:
-        raise LinkLost(f"the connection to the proxy {proxy} broke: {error.__cause__ or error}") from error
+        raise LinkLost(f"the connection to the proxy {proxy} broke: {why(error)}") from error
     except trio.TooSlowError as error:
         waited = settings.tunnel_timeout_seconds
         raise LinkLost(f"the proxy {proxy} gave no whole answer to CONNECT within {waited:g} s") from error
@@ -254,7 +255,7 @@ async def _dial(endpoint: Endpoint, open_stream: OpenStream, settings: Connectio
         with trio.fail_after(settings.dial_timeout_seconds):
             return await open_stream(endpoint)
     except (OSError, trio.BrokenResourceError) as error:
-        raise LinkLost(f"{endpoint} cannot be reached: {error}") from error
+        raise LinkLost(f"{endpoint} cannot be reached: {why(error)}") from error
     except trio.TooSlowError as error:
         raise LinkLost(f"{endpoint} cannot be reached within {settings.dial_timeout_seconds:g} s") from error
 

@@ -7,6 +7,7 @@ some seconds and nothing else. A step is one exchange with the platform, or the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
@@ -70,6 +71,9 @@ RELEASE_SECONDS = 1.0
 FINISH_SECONDS = 120.0
 """What a granted app gets at least, from the grant, for the platform to name its bot."""
 RETRY_SECONDS = 3.0
+KEEP_SECONDS = 600.0
+"""How long a step waits with a granted app for a database that is away: nobody else knows the app's secret."""
+KEEP_RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 4.0
 """How long a step may go on when the process stops: the answer under way may be the one that grants."""
 STEPS_AT_ONCE_MAX = 8
@@ -88,6 +92,15 @@ _REASONS = {
     "expired_token": InstallReason.EXPIRED,
     "invalid_grant": InstallReason.EXPIRED,
 }
+
+
+@dataclass(eq=False, slots=True)
+class _Step:
+    """One step under way. `knows` something that is stored nowhere yet, and that nobody can ask for again."""
+
+    scope: trio.CancelScope
+    knows: bool = False
+
 
 Ask = Callable[[str, Request], Awaitable[Answer]]
 """(base URL, request) → the answer, whatever its status. Raises LarkUnavailable."""
@@ -134,16 +147,19 @@ class ScanDesk:
         return ScanRequest(home.workspace_id, agent_id, home.name, installer, region)
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses."""
+        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses.
+
+        404 when the agent goes at this moment.
+        """
         if request.region not in {region.value for region in Region}:
             message = f"region {request.region[:40]!r} is not one of {', '.join(Region)}"
             raise RejectedRequest(400, "invalid_region", message, field="region")
         try:
             begun = judge_begin(await self._ask(self._base_url(request.region), begin_request()))
         except LarkUnavailable as error:
-            raise _not_begun(NO_ANSWER) from error
+            raise _not_begun(NO_ANSWER, str(error)) from error
         except RegistrationRefused as error:
-            raise _not_begun(error.code) from error
+            raise _not_begun(error.code, error.code) from error
         session_id, pace = new_id(), first_pace(begun)
         scan = NewScan(
             id=session_id,
@@ -153,7 +169,7 @@ class ScanDesk:
             delay_seconds=pace.delay_seconds,
             lifetime_seconds=begun.lifetime_seconds,
         )
-        if not await self._store.add(scan, PENDING_MAX):
+        if not await self._add(scan):
             message = (
                 f"{PENDING_MAX} codes of this workspace wait for a scan; use one of them, or wait until they expire"
             )
@@ -162,6 +178,13 @@ class ScanDesk:
         url = scan_url(begun.verification_url, name_preset(request.agent_name))
         _log.info("lark_install_begun", session_id=str(session_id), agent_id=str(request.agent_id))
         return BegunScan(session_id, url, begun.lifetime_seconds, pace.interval_seconds)
+
+    async def _add(self, scan: NewScan) -> bool:
+        try:
+            return await self._store.add(scan, PENDING_MAX)
+        except StoreConflict as error:
+            message = f"agent {scan.request.agent_id}, or who asked, is not there any more"
+            raise RejectedRequest(404, "agent_not_found", message, field="agent_id") from error
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None:
         return await self._store.status(session_id, workspace_id)
@@ -198,16 +221,17 @@ class ScanDesk:
         """
         done = False
         try:
-            with trio.move_on_after(STEP_SECONDS):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._hold, scan, nursery.cancel_scope)
-                    done = await self._guarded_step(scan)
-                    nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                step = _Step(nursery.cancel_scope)
+                step.scope.deadline = trio.current_time() + STEP_SECONDS
+                nursery.start_soon(self._hold, scan, step)
+                done = await self._guarded_step(scan, step)
+                nursery.cancel_scope.cancel()
         finally:
             if not done:
                 await self._let_go(scan)
 
-    async def _hold(self, scan: ScanInHand, step: trio.CancelScope) -> None:
+    async def _hold(self, scan: ScanInHand, step: _Step) -> None:
         """Renew the row lease; once it is somebody else's, what the step would write finds no row any more."""
         while True:
             await trio.sleep(RENEW_SECONDS)
@@ -215,8 +239,8 @@ class ScanDesk:
                 held = await self._store.hold(scan, LEASE_SECONDS)
             except StoreError:
                 continue
-            if not held:
-                step.cancel()
+            if not held and not step.knows:
+                step.scope.cancel()
                 return
 
     async def _let_go(self, scan: ScanInHand) -> None:
@@ -227,10 +251,10 @@ class ScanDesk:
             except StoreError:
                 return  # The lease ends by itself.
 
-    async def _guarded_step(self, scan: ScanInHand) -> bool:
+    async def _guarded_step(self, scan: ScanInHand, step: _Step) -> bool:
         """Whether the step came to its end, whatever that was."""
         try:
-            await self._step(scan)
+            await self._step(scan, step)
         except StoreUnavailable as error:
             _log.warning("lark_install_step_postponed", session_id=str(scan.id), error=str(error))
             return False
@@ -248,21 +272,24 @@ class ScanDesk:
         except StoreUnavailable as error:
             _log.warning("lark_install_step_postponed", session_id=str(scan.id), error=str(error))
 
-    async def _step(self, scan: ScanInHand) -> None:
+    async def _step(self, scan: ScanInHand, step: _Step) -> None:
         if scan.credentials is not None:
             await self._complete(scan, self._opened_grant(scan, scan.credentials))
-        elif is_over(scan.seconds_left):
-            message = f"nobody scanned the code in time{f' ({scan.problem})' if scan.problem else ''}"
-            await self._fail(scan, InstallReason.EXPIRED, message)
         else:
-            await self._poll(scan)
+            await self._poll(scan, step)
 
-    async def _poll(self, scan: ScanInHand) -> None:
+    async def _poll(self, scan: ScanInHand, step: _Step) -> None:
+        """Ask, at the deadline too: an app of the last seconds, or of an hour without any process, is there to take."""
         outcome = await self._outcome(scan)
+        over = is_over(scan.seconds_left)
         if isinstance(outcome, Granted):
-            await self._grant(scan, outcome)
+            await self._grant(scan, outcome, step)
         elif isinstance(outcome, Ended):
-            await self._fail(scan, _REASONS.get(outcome.code, InstallReason.PROTOCOL_ERROR), outcome.code)
+            unknown = InstallReason.EXPIRED if over else InstallReason.PROTOCOL_ERROR
+            await self._fail(scan, _REASONS.get(outcome.code, unknown), outcome.code)
+        elif over and not isinstance(outcome, Moved):
+            trouble = f" ({outcome.code})" if isinstance(outcome, Unclear) else ""
+            await self._fail(scan, InstallReason.EXPIRED, f"nobody scanned the code in time{trouble}")
         else:
             await self._put_back(scan, outcome)
 
@@ -290,15 +317,29 @@ class ScanDesk:
 
     # --- an app was granted -------------------------------------------------------------------------------------------
 
-    async def _grant(self, scan: ScanInHand, granted: Granted) -> None:
+    async def _grant(self, scan: ScanInHand, granted: Granted, step: _Step) -> None:
         """Keep it before anything else, cancelled or not: the platform may say it only once."""
         sealed = self._ring.seal(msgspec.json.encode(granted), owner=scan.id)
-        kept = False
-        with finishing(DRAIN_SECONDS):
-            kept = await self._store.grant(scan, credentials=sealed, finish_seconds=FINISH_SECONDS)
+        step.knows, step.scope.deadline = True, trio.current_time() + KEEP_SECONDS
+        kept = await self._keep(scan, sealed)
+        step.knows, step.scope.deadline = False, trio.current_time() + STEP_SECONDS
         reached("lark.install_granted")
         if kept:
             await self._complete(scan, granted)
+
+    async def _keep(self, scan: ScanInHand, sealed: bytes) -> bool:
+        """Whether the scan is this step's to finish. A database that is away is waited for."""
+        while True:
+            problem = f"no answer from the database within {DRAIN_SECONDS:g} s"
+            with finishing(DRAIN_SECONDS):
+                try:
+                    return await self._store.grant(
+                        scan, credentials=sealed, lease_seconds=LEASE_SECONDS, finish_seconds=FINISH_SECONDS
+                    )
+                except StoreUnavailable as error:
+                    problem = str(error)
+            _log.warning("lark_install_grant_waits", session_id=str(scan.id), error=problem)
+            await trio.sleep(KEEP_RETRY_SECONDS)
 
     def _opened_grant(self, scan: ScanInHand, credentials: bytes) -> Granted:
         return msgspec.json.decode(self._ring.open(credentials, owner=scan.id), type=Granted)
@@ -337,7 +378,7 @@ class ScanDesk:
         if isinstance(outcome, InstallationView):
             _log.info("lark_installation_added", installation_id=str(outcome.id), app_id=outcome.app_id)
         elif outcome is ScanRefusal.NOT_BOUND:
-            message = "the account that scanned cannot be bound to the member who began: is somebody else bound to it?"
+            message = "who began is no member any more, or the account that scanned is bound to somebody else"
             await self._fail(scan, InstallReason.INSTALLER_BIND_FAILED, message)
         else:
             _log.warning("lark_install_taken_over", session_id=str(scan.id))
@@ -416,8 +457,8 @@ async def _advance(desk: ScanDesk, scan: ScanInHand, slots: trio.Semaphore) -> N
         desk.wake.set()
 
 
-def _not_begun(code: str) -> RejectedRequest:
+def _not_begun(code: str, why: str) -> RejectedRequest:
     message = (
-        f"the platform did not begin to register an app ({code}); try again, or connect one with `gateway lark add`"
+        f"the platform did not begin to register an app ({why}); try again, or connect one with `gateway lark add`"
     )
     return RejectedRequest(502, "lark_begin_failed", message, reason=code)

@@ -86,7 +86,7 @@ class PostgresInstallStore:
             )
             return changed > 0
 
-    async def grant(self, scan: ScanInHand, *, credentials: bytes, finish_seconds: float) -> bool:
+    async def grant(self, scan: ScanInHand, *, credentials: bytes, lease_seconds: float, finish_seconds: float) -> bool:
         async with self._pool.connection() as conn:
             changed: int = await _Q.grant_install_session(
                 conn,
@@ -94,6 +94,7 @@ class PostgresInstallStore:
                 workspace_id=scan.workspace_id,
                 poller=scan.poller,
                 credentials=credentials,
+                lease_seconds=lease_seconds,
                 finish_seconds=finish_seconds,
             )
             return changed > 0

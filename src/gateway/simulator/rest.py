@@ -85,7 +85,8 @@ def bootstrap(world: World, request: Request) -> dict[str, Any]:
         "service_id": str(app.service_id),
         "ticket": text,
     }
-    data = {"URL": f"{world.ws_url}/ws/v2?{urlencode(query)}", "ClientConfig": world.client_config}
+    ws_url = world.ws_urls.get(request.region, world.ws_url)
+    data = {"URL": f"{ws_url}/ws/v2?{urlencode(query)}", "ClientConfig": world.client_config}
     return {"code": 0, "msg": "", "data": data}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.simulator.clock import Clock
@@ -31,6 +31,8 @@ class World:
     client_config: dict[str, Any]
     heard: Callable[[App, Message], None]
     """Called for each new message of a bot: other bots in the chat may hear it."""
+    ws_urls: dict[str, str] = field(default_factory=dict)
+    """Where one cloud's long connections go, by region, if not to `ws_url`."""
 
     def knows(self, app: App | None, request: Request) -> bool:
         """Whether the cloud that was called has this app."""

@@ -25,6 +25,7 @@ from gateway.postgres.pool import Pool
 from support.device_flow import APP_ID, APP_SECRET, DENIED, PENDING, DeviceFlow, granted, of_brand
 from support.lark_directory import Place, add_place
 from support.lark_rest import Call, FakePlatform, Reply, serving_platform
+from support.partition import open_partition
 
 SECONDS = 40
 
@@ -156,6 +157,45 @@ async def test_install_that_is_interrupted_leaves_the_session_to_a_daemon(termin
     terminal.flow.polls = [granted()]
     await finish_by_daemon(terminal)
     assert await terminal.sql("select status from lark_install_session") == [("success",)]
+
+
+async def test_install_waits_for_a_database_that_is_away(terminal: Terminal) -> None:
+    async with (
+        open_partition(terminal.environment["GATEWAY_DATABASE_URL"]) as partition,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def away_for_a_second() -> None:
+            partition.cut_all()
+            await trio.sleep(1)
+            partition.cut = False
+
+        async def poll(_call: Call) -> Reply:
+            nursery.start_soon(away_for_a_second)
+            return PENDING
+
+        terminal.environment["GATEWAY_DATABASE_URL"] = partition.conninfo
+        terminal.flow.polls = [poll, granted()]
+        code, _, err = await terminal.run("--json")
+    assert code == 0, err
+
+
+async def test_install_that_is_stopped_as_the_code_appears_says_what_becomes_of_it(terminal: Terminal) -> None:
+    with trio.fail_after(SECONDS):
+        process = await trio.lowlevel.open_process(
+            terminal.command("--json"), env=terminal.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out = await process.stdout.receive_some()
+        process.send_signal(signal.SIGTERM)
+        out += b"".join([part async for part in process.stdout])
+        err = b"".join([part async for part in process.stderr]).decode()
+        assert await process.wait() == 1
+        await process.stdout.aclose()
+        await process.stderr.aclose()
+    assert json.loads(out.splitlines()[-1])["status"] == "pending"
+    assert "stopped waiting" in err
 
 
 async def test_install_beside_a_daemon_polls_each_session_one_step_at_a_time(terminal: Terminal) -> None:

@@ -297,15 +297,46 @@ async def test_poll_that_ends_it_says_why(scene: Scene, reply: Reply, reason: st
 
 async def test_scan_that_nobody_makes_expires_at_its_deadline(scene: Scene) -> None:
     begun = await scene.begin()
-    scene.flow.polls = [Reply(raw=b"", status=502)]
+    scene.flow.polls = [Reply(raw=b"", status=502)] * 2
     await scene.step()
+    await at_the_deadline(scene)
+    status = await scene.status(begun)
+    assert (status.error_reason, len(scene.flow.polled)) == ("expired", 2)
+    assert "http_502" in status.error_message
+
+
+async def at_the_deadline(scene: Scene) -> None:
     await scene.sql("update lark_install_session set deadline = now(), next_poll_at = now() + interval '1 hour'")
     scan = await scene.desk.take()
     assert scan is not None
     await scene.desk.advance(scan)
-    status = await scene.status(begun)
-    assert (status.error_reason, len(scene.flow.polled)) == ("expired", 1)
-    assert "http_502" in status.error_message
+
+
+async def test_scan_of_the_last_second_or_while_nobody_asked_is_not_lost(scene: Scene) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [of_brand("lark"), granted(brand="lark")]
+    await at_the_deadline(scene)
+    assert (await scene.status(begun)).status == "pending"  # to be asked for at the other cloud, once more
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
+    assert len(scene.flow.polled) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (DENIED, "access_denied"),
+        (SLOW_DOWN, "expired"),
+        (Reply({"error": "expired_token"}, status=400), "expired"),
+        (Reply({"error": "unknown_device_code"}, status=400), "expired"),
+        (Reply(close=True), "expired"),
+    ],
+)
+async def test_scan_that_is_over_ends_with_its_last_answer(scene: Scene, reply: Reply, reason: str) -> None:
+    begun = await scene.begin()
+    scene.flow.polls = [reply]
+    await at_the_deadline(scene)
+    assert (await scene.status(begun)).error_reason == reason
 
 
 async def test_bot_that_the_platform_cannot_name_yet_is_asked_for_again(scene: Scene) -> None:
@@ -429,7 +460,20 @@ async def test_begin_that_the_platform_refuses_is_502_and_leaves_no_session(
     with pytest.raises(RejectedRequest) as raised:
         await scene.begin()
     assert (raised.value.status, raised.value.extra["reason"]) == (502, reason)
+    if reason == "no_answer":
+        assert f"no answer from {scene.platform.base_url}" in str(raised.value)
     assert await scene.sql("select 1 from lark_install_session") == []
+
+
+async def test_begin_for_an_agent_that_goes_meanwhile_is_404(scene: Scene) -> None:
+    async def begin(_call: Call) -> Reply:
+        await scene.sql("delete from agent where id = %s", scene.place.agent_id)
+        return Reply(scene.flow.begin)
+
+    scene.platform.script(PATH, begin)
+    with pytest.raises(RejectedRequest) as raised:
+        await scene.begin()
+    assert (raised.value.status, raised.value.extra) == (404, {"field": "agent_id"})
 
 
 async def test_begin_with_an_unknown_region_is_rejected_before_anything_is_asked(scene: Scene) -> None:
@@ -577,6 +621,70 @@ async def test_database_that_is_away_leaves_the_session_pending(scene: Scene, mo
     assert (await scene.status(begun)).status == "success"
 
 
+async def test_grant_waits_for_a_database_that_is_away_whoever_took_the_scan_meanwhile(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform said it once, and the secret is nowhere else."""
+    monkeypatch.setattr(installs, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(installs, "KEEP_RETRY_SECONDS", 0.05)
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    store, tries = PostgresInstallStore.grant, 0
+
+    async def away(*given: Any, **more: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await scene.sql("update lark_install_session set poller = gen_random_uuid()")
+        if tries < 4:
+            raise StoreUnavailable("away")
+        return await store(*given, **more)
+
+    with capture_logs() as logs:
+        monkeypatch.setattr(PostgresInstallStore, "grant", away)
+        await scene.step()
+    assert (await scene.status(begun)).status == "success"
+    assert (tries, len(scene.flow.polled)) == (4, 1)
+    assert APP_SECRET not in str(logs)
+
+
+async def test_grant_whose_commit_was_not_heard_of_is_kept_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "KEEP_RETRY_SECONDS", 0.01)
+    begun = await scene.begin()
+    scene.flow.polls = [granted()]
+    store, told = PostgresInstallStore.grant, []
+
+    async def unheard(*given: Any, **more: Any) -> bool:
+        told.append(await store(*given, **more))
+        if len(told) == 1:
+            raise StoreUnavailable("the connection broke")
+        return told[-1]
+
+    monkeypatch.setattr(PostgresInstallStore, "grant", unheard)
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
+    assert told == [True, True]
+
+
+async def test_grant_that_two_heard_is_stored_by_the_first(scene: Scene) -> None:
+    begun = await scene.begin()
+    await scene.sql("update lark_install_session set next_poll_at = now()")
+    slow = await scene.desk.take()
+    await scene.sql("update lark_install_session set poller_until = now()")
+    other = await scene.new_desk().take()
+    assert slow is not None
+    assert other is not None
+    scene.flow.polls = [granted()] * 2
+    scene.platform.script(BOT_PATH, Reply(raw=b"", status=503))
+    await scene.desk.advance(slow)
+    assert (await scene.status(begun)).status == "pending"
+    await scene.new_desk().advance(other)
+    assert (await scene.status(begun)).status == "pending"
+    await scene.step()
+    assert (await scene.status(begun)).status == "success"
+    assert len(await scene.bots.list()) == 1
+
+
 async def test_run_installs_takes_every_scan_to_its_end(scene: Scene) -> None:
     """Two processes, five scans: each ends once, and a scan that moves is asked for at once."""
     agents = [scene.place.agent_id] + [await add_agent(scene.pool, scene.place.workspace_id, f"a{n}") for n in range(4)]
@@ -690,4 +798,7 @@ async def test_workspace_with_too_many_codes_gets_no_other(scene: Scene, monkeyp
     assert (raised.value.status, raised.value.extra) == (429, {"retry_after": 60})
     scene.flow.polls = [DENIED]
     await scene.step()
+    await scene.begin()
+    # What is over is in nobody's way, even where no process has said so yet.
+    await scene.sql("update lark_install_session set deadline = now()")
     await scene.begin()

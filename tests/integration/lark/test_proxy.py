@@ -221,12 +221,24 @@ async def test_socket_speaks_tls_to_the_platform_through_the_tunnel(tmp_path: Pa
     assert proxy.targets("CONNECT") == [f"{NAME}:{at.port}"]
 
 
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_call_of_a_platform_that_nobody_vouches_for_says_so(tmp_path: Path, proxied: bool) -> None:
+    server, _ = self_signed(tmp_path)
+    async with secure_platform(server) as at, open_proxy() as proxy:
+        host = NAME if proxied else "127.0.0.1"
+        async with open_http_client(proxy_url=proxy.url() if proxied else None) as http:
+            with pytest.raises(LarkUnavailable, match=f"cannot reach https://{host}:") as caught:
+                await LarkClient("cli_a", "fake-secret", f"https://{host}:{at.port}", http).fetch_endpoint()
+    assert "its certificate is not believed: self-signed certificate" in str(caught.value)
+    assert ("by way of the proxy" in str(caught.value)) is proxied
+
+
 async def test_https_proxy_that_nobody_vouches_for_is_not_told_the_password(tmp_path: Path) -> None:
     self_signed(tmp_path)
     async with open_proxy(certificate=tmp_path / "server.pem") as proxy:
         url = proxy.url(scheme="https", credentials="ann:fake-pass")
         error = await lost(dialler(url), Client(endpoint=Endpoint(f"wss://{NAME}/ws?service_id=1", 1)))
-    assert "broke" in str(error)
+    assert "broke: its certificate is not believed" in str(error)
     assert proxy.seen == []
 
 

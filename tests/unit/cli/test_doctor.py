@@ -11,7 +11,7 @@ import pytest
 
 from gateway.channel.channel import ConnectionState
 from gateway.channel.installation import InstallationView
-from gateway.cli.doctor import HEALTHY_STATES, WORDS, age, describe, key_state, proxy_state
+from gateway.cli.doctor import HEALTHY_STATES, WORDS, age, certificate_state, describe, key_state, proxy_state
 from gateway.config import Settings
 from gateway.errors import ConfigError
 
@@ -80,6 +80,18 @@ def test_key_of_the_embedded_database_is_read_from_its_file(tmp_path: Path) -> N
     assert key_state(settings(tmp_path)) == (True, f"in {tmp_path / 'secret.key'}")
     (tmp_path / "secret.key").write_text("half a ke")
     assert key_state(settings(tmp_path))[0] is False
+
+
+def test_certificates_are_told_when_the_environment_names_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert certificate_state() is None
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert certificate_state() == (True, f"whoever {tmp_path} vouches for is believed to be a platform (SSL_CERT_DIR)")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    ok, words = certificate_state() or (True, "")
+    assert not ok
+    assert "missing.pem' is no file of certificates that can be read: No such file or directory" in words
 
 
 def test_proxy_is_told_without_its_password_and_a_bad_one_as_what_it_is() -> None:

@@ -1,0 +1,21 @@
+"""A bot as commands show it: the object that the API returns for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.channel.push import events_url
+
+if TYPE_CHECKING:
+    from gateway.channel.installation import InstallationView
+    from gateway.config import Settings
+
+
+def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
+    """An installation with where its app is managed, and the address that its events are posted to if they are."""
+    from gateway.lark.region import console_url
+
+    links: dict[str, Any] = {"console_url": console_url(view.region, view.app_id)}
+    if view.event_mode == "http":
+        links["events_url"] = events_url(settings.http.public_url, view.id)
+    return view.public() | links
