@@ -48,17 +48,22 @@ values (:id, :workspace_id, :number, :title, :description, :status, :priority, :
 returning id, workspace_id, number, title, status, project_id, parent_issue_id;
 
 -- name: take_issue_attachments(issue_id, message_id)
+-- record_class: IssueFile
 -- From here on somebody waits for them. What is fetched already stays as it is.
 with taken as (
   update chat_attachment
   set issue_id = :issue_id,
     deadline_at = case status when 'pending' then now() + interval '45 seconds' else deadline_at end
   where chat_message_id = :message_id
-  returning id, n
+  returning id, kind, n
 ), told as (
   select pg_notify('gateway_attachment', '') where exists (select from taken)
 )
-select id from taken where (select count(*) from told) >= 0 order by n;
+select id, kind from taken where (select count(*) from told) >= 0 order by n;
+
+-- name: set_issue_description(workspace_id, issue_id, description)!
+-- Within the transaction that filed it: where its pictures are is known only once they are the issue's.
+update issue set description = :description where id = :issue_id and workspace_id = :workspace_id;
 
 -- name: enqueue_issue_task(task_id, issue_id, initiator_id)^
 -- record_class: IssueTarget

@@ -22,6 +22,7 @@ from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.accounts import Accounts
+from gateway.work.attachments import Attachments
 from gateway.work.bindings import BindingService
 from gateway.work.chats import ChatService
 from gateway.work.directory import Directory, User
@@ -99,7 +100,7 @@ class Office:
             return await cursor.fetchall() if cursor.description else []
 
 
-async def open_office(pool: Pool, **settings: Any) -> Office:
+async def open_office(pool: Pool, *, attachments: Attachments | None = None, **settings: Any) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
@@ -107,5 +108,5 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
     people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, Feed(), **settings)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
-    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
+    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people, attachments))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

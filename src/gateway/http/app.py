@@ -113,6 +113,7 @@ def create_app(services: Services) -> JsonApp:
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
         chats.add_routes(app, people)
+        attachments.add_people_routes(app, people, services.attachments)
         events.add_routes(app, people.directory, people.feed)
     return app
 

@@ -82,6 +82,18 @@ class Filed:
     queueing: Queueing | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IssueFile:
+    """A file that came with the message which asked for the issue. `kind` is image, file, audio or video."""
+
+    id: UUID
+    kind: str
+
+
+Illustrate = Callable[[Sequence[IssueFile]], str | None]
+"""From an issue's files, in the order of their message, to the description that shows them; None: leave it as it is."""
+
+
 class Filing(Protocol):
     """One transaction, which commits when its block ends without an exception."""
 
@@ -101,8 +113,11 @@ class Filing(Protocol):
     async def insert(self, issue_id: UUID, draft: IssueDraft) -> Issue:
         """File it under the workspace's next number."""
 
-    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> Sequence[UUID]:
-        """Make the files of the message the issue's, whose run now waits for them; their ids in the message's order."""
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> Sequence[IssueFile]:
+        """Make the files of the message the issue's, whose run now waits for them; in the message's order."""
+
+    async def describe(self, issue: Issue, description: str) -> None:
+        """Replace its description."""
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         """Queue the run of the issue's agent, if it has one and is not in the backlog."""
@@ -128,11 +143,18 @@ class IssueService:
         self._store = store
         self._mint = mint
 
-    async def file(self, draft: IssueDraft, *, notice: Callable[[Filed], Notice] | None = None) -> Filed:
+    async def file(
+        self,
+        draft: IssueDraft,
+        *,
+        notice: Callable[[Filed], Notice] | None = None,
+        illustrate: Illustrate | None = None,
+    ) -> Filed:
         """File the draft, queue its agent's run, and tell of it, in one transaction.
 
         A draft that is a duplicate of an open issue is no error: the answer names that one. `notice` says what the
-        person who asked is told; it is written with the rest, or not at all.
+        person who asked is told; it is written with the rest, or not at all. `illustrate` puts the files of the
+        message that asked into the description.
 
         Raises RejectedRequest (400) for an empty title, or a parent or project that this workspace does not have.
         """
@@ -140,21 +162,26 @@ class IssueService:
             raise RejectedRequest(400, "invalid_title", "the title is empty", field="title")
         prefix = await self._prefix(draft.workspace_id)
         async with self._store.filing() as filing:
-            filed = await self._file(filing, await _placed(filing, draft), prefix)
+            filed = await self._file(filing, await _placed(filing, draft), prefix, illustrate)
             if notice is not None:
                 await filing.send_notice(notice(filed))
             reached("issue.filing")
         logger.info("issue_filed", issue_id=str(filed.issue.id), duplicate=filed.duplicate)
         return filed
 
-    async def _file(self, filing: Filing, draft: IssueDraft, prefix: str | None) -> Filed:
+    async def _file(
+        self, filing: Filing, draft: IssueDraft, prefix: str | None, illustrate: Illustrate | None
+    ) -> Filed:
         if draft.allow_duplicate:
             await filing.reserve_title(draft)
         elif (found := await filing.find_duplicate(draft)) is not None:
             return Filed(found, identifier(prefix, found.number), duplicate=True)
         issue = await filing.insert(self._mint(), draft)
         if draft.source_message_id is not None:
-            await filing.take_attachments(issue.id, draft.source_message_id)
+            files = await filing.take_attachments(issue.id, draft.source_message_id)
+            description = illustrate(files) if files and illustrate is not None else None
+            if description is not None:
+                await filing.describe(issue, description)
         queueing = await filing.enqueue(issue.id, draft.creator_id if draft.creator_type == "member" else None)
         await filing.announce("issue:created", {"workspace_id": issue.workspace_id, "issue_id": issue.id})
         return Filed(issue, identifier(prefix, issue.number), queueing=queueing)
