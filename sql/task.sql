@@ -121,19 +121,25 @@ with conversation as (
 )
 update chat_message message set task_id = :task_id from waiting where message.id = waiting.id;
 
--- name: queue_the_rest(id, task_id)!
+-- name: queue_the_rest(id, task_id)
 -- Messages that this run could not take (another generation, or too many) get a run of their own.
-insert into agent_task
-  (id, workspace_id, agent_id, kind, priority, chat_session_id, initiator_user_id, context_generation, max_attempts)
-select :id, task.workspace_id, task.agent_id, task.kind, task.priority, task.chat_session_id, task.initiator_user_id,
-  task.context_generation, task.max_attempts
-from agent_task task
-where task.id = :task_id and task.kind = 'chat' and exists (
-  select from chat_message message
-  where message.chat_session_id = task.chat_session_id and message.task_id is null and message.role = 'user'
-    and message.kind = 'text'
+with queued as (
+  insert into agent_task
+    (id, workspace_id, agent_id, kind, priority, chat_session_id, initiator_user_id, context_generation, max_attempts)
+  select :id, task.workspace_id, task.agent_id, task.kind, task.priority, task.chat_session_id, task.initiator_user_id,
+    task.context_generation, task.max_attempts
+  from agent_task task
+  where task.id = :task_id and task.kind = 'chat' and exists (
+    select from chat_message message
+    where message.chat_session_id = task.chat_session_id and message.task_id is null and message.role = 'user'
+      and message.kind = 'text'
+  )
+  on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothing
+  returning id, workspace_id, agent_id, chat_session_id
 )
-on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothing;
+select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'workspace_id', workspace_id, 'task_id', id,
+  'agent_id', agent_id, 'issue_id', null, 'chat_session_id', chat_session_id, 'status', 'queued')::text)
+from queued;
 
 -- name: want_typing(id, task_id, fresh_seconds)!
 -- The newest message of the run shows that somebody works on it, unless it is old: one that comes again hours later must

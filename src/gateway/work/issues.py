@@ -182,8 +182,8 @@ class IssueService:
             description = illustrate(files) if files and illustrate is not None else None
             if description is not None:
                 await filing.describe(issue, description)
-        queueing = await filing.enqueue(issue.id, draft.creator_id if draft.creator_type == "member" else None)
         await filing.announce("issue:created", {"workspace_id": issue.workspace_id, "issue_id": issue.id})
+        queueing = await filing.enqueue(issue.id, draft.creator_id if draft.creator_type == "member" else None)
         return Filed(issue, identifier(prefix, issue.number), queueing=queueing)
 
     async def _prefix(self, workspace_id: UUID) -> str | None:
