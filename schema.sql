@@ -215,6 +215,7 @@ CREATE TABLE public.agent_task (
     error text,
     failure_reason text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    undelivered integer DEFAULT 0 NOT NULL,
     CONSTRAINT agent_task_autopilot_check CHECK (((kind <> 'autopilot'::text) OR (autopilot_run_id IS NOT NULL))),
     CONSTRAINT agent_task_check CHECK (((kind <> 'chat'::text) OR (chat_session_id IS NOT NULL))),
     CONSTRAINT agent_task_check1 CHECK (((kind <> 'issue'::text) OR (issue_id IS NOT NULL))),

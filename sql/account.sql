@@ -5,10 +5,13 @@
 -- The caller lower-cases: the column holds lower case only.
 select id, password_hash from app_user where email = :email;
 
--- name: add_session(hashed, user_id, seconds)!
--- The database's clock says when it ends, so that no replica's own clock can stretch it.
+-- name: add_session(hashed, user_id, password_hash, seconds)!
+-- None when the password was changed while it was being checked: the row is locked against that until the session is
+-- there to be ended. The database's clock says when it ends, so that no replica's own clock can stretch it.
 insert into user_session (token_hash, user_id, expires_at)
-values (:hashed, :user_id, now() + make_interval(secs => :seconds));
+select :hashed, id, now() + make_interval(secs => :seconds)
+from app_user where id = :user_id and password_hash = :password_hash
+for share;
 
 -- name: session_owner(hashed)$
 -- Asked once per request with a cookie; served by the primary key.

@@ -106,6 +106,13 @@ select attachment.id, attachment.chat_message_id as message_id,
 from own join chat_attachment attachment on attachment.id = own.id
 order by own.seq, attachment.n;
 
+-- name: get_attachment(id)^
+-- record_class: PlacedAttachment
+-- With what says who may see it: links to a file name the file alone.
+select id, chat_message_id as message_id, n, installation_id, channel_message_id, channel_key, kind, name, mime_type,
+  bytes, status, error, workspace_id, chat_session_id, issue_id
+from chat_attachment where id = :id;
+
 -- name: known_attachments(ids)
 -- A file whose row is gone is nobody's.
 select id from chat_attachment where id = any(:ids::uuid[]);

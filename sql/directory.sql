@@ -93,6 +93,15 @@ select a.user_id as id, a.workspace_id, a.user_id, u.email, u.name, a.role, a.cr
 from added a
 join app_user u on u.id = a.user_id;
 
+-- name: set_password(user_id, password_hash)!
+-- First in its transaction: it waits for whoever is signing in with the former one, so that the sessions ended next are
+-- all there are.
+update app_user set password_hash = :password_hash where id = :user_id;
+
+-- name: end_sessions(user_id)!
+-- Whoever knew the former password is out, on every replica.
+delete from user_session where user_id = :user_id;
+
 -- name: lock_owners(workspace_id)
 -- Held while a membership ends, so that two owners cannot take each other for the one that stays.
 select user_id from member where workspace_id = :workspace_id and role = 'owner' for update;

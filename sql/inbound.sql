@@ -123,15 +123,22 @@ where id = :session_id
 returning context_generation;
 
 -- name: append_user_message(id, session_id, author_id, kind, content, context_generation, sent_at, message_id, quoted_id, bundle)!
--- The session moves to the top of its lists together with what was said in it. No run consumes a channel_command.
+-- The session moves to the top of its lists together with what was said in it, and live listeners are told of it. No run
+-- consumes a channel_command.
 with touched as (
   update chat_session set updated_at = now() where id = :session_id
+  returning workspace_id
+), told as (
+  select pg_notify('gateway_event', json_build_object('event', 'chat:message', 'workspace_id', workspace_id,
+    'chat_session_id', :session_id::uuid, 'message_id', :id::uuid)::text)
+  from touched
 )
 insert into chat_message
   (id, chat_session_id, role, kind, content, author_user_id, context_generation, sent_at, channel_message_id,
    quoted_message_id, bundle)
-values (:id, :session_id, 'user', :kind, :content, :author_id, :context_generation, :sent_at::timestamptz,
-  nullif(:message_id, ''), nullif(:quoted_id, ''), :bundle);
+select :id, :session_id, 'user', :kind, :content, :author_id, :context_generation, :sent_at::timestamptz,
+  nullif(:message_id, ''), nullif(:quoted_id, ''), :bundle
+where (select count(*) from told) >= 0;
 
 -- name: attach_media(ids, message_id, session_id, channel_message_id, kinds, channel_keys, names, awaited)!
 -- Promises, in the transaction of their message: whoever fetches is told at the commit, and a run waits for them until
@@ -214,6 +221,7 @@ where chat_session_id = :session_id;
 -- One waiting run per conversation: a later message joins it and moves its start. The runtime is told of a new row. Of a
 -- moved one it learns when it looks at the old time, unless that is about now: then its look may fall into this
 -- transaction, skip the locked row, and see no reason to look again. An agent without a runtime has nobody to tell.
+-- Live listeners hear of a run once, when it is queued: the id says whether the row is this statement's own.
 with target as (
   select session.id, session.workspace_id, session.agent_id, session.context_generation, agent.runtime_id,
     agent.archived_at is not null as agent_archived, session.archived_at is not null as session_archived
@@ -239,10 +247,15 @@ with target as (
   ) former on true
   where target.runtime_id is not null
     and (former.available_at is null or former.available_at <= now() + interval '1 second')
+), announced as (
+  select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'workspace_id', target.workspace_id,
+    'task_id', queued.id, 'agent_id', target.agent_id, 'issue_id', null, 'chat_session_id', target.id,
+    'status', 'queued')::text)
+  from target join queued on queued.id = :task_id
 )
 select agent_archived, session_archived, runtime_id is not null as has_runtime
 from target
-where (select count(*) from told) >= 0;
+where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 
 -- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, quoted_ids, bundles, window_seconds, lock_milliseconds)
 -- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
@@ -255,6 +268,9 @@ where (select count(*) from told) >= 0;
 -- An agent without a runtime is left to the other path, which tells the sender of it.
 -- What cannot be left out beforehand (a queued run that somebody has locked) is waited for a moment only: the limit is
 -- set by the statement itself, for itself, before it waits for anything.
+-- Live listeners are told where the runtime is rung for, and of a run once: when it has the token, it was queued here. A
+-- notification costs its commit a tenth, however many more go with it. What joins a run that waits for its window goes
+-- without: that run's start is announced within seconds.
 with patience as materialized (
   select set_config('lock_timeout', :lock_milliseconds::text, true)
 ), event as (
@@ -328,19 +344,29 @@ with patience as materialized (
   on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do update
     set available_at = excluded.available_at, initiator_user_id = excluded.initiator_user_id,
       context_generation = excluded.context_generation
+  returning id
+), rung as (
+  select latest.session_id, latest.runtime_id
+  from latest
+  left join lateral (
+    select available_at from agent_task
+    where chat_session_id = latest.session_id and status = 'queued' and kind = 'chat'
+    limit 1
+  ) former on true
+  where former.available_at is null or former.available_at <= now() + interval '1 second'
 ), told as (
   select pg_notify('gateway_task', waiting.runtime_id::text)
-  from (
-    select distinct latest.runtime_id
-    from latest
-    left join lateral (
-      select available_at from agent_task
-      where chat_session_id = latest.session_id and status = 'queued' and kind = 'chat'
-      limit 1
-    ) former on true
-    where former.available_at is null or former.available_at <= now() + interval '1 second'
-  ) waiting
+  from (select distinct runtime_id from rung) waiting
+), announced as (
+  select pg_notify('gateway_event', json_build_object('event', 'chat:message', 'workspace_id', fresh.workspace_id,
+    'chat_session_id', fresh.session_id, 'message_id', fresh.token)::text)
+  from fresh join rung on rung.session_id = fresh.session_id
+  union all
+  select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'workspace_id', fresh.workspace_id,
+    'task_id', queued.id, 'agent_id', fresh.agent_id, 'issue_id', null, 'chat_session_id', fresh.session_id,
+    'status', 'queued')::text)
+  from queued join fresh on fresh.token = queued.id
 )
 select token
 from fresh
-where (select count(*) from told) >= 0;
+where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;

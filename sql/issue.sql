@@ -48,22 +48,27 @@ values (:id, :workspace_id, :number, :title, :description, :status, :priority, :
 returning id, workspace_id, number, title, status, project_id, parent_issue_id;
 
 -- name: take_issue_attachments(issue_id, message_id)
+-- record_class: IssueFile
 -- From here on somebody waits for them. What is fetched already stays as it is.
 with taken as (
   update chat_attachment
   set issue_id = :issue_id,
     deadline_at = case status when 'pending' then now() + interval '45 seconds' else deadline_at end
   where chat_message_id = :message_id
-  returning id, n
+  returning id, kind, n
 ), told as (
   select pg_notify('gateway_attachment', '') where exists (select from taken)
 )
-select id from taken where (select count(*) from told) >= 0 order by n;
+select id, kind from taken where (select count(*) from told) >= 0 order by n;
+
+-- name: set_issue_description(workspace_id, issue_id, description)!
+-- Within the transaction that filed it: where its pictures are is known only once they are the issue's.
+update issue set description = :description where id = :issue_id and workspace_id = :workspace_id;
 
 -- name: enqueue_issue_task(task_id, issue_id, initiator_id)^
 -- record_class: IssueTarget
 -- The run of the issue's agent, or of its squad's leader. No row: nobody who runs is asked, or not yet (backlog). An
--- agent without a runtime gets its run all the same, and has nobody to tell.
+-- agent without a runtime gets its run all the same, and has nobody to tell but live listeners.
 with target as (
   select issue.id as issue_id, issue.workspace_id, agent.id as agent_id, agent.runtime_id,
     agent.archived_at is not null as agent_archived
@@ -82,10 +87,15 @@ with target as (
   select pg_notify('gateway_task', target.runtime_id::text)
   from target cross join queued
   where target.runtime_id is not null
+), announced as (
+  select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'workspace_id', target.workspace_id,
+    'task_id', queued.id, 'agent_id', target.agent_id, 'issue_id', target.issue_id, 'chat_session_id', null,
+    'status', 'queued')::text)
+  from target cross join queued
 )
 select agent_archived, runtime_id is not null as has_runtime
 from target
-where (select count(*) from told) >= 0;
+where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 
 -- name: announce_issue(payload)^
 -- Delivered with the commit, to live listeners.

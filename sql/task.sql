@@ -121,19 +121,25 @@ with conversation as (
 )
 update chat_message message set task_id = :task_id from waiting where message.id = waiting.id;
 
--- name: queue_the_rest(id, task_id)!
+-- name: queue_the_rest(id, task_id)
 -- Messages that this run could not take (another generation, or too many) get a run of their own.
-insert into agent_task
-  (id, workspace_id, agent_id, kind, priority, chat_session_id, initiator_user_id, context_generation, max_attempts)
-select :id, task.workspace_id, task.agent_id, task.kind, task.priority, task.chat_session_id, task.initiator_user_id,
-  task.context_generation, task.max_attempts
-from agent_task task
-where task.id = :task_id and task.kind = 'chat' and exists (
-  select from chat_message message
-  where message.chat_session_id = task.chat_session_id and message.task_id is null and message.role = 'user'
-    and message.kind = 'text'
+with queued as (
+  insert into agent_task
+    (id, workspace_id, agent_id, kind, priority, chat_session_id, initiator_user_id, context_generation, max_attempts)
+  select :id, task.workspace_id, task.agent_id, task.kind, task.priority, task.chat_session_id, task.initiator_user_id,
+    task.context_generation, task.max_attempts
+  from agent_task task
+  where task.id = :task_id and task.kind = 'chat' and exists (
+    select from chat_message message
+    where message.chat_session_id = task.chat_session_id and message.task_id is null and message.role = 'user'
+      and message.kind = 'text'
+  )
+  on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothing
+  returning id, workspace_id, agent_id, chat_session_id
 )
-on conflict (chat_session_id) where status = 'queued' and kind = 'chat' do nothing;
+select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'workspace_id', workspace_id, 'task_id', id,
+  'agent_id', agent_id, 'issue_id', null, 'chat_session_id', chat_session_id, 'status', 'queued')::text)
+from queued;
 
 -- name: want_typing(id, task_id, fresh_seconds, channel_types)!
 -- The newest message of the run shows that somebody works on it, unless it is old: one that comes again hours later must
@@ -253,7 +259,7 @@ where agent.runtime_id = :runtime_id and agent.archived_at is null and task.stat
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
   task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, workspace.language,
+  task.created_at, task.undelivered, workspace.language,
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -267,7 +273,7 @@ where task.id = :task_id;
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
   task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, workspace.language,
+  task.created_at, task.undelivered, workspace.language,
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -282,7 +288,7 @@ for no key update of task;
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
   task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, workspace.language,
+  task.created_at, task.undelivered, workspace.language,
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, verdict.loss
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -305,7 +311,8 @@ for no key update of task skip locked;
 
 -- name: start_task(task_id)!
 -- From here on the run may have had effects: losing it costs an attempt.
-update agent_task set status = 'running', started_at = now() where id = :task_id and status = 'dispatched';
+update agent_task set status = 'running', started_at = now(), undelivered = 0
+where id = :task_id and status = 'dispatched';
 
 -- name: record_progress(task_id, progress)!
 -- Shown while it runs; the next attempt starts without.
@@ -330,15 +337,22 @@ where task.id = :task_id and (
 limit 1
 for no key update of sibling;
 
--- name: pass_attempt_on(sibling_id, attempt)!
+-- name: pass_attempt_on(sibling_id, task_id, attempt)!
 -- The sibling inherits what was tried in vain with the messages it gets. Else a conversation in which a run always waits
 -- (more messages than one run takes, or somebody who keeps writing) would be tried again for ever.
-update agent_task set attempt = greatest(attempt, :attempt), priority = greatest(priority, 3)
-where id = :sibling_id and status = 'queued';
+update agent_task sibling
+set attempt = greatest(sibling.attempt, :attempt), priority = greatest(sibling.priority, 3),
+  undelivered = greatest(sibling.undelivered, task.undelivered)
+from agent_task task
+where sibling.id = :sibling_id and sibling.status = 'queued' and task.id = :task_id;
 
 -- name: release_messages(task_id)!
 -- Back to waiting: the conversation's next claim takes them.
 update chat_message set task_id = null where task_id = :task_id and role = 'user';
+
+-- name: note_undelivered(task_id, undelivered)!
+-- Counted over claims in a row: the one that is started ends the row.
+update agent_task set undelivered = :undelivered where id = :task_id and status in ('dispatched', 'running');
 
 -- name: requeue_task(task_id, attempt, delay_seconds, error, failure_reason)!
 -- A second attempt goes before first ones: somebody has been waiting for it.

@@ -6,9 +6,11 @@ import sys
 import time
 
 import httpx2
+import pytest
+import trio
 
 from gateway.simulator.messages import Message
-from support.processes import free_address
+from support.processes import GatewayProcess, free_address
 from support.world import World, open_runtime
 
 MARKER = "zanzibar-marker"
@@ -198,6 +200,43 @@ async def test_platform_that_hangs_costs_two_seconds_and_the_person_still_gets_o
     )
     assert [answer.text for answer in answers] == ["done"]
     assert await world.value("select count(*) from agent_task") == 1
+
+
+async def test_crash_while_look_ups_hang_still_ends_in_one_run_and_one_answer(world: World) -> None:
+    bot = await world.add_bot()
+    ada = await bot.bind("Ada")
+    group = world.sim.create_group("Lunch", [bot.app], [ada])
+    async with world.daemon() as daemon:
+        await bot.connected()
+        quoted = world.sim.say(ada, group, "the plan").message
+        world.sim.fail_next(READS, 20, method="GET", hang_seconds=8)
+        world.sim.say(ada, group, "do it", mentions=[bot.app], reply_to=quoted.message_id)
+        await world.until("select count(*) = 1 from agent_task")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(claim_in_vain, world, daemon)
+            await world.until("select status = 'dispatched' from agent_task")
+            await daemon.kill()
+    world.sim.faults.clear()
+    async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
+        await bot.connected()
+        # Nobody heard of the claim: after 90 s it counts as undelivered.
+        await world.rows("update agent_task set dispatched_at = dispatched_at - interval '91 seconds'")
+        task = await runtime.answer("done")
+        answers = await world.answers(group.chat_id)
+        await world.until("select count(*) = 1 from outbound_message where status = 'sent'")
+    assert task["attempt"] == 1
+    assert task["prompt"].endswith(f"{quote(quoted, 'Ada', 'the plan')}\n\n[Ada]: do it")
+    assert [answer.text for answer in answers] == ["done"]
+    assert await world.rows("select status, undelivered from agent_task") == [("completed", 0)]
+
+
+async def claim_in_vain(world: World, daemon: GatewayProcess) -> None:
+    """A claim whose server dies before it answers."""
+    headers = {"Authorization": f"Bearer {world.runtime_token}"}
+    path = f"/api/runtimes/{world.runtime_id}/tasks/claim"
+    async with httpx2.AsyncClient(base_url=daemon.url, headers=headers, trust_env=False, timeout=30) as http:
+        with pytest.raises(httpx2.TransportError):
+            await http.post(path, json={}, params={"wait_seconds": "15"})
 
 
 async def test_platform_that_refuses_is_asked_once_and_what_is_missing_is_marked(world: World) -> None:

@@ -73,6 +73,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 async def test_agent_answers_with_what_the_program_prints(world: World, server: TaskServer, tmp_path: Path) -> None:
     async with agent(server, tmp_path, ECHO) as process:
         assert process.ready["runtime_id"] == str(world.runtime_id)
@@ -247,6 +251,64 @@ async def test_agent_killed_mid_run_leaves_the_task_to_another(
     async with agent(server, tmp_path, ECHO):
         await until(lambda: ended(world))
     assert await world.answers(session) == ["you said: hello"]
+
+
+BROOD = """
+import os, pathlib, subprocess, sys, time
+sys.stdin.read()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
+time.sleep(600)
+"""
+
+
+async def _brood(
+    world: World, server: TaskServer, folder: Path, end: Callable[[GatewayProcess], Awaitable[Any]]
+) -> list[int]:
+    """The program of a run and a child of it, after the worker came to its end."""
+    pids = folder / "pids"
+    await say(world, "hello")
+    options = ["--server", server.url, "--drain-seconds", "0"]
+    command = ["agent", "run", *options, "--", sys.executable, "-c", BROOD, str(pids)]
+    async with open_gateway(command, environment={"AGENT_TOKEN": TOKEN}, log=folder / "agent.log") as process:
+
+        async def written() -> bool:
+            return pids.exists() and len(pids.read_text().split()) == 2
+
+        await until(written)
+        both = [int(pid) for pid in pids.read_text().split()]
+        assert all(alive(pid) for pid in both)
+        await end(process)
+    return both
+
+
+async def test_agent_that_is_killed_leaves_no_process_of_its_program(
+    world: World, server: TaskServer, tmp_path: Path
+) -> None:
+    both = await _brood(world, server, tmp_path, lambda process: process.kill())
+
+    async def gone() -> bool:
+        return not any(alive(pid) for pid in both)
+
+    await until(gone, seconds=5)
+
+
+async def test_agent_that_is_stopped_leaves_no_process_of_its_program(
+    world: World, server: TaskServer, tmp_path: Path
+) -> None:
+    both = await _brood(world, server, tmp_path, lambda process: process.terminate())
+    assert not any(alive(pid) for pid in both)
+
+
+async def test_agent_leaves_no_guard_behind(world: World, server: TaskServer, tmp_path: Path) -> None:
+    async with agent(server, tmp_path, ECHO) as process:
+        (guard,) = children(process.pid)
+        await process.kill()
+
+        async def gone() -> bool:
+            return not alive(guard)
+
+        await until(gone, seconds=5)
 
 
 async def test_agent_with_a_bad_token_ends_with_one_clear_line(server: TaskServer, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from gateway.inbound import effects
 from gateway.inbound.effects import run_attachments
 from gateway.postgres.attachment_store import PostgresAttachmentStore
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.issue_store import PostgresFiling
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
@@ -109,7 +110,8 @@ class Scene:
         await self.world.run("update chat_attachment set deadline_at = now() - interval '1 second'")
 
     async def read(self, assignment: Assignment, n: int = 1, attachments: Attachments | None = None) -> bytes:
-        opened = await (attachments or self.attachments).open(assignment.claim.id, n)
+        attachments = attachments or self.attachments
+        opened = await attachments.open(await attachments.find_of_task(assignment.claim.id, n))
         with opened.file as file:
             return file.read()
 
@@ -191,7 +193,7 @@ async def test_file_that_cannot_be_had_leaves_its_placeholder_and_an_honest_line
     assert [number for number, *_ in files(assignment)] == [2]
     assert (await scene.rows())[0][:2] == ("failed", "not_available")
     with pytest.raises(RejectedRequest) as refused:
-        await scene.attachments.open(assignment.claim.id, 1)
+        await scene.read(assignment)
     assert (refused.value.status, refused.value.code) == (410, "not_available")
 
 
@@ -248,6 +250,51 @@ async def test_issue_gets_the_pictures_of_the_command_and_its_run_waits_for_them
     assert message.author
     assert "[Image: unable to fetch]" in assignment.prompt
     assert await scene.read(assignment) == PNG
+
+
+async def test_description_of_an_issue_shows_its_pictures_where_they_were_put(scene: Scene) -> None:
+    text = "/issue Fix [Image] this\nfirst [Image] then [File]\nand\t[Image]"
+    media = (picture("img_0"), picture("img_1"), document(), picture("img_2"))
+    await scene.desk.receive(direct("om_1", text, media=media))
+    _, first, _, second = await scene.ids()
+    (issue,) = await scene.world.filed()
+    assert issue.title == "Fix [Image] this"
+    assert issue.description == (
+        f"first ![](/api/attachments/{first}/download) then [File]\nand\t![](/api/attachments/{second}/download)"
+    )
+
+
+async def test_description_of_a_confirmed_issue_shows_its_pictures_too(scene: Scene) -> None:
+    sent = await scene.world.sent(3_000)
+    await scene.desk.receive(direct("om_1", "/issue Fix it\n[Image]", sent_at=sent, media=(picture(),)))
+    await scene.desk.receive(direct("om_2", "/confirm"))
+    (issue,) = await scene.world.filed()
+    (shown,) = await scene.ids()
+    assert issue.description == f"![](/api/attachments/{shown}/download)"
+
+
+async def test_words_that_look_like_a_picture_stay_words(scene: Scene) -> None:
+    await scene.desk.receive(direct("om_1", "/issue Fix it\n[Image] [Image]", media=(picture(),)))
+    await scene.desk.receive(direct("om_2", "/issue Another\nwithout a picture: [Image]"))
+    described = {issue.title: issue.description for issue in await scene.world.filed()}
+    (shown,) = await scene.ids()
+    assert described == {
+        "Fix it": f"![](/api/attachments/{shown}/download) [Image]",
+        "Another": "without a picture: [Image]",
+    }
+
+
+async def test_crash_while_filing_leaves_no_issue_and_takes_no_pictures(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("the database is away")
+
+    monkeypatch.setattr(PostgresFiling, "describe", away)
+    with pytest.raises(StoreUnavailable):
+        await scene.desk.receive(direct("om_1", "/issue Fix it\n[Image]", media=(picture(),)))
+    assert await scene.world.filed() == []
+    assert await scene.world.run("select issue_id from chat_attachment") == [(None,)]
 
 
 async def test_picture_of_a_command_that_came_to_nothing_is_never_fetched(scene: Scene) -> None:
@@ -530,7 +577,7 @@ async def test_file_of_another_number_is_not_found(scene: Scene) -> None:
     assignment = await scene.claimed(0)
     for n in (0, 2, 10**8):
         with pytest.raises(RejectedRequest) as refused:
-            await scene.attachments.open(assignment.claim.id, n)
+            await scene.read(assignment, n)
         assert refused.value.status == 404
 
 

@@ -188,9 +188,9 @@ async def test_message_gets_one_notice_and_every_issue_its_event(
         for _ in range(2):
             await service.file(draft(world, allow_duplicate=True), notice=notice_of(world, session.id))
     ids = {str(row["id"]) for row in await stored(world)}
-    assert [event["event"] for event in events] == ["issue:created"] * 2
+    assert [event["event"] for event in events] == ["issue:created", "task:queued"] * 2
     assert {event["issue_id"] for event in events} == ids
-    assert {frozenset(event) for event in events} == {frozenset({"event", "workspace_id", "issue_id"})}
+    assert {frozenset(event) for event in events[::2]} == {frozenset({"event", "workspace_id", "issue_id"})}
     rows = await world.sql("select kind, content, reply_to_message_id, recipient_id, status from outbound_message")
     assert [tuple(row.values()) for row in rows] == [("notice", "ABC-1", "om_1", "oc_1", "queued")]
 

@@ -588,6 +588,56 @@ async def test_lost_claim_answer_returns_without_costing_an_attempt(pool: Pool) 
     assert (again.claim.id, again.claim.attempt) == (first.claim.id, 1)
 
 
+async def _let_down(world: World) -> Assignment:
+    """A claim that is not started in time."""
+    assignment = await claim(world)
+    await world.sql("update agent_task set dispatched_at = now() - interval '91 seconds' where status = 'dispatched'")
+    assert await world.service.return_lost() == 1
+    await world.sql("update agent_task set available_at = now() where status = 'queued'")
+    return assignment
+
+
+async def test_claims_that_are_never_started_cost_an_attempt_after_five_in_a_row(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "hello")
+    attempts = [(await _let_down(world)).claim.attempt for _ in range(15)]
+    assert attempts == [1] * 5 + [2] * 5 + [3] * 5
+    (task,) = await world.tasks()
+    assert (task["status"], task["failure_reason"]) == ("failed", "runtime_offline")
+    assert [row["kind"] for row in await world.outbox()] == ["error"]
+
+
+async def test_start_ends_the_row_of_claims_that_came_to_nothing(pool: Pool) -> None:
+    world = await open_world(pool)
+    await world.say(await world.add_session(), "hello")
+    for _ in range(4):
+        await _let_down(world)
+    started = await claim(world)
+    await world.service.start(world.runtime, started.claim.id)
+    await world.service.fail(world.runtime, started.claim.id, "", "runtime_recovery")
+    await world.sql("update agent_task set available_at = now()")
+    assert [(await _let_down(world)).claim.attempt for _ in range(4)] == [2] * 4
+    assert (await claim(world)).claim.attempt == 2
+
+
+async def test_run_that_others_join_is_counted_on_when_its_claims_come_to_nothing(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "0")
+    attempts = []
+    for number in range(1, 7):
+        assignment = await claim(world)
+        attempts.append(assignment.claim.attempt)
+        await world.say(session, str(number))
+        await world.sql(
+            "update agent_task set dispatched_at = now() - interval '91 seconds' where status = 'dispatched'"
+        )
+        assert await world.service.return_lost() == 1
+        await world.sql("update agent_task set available_at = now() where status = 'queued'")
+    assert attempts == [1] * 5 + [2]
+
+
 async def test_run_without_an_end_is_ended_as_a_timeout(pool: Pool) -> None:
     world = await open_world(pool)
     assignment = await world.running(await world.add_session())

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import trio
 
 from gateway.core.claim import ClaimAnswer, ClaimRow, Step, answer_to_refused, step
-from gateway.errors import RemoteProtocolError, StoreConflict
+from gateway.errors import RemoteProtocolError
 from gateway.inbound.ports import (
     Claim,
     Confirmed,
@@ -20,6 +20,7 @@ from gateway.inbound.ports import (
     Identity,
     Installation,
     PlainMessage,
+    SessionGone,
     UserMessage,
 )
 from gateway.work.notices import Notice
@@ -190,7 +191,7 @@ class MemoryInbound:
 
     def _begin(self, session_id: UUID, claim: Claim | None) -> bool:
         if session_id not in self.session_rows:
-            raise StoreConflict("the session was deleted before its message could be written")
+            raise SessionGone("the session was deleted before its message could be written")
         return claim is None or self._step(claim, Step.MARK)
 
     def _take_held(self, message: UserMessage, held_seconds: float) -> HeldCommand | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import trio
@@ -12,8 +12,8 @@ from gateway.channel.channel import Verdict
 from gateway.channel.message import ChatType, Source
 from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, Outcome
-from gateway.errors import RemoteProtocolError, StoreConflict
-from gateway.inbound.ports import Claim, Drop, PlainMessage, UserMessage
+from gateway.errors import RemoteProtocolError
+from gateway.inbound.ports import Claim, Conversation, Drop, PlainMessage, SessionGone, UserMessage
 from gateway.work.sessions import Queueing
 from support.inbound_world import Bot, Desk, InboundWorld, direct, grouped, open_desk
 
@@ -190,9 +190,46 @@ class InboundSuite:
         user = await world.bind(bot, "ou_ann")
         claim = _claim(bot)
         assert await world.store.claim(claim) is ClaimAnswer.TAKEN
-        with pytest.raises(StoreConflict):
+        with pytest.raises(SessionGone):
             await world.store.append(UserMessage(claim.token, uuid4(), user, "x", "om_1", "", None), claim, {})
         assert await world.store.release(claim)
+
+    @pytest.mark.parametrize("words", ["hello", "/issue Fix it", "/new go", "/new", "/confirm"])
+    async def test_message_that_meets_the_deletion_of_its_conversation_begins_the_next_one(
+        self, world: InboundWorld, words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await world.bind(await world.add_bot(), "ou_ann")
+        look_up, found = world.store.ensure_session, []
+
+        async def look_up_and_be_overtaken(conversation: Conversation) -> UUID:
+            found.append(await look_up(conversation))
+            if len(found) == 1:
+                await world.delete_sessions()
+            return found[-1]
+
+        monkeypatch.setattr(world.store, "ensure_session", look_up_and_be_overtaken)
+        async with open_desk(world.store, fused=False, issues=world.issues) as desk:
+            assert await desk.receive(direct("om_1", words)) is Verdict.SETTLED
+        assert [session.id for session in await world.sessions()] == found[1:]
+        assert len(await world.messages()) == (words != "/new")
+        assert len(await world.filed()) == words.startswith("/issue")
+
+    async def test_conversation_that_is_deleted_again_and_again_gives_the_claim_back(
+        self, world: InboundWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await world.bind(await world.add_bot(), "ou_ann")
+        look_up = world.store.ensure_session
+
+        async def look_up_and_be_overtaken(conversation: Conversation) -> UUID:
+            session_id = await look_up(conversation)
+            await world.delete_sessions()
+            return session_id
+
+        monkeypatch.setattr(world.store, "ensure_session", look_up_and_be_overtaken)
+        async with open_desk(world.store, fused=False) as desk:
+            with pytest.raises(SessionGone):
+                await desk.receive(direct())
+        assert await world.claims() == {}
 
     # agents
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 import trio
 
-from gateway.work.issues import Issue, IssueDraft, Parent
+from gateway.work.issues import Issue, IssueDraft, IssueFile, Parent
 from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing
 
@@ -25,6 +25,7 @@ class MemoryIssues:
 
     queueing_of: Callable[[UUID], Queueing] = lambda _: Queueing.QUEUED
     prefixes: dict[UUID, str] = field(default_factory=dict)
+    files: dict[UUID, list[IssueFile]] = field(default_factory=dict)
     projects: set[tuple[UUID, UUID]] = field(default_factory=set)
     issues: list[tuple[IssueDraft, Issue]] = field(default_factory=list)
     runs: list[tuple[UUID, UUID | None]] = field(default_factory=list)
@@ -76,8 +77,14 @@ class MemoryIssues:
         self.issues.append((draft, issue))
         return issue
 
-    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[UUID]:
-        return []
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[IssueFile]:
+        return self.files.get(message_id, [])
+
+    async def describe(self, issue: Issue, description: str) -> None:
+        self.issues = [
+            (replace(draft, description=description) if kept.id == issue.id else draft, kept)
+            for draft, kept in self.issues
+        ]
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         draft = next(draft for draft, issue in self.issues if issue.id == issue_id)

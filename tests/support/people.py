@@ -30,6 +30,7 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.team_store import PostgresTeamStore
 from gateway.work.accounts import Accounts
+from gateway.work.attachments import Attachments
 from gateway.work.autopilots import AutopilotService
 from gateway.work.bindings import BindingService
 from gateway.work.chats import ChatService
@@ -126,7 +127,13 @@ def open_workplace(pool: Pool, metrics: Metrics) -> Workplace:
     return Workplace(TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool)), autopilots)
 
 
-async def open_office(pool: Pool, *, platforms: Sequence[Mapping[str, str]] = (TITLES,), **settings: Any) -> Office:
+async def open_office(
+    pool: Pool,
+    *,
+    platforms: Sequence[Mapping[str, str]] = (TITLES,),
+    attachments: Attachments | None = None,
+    **settings: Any,
+) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
@@ -144,5 +151,5 @@ async def open_office(pool: Pool, *, platforms: Sequence[Mapping[str, str]] = (T
         **settings,
     )
     tasks = TaskService(PostgresTaskStore(pool), Topics())
-    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
+    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people, attachments))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

@@ -45,6 +45,10 @@ class Source:
         return self.chat_id
 
 
+IMAGE_MARKER = "[Image]"
+"""What stands for a picture in the text of a message. The k-th of them is the k-th picture of its files."""
+
+
 @dataclass(frozen=True, slots=True)
 class MediaRef:
     """A file that stays on the platform until an agent asks for it; `key` is the platform's handle."""

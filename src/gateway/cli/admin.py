@@ -44,6 +44,26 @@ def user_add(email: str, name: str, password_stdin: bool, config: Path | None, a
     _show(asdict(added), as_json)
 
 
+@user.command("password", short_help="Set a person's password.")
+@click.argument("email")
+@click.option("--password-stdin", is_flag=True, required=True, help="Read the password from stdin.")
+@config_option
+@json_option
+def user_password(email: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
+    """Set a person's password, and end every session of theirs. Their tokens stay.
+
+    People who were imported have none: they cannot log in to the console before.
+    """
+    password = read_secret("Password")
+
+    async def change(directory: Directory) -> Any:
+        person = await directory.user(email)
+        await directory.set_password(person, password)
+        return person
+
+    _show(asdict(_perform(config, change)), as_json)
+
+
 @admin.group()
 def workspace() -> None:
     """Workspaces."""

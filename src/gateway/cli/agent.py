@@ -7,14 +7,14 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -25,11 +25,14 @@ import trio
 
 from gateway import __version__
 from gateway.cli.agent_files import open_task
+from gateway.cli.agent_guard import Guard, guard_programs
 from gateway.cli.agent_process import Finished, run_program
 from gateway.cli.output import config_option, print_json
 from gateway.concurrency import finishing
 from gateway.config import load_settings
 from gateway.errors import GatewayError
+
+T = TypeVar("T")
 
 logger = structlog.get_logger(__name__)
 
@@ -89,7 +92,15 @@ class TaskHead(msgspec.Struct):
 
     id: str
     attempt: int
-    deadline: datetime
+    deadline: Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class ClaimedTask(msgspec.Struct):
+    """A task as it goes to the program, and how long the run may take."""
+
+    head: TaskHead
+    task: bytes
+    seconds: float
 
 
 @click.group()
@@ -137,7 +148,9 @@ def run(
         raise click.BadParameter("this is not a runtime's token (gwr_...)", param_hint="--token")
     if shutil.which(command[0]) is None:
         raise click.BadParameter(f"{command[0]!r} is not a program that can be run", param_hint="COMMAND")
-    trio.run(_run, Connection(server.rstrip("/"), token), command, concurrency, drain_seconds)
+    with guard_programs() as guard:
+        programs = Programs(command, guard)
+        trio.run(_run, Connection(server.rstrip("/"), token), programs, concurrency, drain_seconds)
 
 
 def _check_server(server: str) -> None:
@@ -151,7 +164,7 @@ def _check_server(server: str) -> None:
         raise click.BadParameter("give an address such as http://127.0.0.1:8420", param_hint="--server")
 
 
-async def _run(connection: Connection, command: Sequence[str], concurrency: int, drain_seconds: float) -> None:
+async def _run(connection: Connection, programs: Programs, concurrency: int, drain_seconds: float) -> None:
     async with httpx2.AsyncClient(
         base_url=connection.url,
         headers={"Authorization": f"Bearer {connection.token}", "User-Agent": f"gateway-agent/{__version__}"},
@@ -160,13 +173,26 @@ async def _run(connection: Connection, command: Sequence[str], concurrency: int,
         trust_env=not _is_loopback(connection.url),
     ) as http:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await Worker(Server(http), command, concurrency, drain_seconds).run(signals)
+            await Worker(Server(http), programs, concurrency, drain_seconds).run(signals)
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     url: str
     token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What is run for each task, and who ends it should this process be killed."""
+
+    command: Sequence[str]
+    guard: Guard
+
+    async def run(self, stdin: bytes) -> Finished:
+        # The program is not to act in the runtime's name.
+        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+        return await run_program(self.command, stdin, environment=environment, guard=self.guard)
 
 
 def _is_loopback(url: str) -> bool:
@@ -180,18 +206,26 @@ def _is_loopback(url: str) -> bool:
 class Server:
     """The gateway's API. Calls are repeated while the server is away, at most every 30 s, until cancelled.
 
-    Raises Refused when the token is not accepted, Rejected for any other no.
+    So they are while something else answers in its place, as a proxy does that is being set up. Raises Refused when the
+    token is not accepted, Rejected for any other no.
     """
 
     def __init__(self, http: httpx2.AsyncClient) -> None:
         self._http = http
 
-    async def post(self, path: str, body: object = None, *, wait_seconds: float = 0.0) -> httpx2.Response:
+    async def post(self, path: str, body: object = None) -> None:
+        """For a call whose answer says nothing that is not known."""
+        await self.ask(path, _object, body)
+
+    async def ask(
+        self, path: str, read: Callable[[httpx2.Response], T], body: object = None, *, wait_seconds: float = 0.0
+    ) -> T:
+        """What `read` makes of the answer; it raises what `_decoded` does for one that no gateway gives."""
         failures = 0
         while True:
             try:
-                return await self._post_once(path, body, wait_seconds)
-            except (httpx2.TransportError, _Away) as error:
+                return read(await self._post_once(path, body, wait_seconds))
+            except (httpx2.TransportError, httpx2.DecodingError, _Away) as error:
                 failures += 1
                 pause = min(RETRY_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), RETRY_MAX_SECONDS)
                 pause *= random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, nothing secret)
@@ -249,12 +283,23 @@ class _Away(Exception):
     """An answer that may be another one later; never leaves Server."""
 
 
+def _decoded(content: bytes, kind: type[T]) -> T:
+    """Raises _Away for what is not JSON, or not of that shape: whoever said it is no gateway."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Away("the answer is not a gateway's") from error
+
+
+def _object(answer: httpx2.Response) -> dict[str, Any]:
+    return _decoded(answer.content, dict[str, Any])
+
+
 def _error_body(answer: httpx2.Response) -> Mapping[str, Any]:
     try:
-        body = msgspec.json.decode(answer.content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _object(answer)
+    except _Away:
         return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _error_text(answer: httpx2.Response) -> str:
@@ -268,9 +313,9 @@ def _reason(error: Exception) -> str:
 class Worker:
     """One runtime at work: claims tasks into its free slots and runs the program for each."""
 
-    def __init__(self, server: Server, command: Sequence[str], concurrency: int, drain_seconds: float) -> None:
+    def __init__(self, server: Server, programs: Programs, concurrency: int, drain_seconds: float) -> None:
         self._server = server
-        self._command = command
+        self._programs = programs
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
         self._slots = trio.Semaphore(concurrency, max_value=concurrency)
@@ -279,8 +324,6 @@ class Worker:
         self._claiming = trio.CancelScope()
         self._silent = False
         self._runtime_id = ""
-        # The program is not to act in the runtime's name.
-        self._environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
     async def run(self, signals: Any) -> None:
         """Until the first signal, and then for the drain; a second signal ends everything at once.
@@ -312,10 +355,10 @@ class Worker:
             background.cancel_scope.cancel()
 
     async def _register(self) -> None:
+        description = {"kind": "agent-run", "version": __version__}
         try:
-            answer = await self._server.post("/api/runtimes/register", {"kind": "agent-run", "version": __version__})
-            runtime = msgspec.json.decode(answer.content, type=Runtime)
-        except (Rejected, msgspec.DecodeError) as error:
+            runtime = await self._server.ask("/api/runtimes/register", _registered, description)
+        except Rejected as error:
             raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
         self._runtime_id = runtime.id
         print_json(
@@ -332,10 +375,10 @@ class Worker:
         """Say what is being worked on, and stop what the server has given to somebody else or cancelled."""
         path = f"/api/runtimes/{self._runtime_id}/heartbeat"
         try:
-            answer = await self._server.post(path, {"tasks": list(self._running)})
+            stop = await self._server.ask(path, _to_stop, {"tasks": list(self._running)})
         except Rejected as error:
             raise Refused(f"this runtime is not known any more ({error})") from error
-        for task_id in msgspec.json.decode(answer.content, type=HeartbeatAnswer).stop:
+        for task_id in stop:
             if task_id in self._running:
                 self._lost.add(task_id)
                 self._running[task_id].cancel()
@@ -344,11 +387,10 @@ class Worker:
         while True:
             await self._slots.acquire()
             asked = trio.current_time()
-            answer = await self._server.post(f"/api/runtimes/{self._runtime_id}/tasks/claim", wait_seconds=WAIT_SECONDS)
-            task = msgspec.json.decode(answer.content, type=ClaimAnswer).task
-            if bytes(task) != b"null":
-                head = msgspec.json.decode(task, type=TaskHead)
-                tasks.start_soon(self._run_task, head, bytes(task), _seconds_left(head, answer))
+            path = f"/api/runtimes/{self._runtime_id}/tasks/claim"
+            claimed = await self._server.ask(path, _claimed, wait_seconds=WAIT_SECONDS)
+            if claimed is not None:
+                tasks.start_soon(self._run_task, claimed.head, claimed.task, claimed.seconds)
                 continue
             self._slots.release()
             # A server that is shutting down answers at once.
@@ -387,7 +429,7 @@ class Worker:
             await self._start(head)
             try:
                 async with open_task(task, partial(self._server.download, head.id)) as stdin:
-                    finished = await run_program(self._command, stdin + b"\n", environment=self._environment)
+                    finished = await self._programs.run(stdin + b"\n")
             except OSError as error:
                 return Failure(f"the program could not be started: {error}", "agent_error.runtime_missing_executable")
             return judge_end(finished)
@@ -449,10 +491,32 @@ def _ending(returncode: int) -> str:
         return f"the program was ended by signal {-returncode}"
 
 
+def _registered(answer: httpx2.Response) -> Runtime:
+    """Whoever answers wrongly from the start is more likely the wrong server than one that is away."""
+    try:
+        return _decoded(answer.content, Runtime)
+    except _Away as error:
+        raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
+
+
+def _to_stop(answer: httpx2.Response) -> list[str]:
+    return _decoded(answer.content, HeartbeatAnswer).stop
+
+
+def _claimed(answer: httpx2.Response) -> ClaimedTask | None:
+    task = bytes(_decoded(answer.content, ClaimAnswer).task)
+    if task == b"null":
+        return None
+    head = _decoded(task, TaskHead)
+    return ClaimedTask(head, task, _seconds_left(head, answer))
+
+
 def _seconds_left(head: TaskHead, answer: httpx2.Response) -> float:
     """Until the deadline, by the server's clock: this machine's may be wrong by any amount."""
     try:
         now = parsedate_to_datetime(answer.headers["Date"])
     except (KeyError, ValueError):
         now = datetime.now(UTC)
+    # A time of which nobody says the zone is read as UTC, which is what it has to be.
+    now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
     return max((head.deadline - now).total_seconds(), 0.0)

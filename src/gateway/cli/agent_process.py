@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
+from gateway.cli.agent_guard import Guard
 from gateway.concurrency import finishing
 
 STDOUT_BYTES_MAX = 900_000
@@ -42,12 +43,14 @@ async def run_program(
     stdin: bytes,
     *,
     environment: Mapping[str, str],
+    guard: Guard,
     stdout_bytes_max: int = STDOUT_BYTES_MAX,
 ) -> Finished:
     """Run a program to its end.
 
     It gets a process group of its own. Cancellation ends the whole group: SIGTERM, and SIGKILL after two seconds; no
-    process of it is left when this returns. Raises OSError when the program cannot be started.
+    process of it is left when this returns, and `guard` sees to it when this process is killed. Raises OSError when the
+    program cannot be started.
     """
     process = await trio.lowlevel.open_process(
         list(command),
@@ -56,12 +59,14 @@ async def run_program(
         stderr=subprocess.PIPE,
         env=dict(environment),
         start_new_session=True,
+        preexec_fn=guard.enlist,  # one system call, and nothing that takes a lock
     )
     try:
         return await _converse(process, stdin, stdout_bytes_max)
     finally:
         with finishing(TERMINATE_SECONDS + STRAGGLER_SECONDS):
             await _end(process)
+            guard.dismiss(process.pid)
 
 
 async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int) -> Finished:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 from urllib.parse import quote, unquote_to_bytes
+from uuid import UUID
 
 PER_MESSAGE_MAX = 64
 """Files of one message. What is beyond stays a word in its text."""
@@ -214,6 +215,11 @@ def content_disposition(name: str) -> str:
     shown = display_name(name) or "file"
     plain = re.sub(r'[^ -~]|["\\%]', "_", shown)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(shown, safe='')}"
+
+
+def download_path(attachment_id: UUID) -> str:
+    """Where people get the file, for links within this server."""
+    return f"/api/attachments/{attachment_id}/download"
 
 
 # What is kept on disk.

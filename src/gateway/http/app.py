@@ -125,7 +125,7 @@ def create_app(services: Services) -> JsonApp:
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
     attachments.add_routes(app, services)
-    lark_events.add_routes(app, services.take_lark_event)
+    lark_events.add_routes(app, services.take_lark_event, () if people is None else people.trusted_proxies)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
@@ -134,6 +134,7 @@ def create_app(services: Services) -> JsonApp:
         installations.add_routes(app, people)
         chats.add_routes(app, people)
         outgoing.add_routes(app, people)
+        attachments.add_people_routes(app, people, services.attachments)
         events.add_routes(app, people.directory, people.feed)
         if people.workplace is not None:
             _add_workplace(app, people.workplace, people.directory)

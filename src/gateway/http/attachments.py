@@ -1,9 +1,10 @@
-"""Files that came with a task's messages, for the runtime that works on it."""
+"""Files that people sent: for the runtime that works on a task of theirs, and for people who may see them."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
+from uuid import UUID
 
 import trio
 from quart import Quart, Response
@@ -11,12 +12,12 @@ from quart.wrappers.response import ResponseBody
 
 from gateway.core.attachments import content_disposition
 from gateway.errors import RejectedRequest
-from gateway.http.auth import require_runtime
+from gateway.http.auth import require_runtime, require_user
 from gateway.ids import parse_id
-from gateway.work.attachments import OpenedFile
+from gateway.work.attachments import Attachments, OpenedFile, PlacedAttachment, absent
 
 if TYPE_CHECKING:
-    from gateway.http.app import Services
+    from gateway.http.app import People, Services
 
 CHUNK_BYTES = 262_144
 
@@ -30,7 +31,41 @@ def add_routes(app: Quart, services: Services) -> None:
         task = await tasks.find(runtime, parse_id(id, field="task_id"))
         if attachments is None or not (n.isascii() and n.isdigit() and len(n) <= 9):
             raise RejectedRequest(404, "not_found", "no such attachment")
-        return _file_response(await attachments.open(task.id, int(n)))
+        return _file_response(await attachments.open(await attachments.find_of_task(task.id, int(n))))
+
+
+def add_people_routes(app: Quart, people: People, attachments: Attachments | None) -> None:
+    """Without `attachments` nothing can be had, whoever asks."""
+
+    @app.get("/api/attachments/<id>/download")
+    async def download_attachment(id: str) -> Response:
+        user = await require_user()
+        attachment_id = parse_id(id, field="attachment_id")
+        if attachments is None:
+            absent()
+        wanted = await attachments.find(attachment_id)
+        await _require_sight(people, wanted, user.user_id)
+        response = _file_response(await attachments.open(wanted))
+        # Shown by the browser as a page, it is one of nobody's: no script of it runs, and none in our name.
+        response.headers["Content-Security-Policy"] = "sandbox"
+        response.headers["Cache-Control"] = "private"
+        return response
+
+
+async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID) -> None:
+    """Raises RejectedRequest (404) unless they may see what the file belongs to, as if there were no such file.
+
+    An issue is for every member of its workspace, and so is what came with it.
+    """
+    try:
+        if wanted.issue_id is not None:
+            await people.directory.membership(str(wanted.workspace_id), user_id)
+        else:
+            await people.chats.find(wanted.chat_session_id, user_id)
+    except RejectedRequest as refusal:
+        if refusal.status != 404:
+            raise
+        absent()
 
 
 def _file_response(opened: OpenedFile) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from quart import Quart, Response, request
@@ -9,18 +10,30 @@ from quart import Quart, Response, request
 from gateway.channel.push import TakePushed
 from gateway.errors import RejectedRequest
 from gateway.http.body import json_response
+from gateway.http.client import Network, client_address, throttle_key
+from gateway.http.throttle import BadPostThrottle
+
+BAD_STATUSES = frozenset({400, 401, 404})
+"""Refusals of what the platform would not post: not its body, not its signature, no installation of ours."""
 
 
-def add_routes(app: Quart, take: TakePushed | None) -> None:
+def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Network]) -> None:
     """Without `take` the route says that Lark is off. The body is bounded as for the whole application."""
+    bad_posts = BadPostThrottle()
 
     @app.post("/api/webhooks/lark/<installation_id>")
     async def take_lark_event(installation_id: str) -> Response:
         if take is None:
             raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
-        target = _installation(installation_id)
         body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
-        return json_response(await take(target, dict(request.headers.items()), body))
+        try:
+            return json_response(await take(_installation(installation_id), dict(request.headers.items()), body))
+        except RejectedRequest as refusal:
+            if refusal.status in BAD_STATUSES:
+                # Only now, because all bots of a tenant share the platform's addresses: what is good must get through.
+                address = client_address(request.remote_addr, request.headers.get("X-Forwarded-For"), trusted_proxies)
+                bad_posts.count(throttle_key(address))
+            raise
 
 
 def _installation(text: str) -> UUID:

@@ -1,4 +1,4 @@
-"""How often somebody may try to sign in, counted per replica."""
+"""How often somebody may try what they have no right to, counted per replica."""
 
 from __future__ import annotations
 
@@ -16,23 +16,44 @@ PER_EMAIL = RateLimitItemPerMinute(10)
 _KEY_LENGTH_MAX = 254
 
 
+class Throttle:
+    """Counts one sort of attempt, in as many ways as there are limits to it. `attempts` names it, in the plural."""
+
+    def __init__(self, attempts: str) -> None:
+        self._attempts = attempts
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    def count(self, limit: RateLimitItem, kind: str, key: str) -> None:
+        """Raises RejectedRequest (429) beyond the limit, with the whole seconds (at least one) until the next try."""
+        if self._limiter.hit(limit, kind, key):
+            return
+        reset = self._limiter.get_window_stats(limit, kind, key).reset_time
+        seconds = max(1, math.ceil(reset - time.time()))
+        message = f"too many {self._attempts}; try again in {seconds} s"
+        raise RejectedRequest(429, "too_many_attempts", message, retry_after=seconds)
+
+
 class LoginThrottle:
     """Counts every attempt, good or bad, by the address it comes from and by the e-mail address it names."""
 
     def __init__(self, *, per_address: RateLimitItem = PER_ADDRESS, per_email: RateLimitItem = PER_EMAIL) -> None:
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._throttle = Throttle("attempts to sign in")
         self._per_address = per_address
         self._per_email = per_email
 
     def admit(self, address: str, email: str) -> None:
-        """Raises RejectedRequest (429) with the whole seconds after which to try again, at least one."""
-        self._count(self._per_address, "address", address)
-        self._count(self._per_email, "email", email.strip().lower()[:_KEY_LENGTH_MAX])
+        """Raises RejectedRequest (429) as `Throttle.count` does."""
+        self._throttle.count(self._per_address, "address", address)
+        self._throttle.count(self._per_email, "email", email.strip().lower()[:_KEY_LENGTH_MAX])
 
-    def _count(self, limit: RateLimitItem, kind: str, key: str) -> None:
-        if self._limiter.hit(limit, "login", kind, key):
-            return
-        reset = self._limiter.get_window_stats(limit, "login", kind, key).reset_time
-        seconds = max(1, math.ceil(reset - time.time()))
-        message = f"too many attempts to sign in; try again in {seconds} s"
-        raise RejectedRequest(429, "too_many_attempts", message, retry_after=seconds)
+
+class BadPostThrottle:
+    """Counts posts that turned out bad, by the address they come from. A good one is never counted, nor refused."""
+
+    def __init__(self, *, per_address: RateLimitItem = PER_ADDRESS) -> None:
+        self._throttle = Throttle("posts that are not the platform's")
+        self._per_address = per_address
+
+    def count(self, address: str) -> None:
+        """Raises RejectedRequest (429) as `Throttle.count` does."""
+        self._throttle.count(self._per_address, "address", address)

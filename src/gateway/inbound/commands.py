@@ -9,20 +9,31 @@ A command that was too old when it arrived is not run, because its sender may ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
+from gateway.channel.message import IMAGE_MARKER
 from gateway.concurrency import reached
-from gateway.core.commands import Command, Confirm, FileIssue, StartFresh, description_of, fresh_body, title_from
+from gateway.core.attachments import download_path
+from gateway.core.commands import (
+    Command,
+    Confirm,
+    FileIssue,
+    StartFresh,
+    description_of,
+    description_with_media,
+    fresh_body,
+    title_from,
+)
 from gateway.core.commands import parse_command as parse
 from gateway.core.inbound import Outcome, Settlement
 from gateway.core.replies import Reply, issue_link, quoted, say
 from gateway.ids import new_id
 from gateway.inbound.ports import Claim, HeldCommand, InboundStore, UserMessage
 from gateway.inbound.turn import Turn, words_of
-from gateway.work.issues import Filed, IssueDraft, IssueService
+from gateway.work.issues import Filed, IssueDraft, IssueFile, IssueService
 from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing
 
@@ -92,25 +103,26 @@ class CommandDesk:
     async def _keep_and_file(self, command: FileIssue, title: str, turn: Turn) -> Settlement | None:
         settlement = await self._keep(turn, Outcome.INGESTED)
         if settlement is not None:
-            words = words_of(turn.message)
-            description = description_of(turn.message.text, words, fallback=command.description)
-            await self._file(title, description, turn, source_id=turn.row_id)
+            asked = HeldCommand(turn.row_id, words_of(turn.message), turn.message.text)
+            await self._file(title, command, asked, turn)
         return settlement
 
-    async def _file(self, title: str, description: str, turn: Turn, *, source_id: UUID) -> None:
-        """`source_id`: the row of the command, whose files become the issue's."""
+    async def _file(self, title: str, command: FileIssue, asked: HeldCommand, turn: Turn) -> None:
+        """`asked` is the message that asked for it, whose files become the issue's; `turn` what the reply answers."""
         draft = IssueDraft(
             turn.installation.workspace_id,
             title,
-            description,
+            description_of(asked.body, asked.words, fallback=command.description),
             assignee_type="agent",
             assignee_id=turn.installation.agent_id,
             creator_id=turn.author_id,
             origin_type="lark_chat",
             origin_id=turn.session_id,
-            source_message_id=source_id,
+            source_message_id=asked.message_id,
         )
-        await self._issues.file(draft, notice=partial(self._tell_filed, turn))
+        await self._issues.file(
+            draft, notice=partial(self._tell_filed, turn), illustrate=partial(_illustrated, command, asked)
+        )
 
     def _tell_filed(self, turn: Turn, filed: Filed) -> Notice:
         reply = Reply.ISSUE_DUPLICATE if filed.duplicate else Reply.ISSUE_CREATED
@@ -174,8 +186,7 @@ class CommandDesk:
         match parse(held.words):
             case FileIssue() as command:
                 title = await self._title(command, turn, before=held.message_id)
-                description = description_of(held.body, held.words, fallback=command.description)
-                await self._file(title, description, turn, source_id=held.message_id)
+                await self._file(title, command, held, turn)
             case StartFresh(text) if text:
                 body = fresh_body(held.body, held.words, fallback=text)
                 entry = turn.entry()
@@ -193,3 +204,11 @@ class CommandDesk:
             return None
         reached("inbound.committed")
         return Settlement(outcome)
+
+
+def _illustrated(command: FileIssue, asked: HeldCommand, files: Sequence[IssueFile]) -> str | None:
+    """The description with its pictures in place; None when there are none in it."""
+    images = [file.id for file in files if file.kind == "image"]
+    places = [(IMAGE_MARKER, k, f"![]({download_path(image)})") for k, image in enumerate(images)]
+    text, changed = description_with_media(asked.body, asked.words, places, fallback=command.description)
+    return text if changed else None

@@ -46,6 +46,7 @@ from gateway.inbound.ports import (
     Installation,
     OutcomeObserver,
     PlainMessage,
+    SessionGone,
     TextCommitter,
 )
 from gateway.inbound.turn import Turn, quoted_by, thread_of, words_of
@@ -150,7 +151,12 @@ class InboundPipeline:
         reason = rules.refuse_sender(bound=identity is not None, member=identity is not None and identity.is_member)
         if identity is None or reason is not None:
             return rules.dropped(reason or DropReason.UNBOUND_USER)
-        return await self._append(message, installation, identity, claim)
+        try:
+            return await self._append(message, installation, identity, claim)
+        except SessionGone:
+            # Somebody deleted the conversation just now, and nothing was written: this message begins the next one.
+            log.info("inbound_session_gone", installation_id=str(installation.id), message_id=message.message_id)
+            return await self._append(message, installation, identity, claim)
 
     async def _append(
         self, message: InboundMessage, installation: Installation, identity: Identity, claim: Claim | None

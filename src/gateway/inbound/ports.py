@@ -11,6 +11,7 @@ from uuid import UUID
 from gateway.channel.message import MediaRef
 from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, Outcome
+from gateway.errors import StoreConflict
 from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing
 
@@ -105,7 +106,7 @@ class UserMessage:
 
 @dataclass(frozen=True, slots=True)
 class HeldCommand:
-    """A command that waited for a word: the row it came with, the sender's own words, and the whole message."""
+    """A command as it was kept: the row it came with, the sender's own words, and the whole message."""
 
     message_id: UUID
     words: str = field(repr=False)
@@ -137,6 +138,10 @@ class PlainMessage:
     sent_at: datetime | None
     quoted_id: str = ""
     bundle: bool = False
+
+
+class SessionGone(StoreConflict):
+    """The conversation's session was deleted before anything could be written to it; nothing was."""
 
 
 class IngestStore(Protocol):
@@ -186,7 +191,7 @@ class InboundStore(IngestStore, Protocol):
     ) -> Queueing | None:
         """In one transaction: the message, the session's reply target, the mark, the queued run, the notice for it.
 
-        None when the claim was lost: then nothing was written. Raises StoreConflict when the session is gone.
+        None when the claim was lost: then nothing was written. Raises SessionGone, as all do that write to a session.
         """
 
     async def append_command(

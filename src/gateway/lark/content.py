@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo, Source
+from gateway.channel.message import IMAGE_MARKER, ChatType, InboundMessage, MediaRef, MessageType, ReplyTo, Source
 from gateway.errors import RemoteProtocolError
 
 CHANNEL_TYPE = "feishu"
@@ -293,7 +293,7 @@ _TYPES = {
 
 _BRACKETED = {
     "": "[Unsupported Message]",
-    "image": "[Image]",
+    "image": IMAGE_MARKER,
     "file": "[File]",
     "audio": "[Audio]",
     "media": "[Video]",
@@ -338,7 +338,7 @@ def _span_text(span: dict[str, Any], placeholders: frozenset[str]) -> str:
         case "at":
             return _named(_text(span, "user_id"), _text(span, "user_name"), placeholders)
         case "img":
-            return "[Image]"
+            return IMAGE_MARKER
         case "media":
             return "[Video]"
         case "hr":

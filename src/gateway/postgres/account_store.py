@@ -23,9 +23,12 @@ class PostgresAccountStore:
             account: Account | None = await _Q.account_by_email(conn, email=email)
             return account
 
-    async def add_session(self, hashed: str, user_id: UUID, seconds: float) -> None:
+    async def add_session(self, hashed: str, account: Account, seconds: float) -> bool:
         async with self._pool.connection() as conn:
-            await _Q.add_session(conn, hashed=hashed, user_id=user_id, seconds=seconds)
+            added: int = await _Q.add_session(
+                conn, hashed=hashed, user_id=account.id, password_hash=account.password_hash, seconds=seconds
+            )
+            return added > 0
 
     async def session_owner(self, hashed: str) -> UUID | None:
         async with self._pool.connection() as conn:

@@ -11,10 +11,10 @@ from gateway.core.attachments import Described, FetchProblem
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.attachments import Attachment
+from gateway.work.attachments import Attachment, PlacedAttachment
 from gateway.work.ports import ClaimedMessage
 
-_Q = load("attachment.sql", Attachment)
+_Q = load("attachment.sql", Attachment, PlacedAttachment)
 
 
 class PostgresAttachmentStore:
@@ -49,6 +49,11 @@ class PostgresAttachmentStore:
     async def list_of_task(self, task_id: UUID) -> list[Attachment]:
         async with self._pool.connection() as conn:
             return await _list_of_task(conn, task_id)
+
+    async def find(self, attachment_id: UUID) -> PlacedAttachment | None:
+        async with self._pool.connection() as conn:
+            found: PlacedAttachment | None = await _Q.get_attachment(conn, id=attachment_id)
+            return found
 
     async def known(self, attachment_ids: Sequence[UUID]) -> set[UUID]:
         async with self._pool.connection() as conn:

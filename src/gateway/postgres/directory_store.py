@@ -98,6 +98,12 @@ class PostgresDirectoryStore:
             member: Member = await Q.add_member(conn, workspace_id=workspace_id, user_id=user_id, role=role)
             return member
 
+    async def set_password(self, user_id: UUID, password_hash: str) -> bool:
+        async with self._pool.transaction() as conn:
+            changed: int = await Q.set_password(conn, user_id=user_id, password_hash=password_hash)
+            await Q.end_sessions(conn, user_id=user_id)
+            return changed > 0
+
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
         async with self._pool.transaction() as conn:
             if await Q.lock_owners(conn, workspace_id=workspace_id) == [(user_id,)]:

@@ -25,6 +25,7 @@ from gateway.inbound.ports import (
     Identity,
     Installation,
     PlainMessage,
+    SessionGone,
     UserMessage,
 )
 from gateway.postgres.driver import TrioConnection
@@ -256,7 +257,7 @@ async def _lock_session(conn: TrioConnection[Any], session_id: UUID, *, fresh: b
     lock = _Q.advance_context if fresh else _Q.lock_chat_session
     generation: int | None = await lock(conn, session_id=session_id)
     if generation is None:
-        raise StoreConflict("the session was deleted before its message could be written")
+        raise SessionGone("the session was deleted before its message could be written")
     return generation
 
 

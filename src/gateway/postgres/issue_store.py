@@ -16,7 +16,7 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.issues import Issue, IssueDraft, Parent
+from gateway.work.issues import Issue, IssueDraft, IssueFile, Parent
 from gateway.work.notices import Notice
 from gateway.work.sessions import Queueing, judge_queueing
 
@@ -27,7 +27,7 @@ class IssueTarget:
     has_runtime: bool
 
 
-_Q = load("issue.sql", Issue, Parent, IssueTarget)
+_Q = load("issue.sql", Issue, IssueFile, Parent, IssueTarget)
 
 
 class PostgresIssueStore:
@@ -91,9 +91,14 @@ class PostgresFiling:
         )
         return issue
 
-    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[UUID]:
-        rows = await _Q.take_issue_attachments(self._conn, issue_id=issue_id, message_id=message_id)
-        return [attachment_id for (attachment_id,) in rows]
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[IssueFile]:
+        files: list[IssueFile] = await _Q.take_issue_attachments(self._conn, issue_id=issue_id, message_id=message_id)
+        return files
+
+    async def describe(self, issue: Issue, description: str) -> None:
+        await _Q.set_issue_description(
+            self._conn, workspace_id=issue.workspace_id, issue_id=issue.id, description=description
+        )
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         target: IssueTarget | None = await _Q.enqueue_issue_task(

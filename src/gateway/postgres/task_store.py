@@ -172,10 +172,13 @@ class PostgresTaskChange:
             failure_reason=failure_reason,
         )
 
+    async def note_undelivered(self, in_a_row: int) -> None:
+        await _Q.note_undelivered(self._conn, task_id=self.task.id, undelivered=in_a_row)
+
     async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
         sibling_id = await _Q.lock_waiting_sibling(self._conn, task_id=self.task.id)
         if sibling_id is not None:
-            await _Q.pass_attempt_on(self._conn, sibling_id=sibling_id, attempt=attempt)
+            await _Q.pass_attempt_on(self._conn, sibling_id=sibling_id, task_id=self.task.id, attempt=attempt)
             await _Q.release_messages(self._conn, task_id=self.task.id)
             await self.finish(TaskStatus.CANCELLED, error=error, failure_reason=failure_reason)
             return False

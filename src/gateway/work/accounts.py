@@ -43,7 +43,8 @@ class AccountStore(Protocol):
 
     async def account_by_email(self, email: str) -> Account | None: ...
 
-    async def add_session(self, hashed: str, user_id: UUID, seconds: float) -> None: ...
+    async def add_session(self, hashed: str, account: Account, seconds: float) -> bool:
+        """False when the account's password is another one by now."""
 
     async def session_owner(self, hashed: str) -> UUID | None:
         """None for a session that is unknown or over."""
@@ -74,10 +75,14 @@ class Accounts:
         account = await self._store.account_by_email(address) if known else None
         stored = account.password_hash if account is not None else None
         matches = await trio.to_thread.run_sync(self._verify, stored, password, limiter=self._room)
-        if account is None or not matches:
-            raise RejectedRequest(401, "invalid_credentials", "the e-mail address or the password is wrong")
         secret = new_token(SESSION_TOKEN_PREFIX)
-        await self._store.add_session(token_hash(secret), account.id, SESSION_SECONDS)
+        opened = (
+            account is not None
+            and matches
+            and await self._store.add_session(token_hash(secret), account, SESSION_SECONDS)
+        )
+        if not opened:
+            raise RejectedRequest(401, "invalid_credentials", "the e-mail address or the password is wrong")
         return secret
 
     async def sign_out(self, secret: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NoReturn, Protocol
 from uuid import UUID
 
 import structlog
@@ -68,6 +68,15 @@ class Attachment:
     def described(self) -> Described:
         """What to call it, also before it was fetched."""
         return describe(self.kind, self.name, content_type=self.mime_type)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedAttachment(Attachment):
+    """A file and what it belongs to: who may see that may see the file."""
+
+    workspace_id: UUID
+    chat_session_id: UUID
+    issue_id: UUID | None
 
 
 class FetchFailed(GatewayError):
@@ -136,6 +145,8 @@ class AttachmentStore(Protocol):
     async def list_of_task(self, task_id: UUID) -> Sequence[Attachment]:
         """The files of the task's messages, in order, `n` counting from 1 over all of them."""
 
+    async def find(self, attachment_id: UUID) -> PlacedAttachment | None: ...
+
     async def known(self, attachment_ids: Sequence[UUID]) -> set[UUID]:
         """Those of them that have a row."""
 
@@ -181,15 +192,20 @@ class Attachments:
         """How many callers wait for a file that is being fetched."""
         return sum(flight.passengers for flight in self._flights.values())
 
-    async def open(self, task_id: UUID, n: int) -> OpenedFile:
-        """A file of a task, fetched again when it is not here.
+    async def find(self, attachment_id: UUID) -> PlacedAttachment:
+        """Raises RejectedRequest (404) when there is none of that id."""
+        return await self._store.find(attachment_id) or absent()
 
-        Raises RejectedRequest: 404 for none of that number, else the slug of the problem with 410, 502, 503 or 504.
-        """
+    async def find_of_task(self, task_id: UUID, n: int) -> Attachment:
+        """A file of a task. Raises RejectedRequest (404) when it has none of that number."""
         files = await self._store.list_of_task(task_id)
-        wanted = next((file for file in files if file.n == n), None)
-        if wanted is None:
-            raise RejectedRequest(404, "not_found", "no such attachment")
+        return next((file for file in files if file.n == n), None) or absent()
+
+    async def open(self, wanted: Attachment) -> OpenedFile:
+        """The file, fetched again when it is not here.
+
+        Raises RejectedRequest: the slug of the problem with 410, 502, 503 or 504.
+        """
         if wanted.failed:
             raise rejection(FetchProblem(wanted.error or FetchProblem.UNEXPECTED))
         try:
@@ -276,6 +292,10 @@ class Attachments:
             message = f"the file cannot be kept here: {error.strerror}"
             raise FetchFailed(FetchProblem.NO_ROOM, message, transient=True) from error
         return sink.describe(wanted), sink.size
+
+
+def absent() -> NoReturn:
+    raise RejectedRequest(404, "not_found", "no such attachment")
 
 
 def _evicted() -> OpenedFile:

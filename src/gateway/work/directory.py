@@ -184,6 +184,9 @@ class DirectoryStore(Protocol):
         self, *, agent_id: UUID, workspace_id: UUID, runtime_id: UUID | None, archived: bool
     ) -> Agent | None: ...
 
+    async def set_password(self, user_id: UUID, password_hash: str) -> bool:
+        """Also ends the person's sessions. False when there is no such person."""
+
     async def add_user_token(self, *, token_id: UUID, user_id: UUID, name: str, hashed: str) -> ApiToken: ...
 
     async def add_runtime(
@@ -253,6 +256,11 @@ class Directory:
             )
         except StoreConflict as error:
             raise _taken("duplicate_user", f"a user with the e-mail address {address} exists", "email") from error
+
+    async def set_password(self, user: User, password: str) -> None:
+        """From now on this password alone signs the person in: every session that another one opened is over."""
+        if not await self._store.set_password(user.id, await self._hash(password)):
+            raise RejectedRequest(404, "unknown_user", f"the account of {user.email} is gone")
 
     async def add_workspace(self, name: str, prefix: str, owner: User, language: Language = "en") -> Workspace:
         """A workspace; its slug comes from the name, with a number where that is taken."""

@@ -100,6 +100,8 @@ class Feed:
             for listener in self._everybody():
                 listener.put(Happened(RESYNC, {}))
             return
+        if not self._listeners:
+            return  # every message is announced: what nobody hears is not read either
         try:
             fields = msgspec.json.decode(payload, type=dict[str, Any])
             name, workspace_id = str(fields.pop("event")), UUID(fields["workspace_id"])

@@ -82,6 +82,18 @@ class Filed:
     queueing: Queueing | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IssueFile:
+    """A file that came with the message which asked for the issue. `kind` is image, file, audio or video."""
+
+    id: UUID
+    kind: str
+
+
+Illustrate = Callable[[Sequence[IssueFile]], str | None]
+"""From an issue's files, in the order of their message, to the description that shows them; None: leave it as it is."""
+
+
 class Filing(Protocol):
     """One transaction, which commits when its block ends without an exception."""
 
@@ -101,8 +113,11 @@ class Filing(Protocol):
     async def insert(self, issue_id: UUID, draft: IssueDraft) -> Issue:
         """File it under the workspace's next number."""
 
-    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> Sequence[UUID]:
-        """Make the files of the message the issue's, whose run now waits for them; their ids in the message's order."""
+    async def take_attachments(self, issue_id: UUID, message_id: UUID) -> Sequence[IssueFile]:
+        """Make the files of the message the issue's, whose run now waits for them; in the message's order."""
+
+    async def describe(self, issue: Issue, description: str) -> None:
+        """Replace its description."""
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         """Queue the run of the issue's agent, if it has one and is not in the backlog."""
@@ -128,25 +143,34 @@ class IssueService:
         self._store = store
         self._mint = mint
 
-    async def file(self, draft: IssueDraft, *, notice: Callable[[Filed], Notice] | None = None) -> Filed:
+    async def file(
+        self,
+        draft: IssueDraft,
+        *,
+        notice: Callable[[Filed], Notice] | None = None,
+        illustrate: Illustrate | None = None,
+    ) -> Filed:
         """File the draft, queue its agent's run, and tell of it, in one transaction.
 
         A draft that is a duplicate of an open issue is no error: the answer names that one. `notice` says what the
-        person who asked is told; it is written with the rest, or not at all.
+        person who asked is told; it is written with the rest, or not at all. `illustrate` puts the files of the
+        message that asked into the description.
 
         Raises RejectedRequest (400) for an empty title, or a parent or project that this workspace does not have.
         """
         _require_title(draft)
         prefix = await self._prefix(draft.workspace_id)
         async with self._store.filing() as filing:
-            filed = await self.file_within(filing, draft, prefix=prefix)
+            filed = await self.file_within(filing, draft, prefix=prefix, illustrate=illustrate)
             if notice is not None:
                 await filing.send_notice(notice(filed))
             reached("issue.filing")
         logger.info("issue_filed", issue_id=str(filed.issue.id), duplicate=filed.duplicate)
         return filed
 
-    async def file_within(self, filing: Filing, draft: IssueDraft, *, prefix: str | None = None) -> Filed:
+    async def file_within(
+        self, filing: Filing, draft: IssueDraft, *, prefix: str | None = None, illustrate: Illustrate | None = None
+    ) -> Filed:
         """File the draft as part of somebody else's transaction. Raises RejectedRequest as `file` does."""
         _require_title(draft)
         draft = await _placed(filing, draft)
@@ -156,9 +180,12 @@ class IssueService:
             return Filed(found, identifier(prefix, found.number), duplicate=True)
         issue = await filing.insert(self._mint(), draft)
         if draft.source_message_id is not None:
-            await filing.take_attachments(issue.id, draft.source_message_id)
-        queueing = await filing.enqueue(issue.id, draft.creator_id if draft.creator_type == "member" else None)
+            files = await filing.take_attachments(issue.id, draft.source_message_id)
+            description = illustrate(files) if files and illustrate is not None else None
+            if description is not None:
+                await filing.describe(issue, description)
         await filing.announce("issue:created", {"workspace_id": issue.workspace_id, "issue_id": issue.id})
+        queueing = await filing.enqueue(issue.id, draft.creator_id if draft.creator_type == "member" else None)
         return Filed(issue, identifier(prefix, issue.number), queueing=queueing)
 
     async def _prefix(self, workspace_id: UUID) -> str | None:

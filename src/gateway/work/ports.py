@@ -82,6 +82,7 @@ class Task:
     started_at: datetime | None
     completed_at: datetime | None
     created_at: datetime
+    undelivered: int
     language: str
     run_seconds: float | None
     loss: str | None
@@ -226,6 +227,9 @@ class TaskChange(Protocol):
         failure_reason: str | None = None,
     ) -> None:
         """Write a terminal status."""
+
+    async def note_undelivered(self, in_a_row: int) -> None:
+        """So many claims of it, one after the other, were not started. Starting it begins the count anew."""
 
     async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
         """Back to the queue; False when another run already waits there.

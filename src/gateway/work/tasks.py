@@ -42,6 +42,8 @@ RECHECK_SECONDS = 15.0
 MESSAGES_MAX = 200
 ERROR_CHARS_MAX = 8_000
 PROGRESS_CHARS_MAX = 4_000
+UNDELIVERED_MAX = 5
+"""Claims in a row that were not started; so many cost an attempt."""
 TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
@@ -327,14 +329,23 @@ async def _requeue(change: TaskChange, attempt: int, delay_seconds: float, reaso
 
 
 async def _return(change: TaskChange) -> TaskStatus:
-    """A lost task: one that never started loses no attempt, because nothing was tried."""
+    """A lost task: one that never started loses no attempt, because nothing was tried. Not for ever, though."""
     task = change.task
     logger.warning("task_lost", task_id=str(task.id), loss=task.loss, attempt=task.attempt)
     if task.loss == Loss.UNDELIVERED:
-        return await _requeue(change, task.attempt, 0.0, RUNTIME_OFFLINE, "its runtime never started it")
+        return await _return_undelivered(change, task.undelivered + 1)
     if task.loss == Loss.TIMEOUT:
         return await _fail(change, TIMEOUT, "it ran for longer than any run may")
     return await _fail(change, RUNTIME_OFFLINE, "its runtime went silent")
+
+
+async def _return_undelivered(change: TaskChange, in_a_row: int) -> TaskStatus:
+    """A runtime that ends on reading the task, say, would be handed it again and again."""
+    if in_a_row >= UNDELIVERED_MAX:
+        await change.note_undelivered(0)
+        return await _fail(change, RUNTIME_OFFLINE, f"its runtime did not start it {in_a_row} times in a row")
+    await change.note_undelivered(in_a_row)
+    return await _requeue(change, change.task.attempt, 0.0, RUNTIME_OFFLINE, "its runtime never started it")
 
 
 def event_fields(task: Task, status: TaskStatus) -> JsonObject:

@@ -15,10 +15,13 @@ from uuid import UUID
 import pytest
 import trio
 
+from gateway.errors import RejectedRequest
 from gateway.ids import new_id
+from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.migrate import migrate_down
 from gateway.postgres.pool import Pool, open_pool
+from gateway.work.accounts import Accounts
 from gateway.work.directory import Directory, RuntimePrincipal, UserPrincipal
 
 
@@ -92,6 +95,25 @@ async def test_admin_chooses_what_a_workspace_speaks(gateway: Gateway, pool: Poo
     assert (await gateway("admin", "workspace", "set", "nowhere", "--language", "en")).code == 1
 
 
+async def test_admin_sets_the_password_of_somebody_who_has_none(gateway: Gateway, pool: Pool) -> None:
+    await Directory(PostgresDirectoryStore(pool)).add_user("ada@example.com")
+    accounts = Accounts(PostgresAccountStore(pool))
+    done = await gateway("admin", "user", "password", "Ada@example.com", "--password-stdin", "--json", stdin=b"fake\n")
+    assert done.json["email"] == "ada@example.com"
+    assert "fake" not in done.out + done.err
+    session = await accounts.sign_in("ada@example.com", "fake")
+    assert (await gateway("admin", "user", "password", "ada@example.com", "--password-stdin", stdin=b"new\n")).code == 0
+    assert await accounts.owner(session) is None
+    with pytest.raises(RejectedRequest):
+        await accounts.sign_in("ada@example.com", "fake")
+    assert await accounts.owner(await accounts.sign_in("ada@example.com", "new")) is not None
+
+
+async def test_admin_takes_a_password_from_stdin_alone(gateway: Gateway) -> None:
+    assert (await gateway("admin", "user", "password", "ada@example.com")).code == 2
+    assert (await gateway("admin", "user", "password", "ada@example.com", "not-a-real-password")).code == 2
+
+
 async def test_admin_prints_lines_for_people(gateway: Gateway) -> None:
     done = await gateway("admin", "user", "add", "ada@example.com")
     assert done.code == 0
@@ -143,6 +165,8 @@ async def test_admin_removes_a_member_with_their_bindings(gateway: Gateway, pool
         (["workspace", "add", "X", "--prefix", "X", "--owner", "eve@example.com"], "no user has the e-mail address"),
         (["member", "add", "nowhere", "ada@example.com"], "no workspace has the slug or id nowhere"),
         (["token", "add", "--user", "eve@example.com"], "no user has the e-mail address eve@example.com"),
+        (["user", "password", "eve@example.com", "--password-stdin"], "no user has the e-mail address eve@example.com"),
+        (["user", "password", "ada@example.com", "--password-stdin"], "the password must have 1 to"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -290,3 +290,39 @@ async def test_person_of_another_installation_stays_a_stranger(door: Door) -> No
     await door.bind("ou_someone_else")
     assert (await door.post(signed(encrypted(event()))))[0] == 200
     assert await door.reasons() == ["unbound_user"]
+
+
+@pytest.mark.parametrize("sort", ["forged", "unknown installation", "no id at all", "wrong token"])
+async def test_bad_posts_of_one_address_are_throttled_and_good_ones_never(door: Door, sort: str) -> None:
+    await door.bind()
+    installation: object = {"unknown installation": uuid4(), "no id at all": "x"}.get(sort)
+    bad = signed(encrypted(event(token="another"))) if sort == "wrong token" else Posted({}, encrypted(event()))
+    refused = [(await door.post(bad, installation))[0] for _ in range(30)]
+    assert set(refused) == {404 if installation else 401}
+    path = f"/api/webhooks/lark/{installation or door.installation_id}"
+    response = await door.app.test_client().post(path, headers=bad.headers, data=bad.body)
+    assert response.status_code == 429
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+    assert await door.post(signed(encrypted(event("hello")))) == (200, {"msg": "success"})
+    assert await door.words() == ["hello"]
+    assert (await door.post(bad, installation))[0] == 429
+
+
+async def test_good_posts_count_for_nothing(door: Door) -> None:
+    await door.bind()
+    for number in range(40):
+        assert (await door.post(signed(encrypted(event(message_id=f"om_{number}")))))[0] == 200
+    assert (await door.post(Posted({}, encrypted(event()))))[0] == 401
+
+
+async def test_bad_posts_are_counted_per_address(door: Door) -> None:
+    bad = Posted({}, encrypted(event()))
+
+    async def post(peer: str) -> int:
+        path = f"/api/webhooks/lark/{door.installation_id}"
+        response = await door.app.test_client().post(path, data=bad.body, scope_base={"client": (peer, 1)})
+        return response.status_code
+
+    assert [await post("192.0.2.1") for _ in range(31)] == [401] * 30 + [429]
+    assert await post("192.0.2.2") == 401
+    assert [await post(f"2001:db8::{number}") for number in range(31)] == [401] * 30 + [429]

@@ -1,0 +1,1 @@
+alter table agent_task drop column undelivered;
