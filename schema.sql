@@ -18,6 +18,21 @@ SET client_min_messages = warning;
 SET row_security = off;
 
 --
+-- Name: announce_autopilot_run(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.announce_autopilot_run() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform pg_notify('gateway_event', json_build_object(
+    'event', case when new.status in ('issue_created', 'running') then 'autopilot:run_start' else 'autopilot:run_done' end,
+    'workspace_id', new.workspace_id, 'autopilot_id', new.autopilot_id, 'run_id', new.id, 'status', new.status)::text);
+  return null;
+end $$;
+
+
+--
 -- Name: announce_installation(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -40,6 +55,67 @@ CREATE FUNCTION public.announce_outbound() RETURNS trigger
 begin
   perform pg_notify('gateway_outbound', new.installation_id::text);
   return null;
+end $$;
+
+
+--
+-- Name: autopilot_failure_text(text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.autopilot_failure_text(error text, failure_reason text, task_status text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+  select coalesce(nullif(btrim(error), ''), nullif(btrim(failure_reason), ''), 'task ' || task_status)
+$$;
+
+
+--
+-- Name: end_autopilot_run_of_issue(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.end_autopilot_run_of_issue() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if tg_op = 'DELETE' then
+    update autopilot_run
+    set status = 'failed', reason_code = 'issue_deleted', failure_reason = 'issue deleted', completed_at = now()
+    where issue_id = old.id and status = 'issue_created';
+    return old;
+  end if;
+  update autopilot_run
+  set status = case when new.status in ('done', 'in_review') then 'completed' else 'failed' end,
+    reason_code = case when new.status in ('cancelled', 'blocked') then 'issue_' || new.status end,
+    failure_reason = case when new.status in ('cancelled', 'blocked') then 'issue ' || new.status end,
+    completed_at = now()
+  where issue_id = new.id and status = 'issue_created';
+  return new;
+end $$;
+
+
+--
+-- Name: end_autopilot_run_of_task(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.end_autopilot_run_of_task() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if tg_op = 'DELETE' then
+    update autopilot_run
+    set status = 'failed', reason_code = 'task_deleted', failure_reason = 'task deleted', completed_at = now()
+    where id = old.autopilot_run_id and status = 'running';
+    return old;
+  end if;
+  update autopilot_run
+  set status = case new.status when 'completed' then 'completed' else 'failed' end,
+    result = case new.status when 'completed' then new.result end,
+    reason_code = case when new.status <> 'completed' then 'task_' || new.status end,
+    failure_reason = case when new.status <> 'completed'
+      then autopilot_failure_text(new.error, new.failure_reason, new.status) end,
+    completed_at = now()
+  where id = new.autopilot_run_id and status = 'running';
+  return new;
 end $$;
 
 
@@ -139,6 +215,7 @@ CREATE TABLE public.agent_task (
     error text,
     failure_reason text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT agent_task_autopilot_check CHECK (((kind <> 'autopilot'::text) OR (autopilot_run_id IS NOT NULL))),
     CONSTRAINT agent_task_check CHECK (((kind <> 'chat'::text) OR (chat_session_id IS NOT NULL))),
     CONSTRAINT agent_task_check1 CHECK (((kind <> 'issue'::text) OR (issue_id IS NOT NULL))),
     CONSTRAINT agent_task_kind_check CHECK ((kind = ANY (ARRAY['chat'::text, 'issue'::text, 'autopilot'::text]))),
@@ -176,6 +253,93 @@ CREATE TABLE public.app_user (
     password_hash text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT app_user_email_check CHECK (((email = lower(email)) AND (POSITION(('@'::text) IN (email)) > 1)))
+);
+
+
+--
+-- Name: autopilot; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.autopilot (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    project_id uuid,
+    title text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    assignee_type text DEFAULT 'agent'::text NOT NULL,
+    assignee_id uuid NOT NULL,
+    assigned_by_id uuid,
+    priority text DEFAULT 'medium'::text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    execution_mode text DEFAULT 'create_issue'::text NOT NULL,
+    issue_title_template text DEFAULT ''::text NOT NULL,
+    concurrency_policy text DEFAULT 'skip'::text NOT NULL,
+    created_by_type text DEFAULT 'member'::text NOT NULL,
+    created_by_id uuid,
+    last_run_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT autopilot_assignee_type_check CHECK ((assignee_type = ANY (ARRAY['agent'::text, 'squad'::text]))),
+    CONSTRAINT autopilot_concurrency_policy_check CHECK ((concurrency_policy = ANY (ARRAY['skip'::text, 'queue'::text, 'replace'::text]))),
+    CONSTRAINT autopilot_created_by_type_check CHECK ((created_by_type = ANY (ARRAY['member'::text, 'agent'::text]))),
+    CONSTRAINT autopilot_execution_mode_check CHECK ((execution_mode = ANY (ARRAY['create_issue'::text, 'run_only'::text]))),
+    CONSTRAINT autopilot_priority_check CHECK ((priority = ANY (ARRAY['urgent'::text, 'high'::text, 'medium'::text, 'low'::text, 'none'::text]))),
+    CONSTRAINT autopilot_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'archived'::text]))),
+    CONSTRAINT autopilot_title_check CHECK ((title <> ''::text))
+);
+
+
+--
+-- Name: autopilot_run; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.autopilot_run (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    autopilot_id uuid NOT NULL,
+    trigger_id uuid,
+    source text NOT NULL,
+    status text NOT NULL,
+    issue_id uuid,
+    task_id uuid,
+    webhook_delivery_id uuid,
+    idempotency_key text,
+    reason_code text,
+    failure_reason text,
+    trigger_payload jsonb,
+    result jsonb,
+    triggered_at timestamp with time zone DEFAULT now() NOT NULL,
+    completed_at timestamp with time zone,
+    counted_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT autopilot_run_idempotency_key_check CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 255))),
+    CONSTRAINT autopilot_run_source_check CHECK ((source = ANY (ARRAY['schedule'::text, 'manual'::text, 'webhook'::text, 'api'::text]))),
+    CONSTRAINT autopilot_run_status_check CHECK ((status = ANY (ARRAY['issue_created'::text, 'running'::text, 'completed'::text, 'failed'::text, 'skipped'::text])))
+);
+
+
+--
+-- Name: autopilot_trigger; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.autopilot_trigger (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    autopilot_id uuid NOT NULL,
+    kind text NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    cron_expression text,
+    timezone text DEFAULT 'UTC'::text NOT NULL,
+    next_run_at timestamp with time zone,
+    webhook_token text,
+    provider text DEFAULT 'generic'::text NOT NULL,
+    event_filters jsonb,
+    label text DEFAULT ''::text NOT NULL,
+    last_fired_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT autopilot_trigger_kind_check CHECK ((kind = ANY (ARRAY['schedule'::text, 'webhook'::text, 'api'::text]))),
+    CONSTRAINT autopilot_trigger_provider_check CHECK ((provider <> ''::text))
 );
 
 
@@ -683,6 +847,30 @@ ALTER TABLE ONLY public.app_user
 
 
 --
+-- Name: autopilot autopilot_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot
+    ADD CONSTRAINT autopilot_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: autopilot_run autopilot_run_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_run
+    ADD CONSTRAINT autopilot_run_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: autopilot_trigger autopilot_trigger_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_trigger
+    ADD CONSTRAINT autopilot_trigger_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: channel_binding_prompt channel_binding_prompt_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -937,6 +1125,13 @@ CREATE INDEX agent_task_active_idx ON public.agent_task USING btree (agent_id) W
 
 
 --
+-- Name: agent_task_autopilot_run_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX agent_task_autopilot_run_idx ON public.agent_task USING btree (autopilot_run_id) WHERE (autopilot_run_id IS NOT NULL);
+
+
+--
 -- Name: agent_task_due_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -955,6 +1150,76 @@ CREATE UNIQUE INDEX agent_task_pending_issue_key ON public.agent_task USING btre
 --
 
 CREATE UNIQUE INDEX agent_task_queued_chat_key ON public.agent_task USING btree (chat_session_id) WHERE ((status = 'queued'::text) AND (kind = 'chat'::text));
+
+
+--
+-- Name: autopilot_run_autopilot_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_run_autopilot_idx ON public.autopilot_run USING btree (autopilot_id, triggered_at DESC);
+
+
+--
+-- Name: autopilot_run_delivery_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX autopilot_run_delivery_key ON public.autopilot_run USING btree (webhook_delivery_id) WHERE (webhook_delivery_id IS NOT NULL);
+
+
+--
+-- Name: autopilot_run_idempotency_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX autopilot_run_idempotency_key ON public.autopilot_run USING btree (autopilot_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+
+--
+-- Name: autopilot_run_issue_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_run_issue_idx ON public.autopilot_run USING btree (issue_id) WHERE (issue_id IS NOT NULL);
+
+
+--
+-- Name: autopilot_run_task_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_run_task_idx ON public.autopilot_run USING btree (task_id) WHERE (task_id IS NOT NULL);
+
+
+--
+-- Name: autopilot_run_trigger_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_run_trigger_idx ON public.autopilot_run USING btree (trigger_id) WHERE (trigger_id IS NOT NULL);
+
+
+--
+-- Name: autopilot_run_uncounted_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_run_uncounted_idx ON public.autopilot_run USING btree (completed_at) WHERE ((counted_at IS NULL) AND (status = ANY (ARRAY['completed'::text, 'failed'::text])));
+
+
+--
+-- Name: autopilot_trigger_autopilot_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_trigger_autopilot_idx ON public.autopilot_trigger USING btree (autopilot_id);
+
+
+--
+-- Name: autopilot_trigger_token_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX autopilot_trigger_token_key ON public.autopilot_trigger USING btree (webhook_token) WHERE ((kind = 'webhook'::text) AND (webhook_token IS NOT NULL));
+
+
+--
+-- Name: autopilot_workspace_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_workspace_idx ON public.autopilot USING btree (workspace_id, created_at DESC);
 
 
 --
@@ -1126,6 +1391,13 @@ CREATE INDEX user_session_expiry_idx ON public.user_session USING btree (expires
 
 
 --
+-- Name: agent_task agent_task_delete_autopilot_run; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER agent_task_delete_autopilot_run BEFORE DELETE ON public.agent_task FOR EACH ROW WHEN ((old.autopilot_run_id IS NOT NULL)) EXECUTE FUNCTION public.end_autopilot_run_of_task();
+
+
+--
 -- Name: agent_task agent_task_delete_typing; Type: TRIGGER; Schema: public; Owner: -
 --
 
@@ -1133,10 +1405,31 @@ CREATE TRIGGER agent_task_delete_typing AFTER DELETE ON public.agent_task FOR EA
 
 
 --
+-- Name: agent_task agent_task_end_autopilot_run; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER agent_task_end_autopilot_run AFTER UPDATE OF status ON public.agent_task FOR EACH ROW WHEN (((new.autopilot_run_id IS NOT NULL) AND (old.status <> new.status) AND (new.status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION public.end_autopilot_run_of_task();
+
+
+--
 -- Name: agent_task agent_task_end_typing; Type: TRIGGER; Schema: public; Owner: -
 --
 
 CREATE TRIGGER agent_task_end_typing AFTER UPDATE OF status ON public.agent_task FOR EACH ROW WHEN (((old.status = ANY (ARRAY['dispatched'::text, 'running'::text])) AND (new.status <> ALL (ARRAY['dispatched'::text, 'running'::text])))) EXECUTE FUNCTION public.end_typing();
+
+
+--
+-- Name: autopilot_run autopilot_run_announce_end; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER autopilot_run_announce_end AFTER UPDATE OF status ON public.autopilot_run FOR EACH ROW WHEN ((old.status <> new.status)) EXECUTE FUNCTION public.announce_autopilot_run();
+
+
+--
+-- Name: autopilot_run autopilot_run_announce_start; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER autopilot_run_announce_start AFTER INSERT ON public.autopilot_run FOR EACH ROW EXECUTE FUNCTION public.announce_autopilot_run();
 
 
 --
@@ -1151,6 +1444,20 @@ CREATE TRIGGER channel_installation_announce AFTER INSERT OR DELETE OR UPDATE OF
 --
 
 CREATE TRIGGER channel_typing_announce AFTER INSERT OR UPDATE OF status ON public.channel_typing FOR EACH ROW WHEN ((new.status = ANY (ARRAY['wanted'::text, 'unwanted'::text]))) EXECUTE FUNCTION public.announce_outbound();
+
+
+--
+-- Name: issue issue_delete_autopilot_run; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER issue_delete_autopilot_run BEFORE DELETE ON public.issue FOR EACH ROW EXECUTE FUNCTION public.end_autopilot_run_of_issue();
+
+
+--
+-- Name: issue issue_end_autopilot_run; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER issue_end_autopilot_run AFTER UPDATE OF status ON public.issue FOR EACH ROW WHEN (((old.status <> new.status) AND (new.status = ANY (ARRAY['done'::text, 'in_review'::text, 'cancelled'::text, 'blocked'::text])))) EXECUTE FUNCTION public.end_autopilot_run_of_issue();
 
 
 --
@@ -1182,6 +1489,14 @@ ALTER TABLE ONLY public.agent_runtime
 
 ALTER TABLE ONLY public.agent_task
     ADD CONSTRAINT agent_task_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agent(id) ON DELETE CASCADE;
+
+
+--
+-- Name: agent_task agent_task_autopilot_run_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.agent_task
+    ADD CONSTRAINT agent_task_autopilot_run_fkey FOREIGN KEY (autopilot_run_id) REFERENCES public.autopilot_run(id) ON DELETE CASCADE;
 
 
 --
@@ -1238,6 +1553,78 @@ ALTER TABLE ONLY public.api_token
 
 ALTER TABLE ONLY public.api_token
     ADD CONSTRAINT api_token_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: autopilot autopilot_project_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot
+    ADD CONSTRAINT autopilot_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id) ON DELETE SET NULL;
+
+
+--
+-- Name: autopilot_run autopilot_run_autopilot_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_run
+    ADD CONSTRAINT autopilot_run_autopilot_id_fkey FOREIGN KEY (autopilot_id) REFERENCES public.autopilot(id) ON DELETE CASCADE;
+
+
+--
+-- Name: autopilot_run autopilot_run_issue_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_run
+    ADD CONSTRAINT autopilot_run_issue_id_fkey FOREIGN KEY (issue_id) REFERENCES public.issue(id) ON DELETE SET NULL;
+
+
+--
+-- Name: autopilot_run autopilot_run_task_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_run
+    ADD CONSTRAINT autopilot_run_task_id_fkey FOREIGN KEY (task_id) REFERENCES public.agent_task(id) ON DELETE SET NULL;
+
+
+--
+-- Name: autopilot_run autopilot_run_trigger_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_run
+    ADD CONSTRAINT autopilot_run_trigger_id_fkey FOREIGN KEY (trigger_id) REFERENCES public.autopilot_trigger(id) ON DELETE SET NULL;
+
+
+--
+-- Name: autopilot_run autopilot_run_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_run
+    ADD CONSTRAINT autopilot_run_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: autopilot_trigger autopilot_trigger_autopilot_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_trigger
+    ADD CONSTRAINT autopilot_trigger_autopilot_id_fkey FOREIGN KEY (autopilot_id) REFERENCES public.autopilot(id) ON DELETE CASCADE;
+
+
+--
+-- Name: autopilot_trigger autopilot_trigger_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot_trigger
+    ADD CONSTRAINT autopilot_trigger_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: autopilot autopilot_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.autopilot
+    ADD CONSTRAINT autopilot_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
 
 
 --

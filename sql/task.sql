@@ -147,6 +147,7 @@ where channel_typing.status in ('gone', 'failed');
 select task.id, task.kind, task.workspace_id, task.agent_id, agent.name as agent_name, task.chat_session_id,
   task.issue_id, workspace.issue_prefix || '-' || issue.number as issue_key, issue.title as issue_title,
   issue.description as issue_description, issue.status as issue_status, task.attempt,
+  case when task.kind = 'chat' then task.context_generation end as context_generation,
   task.dispatched_at + make_interval(secs => :running_seconds) as deadline
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -283,6 +284,14 @@ with task as (
 )
 insert into chat_message (id, chat_session_id, role, content, task_id, context_generation)
 select :id, chat_session_id, 'assistant', :content, task.id, context_generation from task;
+
+-- name: append_comment(id, task_id, author_type, kind, body)!
+-- On the issue that the run was for. The gateway itself is nobody in particular.
+insert into issue_comment (id, workspace_id, issue_id, author_type, author_id, kind, body)
+select :id, task.workspace_id, task.issue_id, :author_type, case when :author_type = 'agent' then task.agent_id end,
+  :kind, :body
+from agent_task task
+where task.id = :task_id and task.issue_id is not null;
 
 -- name: queue_reply(id, task_id, kind, content, uuid)!
 -- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind

@@ -431,13 +431,16 @@ class _Daemon:
         from gateway.http.app import People
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
+        from gateway.postgres.chat_store import PostgresChatStore
         from gateway.work.accounts import Accounts
         from gateway.work.bindings import BindingService
+        from gateway.work.chats import ChatService
 
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             lark_on=lark_on,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,

@@ -80,12 +80,26 @@ class KeyRing:
     def open_text(self, sealed: str, *, owner: UUID) -> str:
         """`open` for what a JSON document holds. Line breaks and blanks in the base64 are fine."""
         try:
-            return self.open(base64.b64decode("".join(sealed.split()), validate=True), owner=owner).decode()
+            return self.open(_bytes_of(sealed), owner=owner).decode()
         except ValueError as error:
             raise UnreadableSecret("the stored secret is not text in base64") from error
 
+    def reseal_text(self, sealed: str, *, owner: UUID) -> str | None:
+        """The same secret under the newest key; None when it is already. Raises UnreadableSecret, as `open_text` does.
+
+        What the newest key sealed is opened too: a value that nobody can open is not one that is well kept.
+        """
+        plaintext = self.open_text(sealed, owner=owner)
+        if _bytes_of(sealed)[1 : 1 + _KEY_ID_BYTES] == self._newest:
+            return None
+        return self.seal_text(plaintext, owner=owner)
+
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self._ciphers)} keys, newest {self._newest.hex()}>"
+
+
+def _bytes_of(sealed: str) -> bytes:
+    return base64.b64decode("".join(sealed.split()), validate=True)
 
 
 def _parse_key(text: str) -> bytes:

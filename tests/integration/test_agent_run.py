@@ -82,6 +82,19 @@ async def test_agent_answers_with_what_the_program_prints(world: World, server: 
         assert await process.terminate() == 0
 
 
+async def test_agent_program_learns_which_generation_of_the_conversation_it_is_in(
+    world: World, server: TaskServer, tmp_path: Path
+) -> None:
+    code = "import json,sys; print('generation', json.load(sys.stdin)['context_generation'])"
+    session = await world.add_session()
+    await world.sql("update chat_session set context_generation = 3")
+    async with agent(server, tmp_path, code):
+        await world.say(session, "afresh", generation=3)
+        await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+        await until(lambda: ended(world))
+    assert await world.answers(session) == ["generation 3"]
+
+
 async def test_agent_runs_as_many_programs_as_it_may(world: World, server: TaskServer, tmp_path: Path) -> None:
     code = "import sys,time; sys.stdin.read(); print(time.monotonic()); time.sleep(1); print(time.monotonic())"
     sessions = [await say(world, str(number)) for number in range(4)]

@@ -389,18 +389,18 @@ async def test_fail_for_good_tells_the_person_once_without_internals(pool: Pool,
     session = await world.add_session()
     assignment = await world.running(session)
     async with hearing_events(database) as events:
-        status = await world.service.fail(world.runtime, assignment.claim.id, "Traceback: secret.py\x00", "made_up")
+        status = await world.service.fail(world.runtime, assignment.claim.id, "odd: secret.py\x00", "made_up")
     assert status == "failed"
     await world.service.fail(world.runtime, assignment.claim.id, "again")
     (row,) = await world.outbox()
     assert row["kind"] == "error"
     assert row["content"] == "Sorry, I could not answer this: the agent failed. Please send it again."
     task = await world.task(assignment.claim.id)
-    assert (task["failure_reason"], task["error"]) == ("agent_error.unknown", "Traceback: secret.py")
+    assert (task["failure_reason"], task["error"]) == ("agent_error.unknown", "odd: secret.py")
     assert await world.answers(session) == []
     assert [event["event"] for event in events] == ["task:failed"]
     assert events[0]["retry_pending"] is False
-    assert "Traceback" not in repr(events)
+    assert "secret" not in repr(events)
 
 
 async def test_fail_in_a_chinese_workspace_apologises_in_chinese(pool: Pool) -> None:
@@ -429,10 +429,15 @@ async def test_fail_that_another_attempt_may_mend_goes_back_to_the_queue(pool: P
     assert texts(again) == ["hello", "and this"]
 
 
-async def test_fail_network_of_the_provider_is_retried_a_little_later(pool: Pool) -> None:
+async def test_fail_without_a_reason_is_read_from_the_error_and_retried_at_once_then_later(pool: Pool) -> None:
     world = await open_world(pool)
     assignment = await world.running(await world.add_session())
-    await world.service.fail(world.runtime, assignment.claim.id, "x", "agent_error.provider_network")
+    words = "API Error: Connection error."
+    assert await world.service.fail(world.runtime, assignment.claim.id, words) == "queued"
+    assert (await world.task(assignment.claim.id))["failure_reason"] == "agent_error.provider_network"
+    again = await claim(world)
+    assert again.claim.attempt == 2
+    assert await world.service.fail(world.runtime, again.claim.id, words) == "queued"
     assert await claims_nothing(world)
 
 
@@ -692,8 +697,20 @@ async def test_register_with_a_taken_name_is_a_conflict(pool: Pool) -> None:
     assert caught.value.status == 409
 
 
-async def test_issue_task_is_claimed_with_its_issue(pool: Pool) -> None:
+async def test_claim_of_a_chat_tells_the_generation_of_its_messages(pool: Pool) -> None:
     world = await open_world(pool)
+    session = await world.add_session()
+    await world.say(session, "before")
+    await world.sql("update chat_session set context_generation = 1")
+    await world.say(session, "after /new", generation=1)
+    for generation, text in enumerate(("before", "after /new")):
+        assignment = await claim(world)
+        assert (assignment.claim.context_generation, texts(assignment)) == (generation, [text])
+        await world.service.start(world.runtime, assignment.claim.id)
+        await world.service.complete(world.runtime, assignment.claim.id, "ok")
+
+
+async def _running_issue(world: World) -> Assignment:
     await world.sql(
         "with i as (insert into issue (id, workspace_id, number, title, description)"
         " values (gen_random_uuid(), %(workspace)s, 7, 'Broken', 'It is broken.') returning id)"
@@ -703,7 +720,74 @@ async def test_issue_task_is_claimed_with_its_issue(pool: Pool) -> None:
         agent=world.agent_id,
     )
     assignment = await claim(world)
-    assert (assignment.claim.issue_key, assignment.prompt) == ("ABC-7", "Broken\n\nIt is broken.")
     await world.service.start(world.runtime, assignment.claim.id)
-    await world.service.complete(world.runtime, assignment.claim.id, "fixed")
+    return assignment
+
+
+async def _comments(world: World) -> list[tuple[Any, ...]]:
+    rows = await world.sql("select * from issue_comment order by created_at")
+    return [(row["author_type"], row["author_id"], row["kind"], row["body"]) for row in rows]
+
+
+async def test_issue_task_is_claimed_with_its_issue(pool: Pool) -> None:
+    world = await open_world(pool)
+    claimed = (await _running_issue(world)).claim
+    assert (claimed.issue_key, claimed.issue_title, claimed.context_generation) == ("ABC-7", "Broken", None)
+
+
+async def test_issue_run_that_is_completed_is_a_comment_of_the_agents_and_no_chat_message(
+    pool: Pool, database: str
+) -> None:
+    world = await open_world(pool)
+    task_id = (await _running_issue(world)).claim.id
+    async with hearing_events(database) as events:
+        for _ in range(2):
+            await world.service.complete(world.runtime, task_id, "I fixed it.\n")
+    assert await _comments(world) == [("agent", world.agent_id, "comment", "I fixed it.\n")]
+    assert [event["event"] for event in events] == ["comment:created", "task:completed"]
+    assert "fixed" not in repr(events)
+    assert await world.outbox() == []
+    assert await world.sql("select * from chat_message") == []
+
+
+@pytest.mark.parametrize("output", ["", " \n\t"])
+async def test_issue_run_without_words_leaves_no_comment(pool: Pool, output: str) -> None:
+    world = await open_world(pool)
+    await world.service.complete(world.runtime, (await _running_issue(world)).claim.id, output)
+    assert await _comments(world) == []
+
+
+async def test_issue_run_crashed_before_commit_leaves_no_comment(pool: Pool) -> None:
+    world = await open_world(pool)
+    task_id = (await _running_issue(world)).claim.id
+
+    def crash(point: str) -> None:
+        if point == "task.completing":
+            raise RuntimeError("crash")
+
+    watch_points(crash)
+    try:
+        with pytest.raises(RuntimeError):
+            await world.service.complete(world.runtime, task_id, "I fixed it.")
+    finally:
+        watch_points(None)
+    assert await _comments(world) == []
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [("en", "The run ended without a result: it took too long."), ("zh-Hans", "运行未产生结果：处理超时。")],
+)
+async def test_issue_run_that_fails_for_good_leaves_one_comment_of_the_systems(
+    pool: Pool, language: str, expected: str
+) -> None:
+    world = await open_world(pool, language=language)
+    task_id = (await _running_issue(world)).claim.id
+    assert await world.service.fail(world.runtime, task_id, "secret.py", "timeout") == "queued"
+    assert await _comments(world) == []
+    await world.sql("update agent_task set attempt = max_attempts, available_at = now()")
+    await claim(world)
+    for _ in range(2):
+        await world.service.fail(world.runtime, task_id, "secret.py", "timeout")
+    assert await _comments(world) == [("system", None, "system", expected)]
     assert await world.outbox() == []

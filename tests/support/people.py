@@ -12,15 +12,18 @@ from quart.typing import TestClientProtocol
 
 from gateway.concurrency import Topics
 from gateway.http.app import JsonApp, People, Services, create_app
+from gateway.observe.events import TaskObserver
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.binding_store import PostgresBindingStore
+from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.accounts import Accounts
 from gateway.work.bindings import BindingService
+from gateway.work.chats import ChatService
 from gateway.work.directory import Directory, User
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
@@ -99,7 +102,9 @@ async def open_office(pool: Pool, **settings: Any) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
-    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), **settings)
-    tasks, metrics = TaskService(PostgresTaskStore(pool), Topics()), Metrics()
+    metrics = Metrics()
+    chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
+    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, **settings)
+    tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

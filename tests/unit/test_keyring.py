@@ -103,3 +103,18 @@ def test_generate_key_makes_keys_that_parse_and_differ() -> None:
     assert len(base64.b64decode(first)) == KEY_BYTES
     assert first != second
     KeyRing.parse(f"{first},{second}")
+
+
+def test_reseal_moves_a_secret_to_the_newest_key_and_only_there() -> None:
+    ring = KeyRing.parse(f"{NEW},{OLD}")
+    moved = ring.reseal_text(KeyRing.parse(OLD).seal_text("fake-secret", owner=OWNER), owner=OWNER)
+    assert moved is not None
+    assert KeyRing.parse(NEW).open_text(moved, owner=OWNER) == "fake-secret"
+    assert ring.reseal_text(moved, owner=OWNER) is None
+
+
+def test_reseal_of_what_does_not_open_is_unreadable_under_any_key() -> None:
+    ring = KeyRing.parse(f"{NEW},{OLD}")
+    for sealed in (ring.seal_text("fake-secret", owner=UUID(int=2)), "", "?", "AAAA"):
+        with pytest.raises(UnreadableSecret):
+            ring.reseal_text(sealed, owner=OWNER)

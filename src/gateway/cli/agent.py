@@ -73,8 +73,10 @@ class Completion(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
+    """Without a reason the server reads one from the error."""
+
     error: str
-    failure_reason: str
+    failure_reason: str | None = None
 
 
 class TaskHead(msgspec.Struct):
@@ -116,6 +118,9 @@ def run(
 
     COMMAND is started once per task: it reads the task as JSON from stdin and writes its reply to stdout. Exit status 0
     is an answer, any other fails the task with the end of stderr. Of a configuration file only log.format is used.
+
+    A program that keeps a memory of its own by the task's chat_session_id forgets it when context_generation is higher
+    than before: somebody began afresh with /new.
     """
     from gateway.observe.log import configure_logging
 
@@ -396,7 +401,7 @@ def judge_end(finished: Finished) -> Completion | Failure:
     if finished.returncode == 0:
         return Completion(finished.stdout.decode("utf-8", "replace").replace("\x00", "").rstrip())
     tail = finished.stderr_tail.decode("utf-8", "replace").replace("\x00", "").strip()
-    return Failure(f"{_ending(finished.returncode)}\n{tail}".strip(), "agent_error.process_failure")
+    return Failure(f"{_ending(finished.returncode)}\n{tail}".strip())
 
 
 def _ending(returncode: int) -> str:

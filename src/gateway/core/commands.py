@@ -6,7 +6,10 @@ the first line that is not blank, as an exact word of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from gateway.core.markdown import Replacement, place_media
 
 _BLANKS = " \t\r"
 _LINE_ENDS = " \t\r\n"
@@ -70,6 +73,24 @@ def description_of(body: str, words: str, *, fallback: str) -> str:
     """
     place = _directive(body, words)
     return fallback if place is None else "\n".join(place[1]).rstrip(_LINE_ENDS)
+
+
+def description_with_media(
+    body: str, words: str, replacements: Sequence[Replacement], *, fallback: str
+) -> tuple[str, bool]:
+    """As `description_of`, with files where their markers stand, and whether there were any.
+
+    Occurrences are counted over the whole of `body`; those in the directive's line or above it are no part of the
+    description. In a `fallback` nothing is placed, because nobody knows which occurrence is which.
+    """
+    body = body.replace("\r\n", "\n")
+    place = _directive(body, words)
+    if place is None:
+        return fallback, False
+    above, below = place
+    since = sum(len(line) + 1 for line in body.split("\n")[: len(above) + 1])
+    placed = place_media(body, replacements, since=since) if below else ""
+    return placed.rstrip(_LINE_ENDS), bool(below) and placed != body[since:]
 
 
 def fresh_body(body: str, words: str, *, fallback: str) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+Replacement = tuple[str, int, str]
+"""A marker that stands for a file (`[Image]`), which occurrence of it (from 0), and what comes in its place."""
+
 
 def without_links(text: str) -> str:
     """`text` in which nobody can mint a link: a space between `]` and `(`. Doing it twice changes nothing more.
@@ -20,3 +25,28 @@ def shortened(text: str, *, chars_max: int) -> str:
     """`text` of at most that many characters, on one line, with an ellipsis where something was cut off."""
     line = " ".join(text.split())
     return line if len(line) <= chars_max else line[: chars_max - 1].rstrip() + "…"
+
+
+def place_media(body: str, replacements: Sequence[Replacement], *, since: int = 0) -> str:
+    """`body` from `since` on, with files where their markers stand; nothing else changes, no white space either.
+
+    Occurrences are counted from the beginning of `body`. What was put in is not read again; an occurrence that is not
+    there, or that begins before `since`, is left out.
+    """
+    placed: list[str] = []
+    at = since
+    for start, marker, text in sorted(_places(body, replacements)):
+        if start >= at:
+            placed += [body[at:start], text]
+            at = start + len(marker)
+    return "".join([*placed, body[at:]])
+
+
+def _places(body: str, replacements: Sequence[Replacement]) -> list[tuple[int, str, str]]:
+    """Where each replacement goes, for those that go anywhere."""
+    places = []
+    for marker, occurrence, text in replacements:
+        pieces = body.split(marker, occurrence + 1) if marker else []
+        if len(pieces) > occurrence + 1:
+            places.append((len(marker.join(pieces[:-1])), marker, text))
+    return places

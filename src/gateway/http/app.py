@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, health, identity, runtimes, tasks
+from gateway.http import bindings, chats, health, identity, runtimes, tasks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
     from gateway.work.bindings import BindingService
+    from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.tasks import TaskService
 
@@ -44,7 +45,7 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, and binding accounts.
+    """What the routes for people stand on: signing in, binding accounts, and conversations.
 
     `lark_on`: whether bots can be served. `public_url` is where people reach us, `trusted_proxies` whose word on a
     client's address counts.
@@ -53,6 +54,7 @@ class People:
     accounts: Accounts
     directory: Directory
     bindings: BindingService
+    chats: ChatService
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
@@ -84,6 +86,7 @@ def create_app(services: Services) -> JsonApp:
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
+        chats.add_routes(app, people)
     return app
 
 

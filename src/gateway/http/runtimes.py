@@ -70,7 +70,11 @@ def add_routes(app: Quart, services: Services) -> None:
 
 
 def task_json(assignment: Assignment) -> dict[str, object]:
-    """A claimed task as its agent reads it."""
+    """A claimed task as its agent reads it.
+
+    A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
+    the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
+    """
     claim = assignment.claim
     return {
         "id": claim.id,
@@ -78,6 +82,7 @@ def task_json(assignment: Assignment) -> dict[str, object]:
         "agent": {"id": claim.agent_id, "name": claim.agent_name},
         "workspace_id": claim.workspace_id,
         "chat_session_id": claim.chat_session_id,
+        "context_generation": claim.context_generation,
         "issue": _issue_json(assignment),
         "prompt": assignment.prompt,
         "messages": [

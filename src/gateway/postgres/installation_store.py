@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from gateway.channel.installation import AgentHome, AppHolder, InstallationDraft, InstallationView
+from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
 _Q = load("installation.sql", AgentHome, AppHolder, InstallationView)
+
+
+async def reclaim_dead(
+    conn: TrioConnection[Any], channel_type: str, app_id: str, workspace_id: UUID, agent_id: UUID
+) -> bool:
+    """Remove a dead row that keeps an app id from this agent, with what hangs on it. Whether there was one."""
+    removed: int = await _Q.reclaim_dead_installation(
+        conn, channel_type=channel_type, app_id=app_id, workspace_id=workspace_id, agent_id=agent_id
+    )
+    return removed > 0
 
 
 class PostgresInstallationStore:
@@ -38,13 +50,7 @@ class PostgresInstallationStore:
 
     async def save(self, draft: InstallationDraft) -> InstallationView | None:
         async with self._pool.transaction() as conn:
-            await _Q.reclaim_dead_installation(
-                conn,
-                channel_type=draft.channel_type,
-                app_id=draft.config["app_id"],
-                workspace_id=draft.workspace_id,
-                agent_id=draft.agent_id,
-            )
+            await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
             saved: UUID | None = await _Q.upsert_installation(
                 conn,
                 id=draft.id,

@@ -234,15 +234,18 @@ async def open_pool(
         pool.close()
 
 
-def checked_conninfo(conninfo: str) -> str:
-    """The conninfo itself. Raises ConfigError when libpq cannot read it, or when its port is not one."""
+def checked_conninfo(conninfo: str, *, named: str = "database_url") -> str:
+    """The conninfo itself. Raises ConfigError when libpq cannot read it, or when its port is not one.
+
+    `named` is where it was given, for the message.
+    """
     try:
         ports = str(conninfo_to_dict(conninfo).get("port") or "").split(",")
     except psycopg.ProgrammingError:
         # libpq's own message repeats parts of the text, which may be the password.
-        raise ConfigError("database_url: not a connection URI or a list of key=value that libpq can read") from None
+        raise ConfigError(f"{named}: not a connection URI or a list of key=value that libpq can read") from None
     if not all(not port or (port.isdecimal() and 0 < int(port) <= 65535) for port in ports):
-        raise ConfigError("database_url: the port is not a number from 1 to 65535")
+        raise ConfigError(f"{named}: the port is not a number from 1 to 65535")
     return conninfo
 
 

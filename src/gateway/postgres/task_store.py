@@ -56,7 +56,7 @@ class PostgresTaskStore:
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
-                        await _announce(conn, "task:dispatch", _dispatch_fields(claim))
+                        await announce(conn, "task:dispatch", _dispatch_fields(claim))
                         return claim, messages
         return None
 
@@ -157,6 +157,14 @@ class PostgresTaskChange:
         await _Q.append_answer(self._conn, id=message_id, task_id=self.task.id, content=text)
         return message_id
 
+    async def append_comment(self, text: str, *, by_agent: bool) -> UUID:
+        comment_id = self._mint()
+        author, kind = ("agent", "comment") if by_agent else ("system", "system")
+        await _Q.append_comment(
+            self._conn, id=comment_id, task_id=self.task.id, author_type=author, kind=kind, body=text
+        )
+        return comment_id
+
     async def send_reply(self, kind: str, text: str) -> bool:
         row_id = self._mint()
         queued: int = await _Q.queue_reply(
@@ -165,14 +173,20 @@ class PostgresTaskChange:
         return queued > 0
 
     async def announce(self, event: str, fields: JsonObject) -> None:
-        await _announce(self._conn, event, fields)
+        await announce(self._conn, event, fields)
 
     async def ring(self) -> None:
-        await _Q.ring_runtime(self._conn, agent_id=self.task.agent_id)
+        await ring_runtime(self._conn, self.task.agent_id)
 
 
-async def _announce(conn: TrioConnection[Any], event: str, fields: JsonObject) -> None:
+async def announce(conn: TrioConnection[Any], event: str, fields: JsonObject) -> None:
+    """Tell live listeners when the transaction commits; ids only."""
     await _Q.announce_event(conn, payload=_json({"event": event, **fields}))
+
+
+async def ring_runtime(conn: TrioConnection[Any], agent_id: UUID) -> None:
+    """Wake whoever waits for work of this agent when the transaction commits."""
+    await _Q.ring_runtime(conn, agent_id=agent_id)
 
 
 def _dispatch_fields(claim: Claim) -> JsonObject:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNKNOWN_REASON = "agent_error.unknown"
+from gateway.work.diagnosis import UNKNOWN_REASON, diagnose
+
 RUNTIME_OFFLINE = "runtime_offline"
 RUNTIME_RECOVERY = "runtime_recovery"
 TIMEOUT = "timeout"
@@ -50,7 +51,7 @@ RETRY_DELAY_SECONDS = {
     "skill_bundle_unavailable": 5.0,
     "agent_error.provider_network": 5.0,
 }
-"""The reasons that another attempt may mend, and how long it waits. All others would only fail again."""
+"""The reasons that another attempt may mend, and how long the last one waits. All others would only fail again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,25 @@ class Retry:
     delay_seconds: float
 
 
-def known_reason(reason: str) -> str:
-    """`reason` when it belongs to the closed vocabulary, else unknown: it becomes a metric label and is shown."""
-    return reason if reason in PLATFORM_REASONS or reason in AGENT_REASONS else UNKNOWN_REASON
+def reason_of(given: str | None, error: str) -> str:
+    """Why a run failed: the runtime's own word, if it is of the closed vocabulary and says something.
+
+    Anything else is read from the error. The reason becomes a metric label and is shown, so it is never free text.
+    """
+    if given is not None and given != UNKNOWN_REASON and (given in PLATFORM_REASONS or given in AGENT_REASONS):
+        return given
+    return diagnose(error)
 
 
 def judge_failure(reason: str, *, kind: str, attempt: int, max_attempts: int) -> Retry | None:
-    """Whether to try again; None is final. An autopilot's next run comes by itself and is never retried here."""
+    """Whether to try again; None is final. An autopilot's next run comes by itself and is never retried here.
+
+    What passes by itself often has passed at once, so only the last attempt waits.
+    """
     delay = RETRY_DELAY_SECONDS.get(reason)
     if delay is None or kind == "autopilot" or attempt >= max_attempts:
         return None
-    return Retry(delay)
+    return Retry(delay if attempt + 1 == max_attempts else 0.0)
 
 
 _SORRY = {
@@ -98,3 +107,24 @@ def apology(reason: str, language: str) -> str:
     language = language if language in _SORRY else "en"
     causes = _CAUSES[language]
     return _SORRY[language].format(cause=causes.get(reason, causes[""]))
+
+
+_RUN_FAILED = {
+    "en": "The run ended without a result: {cause}.",
+    "zh-Hans": "运行未产生结果：{cause}。",
+}
+_RUN_CAUSES = {
+    "en": _CAUSES["en"]
+    | {
+        RUNTIME_OFFLINE: "the computer that ran the agent went offline",
+        RUNTIME_RECOVERY: "the computer that ran the agent was restarted",
+    },
+    "zh-Hans": _CAUSES["zh-Hans"],
+}
+
+
+def failure_comment(reason: str, language: str) -> str:
+    """What the issue's readers find after the final failure of its run. The agent's own output is no part of it."""
+    language = language if language in _RUN_FAILED else "en"
+    causes = _RUN_CAUSES[language]
+    return _RUN_FAILED[language].format(cause=causes.get(reason, causes[""]))

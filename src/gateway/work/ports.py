@@ -77,7 +77,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task that was just handed out. `deadline` is when it is given up, whatever its runtime says."""
+    """A task that was just handed out. `deadline` is when it is given up, whatever its runtime says.
+
+    `context_generation` is None unless it is a chat's. It grows with every `/new`: whoever remembers a conversation by
+    its `chat_session_id` must forget what they remember under a lower one.
+    """
 
     id: UUID
     kind: str
@@ -91,6 +95,7 @@ class Claim:
     issue_description: str | None
     issue_status: str | None
     attempt: int
+    context_generation: int | None
     deadline: datetime
 
 
@@ -147,6 +152,9 @@ class TaskChange(Protocol):
 
     async def append_answer(self, text: str) -> UUID:
         """The assistant's message in the task's chat session."""
+
+    async def append_comment(self, text: str, *, by_agent: bool) -> UUID:
+        """A comment on the task's issue: the agent's, else the gateway's own."""
 
     async def send_reply(self, kind: str, text: str) -> bool:
         """A row of the outbox for the chat that the session is bound to. False when there is none to send to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
+from urllib.parse import urlencode
 from uuid import UUID
 
 from gateway.ids import new_link_token, token_hash
@@ -55,8 +56,12 @@ class BindingPrompts:
             return None if language is None else _in(language, _ASK_OPERATOR).format(command=command)
         token = self._mint_token()
         language = await self._store.mint(token_hash(token), installation_id, channel_user_id)
-        link = f"{self._public_url}{BIND_PATH}?token={token}"
-        return None if language is None else _in(language, _LINK).format(link=link)
+        return None if language is None else _in(language, _LINK).format(link=bind_link(self._public_url, token))
+
+
+def bind_link(public_url: str, token: str) -> str:
+    """Where a person redeems `token`."""
+    return f"{public_url.rstrip('/')}{BIND_PATH}?{urlencode({'token': token})}"
 
 
 def _in(language: str, texts: Mapping[str, str]) -> str:

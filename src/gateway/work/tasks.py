@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from uuid import UUID
 
 import structlog
@@ -13,8 +13,9 @@ import trio
 
 from gateway.concurrency import Signal, Topics, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
-from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, UNKNOWN_REASON, apology, judge_failure, known_reason
+from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, failure_comment, judge_failure, reason_of
 from gateway.work.ports import (
     Claim,
     ClaimedMessage,
@@ -29,7 +30,6 @@ from gateway.work.ports import (
 )
 
 logger = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 WAIT_SECONDS_MAX = 60.0
 RECHECK_SECONDS = 15.0
@@ -37,7 +37,6 @@ RECHECK_SECONDS = 15.0
 MESSAGES_MAX = 200
 ERROR_CHARS_MAX = 8_000
 PROGRESS_CHARS_MAX = 4_000
-CONFLICT_ATTEMPTS = 3
 TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
@@ -147,7 +146,7 @@ class TaskService:
             )
             return None if found is None else Assignment(found[0], tuple(found[1]))
 
-        return await _despite_conflicts(attempt)
+        return await despite_conflicts(attempt)
 
     async def start(self, runtime: RuntimePrincipal, task_id: UUID) -> TaskStatus:
         async with self._change(runtime, task_id) as change:
@@ -164,7 +163,7 @@ class TaskService:
         return TaskStatus.RUNNING
 
     async def complete(self, runtime: RuntimePrincipal, task_id: UUID, output: str) -> TaskStatus:
-        """End the run with its answer. One transaction: the status, the message, the row of the outbox, the events."""
+        """End the run with its answer. One transaction: status, message or comment, row of the outbox, events."""
 
         async def attempt() -> TaskStatus:
             async with self._change(runtime, task_id) as change:
@@ -175,7 +174,7 @@ class TaskService:
                 reached("task.completing")
             return self._tell(change.task, TaskStatus.COMPLETED)
 
-        return await _despite_conflicts(attempt)
+        return await despite_conflicts(attempt)
 
     async def _complete(self, change: TaskChange, output: str) -> None:
         task = change.task
@@ -190,23 +189,30 @@ class TaskService:
                 done["message_id"] = await change.append_answer(output)
                 await change.send_reply("answer", output)
             await change.announce("chat:done", done)
+        if task.kind == "issue" and output.strip():
+            await _comment(change, output, by_agent=True)
         await change.announce("task:completed", event_fields(task, TaskStatus.COMPLETED))
         await change.ring()
 
     async def fail(
         self, runtime: RuntimePrincipal, task_id: UUID, error: str, failure_reason: str | None = None
     ) -> TaskStatus:
-        """End the run without an answer: try again when that may help, else tell the person once."""
+        """End the run without an answer: try again when that may help, else tell the person once.
+
+        Without a reason of the closed vocabulary the error says which one it is.
+        """
+        words = storable(error)
+        reason = reason_of(failure_reason, words)
 
         async def attempt() -> TaskStatus:
             async with self._change(runtime, task_id) as change:
                 if change.task.status in TERMINAL:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
-                status = await _fail(change, known_reason(failure_reason or UNKNOWN_REASON), storable(error))
+                status = await _fail(change, reason, words)
             return self._tell(change.task, status)
 
-        return await _despite_conflicts(attempt)
+        return await despite_conflicts(attempt)
 
     async def find(self, runtime: RuntimePrincipal, task_id: UUID) -> Task:
         task = await self._store.find(task_id)
@@ -263,9 +269,19 @@ async def _fail(change: TaskChange, reason: str, error: str) -> TaskStatus:
     await change.finish(TaskStatus.FAILED, error=error, failure_reason=reason)
     if task.kind == "chat":
         await change.send_reply("error", apology(reason, task.language))
+    if task.kind == "issue":
+        await _comment(change, failure_comment(reason, task.language), by_agent=False)
     await change.ring()
     await change.announce("task:failed", _failure_fields(task, reason, retry_pending=False))
     return TaskStatus.FAILED
+
+
+async def _comment(change: TaskChange, text: str, *, by_agent: bool) -> None:
+    """What the run of an issue came to, where people look for it. No chat hears of it: that turn is over."""
+    task = change.task
+    comment_id = await change.append_comment(text, by_agent=by_agent)
+    fields = {"workspace_id": task.workspace_id, "issue_id": task.issue_id, "comment_id": comment_id}
+    await change.announce("comment:created", fields)
 
 
 async def _requeue(change: TaskChange, attempt: int, delay_seconds: float, reason: str, error: str) -> TaskStatus:
@@ -325,13 +341,3 @@ def _require_status(task: Task, action: str) -> None:
 
 def _absent(what: str) -> NoReturn:
     raise RejectedRequest(404, "not_found", f"no such {what}")
-
-
-async def _despite_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Run a whole transaction again when a concurrent one stood in its way; the last StoreConflict is raised."""
-    for _ in range(CONFLICT_ATTEMPTS - 1):
-        try:
-            return await attempt()
-        except StoreConflict as conflict:
-            logger.info("task_change_repeated", constraint=conflict.constraint)
-    return await attempt()

@@ -56,6 +56,7 @@ async def test_task_from_claim_to_answer_has_the_shape_of_the_contract(
         "agent": {"id": str(world.agent_id), "name": "agent"},
         "workspace_id": str(world.workspace_id),
         "chat_session_id": str(session.id),
+        "context_generation": 0,
         "issue": None,
         "prompt": "hello",
         "messages": [{"role": "user", "author": "Ann", "text": "hello", "age_seconds": 0, "attachments": []}],

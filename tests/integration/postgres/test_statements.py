@@ -19,6 +19,7 @@ import gateway.postgres
 from gateway.assets import asset_dir
 from gateway.postgres import statements
 from gateway.postgres.statements import LOADED, load
+from support import legacy_schema
 from support.database import TEMPLATE, execute_blocking
 
 PYTHON_TYPES = {
@@ -45,7 +46,12 @@ def loaded_statements():
     return {f"{each.file}:{each.name}": each for each in LOADED if (asset_dir("sql") / each.file).is_file()}
 
 
-STATEMENTS = loaded_statements()
+FOREIGN_FILES = {"legacy_source.sql"}
+"""Statements for somebody else's database: they cannot be prepared on our schema, and are on theirs below."""
+
+ALL_STATEMENTS = loaded_statements()
+STATEMENTS = {key: each for key, each in ALL_STATEMENTS.items() if each.file not in FOREIGN_FILES}
+FOREIGN_STATEMENTS = {key: each for key, each in ALL_STATEMENTS.items() if each.file in FOREIGN_FILES}
 
 
 def described_columns(database, statement):
@@ -78,6 +84,27 @@ def test_statement_prepares_and_its_columns_fit_its_record(migrated, key):
         check_record(statement.record, columns)
     elif statement.operation == "SELECT_VALUE":
         assert len(columns) == 1
+
+
+@pytest.fixture(scope="module")
+def foreign(postgres):
+    """The reference product's database with both generations of its tables."""
+    name = "test_foreign_statements"
+    execute_blocking(postgres, f"create database {name} template template0")
+    conninfo = make_conninfo(postgres, dbname=name)
+    execute_blocking(conninfo, legacy_schema.PARENTS + legacy_schema.LARK + legacy_schema.CHANNEL)
+    yield conninfo
+    execute_blocking(postgres, f"drop database {name} with (force)")
+
+
+@pytest.mark.parametrize("key", sorted(FOREIGN_STATEMENTS))
+def test_foreign_statement_prepares_where_it_is_meant_to_run(foreign, key):
+    statement = FOREIGN_STATEMENTS[key]
+    columns = described_columns(foreign, statement)
+    if statement.operation == "SELECT_VALUE":
+        assert list(columns.values()) == ["bool"]
+    else:
+        assert columns == {"fields": "jsonb", "total": "int8"}
 
 
 def check_record(record, columns):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import click
 import pytest
 
-from gateway.cli.output import plain, print_record, print_table, read_secret
+from gateway.cli.output import plain, print_record, print_table, progress_bars, read_secret
 
 
 def test_record_shows_only_fields_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,3 +60,21 @@ def test_secret_of_a_person_at_a_terminal_is_asked_for_unseen(monkeypatch: pytes
     monkeypatch.setattr("click.prompt", prompt)
     assert read_secret("Password") == "typed"
     assert asked == [("Password", True)]
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> str:
+        with progress_bars() as show:
+            show("secrets [of] bots", 1, 2)
+            show("secrets [of] bots", 2, 2)
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        return shown.err
+
+    assert work() == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = work()
+    assert "secrets [of] bots" in shown
+    assert "2/2" in shown

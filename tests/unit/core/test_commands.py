@@ -13,13 +13,14 @@ from gateway.core.commands import (
     FileIssue,
     StartFresh,
     description_of,
+    description_with_media,
     fresh_body,
     parse_command,
     parse_fresh,
     parse_issue,
     title_from,
 )
-from gateway.core.markdown import shortened, without_links
+from gateway.core.markdown import place_media, shortened, without_links
 
 CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
     (Path(__file__).parent / "cases" / "commands.json").read_bytes()
@@ -51,6 +52,21 @@ def test_title_from_a_former_message_is_as_expected(given: str, expected: str) -
 @cases("issue_description")
 def test_description_from_the_body_is_as_expected(given: dict[str, str], expected: str) -> None:
     assert description_of(given["body"], given["command_text"], fallback=given["fallback"]) == expected
+
+
+@cases("inline_media")
+def test_media_are_placed_where_their_markers_stand(given: dict[str, Any], expected: str | dict[str, Any]) -> None:
+    replacements = [(marker, occurrence, text) for marker, occurrence, text in given["replacements"]]
+    if isinstance(expected, str):
+        assert place_media(given["body"], replacements) == expected
+    else:
+        placed = description_with_media(given["body"], given["command_text"], replacements, fallback=given["fallback"])
+        assert placed == (expected["text"], expected["changed"])
+
+
+@given(st.text(alphabet="[Image] \n\rx"), st.lists(st.integers(0, 3)))
+def test_media_of_no_consequence_change_nothing(body: str, occurrences: list[int]) -> None:
+    assert place_media(body, [("[Image]", occurrence, "[Image]") for occurrence in occurrences]) == body
 
 
 @cases("link_adjacency")

@@ -41,6 +41,7 @@ def test_identifier_without_a_prefix_is_the_number() -> None:
     ("public_url", "issue", "expected"),
     [
         ("https://app.example.test/", "ABC-42", "https://app.example.test/issues/ABC-42"),
+        ("https://app.example.test/", "MUL-42", "https://app.example.test/issues/MUL-42"),
         ("https://app.example.test", "ABC-42", "https://app.example.test/issues/ABC-42"),
         ("https://app.example.test", "#42", ""),
         (None, "ABC-42", ""),

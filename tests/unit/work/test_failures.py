@@ -7,8 +7,9 @@ from gateway.work.failures import (
     PLATFORM_REASONS,
     RETRY_DELAY_SECONDS,
     apology,
+    failure_comment,
     judge_failure,
-    known_reason,
+    reason_of,
 )
 
 
@@ -29,10 +30,12 @@ def test_autopilot_run_is_never_retried() -> None:
     assert judge_failure("timeout", kind="autopilot", attempt=1, max_attempts=3) is None
 
 
-def test_provider_network_waits_a_little() -> None:
-    retry = judge_failure("agent_error.provider_network", kind="chat", attempt=1, max_attempts=3)
-    assert retry is not None
-    assert retry.delay_seconds == 5
+def test_provider_network_is_tried_three_times_and_waits_before_the_last() -> None:
+    delays = []
+    for attempt in (1, 2, 3):
+        retry = judge_failure("agent_error.provider_network", kind="chat", attempt=attempt, max_attempts=3)
+        delays.append(None if retry is None else retry.delay_seconds)
+    assert delays == [0, 5, None]
 
 
 def test_every_retried_reason_belongs_to_the_vocabulary() -> None:
@@ -40,13 +43,14 @@ def test_every_retried_reason_belongs_to_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("reason", ["timeout", "agent_error.process_failure"])
-def test_known_reason_is_kept(reason: str) -> None:
-    assert known_reason(reason) == reason
+def test_known_reason_of_the_runtime_wins_over_its_words(reason: str) -> None:
+    assert reason_of(reason, "API Error: 401 Unauthorized") == reason
 
 
-@pytest.mark.parametrize("reason", ["", "my own words", "TIMEOUT", "agent_error."])
-def test_reason_of_somebodys_own_making_is_unknown(reason: str) -> None:
-    assert known_reason(reason) == "agent_error.unknown"
+@pytest.mark.parametrize("reason", [None, "", "my own words", "TIMEOUT", "agent_error.", "agent_error.unknown"])
+def test_reason_that_says_nothing_is_read_from_the_error(reason: str | None) -> None:
+    assert reason_of(reason, "API Error: 401 Unauthorized") == "agent_error.provider_auth_or_access"
+    assert reason_of(reason, "my cat walked over the keyboard") == "agent_error.unknown"
 
 
 @pytest.mark.parametrize(
@@ -64,3 +68,17 @@ def test_reason_of_somebodys_own_making_is_unknown(reason: str) -> None:
 )
 def test_apology_is_short_and_in_the_persons_language(reason: str, language: str, expected: str) -> None:
     assert apology(reason, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "language", "expected"),
+    [
+        ("timeout", "en", "The run ended without a result: it took too long."),
+        ("runtime_offline", "en", "The run ended without a result: the computer that ran the agent went offline."),
+        ("agent_error.provider_auth_or_access", "en", "The run ended without a result: the agent failed."),
+        ("runtime_recovery", "zh-Hans", "运行未产生结果：运行环境已重启。"),
+        ("timeout", "xx", "The run ended without a result: it took too long."),
+    ],
+)
+def test_failure_comment_tells_the_issues_readers_why(reason: str, language: str, expected: str) -> None:
+    assert failure_comment(reason, language) == expected

@@ -13,7 +13,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 def assignment(*texts: str, kind: str = "chat", title: str | None = None, description: str | None = None) -> Assignment:
     claim = Claim(
-        UUID(int=1), kind, UUID(int=2), UUID(int=3), "agent", None, None, None, title, description, None, 1, NOW
+        UUID(int=1), kind, UUID(int=2), UUID(int=3), "agent", None, None, None, title, description, None, 1, None, NOW
     )
     return Assignment(claim, tuple(ClaimedMessage("user", "Ann", text, NOW, 0) for text in texts))
 

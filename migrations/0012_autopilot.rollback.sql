@@ -1,0 +1,13 @@
+drop trigger agent_task_delete_autopilot_run on agent_task;
+drop trigger agent_task_end_autopilot_run on agent_task;
+drop trigger issue_delete_autopilot_run on issue;
+drop trigger issue_end_autopilot_run on issue;
+drop index agent_task_autopilot_run_idx;
+alter table agent_task drop constraint agent_task_autopilot_check, drop constraint agent_task_autopilot_run_fkey;
+drop table autopilot_run;
+drop table autopilot_trigger;
+drop table autopilot;
+drop function announce_autopilot_run();
+drop function end_autopilot_run_of_task();
+drop function autopilot_failure_text(text, text, text);
+drop function end_autopilot_run_of_issue();

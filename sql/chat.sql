@@ -1,0 +1,114 @@
+-- Conversations, as people look at them and put an end to them.
+
+-- name: list_chats(workspace_id, user_id, row_limit, row_offset)
+-- record_class: Chat
+-- The latest first. The joins decide who sees what: a member sees the workspace's conversations, but those with a private
+-- agent only as its owner, as who they belong to, or as an owner or admin of the workspace.
+select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
+  session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
+  session.archived_at, session.created_at, session.updated_at,
+  (viewer.role in ('owner', 'admin') or viewer.user_id in (session.creator_id, agent.owner_id)) is true as deletable
+from chat_session session
+join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
+join agent on agent.id = session.agent_id
+left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
+  and conversation.workspace_id = session.workspace_id
+where session.workspace_id = :workspace_id
+  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin')
+    or viewer.user_id in (session.creator_id, agent.owner_id))
+order by session.updated_at desc, session.id
+limit :row_limit offset :row_offset;
+
+-- name: count_chats(workspace_id, user_id)$
+-- All that list_chats would list, so the same joins.
+select count(*)
+from chat_session session
+join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
+join agent on agent.id = session.agent_id
+where session.workspace_id = :workspace_id
+  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin')
+    or viewer.user_id in (session.creator_id, agent.owner_id));
+
+-- name: get_chat(chat_id, user_id)^
+-- record_class: Chat
+-- No row for who may not see it, as for what is not there.
+select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
+  session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
+  session.archived_at, session.created_at, session.updated_at,
+  (viewer.role in ('owner', 'admin') or viewer.user_id in (session.creator_id, agent.owner_id)) is true as deletable
+from chat_session session
+join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
+join agent on agent.id = session.agent_id
+left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
+  and conversation.workspace_id = session.workspace_id
+where session.id = :chat_id
+  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin')
+    or viewer.user_id in (session.creator_id, agent.owner_id));
+
+-- name: list_chat_messages(workspace_id, chat_id, row_limit, row_offset)
+-- record_class: ChatMessage
+-- In the order of the conversation, the oldest first.
+select message.id, message.role, message.kind, message.content, message.author_user_id,
+  coalesce(nullif(author.name, ''), split_part(author.email, '@', 1)) as author_name, message.task_id,
+  message.context_generation, message.sent_at, message.created_at
+from chat_message message
+join chat_session session on session.id = message.chat_session_id and session.workspace_id = :workspace_id
+left join app_user author on author.id = message.author_user_id
+where message.chat_session_id = :chat_id
+order by message.seq
+limit :row_limit offset :row_offset;
+
+-- name: count_chat_messages(workspace_id, chat_id)$
+-- All that list_chat_messages would list.
+select count(*)
+from chat_message message
+join chat_session session on session.id = message.chat_session_id and session.workspace_id = :workspace_id
+where message.chat_session_id = :chat_id;
+
+-- name: delete_chat_tasks(workspace_id, chat_id, statuses)
+-- record_class: DeletedTask
+-- A task that is being claimed or ended is waited for. It may have queued another one by then, which this statement does
+-- not see: run it until it deletes nothing. The runtimes learn of it by their heartbeats, because what is gone is none
+-- of theirs.
+delete from agent_task task
+where task.chat_session_id = :chat_id and task.workspace_id = :workspace_id and task.status = any(:statuses::text[])
+returning task.id, task.workspace_id, task.agent_id, task.issue_id, task.chat_session_id, task.kind,
+  task.status in ('queued', 'dispatched', 'running') as live,
+  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds;
+
+-- name: lock_chat(workspace_id, chat_id)$
+-- From here on nothing is appended to the conversation and no run is queued in it.
+select id from chat_session where id = :chat_id and workspace_id = :workspace_id for no key update;
+
+-- name: limit_lock_wait(milliseconds)$
+-- For the rest of the transaction. A run that began meanwhile and is just ending waits for the session that is locked
+-- here: this one gives way, long before the database would look for a deadlock.
+select set_config('lock_timeout', :milliseconds::text, true);
+
+-- name: delete_chat_outbound(workspace_id, chat_id)!
+-- What waits to be sent is not sent any more, and what was sent is a copy of what is deleted.
+delete from outbound_message
+where chat_session_id = :chat_id and workspace_id = :workspace_id and status <> 'sending';
+
+-- name: detach_chat_outbound(workspace_id, chat_id)!
+-- On its way this very moment: it cannot be called back, and its sender must find it to say how it went.
+update outbound_message set chat_session_id = null, task_id = null
+where chat_session_id = :chat_id and workspace_id = :workspace_id;
+
+-- name: delete_chat_cards(workspace_id, chat_id)!
+-- Without a workspace of their own: the session's counts.
+delete from channel_outbound_card_message card
+using chat_session session
+where card.chat_session_id = :chat_id and session.id = card.chat_session_id and session.workspace_id = :workspace_id;
+
+-- name: delete_held_commands(workspace_id, chat_id)!
+-- Nobody can confirm them any more.
+delete from channel_pending_command where chat_session_id = :chat_id and workspace_id = :workspace_id;
+
+-- name: delete_chat_binding(workspace_id, chat_id)!
+-- Frees the platform's conversation: its next message begins a new session.
+delete from channel_chat_session_binding where chat_session_id = :chat_id and workspace_id = :workspace_id;
+
+-- name: delete_chat_session(workspace_id, chat_id)!
+-- The messages go with it.
+delete from chat_session where id = :chat_id and workspace_id = :workspace_id;

@@ -1,0 +1,74 @@
+"""`gateway secrets`: what is stored sealed, directly in the database, beside running daemons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from gateway.cli.output import config_option, json_option, plain, print_json, progress_bars
+from gateway.config import Settings, load_settings
+from gateway.errors import ConfigError
+from gateway.work.secrets import Outcome, Progress, Rotation, rotate_secrets
+
+if TYPE_CHECKING:
+    from gateway.keyring import KeyRing
+
+
+@click.group()
+def secrets() -> None:
+    """Stored secrets and the keys they are sealed under."""
+
+
+@secrets.command("rotate", short_help="Seal every stored secret under the newest key.")
+@config_option
+@json_option
+@click.pass_context
+def rotate(context: click.Context, config: Path | None, as_json: bool) -> None:
+    """Seal every stored secret under the newest key of secret_key, so that older keys can be taken off it.
+
+    First give every daemon the new key in front of the old one, and restart it. No bot is connected anew by this. Exits
+    with 1 when a secret does not open with any key; the others are sealed all the same.
+    """
+    with progress_bars() as progress:
+        rotation = trio.run(_rotate, load_settings(config), progress)
+    _show(rotation, as_json)
+    context.exit(1 if rotation.troubles else 0)
+
+
+async def _rotate(settings: Settings, progress: Progress) -> Rotation:
+    from gateway.daemon import open_database
+    from gateway.postgres.secret_store import shelves_of
+
+    ring = required_keyring(settings)
+    async with open_database(settings, attach=True) as pool:
+        return await rotate_secrets(shelves_of(pool), ring, progress)
+
+
+def required_keyring(settings: Settings) -> KeyRing:
+    """Raises ConfigError when there is no key."""
+    from gateway.daemon import open_keyring
+
+    ring = open_keyring(settings)
+    if ring is None:
+        raise ConfigError("secret_key: is unset, so no secret can be sealed; `gateway keygen` prints a key")
+    return ring
+
+
+def _show(rotation: Rotation, as_json: bool) -> None:
+    counts = {outcome.value: rotation.count(outcome) for outcome in Outcome}
+    if as_json:
+        print_json({"total": len(rotation.outcomes), **counts, "troubles": rotation.troubles})
+        return
+    click.echo(
+        f"{counts['resealed']} sealed under the newest key, {counts['current']} were already,"
+        f" {counts['unreadable'] + counts['changing']} were not"
+    )
+    for trouble in rotation.troubles:
+        click.echo(f"FAIL  {trouble.kind} {trouble.owner_id}: {plain(trouble.name)}: {trouble.reason}", err=True)
+    if counts["unreadable"]:
+        click.echo("put the key that sealed them behind the others, or give the secrets again", err=True)
+    if counts["changing"]:
+        click.echo("what kept changing is sealed by running this again", err=True)

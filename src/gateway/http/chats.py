@@ -1,0 +1,52 @@
+"""Conversations: who talked to which agent, what was said, and putting an end to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from quart import Quart, Response
+
+from gateway.http.auth import require_user
+from gateway.http.body import json_response, no_content
+from gateway.http.paging import Page, read_page
+from gateway.ids import parse_id
+
+if TYPE_CHECKING:
+    from gateway.http.app import People
+
+
+def add_routes(app: Quart, people: People) -> None:
+    chats, directory = people.chats, people.directory
+
+    @app.get("/api/workspaces/<workspace>/chats")
+    async def list_chats(workspace: str) -> Response:
+        user = await require_user()
+        page = read_page()
+        member = await directory.membership(workspace, user.user_id)
+        found, total = await chats.list(member.workspace_id, user.user_id, limit=page.limit, offset=page.offset)
+        return _listing("chats", [asdict(chat) for chat in found], page, total)
+
+    @app.get("/api/chats/<id>")
+    async def get_chat(id: str) -> Response:
+        user = await require_user()
+        return json_response(asdict(await chats.find(parse_id(id, field="chat_id"), user.user_id)))
+
+    @app.get("/api/chats/<id>/messages")
+    async def list_messages(id: str) -> Response:
+        """The oldest first, so that a page reads from top to bottom; the last ones are at `offset = total - limit`."""
+        user = await require_user()
+        page = read_page()
+        chat_id = parse_id(id, field="chat_id")
+        found, total = await chats.messages(chat_id, user.user_id, limit=page.limit, offset=page.offset)
+        return _listing("messages", [asdict(message) for message in found], page, total)
+
+    @app.delete("/api/chats/<id>")
+    async def delete_chat(id: str) -> Response:
+        user = await require_user()
+        await chats.delete(parse_id(id, field="chat_id"), user.user_id)
+        return no_content()
+
+
+def _listing(name: str, rows: list[dict[str, object]], page: Page, total: int) -> Response:
+    return json_response({name: rows, "total": total, "limit": page.limit, "offset": page.offset})

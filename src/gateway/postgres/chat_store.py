@@ -1,0 +1,95 @@
+"""Conversations for people, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from gateway.concurrency import reached
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+from gateway.postgres.task_store import announce, ring_runtime
+from gateway.work.chats import Chat, ChatMessage, DeletedTask
+from gateway.work.ports import TaskStatus
+
+_Q = load("chat.sql", Chat, ChatMessage, DeletedTask)
+LOCK_MILLISECONDS = 100
+"""How long a deletion that holds a conversation waits for a run in it that is just changing."""
+_ACTIVE = (TaskStatus.DISPATCHED, TaskStatus.RUNNING)
+
+
+class PostgresChatStore:
+    """Implements gateway.work.chats.ChatStore on a pool that the caller owns."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Chat], int]:
+        seen = {"workspace_id": workspace_id, "user_id": user_id}
+        async with self._pool.connection() as conn:
+            chats: list[Chat] = await _Q.list_chats(conn, **seen, row_limit=limit, row_offset=offset)
+            return chats, await _Q.count_chats(conn, **seen)
+
+    async def find(self, chat_id: UUID, user_id: UUID) -> Chat | None:
+        async with self._pool.connection() as conn:
+            chat: Chat | None = await _Q.get_chat(conn, chat_id=chat_id, user_id=user_id)
+            return chat
+
+    async def messages(
+        self, workspace_id: UUID, chat_id: UUID, *, limit: int, offset: int
+    ) -> tuple[Sequence[ChatMessage], int]:
+        place = {"workspace_id": workspace_id, "chat_id": chat_id}
+        async with self._pool.connection() as conn:
+            messages: Sequence[ChatMessage] = await _Q.list_chat_messages(
+                conn, **place, row_limit=limit, row_offset=offset
+            )
+            return messages, await _Q.count_chat_messages(conn, **place)
+
+    async def delete(self, workspace_id: UUID, chat_id: UUID) -> Sequence[DeletedTask] | None:
+        place = {"workspace_id": workspace_id, "chat_id": chat_id}
+        async with self._pool.transaction() as conn:
+            # The order in which others lock: who ends a run holds its task and goes on to the session, who appends a
+            # message holds the session and goes on to the waiting task.
+            tasks = await _delete_tasks(conn, place, _ACTIVE)
+            if await _Q.lock_chat(conn, **place) is None:
+                return None
+            await _Q.limit_lock_wait(conn, milliseconds=LOCK_MILLISECONDS)
+            tasks += await _delete_tasks(conn, place, TaskStatus)
+            await _tell(conn, tasks)
+            await _Q.delete_chat_outbound(conn, **place)
+            await _Q.detach_chat_outbound(conn, **place)
+            await _Q.delete_chat_cards(conn, **place)
+            await _Q.delete_held_commands(conn, **place)
+            await _Q.delete_chat_binding(conn, **place)
+            await _Q.delete_chat_session(conn, **place)
+            reached("chat.deleting")
+            return tasks
+
+
+async def _delete_tasks(
+    conn: TrioConnection[Any], place: dict[str, UUID], statuses: Iterable[TaskStatus]
+) -> list[DeletedTask]:
+    deleted: list[DeletedTask] = []
+    while tasks := await _Q.delete_chat_tasks(conn, **place, statuses=[status.value for status in statuses]):
+        deleted += tasks
+    return deleted
+
+
+async def _tell(conn: TrioConnection[Any], tasks: Sequence[DeletedTask]) -> None:
+    for task in tasks:
+        if task.live:
+            await announce(conn, "task:cancelled", _fields(task))
+            await ring_runtime(conn, task.agent_id)
+
+
+def _fields(task: DeletedTask) -> dict[str, Any]:
+    return {
+        "workspace_id": task.workspace_id,
+        "task_id": task.id,
+        "agent_id": task.agent_id,
+        "issue_id": task.issue_id,
+        "chat_session_id": task.chat_session_id,
+        "status": TaskStatus.CANCELLED,
+    }

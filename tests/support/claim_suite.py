@@ -1,0 +1,127 @@
+"""What becomes of a message whose worker is slow, fails or dies, whole pipelines against one store.
+
+Each scenario runs in logical time against the store in memory and against Postgres, where a minute passes by ageing the
+rows: `InboundWorld.age_claims` is how time passes for either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+
+from gateway.channel.channel import Verdict
+from gateway.core.inbound import DropReason, Outcome
+from gateway.errors import StoreUnavailable
+from support.inbound_world import InboundWorld, direct, open_desk
+
+STEPS = ["find_identity", "ensure_session", "append"]
+"""Where a worker may come to a halt between its claim and its append; `append` stands for a command's too."""
+TEXTS = ["hello", "/issue Broken", "/new afresh"]
+_APPENDS = frozenset({"append", "append_command"})
+
+
+@dataclass
+class Halting:
+    """One worker's view of a store: the call named `halt` waits for `go_on`, and after `died` no call gets through."""
+
+    store: Any
+    halt: str
+    halted: trio.Event = field(default_factory=trio.Event)
+    go_on: trio.Event = field(default_factory=trio.Event)
+    dies: bool = False
+    died: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.store, name)
+
+        async def watched(*arguments: Any, **named: Any) -> Any:
+            if name == self.halt or (self.halt == "append" and name in _APPENDS):
+                self.halted.set()
+                self.died = self.dies
+                if not self.died:
+                    await self.go_on.wait()
+            if self.died:
+                raise StoreUnavailable("this worker is dead")
+            return await call(*arguments, **named)
+
+        return watched
+
+
+async def slow_worker_whose_claim_was_retaken_writes_nothing(world: InboundWorld, step: str, text: str) -> None:
+    await world.bind(await world.add_bot(), "ou_ann")
+    slow = Halting(world.store, step)
+    async with _desk(world, slow) as late, _desk(world, world.store) as quick, trio.open_nursery() as nursery:
+        nursery.start_soon(late.receive, direct("om_1", text))
+        await slow.halted.wait()
+        assert await quick.receive(direct("om_1", text)) is Verdict.REDELIVER
+        await world.age_claims(61)
+        assert await quick.receive(direct("om_1", text)) is Verdict.SETTLED
+        before = await _everything(world)
+        slow.go_on.set()
+    assert late.outcomes == [(Outcome.DROPPED, DropReason.DUPLICATE)]
+    assert await _everything(world) == before
+    assert len(await world.messages()) == 1
+    assert len(await world.filed()) == (1 if text.startswith("/issue") else 0)
+    assert await world.drops() == []
+
+
+async def slow_worker_that_wakes_first_writes_and_the_retaker_nothing(world: InboundWorld, text: str) -> None:
+    """Late, but nobody retook it: the work counts, and a later delivery is a duplicate."""
+    await world.bind(await world.add_bot(), "ou_ann")
+    slow = Halting(world.store, "append")
+    async with _desk(world, slow) as late, _desk(world, world.store) as quick:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late.receive, direct("om_1", text))
+            await slow.halted.wait()
+            await world.age_claims(61)
+            slow.go_on.set()
+        assert await quick.receive(direct("om_1", text)) is Verdict.SETTLED
+    assert len(await world.messages()) == 1
+
+
+async def released_claim_is_retaken_at_once(world: InboundWorld, step: str, text: str) -> None:
+    await world.bind(await world.add_bot(), "ou_ann")
+    failing = Halting(world.store, step)
+    async with _desk(world, failing) as desk, _desk(world, world.store) as other:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(desk.receive, direct("om_1", text))
+                await failing.halted.wait()
+                scope.cancel()
+        assert await world.claims() == {}
+        assert await other.receive(direct("om_1", text)) is Verdict.SETTLED
+    assert len(await world.messages()) == 1
+
+
+async def crash_between_claim_and_append_is_retaken_after_a_minute(world: InboundWorld, step: str, text: str) -> None:
+    await world.bind(await world.add_bot(), "ou_ann")
+    dying = Halting(world.store, step, dies=True)
+    async with _desk(world, dying) as desk, _desk(world, world.store) as survivor:
+        with pytest.raises(StoreUnavailable):
+            await desk.receive(direct("om_1", text))
+        (left,) = (await world.claims()).values()
+        assert left.processed_at is None
+        assert await world.messages() == []
+        assert await survivor.receive(direct("om_1", text)) is Verdict.REDELIVER
+        await world.age_claims(55)
+        assert await survivor.receive(direct("om_1", text)) is Verdict.REDELIVER
+        await world.age_claims(6)
+        assert await survivor.receive(direct("om_1", text)) is Verdict.SETTLED
+        assert await survivor.receive(direct("om_1", text)) is Verdict.SETTLED
+    assert len(await world.messages()) == 1
+    assert len(await world.tasks()) == (0 if text.startswith("/issue") else 1)
+    (row,) = (await world.claims()).values()
+    assert (row.token != left.token, row.processed_at is not None) == (True, True)
+
+
+def _desk(world: InboundWorld, store: Any) -> Any:
+    return open_desk(store, fused=False, issues=world.issues)
+
+
+async def _everything(world: InboundWorld) -> list[Any]:
+    return [
+        await look() for look in (world.messages, world.sessions, world.tasks, world.filed, world.notices, world.claims)
+    ]

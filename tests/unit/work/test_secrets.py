@@ -1,0 +1,132 @@
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from gateway.keyring import KeyRing
+from gateway.work.secrets import PASSES_MAX, Outcome, StoredSecret, rotate_secrets
+
+OLD, NEW, LOST = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
+RING = KeyRing([NEW, OLD])
+Key = tuple[UUID, str]
+
+
+class Shelf:
+    """Secrets in memory; `meddle` is what somebody else does right before a replacement."""
+
+    kind = "drawer"
+
+    def __init__(self) -> None:
+        self.kept: dict[Key, str] = {}
+        self.writes = 0
+        self.meddle: Callable[[StoredSecret], None] = lambda _secret: None
+
+    def put(self, number: int, plaintext: str, key: bytes, name: str = "s") -> Key:
+        owner = UUID(int=number)
+        self.kept[owner, name] = KeyRing([key]).seal_text(plaintext, owner=owner)
+        return owner, name
+
+    def opened(self, key: Key) -> str:
+        return KeyRing([NEW]).open_text(self.kept[key], owner=key[0])
+
+    async def count(self) -> int:
+        return len(self.kept)
+
+    async def page(self, after: StoredSecret | None, rows_max: int) -> Sequence[StoredSecret]:
+        keys = sorted(key for key in self.kept if after is None or key > (after.owner_id, after.name))
+        return [StoredSecret(*key, self.kept[key]) for key in keys[: min(rows_max, 2)]]
+
+    async def replace(self, secret: StoredSecret, sealed: str) -> bool:
+        self.meddle(secret)
+        key = (secret.owner_id, secret.name)
+        if self.kept.get(key) != secret.sealed:
+            return False
+        self.kept[key] = sealed
+        self.writes += 1
+        return True
+
+
+def silent(_what: str, _done: int, _total: int) -> None: ...
+
+
+async def test_rotate_moves_what_is_under_an_older_key_and_leaves_the_rest() -> None:
+    shelf = Shelf()
+    old = [shelf.put(number, f"fake-{number}", OLD) for number in range(5)]
+    new = shelf.put(9, "fake-9", NEW)
+    before = shelf.kept[new]
+    rotation = await rotate_secrets([shelf], RING, silent)
+    assert [shelf.opened(key) for key in old] == [f"fake-{number}" for number in range(5)]
+    assert shelf.kept[new] == before
+    assert (rotation.count(Outcome.RESEALED), rotation.count(Outcome.CURRENT)) == (5, 1)
+    assert rotation.troubles == []
+    again = await rotate_secrets([shelf], RING, silent)
+    assert (again.count(Outcome.RESEALED), again.count(Outcome.CURRENT)) == (0, 6)
+    assert shelf.writes == 5
+
+
+async def test_rotate_names_what_does_not_open_and_goes_on() -> None:
+    shelf = Shelf()
+    lost = shelf.put(1, "fake-lost", LOST, "app")
+    before, old = shelf.kept[lost], shelf.put(2, "fake-2", OLD)
+    shelf.kept[UUID(int=3), "s"] = "None"
+    rotation = await rotate_secrets([shelf], RING, silent)
+    assert shelf.opened(old) == "fake-2"
+    assert shelf.kept[lost] == before
+    assert [(each.kind, each.owner_id.int, each.name) for each in rotation.troubles] == [
+        ("drawer", 1, "app"),
+        ("drawer", 3, "s"),
+    ]
+    assert rotation.count(Outcome.UNREADABLE) == 2
+    assert "fake" not in repr(rotation)
+
+
+async def test_rotate_finds_a_forged_value_under_the_newest_key_unreadable() -> None:
+    shelf = Shelf()
+    shelf.kept[UUID(int=2), "s"] = shelf.kept[shelf.put(1, "fake-1", NEW)]
+    rotation = await rotate_secrets([shelf], RING, silent)
+    assert [trouble.owner_id.int for trouble in rotation.troubles] == [2]
+
+
+async def test_rotate_never_overwrites_what_was_changed_meanwhile() -> None:
+    shelf = Shelf()
+    key = shelf.put(1, "fake-before", OLD)
+
+    def change_once(_secret: StoredSecret) -> None:
+        shelf.meddle = lambda _secret: None
+        shelf.put(1, "fake-after", OLD)
+
+    shelf.meddle = change_once
+    rotation = await rotate_secrets([shelf], RING, silent)
+    assert shelf.opened(key) == "fake-after"
+    assert (rotation.count(Outcome.RESEALED), rotation.troubles) == (1, [])
+
+
+async def test_rotate_gives_up_on_what_never_holds_still() -> None:
+    shelf = Shelf()
+    seen: list[StoredSecret] = []
+
+    def change(secret: StoredSecret) -> None:
+        seen.append(secret)
+        shelf.put(1, f"fake-{len(seen)}", OLD)
+
+    shelf.meddle = change
+    shelf.put(1, "fake-0", OLD)
+    rotation = await rotate_secrets([shelf], RING, silent)
+    assert len(seen) == PASSES_MAX
+    assert rotation.count(Outcome.CHANGING) == len(rotation.troubles) == 1
+
+
+async def test_rotate_forgets_what_was_taken_away_meanwhile() -> None:
+    shelf = Shelf()
+    key = shelf.put(1, "fake-1", OLD)
+    shelf.meddle = lambda _secret: shelf.kept.clear()
+    rotation = await rotate_secrets([shelf], RING, silent)
+    assert key not in shelf.kept
+    assert rotation.troubles == []
+
+
+async def test_rotate_tells_how_far_it_is() -> None:
+    shelf, told = Shelf(), []
+    for number in range(3):
+        shelf.put(number, "fake", OLD)
+    await rotate_secrets([shelf], RING, lambda what, done, total: told.append((what, done, total)))
+    assert told[:3] == [("secrets", 1, 3), ("secrets", 2, 3), ("secrets", 3, 3)]
+    assert set(told[3:]) == {("secrets", 3, 3)}
