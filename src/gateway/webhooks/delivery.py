@@ -1,0 +1,359 @@
+"""Taking a webhook in: judged, written down, and only then dispatched; whatever happens, its row says what became of it.
+
+A request is judged by what its trigger looked like at one revision, which may be remembered from an earlier request. The
+statement that writes the row compares the revision, so a rotated token, secret or filter counts from its commit on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from gateway.concurrency import finishing, reached
+from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
+from gateway.ids import new_id
+from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.webhooks.dedupe import dedupe_key
+from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, shown_event, storable, unread_event
+from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
+from gateway.webhooks.headers import RequestHeaders
+from gateway.webhooks.ports import DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
+from gateway.webhooks.signature import Secret, SignatureStatus, Verdict, judge_signature, signature_headers
+from gateway.work.dispatching import Dispatched, Dispatcher, Firing
+
+logger = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 20.0
+"""How long a delivery may take once its row is being written, also when its sender has hung up."""
+JUDGEMENTS_MAX = 5
+TRIGGERS_MAX = 2_000
+"""Triggers that one process remembers."""
+ATTEMPTS_MAX = 5
+STALE_ROWS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A webhook trigger, ready to judge by."""
+
+    row: TriggerRow
+    filters: tuple[EventFilter, ...] | None
+    secrets: tuple[Secret, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sender is told. `believed` is False for a request whose signature is missing or wrong."""
+
+    status: int
+    body: Mapping[str, object]
+    believed: bool = True
+
+
+class Observer(Protocol):
+    """Told of every delivery once it is decided."""
+
+    def __call__(self, provider: str, status: str) -> None: ...
+
+
+def _unheard(_provider: str, _status: str) -> None:
+    return None
+
+
+class Intake:
+    """Takes requests in and dispatches them. It owns nothing; a process has one."""
+
+    def __init__(
+        self,
+        store: IntakeStore,
+        dispatcher: Dispatcher,
+        ring: KeyRing | None,
+        *,
+        clock: Callable[[], datetime],
+        observe: Observer = _unheard,
+        mint: Callable[[], UUID] = new_id,
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._ring = ring
+        self._clock = clock
+        self._observe = observe
+        self._mint = mint
+        self._triggers: OrderedDict[str, Trigger] = OrderedDict()
+
+    # --- whose request it is ------------------------------------------------------------------------------------------
+
+    async def find_trigger(self, token: str) -> Trigger | None:
+        """The trigger of a token; None for a token that nobody has. Raises StoreError when nobody can tell."""
+        known = self._triggers.get(token)
+        if known is not None:
+            self._triggers.move_to_end(token)
+            return known
+        row = await self._store.find_trigger(token)
+        return None if row is None else self._remember(row)
+
+    def _remember(self, row: TriggerRow) -> Trigger:
+        stored = zip(row.secret_ids, row.sealed_secrets, row.secret_expiries, strict=True)
+        secrets = tuple(Secret(owner, self._opened(sealed, owner), expires_at) for owner, sealed, expires_at in stored)
+        trigger = self._triggers[row.token] = Trigger(row, read_filters(row.event_filters), secrets)
+        if len(self._triggers) > TRIGGERS_MAX:
+            self._triggers.popitem(last=False)
+        return trigger
+
+    def _opened(self, sealed: str, owner: UUID) -> str | None:
+        """None for a secret that cannot be read: it matches nothing, and still requires a signature."""
+        try:
+            return None if self._ring is None else self._ring.open_text(sealed, owner=owner)
+        except UnreadableSecret as error:
+            logger.warning("signing_secret_unreadable", secret_id=str(owner), error=str(error))
+            return None
+
+    # --- a request ----------------------------------------------------------------------------------------------------
+
+    async def receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
+        """Take one request in and settle it; None when its token has been taken away meanwhile.
+
+        Once its row is being written it is settled also when its sender hangs up. Raises StoreError when it could not
+        be written down: the sender should come again.
+        """
+        answer: Answer | None = None
+        with finishing(SETTLE_SECONDS) as scope:
+            answer = await self._receive(trigger, headers, body)
+        if scope.cancelled_caught:
+            raise StoreUnavailable(f"the delivery was not settled within {SETTLE_SECONDS:g} s")
+        return answer
+
+    async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
+        for _ in range(JUDGEMENTS_MAX):
+            judged = self._judge(trigger, headers, body)
+            recorded = (await self._store.record([judged.draft])).get(judged.draft.id)
+            if recorded is not None:
+                reached("webhooks.recorded")
+                return await self._settle(judged, recorded)
+            self._triggers.pop(trigger.row.token, None)
+            current = await self.find_trigger(trigger.row.token)
+            if current is None:
+                return None
+            trigger = current
+        raise StoreConflict("the trigger keeps changing")
+
+    def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
+        row = trigger.row
+        verdict = judge_signature(row.provider, trigger.secrets, headers, body, self._clock())
+        try:
+            envelope = normalise(body, headers)
+        except InvalidBody as error:
+            return self._judged(trigger, headers, body, verdict, None, str(error))
+        return self._judged(trigger, headers, body, verdict, envelope, verdict.detail)
+
+    def _judged(
+        self,
+        trigger: Trigger,
+        headers: RequestHeaders,
+        body: bytes,
+        verdict: Verdict,
+        envelope: Envelope | None,
+        error: str,
+    ) -> _Judged:
+        row, delivery_id = trigger.row, self._mint()
+        key = dedupe_key(row.provider, headers, None if envelope is None else envelope.body)
+        refusal = _refusal(verdict, envelope, error, delivery_id)
+        wanted = envelope is None or is_wanted(trigger.filters, envelope.event, envelope.payload)
+        kept = headers.kept(signature_headers(row.provider))
+        draft = DeliveryDraft(
+            delivery_id,
+            row.id,
+            row.token,
+            row.revision,
+            unread_event(headers) if envelope is None else envelope.event,
+            key and key.key,
+            key and key.source,
+            verdict.status,
+            verdict.secret_id,
+            "queued" if refusal is None else "rejected",
+            str(refusal.body["reason"]) if refusal is not None else None if wanted else "event_filtered",
+            error or None,
+            msgspec.json.encode(kept).decode(),
+            shown_event(headers.first("content-type")) if "content-type" in headers else "",
+            body,
+            refusal and refusal.status,
+            refusal and msgspec.json.encode(refusal.body).decode(),
+        )
+        return _Judged(draft, row, refusal, envelope)
+
+    async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
+        provider = judged.trigger.provider
+        if recorded.id != judged.draft.id:
+            self._observe(provider, "duplicate")
+            run = {} if recorded.autopilot_run_id is None else {"run_id": recorded.autopilot_run_id}
+            return Answer(200, {"status": "duplicate", "delivery_id": recorded.id, **run})
+        if judged.refusal is not None:
+            self._observe(provider, "rejected")
+            return judged.refusal
+        if recorded.status == "ignored" or judged.envelope is None:
+            self._observe(provider, "ignored")
+            event = {"event": judged.draft.event} if recorded.reason_code == "event_filtered" else {}
+            return Answer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
+        firing = Firing(
+            recorded.autopilot_id,
+            "webhook",
+            trigger_id=recorded.trigger_id,
+            delivery_id=recorded.id,
+            payload=msgspec.json.decode(judged.envelope.render(recorded.received_at)),
+        )
+        return await self.dispatch(provider, firing, recorded.id, recorded.trigger_id)
+
+    # --- dispatch -----------------------------------------------------------------------------------------------------
+
+    async def dispatch(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
+        """Begin the run of a queued delivery, or say what became of it when that was decided already.
+
+        A failure leaves the row failed, or queued where not even that could be written: the janitor finishes it then.
+        """
+        try:
+            done = await self._dispatcher.dispatch(firing)
+            reached("webhooks.dispatched")
+            if done.status == "refused" and not await self._store.ignore(delivery_id, done.reason):
+                return await self._as_decided(provider, delivery_id)
+        except Exception as error:
+            return await self._give_up(provider, delivery_id, error)
+        return self._dispatched(provider, done, firing, delivery_id, trigger_id)
+
+    def _dispatched(
+        self, provider: str, done: Dispatched, firing: Firing, delivery_id: UUID, trigger_id: UUID
+    ) -> Answer:
+        if done.status == "refused":
+            self._observe(provider, "ignored")
+            return Answer(200, _ignored(delivery_id, done.reason))
+        if done.status == "skipped":
+            self._observe(provider, "skipped")
+            return Answer(200, _skipped(delivery_id, done.run_id, done.reason))
+        self._observe(provider, "dispatched")
+        return Answer(200, _accepted(delivery_id, done.run_id, firing.autopilot_id, trigger_id))
+
+    async def _give_up(self, provider: str, delivery_id: UUID, error: Exception) -> Answer:
+        text = str(error) if isinstance(error, StoreError | RejectedRequest) else type(error).__name__
+        logger.warning("webhook_dispatch_failed", delivery_id=str(delivery_id), error=text, exc_info=error)
+        if not await self._store.fail(delivery_id, text):
+            return await self._as_decided(provider, delivery_id)
+        self._observe(provider, "failed")
+        return _failed(delivery_id)
+
+    async def _as_decided(self, provider: str, delivery_id: UUID) -> Answer:
+        """The answer to a delivery that was settled while we were about to: by a run that committed, or by a janitor."""
+        settled = await self._store.verdict(delivery_id)
+        if settled is None:
+            return _failed(delivery_id)
+        self._observe(provider, "skipped" if settled.skipped else settled.status)
+        return _answer_of(settled)
+
+    # --- what somebody left behind ------------------------------------------------------------------------------------
+
+    async def finish_stale(self) -> int:
+        """Dispatch deliveries whose receiver died between the row and its dispatch; returns how many were settled."""
+        settled = 0
+        for stored in await self._store.claim_stale(STALE_ROWS_MAX):
+            if await self._finish(stored):
+                settled += 1
+        return settled
+
+    async def _finish(self, stored: StoredDelivery) -> bool:
+        try:
+            answer = await self.run_stored(stored)
+        except InvalidBody as error:
+            return await self._store.fail(stored.id, str(error))
+        except StoreError as error:
+            if stored.dispatch_attempts < ATTEMPTS_MAX:
+                logger.warning("webhook_dispatch_postponed", delivery_id=str(stored.id), error=str(error))
+                return False
+            return await self._store.fail(stored.id, str(error))
+        return answer.status == 200
+
+    async def run_stored(self, stored: StoredDelivery) -> Answer:
+        """Dispatch a queued row without its request. Raises InvalidBody for a body that is none; StoreError."""
+        firing = Firing(
+            stored.autopilot_id,
+            "webhook",
+            trigger_id=stored.trigger_id,
+            delivery_id=stored.id,
+            payload=stored_payload(stored),
+            again=stored.replayed_from_delivery_id is not None,
+        )
+        return await self.dispatch(stored.provider, firing, stored.id, stored.trigger_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A request, the trigger it was judged by, and the answer that it gets at once if it is refused."""
+
+    draft: DeliveryDraft
+    trigger: TriggerRow
+    refusal: Answer | None
+    envelope: Envelope | None
+
+
+def stored_payload(stored: StoredDelivery) -> dict[str, Any]:
+    """The envelope of a delivery from its row, with the event and the time it came with. Raises InvalidBody."""
+    if stored.raw_body is None:
+        raise InvalidBody("the delivery has no stored body")
+    pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
+    envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
+    rendered: dict[str, Any] = msgspec.json.decode(envelope.render(stored.received_at))
+    return rendered | {"event": msgspec.json.decode(storable(msgspec.json.encode(stored.event)))}
+
+
+def _refusal(verdict: Verdict, envelope: Envelope | None, error: str, delivery_id: UUID) -> Answer | None:
+    """The answer to a request that is not taken; None for one that is. A body that is none is said before a signature."""
+    believed = verdict.status in (SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED)
+    if envelope is None:
+        return _rejected(400, "invalid_body", delivery_id, error, believed=believed)
+    if believed:
+        return None
+    if verdict.undecided:
+        return _rejected(503, "signing_secret_unreadable", delivery_id, "a stored secret cannot be read", believed=True)
+    return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail, believed=False)
+
+
+def _rejected(status: int, reason: str, delivery_id: UUID, error: str, *, believed: bool) -> Answer:
+    told = {"status": "rejected", "delivery_id": delivery_id, "reason": reason, "error": error, "code": reason}
+    return Answer(status, told, believed)
+
+
+def _ignored(delivery_id: UUID, reason: str) -> dict[str, object]:
+    return {"status": "ignored", "delivery_id": delivery_id, "reason": reason}
+
+
+def _skipped(delivery_id: UUID, run_id: UUID | None, reason: str) -> dict[str, object]:
+    return {"status": "skipped", "delivery_id": delivery_id, "run_id": run_id, "reason": reason}
+
+
+def _accepted(delivery_id: UUID, run_id: UUID | None, autopilot_id: UUID, trigger_id: UUID) -> dict[str, object]:
+    return {
+        "status": "accepted",
+        "delivery_id": delivery_id,
+        "run_id": run_id,
+        "autopilot_id": autopilot_id,
+        "trigger_id": trigger_id,
+    }
+
+
+def _failed(delivery_id: UUID) -> Answer:
+    error = "the delivery is stored, but its run could not be begun; send it again"
+    return Answer(500, {"status": "failed", "delivery_id": delivery_id, "error": error, "code": "dispatch_failed"})
+
+
+def _answer_of(settled: Settled) -> Answer:
+    if settled.status == "ignored":
+        return Answer(200, _ignored(settled.id, settled.reason_code or ""))
+    if settled.status != "dispatched":
+        return _failed(settled.id)
+    if settled.skipped:
+        return Answer(200, _skipped(settled.id, settled.autopilot_run_id, settled.skip_reason or ""))
+    return Answer(200, _accepted(settled.id, settled.autopilot_run_id, settled.autopilot_id, settled.trigger_id))
