@@ -155,6 +155,17 @@ join workspace on workspace.id = task.workspace_id
 left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
 where task.id = :task_id;
 
+-- name: get_claimed_run(task_id)^
+-- record_class: ClaimedRun
+-- What an autopilot's run without an issue is about; the trigger's zone for the time it tells.
+select run.id, autopilot.title, autopilot.description, run.source, run.triggered_at,
+  coalesce(trigger.timezone, 'UTC') as timezone, run.trigger_payload as payload
+from agent_task task
+join autopilot_run run on run.id = task.autopilot_run_id
+join autopilot on autopilot.id = run.autopilot_id
+left join autopilot_trigger trigger on trigger.id = run.trigger_id
+where task.id = :task_id;
+
 -- name: list_claimed_messages(task_id)
 -- record_class: ClaimedMessage
 -- The age is judged by this clock against the platform's, which may run ahead.

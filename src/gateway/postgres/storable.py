@@ -6,8 +6,14 @@ that carries it: that statement settles a row, or stores the state of every bot 
 
 from __future__ import annotations
 
+import re
+
+import msgspec
+
 TEXT_CHARS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
+# An escape, and not the end of an escaped backslash before the letters u0000.
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def shown_text(said: str) -> str:
@@ -18,3 +24,8 @@ def shown_text(said: str) -> str:
 def shown_code(code: int) -> int:
     """`code`, or 0 when it is no bigint."""
     return code if -_BIGINT_MAX <= code <= _BIGINT_MAX else 0
+
+
+def storable_json(value: object) -> str:
+    """JSON text of `value` for a jsonb column, which refuses NUL inside a text."""
+    return _NUL.sub(r"\1", msgspec.json.encode(value).decode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -14,9 +15,9 @@ from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.ports import Claim, ClaimedMessage, JsonObject, LossLimits, RuntimeView, Task, TaskStatus
+from gateway.work.ports import Claim, ClaimedMessage, ClaimedRun, JsonObject, LossLimits, RuntimeView, Task, TaskStatus
 
-_Q = load("task.sql", Claim, ClaimedMessage, RuntimeView, Task)
+_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older when its run is handed out does not show that it is being worked on."""
@@ -55,6 +56,8 @@ class PostgresTaskStore:
                     task_id = await self._take(conn, agent_id, runtime_id, messages_max)
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
+                        if claim.kind == "autopilot":
+                            claim = replace(claim, run=await _Q.get_claimed_run(conn, task_id=task_id))
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
                         return claim, messages

@@ -131,18 +131,20 @@ class IssueService:
 
         Raises RejectedRequest (400) for an empty title, or a parent or project that this workspace does not have.
         """
-        if not draft.title.strip():
-            raise RejectedRequest(400, "invalid_title", "the title is empty", field="title")
+        _require_title(draft)
         prefix = await self._prefix(draft.workspace_id)
         async with self._store.filing() as filing:
-            filed = await self._file(filing, await _placed(filing, draft), prefix)
+            filed = await self.file_within(filing, draft, prefix=prefix)
             if notice is not None:
                 await filing.send_notice(notice(filed))
             reached("issue.filing")
         logger.info("issue_filed", issue_id=str(filed.issue.id), duplicate=filed.duplicate)
         return filed
 
-    async def _file(self, filing: Filing, draft: IssueDraft, prefix: str | None) -> Filed:
+    async def file_within(self, filing: Filing, draft: IssueDraft, *, prefix: str | None = None) -> Filed:
+        """File the draft as part of somebody else's transaction. Raises RejectedRequest as `file` does."""
+        _require_title(draft)
+        draft = await _placed(filing, draft)
         if draft.allow_duplicate:
             await filing.reserve_title(draft)
         elif (found := await filing.find_duplicate(draft)) is not None:
@@ -159,6 +161,11 @@ class IssueService:
         except StoreError as error:
             logger.warning("issue_prefix_unknown", workspace_id=str(workspace_id), error=str(error))
             return None
+
+
+def _require_title(draft: IssueDraft) -> None:
+    if not draft.title.strip():
+        raise RejectedRequest(400, "invalid_title", "the title is empty", field="title")
 
 
 async def _placed(filing: Filing, draft: IssueDraft) -> IssueDraft:

@@ -76,11 +76,24 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """The autopilot's run that a task is, with what its webhook brought."""
+
+    id: UUID
+    title: str
+    description: str
+    source: str
+    triggered_at: datetime
+    timezone: str
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A task that was just handed out. `deadline` is when it is given up, whatever its runtime says.
 
     `context_generation` is None unless it is a chat's. It grows with every `/new`: whoever remembers a conversation by
-    its `chat_session_id` must forget what they remember under a lower one.
+    its `chat_session_id` must forget what they remember under a lower one. `run` is set for an autopilot's task.
     """
 
     id: UUID
@@ -97,6 +110,7 @@ class Claim:
     attempt: int
     context_generation: int | None
     deadline: datetime
+    run: ClaimedRun | None = None
 
 
 @dataclass(frozen=True, slots=True)

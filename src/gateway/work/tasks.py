@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from gateway.concurrency import Signal, Topics, reached
+from gateway.core.autopilot import describe_run
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
@@ -19,6 +20,7 @@ from gateway.work.failures import RUNTIME_OFFLINE, TIMEOUT, apology, failure_com
 from gateway.work.ports import (
     Claim,
     ClaimedMessage,
+    ClaimedRun,
     JsonObject,
     Loss,
     LossLimits,
@@ -68,7 +70,14 @@ class Assignment:
         if self.claim.kind == "issue":
             parts = (self.claim.issue_title, self.claim.issue_description)
             return "\n\n".join(part for part in parts if part)
+        if self.claim.run is not None:
+            return _run_prompt(self.claim.run)
         return "\n\n".join(message.text for message in self.messages if message.text)
+
+
+def _run_prompt(run: ClaimedRun) -> str:
+    words = run.description if run.description.strip() else run.title
+    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, payload=run.payload)
 
 
 class TaskService:

@@ -1,0 +1,94 @@
+-- Firings of autopilots: from a trigger or a person to a run, in one transaction.
+
+-- name: find_run_of_firing(autopilot_id, delivery_id, idempotency_key)^
+-- record_class: FoundRun
+-- Whatever crashed in between: the run is there, and then so is all that it began, or it is not.
+select id, status, reason_code, failure_reason
+from autopilot_run
+where webhook_delivery_id = :delivery_id
+  or (autopilot_id = :autopilot_id and idempotency_key = :idempotency_key);
+
+-- name: get_order(autopilot_id, trigger_id, online_seconds)^
+-- record_class: Order
+-- One look at everything that a decision needs. The agent's row is locked by the next statement, if anybody is to run. A
+-- runtime of another workspace is no runtime. An agent's own autopilot may use what an agent may use.
+select autopilot.workspace_id, project.id as project_id, autopilot.title, autopilot.description, autopilot.priority,
+  autopilot.status, autopilot.execution_mode, autopilot.issue_title_template, autopilot.assignee_type,
+  autopilot.assignee_id, coalesce(autopilot.assigned_by_id, autopilot.created_by_id) as assigned_by_id,
+  autopilot.assigned_by_id is null and autopilot.created_by_type = 'agent' as by_agent,
+  trigger.id is not null as trigger_found, coalesce(trigger.enabled, false) as trigger_enabled,
+  coalesce(trigger.timezone, 'UTC') as timezone, squad.id is not null as squad_found,
+  squad.archived_at is not null as squad_archived, agent.id as agent_id, agent.archived_at is not null as agent_archived,
+  coalesce(agent.visibility, 'private') as agent_visibility, agent.owner_id as agent_owner_id,
+  squad.leader_agent_id is not null as has_leader, runtime.id as runtime_id,
+  coalesce(runtime.last_heartbeat_at > now() - make_interval(secs => :online_seconds), false) as runtime_online,
+  now() as fired_at
+from autopilot
+left join autopilot_trigger trigger on trigger.id = :trigger_id and trigger.autopilot_id = autopilot.id
+  and trigger.workspace_id = autopilot.workspace_id
+left join project on project.id = autopilot.project_id and project.workspace_id = autopilot.workspace_id
+left join squad on autopilot.assignee_type = 'squad' and squad.id = autopilot.assignee_id
+  and squad.workspace_id = autopilot.workspace_id
+left join agent on agent.workspace_id = autopilot.workspace_id
+  and agent.id = case autopilot.assignee_type when 'agent' then autopilot.assignee_id else squad.leader_agent_id end
+left join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
+where autopilot.id = :autopilot_id;
+
+-- name: get_role(workspace_id, user_id)$
+-- Whether somebody may use a private agent depends on it.
+select role from member where workspace_id = :workspace_id and user_id = :user_id;
+
+-- name: lock_autopilot_title(autopilot_id, project_id, title)^
+-- Firings of one autopilot that would file the same issue wait here for each other; the look-up comes after the wait. The
+-- key is another one than that of everybody's issues of that title.
+select pg_advisory_xact_lock(
+  hashtextextended(concat_ws('|', :autopilot_id::text, :project_id::text, issue_title_key(:title)), 12)
+);
+
+-- name: find_recent_run_issue(autopilot_id, project_id, title, payload, guard_seconds)$
+-- Not what was filed for other news: two webhooks within a minute that say different things are two issues.
+select run.issue_id
+from autopilot_run run
+join issue on issue.id = run.issue_id
+where run.autopilot_id = :autopilot_id and run.status = 'issue_created'
+  and run.triggered_at > now() - make_interval(secs => :guard_seconds)
+  and issue_title_key(issue.title) = issue_title_key(:title)
+  and issue.project_id is not distinct from :project_id::uuid
+  and run.trigger_payload -> 'eventPayload' is not distinct from :payload::jsonb -> 'eventPayload'
+order by run.triggered_at
+limit 1;
+
+-- name: insert_run(id, workspace_id, autopilot_id, trigger_id, source, status, issue_id, delivery_id, idempotency_key, reason_code, failure_reason, payload, task_id, agent_id, initiator_id)$
+-- The run, its task, and the word to its runtime. Nothing at all when the same delivery or key has a run: the unique
+-- indexes decide that, and wait for whoever is about to commit one. The two dates are for showing: who cannot have the
+-- row at once leaves it to the one who is writing the same moment there.
+with run as (
+  insert into autopilot_run (id, workspace_id, autopilot_id, trigger_id, source, status, issue_id, task_id,
+    webhook_delivery_id, idempotency_key, reason_code, failure_reason, trigger_payload, completed_at)
+  values (:id, :workspace_id, :autopilot_id, :trigger_id, :source, :status, :issue_id, :task_id,
+    :delivery_id, :idempotency_key, :reason_code, :failure_reason, :payload::jsonb,
+    case when :status = 'skipped' then now() end)
+  on conflict do nothing
+  returning id, workspace_id, autopilot_id, trigger_id, task_id
+), task as (
+  insert into agent_task (id, workspace_id, agent_id, kind, autopilot_run_id, initiator_user_id, max_attempts)
+  select run.task_id, run.workspace_id, :agent_id, 'autopilot', run.id, :initiator_id, 1
+  from run where run.task_id is not null
+  returning agent_id
+), told as (
+  select pg_notify('gateway_task', agent.runtime_id::text)
+  from task join agent on agent.id = task.agent_id where agent.runtime_id is not null
+), fired as (
+  update autopilot set last_run_at = now()
+  where id = (select autopilot.id from run join autopilot on autopilot.id = run.autopilot_id
+    for no key update of autopilot skip locked)
+), pulled as (
+  update autopilot_trigger set last_fired_at = now()
+  where id = (select trigger.id from run join autopilot_trigger trigger on trigger.id = run.trigger_id
+    for no key update of trigger skip locked)
+)
+select run.id from run where (select count(*) from told) >= 0;
+
+-- name: lock_free_agent(agent_id)$
+-- An agent that is archived meanwhile is not given work: archiving waits for this commit, or this for the archiving.
+select id from agent where id = :agent_id and archived_at is null for share;

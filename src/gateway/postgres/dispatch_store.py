@@ -1,0 +1,121 @@
+"""Firings of autopilots, in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from gateway.ids import new_id
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.issue_store import PostgresFiling
+from gateway.postgres.pool import Pool, translating
+from gateway.postgres.statements import load
+from gateway.postgres.storable import storable_json
+from gateway.work.dispatching import GUARD_SECONDS, Firing, FoundRun, Order, RunDraft
+
+_Q = load("dispatch.sql", FoundRun, Order)
+
+ONLINE_SECONDS = 150.0
+"""A runtime that was not heard of for longer counts as offline."""
+
+
+class PostgresDispatchStore:
+    """Implements gateway.work.dispatching.DispatchStore on a pool that the caller owns."""
+
+    def __init__(
+        self, pool: Pool, *, online_seconds: float = ONLINE_SECONDS, mint: Callable[[], UUID] = new_id
+    ) -> None:
+        self._pool = pool
+        self._online_seconds = online_seconds
+        self._mint = mint
+
+    @asynccontextmanager
+    async def dispatching(self, firing: Firing) -> AsyncIterator[PostgresDispatching]:
+        async with self._pool.transaction() as conn:
+            yield PostgresDispatching(conn, firing, self._online_seconds, self._mint)
+
+    async def find_run(self, firing: Firing) -> FoundRun | None:
+        async with self._pool.connection() as conn:
+            return await _find_run(conn, firing)
+
+
+class PostgresDispatching:
+    """Implements gateway.work.dispatching.Dispatching within the store's transaction."""
+
+    def __init__(
+        self, conn: TrioConnection[Any], firing: Firing, online_seconds: float, mint: Callable[[], UUID]
+    ) -> None:
+        self._conn = conn
+        self._firing = firing
+        self._online_seconds = online_seconds
+        self._mint = mint
+        self._payload = None if firing.payload is None else storable_json(firing.payload)
+        self._workspace_id: UUID | None = None
+        self.filing = PostgresFiling(conn, mint)
+
+    async def find_run(self) -> FoundRun | None:
+        if self._firing.delivery_id is None and self._firing.idempotency_key is None:
+            return None
+        return await _find_run(self._conn, self._firing)
+
+    async def find_order(self) -> Order | None:
+        order: Order | None = await _Q.get_order(
+            self._conn,
+            autopilot_id=self._firing.autopilot_id,
+            trigger_id=self._firing.trigger_id,
+            online_seconds=self._online_seconds,
+        )
+        if order is None or order.agent_id is None or order.agent_archived:
+            return order
+        self._workspace_id = order.workspace_id
+        free = await _Q.lock_free_agent(self._conn, agent_id=order.agent_id)
+        return order if free is not None else replace(order, agent_archived=True)
+
+    async def role_of(self, user_id: UUID) -> str | None:
+        with translating():
+            async with self._conn.transaction():
+                role: str | None = await _Q.get_role(self._conn, workspace_id=self._workspace_id, user_id=user_id)
+                return role
+
+    async def find_recent_issue(self, title: str, project_id: UUID | None) -> UUID | None:
+        place = {"autopilot_id": self._firing.autopilot_id, "project_id": project_id, "title": title}
+        await _Q.lock_autopilot_title(self._conn, **place)
+        issue_id: UUID | None = await _Q.find_recent_run_issue(
+            self._conn, **place, payload=self._payload, guard_seconds=GUARD_SECONDS
+        )
+        return issue_id
+
+    async def insert_run(self, draft: RunDraft) -> bool:
+        firing = self._firing
+        inserted = await _Q.insert_run(
+            self._conn,
+            id=draft.id,
+            workspace_id=draft.workspace_id,
+            autopilot_id=firing.autopilot_id,
+            trigger_id=firing.trigger_id,
+            source=firing.source,
+            status=draft.status,
+            issue_id=draft.issue_id,
+            delivery_id=firing.delivery_id,
+            idempotency_key=firing.idempotency_key,
+            reason_code=None if draft.skip is None else draft.skip.code,
+            failure_reason=None if draft.skip is None else draft.skip.text,
+            payload=self._payload,
+            task_id=None if draft.agent_id is None else self._mint(),
+            agent_id=draft.agent_id,
+            initiator_id=firing.actor_id,
+        )
+        return inserted is not None
+
+
+async def _find_run(conn: TrioConnection[Any], firing: Firing) -> FoundRun | None:
+    found: FoundRun | None = await _Q.find_run_of_firing(
+        conn,
+        autopilot_id=firing.autopilot_id,
+        delivery_id=firing.delivery_id,
+        idempotency_key=firing.idempotency_key,
+    )
+    return found

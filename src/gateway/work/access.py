@@ -1,0 +1,32 @@
+"""Who may do what in a workspace: roles, and agents that are private."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from gateway.errors import RejectedRequest
+
+LEADERS = frozenset({"owner", "admin"})
+WRITERS = frozenset({"owner", "admin", "member"})
+"""Guests look on."""
+
+
+def may_use_agent(*, visibility: str, owner_id: UUID | None, user_id: UUID | None, role: str | None) -> bool:
+    """Whether a person may put an agent to work; `role` is None for somebody who is not a member.
+
+    A private agent works for its owner, and for owners and admins of the workspace.
+    """
+    if role is None:
+        return False
+    return visibility != "private" or role in LEADERS or (owner_id is not None and owner_id == user_id)
+
+
+def may_change(*, creator_id: UUID | None, user_id: UUID, role: str) -> bool:
+    """Whether a person may change what somebody made: it is theirs, or they lead the workspace."""
+    return role in LEADERS or (role in WRITERS and creator_id == user_id)
+
+
+def require_writer(role: str) -> None:
+    """Raises RejectedRequest (403) for a guest."""
+    if role not in WRITERS:
+        raise RejectedRequest(403, "role_too_low", "guests of the workspace may look on only")

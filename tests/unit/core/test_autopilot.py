@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.core.autopilot import (
+    PAYLOAD_CHARS_MAX,
+    Assignee,
+    admission_reason,
+    cadence,
+    describe_run,
+    error_type,
+    judge_assignee,
+    render_title,
+    run_error_type,
+    unknown_placeholder,
+)
+
+CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
+    (Path(__file__).parent / "cases" / "autopilot.json").read_bytes()
+)
+NOON = datetime(2026, 6, 3, 12, 0, tzinfo=UTC)
+READY = Assignee(
+    "agent",
+    squad_found=True,
+    squad_archived=False,
+    has_leader=True,
+    agent_found=True,
+    agent_archived=False,
+    has_runtime=True,
+    runtime_online=True,
+)
+
+
+def cases(group: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("given", "expected"), [pytest.param(case["input"], case["expected"], id=case["id"]) for case in CASES[group]]
+    )
+
+
+@cases("title_template")
+def test_title_template_is_rendered(given: dict[str, str], expected: str) -> None:
+    noon = datetime.fromisoformat(f"{given['date']}T12:00:00+00:00")
+    assert render_title(given["template"], "unused", noon) == expected
+
+
+@cases("title_template_valid")
+def test_title_template_is_judged(given: str, expected: bool) -> None:
+    assert (unknown_placeholder(given) is None) is expected
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("{{date}} {{ trigger_id }}", "{{ trigger_id }}"),
+        ("{{Date}}", "{{Date}}"),
+        ("{{}}", "{{}}"),
+        ("{date} {{date", None),
+        ("", None),
+    ],
+)
+def test_unknown_placeholder_is_named_as_it_is_written(template: str, named: str | None) -> None:
+    assert unknown_placeholder(template) == named
+
+
+@pytest.mark.parametrize(
+    ("template", "timezone", "title"),
+    [
+        ("{{date}} to {{ date }}", "UTC", "2026-06-03 to 2026-06-03"),
+        ("{{date}}", "Pacific/Kiritimati", "2026-06-04"),
+        ("{{date}}", "Mars/Olympus", "2026-06-03"),
+        ("{{date}}", "../../etc/passwd", "2026-06-03"),
+        ("{{date}}", "", "2026-06-03"),
+        ("", "UTC", "Own title {{date}}"),
+        ("  ", "UTC", "Own title {{date}}"),
+    ],
+)
+def test_title_has_the_date_of_the_triggers_zone(template: str, timezone: str, title: str) -> None:
+    assert render_title(template, "Own title {{date}}", NOON, timezone) == title
+
+
+def test_description_without_words_is_the_note_alone() -> None:
+    said = describe_run(" ", source="manual", fired_at=NOON)
+    assert said == "Autopilot run of 2026-06-03 12:00 (UTC), started by: manual."
+
+
+def test_description_tells_the_time_in_the_triggers_zone() -> None:
+    assert "2026-06-03 21:00 (Asia/Tokyo)" in describe_run("x", source="webhook", fired_at=NOON, timezone="Asia/Tokyo")
+    assert "2026-06-03 12:00 (UTC)" in describe_run("x", source="webhook", fired_at=NOON, timezone="Nowhere")
+
+
+def test_description_shows_a_webhooks_event_and_payload() -> None:
+    envelope = {"event": "github.push", "eventPayload": {"ref": "main"}, "request": {"contentType": "secret"}}
+    said = describe_run("Look at it.", source="webhook", fired_at=NOON, payload=envelope)
+    assert said.startswith("Look at it.\n\nAutopilot run of ")
+    assert "Event: `github.push`" in said
+    assert said.endswith('```json\n{\n  "ref": "main"\n}\n```')
+    assert "secret" not in said
+
+
+def test_description_shows_a_payload_without_envelope_whole() -> None:
+    said = describe_run("x", source="webhook", fired_at=NOON, payload=[1])
+    assert "Event: `webhook.received`" in said
+    assert said.endswith("```json\n[\n  1\n]\n```")
+
+
+@pytest.mark.parametrize("source", ["manual", "schedule", "api"])
+def test_description_shows_no_payload_that_no_webhook_brought(source: str) -> None:
+    assert "hidden" not in describe_run("x", source=source, fired_at=NOON, payload={"eventPayload": "hidden"})
+
+
+def test_payload_cannot_end_the_block_that_holds_it() -> None:
+    said = describe_run("x", source="webhook", fired_at=NOON, payload={"event": "a`\n# b", "eventPayload": "`````"})
+    assert "\n``````json\n" in said
+    assert said.endswith("\n``````")
+    assert "Event: `a' # b`\n" in said
+
+
+def test_payload_of_any_length_is_shown_up_to_a_limit() -> None:
+    said = describe_run("x", source="webhook", fired_at=NOON, payload={"eventPayload": "y" * (2 * PAYLOAD_CHARS_MAX)})
+    assert len(said) < PAYLOAD_CHARS_MAX + 1_000
+    assert "cut; the delivery has all of it" in said
+
+
+@cases("admission_reason")
+def test_admission_reason_is_worded(given: list[str], expected: str) -> None:
+    assert admission_reason(*given) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "code", "text"),
+    [
+        ({}, "run_only", None, ""),
+        ({"runtime_online": False}, "create_issue", None, ""),
+        ({"runtime_online": False}, "run_only", "runtime_offline", "agent runtime is offline at dispatch time"),
+        ({"has_runtime": False}, "create_issue", "no_runtime", "agent has no runtime bound"),
+        ({"agent_archived": True}, "create_issue", "agent_archived", "agent is archived"),
+        ({"agent_found": False}, "create_issue", "agent_not_found", "agent does not exist"),
+        ({"assignee_type": "squad"}, "run_only", None, ""),
+        ({"assignee_type": "squad", "squad_found": False}, "run_only", "squad_not_found", "squad does not exist"),
+        ({"assignee_type": "squad", "squad_archived": True}, "run_only", "squad_archived", "squad is archived"),
+        ({"assignee_type": "squad", "has_leader": False}, "run_only", "squad_without_leader", "squad has no leader"),
+        (
+            {"assignee_type": "squad", "agent_archived": True},
+            "run_only",
+            "agent_archived",
+            "squad leader agent is archived",
+        ),
+        (
+            {"assignee_type": "squad", "runtime_online": False},
+            "run_only",
+            "runtime_offline",
+            "squad leader agent runtime is offline at dispatch time",
+        ),
+    ],
+)
+def test_assignee_is_admitted_or_skipped(changes: dict[str, Any], mode: str, code: str | None, text: str) -> None:
+    skip = judge_assignee(replace(READY, **changes), mode=mode)
+    assert (None if skip is None else skip.code, "" if skip is None else skip.text) == (code, text)
+
+
+@cases("autopilot_error_type")
+def test_failure_text_has_its_bucket(given: str, expected: str) -> None:
+    assert error_type(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket"),
+    [
+        ("unknown execution_mode: cron", "configuration"),
+        ("Issue cancelled", "issue_terminal"),
+        ("dispatch failed", "dispatch_error"),
+        ("task failed", "task_error"),
+        ("agent_error.provider_network", "task_error"),
+        ("", "autopilot_error"),
+    ],
+)
+def test_failure_text_of_any_kind_has_a_bucket(text: str, bucket: str) -> None:
+    assert error_type(text) == bucket
+
+
+def test_failure_that_a_task_reports_is_the_tasks_whatever_it_says() -> None:
+    assert run_error_type("task_failed", "issue cancelled") == "task_error"
+    assert run_error_type("issue_cancelled", "issue cancelled") == "issue_terminal"
+    assert run_error_type(None, None) == "autopilot_error"
+
+
+def test_cadence_is_the_clock_an_event_or_a_person() -> None:
+    assert [cadence(source) for source in ("schedule", "webhook", "api", "manual")] == [
+        "scheduled",
+        "event",
+        "event",
+        "manual",
+    ]
