@@ -161,8 +161,10 @@ begin
   set status = 'dispatched', autopilot_run_id = new.id, reason_code = new.reason_code, error = null,
     response_status = 200, response_body = json_strip_nulls(json_build_object(
       'status', case new.status when 'skipped' then 'skipped' else 'accepted' end,
-      'delivery_id', d.id, 'run_id', new.id, 'autopilot_id', d.autopilot_id, 'trigger_id', d.trigger_id,
-      'reason', case new.status when 'skipped' then new.failure_reason end))::text
+      'delivery_id', d.id, 'run_id', new.id,
+      'autopilot_id', case when new.status <> 'skipped' then d.autopilot_id end,
+      'trigger_id', case when new.status <> 'skipped' then d.trigger_id end,
+      'reason', case when new.status = 'skipped' then new.failure_reason end))::text
   where d.id = new.webhook_delivery_id and d.status = 'queued';
   if not found then
     select d.status into verdict from webhook_delivery d where d.id = new.webhook_delivery_id;

@@ -74,13 +74,14 @@ set status = 'ignored', reason_code = :reason::text, response_status = 200,
   response_body = json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text
 where d.id = :delivery_id and d.status = 'queued';
 
--- name: fail_delivery(delivery_id, error, attempts_max)!
+-- name: fail_delivery(delivery_id, error)!
 -- Only what nobody has decided yet: a run that was committed while its answer got lost has settled the row already, and
 -- one that is being committed holds it. The row of a failed delivery no longer stands in the way of the next attempt.
 update webhook_delivery
 set status = 'failed', reason_code = 'dispatch_failed', error = :error, response_status = 500,
-  dispatch_attempts = dispatch_attempts + 1
-where id = :delivery_id and status = 'queued' and dispatch_attempts + 1 >= :attempts_max;
+  response_body = json_build_object('status', 'failed', 'delivery_id', id, 'code', 'dispatch_failed')::text,
+  dispatch_attempts = greatest(dispatch_attempts, 1)
+where id = :delivery_id and status = 'queued';
 
 -- name: delivery_verdict(delivery_id)^
 -- record_class: Settled
@@ -189,12 +190,11 @@ from webhook_tally
 where workspace_id = :workspace_id and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
   and (:status::text is null or status = :status::text);
 
--- name: count_found_deliveries(workspace_id, autopilot_id, words, status, event)$
+-- name: count_found_deliveries(workspace_id, autopilot_id, status, event)$
 -- What no tally knows is counted. A null autopilot stands for all of the workspace.
 select count(*)
 from webhook_delivery
 where workspace_id = :workspace_id and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
-  and (:words::tsquery is null or search @@ :words::tsquery)
   and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text);
 
 -- name: count_searched_deliveries(workspace_id, autopilot_id, words, status, event)$
@@ -238,9 +238,11 @@ where id in (
 )
 order by created_at desc, id desc;
 
--- name: search_terms(text)$
--- The words that a search text has by the rule that cuts up bodies.
-select tsvector_to_array(webhook_words(convert_to(:text, 'UTF8')));
+-- name: search_query(text)$
+-- The words of a search by the rule that cuts up bodies, each as the beginning of a word. A text without words finds
+-- nothing.
+select coalesce(string_agg('''' || term || ''':*', ' & '), '')
+from unnest(tsvector_to_array(webhook_words(convert_to(:text, 'UTF8')))) as term;
 
 -- name: find_delivery(autopilot_id, delivery_id)^
 -- record_class: DeliveryDetail

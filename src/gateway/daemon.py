@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
     from gateway.http.app import People
+    from gateway.http.webhooks import Ingress
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
     from gateway.work.directory import Directory
@@ -215,7 +217,7 @@ async def _run_parts(
         open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http,
         trio.open_nursery() as services,
     ):
-        daemon = _Daemon(settings, conninfo, pool, lease_pool)
+        daemon = _Daemon(settings, conninfo, pool, lease_pool, ring)
         await daemon.start_services(services)
         async with trio.open_nursery() as intake:
             ready = await daemon.start_intake(intake, http, ring, stop)
@@ -227,14 +229,18 @@ async def _run_parts(
 class _Daemon:
     """The parts of one process, wired. It owns nothing: pools and nurseries are the caller's."""
 
-    def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool) -> None:
+    def __init__(self, settings: Settings, conninfo: str, pool: Pool, lease_pool: Pool, ring: KeyRing | None) -> None:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.observe.events import InboundObserver
+        from gateway.observe.events import InboundObserver, WebhookObserver
+        from gateway.postgres.dispatch_store import PostgresDispatchStore
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
+        from gateway.postgres.webhook_store import PostgresWebhookStore
+        from gateway.webhooks.delivery import Intake
+        from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
@@ -260,6 +266,15 @@ class _Daemon:
         limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
             PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
+        )
+
+        self._deliveries = PostgresWebhookStore(pool)
+        self._intake = Intake(
+            self._deliveries,
+            AutopilotDispatcher(PostgresDispatchStore(pool), IssueService(PostgresIssueStore(pool))),
+            ring,
+            clock=lambda: datetime.now(UTC),
+            observe=WebhookObserver(self._metrics),
         )
 
     async def start_services(self, nursery: trio.Nursery) -> None:
@@ -391,8 +406,15 @@ class _Daemon:
                 Sweep("binding_prompts", 600, store.purge_binding_prompts),
                 Sweep("user_sessions", 600, store.purge_user_sessions),
                 Sweep("typing", 600, store.purge_typing),
+                Sweep("stale_deliveries", 5, self._intake.finish_stale),
+                Sweep("delivery_counts", 10, self._deliveries.fold_tally),
+                Sweep("deliveries", 600, self._purge_deliveries),
             ]
         )
+
+    async def _purge_deliveries(self) -> int:
+        days = self._settings.webhooks.retention_days
+        return await self._deliveries.purge(days * 86_400.0) if days else 0
 
     async def _run_gauges(self, fleet: Fleet, stop: trio.Event) -> None:
         """What is read off rather than counted, until the bots have begun to drain."""
@@ -423,9 +445,24 @@ class _Daemon:
             health=self._readiness(fleet),
             metrics=self._metrics,
             people=self._people(directory, lark_on=lark_on),
+            webhooks=self._ingress(),
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
+
+    def _ingress(self) -> Ingress:
+        from gateway.http.webhooks import Ingress
+        from gateway.webhooks.limits import RateLimit
+
+        webhooks = self._settings.webhooks
+        return Ingress(
+            self._intake,
+            RateLimit("token", webhooks.per_token_per_minute),
+            RateLimit("ip", webhooks.per_ip_per_minute),
+            limited=lambda gate: self._metrics.count("gateway_webhook_rate_limited_total", gate=gate),
+            body_bytes_max=webhooks.body_bytes_max,
+            trusted_proxies=self._settings.http.trusted_proxies,
+        )
 
     def _people(self, directory: Directory, *, lark_on: bool) -> People:
         from gateway.http.app import People

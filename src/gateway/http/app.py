@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, chats, health, identity, runtimes, tasks
+from gateway.http import bindings, chats, health, identity, runtimes, tasks, webhooks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -69,6 +69,7 @@ class Services:
     health: Readiness
     metrics: Metrics
     people: People | None = None
+    webhooks: webhooks.Ingress | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -81,6 +82,9 @@ def create_app(services: Services) -> JsonApp:
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
+    if services.webhooks is not None:
+        app.bound_bodies(webhooks.PREFIX, services.webhooks.body_bytes_max)
+        webhooks.add_routes(app, services.webhooks)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
@@ -98,6 +102,17 @@ class JsonApp(QuartTrio):
         self.metrics = metrics
         self.counted = counted
         self.config["MAX_CONTENT_LENGTH"] = body_bytes_max
+
+    def bound_bodies(self, prefix: str, bytes_max: int) -> None:
+        """Give the bodies of requests whose path begins with `prefix` a bound of their own, larger or smaller."""
+
+        class Bounded(self.request_class):  # type: ignore[misc,name-defined]
+            def __init__(self, *args: Any, **options: Any) -> None:
+                if args[2].startswith(prefix):
+                    options["max_content_length"] = bytes_max
+                super().__init__(*args, **options)
+
+        self.request_class = Bounded
 
     async def handle_request(self, request: Request) -> Any:
         if not self.counted or request.path in UNCOUNTED_PATHS:

@@ -89,7 +89,7 @@ class PostgresWebhookStore:
 
     # --- looking at it ------------------------------------------------------------------------------------------------
 
-    async def list(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]:
+    async def page(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]:
         page = {"event": wanted.event, "row_limit": limit, "row_offset": offset}
         async with self._pool.connection() as conn:
             rows: list[Delivery]
@@ -104,7 +104,7 @@ class PostgresWebhookStore:
                 rows = await _Q.list_deliveries(conn, autopilot_id=autopilot_id, **page)
             return rows
 
-    async def list_workspace(
+    async def workspace_page(
         self, workspace_id: UUID, wanted: DeliveryFilter, limit: int, offset: int
     ) -> list[Delivery]:
         page = {"status": wanted.status, "event": wanted.event, "row_limit": limit, "row_offset": offset}
@@ -145,7 +145,7 @@ class PostgresWebhookStore:
         while True:
             async with self._pool.connection() as conn:
                 rows = await _Q.purge_deliveries(conn, keep_seconds=keep_seconds, rows_max=rows_max)
-            gone += rows
+            gone += int(rows)
             if rows < rows_max:
                 return gone
 

@@ -1,7 +1,7 @@
-"""Taking a webhook in: judged, written down, and only then dispatched; whatever happens, its row says what became of it.
+"""Taking a webhook in: judged, written down, and only then dispatched. Its row says what became of it.
 
-A request is judged by what its trigger looked like at one revision, which may be remembered from an earlier request. The
-statement that writes the row compares the revision, so a rotated token, secret or filter counts from its commit on.
+A request is judged by what its trigger looked like at one revision, which may be remembered from an earlier request.
+The statement that writes the row compares the revision, so a rotated token or secret counts from its commit on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -21,10 +21,10 @@ from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnav
 from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.webhooks.dedupe import dedupe_key
-from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, shown_event, storable, unread_event
+from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
 from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
-from gateway.webhooks.headers import RequestHeaders
-from gateway.webhooks.ports import DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
+from gateway.webhooks.headers import RequestHeaders, shown
+from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
 from gateway.webhooks.signature import Secret, SignatureStatus, Verdict, judge_signature, signature_headers
 from gateway.work.dispatching import Dispatched, Dispatcher, Firing
 
@@ -37,6 +37,7 @@ TRIGGERS_MAX = 2_000
 """Triggers that one process remembers."""
 ATTEMPTS_MAX = 5
 STALE_ROWS_MAX = 50
+BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,8 @@ class Answer:
     believed: bool = True
 
 
-class Observer(Protocol):
-    """Told of every delivery once it is decided."""
-
-    def __call__(self, provider: str, status: str) -> None: ...
+Observer = Callable[[str, str], None]
+"""Told of every delivery once it is decided: its provider, and what became of it."""
 
 
 def _unheard(_provider: str, _status: str) -> None:
@@ -133,7 +132,7 @@ class Intake:
     async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
         for _ in range(JUDGEMENTS_MAX):
             judged = self._judge(trigger, headers, body)
-            recorded = (await self._store.record([judged.draft])).get(judged.draft.id)
+            recorded = (await self._store.record([judged.draft()])).get(judged.delivery_id)
             if recorded is not None:
                 reached("webhooks.recorded")
                 return await self._settle(judged, recorded)
@@ -145,52 +144,19 @@ class Intake:
         raise StoreConflict("the trigger keeps changing")
 
     def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
-        row = trigger.row
-        verdict = judge_signature(row.provider, trigger.secrets, headers, body, self._clock())
+        delivery_id = self._mint()
+        verdict = judge_signature(trigger.row.provider, trigger.secrets, headers, body, self._clock())
         try:
             envelope = normalise(body, headers)
         except InvalidBody as error:
-            return self._judged(trigger, headers, body, verdict, None, str(error))
-        return self._judged(trigger, headers, body, verdict, envelope, verdict.detail)
-
-    def _judged(
-        self,
-        trigger: Trigger,
-        headers: RequestHeaders,
-        body: bytes,
-        verdict: Verdict,
-        envelope: Envelope | None,
-        error: str,
-    ) -> _Judged:
-        row, delivery_id = trigger.row, self._mint()
-        key = dedupe_key(row.provider, headers, None if envelope is None else envelope.body)
-        refusal = _refusal(verdict, envelope, error, delivery_id)
-        wanted = envelope is None or is_wanted(trigger.filters, envelope.event, envelope.payload)
-        kept = headers.kept(signature_headers(row.provider))
-        draft = DeliveryDraft(
-            delivery_id,
-            row.id,
-            row.token,
-            row.revision,
-            unread_event(headers) if envelope is None else envelope.event,
-            key and key.key,
-            key and key.source,
-            verdict.status,
-            verdict.secret_id,
-            "queued" if refusal is None else "rejected",
-            str(refusal.body["reason"]) if refusal is not None else None if wanted else "event_filtered",
-            error or None,
-            msgspec.json.encode(kept).decode(),
-            shown_event(headers.first("content-type")) if "content-type" in headers else "",
-            body,
-            refusal and refusal.status,
-            refusal and msgspec.json.encode(refusal.body).decode(),
-        )
-        return _Judged(draft, row, refusal, envelope)
+            believed = verdict.status in BELIEVED
+            refusal = _rejected(400, "invalid_body", delivery_id, str(error), believed=believed)
+            return _Judged(trigger, headers, body, verdict, None, refusal, delivery_id)
+        return _Judged(trigger, headers, body, verdict, envelope, _refusal(verdict, delivery_id), delivery_id)
 
     async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
-        provider = judged.trigger.provider
-        if recorded.id != judged.draft.id:
+        provider = judged.trigger.row.provider
+        if recorded.id != judged.delivery_id:
             self._observe(provider, "duplicate")
             run = {} if recorded.autopilot_run_id is None else {"run_id": recorded.autopilot_run_id}
             return Answer(200, {"status": "duplicate", "delivery_id": recorded.id, **run})
@@ -199,7 +165,7 @@ class Intake:
             return judged.refusal
         if recorded.status == "ignored" or judged.envelope is None:
             self._observe(provider, "ignored")
-            event = {"event": judged.draft.event} if recorded.reason_code == "event_filtered" else {}
+            event = {"event": judged.event} if recorded.reason_code == "event_filtered" else {}
             return Answer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
         firing = Firing(
             recorded.autopilot_id,
@@ -218,12 +184,15 @@ class Intake:
         A failure leaves the row failed, or queued where not even that could be written: the janitor finishes it then.
         """
         try:
-            done = await self._dispatcher.dispatch(firing)
-            reached("webhooks.dispatched")
-            if done.status == "refused" and not await self._store.ignore(delivery_id, done.reason):
-                return await self._as_decided(provider, delivery_id)
+            return await self._begin(provider, firing, delivery_id, trigger_id)
         except Exception as error:
             return await self._give_up(provider, delivery_id, error)
+
+    async def _begin(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
+        done = await self._dispatcher.dispatch(firing)
+        reached("webhooks.dispatched")
+        if done.status == "refused" and not await self._store.ignore(delivery_id, done.reason):
+            return await self._as_decided(provider, delivery_id)
         return self._dispatched(provider, done, firing, delivery_id, trigger_id)
 
     def _dispatched(
@@ -239,7 +208,7 @@ class Intake:
         return Answer(200, _accepted(delivery_id, done.run_id, firing.autopilot_id, trigger_id))
 
     async def _give_up(self, provider: str, delivery_id: UUID, error: Exception) -> Answer:
-        text = str(error) if isinstance(error, StoreError | RejectedRequest) else type(error).__name__
+        text = _words_of(error)
         logger.warning("webhook_dispatch_failed", delivery_id=str(delivery_id), error=text, exc_info=error)
         if not await self._store.fail(delivery_id, text):
             return await self._as_decided(provider, delivery_id)
@@ -247,7 +216,7 @@ class Intake:
         return _failed(delivery_id)
 
     async def _as_decided(self, provider: str, delivery_id: UUID) -> Answer:
-        """The answer to a delivery that was settled while we were about to: by a run that committed, or by a janitor."""
+        """The answer to a delivery that was settled while we were about to: by a run or by a janitor."""
         settled = await self._store.verdict(delivery_id)
         if settled is None:
             return _failed(delivery_id)
@@ -265,59 +234,98 @@ class Intake:
         return settled
 
     async def _finish(self, stored: StoredDelivery) -> bool:
+        """One row is one unit of work: whatever escapes from it is its own failure, at the latest the last time."""
         try:
-            answer = await self.run_stored(stored)
+            await self._begin(stored.provider, stored_firing(stored), stored.id, stored.trigger_id)
         except InvalidBody as error:
             return await self._store.fail(stored.id, str(error))
-        except StoreError as error:
+        except Exception as error:
+            if isinstance(error, StoreConflict) and error.constraint == DECIDED:
+                return True
+            logger.warning("webhook_dispatch_postponed", delivery_id=str(stored.id), exc_info=error)
             if stored.dispatch_attempts < ATTEMPTS_MAX:
-                logger.warning("webhook_dispatch_postponed", delivery_id=str(stored.id), error=str(error))
                 return False
-            return await self._store.fail(stored.id, str(error))
-        return answer.status == 200
-
-    async def run_stored(self, stored: StoredDelivery) -> Answer:
-        """Dispatch a queued row without its request. Raises InvalidBody for a body that is none; StoreError."""
-        firing = Firing(
-            stored.autopilot_id,
-            "webhook",
-            trigger_id=stored.trigger_id,
-            delivery_id=stored.id,
-            payload=stored_payload(stored),
-            again=stored.replayed_from_delivery_id is not None,
-        )
-        return await self.dispatch(stored.provider, firing, stored.id, stored.trigger_id)
+            return await self._store.fail(stored.id, _words_of(error))
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A request, the trigger it was judged by, and the answer that it gets at once if it is refused."""
+    """A request, what it was judged by, and the answer that it gets at once if it is refused."""
 
-    draft: DeliveryDraft
-    trigger: TriggerRow
-    refusal: Answer | None
+    trigger: Trigger
+    headers: RequestHeaders
+    body: bytes
+    verdict: Verdict
     envelope: Envelope | None
+    refusal: Answer | None
+    delivery_id: UUID
+
+    @property
+    def event(self) -> str:
+        return unread_event(self.headers) if self.envelope is None else self.envelope.event
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing is to be started, as far as the request itself says."""
+        if self.refusal is not None or self.envelope is None:
+            return None if self.refusal is None else str(self.refusal.body["reason"])
+        wanted = is_wanted(self.trigger.filters, self.envelope.event, self.envelope.payload)
+        return None if wanted else "event_filtered"
+
+    def draft(self) -> DeliveryDraft:
+        row, refusal = self.trigger.row, self.refusal
+        key = dedupe_key(row.provider, self.headers, None if self.envelope is None else self.envelope.body)
+        return DeliveryDraft(
+            id=self.delivery_id,
+            trigger_id=row.id,
+            token=row.token,
+            revision=row.revision,
+            event=self.event,
+            dedupe_key=None if key is None else key.key,
+            dedupe_source=None if key is None else key.source,
+            signature_status=self.verdict.status,
+            secret_id=self.verdict.secret_id,
+            verdict="queued" if refusal is None else "rejected",
+            reason=self.reason,
+            error=None if refusal is None else str(refusal.body["error"]),
+            headers=msgspec.json.encode(self.headers.kept(signature_headers(row.provider))).decode(),
+            content_type=shown(self.headers.first("content-type")),
+            body=self.body,
+            response_status=None if refusal is None else refusal.status,
+            response_body=None if refusal is None else msgspec.json.encode(refusal.body).decode(),
+        )
 
 
-def stored_payload(stored: StoredDelivery) -> dict[str, Any]:
+def stored_firing(stored: StoredDelivery) -> Firing:
+    """What a row asks for without its request. Raises InvalidBody."""
+    return Firing(
+        stored.autopilot_id,
+        "webhook",
+        trigger_id=stored.trigger_id,
+        delivery_id=stored.id,
+        payload=_stored_payload(stored),
+        again=stored.replayed_from_delivery_id is not None,
+    )
+
+
+def _stored_payload(stored: StoredDelivery) -> dict[str, Any]:
     """The envelope of a delivery from its row, with the event and the time it came with. Raises InvalidBody."""
     if stored.raw_body is None:
         raise InvalidBody("the delivery has no stored body")
     pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
     envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
     rendered: dict[str, Any] = msgspec.json.decode(envelope.render(stored.received_at))
-    return rendered | {"event": msgspec.json.decode(storable(msgspec.json.encode(stored.event)))}
+    return rendered | {"event": stored.event}
 
 
-def _refusal(verdict: Verdict, envelope: Envelope | None, error: str, delivery_id: UUID) -> Answer | None:
-    """The answer to a request that is not taken; None for one that is. A body that is none is said before a signature."""
-    believed = verdict.status in (SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED)
-    if envelope is None:
-        return _rejected(400, "invalid_body", delivery_id, error, believed=believed)
-    if believed:
+def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:
+    """The answer to a request that is not believed; None for one that is."""
+    if verdict.status in BELIEVED:
         return None
     if verdict.undecided:
-        return _rejected(503, "signing_secret_unreadable", delivery_id, "a stored secret cannot be read", believed=True)
+        # Ours to mend, and worth another attempt: not the sender's fault, and so not counted as one.
+        return _rejected(503, "signing_secret_unreadable", delivery_id, verdict.detail, believed=True)
     return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail, believed=False)
 
 
@@ -342,6 +350,11 @@ def _accepted(delivery_id: UUID, run_id: UUID | None, autopilot_id: UUID, trigge
         "autopilot_id": autopilot_id,
         "trigger_id": trigger_id,
     }
+
+
+def _words_of(error: Exception) -> str:
+    """What the log may say of an error: an unexpected one could repeat what a sender wrote."""
+    return str(error) if isinstance(error, StoreError | RejectedRequest) else type(error).__name__
 
 
 def _failed(delivery_id: UUID) -> Answer:

@@ -34,8 +34,8 @@ class RequestHeaders:
 
     def kept(self, signature_headers: Iterable[str]) -> dict[str, str | bool]:
         """What the log may show of them, and whether one of `signature_headers` was there at all."""
-        shown: dict[str, str | bool] = {name: _shown(self.first(name)) for name in KEPT if name in self}
-        return shown | {"signature_present": any(name in self for name in signature_headers)}
+        kept: dict[str, str | bool] = {name: shown(self.first(name)) for name in KEPT if name in self}
+        return kept | {"signature_present": any(name in self for name in signature_headers)}
 
 
 def header_bytes(value: str) -> bytes:
@@ -46,5 +46,6 @@ def header_bytes(value: str) -> bytes:
         return value.encode("utf-8", "surrogatepass")
 
 
-def _shown(value: str) -> str:
+def shown(value: str) -> str:
+    """A header's value as the log holds it."""
     return value[:VALUE_CHARS_MAX].replace("\x00", "").encode("utf-8", "replace").decode()

@@ -176,8 +176,8 @@ class IntakeStore(Protocol):
     async def ignore(self, delivery_id: UUID, reason: str) -> bool:
         """False when it was decided already."""
 
-    async def fail(self, delivery_id: UUID, error: str, *, attempts_max: int) -> bool:
-        """Give up a delivery, unless it was decided already or has attempts left: then False."""
+    async def fail(self, delivery_id: UUID, error: str) -> bool:
+        """Give up a delivery. False when it was decided already."""
 
     async def verdict(self, delivery_id: UUID) -> Settled | None: ...
 
@@ -197,9 +197,9 @@ class ReplayStore(IntakeStore, Protocol):
 class LogStore(Protocol):
     """Looking at the log."""
 
-    async def list(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]: ...
+    async def page(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]: ...
 
-    async def list_workspace(
+    async def workspace_page(
         self, workspace_id: UUID, wanted: DeliveryFilter, limit: int, offset: int
     ) -> list[Delivery]: ...
 

@@ -1,0 +1,137 @@
+"""The entrance of webhooks over Postgres, in process, and triggers as their senders know them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+from quart.typing import TestClientProtocol
+
+from gateway.concurrency import Topics
+from gateway.http.app import JsonApp, Services, create_app
+from gateway.http.webhooks import Ingress
+from gateway.ids import new_token
+from gateway.keyring import KeyRing, generate_key
+from gateway.observe.events import WebhookObserver
+from gateway.observe.health import Readiness
+from gateway.observe.metrics import Metrics
+from gateway.postgres.directory_store import PostgresDirectoryStore
+from gateway.postgres.pool import Pool
+from gateway.postgres.task_store import PostgresTaskStore
+from gateway.postgres.webhook_store import PostgresWebhookStore
+from gateway.webhooks.delivery import Intake
+from gateway.webhooks.limits import RateLimit
+from gateway.work.directory import Directory
+from gateway.work.dispatching import Dispatcher
+from gateway.work.tasks import TaskService
+from support.autopilots import Autopilots
+from support.task_world import World
+
+SECRET = "not-a-real-secret-1"
+
+
+@dataclass
+class Hook:
+    """A trigger and the address it listens at."""
+
+    autopilot_id: UUID
+    trigger_id: UUID
+    token: str
+
+
+@dataclass
+class Desk:
+    """One replica's entrance."""
+
+    pool: Pool
+    autopilots: Autopilots
+    app: JsonApp
+    intake: Intake
+    ring: KeyRing
+    metrics: Metrics
+    store: PostgresWebhookStore
+    limited: list[str] = field(default_factory=list)
+
+    @property
+    def client(self) -> TestClientProtocol:
+        return self.app.test_client()
+
+    async def send(self, token: str, body: bytes | object = b"{}", **headers: str) -> tuple[int, dict[str, Any]]:
+        response = await self.post(token, body, **headers)
+        return response.status_code, msgspec.json.decode(await response.get_data())
+
+    async def post(self, token: str, body: bytes | object = b"{}", **headers: str) -> Any:
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(f"/api/webhooks/autopilots/{token}", data=data, headers=named)
+
+    async def add_hook(self, *, mode: str = "run_only", secret: str | None = None, **columns: Any) -> Hook:
+        autopilot_id = await self.autopilots.add(execution_mode=mode)
+        token = new_token("awt_")
+        trigger_id = await self.autopilots.add_trigger(autopilot_id, webhook_token=token, **columns)
+        hook = Hook(autopilot_id, trigger_id, token)
+        if secret is not None:
+            await self.add_secret(hook, secret)
+        return hook
+
+    async def add_secret(self, hook: Hook, secret: str, ring: KeyRing | None = None) -> UUID:
+        secret_id = uuid4()
+        await self.sql(
+            "insert into webhook_signing_secret (id, workspace_id, trigger_id, secret_encrypted, last_four)"
+            " select %s, workspace_id, id, %s, %s from autopilot_trigger where id = %s",
+            secret_id,
+            (ring or self.ring).seal_text(secret, owner=secret_id),
+            secret[-4:],
+            hook.trigger_id,
+        )
+        return secret_id
+
+    async def deliveries(self) -> list[dict[str, Any]]:
+        return await self.autopilots.world.sql("select * from webhook_delivery order by created_at, id")
+
+    async def runs(self) -> list[dict[str, Any]]:
+        return await self.autopilots.runs()
+
+    async def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        async with self.pool.connection() as conn:
+            cursor = await conn.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else []
+
+
+def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
+    return {"X_Hub_Signature_256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}
+
+
+def open_desk(
+    pool: Pool,
+    world: World,
+    *,
+    dispatcher: Dispatcher | None = None,
+    ring: KeyRing | None = None,
+    has_ring: bool = True,
+    per_token: int = 0,
+    per_address: int = 0,
+    **settings: Any,
+) -> Desk:
+    autopilots, metrics, limited = Autopilots(world, pool), Metrics(), list[str]()
+    ring = ring or KeyRing.parse(generate_key())
+    store = PostgresWebhookStore(pool)
+    intake = Intake(
+        store,
+        dispatcher or autopilots.dispatcher,
+        ring if has_ring else None,
+        clock=lambda: datetime.now(UTC),
+        observe=WebhookObserver(metrics),
+    )
+    ingress = Ingress(
+        intake, RateLimit("token", per_token), RateLimit("ip", per_address), limited=limited.append, **settings
+    )
+    directory = Directory(PostgresDirectoryStore(pool))
+    tasks = TaskService(PostgresTaskStore(pool), Topics())
+    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, webhooks=ingress))
+    return Desk(pool, autopilots, app, intake, ring, metrics, store, limited)
