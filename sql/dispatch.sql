@@ -46,16 +46,20 @@ select pg_advisory_xact_lock(
 );
 
 -- name: find_recent_run_issue(autopilot_id, project_id, title, payload, guard_seconds)$
--- Not what was filed for other news: two webhooks within a minute that say different things are two issues.
-select run.issue_id
-from autopilot_run run
-join issue on issue.id = run.issue_id
-where run.autopilot_id = :autopilot_id and run.status = 'issue_created'
-  and run.triggered_at > now() - make_interval(secs => :guard_seconds)
-  and issue_title_key(issue.title) = issue_title_key(:title)
-  and issue.project_id is not distinct from :project_id::uuid
-  and run.trigger_payload -> 'eventPayload' is not distinct from :payload::jsonb -> 'eventPayload'
-order by run.triggered_at
+-- Not what was filed for other news: two webhooks within a minute that say different things are two issues. A storm of
+-- them must not read its own issues again for each: those whose payload is the same are few.
+with same as materialized (
+  select issue_id, triggered_at
+  from autopilot_run
+  where autopilot_id = :autopilot_id and status = 'issue_created'
+    and triggered_at > now() - make_interval(secs => :guard_seconds)
+    and trigger_payload -> 'eventPayload' is not distinct from :payload::jsonb -> 'eventPayload'
+)
+select same.issue_id
+from same
+join issue on issue.id = same.issue_id
+where issue.project_id is not distinct from :project_id::uuid and issue_title_key(issue.title) = issue_title_key(:title)
+order by same.triggered_at
 limit 1;
 
 -- name: insert_run(id, workspace_id, autopilot_id, trigger_id, source, status, issue_id, delivery_id, idempotency_key, reason_code, failure_reason, payload, task_id, agent_id, initiator_id)$

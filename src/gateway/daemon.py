@@ -39,7 +39,7 @@ from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
-    from gateway.http.app import People
+    from gateway.http.app import People, Workplace
     from gateway.http.webhooks import Ingress
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
@@ -233,13 +233,15 @@ class _Daemon:
         from gateway.inbound.commands import CommandDesk
         from gateway.inbound.committer import Committer
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.observe.events import InboundObserver, WebhookObserver
+        from gateway.observe.events import AutopilotObserver, InboundObserver, WebhookObserver
+        from gateway.postgres.autopilot_store import PostgresAutopilotStore
         from gateway.postgres.dispatch_store import PostgresDispatchStore
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
         from gateway.postgres.webhook_store import PostgresWebhookStore
         from gateway.webhooks.delivery import Intake
+        from gateway.work.autopilots import AutopilotService
         from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
@@ -254,10 +256,11 @@ class _Daemon:
         self._node_id = secrets.token_hex(16)
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
+        issues = IssueService(PostgresIssueStore(pool))
         # Without a public_url: replies link to an issue's page once there is one.
         commands = CommandDesk(
             self._inbound,
-            IssueService(PostgresIssueStore(pool)),
+            issues,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
         self._pipeline = InboundPipeline(
@@ -267,11 +270,16 @@ class _Daemon:
         self._tasks = TaskService(
             PostgresTaskStore(pool), self._wakes.tasks, limits=limits, ended=TaskObserver(self._metrics)
         )
+        runs = AutopilotObserver(self._metrics)
+        self._dispatcher = AutopilotDispatcher(
+            PostgresDispatchStore(pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+        )
+        self._autopilots = AutopilotService(PostgresAutopilotStore(pool), self._dispatcher, ended=runs.ended)
 
         self._deliveries = PostgresWebhookStore(pool)
         self._intake = Intake(
             self._deliveries,
-            AutopilotDispatcher(PostgresDispatchStore(pool), IssueService(PostgresIssueStore(pool))),
+            self._dispatcher,
             ring,
             clock=lambda: datetime.now(UTC),
             observe=WebhookObserver(self._metrics),
@@ -409,6 +417,7 @@ class _Daemon:
                 Sweep("stale_deliveries", 5, self._intake.finish_stale),
                 Sweep("delivery_counts", 10, self._deliveries.fold_tally),
                 Sweep("deliveries", 600, self._purge_deliveries),
+                Sweep("autopilot_runs", 5, self._autopilots.count_ended),
             ]
         )
 
@@ -477,11 +486,21 @@ class _Daemon:
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
             bindings=BindingService(PostgresBindingStore(self._pool)),
+            workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             lark_on=lark_on,
             public_url=self._settings.http.public_url,
             trusted_proxies=self._settings.http.trusted_proxies,
         )
+
+    def _workplace(self) -> Workplace:
+        from gateway.http.app import Workplace
+        from gateway.postgres.directory_store import PostgresDirectoryStore
+        from gateway.postgres.team_store import PostgresTeamStore
+        from gateway.work.team import TeamService
+
+        team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
+        return Workplace(team, self._autopilots)
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness

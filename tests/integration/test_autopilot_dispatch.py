@@ -451,13 +451,13 @@ async def test_new_runs_are_told_once_and_repeats_are_not(autopilots: Autopilots
     dispatcher = AutopilotDispatcher(
         PostgresDispatchStore(autopilots.pool),
         IssueService(PostgresIssueStore(autopilots.pool)),
-        began=lambda source, done: told.append((source, done.status)),
+        began=lambda source, skipped: told.append((source, skipped)),
     )
     autopilot_id, nobody = await autopilots.add(), await autopilots.add(assignee_id=uuid4())
     for _ in range(2):
         await dispatcher.dispatch(Firing(autopilot_id, "webhook", delivery_id=UUID(int=1)))
         await dispatcher.dispatch(Firing(nobody, "manual", idempotency_key="k"))
-    assert told == [("webhook", "accepted"), ("manual", "skipped")]
+    assert told == [("webhook", ""), ("manual", "agent_not_found")]
 
 
 async def test_skipped_run_is_announced_as_done(autopilots: Autopilots, database: str) -> None:

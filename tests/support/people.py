@@ -11,22 +11,30 @@ from argon2 import PasswordHasher
 from quart.typing import TestClientProtocol
 
 from gateway.concurrency import Topics
-from gateway.http.app import JsonApp, People, Services, create_app
-from gateway.observe.events import TaskObserver
+from gateway.http.app import JsonApp, People, Services, Workplace, create_app
+from gateway.observe.events import AutopilotObserver, TaskObserver
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.postgres.account_store import PostgresAccountStore
+from gateway.postgres.autopilot_store import PostgresAutopilotStore
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
+from gateway.postgres.dispatch_store import PostgresDispatchStore
+from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
+from gateway.postgres.team_store import PostgresTeamStore
 from gateway.work.accounts import Accounts
+from gateway.work.autopilots import AutopilotService
 from gateway.work.bindings import BindingService
 from gateway.work.chats import ChatService
 from gateway.work.directory import Directory, User
+from gateway.work.dispatching import AutopilotDispatcher
+from gateway.work.issues import IssueService
 from gateway.work.prompts import BindingPrompts
 from gateway.work.tasks import TaskService
+from gateway.work.team import TeamService
 from support.lark_directory import Place, add_installation, add_member, add_place
 
 PASSWORD = "not-a-real-password"
@@ -98,13 +106,24 @@ class Office:
             return await cursor.fetchall() if cursor.description else []
 
 
+def open_workplace(pool: Pool, metrics: Metrics) -> Workplace:
+    runs = AutopilotObserver(metrics)
+    issues = IssueService(PostgresIssueStore(pool))
+    dispatcher = AutopilotDispatcher(PostgresDispatchStore(pool), issues, began=runs.began)
+    autopilots = AutopilotService(PostgresAutopilotStore(pool), dispatcher, ended=runs.ended)
+    return Workplace(TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool)), autopilots)
+
+
 async def open_office(pool: Pool, **settings: Any) -> Office:
     place = await add_place(pool)
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
     metrics = Metrics()
     chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
-    people = People(accounts, directory, BindingService(PostgresBindingStore(pool)), chats, **settings)
+    workplace = open_workplace(pool, metrics)
+    people = People(
+        accounts, directory, BindingService(PostgresBindingStore(pool)), chats, workplace=workplace, **settings
+    )
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, people))
     return Office(pool, place, await add_installation(pool, place), people, app, metrics)

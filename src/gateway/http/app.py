@@ -15,7 +15,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import bindings, chats, health, identity, runtimes, tasks, webhooks
+from gateway.http import autopilots, bindings, chats, health, identity, runtimes, tasks, team, webhooks
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -24,14 +24,17 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
+    from gateway.http.autopilots import TriggerViews
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
     from gateway.work.accounts import Accounts
+    from gateway.work.autopilots import AutopilotService
     from gateway.work.bindings import BindingService
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.tasks import TaskService
+    from gateway.work.team import TeamService
 
 logger = structlog.get_logger(__name__)
 
@@ -41,6 +44,15 @@ CLIENT_CLOSED_REQUEST = 499
 
 _OWN_WORDS = {404: "there is nothing at this path", 405: "this path does not take this method; see Allow"}
 _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What the routes for agents, squads, projects and autopilots stand on; `triggers` shows those of an autopilot."""
+
+    team: TeamService
+    autopilots: AutopilotService
+    triggers: TriggerViews | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,7 @@ class People:
     lark_on: bool = True
     public_url: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    workplace: Workplace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,14 @@ def create_app(services: Services) -> JsonApp:
         pages.add_routes(app, people, sessions, sign_in)
         bindings.add_routes(app, people)
         chats.add_routes(app, people)
+        if people.workplace is not None:
+            _add_workplace(app, people.workplace, people.directory)
     return app
+
+
+def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> None:
+    team.add_routes(app, workplace.team, directory)
+    autopilots.add_routes(app, workplace.autopilots, directory, workplace.triggers)
 
 
 class JsonApp(QuartTrio):

@@ -9,7 +9,7 @@ from quart import Quart, Response
 
 from gateway.http.auth import require_user
 from gateway.http.body import json_response, no_content
-from gateway.http.paging import Page, read_page
+from gateway.http.paging import listing, read_page
 from gateway.ids import parse_id
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add_routes(app: Quart, people: People) -> None:
         page = read_page()
         member = await directory.membership(workspace, user.user_id)
         found, total = await chats.list(member.workspace_id, user.user_id, limit=page.limit, offset=page.offset)
-        return _listing("chats", [asdict(chat) for chat in found], page, total)
+        return listing("chats", [asdict(chat) for chat in found], page, total)
 
     @app.get("/api/chats/<id>")
     async def get_chat(id: str) -> Response:
@@ -39,14 +39,10 @@ def add_routes(app: Quart, people: People) -> None:
         page = read_page()
         chat_id = parse_id(id, field="chat_id")
         found, total = await chats.messages(chat_id, user.user_id, limit=page.limit, offset=page.offset)
-        return _listing("messages", [asdict(message) for message in found], page, total)
+        return listing("messages", [asdict(message) for message in found], page, total)
 
     @app.delete("/api/chats/<id>")
     async def delete_chat(id: str) -> Response:
         user = await require_user()
         await chats.delete(parse_id(id, field="chat_id"), user.user_id)
         return no_content()
-
-
-def _listing(name: str, rows: list[dict[str, object]], page: Page, total: int) -> Response:
-    return json_response({name: rows, "total": total, "limit": page.limit, "offset": page.offset})

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from gateway.core.autopilot import cadence, run_error_type
 from gateway.observe.metrics import Metrics
 
 Analytics = Callable[["Event"], None]
@@ -32,6 +33,26 @@ def task_ended(kind: str, status: str, *, task_id: str = "") -> Event:
 
 def message_received(channel: str, outcome: str) -> Event:
     return Event("message_received", "gateway_channel_events_total", {"channel": channel, "outcome": outcome})
+
+
+def autopilot_run_started(source: str) -> Event:
+    labels = {"cadence": cadence(source), "trigger_kind": source}
+    return Event("autopilot_run_started", "gateway_autopilot_run_started_total", labels)
+
+
+def autopilot_run_skipped(source: str, reason_code: str) -> Event:
+    labels = {"cadence": cadence(source), "reason": reason_code}
+    return Event("autopilot_run_skipped", "gateway_autopilot_run_skipped_total", labels)
+
+
+def autopilot_run_ended(source: str, status: str) -> Event:
+    labels = {"cadence": cadence(source), "trigger_kind": source, "terminal_status": status}
+    return Event("autopilot_run_ended", "gateway_autopilot_run_terminal_total", labels)
+
+
+def autopilot_run_failed(source: str, error_type: str) -> Event:
+    labels = {"trigger_kind": source, "error_type": error_type}
+    return Event("autopilot_run_failed", "gateway_autopilot_run_failed_total", labels)
 
 
 def record_event(event: Event, metrics: Metrics | None, analytics: Analytics | None = None) -> None:
@@ -128,3 +149,25 @@ class TaskObserver:
         record_event(task_ended(kind, status), self._metrics, self._analytics)
         if run_seconds is not None:
             self._metrics.observe("gateway_agent_task_run_seconds", run_seconds, kind=kind)
+
+
+class AutopilotObserver:
+    """Counts runs of autopilots: callbacks for `work.dispatching` (`began`) and `work.autopilots` (`ended`)."""
+
+    def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
+        self._metrics = metrics
+        self._analytics = analytics
+
+    def began(self, source: str, skipped_because: str) -> None:
+        if skipped_because:
+            self._record(autopilot_run_skipped(source, skipped_because))
+        else:
+            self._record(autopilot_run_started(source))
+
+    def ended(self, source: str, status: str, reason_code: str | None, failure: str | None) -> None:
+        self._record(autopilot_run_ended(source, status))
+        if status == "failed":
+            self._record(autopilot_run_failed(source, run_error_type(reason_code, failure)))
+
+    def _record(self, event: Event) -> None:
+        record_event(event, self._metrics, self._analytics)

@@ -60,6 +60,16 @@ EVENT_OUTCOMES = (
 )  # fmt: skip
 TASK_KIND = one_of("chat", "issue", "autopilot")
 
+CADENCE = one_of("scheduled", "event", "manual", fallback="unknown")
+TRIGGER_KIND = one_of("schedule", "manual", "webhook", "api", fallback="unknown")
+SKIP_REASON = one_of(
+    "squad_not_found", "squad_archived", "squad_without_leader", "agent_not_found", "agent_archived", "no_runtime",
+    "runtime_offline", "private_agent", "duplicate_issue",
+)  # fmt: skip
+RUN_ERROR = one_of(
+    "configuration", "issue_terminal", "dispatch_error", "task_error", "autopilot_error", fallback="autopilot_error"
+)
+
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ACK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3)
 TASK_BUCKETS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200)
@@ -181,6 +191,30 @@ FAMILIES: tuple[Family, ...] = (
         "From a run's claim to its end.",
         {"kind": TASK_KIND},
         TASK_BUCKETS,
+    ),
+    Family(
+        "gateway_autopilot_run_started_total",
+        "counter",
+        "Runs that autopilots began.",
+        {"cadence": CADENCE, "trigger_kind": TRIGGER_KIND},
+    ),
+    Family(
+        "gateway_autopilot_run_skipped_total",
+        "counter",
+        "Firings of autopilots that began nothing.",
+        {"cadence": CADENCE, "reason": SKIP_REASON},
+    ),
+    Family(
+        "gateway_autopilot_run_terminal_total",
+        "counter",
+        "Runs of autopilots that ended; each is counted by one process.",
+        {"cadence": CADENCE, "trigger_kind": TRIGGER_KIND, "terminal_status": one_of("completed", "failed")},
+    ),
+    Family(
+        "gateway_autopilot_run_failed_total",
+        "counter",
+        "Runs of autopilots that failed, by what their failure says.",
+        {"trigger_kind": TRIGGER_KIND, "error_type": RUN_ERROR},
     ),
     Family(
         "gateway_database_connections",

@@ -181,11 +181,11 @@ class DispatchStore(Protocol):
     async def find_run(self, firing: Firing) -> FoundRun | None: ...
 
 
-Began = Callable[[str, Dispatched], None]
-"""Told of every new run, after the commit: its source and what became of the firing."""
+Began = Callable[[str, str], None]
+"""Told of every new run, after the commit: its source, and why it was skipped (a code; empty when it was not)."""
 
 
-def _unheard(_source: str, _done: Dispatched) -> None:
+def _unheard(_source: str, _skipped_because: str) -> None:
     return None
 
 
@@ -212,7 +212,7 @@ class AutopilotDispatcher:
     async def dispatch(self, firing: Firing) -> Dispatched:
         done = await despite_conflicts(partial(self._attempt, firing))
         if done.run_id is not None and not done.repeated:
-            self._began(firing.source, done)
+            self._began(firing.source, done.reason_code)
         logger.info(
             "autopilot_fired",
             autopilot_id=str(firing.autopilot_id),

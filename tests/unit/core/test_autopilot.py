@@ -127,6 +127,14 @@ def test_payload_of_any_length_is_shown_up_to_a_limit() -> None:
     assert "cut; the delivery has all of it" in said
 
 
+def test_payload_that_is_nested_deep_is_not_blown_up_by_indentation() -> None:
+    deep: object = [1] * 20_000
+    for _ in range(200):
+        deep = [deep]
+    said = describe_run("x", source="webhook", fired_at=NOON, payload={"eventPayload": deep})
+    assert len(said) < 50_000
+
+
 @cases("admission_reason")
 def test_admission_reason_is_worded(given: list[str], expected: str) -> None:
     assert admission_reason(*given) == expected
