@@ -942,7 +942,7 @@ CREATE TABLE public.webhook_replay (
     skipped integer DEFAULT 0 NOT NULL,
     failed integer DEFAULT 0 NOT NULL,
     until_at timestamp with time zone DEFAULT now() NOT NULL,
-    cursor_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    cursor_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
     cursor_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     leased_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     lease_token uuid,

@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 import psycopg
 import trio
 
-from bench.__main__ import World, running
+from bench.__main__ import World
 from gateway.ids import new_token
 from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.embedded import open_embedded
@@ -64,7 +64,8 @@ def request(path: str, number: int) -> bytes:
     signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nX-GitHub-Event: issues\r\n"
-        f"X-GitHub-Delivery: {uuid4()}\r\nX-Hub-Signature-256: sha256={signature}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"X-GitHub-Delivery: {uuid4()}\r\nX-Hub-Signature-256: sha256={signature}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -172,7 +173,8 @@ def settle(world: World) -> Place:
     with psycopg.connect(world.conninfo, autocommit=True) as database:
         database.execute("update agent_runtime set last_heartbeat_at = now() + interval '1 day'")
         database.execute(
-            "insert into autopilot (id, workspace_id, title, assignee_id, execution_mode, created_by_id, assigned_by_id)"
+            "insert into autopilot"
+            " (id, workspace_id, title, assignee_id, execution_mode, created_by_id, assigned_by_id)"
             " select %s, %s, 'Bench', %s, 'run_only', id, id from app_user where email = %s",
             (place.autopilot_id, place.workspace_id, agent["id"], PERSON),
         )
@@ -222,8 +224,8 @@ def fill(world: World, place: Place, rows: int) -> None:
             "insert into webhook_delivery (id, workspace_id, autopilot_id, trigger_id, provider, event, status,"
             " signature_status, dedupe_key, raw_body, created_at)"
             " select gen_random_uuid(), %s, %s, %s, 'github', 'github.issues.opened', 'dispatched', 'valid',"
-            ' \'fill-\' || n, convert_to(\'{"action": "opened", "number": \' || n || \', "order": "ord\' || md5(n::text)'
-            " || '\"}', 'UTF8'), now() - n * interval '1 second' from generate_series(1, %s) as n",
+            " 'fill-' || n, convert_to(json_build_object('number', n, 'order', 'ord' || md5(n::text))::text, 'UTF8'),"
+            " now() - n * interval '1 second' from generate_series(1, %s) as n",
             (place.workspace_id, place.autopilot_id, place.trigger_id, rows),
         )
 

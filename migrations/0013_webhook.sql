@@ -193,7 +193,7 @@ create table webhook_replay (
   failed integer not null default 0,
   -- What came later is not part of it. The cursor is the last delivery that was gone through.
   until_at timestamptz not null default now(),
-  cursor_at timestamptz not null default '-infinity',
+  cursor_at timestamptz not null default 'epoch',
   cursor_id uuid not null default '00000000-0000-0000-0000-000000000000',
   leased_until timestamptz not null default '-infinity',
   lease_token uuid,

@@ -281,3 +281,75 @@ having sum(rows) <> 0;
 -- name: tally_rows()$
 -- Whether there is anything worth folding: one row of each count needs none.
 select count(*) from webhook_tally;
+
+-- name: plan_replay(autopilot_id, status, event, words, since, until)$
+-- How many deliveries a bulk replay would go through. What is refused one by one is no part of it: what was rejected, or
+-- is not decided yet, or has no body.
+select count(*)
+from webhook_delivery
+where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
+  and raw_body is not null
+  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text)
+  and (:words::text is null or search @@ :words::text::tsquery)
+  and (:since::timestamptz is null or received_at >= :since::timestamptz)
+  and (:until::timestamptz is null or received_at < :until::timestamptz);
+
+-- name: add_bulk_replay(id, workspace_id, autopilot_id, user_id, filter, budget, planned)^
+-- record_class: BulkReplay
+-- From here on any process may carry it out.
+insert into webhook_replay (id, workspace_id, autopilot_id, created_by_id, filter, budget, planned)
+values (:id, :workspace_id, :autopilot_id, :user_id, :filter::jsonb, :budget, :planned)
+returning id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at;
+
+-- name: find_bulk_replay(autopilot_id, replay_id)^
+-- record_class: BulkReplay
+-- How far it is.
+select id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at
+from webhook_replay
+where autopilot_id = :autopilot_id and id = :replay_id;
+
+-- name: cancel_bulk_replay(autopilot_id, replay_id)!
+-- Whoever carries it out notices with the next delivery. What was replayed by then stays.
+update webhook_replay set status = 'cancelled', finished_at = now()
+where autopilot_id = :autopilot_id and id = :replay_id and status = 'running';
+
+-- name: claim_bulk_replay(token, lease_seconds)^
+-- record_class: ReplayWork
+-- The one that has waited longest, for one process at a time: a lease that is not renewed passes on.
+update webhook_replay
+set leased_until = now() + make_interval(secs => :lease_seconds), lease_token = :token
+where id = (
+  select id from webhook_replay
+  where status = 'running' and leased_until <= now()
+  order by leased_until, id
+  limit 1
+  for update skip locked
+)
+returning id, autopilot_id, filter, planned, accepted + skipped + failed as done, until_at, cursor_at, cursor_id;
+
+-- name: next_replayed(autopilot_id, status, event, words, since, until, until_at, cursor_at, cursor_id)^
+-- record_class: ReplayItem
+-- The oldest first, so that runs begin in the order of what they are about. What came after the plan, its own replays
+-- among it, is no part of it.
+select id, created_at
+from webhook_delivery
+where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
+  and raw_body is not null and created_at < :until_at and (created_at, id) > (:cursor_at, :cursor_id)
+  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text)
+  and (:words::text is null or search @@ :words::text::tsquery)
+  and (:since::timestamptz is null or received_at >= :since::timestamptz)
+  and (:until::timestamptz is null or received_at < :until::timestamptz)
+order by created_at, id
+limit 1;
+
+-- name: advance_bulk_replay(replay_id, token, cursor_at, cursor_id, accepted, skipped, failed, lease_seconds)!
+-- Fenced by the token: zero rows mean that it was cancelled, or that somebody else carries it out now.
+update webhook_replay
+set cursor_at = :cursor_at, cursor_id = :cursor_id, accepted = accepted + :accepted, skipped = skipped + :skipped,
+  failed = failed + :failed, leased_until = now() + make_interval(secs => :lease_seconds)
+where id = :replay_id and lease_token = :token and status = 'running';
+
+-- name: complete_bulk_replay(replay_id, token)!
+-- Nothing is left, or its budget is spent.
+update webhook_replay set status = 'completed', finished_at = now()
+where id = :replay_id and lease_token = :token and status = 'running';

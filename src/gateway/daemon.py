@@ -40,6 +40,7 @@ from gateway.supervisor.ports import Installation
 
 if TYPE_CHECKING:
     from gateway.http.app import People, Workplace
+    from gateway.http.deliveries import Hooks
     from gateway.http.webhooks import Ingress
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
@@ -61,6 +62,7 @@ class Wakes:
     releases: Topics = field(default_factory=Topics)
     tasks: Topics = field(default_factory=Topics)
     outbox: Topics = field(default_factory=Topics)
+    replays: Signal = field(default_factory=Signal)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
         """For `run_listener`: an empty payload stands for everything that may have been missed."""
@@ -241,6 +243,7 @@ class _Daemon:
         from gateway.postgres.task_store import PostgresTaskStore
         from gateway.postgres.webhook_store import PostgresWebhookStore
         from gateway.webhooks.delivery import Intake
+        from gateway.webhooks.replay import Replayer
         from gateway.work.autopilots import AutopilotService
         from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
@@ -248,6 +251,7 @@ class _Daemon:
         from gateway.work.tasks import TaskService
 
         self._settings = settings
+        self._ring = ring
         self._conninfo = conninfo
         self._pool = pool
         self._lease_pool = lease_pool
@@ -284,14 +288,17 @@ class _Daemon:
             clock=lambda: datetime.now(UTC),
             observe=WebhookObserver(self._metrics),
         )
+        self._replayer = Replayer(self._deliveries, self._intake)
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
         from gateway.inbound.committer import run_committer
+        from gateway.webhooks.replay import run_replays
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
         nursery.start_soon(self._run_janitor)
+        nursery.start_soon(run_replays, self._deliveries, self._replayer, self._wakes.replays)
 
     async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:
         """Bots and HTTP, each of which returns when `stop` is set and its drain is over."""
@@ -500,7 +507,25 @@ class _Daemon:
         from gateway.work.team import TeamService
 
         team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
-        return Workplace(team, self._autopilots)
+        hooks = self._hooks()
+        return Workplace(team, self._autopilots, hooks.triggers.views, hooks)
+
+    def _hooks(self) -> Hooks:
+        from gateway.http.deliveries import Hooks
+        from gateway.postgres.trigger_store import PostgresTriggerStore
+        from gateway.webhooks.log import DeliveryLog
+        from gateway.webhooks.replay import BulkDesk
+        from gateway.webhooks.triggers import TriggerDesk
+
+        triggers = TriggerDesk(
+            PostgresTriggerStore(self._pool),
+            self._autopilots,
+            self._ring,
+            clock=lambda: datetime.now(UTC),
+            public_url=self._settings.http.public_url,
+        )
+        bulk = BulkDesk(self._deliveries, self._wakes.replays)
+        return Hooks(triggers, DeliveryLog(self._deliveries), self._replayer, bulk)
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness

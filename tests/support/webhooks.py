@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 import msgspec
 from quart.typing import TestClientProtocol
 
-from gateway.concurrency import Topics
+from gateway.concurrency import Signal, Topics
 from gateway.http.app import JsonApp, Services, create_app
+from gateway.http.deliveries import Hooks
 from gateway.http.webhooks import Ingress
 from gateway.ids import new_token
 from gateway.keyring import KeyRing, generate_key
@@ -23,13 +24,18 @@ from gateway.observe.metrics import Metrics
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
+from gateway.postgres.trigger_store import PostgresTriggerStore
 from gateway.postgres.webhook_store import PostgresWebhookStore
 from gateway.webhooks.delivery import Intake
 from gateway.webhooks.limits import RateLimit
+from gateway.webhooks.log import DeliveryLog
+from gateway.webhooks.replay import BulkDesk, Replayer
+from gateway.webhooks.triggers import TriggerDesk
 from gateway.work.directory import Directory
 from gateway.work.dispatching import Dispatcher
 from gateway.work.tasks import TaskService
 from support.autopilots import Autopilots
+from support.people import Office, open_office
 from support.task_world import World
 
 SECRET = "not-a-real-secret-1"
@@ -135,3 +141,48 @@ def open_desk(
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, webhooks=ingress))
     return Desk(pool, autopilots, app, intake, ring, metrics, store, limited)
+
+
+@dataclass
+class HookOffice:
+    """The routes for people and the entrance for senders, as one application."""
+
+    office: Office
+    store: PostgresWebhookStore
+    intake: Intake
+    replayer: Replayer
+    wake: Signal
+    ring: KeyRing | None
+
+
+async def open_hook_office(pool: Pool, *, ring: KeyRing | None, public_url: str | None = None) -> HookOffice:
+    office = await open_office(pool, public_url=public_url)
+    runtime = uuid4()
+    await office.sql(
+        "insert into agent_runtime (id, workspace_id, name, last_heartbeat_at) values (%s, %s, 'machine', now())",
+        runtime,
+        office.place.workspace_id,
+    )
+    await office.sql("update agent set runtime_id = %s", runtime)
+    workplace = office.people.workplace
+    assert workplace is not None
+    autopilots = Autopilots(World(pool), pool)
+    store, wake = PostgresWebhookStore(pool), Signal()
+    intake = Intake(
+        store, autopilots.dispatcher, ring, clock=lambda: datetime.now(UTC), observe=WebhookObserver(office.metrics)
+    )
+    replayer = Replayer(store, intake)
+    triggers = TriggerDesk(
+        PostgresTriggerStore(pool),
+        workplace.autopilots,
+        ring,
+        clock=lambda: datetime.now(UTC),
+        public_url=public_url,
+    )
+    hooks = Hooks(triggers, DeliveryLog(store), replayer, BulkDesk(store, wake))
+    people = replace(office.people, workplace=replace(workplace, triggers=triggers.views, hooks=hooks))
+    ingress = Ingress(intake, RateLimit("token", 0), RateLimit("ip", 0), limited=lambda _: None)
+    tasks = TaskService(PostgresTaskStore(pool), Topics())
+    services = Services(people.directory.authenticate, tasks, Readiness(), office.metrics, people, webhooks=ingress)
+    office.app = create_app(services)
+    return HookOffice(office, store, intake, replayer, wake, ring)

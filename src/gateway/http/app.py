@@ -15,7 +15,19 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import autopilots, bindings, chats, health, identity, runtimes, tasks, team, webhooks
+from gateway.http import (
+    autopilots,
+    bindings,
+    chats,
+    deliveries,
+    health,
+    identity,
+    runtimes,
+    tasks,
+    team,
+    triggers,
+    webhooks,
+)
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
 from gateway.http.console import pages
@@ -53,6 +65,7 @@ class Workplace:
     team: TeamService
     autopilots: AutopilotService
     triggers: TriggerViews | None = None
+    hooks: deliveries.Hooks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,9 @@ def create_app(services: Services) -> JsonApp:
 def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> None:
     team.add_routes(app, workplace.team, directory)
     autopilots.add_routes(app, workplace.autopilots, directory, workplace.triggers)
+    if workplace.hooks is not None:
+        deliveries.add_routes(app, workplace.hooks, workplace.autopilots, directory)
+        triggers.add_routes(app, workplace.hooks.triggers)
 
 
 class JsonApp(QuartTrio):

@@ -11,18 +11,34 @@ from gateway.postgres.janitor_store import ROWS_MAX
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.webhooks.ports import (
+    BulkReplay,
     Delivery,
     DeliveryDetail,
     DeliveryDraft,
     DeliveryFilter,
     Recorded,
+    ReplayFilter,
+    ReplayItem,
+    ReplayWork,
     Settled,
     StoredDelivery,
     TriggerRow,
     TriggerState,
 )
 
-_Q = load("webhook.sql", TriggerRow, Recorded, Settled, StoredDelivery, TriggerState, Delivery, DeliveryDetail)
+_Q = load(
+    "webhook.sql",
+    TriggerRow,
+    Recorded,
+    Settled,
+    StoredDelivery,
+    TriggerState,
+    Delivery,
+    DeliveryDetail,
+    BulkReplay,
+    ReplayWork,
+    ReplayItem,
+)
 
 _TALLY_ROWS_MIN = 200
 """Fewer differences than this are summed up as fast as one."""
@@ -86,6 +102,82 @@ class PostgresWebhookStore:
                 conn, id=replay_id, original_id=original_id, idempotency_key=idempotency_key
             )
             return row
+
+    async def plan(self, autopilot_id: UUID, wanted: ReplayFilter) -> int:
+        async with self._pool.connection() as conn:
+            count: int = await _Q.plan_replay(conn, autopilot_id=autopilot_id, **await _wanted(conn, wanted))
+            return count
+
+    async def add_bulk(
+        self,
+        replay_id: UUID,
+        workspace_id: UUID,
+        autopilot_id: UUID,
+        user_id: UUID,
+        *,
+        filter: bytes,
+        budget: int,
+        planned: int,
+    ) -> BulkReplay:
+        async with self._pool.connection() as conn:
+            row: BulkReplay = await _Q.add_bulk_replay(
+                conn,
+                id=replay_id,
+                workspace_id=workspace_id,
+                autopilot_id=autopilot_id,
+                user_id=user_id,
+                filter=filter.decode(),
+                budget=budget,
+                planned=planned,
+            )
+            return row
+
+    async def find_bulk(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay | None:
+        async with self._pool.connection() as conn:
+            row: BulkReplay | None = await _Q.find_bulk_replay(conn, autopilot_id=autopilot_id, replay_id=replay_id)
+            return row
+
+    async def cancel_bulk(self, autopilot_id: UUID, replay_id: UUID) -> bool:
+        async with self._pool.connection() as conn:
+            cancelled: int = await _Q.cancel_bulk_replay(conn, autopilot_id=autopilot_id, replay_id=replay_id)
+            return cancelled > 0
+
+    async def claim_bulk(self, token: UUID, lease_seconds: float) -> ReplayWork | None:
+        async with self._pool.connection() as conn:
+            row: ReplayWork | None = await _Q.claim_bulk_replay(conn, token=token, lease_seconds=lease_seconds)
+            return row
+
+    async def next_item(self, work: ReplayWork, wanted: ReplayFilter, after: ReplayItem) -> ReplayItem | None:
+        async with self._pool.connection() as conn:
+            row: ReplayItem | None = await _Q.next_replayed(
+                conn,
+                autopilot_id=work.autopilot_id,
+                until_at=work.until_at,
+                cursor_at=after.created_at,
+                cursor_id=after.id,
+                **await _wanted(conn, wanted),
+            )
+            return row
+
+    async def advance_bulk(
+        self, replay_id: UUID, token: UUID, item: ReplayItem, outcome: str, lease_seconds: float
+    ) -> bool:
+        counts = {name: int(name == outcome) for name in ("accepted", "skipped", "failed")}
+        async with self._pool.connection() as conn:
+            advanced: int = await _Q.advance_bulk_replay(
+                conn,
+                replay_id=replay_id,
+                token=token,
+                cursor_at=item.created_at,
+                cursor_id=item.id,
+                lease_seconds=lease_seconds,
+                **counts,
+            )
+            return advanced > 0
+
+    async def complete_bulk(self, replay_id: UUID, token: UUID) -> None:
+        async with self._pool.connection() as conn:
+            await _Q.complete_bulk_replay(conn, replay_id=replay_id, token=token)
 
     # --- looking at it ------------------------------------------------------------------------------------------------
 
@@ -160,6 +252,16 @@ class PostgresWebhookStore:
 async def _words(conn: TrioConnection[Any], text: str) -> str:
     words: str = await _Q.search_query(conn, text=text.replace("\x00", " "))
     return words
+
+
+async def _wanted(conn: TrioConnection[Any], wanted: ReplayFilter) -> dict[str, Any]:
+    return {
+        "status": wanted.status,
+        "event": wanted.event,
+        "words": None if wanted.text is None else await _words(conn, wanted.text),
+        "since": wanted.since,
+        "until": wanted.until,
+    }
 
 
 def _columns(drafts: Sequence[DeliveryDraft]) -> dict[str, list[Any]]:

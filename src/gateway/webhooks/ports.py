@@ -162,6 +162,51 @@ class DeliveryFilter:
     text: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReplayFilter(DeliveryFilter):
+    """Which deliveries a bulk replay means: those received from `since` on and before `until`."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReplay:
+    """A bulk replay as people see it. `planned` is how many it goes through, at most its budget."""
+
+    id: UUID
+    autopilot_id: UUID
+    filter: Mapping[str, Any]
+    budget: int
+    planned: int
+    status: str
+    accepted: int
+    skipped: int
+    failed: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayWork:
+    """A bulk replay as whoever carries it out sees it."""
+
+    id: UUID
+    autopilot_id: UUID
+    filter: Mapping[str, Any]
+    planned: int
+    done: int
+    until_at: datetime
+    cursor_at: datetime
+    cursor_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayItem:
+    id: UUID
+    created_at: datetime
+
+
 class IntakeStore(Protocol):
     """Where requests are written down. Every method raises StoreUnavailable or StoreConflict."""
 
@@ -192,6 +237,39 @@ class ReplayStore(IntakeStore, Protocol):
 
     async def record_replay(self, replay_id: UUID, original_id: UUID, idempotency_key: str | None) -> Recorded | None:
         """A new row for the same body, or the one that the same key made before. None: the original is gone."""
+
+
+class BulkStore(Protocol):
+    """Bulk replays: rows that any process may carry out, one process at a time."""
+
+    async def plan(self, autopilot_id: UUID, wanted: ReplayFilter) -> int: ...
+
+    async def add_bulk(
+        self,
+        replay_id: UUID,
+        workspace_id: UUID,
+        autopilot_id: UUID,
+        user_id: UUID,
+        *,
+        filter: bytes,
+        budget: int,
+        planned: int,
+    ) -> BulkReplay: ...
+
+    async def find_bulk(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay | None: ...
+
+    async def cancel_bulk(self, autopilot_id: UUID, replay_id: UUID) -> bool: ...
+
+    async def claim_bulk(self, token: UUID, lease_seconds: float) -> ReplayWork | None: ...
+
+    async def next_item(self, work: ReplayWork, wanted: ReplayFilter, after: ReplayItem) -> ReplayItem | None: ...
+
+    async def advance_bulk(
+        self, replay_id: UUID, token: UUID, item: ReplayItem, outcome: str, lease_seconds: float
+    ) -> bool:
+        """Count `accepted`, `skipped` or `failed` and go on behind the item; False when the lease is lost."""
+
+    async def complete_bulk(self, replay_id: UUID, token: UUID) -> None: ...
 
 
 class LogStore(Protocol):

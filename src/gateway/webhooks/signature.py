@@ -233,6 +233,8 @@ def secret_problem(provider: str, secret: str) -> str | None:
         return "this provider does not sign: a secret would never be checked"
     if not SECRET_CHARS_MIN <= len(secret) <= SECRET_CHARS_MAX:
         return f"a signing secret has {SECRET_CHARS_MIN} to {SECRET_CHARS_MAX} characters"
+    if not secret.isprintable():
+        return "a signing secret has no control characters"
     try:
         key = scheme.key_of(secret)
     except Malformed:
