@@ -15,7 +15,7 @@ from autopilot_trigger t
 join autopilot a on a.id = t.autopilot_id and a.workspace_id = t.workspace_id
 where t.webhook_token = :token and t.kind = 'webhook' and t.webhook_token is not null;
 
--- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies)
+-- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times)
 -- record_class: Recorded
 -- One statement for all requests that are outstanding together: they share its commit. A request that was judged by an
 -- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. Whether the trigger and
@@ -26,9 +26,9 @@ with given as (
   from unnest(:ids::uuid[], :trigger_ids::uuid[], :tokens::text[], :revisions::bigint[], :events::text[],
     :dedupe_keys::text[], :dedupe_sources::text[], :signatures::text[], :secret_ids::uuid[], :verdicts::text[],
     :reasons::text[], :errors::text[], :headers::text[], :content_types::text[], :bodies::bytea[],
-    :response_statuses::integer[], :response_bodies::text[])
+    :response_statuses::integer[], :response_bodies::text[], :times::integer[])
     as g (id, trigger_id, token, revision, event, dedupe_key, dedupe_source, signature, secret_id, verdict, reason, error,
-      headers, content_type, body, response_status, response_body)
+      headers, content_type, body, response_status, response_body, times)
 ), judged as (
   select g.*, t.workspace_id, t.autopilot_id, t.provider,
     case
@@ -49,16 +49,16 @@ with given as (
   insert into webhook_delivery as d
     (id, workspace_id, autopilot_id, trigger_id, provider, event, dedupe_key, dedupe_source, signature_status,
       signing_secret_id, status, reason_code, error, selected_headers, content_type, raw_body, response_status,
-      response_body)
+      response_body, attempt_count)
   select r.id, r.workspace_id, r.autopilot_id, r.trigger_id, r.provider, r.event, r.dedupe_key, r.dedupe_source,
     r.signature, r.secret_id, r.status, r.decided, r.error, r.headers::jsonb, r.content_type, r.body,
     case r.status when 'ignored' then 200 else r.response_status end,
     case r.status when 'ignored' then json_strip_nulls(json_build_object('status', 'ignored', 'delivery_id', r.id,
       'reason', r.decided, 'event', case r.decided when 'event_filtered' then r.event end))::text
-      else r.response_body end
+      else r.response_body end, r.times
   from ready r
   on conflict (trigger_id, dedupe_key) where dedupe_key is not null and status not in ('rejected', 'failed')
-    do update set attempt_count = d.attempt_count + 1, last_attempt_at = now()
+    do update set attempt_count = d.attempt_count + excluded.attempt_count, last_attempt_at = now()
   returning d.id, d.autopilot_id, d.trigger_id, d.dedupe_key, d.status, d.reason_code, d.autopilot_run_id, d.received_at
 )
 select r.id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at

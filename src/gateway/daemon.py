@@ -22,6 +22,7 @@ import trio
 
 from gateway import __version__
 from gateway.address import is_loopback
+from gateway.batching import Batcher, run_batches
 from gateway.channel.channel import Channel, ConnectionState
 from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
@@ -281,11 +282,15 @@ class _Daemon:
         self._autopilots = AutopilotService(PostgresAutopilotStore(pool), self._dispatcher, ended=runs.ended)
 
         self._deliveries = PostgresWebhookStore(pool)
+        self._recording = Batcher("deliveries", self._deliveries.record)
+        self._beginning = Batcher("runs", self._dispatcher.dispatch_together)
         self._intake = Intake(
             self._deliveries,
             self._dispatcher,
             ring,
             clock=lambda: datetime.now(UTC),
+            record=self._recording.submit,
+            begin=self._beginning.submit,
             observe=WebhookObserver(self._metrics),
         )
         self._replayer = Replayer(self._deliveries, self._intake)
@@ -298,6 +303,8 @@ class _Daemon:
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
         nursery.start_soon(self._run_janitor)
+        await nursery.start(run_batches, self._recording)
+        await nursery.start(run_batches, self._beginning)
         nursery.start_soon(run_replays, self._deliveries, self._replayer, self._wakes.replays)
 
     async def start_intake(self, nursery: trio.Nursery, http: Any, ring: KeyRing | None, stop: trio.Event) -> Ready:

@@ -57,10 +57,12 @@ class PostgresWebhookStore:
             row: TriggerRow | None = await _Q.find_webhook_trigger(conn, token=token)
             return row
 
-    async def record(self, drafts: Sequence[DeliveryDraft]) -> Mapping[UUID, Recorded]:
+    async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
+        firsts, followed = _repeats_apart(drafts)
         async with self._pool.connection() as conn:
-            rows: list[Recorded] = await _Q.record_deliveries(conn, **_columns(drafts))
-            return {row.request_id: row for row in rows}
+            rows: list[Recorded] = await _Q.record_deliveries(conn, **_columns(firsts))
+        found = {row.request_id: row for row in rows}
+        return [found.get(followed[draft.id]) for draft in drafts]
 
     async def ignore(self, delivery_id: UUID, reason: str) -> bool:
         async with self._pool.connection() as conn:
@@ -264,8 +266,26 @@ async def _wanted(conn: TrioConnection[Any], wanted: ReplayFilter) -> dict[str, 
     }
 
 
-def _columns(drafts: Sequence[DeliveryDraft]) -> dict[str, list[Any]]:
+def _repeats_apart(drafts: Sequence[DeliveryDraft]) -> tuple[dict[UUID, tuple[DeliveryDraft, int]], dict[UUID, UUID]]:
+    """The first of each name with how often it comes, and for every draft the first one of its name, by ids.
+
+    A statement may meet a row once only. Repeats of one statement are repeats of each other, as they would be apart.
+    """
+    firsts: dict[UUID, tuple[DeliveryDraft, int]] = {}
+    followed: dict[UUID, UUID] = {}
+    named: dict[tuple[UUID, str | None], UUID] = {}
+    for draft in drafts:
+        name = (draft.trigger_id, draft.dedupe_key)
+        first = named.setdefault(name, draft.id) if draft.holds_key else draft.id
+        followed[draft.id] = first
+        firsts[first] = (firsts[first][0], firsts[first][1] + 1) if first in firsts else (draft, 1)
+    return firsts, followed
+
+
+def _columns(firsts: Mapping[UUID, tuple[DeliveryDraft, int]]) -> dict[str, list[Any]]:
+    drafts = [draft for draft, _ in firsts.values()]
     return {
+        "times": [times for _, times in firsts.values()],
         "ids": [draft.id for draft in drafts],
         "trigger_ids": [draft.trigger_id for draft in drafts],
         "tokens": [draft.token for draft in drafts],

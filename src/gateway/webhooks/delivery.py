@@ -7,7 +7,7 @@ The statement that writes the row compares the revision, so a rotated token or s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -62,6 +62,13 @@ Observer = Callable[[str, str], None]
 """Told of every delivery once it is decided: its provider, and what became of it."""
 
 
+Record = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
+"""Writes a request down; None when it was judged by an old revision of its trigger."""
+
+Begin = Callable[[Firing], Awaitable[Dispatched | None]]
+"""Begins a run about which there is nothing to decide; None for every other firing."""
+
+
 def _unheard(_provider: str, _status: str) -> None:
     return None
 
@@ -76,10 +83,15 @@ class Intake:
         ring: KeyRing | None,
         *,
         clock: Callable[[], datetime],
+        record: Record | None = None,
+        begin: Begin | None = None,
         observe: Observer = _unheard,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
+        """`record` and `begin` do for many requests at once what is otherwise done for each alone."""
         self._store = store
+        self._record = record or self._record_alone
+        self._begin_together = begin
         self._dispatcher = dispatcher
         self._ring = ring
         self._clock = clock
@@ -132,7 +144,7 @@ class Intake:
     async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
         for _ in range(JUDGEMENTS_MAX):
             judged = self._judge(trigger, headers, body)
-            recorded = (await self._store.record([judged.draft()])).get(judged.delivery_id)
+            recorded = await self._record(judged.draft())
             if recorded is not None:
                 reached("webhooks.recorded")
                 return await self._settle(judged, recorded)
@@ -142,6 +154,10 @@ class Intake:
                 return None
             trigger = current
         raise StoreConflict("the trigger keeps changing")
+
+    async def _record_alone(self, draft: DeliveryDraft) -> Recorded | None:
+        (recorded,) = await self._store.record([draft])
+        return recorded
 
     def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
         delivery_id = self._mint()
@@ -189,7 +205,9 @@ class Intake:
             return await self._give_up(provider, delivery_id, error)
 
     async def _begin(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
-        done = await self._dispatcher.dispatch(firing)
+        done = None if self._begin_together is None or firing.again else await self._begin_together(firing)
+        if done is None:
+            done = await self._dispatcher.dispatch(firing)
         reached("webhooks.dispatched")
         if done.status == "refused" and not await self._store.ignore(delivery_id, done.reason):
             return await self._as_decided(provider, delivery_id)

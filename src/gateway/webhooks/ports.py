@@ -212,11 +212,8 @@ class IntakeStore(Protocol):
 
     async def find_trigger(self, token: str) -> TriggerRow | None: ...
 
-    async def record(self, drafts: Sequence[DeliveryDraft]) -> Mapping[UUID, Recorded]:
-        """Write requests down together, by their ids; one that was judged by an old revision is not among them.
-
-        No two of them may be repeats of each other: see `DeliveryDraft.holds_key`.
-        """
+    async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
+        """Write requests down together; None for one that was judged by an old revision of its trigger."""
 
     async def ignore(self, delivery_id: UUID, reason: str) -> bool:
         """False when it was decided already."""
