@@ -35,9 +35,9 @@ async def world(pool: Pool) -> World:
     return (await open_autopilots(pool)).world
 
 
-@pytest.fixture
-def desk(pool: Pool, world: World) -> Desk:
-    return open_desk(pool, world)
+@pytest.fixture(params=["alone", "together"])
+def desk(pool: Pool, world: World, nursery: trio.Nursery, request: pytest.FixtureRequest) -> Desk:
+    return open_desk(pool, world, nursery=nursery if request.param == "together" else None)
 
 
 async def only_row(desk: Desk) -> dict[str, Any]:

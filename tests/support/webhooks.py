@@ -10,8 +10,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
+import trio
 from quart.typing import TestClientProtocol
 
+from gateway.batching import Batcher, run_batches
 from gateway.concurrency import Signal, Topics
 from gateway.http.app import JsonApp, Services, create_app
 from gateway.http.deliveries import Hooks
@@ -122,17 +124,27 @@ def open_desk(
     has_ring: bool = True,
     per_token: int = 0,
     per_address: int = 0,
+    nursery: trio.Nursery | None = None,
     **settings: Any,
 ) -> Desk:
+    """With a nursery, requests that are outstanding together share statements, as in the daemon."""
     autopilots, metrics, limited = Autopilots(world, pool), Metrics(), list[str]()
     ring = ring or KeyRing.parse(generate_key())
     store = PostgresWebhookStore(pool)
+    together: dict[str, Any] = {}
+    if nursery is not None:
+        recording = Batcher("deliveries", store.record)
+        beginning = Batcher("runs", autopilots.dispatcher.dispatch_together)
+        nursery.start_soon(run_batches, recording)
+        nursery.start_soon(run_batches, beginning)
+        together = {"record": recording.submit, "begin": beginning.submit}
     intake = Intake(
         store,
         dispatcher or autopilots.dispatcher,
         ring if has_ring else None,
         clock=lambda: datetime.now(UTC),
         observe=WebhookObserver(metrics),
+        **together,
     )
     ingress = Ingress(
         intake, RateLimit("token", per_token), RateLimit("ip", per_address), limited=limited.append, **settings
