@@ -34,6 +34,7 @@ KINDS = (
         _Q.list_installation_secrets,
         _Q.replace_installation_secret,
     ),
+    SecretKind("signing secret", _Q.count_signing_secrets, _Q.list_signing_secrets, _Q.replace_signing_secret),
 )
 """Everything that is sealed. What is not here loses its secrets when an old key is taken off the ring."""
 
