@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +14,9 @@ import pytest
 import trio
 
 from gateway.keyring import generate_key
-from gateway.postgres.pool import Pool
+from gateway.postgres.embedded import open_embedded
+from gateway.postgres.migrate import migrate_up
+from gateway.postgres.pool import Pool, open_pool
 from support.autopilots import Autopilots, open_autopilots
 from support.processes import GatewayProcess, open_gateway
 from support.webhooks import Desk, Hook, open_desk, signed
@@ -79,38 +83,33 @@ async def test_delivery_killed_anywhere_gets_one_run(
     assert await desk.sql("select count(*) from autopilot_run") == [(1,)]
 
 
-async def test_connections_cut_under_load_keep_every_promise(
-    pool: Pool, database: str, autopilots: Autopilots, tmp_path: Path
-) -> None:
-    """All connections of the daemon are ended again and again: every 2xx has its row, and no delivery two runs."""
-    desk = open_desk(pool, autopilots.world)
+Disturb = Callable[[], Awaitable[None]]
+
+
+async def hold_promises(desk: Desk, settings: dict[str, str], log: Path, disturb: Disturb) -> None:
+    """Senders deliver while the database is disturbed: every 2xx has its row, and no delivery two runs."""
     hook = await desk.add_hook(provider="github")
     promised: set[str] = set()
-    statuses: list[int] = []
+    statuses: set[int] = set()
     over = False
 
     async def send(gateway: GatewayProcess) -> None:
         """As a provider does: until it is taken, the same delivery again."""
         while not over:
             name = uuid4().hex
-            for _ in range(50):
+            for _ in range(100):
                 response = await post(gateway, hook, name)
-                statuses.append(response.status_code)
+                statuses.add(response.status_code)
                 if response.status_code == 200:
                     promised.add(name)
                     break
                 await trio.sleep(0.05)
 
-    settings = environment(database, tmp_path, generate_key())
-    async with (
-        open_gateway(["serve"], environment=settings, log=tmp_path / "log") as gateway,
-        trio.open_nursery() as all_of,
-    ):
+    async with open_gateway(["serve"], environment=settings, log=log) as gateway, trio.open_nursery() as senders:
         for _ in range(8):
-            all_of.start_soon(send, gateway)
-        for _ in range(5):
-            await trio.sleep(0.5)
-            await trio.to_thread.run_sync(cut, database)
+            senders.start_soon(send, gateway)
+        await trio.sleep(0.5)
+        await disturb()
         await trio.sleep(0.5)
         over = True
     assert len(promised) > 20
@@ -118,10 +117,21 @@ async def test_connections_cut_under_load_keep_every_promise(
     await desk.intake.finish_stale()
     found = await rows(desk)
     settled = {name: (status, runs) for name, status, runs in found if status != "failed"}
-    assert promised <= settled.keys()
-    assert {settled[name] for name in promised} == {("dispatched", 1)}
+    assert {settled.get(name) for name in promised} == {("dispatched", 1)}
     assert all(runs <= 1 for _, _, runs in found)
-    assert set(statuses) <= {200, 500}
+    assert statuses <= {200, 500}
+
+
+async def test_connections_cut_under_load_keep_every_promise(
+    pool: Pool, database: str, autopilots: Autopilots, tmp_path: Path
+) -> None:
+    async def cut_often() -> None:
+        for _ in range(5):
+            await trio.to_thread.run_sync(cut, database)
+            await trio.sleep(0.5)
+
+    desk = open_desk(pool, autopilots.world)
+    await hold_promises(desk, environment(database, tmp_path, generate_key()), tmp_path / "log", cut_often)
 
 
 def cut(database: str) -> None:
@@ -130,3 +140,32 @@ def cut(database: str) -> None:
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
+
+
+async def test_database_restarted_under_load_keeps_every_promise(tmp_path: Path) -> None:
+    stop, stopped = trio.Event(), trio.Event()
+
+    async def serve(state: str, *, task_status: trio.TaskStatus[str]) -> None:
+        async with open_embedded(state, durable=False) as conninfo:
+            await migrate_up(conninfo)
+            task_status.started(conninfo)
+            await stop.wait()
+        stopped.set()
+        async with open_embedded(state, durable=False):
+            await trio.sleep_forever()
+
+    async def restart() -> None:
+        stop.set()
+        await stopped.wait()
+        await trio.sleep(2)
+
+    with tempfile.TemporaryDirectory(prefix="gateway-test-", ignore_cleanup_errors=True) as state:
+        await trio.Path(state).chmod(0o711)
+        async with trio.open_nursery() as nursery:
+            conninfo: str = await nursery.start(serve, state)
+            async with open_pool(conninfo, size_max=10) as pool:
+                autopilots = await open_autopilots(pool)
+                await autopilots.world.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
+                desk = open_desk(pool, autopilots.world)
+                await hold_promises(desk, environment(conninfo, tmp_path, generate_key()), tmp_path / "log", restart)
+            nursery.cancel_scope.cancel()

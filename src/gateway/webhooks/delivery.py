@@ -30,7 +30,7 @@ from gateway.work.dispatching import Dispatched, Dispatcher, Firing
 
 logger = structlog.get_logger(__name__)
 
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 10.0
 """How long a delivery may take once its row is being written, also when its sender has hung up."""
 JUDGEMENTS_MAX = 5
 TRIGGERS_MAX = 2_000
