@@ -152,13 +152,14 @@ limit :row_limit offset :row_offset;
 
 -- name: list_deliveries_by_status(autopilot_id, status, event, row_limit, row_offset)
 -- record_class: Delivery
--- A statement of its own, because a rare status has an index of its own.
+-- A statement of its own, because a rare status has an index of its own. Only that index has this order: were the status
+-- one value to the planner, it might as well look for it in every row.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
   content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
 from webhook_delivery
-where autopilot_id = :autopilot_id and status = :status and (:event::text is null or event = :event::text)
-order by created_at desc, id desc
+where autopilot_id = :autopilot_id and status between :status and :status and (:event::text is null or event = :event::text)
+order by status, created_at desc, id desc
 limit :row_limit offset :row_offset;
 
 -- name: search_deliveries(autopilot_id, words, status, event, row_limit, row_offset)
