@@ -59,6 +59,19 @@ end $$;
 
 
 --
+-- Name: announce_signing_secret(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.announce_signing_secret() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  update autopilot_trigger set revision = revision + 1 where id = coalesce(new.trigger_id, old.trigger_id);
+  return null;
+end $$;
+
+
+--
 -- Name: autopilot_failure_text(text, text, text); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -144,6 +157,119 @@ CREATE FUNCTION public.issue_title_key(title text) RETURNS text
     AS $$
   select md5(lower(btrim(regexp_replace(title, '\s+', ' ', 'g'))))
 $$;
+
+
+--
+-- Name: raise_trigger_revision(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.raise_trigger_revision() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  new.revision := old.revision + 1;
+  return new;
+end $$;
+
+
+--
+-- Name: settle_webhook_delivery(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.settle_webhook_delivery() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  verdict text;
+begin
+  update webhook_delivery d
+  set status = 'dispatched', autopilot_run_id = new.id, reason_code = new.reason_code, error = null,
+    response_status = 200, response_body = json_strip_nulls(json_build_object(
+      'status', case new.status when 'skipped' then 'skipped' else 'accepted' end,
+      'delivery_id', d.id, 'run_id', new.id,
+      'autopilot_id', case when new.status <> 'skipped' then d.autopilot_id end,
+      'trigger_id', case when new.status <> 'skipped' then d.trigger_id end,
+      'reason', case when new.status = 'skipped' then new.failure_reason end))::text
+  where d.id = new.webhook_delivery_id and d.status = 'queued';
+  if not found then
+    select d.status into verdict from webhook_delivery d where d.id = new.webhook_delivery_id;
+    if found then
+      raise exception 'the delivery is % already', verdict
+        using errcode = 'check_violation', constraint = 'webhook_delivery_decided';
+    end if;
+  end if;
+  return null;
+end $$;
+
+
+--
+-- Name: tally_added_deliveries(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.tally_added_deliveries() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  insert into webhook_tally (workspace_id, autopilot_id, status, rows)
+  select workspace_id, autopilot_id, status, count(*) from added group by workspace_id, autopilot_id, status;
+  return null;
+end $$;
+
+
+--
+-- Name: tally_gone_deliveries(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.tally_gone_deliveries() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  insert into webhook_tally (workspace_id, autopilot_id, status, rows)
+  select workspace_id, autopilot_id, status, -count(*) from gone group by workspace_id, autopilot_id, status;
+  return null;
+end $$;
+
+
+--
+-- Name: tally_moved_delivery(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.tally_moved_delivery() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  insert into webhook_tally (workspace_id, autopilot_id, status, rows)
+  values (old.workspace_id, old.autopilot_id, old.status, -1), (new.workspace_id, new.autopilot_id, new.status, 1);
+  return null;
+end $$;
+
+
+--
+-- Name: webhook_words(bytea); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.webhook_words(body bytea) RETURNS tsvector
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $_$
+declare
+  said text;
+begin
+  said := convert_from(substring(body from 1 for 262144), 'UTF8');
+  if left(said, 8) = 'payload=' or said like '%&payload=%' then
+    said := convert_from((
+      select string_agg(case when part[1] is null then convert_to(part[2], 'UTF8') else decode(part[1], 'hex') end, ''::bytea)
+      from regexp_matches(replace(said, '+', ' '), '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') as part), 'UTF8');
+  end if;
+  if position('\u' in said) > 0 and said is json then
+    said := replace(said, '\u0000', ' ')::jsonb::text;
+  end if;
+  return strip(to_tsvector('pg_catalog.simple', translate(said, '{}[]()<>"'':,;=&@/\.-+*#%?!|~^$`', '                                ')));
+exception
+  when character_not_in_repertoire or untranslatable_character then
+    return ''::tsvector;
+  when program_limit_exceeded or data_exception then
+    return strip(to_tsvector('pg_catalog.simple', left(said, 16384)));
+end $_$;
 
 
 SET default_tablespace = '';
@@ -339,6 +465,7 @@ CREATE TABLE public.autopilot_trigger (
     last_fired_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    revision bigint DEFAULT 0 NOT NULL,
     CONSTRAINT autopilot_trigger_kind_check CHECK ((kind = ANY (ARRAY['schedule'::text, 'webhook'::text, 'api'::text]))),
     CONSTRAINT autopilot_trigger_provider_check CHECK ((provider <> ''::text))
 );
@@ -827,6 +954,107 @@ CREATE TABLE public.user_session (
 
 
 --
+-- Name: webhook_delivery; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.webhook_delivery (
+    id uuid NOT NULL,
+    source text DEFAULT 'autopilot'::text NOT NULL,
+    workspace_id uuid,
+    autopilot_id uuid,
+    trigger_id uuid,
+    provider text DEFAULT 'generic'::text NOT NULL,
+    event text DEFAULT 'webhook.received'::text NOT NULL,
+    dedupe_key text,
+    dedupe_source text,
+    signature_status text DEFAULT 'not_required'::text NOT NULL,
+    signing_secret_id uuid,
+    status text DEFAULT 'queued'::text NOT NULL,
+    reason_code text,
+    attempt_count integer DEFAULT 1 NOT NULL,
+    selected_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    content_type text,
+    raw_body bytea,
+    response_status integer,
+    response_body text,
+    autopilot_run_id uuid,
+    replayed_from_delivery_id uuid,
+    replay_idempotency_key text,
+    error text,
+    available_at timestamp with time zone DEFAULT (now() + '00:00:10'::interval) NOT NULL,
+    dispatch_attempts integer DEFAULT 0 NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_attempt_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    search tsvector GENERATED ALWAYS AS (public.webhook_words(raw_body)) STORED,
+    CONSTRAINT webhook_delivery_owner_check CHECK (
+CASE source
+    WHEN 'autopilot'::text THEN (num_nulls(workspace_id, autopilot_id, trigger_id) = 0)
+    ELSE (num_nonnulls(autopilot_id, trigger_id) = 0)
+END),
+    CONSTRAINT webhook_delivery_signature_status_check CHECK ((signature_status = ANY (ARRAY['not_required'::text, 'valid'::text, 'invalid'::text, 'missing'::text]))),
+    CONSTRAINT webhook_delivery_source_check CHECK ((source = ANY (ARRAY['autopilot'::text, 'github_app'::text]))),
+    CONSTRAINT webhook_delivery_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'rejected'::text, 'ignored'::text, 'failed'::text])))
+);
+
+
+--
+-- Name: webhook_replay; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.webhook_replay (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    autopilot_id uuid NOT NULL,
+    created_by_id uuid,
+    filter jsonb NOT NULL,
+    budget integer NOT NULL,
+    planned integer NOT NULL,
+    status text DEFAULT 'running'::text NOT NULL,
+    accepted integer DEFAULT 0 NOT NULL,
+    skipped integer DEFAULT 0 NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    until_at timestamp with time zone DEFAULT now() NOT NULL,
+    cursor_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    cursor_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    leased_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    lease_token uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT webhook_replay_budget_check CHECK ((budget > 0)),
+    CONSTRAINT webhook_replay_status_check CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'cancelled'::text])))
+);
+
+
+--
+-- Name: webhook_signing_secret; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.webhook_signing_secret (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    trigger_id uuid NOT NULL,
+    secret_encrypted text NOT NULL,
+    last_four text NOT NULL,
+    expires_at timestamp with time zone,
+    created_by_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: webhook_tally; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.webhook_tally (
+    workspace_id uuid,
+    autopilot_id uuid,
+    status text NOT NULL,
+    rows bigint NOT NULL
+);
+
+
+--
 -- Name: workspace; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -1192,6 +1420,30 @@ ALTER TABLE ONLY public.user_session
 
 
 --
+-- Name: webhook_delivery webhook_delivery_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: webhook_replay webhook_replay_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_replay
+    ADD CONSTRAINT webhook_replay_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: webhook_signing_secret webhook_signing_secret_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_signing_secret
+    ADD CONSTRAINT webhook_signing_secret_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: workspace workspace_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1544,6 +1796,97 @@ CREATE INDEX user_session_expiry_idx ON public.user_session USING btree (expires
 
 
 --
+-- Name: webhook_delivery_age_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_age_idx ON public.webhook_delivery USING btree (created_at);
+
+
+--
+-- Name: webhook_delivery_autopilot_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_autopilot_idx ON public.webhook_delivery USING btree (autopilot_id, created_at DESC, id DESC);
+
+
+--
+-- Name: webhook_delivery_dedupe_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX webhook_delivery_dedupe_key ON public.webhook_delivery USING btree (trigger_id, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (status <> ALL (ARRAY['rejected'::text, 'failed'::text])));
+
+
+--
+-- Name: webhook_delivery_github_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX webhook_delivery_github_key ON public.webhook_delivery USING btree (dedupe_key) WHERE ((source = 'github_app'::text) AND (dedupe_key IS NOT NULL) AND (status <> ALL (ARRAY['rejected'::text, 'failed'::text])));
+
+
+--
+-- Name: webhook_delivery_queued_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_queued_idx ON public.webhook_delivery USING btree (available_at) WHERE (status = 'queued'::text);
+
+
+--
+-- Name: webhook_delivery_replay_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX webhook_delivery_replay_key ON public.webhook_delivery USING btree (replayed_from_delivery_id, replay_idempotency_key) WHERE (replay_idempotency_key IS NOT NULL);
+
+
+--
+-- Name: webhook_delivery_search_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_search_idx ON public.webhook_delivery USING gin (search);
+
+
+--
+-- Name: webhook_delivery_status_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_status_idx ON public.webhook_delivery USING btree (autopilot_id, status, created_at DESC, id DESC);
+
+
+--
+-- Name: webhook_delivery_workspace_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_workspace_idx ON public.webhook_delivery USING btree (workspace_id, created_at DESC, id DESC);
+
+
+--
+-- Name: webhook_replay_autopilot_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_replay_autopilot_idx ON public.webhook_replay USING btree (autopilot_id, created_at DESC);
+
+
+--
+-- Name: webhook_replay_running_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_replay_running_idx ON public.webhook_replay USING btree (leased_until) WHERE (status = 'running'::text);
+
+
+--
+-- Name: webhook_signing_secret_trigger_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_signing_secret_trigger_idx ON public.webhook_signing_secret USING btree (trigger_id, created_at);
+
+
+--
+-- Name: webhook_tally_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_tally_idx ON public.webhook_tally USING btree (workspace_id, autopilot_id);
+
+
+--
 -- Name: agent_task agent_task_delete_autopilot_run; Type: TRIGGER; Schema: public; Owner: -
 --
 
@@ -1586,6 +1929,20 @@ CREATE TRIGGER autopilot_run_announce_start AFTER INSERT ON public.autopilot_run
 
 
 --
+-- Name: autopilot_run autopilot_run_settle_delivery; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER autopilot_run_settle_delivery AFTER INSERT ON public.autopilot_run FOR EACH ROW WHEN ((new.webhook_delivery_id IS NOT NULL)) EXECUTE FUNCTION public.settle_webhook_delivery();
+
+
+--
+-- Name: autopilot_trigger autopilot_trigger_revision; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER autopilot_trigger_revision BEFORE UPDATE OF webhook_token, provider, event_filters ON public.autopilot_trigger FOR EACH ROW WHEN (((old.webhook_token IS DISTINCT FROM new.webhook_token) OR (old.provider <> new.provider) OR (old.event_filters IS DISTINCT FROM new.event_filters))) EXECUTE FUNCTION public.raise_trigger_revision();
+
+
+--
 -- Name: channel_installation channel_installation_announce; Type: TRIGGER; Schema: public; Owner: -
 --
 
@@ -1618,6 +1975,34 @@ CREATE TRIGGER issue_end_autopilot_run AFTER UPDATE OF status ON public.issue FO
 --
 
 CREATE TRIGGER outbound_message_announce AFTER INSERT OR UPDATE OF status ON public.outbound_message FOR EACH ROW WHEN ((new.status = 'queued'::text)) EXECUTE FUNCTION public.announce_outbound();
+
+
+--
+-- Name: webhook_delivery webhook_delivery_tally_added; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER webhook_delivery_tally_added AFTER INSERT ON public.webhook_delivery REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION public.tally_added_deliveries();
+
+
+--
+-- Name: webhook_delivery webhook_delivery_tally_gone; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER webhook_delivery_tally_gone AFTER DELETE ON public.webhook_delivery REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION public.tally_gone_deliveries();
+
+
+--
+-- Name: webhook_delivery webhook_delivery_tally_moved; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER webhook_delivery_tally_moved AFTER UPDATE OF status, workspace_id ON public.webhook_delivery FOR EACH ROW WHEN (((old.status <> new.status) OR (old.workspace_id IS DISTINCT FROM new.workspace_id))) EXECUTE FUNCTION public.tally_moved_delivery();
+
+
+--
+-- Name: webhook_signing_secret webhook_signing_secret_revision; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER webhook_signing_secret_revision AFTER INSERT OR DELETE OR UPDATE ON public.webhook_signing_secret FOR EACH ROW EXECUTE FUNCTION public.announce_signing_secret();
 
 
 --
@@ -1962,6 +2347,54 @@ ALTER TABLE ONLY public.squad
 
 ALTER TABLE ONLY public.user_session
     ADD CONSTRAINT user_session_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.app_user(id) ON DELETE CASCADE;
+
+
+--
+-- Name: webhook_delivery webhook_delivery_autopilot_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_autopilot_id_fkey FOREIGN KEY (autopilot_id) REFERENCES public.autopilot(id) ON DELETE CASCADE;
+
+
+--
+-- Name: webhook_delivery webhook_delivery_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_delivery
+    ADD CONSTRAINT webhook_delivery_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: webhook_replay webhook_replay_autopilot_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_replay
+    ADD CONSTRAINT webhook_replay_autopilot_id_fkey FOREIGN KEY (autopilot_id) REFERENCES public.autopilot(id) ON DELETE CASCADE;
+
+
+--
+-- Name: webhook_replay webhook_replay_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_replay
+    ADD CONSTRAINT webhook_replay_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
+
+
+--
+-- Name: webhook_signing_secret webhook_signing_secret_trigger_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_signing_secret
+    ADD CONSTRAINT webhook_signing_secret_trigger_id_fkey FOREIGN KEY (trigger_id) REFERENCES public.autopilot_trigger(id) ON DELETE CASCADE;
+
+
+--
+-- Name: webhook_signing_secret webhook_signing_secret_workspace_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.webhook_signing_secret
+    ADD CONSTRAINT webhook_signing_secret_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES public.workspace(id) ON DELETE CASCADE;
 
 
 --

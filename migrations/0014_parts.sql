@@ -1,5 +1,5 @@
 -- A long answer is several messages, each with a row of its own: its retries, its doubt, its place in the order.
--- depends: 0012_autopilot
+-- depends: 0013_webhook
 
 alter table outbound_message add column part smallint not null default 0;
 drop index outbound_message_task_key;

@@ -96,3 +96,47 @@ select run.id from run where (select count(*) from told) >= 0;
 -- name: lock_free_agent(agent_id)$
 -- An agent that is archived meanwhile is not given work: archiving waits for this commit, or this for the archiving.
 select id from agent where id = :agent_id and archived_at is null for share;
+
+-- name: begin_plain_runs(ids, task_ids, autopilot_ids, trigger_ids, delivery_ids, payloads, online_seconds)
+-- Webhooks that are outstanding together, in one statement, as far as there is nothing to think about: an agent of the
+-- workspace that everybody may use, whose runtime was just heard of, is to run without an issue. Whatever else there is,
+-- and every repeat, is left out and goes the long way. The agent's lock and its conditions are those of the long way.
+with firing as (
+  select * from unnest(:ids::uuid[], :task_ids::uuid[], :autopilot_ids::uuid[], :trigger_ids::uuid[],
+    :delivery_ids::uuid[], :payloads::text[]) as f (id, task_id, autopilot_id, trigger_id, delivery_id, payload)
+), plain as (
+  select f.*, autopilot.workspace_id, agent.id as agent_id, agent.runtime_id
+  from firing f
+  join autopilot on autopilot.id = f.autopilot_id and autopilot.status = 'active'
+    and autopilot.execution_mode = 'run_only' and autopilot.assignee_type = 'agent'
+  join autopilot_trigger trigger on trigger.id = f.trigger_id and trigger.autopilot_id = autopilot.id
+    and trigger.workspace_id = autopilot.workspace_id and trigger.enabled
+  join agent on agent.id = autopilot.assignee_id and agent.workspace_id = autopilot.workspace_id
+    and agent.archived_at is null and agent.visibility = 'workspace'
+  join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
+    and runtime.last_heartbeat_at > now() - make_interval(secs => :online_seconds)
+  for share of agent
+), run as (
+  insert into autopilot_run (id, workspace_id, autopilot_id, trigger_id, source, status, task_id, webhook_delivery_id,
+    trigger_payload)
+  select id, workspace_id, autopilot_id, trigger_id, 'webhook', 'running', task_id, delivery_id, payload::jsonb from plain
+  on conflict do nothing
+  returning id, workspace_id, autopilot_id, trigger_id, task_id, webhook_delivery_id
+), task as (
+  insert into agent_task (id, workspace_id, agent_id, kind, autopilot_run_id, max_attempts)
+  select run.task_id, run.workspace_id, plain.agent_id, 'autopilot', run.id, 1
+  from run join plain on plain.id = run.id
+  returning agent_id
+), told as (
+  select pg_notify('gateway_task', runtime_id::text)
+  from (select distinct agent.runtime_id from task join agent on agent.id = task.agent_id) as runtimes
+), fired as (
+  update autopilot set last_run_at = now()
+  where id in (select autopilot.id from autopilot where autopilot.id in (select autopilot_id from run)
+    for no key update of autopilot skip locked)
+), pulled as (
+  update autopilot_trigger set last_fired_at = now()
+  where id in (select trigger.id from autopilot_trigger trigger where trigger.id in (select trigger_id from run)
+    for no key update of trigger skip locked)
+)
+select run.webhook_delivery_id, run.id from run where (select count(*) from told) >= 0;

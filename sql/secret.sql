@@ -45,3 +45,21 @@ set device_code = case when :name = 'device_code' then decode(:sealed, 'base64')
   credentials = case when :name = 'credentials' then decode(:sealed, 'base64') else credentials end
 where id = :owner_id and status = 'pending'
   and case :name when 'device_code' then device_code when 'credentials' then credentials end = decode(:before, 'base64');
+
+-- name: count_signing_secrets()$
+-- Expired ones count as well: their end may be moved, and an old key goes only when nothing needs it.
+select count(*) from webhook_signing_secret;
+
+-- name: list_signing_secrets(after_id, after_name, rows_max)
+-- record_class: StoredSecret
+-- One secret to a row, so that its id alone is the order.
+select id as owner_id, 'secret_encrypted' as name, secret_encrypted as sealed
+from webhook_signing_secret
+where (id, 'secret_encrypted') > (:after_id::uuid, :after_name::text)
+order by id
+limit :rows_max;
+
+-- name: replace_signing_secret(owner_id, name, before, sealed)!
+-- Over the value that was read only. The same secret under another key: triggers remembered elsewhere may keep it.
+update webhook_signing_secret set secret_encrypted = :sealed
+where id = :owner_id and :name::text = 'secret_encrypted' and secret_encrypted = :before;

@@ -219,6 +219,8 @@ class WebhookSettings(_Group):
     """0 disables the limit, as below. Counted per replica."""
     per_ip_per_minute: CountOrZero = 30
     body_bytes_max: Bytes = 262_144
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90
+    """How long deliveries are kept, whatever became of them; 0 keeps them for ever."""
 
 
 class LogSettings(_Group):

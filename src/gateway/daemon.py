@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import trio
 
 from gateway import __version__
 from gateway.address import is_loopback
+from gateway.batching import Batcher, run_batches
 from gateway.channel.capability import Capability
 from gateway.channel.channel import Channel, ChannelFactory, ConnectionState
 from gateway.channel.registry import Registry, Traits
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
     from gateway.channel.installation import StoredInstallation
     from gateway.http.app import People, Workplace
+    from gateway.http.deliveries import Hooks
+    from gateway.http.webhooks import Ingress
     from gateway.lark.client import HttpClient
     from gateway.lark.clients import LarkClients
     from gateway.lark.installs import ScanDesk
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from gateway.supervisor.sweep import Fleet
     from gateway.work.attachments import Attachments, FileSource
     from gateway.work.directory import Directory
+    from gateway.work.issues import IssueService
 
 log = structlog.get_logger()
 
@@ -70,6 +75,7 @@ class Wakes:
     outbox: Topics = field(default_factory=Topics)
     attachments: Signal = field(default_factory=Signal)
     feed: Feed = field(default_factory=Feed)
+    replays: Signal = field(default_factory=Signal)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
         """For `run_listener`: an empty payload stands for everything that may have been missed."""
@@ -375,14 +381,10 @@ class _Daemon:
         from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
         from gateway.lark.clients import LarkClients
-        from gateway.observe.events import AutopilotObserver, InboundObserver, LookupObserver
-        from gateway.postgres.autopilot_store import PostgresAutopilotStore
-        from gateway.postgres.dispatch_store import PostgresDispatchStore
+        from gateway.observe.events import InboundObserver, LookupObserver
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
-        from gateway.work.autopilots import AutopilotService
-        from gateway.work.dispatching import AutopilotDispatcher
         from gateway.work.issues import IssueService
         from gateway.work.ports import LossLimits
         from gateway.work.tasks import TaskService
@@ -436,22 +438,56 @@ class _Daemon:
             ended=TaskObserver(self._metrics),
             enrich=self._enricher.enrich,
         )
+        self._set_up_autopilots(issues, online_seconds=limits.silent_seconds)
+        self._set_up_webhooks()
+
+    def _set_up_autopilots(self, issues: IssueService, *, online_seconds: float) -> None:
+        from gateway.observe.events import AutopilotObserver
+        from gateway.postgres.autopilot_store import PostgresAutopilotStore
+        from gateway.postgres.dispatch_store import PostgresDispatchStore
+        from gateway.work.autopilots import AutopilotService
+        from gateway.work.dispatching import AutopilotDispatcher
+
         runs = AutopilotObserver(self._metrics)
         self._dispatcher = AutopilotDispatcher(
-            PostgresDispatchStore(pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+            PostgresDispatchStore(self._pool, online_seconds=online_seconds), issues, began=runs.began
         )
-        self._autopilots = AutopilotService(PostgresAutopilotStore(pool), self._dispatcher, ended=runs.ended)
+        self._autopilots = AutopilotService(PostgresAutopilotStore(self._pool), self._dispatcher, ended=runs.ended)
+
+    def _set_up_webhooks(self) -> None:
+        from gateway.observe.events import WebhookObserver
+        from gateway.postgres.webhook_store import PostgresWebhookStore
+        from gateway.webhooks.delivery import Intake
+        from gateway.webhooks.replay import Replayer
+
+        self._deliveries = PostgresWebhookStore(self._pool)
+        self._recording = Batcher("deliveries", self._deliveries.record)
+        self._beginning = Batcher("runs", self._dispatcher.dispatch_together)
+        self._intake = Intake(
+            self._deliveries,
+            self._dispatcher,
+            self._ring,
+            clock=lambda: datetime.now(UTC),
+            record=self._recording.submit,
+            begin=self._beginning.submit,
+            observe=WebhookObserver(self._metrics),
+        )
+        self._replayer = Replayer(self._deliveries, self._intake)
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
         from gateway.inbound.committer import run_committer
         from gateway.inbound.enrichment import run_prefetch
+        from gateway.webhooks.replay import run_replays
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
         await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
         await nursery.start(partial(run_prefetch, self._enricher, self._inbound.find_installation))
         await nursery.start(self._run_attachments)
         nursery.start_soon(self._run_janitor)
+        await nursery.start(run_batches, self._recording)
+        await nursery.start(run_batches, self._beginning)
+        nursery.start_soon(run_replays, self._deliveries, self._replayer, self._wakes.replays)
         if self._ring is not None:
             self._pushed = self._pushed_events(self._ring)
             await nursery.start(self._pushed.run)
@@ -626,9 +662,16 @@ class _Daemon:
                 Sweep("outbound_messages", 600, partial(store.purge_outbound, kept)),
                 Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
                 Sweep("typing", 600, store.purge_typing),
+                Sweep("stale_deliveries", 5, self._intake.finish_stale),
+                Sweep("delivery_counts", 10, self._deliveries.fold_tally),
+                Sweep("deliveries", 600, self._purge_deliveries),
                 Sweep("autopilot_runs", 5, self._autopilots.count_ended),
             ]
         )
+
+    async def _purge_deliveries(self) -> int:
+        days = self._settings.webhooks.retention_days
+        return await self._deliveries.purge(days * 86_400.0) if days else 0
 
     async def _run_gauges(self, fleet: Fleet, stop: trio.Event) -> None:
         """What is read off rather than counted, until the bots have begun to drain."""
@@ -661,9 +704,24 @@ class _Daemon:
             people=self._people(directory, installs),
             attachments=self._attachments,
             take_lark_event=None if self._pushed is None else self._pushed.take,
+            webhooks=self._ingress(),
             body_bytes_max=self._settings.limits.http_body_bytes_max,
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
+
+    def _ingress(self) -> Ingress:
+        from gateway.http.webhooks import Ingress
+        from gateway.webhooks.limits import RateLimit
+
+        webhooks = self._settings.webhooks
+        return Ingress(
+            self._intake,
+            RateLimit("token", webhooks.per_token_per_minute),
+            RateLimit("ip", webhooks.per_ip_per_minute),
+            limited=lambda gate: self._metrics.count("gateway_webhook_rate_limited_total", gate=gate),
+            body_bytes_max=webhooks.body_bytes_max,
+            trusted_proxies=self._settings.http.trusted_proxies,
+        )
 
     def _people(self, directory: Directory, installs: ScanDesk | None) -> People:
         from gateway.http.app import People
@@ -698,7 +756,25 @@ class _Daemon:
         from gateway.work.team import TeamService
 
         team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
-        return Workplace(team, self._autopilots)
+        hooks = self._hooks()
+        return Workplace(team, self._autopilots, hooks.triggers.views, hooks)
+
+    def _hooks(self) -> Hooks:
+        from gateway.http.deliveries import Hooks
+        from gateway.postgres.trigger_store import PostgresTriggerStore
+        from gateway.webhooks.log import DeliveryLog
+        from gateway.webhooks.replay import BulkDesk
+        from gateway.webhooks.triggers import TriggerDesk
+
+        triggers = TriggerDesk(
+            PostgresTriggerStore(self._pool),
+            self._autopilots,
+            self._ring,
+            clock=lambda: datetime.now(UTC),
+            public_url=self._settings.http.public_url,
+        )
+        bulk = BulkDesk(self._deliveries, self._wakes.replays)
+        return Hooks(triggers, DeliveryLog(self._deliveries), self._replayer, bulk)
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness

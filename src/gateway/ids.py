@@ -12,6 +12,7 @@ from gateway.errors import RejectedRequest
 USER_TOKEN_PREFIX = "gwu_"  # noqa: S105  (a public prefix, not a secret)
 RUNTIME_TOKEN_PREFIX = "gwr_"  # noqa: S105
 SESSION_TOKEN_PREFIX = "gws_"  # noqa: S105
+WEBHOOK_TOKEN_PREFIX = "awt_"  # noqa: S105
 
 
 def new_id() -> UUID:
@@ -31,7 +32,10 @@ def parse_id(text: str, *, field: str = "id") -> UUID:
 
 
 def new_token(prefix: str) -> str:
-    """A bearer secret: the prefix and 32 random bytes, base64url without padding. Only its hash is ever stored."""
+    """A bearer secret: the prefix and 32 random bytes, base64url without padding.
+
+    Only its hash is ever stored, except for the address of a webhook, which people must be able to copy again.
+    """
     return prefix + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
 
 

@@ -7,6 +7,7 @@ Every line of the transcript is something that was looked at from outside; one t
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import os
 import re
@@ -35,6 +36,7 @@ STEP_SECONDS = 30.0
 STOP_SECONDS = 20.0
 ADA = "ada@example.invalid"
 EVE = "eve@example.invalid"
+SIGNING_SECRET = "not-a-real-signing-secret"  # noqa: S105
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """A PNG of one dot."""
 PASSWORD = "not-a-real-password"  # noqa: S105
@@ -165,6 +167,7 @@ class Stage:
     secret: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     link: str = field(default="", repr=False)
+    person: str = field(default="", repr=False)
     port: int = field(default_factory=free_port)
 
     @property
@@ -250,6 +253,24 @@ class Stage:
         if answer.status_code != 200:
             raise DemoFailed(f"the simulator refused {method} {path}: {answer.text}")
         return answer.json()
+
+    async def api(self, method: str, path: str, status: int, body: object = None) -> Any:
+        """One call of the gateway's API in Ada's name; its JSON."""
+        headers = {"Authorization": f"Bearer {self.person}"}
+        answer = await self.http.request(method, f"{self.daemon.url}{path}", json=body, headers=headers)
+        if answer.status_code != status:
+            raise DemoFailed(f"{method} {path} is answered {answer.status_code}: {answer.text}")
+        return answer.json()
+
+    async def deliver(self, path: str, body: bytes, signature: str, delivery: str) -> httpx2.Response:
+        """A webhook as GitHub sends it."""
+        headers = {
+            "Content-Type": "application/json",
+            "X-GitHub-Event": "push",
+            "X-GitHub-Delivery": delivery,
+            "X-Hub-Signature-256": f"sha256={signature}",
+        }
+        return await self.http.post(f"{self.daemon.url}{path}", content=body, headers=headers)
 
     async def say(self, sender: str, to: str, text: str, **options: object) -> dict[str, Any]:
         """A person writes; waits until the platform has its acknowledgement, or has given up."""
@@ -522,6 +543,61 @@ async def start_afresh(stage: Stage) -> Sequence[str]:
     return ["Ada: /new what about tea?", acknowledged(said), f"bot: {answer}"]
 
 
+async def receive_webhooks(stage: Stage) -> Sequence[str]:
+    issued = await stage.cli("admin", "token", "add", "--user", ADA, "--name", "demo")
+    stage.person = issued["token"]
+    wanted = {"title": "Watch the kitchen", "assignee_id": stage.ids["agent"], "execution_mode": "run_only"}
+    autopilot = await stage.api("POST", "/api/workspaces/acme/autopilots", 201, wanted)
+    stage.ids["autopilot"] = autopilot["id"]
+    triggers = f"/api/autopilots/{autopilot['id']}/triggers"
+    trigger = await stage.api("POST", triggers, 201, {"kind": "webhook", "provider": "github"})
+    secret = {"signing_secret": SIGNING_SECRET}
+    hint = await stage.api("PUT", f"{triggers}/{trigger['id']}/signing-secret", 200, secret)
+    expect(SIGNING_SECRET not in json.dumps(hint), "the signing secret came back")
+    body = json.dumps({"ref": "refs/heads/main", "commits": [{"message": "fix the kettle"}]}).encode()
+    good = hmac.digest(SIGNING_SECRET.encode(), body, "sha256").hex()
+    answers = [
+        await stage.deliver(trigger["webhook_path"], body, signature, delivery)
+        for signature, delivery in ((good, "one"), ("0" * 64, "two"), (good, "one"), (good, "two"))
+    ]
+    expect([answer.status_code for answer in answers] == [200, 401, 200, 200], f"{[one.text for one in answers]}")
+    told = [answer.json() for answer in answers]
+    expect([one["status"] for one in told] == ["accepted", "rejected", "duplicate", "accepted"], f"{told}")
+    expect(told[2]["run_id"] == told[0]["run_id"], "the duplicate has another run")
+    stage.ids["delivery"] = told[0]["delivery_id"]
+    return [
+        f"a delivery with a good signature: 200, run {told[0]['run_id']}",
+        "one with a forged signature: 401, and a row that says so",
+        "the first one again: 200, a duplicate of the same run",
+        "the forged one's id with a good signature: 200, it blocked nothing",
+    ]
+
+
+async def replay_webhooks(stage: Stage) -> Sequence[str]:
+    path = f"/api/autopilots/{stage.ids['autopilot']}"
+    again = await stage.api("POST", f"{path}/deliveries/{stage.ids['delivery']}/replay", 201)
+    expect(again["replayed_from_delivery_id"] == stage.ids["delivery"], "the replay is of another delivery")
+    everything: dict[str, Any] = {"filter": {"status": "dispatched"}, "budget": 2}
+    plan = await stage.api("POST", f"{path}/deliveries/replays", 200, {**everything, "dry_run": True})
+    bulk = await stage.api("POST", f"{path}/deliveries/replays", 201, everything)
+    while bulk["status"] not in {"completed", "cancelled", "failed"}:
+        await trio.sleep(0.1)
+        bulk = await stage.api("GET", f"{path}/deliveries/replays/{bulk['id']}", 200)
+    expect((bulk["status"], bulk["accepted"]) == ("completed", 2), f"the bulk replay ended as {bulk}")
+    while True:
+        runs = await stage.api("GET", f"{path}/runs", 200)
+        if all(run["status"] == "completed" for run in runs["runs"]):
+            break
+        await trio.sleep(0.1)
+    listed = await stage.api("GET", f"{path}/deliveries", 200)
+    expect((runs["total"], listed["total"]) == (5, 6), f"{runs['total']} runs of {listed['total']} deliveries")
+    return [
+        f"the first delivery is replayed: a row and a run of its own, {again['id']}",
+        f"a plan over what was dispatched: {plan['matched']} match, {plan['planned']} within the budget, and are done",
+        f"{listed['total']} deliveries in the log, {runs['total']} runs, all of them completed by the agent",
+    ]
+
+
 async def rotate_credentials(stage: Stage) -> Sequence[str]:
     rotated = await stage.sim("POST", f"apps/{stage.ids['app']}/rotate-secret", {"overlap_seconds": 30})
     stage.secret = rotated["app_secret"]
@@ -583,6 +659,8 @@ MORNING: Sequence[tuple[str, Step]] = (
     ("An issue", file_an_issue),
     ("The same issue again", file_it_again),
     ("A fresh start", start_afresh),
+    ("Webhooks", receive_webhooks),
+    ("Webhooks are replayed", replay_webhooks),
     ("The app secret is rotated", rotate_credentials),
     ("The daemon crashes", crash),
     ("The count", count),

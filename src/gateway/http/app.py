@@ -20,6 +20,7 @@ from gateway.http import (
     autopilots,
     bindings,
     chats,
+    deliveries,
     events,
     health,
     identity,
@@ -29,6 +30,8 @@ from gateway.http import (
     runtimes,
     tasks,
     team,
+    triggers,
+    webhooks,
 )
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
@@ -72,6 +75,7 @@ class Workplace:
     team: TeamService
     autopilots: AutopilotService
     triggers: TriggerViews | None = None
+    hooks: deliveries.Hooks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Services:
     people: People | None = None
     attachments: Attachments | None = None
     take_lark_event: TakePushed | None = None
+    webhooks: webhooks.Ingress | None = None
     body_bytes_max: int = 1_048_576
 
 
@@ -126,6 +131,9 @@ def create_app(services: Services) -> JsonApp:
     tasks.add_routes(app, services)
     attachments.add_routes(app, services)
     lark_events.add_routes(app, services.take_lark_event, () if people is None else people.trusted_proxies)
+    if services.webhooks is not None:
+        app.bound_bodies(f"{webhooks.PREFIX}autopilots/", services.webhooks.body_bytes_max)
+        webhooks.add_routes(app, services.webhooks)
     if people is not None and sessions is not None:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
@@ -144,6 +152,9 @@ def create_app(services: Services) -> JsonApp:
 def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> None:
     team.add_routes(app, workplace.team, directory)
     autopilots.add_routes(app, workplace.autopilots, directory, workplace.triggers)
+    if workplace.hooks is not None:
+        deliveries.add_routes(app, workplace.hooks, workplace.autopilots, directory)
+        triggers.add_routes(app, workplace.hooks.triggers)
 
 
 class JsonApp(QuartTrio):
@@ -154,6 +165,17 @@ class JsonApp(QuartTrio):
         self.metrics = metrics
         self.counted = counted
         self.config["MAX_CONTENT_LENGTH"] = body_bytes_max
+
+    def bound_bodies(self, prefix: str, bytes_max: int) -> None:
+        """Give the bodies of requests whose path begins with `prefix` a bound of their own, larger or smaller."""
+
+        class Bounded(self.request_class):  # type: ignore[misc,name-defined]
+            def __init__(self, *args: Any, **options: Any) -> None:
+                if args[2].startswith(prefix):
+                    options["max_content_length"] = bytes_max
+                super().__init__(*args, **options)
+
+        self.request_class = Bounded
 
     async def handle_request(self, request: Request) -> Any:
         if not self.counted or request.path in UNCOUNTED_PATHS:

@@ -9,17 +9,19 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-def client_address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> Address | None:
+def client_address(
+    peer: str | None, forwarded_for: str | None, trusted: Sequence[Network], *, real_ip: str | None = None
+) -> Address | None:
     """The client's address; None where the peer has none (a Unix socket).
 
-    The header X-Forwarded-For counts only when the peer lies in `trusted`: anybody can write one. Its left-most entry
-    is the client, so a trusted proxy must not pass on what its own clients wrote there. An entry that is no address
-    leaves the peer's.
+    The headers X-Forwarded-For and X-Real-IP count only when the peer lies in `trusted`: anybody can write them. The
+    left-most entry of the first is the client, so a trusted proxy must not pass on what its own clients wrote there.
+    What is no address leaves the next one to say: the second header, then the peer.
     """
     address = _parsed(peer or "")
-    if address is None or not forwarded_for or not any(address in network for network in trusted):
+    if address is None or not any(address in network for network in trusted):
         return address
-    return _parsed(forwarded_for.split(",", maxsplit=1)[0]) or address
+    return _parsed((forwarded_for or "").split(",", maxsplit=1)[0]) or _parsed(real_ip or "") or address
 
 
 def throttle_key(address: Address | None) -> str:

@@ -157,6 +157,16 @@ class TypingObserver:
         self._metrics.count("gateway_typing_calls_total", action=action, outcome=outcome)
 
 
+class WebhookObserver:
+    """Counts deliveries: a callback for `webhooks.delivery`, given their provider and what became of them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, provider: str, status: str) -> None:
+        self._metrics.count("gateway_webhook_delivery_total", provider=provider, status=status)
+
+
 class TaskObserver:
     """Counts runs that ended: a callback for `work.tasks`, given the task's kind, its status and its length."""
 

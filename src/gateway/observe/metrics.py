@@ -206,6 +206,21 @@ FAMILIES: tuple[Family, ...] = (
         {"action": one_of("show", "hide"), "outcome": one_of("ok", "postponed", "failed", "fault")},
     ),
     Family(
+        "gateway_webhook_delivery_total",
+        "counter",
+        "Webhook deliveries by what became of them.",
+        {
+            "provider": one_of("generic", "github", "gitlab", "stripe", "standard_webhooks", "svix", "none"),
+            "status": one_of("dispatched", "skipped", "duplicate", "ignored", "rejected", "failed"),
+        },
+    ),
+    Family(
+        "gateway_webhook_rate_limited_total",
+        "counter",
+        "Requests of webhooks that were turned away, by the limit that did it.",
+        {"gate": one_of("token", "ip")},
+    ),
+    Family(
         "gateway_agent_task_terminal_total",
         "counter",
         "Runs that ended.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -36,6 +36,20 @@ class PostgresDispatchStore:
     async def dispatching(self, firing: Firing) -> AsyncIterator[PostgresDispatching]:
         async with self._pool.transaction() as conn:
             yield PostgresDispatching(conn, firing, self._online_seconds, self._mint)
+
+    async def begin_plain(self, firings: Sequence[Firing]) -> dict[UUID, UUID]:
+        async with self._pool.connection() as conn:
+            begun: list[tuple[UUID, UUID]] = await _Q.begin_plain_runs(
+                conn,
+                ids=[self._mint() for _ in firings],
+                task_ids=[self._mint() for _ in firings],
+                autopilot_ids=[firing.autopilot_id for firing in firings],
+                trigger_ids=[firing.trigger_id for firing in firings],
+                delivery_ids=[firing.delivery_id for firing in firings],
+                payloads=[None if firing.payload is None else storable_json(firing.payload) for firing in firings],
+                online_seconds=self._online_seconds,
+            )
+            return dict(begun)
 
     async def find_run(self, firing: Firing) -> FoundRun | None:
         async with self._pool.connection() as conn:

@@ -35,6 +35,7 @@ KINDS = (
         _Q.replace_installation_secret,
     ),
     SecretKind("scan", _Q.count_scan_secrets, _Q.list_scan_secrets, _Q.replace_scan_secret),
+    SecretKind("signing secret", _Q.count_signing_secrets, _Q.list_signing_secrets, _Q.replace_signing_secret),
 )
 """Everything that is sealed. What is not here loses its secrets when an old key is taken off the ring."""
 

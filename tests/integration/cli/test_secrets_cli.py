@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -177,3 +177,27 @@ def test_key_file_of_the_embedded_database_may_hold_a_ring(tmp_path: Path, monke
     moved = ring.reseal_text(first.seal_text("fake-secret", owner=owner), owner=owner)
     assert moved is not None
     assert KeyRing.parse(NEW).open_text(moved, owner=owner) == "fake-secret"
+
+
+async def test_secrets_of_webhooks_are_on_a_shelf_of_their_own(pool: Pool, place: Place) -> None:
+    autopilot_id, trigger_id, secret_id = uuid4(), uuid4(), uuid4()
+    async with pool.connection() as conn:
+        await conn.execute(
+            "insert into autopilot (id, workspace_id, title, assignee_id) values (%s, %s, 'T', %s)",
+            (autopilot_id, place.workspace_id, place.agent_id),
+        )
+        await conn.execute(
+            "insert into autopilot_trigger (id, workspace_id, autopilot_id, kind) values (%s, %s, %s, 'webhook')",
+            (trigger_id, place.workspace_id, autopilot_id),
+        )
+        await conn.execute(
+            "insert into webhook_signing_secret (id, workspace_id, trigger_id, secret_encrypted, last_four)"
+            " values (%s, %s, %s, %s, 'et-1')",
+            (secret_id, place.workspace_id, trigger_id, "not sealed at all"),
+        )
+    _, shelf = shelves_of(pool)
+    (found,) = await shelf.page(None, 10)
+    assert (await shelf.count(), found.owner_id, found.sealed) == (1, secret_id, "not sealed at all")
+    assert await shelf.page(found, 10) == []
+    assert await shelf.replace(found, "sealed anew")
+    assert not await shelf.replace(found, "sealed again")

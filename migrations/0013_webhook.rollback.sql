@@ -1,0 +1,14 @@
+drop table webhook_replay;
+drop trigger autopilot_run_settle_delivery on autopilot_run;
+drop function settle_webhook_delivery();
+drop table webhook_delivery;
+drop function tally_added_deliveries();
+drop function tally_gone_deliveries();
+drop function tally_moved_delivery();
+drop table webhook_tally;
+drop function webhook_words(bytea);
+drop table webhook_signing_secret;
+drop function announce_signing_secret();
+drop trigger autopilot_trigger_revision on autopilot_trigger;
+drop function raise_trigger_revision();
+alter table autopilot_trigger drop column revision;

@@ -1,0 +1,356 @@
+-- The log of webhooks: taking a delivery in, what became of it, finding it again, and running it once more.
+
+-- name: find_webhook_trigger(token)^
+-- record_class: TriggerRow
+-- Everything that a request is judged by, of one moment: the revision says which. A trigger whose autopilot lives in
+-- another workspace is as good as none.
+select t.id, t.workspace_id, t.autopilot_id, t.provider, t.webhook_token as token, t.revision,
+  t.event_filters::text as event_filters,
+  array(select s.id from webhook_signing_secret s where s.trigger_id = t.id order by s.created_at, s.id) as secret_ids,
+  array(select s.secret_encrypted from webhook_signing_secret s where s.trigger_id = t.id order by s.created_at, s.id)
+    as sealed_secrets,
+  array(select s.expires_at from webhook_signing_secret s where s.trigger_id = t.id order by s.created_at, s.id)
+    as secret_expiries
+from autopilot_trigger t
+join autopilot a on a.id = t.autopilot_id and a.workspace_id = t.workspace_id
+where t.webhook_token = :token and t.kind = 'webhook' and t.webhook_token is not null;
+
+-- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times)
+-- record_class: Recorded
+-- One statement for all requests that are outstanding together: they share its commit. A request that was judged by an
+-- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. Whether the trigger and
+-- its autopilot are on is read here and not remembered. A delivery that is there already is only counted, and its row is
+-- returned instead: the unique index decides between requests that come at once.
+with given as (
+  select *
+  from unnest(:ids::uuid[], :trigger_ids::uuid[], :tokens::text[], :revisions::bigint[], :events::text[],
+    :dedupe_keys::text[], :dedupe_sources::text[], :signatures::text[], :secret_ids::uuid[], :verdicts::text[],
+    :reasons::text[], :errors::text[], :headers::text[], :content_types::text[], :bodies::bytea[],
+    :response_statuses::integer[], :response_bodies::text[], :times::integer[])
+    as g (id, trigger_id, token, revision, event, dedupe_key, dedupe_source, signature, secret_id, verdict, reason, error,
+      headers, content_type, body, response_status, response_body, times)
+), judged as (
+  select g.*, t.workspace_id, t.autopilot_id, t.provider,
+    case
+      when g.verdict = 'rejected' then g.reason
+      when not t.enabled then 'trigger_disabled'
+      when a.status = 'archived' then 'autopilot_archived'
+      when a.status <> 'active' then 'autopilot_paused'
+      else g.reason
+    end as decided
+  from given g
+  join autopilot_trigger t on t.id = g.trigger_id and t.revision = g.revision and t.webhook_token = g.token
+    and t.kind = 'webhook'
+  join autopilot a on a.id = t.autopilot_id and a.workspace_id = t.workspace_id
+), ready as (
+  select j.*, case when j.verdict = 'rejected' then 'rejected' when j.decided is null then 'queued' else 'ignored' end as status
+  from judged j
+), recorded as (
+  insert into webhook_delivery as d
+    (id, workspace_id, autopilot_id, trigger_id, provider, event, dedupe_key, dedupe_source, signature_status,
+      signing_secret_id, status, reason_code, error, selected_headers, content_type, raw_body, response_status,
+      response_body, attempt_count)
+  select r.id, r.workspace_id, r.autopilot_id, r.trigger_id, r.provider, r.event, r.dedupe_key, r.dedupe_source,
+    r.signature, r.secret_id, r.status, r.decided, r.error, r.headers::jsonb, r.content_type, r.body,
+    case r.status when 'ignored' then 200 else r.response_status end,
+    case r.status when 'ignored' then json_strip_nulls(json_build_object('status', 'ignored', 'delivery_id', r.id,
+      'reason', r.decided, 'event', case r.decided when 'event_filtered' then r.event end))::text
+      else r.response_body end, r.times
+  from ready r
+  on conflict (trigger_id, dedupe_key) where dedupe_key is not null and status not in ('rejected', 'failed')
+    do update set attempt_count = d.attempt_count + excluded.attempt_count, last_attempt_at = now()
+  returning d.id, d.autopilot_id, d.trigger_id, d.dedupe_key, d.status, d.reason_code, d.autopilot_run_id, d.received_at
+)
+select r.id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at
+from ready r
+join recorded d on d.id = r.id
+  or (r.status <> 'rejected' and d.status not in ('rejected', 'failed') and d.trigger_id = r.trigger_id
+    and d.dedupe_key = r.dedupe_key);
+
+-- name: ignore_delivery(delivery_id, reason)!
+-- Its trigger or autopilot was turned off between receipt and dispatch. Only what nobody has decided yet.
+update webhook_delivery d
+set status = 'ignored', reason_code = :reason::text, response_status = 200,
+  response_body = json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text
+where d.id = :delivery_id and d.status = 'queued';
+
+-- name: fail_delivery(delivery_id, error)!
+-- Only what nobody has decided yet: a run that was committed while its answer got lost has settled the row already, and
+-- one that is being committed holds it. The row of a failed delivery no longer stands in the way of the next attempt.
+update webhook_delivery
+set status = 'failed', reason_code = 'dispatch_failed', error = :error, response_status = 500,
+  response_body = json_build_object('status', 'failed', 'delivery_id', id, 'code', 'dispatch_failed')::text,
+  dispatch_attempts = greatest(dispatch_attempts, 1)
+where id = :delivery_id and status = 'queued';
+
+-- name: delivery_verdict(delivery_id)^
+-- record_class: Settled
+-- What became of a delivery that somebody else decided.
+select d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, r.status = 'skipped' as skipped,
+  r.failure_reason as skip_reason
+from webhook_delivery d
+left join autopilot_run r on r.id = d.autopilot_run_id
+where d.id = :delivery_id;
+
+-- name: claim_stale_deliveries(rows_max)
+-- record_class: StoredDelivery
+-- What somebody received and did not finish. Each claim puts the next one off, twice as far each time, so that one row
+-- which always fails is not tried in a loop; replicas pass over what another one is claiming.
+update webhook_delivery d
+set dispatch_attempts = d.dispatch_attempts + 1,
+  available_at = now() + make_interval(secs => 10 * power(2, least(d.dispatch_attempts, 6)))
+where d.id in (
+  select id from webhook_delivery
+  where status = 'queued' and source = 'autopilot' and available_at <= now()
+  order by available_at
+  limit :rows_max
+  for update skip locked
+)
+returning d.id, d.workspace_id, d.autopilot_id, d.trigger_id, d.provider, d.event, d.signature_status, d.status, d.selected_headers,
+  d.content_type, d.raw_body, d.received_at, d.replayed_from_delivery_id, d.dispatch_attempts;
+
+-- name: find_stored_delivery(autopilot_id, delivery_id)^
+-- record_class: StoredDelivery
+-- What is needed to run it once more.
+select id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, status, selected_headers, content_type,
+  raw_body, received_at, replayed_from_delivery_id, dispatch_attempts
+from webhook_delivery
+where autopilot_id = :autopilot_id and id = :delivery_id;
+
+-- name: trigger_state(autopilot_id, trigger_id)^
+-- record_class: TriggerState
+-- Whether a replay could start anything.
+select t.enabled, a.status as autopilot_status
+from autopilot_trigger t
+join autopilot a on a.id = t.autopilot_id
+where t.autopilot_id = :autopilot_id and t.id = :trigger_id;
+
+-- name: record_replay(id, original_id, idempotency_key)^
+-- record_class: Recorded
+-- A row of its own without a name to be deduplicated by. The same key finds the replay that it made before.
+insert into webhook_delivery as d
+  (id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, selected_headers, content_type, raw_body,
+    replayed_from_delivery_id, replay_idempotency_key)
+select :id, o.workspace_id, o.autopilot_id, o.trigger_id, o.provider, o.event, 'not_required', o.selected_headers,
+  o.content_type, o.raw_body, o.id, :idempotency_key::text
+from webhook_delivery o
+where o.id = :original_id
+on conflict (replayed_from_delivery_id, replay_idempotency_key) where replay_idempotency_key is not null
+  do update set replay_idempotency_key = excluded.replay_idempotency_key
+returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at;
+
+-- name: list_deliveries(autopilot_id, event, row_limit, row_offset)
+-- record_class: Delivery
+-- The newest first, without what is large: served by an index in the order of the page.
+select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
+  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
+  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
+from webhook_delivery
+where autopilot_id = :autopilot_id and (:event::text is null or event = :event::text)
+order by created_at desc, id desc
+limit :row_limit offset :row_offset;
+
+-- name: list_deliveries_by_status(autopilot_id, status, event, row_limit, row_offset)
+-- record_class: Delivery
+-- A statement of its own, because a rare status has an index of its own. Only that index has this order: were the status
+-- one value to the planner, it might as well look for it in every row.
+select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
+  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
+  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
+from webhook_delivery
+where autopilot_id = :autopilot_id and status between :status and :status and (:event::text is null or event = :event::text)
+order by status, created_at desc, id desc
+limit :row_limit offset :row_offset;
+
+-- name: search_deliveries(autopilot_id, words, status, event, row_limit, row_offset)
+-- record_class: Delivery
+-- By the words of the body. The rows are found by their words first and sorted then: the other way round, a rare word
+-- would be looked for in every row. OFFSET 0 keeps the planner from taking that way.
+select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
+  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
+  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
+from webhook_delivery
+where id in (
+  select found.id
+  from (
+    select d.id, d.created_at
+    from webhook_delivery d
+    where d.search @@ :words::tsquery and d.autopilot_id = :autopilot_id
+      and (:status::text is null or d.status = :status::text) and (:event::text is null or d.event = :event::text)
+    offset 0
+  ) as found
+  order by found.created_at desc, found.id desc
+  limit :row_limit offset :row_offset
+)
+order by created_at desc, id desc;
+
+-- name: count_deliveries(workspace_id, autopilot_id, status)$
+-- Summed up from differences: see the table. A null autopilot stands for all of the workspace.
+select coalesce(sum(rows), 0)::bigint
+from webhook_tally
+where workspace_id = :workspace_id and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
+  and (:status::text is null or status = :status::text);
+
+-- name: count_found_deliveries(workspace_id, autopilot_id, status, event)$
+-- What no tally knows is counted. A null autopilot stands for all of the workspace.
+select count(*)
+from webhook_delivery
+where workspace_id = :workspace_id and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
+  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text);
+
+-- name: count_searched_deliveries(workspace_id, autopilot_id, words, status, event)$
+-- Apart from the count without words: with words that may be absent, the planner could not use their index.
+select count(*)
+from webhook_delivery
+where search @@ :words::tsquery and workspace_id = :workspace_id
+  and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
+  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text);
+
+-- name: list_workspace_deliveries(workspace_id, status, event, row_limit, row_offset)
+-- record_class: Delivery
+-- Of all autopilots, and of GitHub App hooks.
+select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
+  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
+  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
+from webhook_delivery
+where workspace_id = :workspace_id and (:status::text is null or status = :status::text)
+  and (:event::text is null or event = :event::text)
+order by created_at desc, id desc
+limit :row_limit offset :row_offset;
+
+-- name: search_workspace_deliveries(workspace_id, words, status, event, row_limit, row_offset)
+-- record_class: Delivery
+-- As search_deliveries, for a whole workspace.
+select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
+  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
+  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
+from webhook_delivery
+where id in (
+  select found.id
+  from (
+    select d.id, d.created_at
+    from webhook_delivery d
+    where d.search @@ :words::tsquery and d.workspace_id = :workspace_id
+      and (:status::text is null or d.status = :status::text) and (:event::text is null or d.event = :event::text)
+    offset 0
+  ) as found
+  order by found.created_at desc, found.id desc
+  limit :row_limit offset :row_offset
+)
+order by created_at desc, id desc;
+
+-- name: search_query(text)$
+-- The words of a search by the rule that cuts up bodies, each as the beginning of a word. A text without words finds
+-- nothing.
+select coalesce(string_agg('''' || term || ''':*', ' & '), '')
+from unnest(tsvector_to_array(webhook_words(convert_to(:text, 'UTF8')))) as term;
+
+-- name: find_delivery(autopilot_id, delivery_id)^
+-- record_class: DeliveryDetail
+-- A delivery of another autopilot is as good as none.
+select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
+  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
+  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at,
+  selected_headers, raw_body, response_body
+from webhook_delivery
+where autopilot_id = :autopilot_id and id = :delivery_id;
+
+-- name: purge_deliveries(keep_seconds, rows_max)!
+-- By age alone, whatever became of it.
+delete from webhook_delivery
+where id in (
+  select id from webhook_delivery
+  where created_at < now() - make_interval(secs => :keep_seconds)
+  order by created_at
+  limit :rows_max
+  for update skip locked
+);
+
+-- name: fold_tally(rows_max)!
+-- The differences of each count become one row again. Whoever sums up at the same time sees all of it before or after.
+with folded as (
+  delete from webhook_tally
+  where ctid = any (array(select ctid from webhook_tally limit :rows_max for update skip locked))
+  returning workspace_id, autopilot_id, status, rows
+)
+insert into webhook_tally (workspace_id, autopilot_id, status, rows)
+select workspace_id, autopilot_id, status, sum(rows)
+from folded
+group by workspace_id, autopilot_id, status
+having sum(rows) <> 0;
+
+-- name: tally_rows()$
+-- Whether there is anything worth folding: one row of each count needs none.
+select count(*) from webhook_tally;
+
+-- name: plan_replay(autopilot_id, status, event, words, since, until)$
+-- How many deliveries a bulk replay would go through. What is refused one by one is no part of it: what was rejected, or
+-- is not decided yet, or has no body.
+select count(*)
+from webhook_delivery
+where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
+  and raw_body is not null
+  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text)
+  and (:words::text is null or search @@ :words::text::tsquery)
+  and (:since::timestamptz is null or received_at >= :since::timestamptz)
+  and (:until::timestamptz is null or received_at < :until::timestamptz);
+
+-- name: add_bulk_replay(id, workspace_id, autopilot_id, user_id, filter, budget, planned)^
+-- record_class: BulkReplay
+-- From here on any process may carry it out.
+insert into webhook_replay (id, workspace_id, autopilot_id, created_by_id, filter, budget, planned)
+values (:id, :workspace_id, :autopilot_id, :user_id, :filter::jsonb, :budget, :planned)
+returning id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at;
+
+-- name: find_bulk_replay(autopilot_id, replay_id)^
+-- record_class: BulkReplay
+-- How far it is.
+select id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at
+from webhook_replay
+where autopilot_id = :autopilot_id and id = :replay_id;
+
+-- name: cancel_bulk_replay(autopilot_id, replay_id)!
+-- Whoever carries it out notices with the next delivery. What was replayed by then stays.
+update webhook_replay set status = 'cancelled', finished_at = now()
+where autopilot_id = :autopilot_id and id = :replay_id and status = 'running';
+
+-- name: claim_bulk_replay(token, lease_seconds)^
+-- record_class: ReplayWork
+-- The one that has waited longest, for one process at a time: a lease that is not renewed passes on.
+update webhook_replay
+set leased_until = now() + make_interval(secs => :lease_seconds), lease_token = :token
+where id = (
+  select id from webhook_replay
+  where status = 'running' and leased_until <= now()
+  order by leased_until, id
+  limit 1
+  for update skip locked
+)
+returning id, autopilot_id, filter, planned, accepted + skipped + failed as done, until_at, cursor_at, cursor_id;
+
+-- name: next_replayed(autopilot_id, status, event, words, since, until, until_at, cursor_at, cursor_id)^
+-- record_class: ReplayItem
+-- The oldest first, so that runs begin in the order of what they are about. What came after the plan, its own replays
+-- among it, is no part of it.
+select id, created_at
+from webhook_delivery
+where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
+  and raw_body is not null and created_at < :until_at and (created_at, id) > (:cursor_at, :cursor_id)
+  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text)
+  and (:words::text is null or search @@ :words::text::tsquery)
+  and (:since::timestamptz is null or received_at >= :since::timestamptz)
+  and (:until::timestamptz is null or received_at < :until::timestamptz)
+order by created_at, id
+limit 1;
+
+-- name: advance_bulk_replay(replay_id, token, cursor_at, cursor_id, accepted, skipped, failed, lease_seconds)!
+-- Fenced by the token: zero rows mean that it was cancelled, or that somebody else carries it out now.
+update webhook_replay
+set cursor_at = :cursor_at, cursor_id = :cursor_id, accepted = accepted + :accepted, skipped = skipped + :skipped,
+  failed = failed + :failed, leased_until = now() + make_interval(secs => :lease_seconds)
+where id = :replay_id and lease_token = :token and status = 'running';
+
+-- name: complete_bulk_replay(replay_id, token)!
+-- Nothing is left, or its budget is spent.
+update webhook_replay set status = 'completed', finished_at = now()
+where id = :replay_id and lease_token = :token and status = 'running';

@@ -1,0 +1,183 @@
+"""The log of webhooks: finding deliveries, and running them once more."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response, request
+
+from gateway.http.auth import require_user
+from gateway.http.body import json_response, read_json
+from gateway.http.paging import Page, listing
+from gateway.ids import parse_id
+from gateway.webhooks.log import DeliveryLog
+from gateway.webhooks.ports import BulkReplay, DeliveryFilter, ReplayFilter
+from gateway.webhooks.replay import BulkDesk, Plan, Replayer, checked_key
+from gateway.webhooks.triggers import TriggerDesk
+
+if TYPE_CHECKING:
+    from gateway.work.autopilots import AutopilotService
+    from gateway.work.directory import Directory
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+OFFSET_MAX = 10_000_000
+BUDGET_DEFAULT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the routes for people who look after webhooks stand on."""
+
+    triggers: TriggerDesk
+    log: DeliveryLog
+    replayer: Replayer
+    bulk: BulkDesk
+
+
+class FilterBody(msgspec.Struct):
+    status: str | None = None
+    event: str | None = None
+    q: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class BulkBody(msgspec.Struct):
+    filter: FilterBody = msgspec.field(default_factory=FilterBody)
+    budget: int = BUDGET_DEFAULT
+    dry_run: bool = False
+
+
+def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory: Directory) -> None:
+    of_autopilot = "/api/autopilots/<id>/deliveries"
+
+    @app.get("/api/workspaces/<workspace>/deliveries")
+    async def list_workspace_deliveries(workspace: str) -> Response:
+        user = await require_user()
+        member = await directory.membership(workspace, user.user_id)
+        page = read_lenient_page()
+        rows, total = await hooks.log.page(
+            member.workspace_id, None, read_filter(), limit=page.limit, offset=page.offset
+        )
+        return listing("deliveries", rows, page, total)
+
+    @app.get(of_autopilot)
+    async def list_deliveries(id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find(_autopilot(id), user.user_id)
+        page = read_lenient_page()
+        rows, total = await hooks.log.page(
+            autopilot.workspace_id, autopilot.id, read_filter(), limit=page.limit, offset=page.offset
+        )
+        return listing("deliveries", rows, page, total)
+
+    @app.get(f"{of_autopilot}/<delivery_id>")
+    async def get_delivery(id: str, delivery_id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find(_autopilot(id), user.user_id)
+        return json_response(await hooks.log.find(autopilot.id, _delivery(delivery_id)))
+
+    @app.post(f"{of_autopilot}/<delivery_id>/replay")
+    async def replay_delivery(id: str, delivery_id: str) -> Response:
+        user = await require_user()
+        key = checked_key(request.headers.get("Idempotency-Key"))
+        autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
+        replay_id, outcome = await hooks.replayer.replay(autopilot.id, _delivery(delivery_id), key)
+        row = await hooks.log.find(autopilot.id, replay_id)
+        if outcome == "failed":
+            return json_response({**row, "error": row["error"] or "the run could not be begun", "code": outcome}, 500)
+        return json_response(row, 201)
+
+    @app.post(f"{of_autopilot}/replays")
+    async def start_bulk_replay(id: str) -> Response:
+        user = await require_user()
+        body = await read_json(BulkBody)
+        autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
+        plan = await hooks.bulk.plan(autopilot.id, _replay_filter(body.filter), body.budget)
+        if body.dry_run:
+            return json_response(_plan_view(plan))
+        replay = await hooks.bulk.start(autopilot.workspace_id, autopilot.id, user.user_id, plan)
+        return json_response({**_bulk_view(replay), "matched": plan.matched}, 201)
+
+    @app.get(f"{of_autopilot}/replays/<replay_id>")
+    async def get_bulk_replay(id: str, replay_id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find(_autopilot(id), user.user_id)
+        return json_response(_bulk_view(await hooks.bulk.find(autopilot.id, parse_id(replay_id, field="replay_id"))))
+
+    @app.delete(f"{of_autopilot}/replays/<replay_id>")
+    async def cancel_bulk_replay(id: str, replay_id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
+        ended = await hooks.bulk.cancel(autopilot.id, parse_id(replay_id, field="replay_id"))
+        return json_response(_bulk_view(ended))
+
+
+def read_lenient_page() -> Page:
+    """The page asked for. Nothing is refused here: what is no number, or too much, becomes what is usual."""
+    limit, offset = _number("limit"), _number("offset")
+    return Page(min(limit or LIMIT_DEFAULT, LIMIT_MAX), min(offset or 0, OFFSET_MAX))
+
+
+def _number(name: str) -> int | None:
+    """A parameter that is a number above zero; None for everything else."""
+    text = request.args.get(name, "").strip()
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return min(int(text[:12]), OFFSET_MAX) or None
+
+
+def read_filter() -> DeliveryFilter:
+    return DeliveryFilter(_parameter("status"), _parameter("event"), _parameter("q"))
+
+
+def _parameter(name: str) -> str | None:
+    return _text(request.args.get(name))
+
+
+def _text(value: str | None) -> str | None:
+    """What was asked for; a blank asks for nothing. NUL stands in no row, and could not be asked for."""
+    text = (value or "").replace("\x00", " ").strip()
+    return text or None
+
+
+def _replay_filter(body: FilterBody) -> ReplayFilter:
+    return ReplayFilter(
+        _text(body.status), _text(body.event), _text(body.q), _instant(body.since), _instant(body.until)
+    )
+
+
+def _instant(moment: datetime | None) -> datetime | None:
+    """A moment without a zone is meant in UTC, as all of ours are."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def _autopilot(text: str) -> UUID:
+    return parse_id(text, field="autopilot_id")
+
+
+def _delivery(text: str) -> UUID:
+    return parse_id(text, field="delivery_id")
+
+
+def _plan_view(plan: Plan) -> dict[str, object]:
+    return {
+        "id": None,
+        "dry_run": True,
+        "status": "planned",
+        "filter": asdict(plan.filter),
+        "budget": plan.budget,
+        "matched": plan.matched,
+        "planned": plan.planned,
+        "count": plan.planned,
+    }
+
+
+def _bulk_view(replay: BulkReplay) -> dict[str, object]:
+    done = replay.accepted + replay.skipped + replay.failed
+    return {**asdict(replay), "dry_run": False, "count": replay.planned, "done": done}

@@ -1,0 +1,124 @@
+"""Webhook triggers of an autopilot: their addresses, filters and secrets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response
+
+from gateway.errors import RejectedRequest
+from gateway.http.auth import require_user
+from gateway.http.body import json_response, no_content, read_json
+from gateway.ids import parse_id
+from gateway.webhooks.filters import EventFilter
+from gateway.webhooks.triggers import TriggerChange, TriggerDesk
+
+UNSET = msgspec.UNSET
+
+
+class CreateBody(msgspec.Struct):
+    kind: str
+    provider: str = "generic"
+    label: str | None = None
+    enabled: bool | None = None
+    event_filters: tuple[EventFilter, ...] | None = None
+    cron_expression: str | None = None
+    timezone: str | None = None
+
+
+class ChangeBody(msgspec.Struct):
+    """A field that is left out stays as it is; no filters and empty ones let every event pass."""
+
+    enabled: bool | None = None
+    label: str | None = None
+    event_filters: tuple[EventFilter, ...] | msgspec.UnsetType | None = UNSET
+    cron_expression: str | None = None
+    timezone: str | None = None
+
+
+class ReplaceSecretBody(msgspec.Struct):
+    signing_secret: str | None
+
+
+class AddSecretBody(msgspec.Struct):
+    signing_secret: str
+    expires_at: datetime | None = None
+
+
+def add_routes(app: Quart, desk: TriggerDesk) -> None:
+    all_of = "/api/autopilots/<id>/triggers"
+    one = f"{all_of}/<trigger_id>"
+
+    @app.get(all_of)
+    async def list_triggers(id: str) -> Response:
+        user = await require_user()
+        return json_response({"triggers": await desk.list(_autopilot(id), user.user_id)})
+
+    @app.post(all_of)
+    async def create_trigger(id: str) -> Response:
+        user = await require_user()
+        body = await read_json(CreateBody)
+        _refuse_schedule(body)
+        change = TriggerChange(enabled=body.enabled, label=body.label, filters=body.event_filters or ())
+        return json_response(await desk.create(_autopilot(id), user.user_id, body.kind, body.provider, change), 201)
+
+    @app.patch(one)
+    async def change_trigger(id: str, trigger_id: str) -> Response:
+        user = await require_user()
+        body = await read_json(ChangeBody)
+        _refuse_schedule(body)
+        sets_filters = body.event_filters is not UNSET
+        filters = body.event_filters if isinstance(body.event_filters, tuple) else ()
+        change = TriggerChange(body.enabled, body.label, sets_filters, filters)
+        return json_response(await desk.change(_autopilot(id), _trigger(trigger_id), user.user_id, change))
+
+    @app.delete(one)
+    async def delete_trigger(id: str, trigger_id: str) -> Response:
+        user = await require_user()
+        await desk.delete(_autopilot(id), _trigger(trigger_id), user.user_id)
+        return no_content()
+
+    @app.post(f"{one}/rotate-token")
+    async def rotate_token(id: str, trigger_id: str) -> Response:
+        user = await require_user()
+        return json_response(await desk.rotate_token(_autopilot(id), _trigger(trigger_id), user.user_id))
+
+    @app.put(f"{one}/signing-secret")
+    async def replace_secrets(id: str, trigger_id: str) -> Response:
+        user = await require_user()
+        secret = (await read_json(ReplaceSecretBody)).signing_secret or ""
+        return json_response(await desk.replace_secrets(_autopilot(id), _trigger(trigger_id), user.user_id, secret))
+
+    @app.post(f"{one}/signing-secrets")
+    async def add_secret(id: str, trigger_id: str) -> Response:
+        user = await require_user()
+        body = await read_json(AddSecretBody)
+        added = await desk.add_secret(
+            _autopilot(id), _trigger(trigger_id), user.user_id, body.signing_secret, body.expires_at
+        )
+        return json_response(added, 201)
+
+    @app.delete(f"{one}/signing-secrets/<secret_id>")
+    async def delete_secret(id: str, trigger_id: str, secret_id: str) -> Response:
+        user = await require_user()
+        await desk.delete_secret(
+            _autopilot(id), _trigger(trigger_id), parse_id(secret_id, field="secret_id"), user.user_id
+        )
+        return no_content()
+
+
+def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
+    """What belongs to a schedule means nothing to a webhook; to ignore it would hide a misunderstanding."""
+    for name in ("cron_expression", "timezone"):
+        if getattr(body, name) is not None:
+            raise RejectedRequest(400, f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
+
+
+def _autopilot(text: str) -> UUID:
+    return parse_id(text, field="autopilot_id")
+
+
+def _trigger(text: str) -> UUID:
+    return parse_id(text, field="trigger_id")

@@ -1,0 +1,54 @@
+"""How a sender names a delivery, so that a second attempt at it is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from gateway.webhooks.headers import RequestHeaders
+
+KEY_CHARS_MAX = 255
+IDEMPOTENCY_KEY = "idempotency-key"
+GITHUB_DELIVERY = "x-github-delivery"
+STRIPE_EVENT = "stripe-event-id"
+"""Not a header: Stripe names its events in their bodies."""
+
+# Where each provider writes the name of a delivery, the most telling place first. GitLab repeats an event's UUID for
+# hooks that its own hooks caused, so its idempotency key comes before that.
+_FIRST: dict[str, tuple[str, ...]] = {
+    "github": (GITHUB_DELIVERY,),
+    "gitlab": (IDEMPOTENCY_KEY, "x-gitlab-event-uuid"),
+    "stripe": (STRIPE_EVENT,),
+    "standard_webhooks": ("webhook-id", "svix-id"),
+    "svix": ("svix-id", "webhook-id"),
+}
+_ALWAYS = (IDEMPOTENCY_KEY, GITHUB_DELIVERY)
+
+
+@dataclass(frozen=True, slots=True)
+class DedupeKey:
+    """A delivery's name among those of its trigger, and where it stood."""
+
+    key: str
+    source: str
+
+
+def dedupe_key(provider: str, headers: RequestHeaders, body: object = None) -> DedupeKey | None:
+    """The name of this delivery; None for a request that has none and so is always new. `body` is the parsed JSON."""
+    for source in (*_FIRST.get(provider, ()), *_ALWAYS):
+        value = _event_id(body) if source == STRIPE_EVENT else headers.first(source)
+        if value:
+            return DedupeKey(_bounded(value), source)
+    return None
+
+
+def _event_id(body: object) -> str:
+    identity = body.get("id") if isinstance(body, dict) else None
+    return identity.strip() if isinstance(identity, str) else ""
+
+
+def _bounded(key: str) -> str:
+    """The key itself, or a hash of one that an index could not hold."""
+    if len(key) <= KEY_CHARS_MAX and key.isprintable():
+        return key
+    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,390 @@
+"""Taking a webhook in: judged, written down, and only then dispatched. Its row says what became of it.
+
+A request is judged by what its trigger looked like at one revision, which may be remembered from an earlier request.
+The statement that writes the row compares the revision, so a rotated token or secret counts from its commit on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from gateway.concurrency import finishing, reached
+from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
+from gateway.ids import new_id
+from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.webhooks.dedupe import dedupe_key
+from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
+from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
+from gateway.webhooks.headers import RequestHeaders, shown
+from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
+from gateway.webhooks.signature import Secret, SignatureStatus, Verdict, judge_signature, signature_headers
+from gateway.work.dispatching import Dispatched, Dispatcher, Firing
+
+logger = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 10.0
+"""How long a delivery may take once its row is being written, also when its sender has hung up."""
+JUDGEMENTS_MAX = 5
+TRIGGERS_MAX = 2_000
+"""Triggers that one process remembers."""
+ATTEMPTS_MAX = 5
+STALE_ROWS_MAX = 50
+BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A webhook trigger, ready to judge by."""
+
+    row: TriggerRow
+    filters: tuple[EventFilter, ...] | None
+    secrets: tuple[Secret, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sender is told. `believed` is False for a request whose signature is missing or wrong."""
+
+    status: int
+    body: Mapping[str, object]
+    believed: bool = True
+
+
+Observer = Callable[[str, str], None]
+"""Told of every delivery once it is decided: its provider, and what became of it."""
+
+
+Record = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
+"""Writes a request down; None when it was judged by an old revision of its trigger."""
+
+Begin = Callable[[Firing], Awaitable[Dispatched | None]]
+"""Begins a run about which there is nothing to decide; None for every other firing."""
+
+
+def _unheard(_provider: str, _status: str) -> None:
+    return None
+
+
+class Intake:
+    """Takes requests in and dispatches them. It owns nothing; a process has one."""
+
+    def __init__(
+        self,
+        store: IntakeStore,
+        dispatcher: Dispatcher,
+        ring: KeyRing | None,
+        *,
+        clock: Callable[[], datetime],
+        record: Record | None = None,
+        begin: Begin | None = None,
+        observe: Observer = _unheard,
+        mint: Callable[[], UUID] = new_id,
+    ) -> None:
+        """`record` and `begin` do for many requests at once what is otherwise done for each alone."""
+        self._store = store
+        self._record = record or self._record_alone
+        self._begin_together = begin
+        self._dispatcher = dispatcher
+        self._ring = ring
+        self._clock = clock
+        self._observe = observe
+        self._mint = mint
+        self._triggers: OrderedDict[str, Trigger] = OrderedDict()
+
+    # --- whose request it is ------------------------------------------------------------------------------------------
+
+    async def find_trigger(self, token: str) -> Trigger | None:
+        """The trigger of a token; None for a token that nobody has. Raises StoreError when nobody can tell."""
+        known = self._triggers.get(token)
+        if known is not None:
+            self._triggers.move_to_end(token)
+            return known
+        row = await self._store.find_trigger(token)
+        return None if row is None else self._remember(row)
+
+    def _remember(self, row: TriggerRow) -> Trigger:
+        stored = zip(row.secret_ids, row.sealed_secrets, row.secret_expiries, strict=True)
+        secrets = tuple(Secret(owner, self._opened(sealed, owner), expires_at) for owner, sealed, expires_at in stored)
+        trigger = self._triggers[row.token] = Trigger(row, read_filters(row.event_filters), secrets)
+        if len(self._triggers) > TRIGGERS_MAX:
+            self._triggers.popitem(last=False)
+        return trigger
+
+    def _opened(self, sealed: str, owner: UUID) -> str | None:
+        """None for a secret that cannot be read: it matches nothing, and still requires a signature."""
+        try:
+            return None if self._ring is None else self._ring.open_text(sealed, owner=owner)
+        except UnreadableSecret as error:
+            logger.warning("signing_secret_unreadable", secret_id=str(owner), error=str(error))
+            return None
+
+    # --- a request ----------------------------------------------------------------------------------------------------
+
+    async def receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
+        """Take one request in and settle it; None when its token has been taken away meanwhile.
+
+        Once its row is being written it is settled also when its sender hangs up. Raises StoreError when it could not
+        be written down: the sender should come again.
+        """
+        answer: Answer | None = None
+        with finishing(SETTLE_SECONDS) as scope:
+            answer = await self._receive(trigger, headers, body)
+        if scope.cancelled_caught:
+            raise StoreUnavailable(f"the delivery was not settled within {SETTLE_SECONDS:g} s")
+        return answer
+
+    async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
+        for _ in range(JUDGEMENTS_MAX):
+            judged = self._judge(trigger, headers, body)
+            recorded = await self._record(judged.draft())
+            if recorded is not None:
+                reached("webhooks.recorded")
+                return await self._settle(judged, recorded)
+            self._triggers.pop(trigger.row.token, None)
+            current = await self.find_trigger(trigger.row.token)
+            if current is None:
+                return None
+            trigger = current
+        raise StoreConflict("the trigger keeps changing")
+
+    async def _record_alone(self, draft: DeliveryDraft) -> Recorded | None:
+        (recorded,) = await self._store.record([draft])
+        return recorded
+
+    def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
+        delivery_id = self._mint()
+        verdict = judge_signature(trigger.row.provider, trigger.secrets, headers, body, self._clock())
+        try:
+            envelope = normalise(body, headers)
+        except InvalidBody as error:
+            believed = verdict.status in BELIEVED
+            refusal = _rejected(400, "invalid_body", delivery_id, str(error), believed=believed)
+            return _Judged(trigger, headers, body, verdict, None, refusal, delivery_id)
+        return _Judged(trigger, headers, body, verdict, envelope, _refusal(verdict, delivery_id), delivery_id)
+
+    async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
+        provider = judged.trigger.row.provider
+        if recorded.id != judged.delivery_id:
+            self._observe(provider, "duplicate")
+            run = {} if recorded.autopilot_run_id is None else {"run_id": recorded.autopilot_run_id}
+            return Answer(200, {"status": "duplicate", "delivery_id": recorded.id, **run})
+        if judged.refusal is not None:
+            self._observe(provider, "rejected")
+            return judged.refusal
+        if recorded.status == "ignored" or judged.envelope is None:
+            self._observe(provider, "ignored")
+            event = {"event": judged.event} if recorded.reason_code == "event_filtered" else {}
+            return Answer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
+        firing = Firing(
+            recorded.autopilot_id,
+            "webhook",
+            trigger_id=recorded.trigger_id,
+            delivery_id=recorded.id,
+            payload=msgspec.json.decode(judged.envelope.render(recorded.received_at)),
+        )
+        return await self.dispatch(provider, firing, recorded.id, recorded.trigger_id)
+
+    # --- dispatch -----------------------------------------------------------------------------------------------------
+
+    async def dispatch(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
+        """Begin the run of a queued delivery, or say what became of it when that was decided already.
+
+        A failure leaves the row failed, or queued where not even that could be written: the janitor finishes it then.
+        """
+        try:
+            return await self._begin(provider, firing, delivery_id, trigger_id)
+        except Exception as error:
+            return await self._give_up(provider, delivery_id, error)
+
+    async def _begin(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
+        done = None if self._begin_together is None or firing.again else await self._begin_together(firing)
+        if done is None:
+            done = await self._dispatcher.dispatch(firing)
+        reached("webhooks.dispatched")
+        if done.status == "refused" and not await self._store.ignore(delivery_id, done.reason):
+            return await self._as_decided(provider, delivery_id)
+        return self._dispatched(provider, done, firing, delivery_id, trigger_id)
+
+    def _dispatched(
+        self, provider: str, done: Dispatched, firing: Firing, delivery_id: UUID, trigger_id: UUID
+    ) -> Answer:
+        if done.status == "refused":
+            self._observe(provider, "ignored")
+            return Answer(200, _ignored(delivery_id, done.reason))
+        if done.status == "skipped":
+            self._observe(provider, "skipped")
+            return Answer(200, _skipped(delivery_id, done.run_id, done.reason))
+        self._observe(provider, "dispatched")
+        return Answer(200, _accepted(delivery_id, done.run_id, firing.autopilot_id, trigger_id))
+
+    async def _give_up(self, provider: str, delivery_id: UUID, error: Exception) -> Answer:
+        text = _words_of(error)
+        logger.warning("webhook_dispatch_failed", delivery_id=str(delivery_id), error=text, exc_info=error)
+        if not await self._store.fail(delivery_id, text):
+            return await self._as_decided(provider, delivery_id)
+        self._observe(provider, "failed")
+        return _failed(delivery_id)
+
+    async def _as_decided(self, provider: str, delivery_id: UUID) -> Answer:
+        """The answer to a delivery that was settled while we were about to: by a run or by a janitor."""
+        settled = await self._store.verdict(delivery_id)
+        if settled is None:
+            return _failed(delivery_id)
+        self._observe(provider, "skipped" if settled.skipped else settled.status)
+        return _answer_of(settled)
+
+    # --- what somebody left behind ------------------------------------------------------------------------------------
+
+    async def finish_stale(self) -> int:
+        """Dispatch deliveries whose receiver died between the row and its dispatch; returns how many were settled."""
+        settled = 0
+        for stored in await self._store.claim_stale(STALE_ROWS_MAX):
+            if await self._finish(stored):
+                settled += 1
+        return settled
+
+    async def _finish(self, stored: StoredDelivery) -> bool:
+        """One row is one unit of work: whatever escapes from it is its own failure, at the latest the last time."""
+        try:
+            await self._begin(stored.provider, stored_firing(stored), stored.id, stored.trigger_id)
+        except InvalidBody as error:
+            return await self._store.fail(stored.id, str(error))
+        except Exception as error:
+            if isinstance(error, StoreConflict) and error.constraint == DECIDED:
+                return True
+            logger.warning("webhook_dispatch_postponed", delivery_id=str(stored.id), exc_info=error)
+            if stored.dispatch_attempts < ATTEMPTS_MAX:
+                return False
+            return await self._store.fail(stored.id, _words_of(error))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A request, what it was judged by, and the answer that it gets at once if it is refused."""
+
+    trigger: Trigger
+    headers: RequestHeaders
+    body: bytes
+    verdict: Verdict
+    envelope: Envelope | None
+    refusal: Answer | None
+    delivery_id: UUID
+
+    @property
+    def event(self) -> str:
+        return unread_event(self.headers) if self.envelope is None else self.envelope.event
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing is to be started, as far as the request itself says."""
+        if self.refusal is not None or self.envelope is None:
+            return None if self.refusal is None else str(self.refusal.body["reason"])
+        wanted = is_wanted(self.trigger.filters, self.envelope.event, self.envelope.payload)
+        return None if wanted else "event_filtered"
+
+    def draft(self) -> DeliveryDraft:
+        row, refusal = self.trigger.row, self.refusal
+        key = dedupe_key(row.provider, self.headers, None if self.envelope is None else self.envelope.body)
+        return DeliveryDraft(
+            id=self.delivery_id,
+            trigger_id=row.id,
+            token=row.token,
+            revision=row.revision,
+            event=self.event,
+            dedupe_key=None if key is None else key.key,
+            dedupe_source=None if key is None else key.source,
+            signature_status=self.verdict.status,
+            secret_id=self.verdict.secret_id,
+            verdict="queued" if refusal is None else "rejected",
+            reason=self.reason,
+            error=None if refusal is None else str(refusal.body["error"]),
+            headers=msgspec.json.encode(self.headers.kept(signature_headers(row.provider))).decode(),
+            content_type=shown(self.headers.first("content-type")),
+            body=self.body,
+            response_status=None if refusal is None else refusal.status,
+            response_body=None if refusal is None else msgspec.json.encode(refusal.body).decode(),
+        )
+
+
+def stored_firing(stored: StoredDelivery) -> Firing:
+    """What a row asks for without its request. Raises InvalidBody."""
+    return Firing(
+        stored.autopilot_id,
+        "webhook",
+        trigger_id=stored.trigger_id,
+        delivery_id=stored.id,
+        payload=_stored_payload(stored),
+        again=stored.replayed_from_delivery_id is not None,
+    )
+
+
+def _stored_payload(stored: StoredDelivery) -> dict[str, Any]:
+    """The envelope of a delivery from its row, with the event and the time it came with. Raises InvalidBody."""
+    if stored.raw_body is None:
+        raise InvalidBody("the delivery has no stored body")
+    pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
+    envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
+    rendered: dict[str, Any] = msgspec.json.decode(envelope.render(stored.received_at))
+    return rendered | {"event": stored.event}
+
+
+def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:
+    """The answer to a request that is not believed; None for one that is."""
+    if verdict.status in BELIEVED:
+        return None
+    if verdict.undecided:
+        # Ours to mend, and worth another attempt: not the sender's fault, and so not counted as one.
+        return _rejected(503, "signing_secret_unreadable", delivery_id, verdict.detail, believed=True)
+    return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail, believed=False)
+
+
+def _rejected(status: int, reason: str, delivery_id: UUID, error: str, *, believed: bool) -> Answer:
+    told = {"status": "rejected", "delivery_id": delivery_id, "reason": reason, "error": error, "code": reason}
+    return Answer(status, told, believed)
+
+
+def _ignored(delivery_id: UUID, reason: str) -> dict[str, object]:
+    return {"status": "ignored", "delivery_id": delivery_id, "reason": reason}
+
+
+def _skipped(delivery_id: UUID, run_id: UUID | None, reason: str) -> dict[str, object]:
+    return {"status": "skipped", "delivery_id": delivery_id, "run_id": run_id, "reason": reason}
+
+
+def _accepted(delivery_id: UUID, run_id: UUID | None, autopilot_id: UUID, trigger_id: UUID) -> dict[str, object]:
+    return {
+        "status": "accepted",
+        "delivery_id": delivery_id,
+        "run_id": run_id,
+        "autopilot_id": autopilot_id,
+        "trigger_id": trigger_id,
+    }
+
+
+def _words_of(error: Exception) -> str:
+    """What the log may say of an error: an unexpected one could repeat what a sender wrote."""
+    return str(error) if isinstance(error, StoreError | RejectedRequest) else type(error).__name__
+
+
+def _failed(delivery_id: UUID) -> Answer:
+    error = "the delivery is stored, but its run could not be begun; send it again"
+    return Answer(500, {"status": "failed", "delivery_id": delivery_id, "error": error, "code": "dispatch_failed"})
+
+
+def _answer_of(settled: Settled) -> Answer:
+    if settled.status == "ignored":
+        return Answer(200, _ignored(settled.id, settled.reason_code or ""))
+    if settled.status != "dispatched":
+        return _failed(settled.id)
+    if settled.skipped:
+        return Answer(200, _skipped(settled.id, settled.autopilot_run_id, settled.skip_reason or ""))
+    return Answer(200, _accepted(settled.id, settled.autopilot_run_id, settled.autopilot_id, settled.trigger_id))

@@ -1,0 +1,161 @@
+"""A request's body in the one form that agents are given, whatever its sender's habits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from gateway.webhooks.headers import RequestHeaders
+
+DEFAULT_EVENT = "webhook.received"
+EVENT_CHARS_MAX = 255
+DEPTH_MAX = 100
+"""Nesting of a body. Real ones have less than twenty; readers of the stored document recurse."""
+FORM = "application/x-www-form-urlencoded"
+
+_BOM = b"\xef\xbb\xbf"
+# An escaped NUL: its backslash is not itself escaped.
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+class InvalidBody(Exception):
+    """The body is no JSON object or array. The text says why, and repeats nothing of the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a request says. `document` is `payload` as JSON that the database can hold; the rest is for deciding.
+
+    `body` is the whole parsed body, which is the payload unless the caller sent an envelope of its own.
+    """
+
+    event: str
+    payload: Any
+    body: Any
+    document: bytes
+    content_type: str
+
+    def render(self, received_at: datetime) -> bytes:
+        """The JSON that a run is given: `{event, eventPayload, request: {receivedAt, contentType}}`."""
+        request = {"receivedAt": received_at.astimezone(UTC).isoformat(), "contentType": self.content_type}
+        return b"".join((
+            b'{"event":', storable(msgspec.json.encode(self.event)),
+            b',"eventPayload":', self.document,
+            b',"request":', storable(msgspec.json.encode(request)), b"}",
+        ))  # fmt: skip
+
+
+class _OwnEnvelope(msgspec.Struct):
+    payload: msgspec.Raw = msgspec.field(name="eventPayload")
+
+
+def normalise(body: bytes, headers: RequestHeaders) -> Envelope:
+    """Read a request's body. Raises InvalidBody."""
+    content_type = headers.first("content-type").partition(";")[0].strip()[:EVENT_CHARS_MAX]
+    text = _json_text(body, content_type)
+    parsed = _parsed(text)
+    own = _own_envelope(parsed, text)
+    if own is not None:
+        return Envelope(shown_event(parsed["event"]), parsed["eventPayload"], parsed, storable(own), content_type)
+    return Envelope(shown_event(_event(parsed, headers)), parsed, parsed, storable(text), content_type)
+
+
+def storable(document: bytes) -> bytes:
+    """The JSON text with U+FFFD for each NUL, which Postgres stores neither in text nor in jsonb."""
+    return _NUL.sub(rb"\1\\ufffd", document) if b"\\u0000" in document else document
+
+
+def shown_event(event: str) -> str:
+    """An event's name as the log holds it: bounded, and without NUL."""
+    return event.strip()[:EVENT_CHARS_MAX].replace("\x00", "") or DEFAULT_EVENT
+
+
+def unread_event(headers: RequestHeaders) -> str:
+    """The name of an event whose body cannot be read: what its headers say."""
+    return shown_event(_event(None, headers))
+
+
+def _json_text(body: bytes, content_type: str) -> bytes:
+    text = body.removeprefix(_BOM).strip()
+    if not text:
+        raise InvalidBody("the body is empty")
+    if content_type.lower() == FORM and not text.startswith((b"{", b"[")):
+        text = _form_payload(text).removeprefix(_BOM).strip()
+    if not text.startswith((b"{", b"[")):
+        raise InvalidBody("the body is not a JSON object or array")
+    return text
+
+
+def _form_payload(form: bytes) -> bytes:
+    """The field in which GitHub's form-encoded hooks carry their JSON."""
+    try:
+        # Latin-1 there and back: byte for byte, whatever the encoding of the text inside.
+        fields = parse_qsl(form.decode("latin-1"), keep_blank_values=True, max_num_fields=100, encoding="latin-1")
+    except ValueError as error:
+        raise InvalidBody("the body is not a form of at most 100 fields") from error
+    values = [value.encode("latin-1") for name, value in fields if name == "payload"]
+    if len(values) != 1:
+        raise InvalidBody("the form has not exactly one field named payload")
+    return values[0]
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        parsed = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidBody("the body is not JSON in UTF-8") from error
+    except RecursionError as error:
+        raise InvalidBody(f"the body is nested deeper than {DEPTH_MAX}") from error
+    if text.count(b"[") + text.count(b"{") > DEPTH_MAX and _is_deeper_than(DEPTH_MAX, parsed):
+        raise InvalidBody(f"the body is nested deeper than {DEPTH_MAX}")
+    return parsed
+
+
+def _is_deeper_than(depth: int, parsed: Any) -> bool:
+    """Level by level, without recursion."""
+    level = [parsed]
+    for _ in range(depth):
+        level = [child for value in level for child in _children(value) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: dict[str, Any] | list[Any]) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _own_envelope(parsed: Any, text: bytes) -> bytes | None:
+    """The text of the payload of a body that is an envelope already. Its own words, so that no number is rounded."""
+    if not isinstance(parsed, dict) or "eventPayload" not in parsed:
+        return None
+    event = parsed.get("event")
+    if not isinstance(event, str) or not event.strip():
+        return None
+    return bytes(msgspec.json.decode(text, type=_OwnEnvelope).payload)
+
+
+def _event(parsed: Any, headers: RequestHeaders) -> str:
+    fields = parsed if isinstance(parsed, dict) else {}
+    if github := headers.first("x-github-event"):
+        action = _text(fields, "action")
+        return f"github.{github}.{action}" if action else f"github.{github}"
+    if gitlab := headers.first("x-gitlab-event"):
+        return f"gitlab.{gitlab}"
+    return (
+        headers.first("x-event-type")
+        or _text(fields, "event")
+        or _text(fields, "type")
+        or _text(fields, "action")
+        or DEFAULT_EVENT
+    )
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value.strip() if isinstance(value, str) else ""

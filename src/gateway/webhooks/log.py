@@ -1,0 +1,50 @@
+"""Looking at the log of deliveries."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from gateway.errors import RejectedRequest
+from gateway.webhooks.ports import Delivery, DeliveryDetail, DeliveryFilter, LogStore
+
+
+class DeliveryLog:
+    """The log as members of a workspace see it. Who is one is the caller's to check."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+
+    async def page(
+        self, workspace_id: UUID, autopilot_id: UUID | None, wanted: DeliveryFilter, *, limit: int, offset: int
+    ) -> tuple[list[Delivery], int]:
+        """The newest first, and how many there are in all; without an autopilot those of the whole workspace."""
+        if autopilot_id is None:
+            rows = await self._store.workspace_page(workspace_id, wanted, limit, offset)
+        else:
+            rows = await self._store.page(autopilot_id, wanted, limit, offset)
+        return rows, await self._store.count(workspace_id, autopilot_id, wanted)
+
+    async def find(self, autopilot_id: UUID, delivery_id: UUID) -> dict[str, Any]:
+        """A delivery, whole, as JSON can hold it. Raises RejectedRequest (404)."""
+        found = await self._store.find(autopilot_id, delivery_id)
+        if found is None:
+            raise RejectedRequest(404, "delivery_not_found", "this autopilot has no such delivery")
+        return _whole(found)
+
+
+def _whole(delivery: DeliveryDetail) -> dict[str, Any]:
+    body, encoding = _shown_body(delivery.raw_body)
+    return {**asdict(delivery), "raw_body": body, "raw_body_encoding": encoding}
+
+
+def _shown_body(body: bytes | None) -> tuple[str | None, str | None]:
+    """The body as text, or in base64 where it is no text."""
+    if body is None:
+        return None, None
+    try:
+        return body.decode(), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(body).decode(), "base64"

@@ -1,0 +1,283 @@
+"""What the webhook layer needs of a store, and the rows it deals in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+DECIDED = "webhook_delivery_decided"
+"""The constraint that a store names when a run is begun for a delivery that was decided already."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRow:
+    """A webhook trigger as stored, with its sealed secrets, at one revision."""
+
+    id: UUID
+    workspace_id: UUID
+    autopilot_id: UUID
+    provider: str
+    token: str = field(repr=False)
+    revision: int
+    event_filters: str | None
+    secret_ids: Sequence[UUID]
+    sealed_secrets: Sequence[str] = field(repr=False)
+    secret_expiries: Sequence[datetime | None]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryDraft:
+    """A request that was judged by `revision` of its trigger, to be written down.
+
+    `verdict` is `rejected`, or `queued` for one that is believed; a `reason` of the latter leaves it ignored.
+    """
+
+    id: UUID
+    trigger_id: UUID
+    token: str = field(repr=False)
+    revision: int
+    event: str
+    dedupe_key: str | None
+    dedupe_source: str | None
+    signature_status: str
+    secret_id: UUID | None
+    verdict: str
+    reason: str | None
+    error: str | None
+    headers: str = field(repr=False)
+    content_type: str
+    body: bytes = field(repr=False)
+    response_status: int | None = None
+    response_body: str | None = field(default=None, repr=False)
+
+    @property
+    def holds_key(self) -> bool:
+        """Whether another delivery of the same name would be a repeat of this one."""
+        return self.dedupe_key is not None and self.verdict != "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The row that a request or a replay has now. Another `id` than the request's own: it was there before."""
+
+    request_id: UUID
+    id: UUID
+    autopilot_id: UUID
+    trigger_id: UUID
+    status: str
+    reason_code: str | None
+    autopilot_run_id: UUID | None
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a delivery."""
+
+    id: UUID
+    autopilot_id: UUID
+    trigger_id: UUID
+    status: str
+    reason_code: str | None
+    autopilot_run_id: UUID | None
+    skipped: bool | None
+    skip_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDelivery:
+    """What is needed to dispatch a delivery without its request."""
+
+    id: UUID
+    workspace_id: UUID
+    autopilot_id: UUID
+    trigger_id: UUID
+    provider: str
+    event: str
+    signature_status: str
+    status: str
+    selected_headers: Mapping[str, Any] = field(repr=False)
+    content_type: str | None
+    raw_body: bytes | None = field(repr=False)
+    received_at: datetime
+    replayed_from_delivery_id: UUID | None
+    dispatch_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerState:
+    enabled: bool
+    autopilot_status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A row of the log without what is large."""
+
+    id: UUID
+    workspace_id: UUID | None
+    autopilot_id: UUID | None
+    trigger_id: UUID | None
+    source: str
+    provider: str
+    event: str
+    dedupe_key: str | None
+    dedupe_source: str | None
+    signature_status: str
+    signing_secret_id: UUID | None
+    status: str
+    reason_code: str | None
+    attempt_count: int
+    dispatch_attempts: int
+    available_at: datetime
+    replay_idempotency_key: str | None
+    content_type: str | None
+    response_status: int | None
+    autopilot_run_id: UUID | None
+    replayed_from_delivery_id: UUID | None
+    error: str | None
+    received_at: datetime
+    last_attempt_at: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryDetail(Delivery):
+    """A row of the log, whole."""
+
+    selected_headers: Mapping[str, Any] = field(repr=False)
+    raw_body: bytes | None = field(repr=False)
+    response_body: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries are meant. `text`: every word of it must begin a word of the body."""
+
+    status: str | None = None
+    event: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFilter(DeliveryFilter):
+    """Which deliveries a bulk replay means: those received from `since` on and before `until`."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReplay:
+    """A bulk replay as people see it. `planned` is how many it goes through, at most its budget."""
+
+    id: UUID
+    autopilot_id: UUID
+    filter: Mapping[str, Any]
+    budget: int
+    planned: int
+    status: str
+    accepted: int
+    skipped: int
+    failed: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayWork:
+    """A bulk replay as whoever carries it out sees it."""
+
+    id: UUID
+    autopilot_id: UUID
+    filter: Mapping[str, Any]
+    planned: int
+    done: int
+    until_at: datetime
+    cursor_at: datetime
+    cursor_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayItem:
+    id: UUID
+    created_at: datetime
+
+
+class IntakeStore(Protocol):
+    """Where requests are written down. Every method raises StoreUnavailable or StoreConflict."""
+
+    async def find_trigger(self, token: str) -> TriggerRow | None: ...
+
+    async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
+        """Write requests down together; None for one that was judged by an old revision of its trigger."""
+
+    async def ignore(self, delivery_id: UUID, reason: str) -> bool:
+        """False when it was decided already."""
+
+    async def fail(self, delivery_id: UUID, error: str) -> bool:
+        """Give up a delivery. False when it was decided already."""
+
+    async def verdict(self, delivery_id: UUID) -> Settled | None: ...
+
+    async def claim_stale(self, rows_max: int) -> list[StoredDelivery]:
+        """Deliveries that somebody received and did not finish. Each is put off, so that others do not take it too."""
+
+
+class ReplayStore(IntakeStore, Protocol):
+    async def find_stored(self, autopilot_id: UUID, delivery_id: UUID) -> StoredDelivery | None: ...
+
+    async def trigger_state(self, autopilot_id: UUID, trigger_id: UUID) -> TriggerState | None: ...
+
+    async def record_replay(self, replay_id: UUID, original_id: UUID, idempotency_key: str | None) -> Recorded | None:
+        """A new row for the same body, or the one that the same key made before. None: the original is gone."""
+
+
+class BulkStore(Protocol):
+    """Bulk replays: rows that any process may carry out, one process at a time."""
+
+    async def plan(self, autopilot_id: UUID, wanted: ReplayFilter) -> int: ...
+
+    async def add_bulk(
+        self,
+        replay_id: UUID,
+        workspace_id: UUID,
+        autopilot_id: UUID,
+        user_id: UUID,
+        *,
+        filter: bytes,
+        budget: int,
+        planned: int,
+    ) -> BulkReplay: ...
+
+    async def find_bulk(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay | None: ...
+
+    async def cancel_bulk(self, autopilot_id: UUID, replay_id: UUID) -> bool: ...
+
+    async def claim_bulk(self, token: UUID, lease_seconds: float) -> ReplayWork | None: ...
+
+    async def next_item(self, work: ReplayWork, wanted: ReplayFilter, after: ReplayItem) -> ReplayItem | None: ...
+
+    async def advance_bulk(
+        self, replay_id: UUID, token: UUID, item: ReplayItem, outcome: str, lease_seconds: float
+    ) -> bool:
+        """Count `accepted`, `skipped` or `failed` and go on behind the item; False when the lease is lost."""
+
+    async def complete_bulk(self, replay_id: UUID, token: UUID) -> None: ...
+
+
+class LogStore(Protocol):
+    """Looking at the log."""
+
+    async def page(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]: ...
+
+    async def workspace_page(
+        self, workspace_id: UUID, wanted: DeliveryFilter, limit: int, offset: int
+    ) -> list[Delivery]: ...
+
+    async def count(self, workspace_id: UUID, autopilot_id: UUID | None, wanted: DeliveryFilter) -> int: ...
+
+    async def find(self, autopilot_id: UUID, delivery_id: UUID) -> DeliveryDetail | None: ...

@@ -1,0 +1,285 @@
+"""Whether a request was written by somebody who knows the secret, judged on the raw bytes of its body.
+
+A provider's way of signing is data: which headers it uses, how the signature is written, what is signed, how old it may
+be. Whatever a header holds, the outcome is a verdict and never an exception; comparisons take constant time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from gateway.webhooks.headers import RequestHeaders, header_bytes
+
+TOLERANCE_SECONDS = 300
+"""How far a signed time may lie from now: a request that is replayed later is not believed."""
+SIGNATURES_MAX = 20
+"""Of one header. A sender that rotates its secret writes two."""
+SECRET_CHARS_MIN = 16
+SECRET_CHARS_MAX = 512
+STANDARD_PREFIX = "whsec_"
+
+_SECONDS = re.compile(r"[0-9]{1,12}")
+
+
+class SignatureStatus(StrEnum):
+    NOT_REQUIRED = "not_required"
+    VALID = "valid"
+    INVALID = "invalid"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret in the clear. `value` is None for one that is stored but cannot be opened. Never shown."""
+
+    id: UUID
+    value: str | None
+    expires_at: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"<Secret {self.id}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`secret_id`: which secret matched. `detail` says what is wrong, and holds nothing that the sender wrote.
+
+    `undecided`: no readable secret matched, but there is one that could not be read. The request is not believed, and
+    the fault may be ours.
+    """
+
+    status: SignatureStatus
+    secret_id: UUID | None = None
+    detail: str = ""
+    undecided: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the headers assert: one of `signatures` over `prefix` and the body, made at `timestamp`."""
+
+    signatures: tuple[bytes, ...]
+    prefix: bytes = b""
+    timestamp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderNames:
+    """The headers of one dialect. A timestamp or an id that has a header of its own is part of what is signed."""
+
+    signature: str
+    timestamp: str = ""
+    id: str = ""
+
+
+class Malformed(Exception):
+    """The headers assert nothing that could be checked; the text says why. Never leaves this module."""
+
+
+Reader = Callable[[RequestHeaders, HeaderNames], Claim]
+KeyOf = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a provider signs. `digest` is None where the header is the secret itself."""
+
+    dialects: tuple[HeaderNames, ...]
+    read: Reader
+    key_of: KeyOf
+    digest: str | None = "sha256"
+    tolerance_seconds: int | None = None
+
+    @property
+    def signature_headers(self) -> tuple[str, ...]:
+        return tuple(names.signature for names in self.dialects)
+
+
+# --- how headers are read ---------------------------------------------------------------------------------------------
+
+
+def _read_hex(headers: RequestHeaders, names: HeaderNames) -> Claim:
+    """`sha256=` and hex digits."""
+    kind, found, digits = _only(headers, names.signature).partition("=")
+    if not found or kind != "sha256":
+        raise Malformed("the signature does not begin with sha256=")
+    return Claim((_unhex(digits),))
+
+
+def _read_plain(headers: RequestHeaders, names: HeaderNames) -> Claim:
+    return Claim((header_bytes(_only(headers, names.signature)),))
+
+
+def _read_pairs(headers: RequestHeaders, names: HeaderNames) -> Claim:
+    """`t=<seconds>,v1=<hex>,…`: pairs of other names are of other versions."""
+    pairs = [part.strip().partition("=") for part in _only(headers, names.signature).split(",")]
+    times = [value for name, _, value in pairs if name == "t"]
+    if len(times) != 1:
+        raise Malformed("the signature header has not exactly one time")
+    signatures = tuple(_readable(_unhex, (value for name, _, value in pairs if name == "v1")))
+    return Claim(signatures, header_bytes(times[0]) + b".", _seconds(times[0]))
+
+
+def _read_versions(headers: RequestHeaders, names: HeaderNames) -> Claim:
+    """`v1,<base64>`, several of them apart by blanks; id and time stand in headers of their own."""
+    identity, time = _only(headers, names.id), _only(headers, names.timestamp)
+    versions = [part.partition(",") for part in _only(headers, names.signature).split()]
+    signatures = tuple(_readable(_unbase64, (value for version, _, value in versions if version == "v1")))
+    return Claim(signatures, header_bytes(identity) + b"." + header_bytes(time) + b".", _seconds(time))
+
+
+def _only(headers: RequestHeaders, name: str) -> str:
+    """A header's one value: of two, nobody can say which one the sender meant."""
+    values = headers.every(name)
+    if len(values) != 1:
+        raise Malformed(f"the header {name} is {'missing' if not values else 'there more than once'}")
+    return values[0]
+
+
+def _seconds(text: str) -> int:
+    if not _SECONDS.fullmatch(text):
+        raise Malformed("the signed time is not a number of seconds")
+    return int(text)
+
+
+def _readable(decode: Callable[[str], bytes], texts: Iterable[str]) -> Iterator[bytes]:
+    """Those that can be read: one bad signature does not spoil a good one beside it."""
+    for count, text in enumerate(texts):
+        if count == SIGNATURES_MAX:
+            return
+        try:
+            yield decode(text)
+        except Malformed:
+            continue
+
+
+def _unhex(text: str) -> bytes:
+    try:
+        return binascii.unhexlify(text)
+    except ValueError as error:
+        raise Malformed("the signature is not hexadecimal") from error
+
+
+def _unbase64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise Malformed("the signature is not base64") from error
+
+
+def _text_key(secret: str) -> bytes:
+    return secret.encode("utf-8", "surrogatepass")
+
+
+def _standard_key(secret: str) -> bytes:
+    """The bytes that `whsec_` and base64 stand for. Raises Malformed."""
+    return _unbase64(secret.removeprefix(STANDARD_PREFIX))
+
+
+_HUB = Scheme((HeaderNames("x-hub-signature-256"),), _read_hex, _text_key)
+_WEBHOOK = HeaderNames("webhook-signature", "webhook-timestamp", "webhook-id")
+_SVIX = HeaderNames("svix-signature", "svix-timestamp", "svix-id")
+
+SCHEMES: dict[str, Scheme | None] = {
+    "generic": _HUB,
+    "github": _HUB,
+    "gitlab": Scheme((HeaderNames("x-gitlab-token"),), _read_plain, _text_key, digest=None),
+    "stripe": Scheme((HeaderNames("stripe-signature"),), _read_pairs, _text_key, tolerance_seconds=TOLERANCE_SECONDS),
+    "standard_webhooks": Scheme((_WEBHOOK, _SVIX), _read_versions, _standard_key, tolerance_seconds=TOLERANCE_SECONDS),
+    "svix": Scheme((_SVIX, _WEBHOOK), _read_versions, _standard_key, tolerance_seconds=TOLERANCE_SECONDS),
+    "none": None,
+}
+"""Every provider that a trigger can name. None: it never signs."""
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def judge_signature(
+    provider: str, secrets: Sequence[Secret], headers: RequestHeaders, body: bytes, now: datetime
+) -> Verdict:
+    """Judge a request by the secrets of its trigger. Without any secret no signature is required.
+
+    Expired secrets match nothing, but they still require a signature: a trigger whose secrets have all expired believes
+    nobody.
+    """
+    scheme = SCHEMES.get(provider)
+    if scheme is None or not secrets:
+        return Verdict(SignatureStatus.NOT_REQUIRED)
+    names = next((names for names in scheme.dialects if names.signature in headers), None)
+    if names is None:
+        return Verdict(SignatureStatus.MISSING, detail="the request carries no signature")
+    try:
+        claim = scheme.read(headers, names)
+        _check_time(claim, scheme, now)
+    except Malformed as error:
+        return Verdict(SignatureStatus.INVALID, detail=str(error))
+    return _match(scheme, claim, secrets, body, now)
+
+
+def secret_problem(provider: str, secret: str) -> str | None:
+    """Why `secret` cannot sign for `provider`; None when it can."""
+    scheme = SCHEMES.get(provider)
+    if scheme is None:
+        return "this provider does not sign: a secret would never be checked"
+    if not SECRET_CHARS_MIN <= len(secret) <= SECRET_CHARS_MAX:
+        return f"a signing secret has {SECRET_CHARS_MIN} to {SECRET_CHARS_MAX} characters"
+    if not secret.isprintable():
+        return "a signing secret has no control characters"
+    try:
+        key = scheme.key_of(secret)
+    except Malformed:
+        return f"a signing secret of this provider is base64, with or without {STANDARD_PREFIX} before it"
+    return None if key else "a signing secret must not be empty"
+
+
+def signature_headers(provider: str) -> tuple[str, ...]:
+    """The headers in which this provider's signature may come."""
+    scheme = SCHEMES.get(provider)
+    return () if scheme is None else scheme.signature_headers
+
+
+def _check_time(claim: Claim, scheme: Scheme, now: datetime) -> None:
+    if claim.timestamp is None or scheme.tolerance_seconds is None:
+        return
+    if abs(now.timestamp() - claim.timestamp) > scheme.tolerance_seconds:
+        raise Malformed(f"the signed time is more than {scheme.tolerance_seconds} s away from now")
+
+
+def _match(scheme: Scheme, claim: Claim, secrets: Sequence[Secret], body: bytes, now: datetime) -> Verdict:
+    unread = False
+    for secret in secrets:
+        if secret.expires_at is not None and secret.expires_at <= now:
+            continue
+        if secret.value is None:
+            unread = True
+        elif _matches(scheme, claim, secret.value, body):
+            return Verdict(SignatureStatus.VALID, secret.id)
+    if unread:
+        return Verdict(SignatureStatus.INVALID, detail="a stored secret cannot be read", undecided=True)
+    return Verdict(SignatureStatus.INVALID, detail="the signature matches no live secret")
+
+
+def _matches(scheme: Scheme, claim: Claim, secret: str, body: bytes) -> bool:
+    try:
+        key = scheme.key_of(secret)
+    except Malformed:
+        return False
+    expected = key if scheme.digest is None else _signed(scheme.digest, key, claim.prefix, body)
+    # Every signature is compared, so that the time says nothing about which one it was.
+    return any([hmac.compare_digest(expected, signature) for signature in claim.signatures])  # noqa: C419
+
+
+def _signed(digest: str, key: bytes, prefix: bytes, body: bytes) -> bytes:
+    mac = hmac.new(key, prefix, getattr(hashlib, digest))
+    mac.update(body)
+    return mac.digest()

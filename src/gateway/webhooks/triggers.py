@@ -1,0 +1,284 @@
+"""Webhook triggers, as people set them up: an address that can be changed, a provider, filters, and secrets.
+
+A secret goes in and never comes out; what is shown of it is its last four characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+
+from gateway.errors import RejectedRequest, StoreConflict
+from gateway.ids import WEBHOOK_TOKEN_PREFIX, new_id, new_token
+from gateway.keyring import KeyRing
+from gateway.webhooks.filters import EventFilter, filters_problem
+from gateway.webhooks.signature import SCHEMES, secret_problem
+from gateway.work.autopilots import AutopilotService
+
+TOKEN_TAKEN = "autopilot_trigger_token_key"  # noqa: S105  (a constraint's name)
+TOKEN_ATTEMPTS_MAX = 3
+LABEL_CHARS_MAX = 200
+SECRETS_MAX = 5
+"""Live at the same time, of one trigger."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerDetails:
+    """A trigger as stored. `secrets` holds what may be shown of each: id, hint, dates."""
+
+    id: UUID
+    workspace_id: UUID
+    autopilot_id: UUID
+    kind: str
+    enabled: bool
+    cron_expression: str | None
+    timezone: str
+    next_run_at: datetime | None
+    webhook_token: str | None = field(repr=False)
+    provider: str
+    event_filters: Any
+    label: str
+    last_fired_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    secrets: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """A secret that is to be stored."""
+
+    id: UUID
+    sealed: str = field(repr=False)
+    last_four: str = field(repr=False)
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerChange:
+    """What is None stays as it is; `filters` only counts with `sets_filters`."""
+
+    enabled: bool | None = None
+    label: str | None = None
+    sets_filters: bool = False
+    filters: tuple[EventFilter, ...] = ()
+
+
+class TriggerStore(Protocol):
+    """Every method raises StoreUnavailable."""
+
+    async def triggers(self, autopilot_id: UUID) -> Sequence[TriggerDetails]: ...
+
+    async def trigger(self, autopilot_id: UUID, trigger_id: UUID) -> TriggerDetails | None: ...
+
+    async def add(
+        self,
+        trigger_id: UUID,
+        workspace_id: UUID,
+        autopilot_id: UUID,
+        token: str,
+        *,
+        provider: str,
+        change: TriggerChange,
+    ) -> None:
+        """Raises StoreConflict with TOKEN_TAKEN when somebody has that token."""
+
+    async def change(self, workspace_id: UUID, trigger_id: UUID, change: TriggerChange) -> None: ...
+
+    async def rotate(self, workspace_id: UUID, trigger_id: UUID, token: str) -> None:
+        """Raises StoreConflict with TOKEN_TAKEN when somebody has that token."""
+
+    async def delete(self, workspace_id: UUID, trigger_id: UUID) -> None: ...
+
+    async def put_secrets(
+        self, workspace_id: UUID, trigger_id: UUID, secret: SealedSecret | None, user_id: UUID, *, replaces: bool
+    ) -> bool:
+        """Add a secret, in the place of all others or beside them; False beyond SECRETS_MAX."""
+
+    async def delete_secret(self, workspace_id: UUID, trigger_id: UUID, secret_id: UUID) -> bool: ...
+
+
+class TriggerDesk:
+    """What people may do with the webhook triggers of an autopilot; who may is the autopilot's own rule.
+
+    Raises RejectedRequest: 400 for a bad value with its field, 403, 404, 409, and 503 without a key to seal with.
+    """
+
+    def __init__(
+        self,
+        store: TriggerStore,
+        autopilots: AutopilotService,
+        ring: KeyRing | None,
+        *,
+        clock: Callable[[], datetime],
+        public_url: str | None = None,
+        mint: Callable[[], UUID] = new_id,
+        mint_token: Callable[[str], str] = new_token,
+    ) -> None:
+        self._store = store
+        self._autopilots = autopilots
+        self._ring = ring
+        self._clock = clock
+        self._public_url = public_url
+        self._mint = mint
+        self._mint_token = mint_token
+
+    async def views(self, autopilot_id: UUID) -> list[dict[str, Any]]:
+        """All triggers of an autopilot that the caller may see."""
+        return [self._view(trigger) for trigger in await self._store.triggers(autopilot_id)]
+
+    async def list(self, autopilot_id: UUID, user_id: UUID) -> list[dict[str, Any]]:
+        return await self.views((await self._autopilots.find(autopilot_id, user_id)).id)
+
+    async def create(
+        self, autopilot_id: UUID, user_id: UUID, kind: str, provider: str, change: TriggerChange
+    ) -> dict[str, Any]:
+        autopilot = await self._autopilots.find_writable(autopilot_id, user_id)
+        if kind != "webhook":
+            raise _bad("kind", f"a trigger of kind {kind[:40]!r} cannot be made here; use webhook")
+        if provider not in SCHEMES:
+            raise _bad("provider", f"provider is one of {', '.join(SCHEMES)}")
+        trigger_id = self._mint()
+        await self._with_token(
+            lambda token: self._store.add(
+                trigger_id, autopilot.workspace_id, autopilot.id, token, provider=provider, change=_checked(change)
+            )
+        )
+        return self._view(await self._find(autopilot_id, trigger_id))
+
+    async def change(
+        self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, change: TriggerChange
+    ) -> dict[str, Any]:
+        trigger = await self._writable(autopilot_id, trigger_id, user_id)
+        if change.sets_filters and trigger.kind != "webhook":
+            raise _bad("event_filters", "only a webhook trigger has event filters")
+        await self._store.change(trigger.workspace_id, trigger.id, _checked(change))
+        return self._view(await self._find(autopilot_id, trigger_id))
+
+    async def delete(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> None:
+        trigger = await self._writable(autopilot_id, trigger_id, user_id)
+        await self._store.delete(trigger.workspace_id, trigger.id)
+
+    async def rotate_token(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> dict[str, Any]:
+        """Give it a new address; the old one answers 404 from now on."""
+        trigger = await self._webhook(autopilot_id, trigger_id, user_id)
+        await self._with_token(lambda token: self._store.rotate(trigger.workspace_id, trigger.id, token))
+        return self._view(await self._find(autopilot_id, trigger_id))
+
+    # --- secrets ------------------------------------------------------------------------------------------------------
+
+    async def replace_secrets(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, secret: str) -> dict[str, Any]:
+        """Put one secret in the place of all others; an empty one leaves none."""
+        trigger = await self._webhook(autopilot_id, trigger_id, user_id)
+        text = secret.strip()
+        sealed = self._sealed(trigger, text, None) if text else None
+        await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=True)
+        return self._view(await self._find(autopilot_id, trigger_id))
+
+    async def add_secret(
+        self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, secret: str, expires_at: datetime | None
+    ) -> dict[str, Any]:
+        """Let one more secret sign; returns what may be shown of it."""
+        trigger = await self._webhook(autopilot_id, trigger_id, user_id)
+        sealed = self._sealed(trigger, secret.strip(), self._checked_end(expires_at))
+        added = await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=False)
+        if not added:
+            raise RejectedRequest(409, "too_many_secrets", f"a trigger has at most {SECRETS_MAX} signing secrets")
+        found = await self._find(autopilot_id, trigger_id)
+        return next(_secret_view(shown) for shown in found.secrets if shown["id"] == str(sealed.id))
+
+    async def delete_secret(self, autopilot_id: UUID, trigger_id: UUID, secret_id: UUID, user_id: UUID) -> None:
+        trigger = await self._webhook(autopilot_id, trigger_id, user_id)
+        if not await self._store.delete_secret(trigger.workspace_id, trigger.id, secret_id):
+            raise RejectedRequest(404, "secret_not_found", "this trigger has no such secret")
+
+    def _sealed(self, trigger: TriggerDetails, text: str, expires_at: datetime | None) -> SealedSecret:
+        problem = secret_problem(trigger.provider, text)
+        if problem is not None:
+            raise _bad("signing_secret", problem)
+        if self._ring is None:
+            message = "secret_key is unset on this server: a secret could not be stored"
+            raise RejectedRequest(503, "secret_key_missing", message)
+        secret_id = self._mint()
+        return SealedSecret(secret_id, self._ring.seal_text(text, owner=secret_id), text[-4:], expires_at)
+
+    def _checked_end(self, expires_at: datetime | None) -> datetime | None:
+        if expires_at is None:
+            return None
+        end = expires_at if expires_at.tzinfo is not None else expires_at.replace(tzinfo=UTC)
+        if end <= self._clock():
+            raise _bad("expires_at", "expires_at lies in the past: the secret would never match")
+        return end
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    async def _with_token(self, store: Callable[[str], Any]) -> None:
+        """Two equal tokens of 256 random bits mean a broken source of randomness rather than chance: few attempts."""
+        for attempt in range(1, TOKEN_ATTEMPTS_MAX + 1):
+            try:
+                await store(self._mint_token(WEBHOOK_TOKEN_PREFIX))
+                return
+            except StoreConflict as error:
+                if error.constraint != TOKEN_TAKEN or attempt == TOKEN_ATTEMPTS_MAX:
+                    raise
+
+    async def _writable(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> TriggerDetails:
+        await self._autopilots.find_writable(autopilot_id, user_id)
+        return await self._find(autopilot_id, trigger_id)
+
+    async def _webhook(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> TriggerDetails:
+        trigger = await self._writable(autopilot_id, trigger_id, user_id)
+        if trigger.kind != "webhook":
+            raise RejectedRequest(400, "not_a_webhook", "only a webhook trigger has an address and secrets")
+        return trigger
+
+    async def _find(self, autopilot_id: UUID, trigger_id: UUID) -> TriggerDetails:
+        trigger = await self._store.trigger(autopilot_id, trigger_id)
+        if trigger is None:
+            raise RejectedRequest(404, "trigger_not_found", "this autopilot has no such trigger")
+        return trigger
+
+    def _view(self, trigger: TriggerDetails) -> dict[str, Any]:
+        names = [name for name in TriggerDetails.__dataclass_fields__ if name not in ("secrets", "workspace_id")]
+        path = None if trigger.webhook_token is None else f"/api/webhooks/autopilots/{trigger.webhook_token}"
+        base = (self._public_url or "").rstrip("/")
+        return {
+            **{name: getattr(trigger, name) for name in names},
+            "webhook_path": path,
+            "webhook_url": f"{base}{path}" if base and path else None,
+            "has_signing_secret": bool(trigger.secrets),
+            "signing_secret_hint": trigger.secrets[-1]["hint"] if trigger.secrets else None,
+            "signing_secrets": [_secret_view(secret) for secret in trigger.secrets],
+        }
+
+
+def _secret_view(secret: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": secret["id"],
+        "signing_secret_hint": secret["hint"],
+        "expires_at": secret["expires_at"],
+        "created_at": secret["created_at"],
+    }
+
+
+def _checked(change: TriggerChange) -> TriggerChange:
+    if change.label is not None and (len(change.label) > LABEL_CHARS_MAX or "\x00" in change.label):
+        raise _bad("label", f"label has at most {LABEL_CHARS_MAX} characters")
+    problem = filters_problem(change.filters)
+    if problem is not None:
+        raise _bad("event_filters", problem)
+    return change
+
+
+def stored_filters(filters: Sequence[EventFilter]) -> str | None:
+    """As JSON for the trigger's row; None where every event is wanted."""
+    return msgspec.json.encode(filters).decode() if filters else None
+
+
+def _bad(name: str, message: str) -> RejectedRequest:
+    return RejectedRequest(400, f"invalid_{name}", message, field=name)

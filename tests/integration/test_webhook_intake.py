@@ -1,0 +1,582 @@
+"""The entrance of webhooks: what each request is answered, and what its row says."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+import trio
+
+from gateway.errors import StoreConflict, StoreUnavailable
+from gateway.keyring import KeyRing, generate_key
+from gateway.postgres.pool import Pool
+from gateway.work.dispatching import Dispatched, Firing
+from support.autopilots import Autopilots, open_autopilots
+from support.task_world import World, open_world
+from support.webhooks import SECRET, Desk, open_desk, signed
+
+CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
+    (Path(__file__).parents[1] / "unit" / "webhooks" / "cases" / "webhooks.json").read_bytes()
+)
+BODY = b'{"action":"opened","n":1}'
+
+
+@pytest.fixture
+async def world(pool: Pool) -> World:
+    return (await open_autopilots(pool)).world
+
+
+@pytest.fixture(params=["alone", "together"])
+def desk(pool: Pool, world: World, nursery: trio.Nursery, request: pytest.FixtureRequest) -> Desk:
+    return open_desk(pool, world, nursery=nursery if request.param == "together" else None)
+
+
+async def only_row(desk: Desk) -> dict[str, Any]:
+    (row,) = await desk.deliveries()
+    return row
+
+
+SITUATIONS: dict[str, Any] = {
+    "oversize": {},
+    "accepted": {},
+    "disabled": {"enabled": False},
+    "archived": {"autopilot": "archived"},
+    "paused": {"autopilot": "paused"},
+    "skipped": {"agent_archived": True},
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES["ingress_status"]])
+async def test_request_is_answered_as_expected(desk: Desk, case: dict[str, Any]) -> None:
+    situation, expected = SITUATIONS[case["name"]], case["expected"]
+    hook = await desk.add_hook(enabled=situation.get("enabled", True))
+    await desk.sql("update autopilot set status = %s", situation.get("autopilot", "active"))
+    if situation.get("agent_archived"):
+        await desk.sql("update agent set archived_at = now()")
+    body = b'"' + b"x" * 262_143 + b'"' if case["name"] == "oversize" else BODY
+    status, answer = await desk.send(hook.token, body)
+    assert status == expected["http"]
+    rows = await desk.deliveries()
+    if expected["row"] is None:
+        assert rows == []
+        return
+    assert answer["status"] == expected["status"]
+    assert set(expected.get("keys", [])) <= answer.keys()
+    assert rows[0]["status"] == expected["row"]
+    assert answer.get("reason") == expected.get("reason", answer.get("reason"))
+    assert str(rows[0]["id"]) == answer["delivery_id"]
+    assert rows[0]["response_status"] == 200
+    assert msgspec.json.decode(rows[0]["response_body"]) == answer
+
+
+async def test_accepted_delivery_tells_all_about_itself(desk: Desk) -> None:
+    hook = await desk.add_hook(provider="github", secret=SECRET)
+    status, answer = await desk.send(
+        hook.token,
+        BODY,
+        X_GitHub_Event="issues",
+        X_GitHub_Delivery="d1",
+        User_Agent="GitHub-Hookshot",
+        Authorization="Bearer not-a-real-token",
+        Content_Type="application/json; charset=utf-8",
+        **signed(BODY),
+    )
+    assert status == 200
+    row = await only_row(desk)
+    assert (row["provider"], row["event"], row["dedupe_key"]) == ("github", "github.issues.opened", "d1")
+    assert (row["signature_status"], row["status"], row["attempt_count"]) == ("valid", "dispatched", 1)
+    assert row["selected_headers"] == {
+        "user-agent": "GitHub-Hookshot",
+        "x-github-event": "issues",
+        "x-github-delivery": "d1",
+        "signature_present": True,
+    }
+    assert bytes(row["raw_body"]) == BODY
+    ((secret_id,),) = await desk.sql("select id from webhook_signing_secret")
+    assert row["signing_secret_id"] == secret_id
+    (run,) = await desk.runs()
+    assert (str(run["id"]), run["webhook_delivery_id"]) == (answer["run_id"], row["id"])
+    assert run["trigger_payload"]["event"] == "github.issues.opened"
+    assert run["trigger_payload"]["eventPayload"] == {"action": "opened", "n": 1}
+    assert run["trigger_payload"]["request"]["contentType"] == "application/json"
+    assert row["autopilot_run_id"] == run["id"]
+
+
+async def test_unknown_token_is_not_found_and_leaves_no_row(desk: Desk) -> None:
+    for token in ("awt_unknown", "x" * 500, "%00", "%C3%BC"):
+        status, answer = await desk.send(token)
+        assert (status, answer["code"]) == (404, "webhook_not_found")
+    assert await desk.deliveries() == []
+
+
+async def test_trigger_of_another_workspaces_autopilot_is_not_found(desk: Desk, pool: Pool) -> None:
+    hook = await desk.add_hook()
+    other = await open_world(pool)
+    await desk.sql("update autopilot_trigger set workspace_id = %s", other.workspace_id)
+    assert (await desk.send(hook.token))[0] == 404
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"1", b"[" * 3000, b'["\xff"]', b"a=1"])
+async def test_body_that_is_none_is_rejected_and_kept(desk: Desk, body: bytes) -> None:
+    hook = await desk.add_hook()
+    for _ in range(2):
+        status, answer = await desk.send(hook.token, body, Idempotency_Key="k")
+        assert (status, answer["code"], answer["reason"]) == (400, "invalid_body", "invalid_body")
+    rows = await desk.deliveries()
+    assert [(row["status"], row["reason_code"], bytes(row["raw_body"])) for row in rows] == [
+        ("rejected", "invalid_body", body)
+    ] * 2
+    assert (await desk.send(hook.token, b"{}", Idempotency_Key="k"))[1]["status"] == "accepted"
+
+
+@pytest.mark.parametrize(("headers", "reason"), [(signed(b"other"), "invalid"), ({}, "missing")])
+async def test_unsigned_request_is_rejected_and_never_stands_in_the_way(
+    desk: Desk, headers: dict[str, str], reason: str
+) -> None:
+    hook = await desk.add_hook(provider="github", secret=SECRET)
+    status, answer = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **headers)
+    assert (status, answer["status"], answer["reason"]) == (401, "rejected", f"{reason}_signature")
+    row = await only_row(desk)
+    assert (row["status"], row["signature_status"], row["reason_code"]) == ("rejected", reason, f"{reason}_signature")
+    status, answer = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY))
+    assert (status, answer["status"]) == (200, "accepted")
+
+
+async def test_forger_learns_nothing_of_a_delivery_and_does_not_touch_it(desk: Desk) -> None:
+    hook = await desk.add_hook(provider="github", secret=SECRET)
+    _, first = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY))
+    status, forged = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(b"x"))
+    assert status == 401
+    assert forged["delivery_id"] != first["delivery_id"]
+    assert "run_id" not in forged
+    rows = {str(row["id"]): row for row in await desk.deliveries()}
+    assert rows[first["delivery_id"]]["attempt_count"] == 1
+
+
+async def test_32_identical_deliveries_at_once_start_one_run(desk: Desk) -> None:
+    hook = await desk.add_hook(provider="github", secret=SECRET)
+    answers: list[tuple[int, dict[str, Any]]] = []
+
+    async def send() -> None:
+        answers.append(await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY)))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(32):
+            nursery.start_soon(send)
+    assert Counter((status, answer["status"]) for status, answer in answers) == {
+        (200, "accepted"): 1,
+        (200, "duplicate"): 31,
+    }
+    assert len(await desk.runs()) == 1
+    assert (await only_row(desk))["attempt_count"] == 32
+    assert len({answer["delivery_id"] for _, answer in answers}) == 1
+
+
+@pytest.mark.parametrize("mode", ["run_only", "create_issue"])
+async def test_retry_is_a_duplicate_that_names_the_run(desk: Desk, mode: str) -> None:
+    hook = await desk.add_hook(mode=mode)
+    _, first = await desk.send(hook.token, BODY, Idempotency_Key="k")
+    for _ in range(20):
+        assert await desk.send(hook.token, BODY, Idempotency_Key="k") == (
+            200,
+            {"status": "duplicate", "delivery_id": first["delivery_id"], "run_id": first["run_id"]},
+        )
+    assert len(await desk.runs()) == 1
+    assert (await only_row(desk))["attempt_count"] == 21
+
+
+async def test_request_without_a_name_is_always_new(desk: Desk) -> None:
+    hook = await desk.add_hook()
+    assert [(await desk.send(hook.token, BODY))[1]["status"] for _ in range(3)] == ["accepted"] * 3
+
+
+async def test_event_outside_the_filters_is_ignored(desk: Desk) -> None:
+    hook = await desk.add_hook(provider="github", event_filters='[{"event":"push"}]')
+    status, answer = await desk.send(hook.token, BODY, X_GitHub_Event="issues")
+    assert (status, answer["status"], answer["reason"]) == (200, "ignored", "event_filtered")
+    assert answer["event"] == "github.issues.opened"
+    assert msgspec.json.decode((await only_row(desk))["response_body"]) == answer
+    assert (await desk.send(hook.token, BODY, X_GitHub_Event="push"))[1]["status"] == "accepted"
+
+
+async def test_corrupt_filters_let_nothing_pass(desk: Desk) -> None:
+    hook = await desk.add_hook(event_filters='{"event":"push"}')
+    assert (await desk.send(hook.token, BODY))[1]["reason"] == "event_filtered"
+
+
+# --- what is remembered of a trigger ----------------------------------------------------------------------------------
+
+
+async def test_rotated_token_and_secret_count_at_once_on_every_replica(desk: Desk, pool: Pool, world: World) -> None:
+    other = open_desk(pool, world, ring=desk.ring)
+    hook = await desk.add_hook(provider="github", secret=SECRET)
+    for replica in (desk, other):
+        assert (await replica.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    await desk.sql("delete from webhook_signing_secret")
+    await desk.add_secret(hook, "not-a-real-secret-2")
+    for replica in (desk, other):
+        assert (await replica.send(hook.token, BODY, **signed(BODY)))[0] == 401
+        assert (await replica.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
+    await desk.sql("update autopilot_trigger set webhook_token = 'awt_new'")
+    for replica in (desk, other):
+        assert (await replica.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 404
+        assert (await replica.send("awt_new", BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
+    await desk.sql("delete from autopilot_trigger")
+    assert (await other.send("awt_new", BODY))[0] == 404
+
+
+async def test_both_secrets_of_a_rotation_are_live_until_one_expires(desk: Desk) -> None:
+    hook = await desk.add_hook(secret=SECRET)
+    second = await desk.add_secret(hook, "not-a-real-secret-2")
+    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    assert (await desk.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
+    await desk.sql(
+        "update webhook_signing_secret set expires_at = %s where id <> %s", datetime.now(UTC) - timedelta(1), second
+    )
+    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 401
+    matched = [row["signing_secret_id"] for row in await desk.deliveries()]
+    assert matched[1] == second
+    assert matched[0] not in (None, second)
+
+
+@pytest.mark.parametrize("has_ring", [True, False])
+async def test_secret_that_cannot_be_read_fails_closed(pool: Pool, world: World, has_ring: bool) -> None:
+    desk = open_desk(pool, world, has_ring=has_ring)
+    hook = await desk.add_hook()
+    await desk.add_secret(hook, SECRET, KeyRing.parse(generate_key()))
+    status, answer = await desk.send(hook.token, BODY, **signed(BODY))
+    assert (status, answer["code"]) == (503, "signing_secret_unreadable")
+    assert (await desk.send(hook.token, BODY))[0] == 401
+    assert await desk.runs() == []
+    assert {row["status"] for row in await desk.deliveries()} == {"rejected"}
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+async def test_token_limit_counts_bad_signatures_too_and_leaves_no_row(pool: Pool, world: World) -> None:
+    desk = open_desk(pool, world, per_token=3)
+    hook = await desk.add_hook(secret=SECRET)
+    other = await desk.add_hook()
+    statuses = [(await desk.send(hook.token, BODY, **headers))[0] for headers in (signed(b"x"), {}, signed(BODY))]
+    assert statuses == [401, 401, 200]
+    response = await desk.post(hook.token, BODY, **signed(BODY))
+    assert response.status_code == 429
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+    assert len(await desk.deliveries()) == 3
+    assert (await desk.send(other.token))[0] == 200
+    assert desk.limited == ["token"]
+
+
+async def test_address_limit_counts_bad_credentials_only(pool: Pool, world: World) -> None:
+    desk = open_desk(pool, world, per_address=3)
+    hook = await desk.add_hook(secret=SECRET)
+    for _ in range(10):
+        assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    assert [(await desk.send("awt_guess"))[0] for _ in range(2)] == [404, 404]
+    assert (await desk.send(hook.token, BODY))[0] == 401
+    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 429
+    assert desk.limited == ["ip"]
+
+
+async def test_limit_is_exact_when_many_come_at_once(pool: Pool, world: World) -> None:
+    desk = open_desk(pool, world, per_token=10)
+    hook = await desk.add_hook()
+    statuses: list[int] = []
+
+    async def send() -> None:
+        statuses.append((await desk.send(hook.token, BODY))[0])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(40):
+            nursery.start_soon(send)
+    assert Counter(statuses) == {200: 10, 429: 30}
+
+
+# --- when things go wrong ---------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A dispatcher that does what a test says, once, before the real one."""
+
+    def __init__(self, autopilots: Autopilots, before: Any = None, after: Any = None) -> None:
+        self.autopilots, self.before, self.after = autopilots, before, after
+
+    async def dispatch(self, firing: Firing) -> Dispatched:
+        if self.before is not None:
+            await self.before(firing)
+        done = await self.autopilots.dispatcher.dispatch(firing)
+        if self.after is not None:
+            await self.after(firing)
+        return done
+
+
+async def test_trigger_paused_between_receipt_and_dispatch_is_decided_once(pool: Pool, world: World) -> None:
+    async def pause(_: Firing) -> None:
+        await desk.sql("update autopilot set status = 'paused'")
+
+    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=pause))
+    hook = await desk.add_hook()
+    status, answer = await desk.send(hook.token, BODY, Idempotency_Key="k")
+    assert (status, answer["status"], answer["reason"]) == (200, "ignored", "autopilot_paused")
+    await desk.sql("update autopilot set status = 'active'")
+    await make_stale(desk)
+    assert await desk.intake.finish_stale() == 0
+    assert (await desk.send(hook.token, BODY, Idempotency_Key="k"))[1]["status"] == "duplicate"
+    assert (await only_row(desk))["status"] == "ignored"
+    assert await desk.runs() == []
+
+
+async def make_stale(desk: Desk) -> None:
+    await desk.sql("update webhook_delivery set available_at = now()")
+
+
+async def test_failed_dispatch_leaves_a_failed_row_that_does_not_hold_its_name(pool: Pool, world: World) -> None:
+    async def fail(_: Firing) -> None:
+        if failing:
+            raise ZeroDivisionError("a bug, with a secret in it")
+
+    failing = True
+    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=fail))
+    hook = await desk.add_hook()
+    status, answer = await desk.send(hook.token, BODY, Idempotency_Key="k")
+    assert (status, answer["code"]) == (500, "dispatch_failed")
+    row = await only_row(desk)
+    assert (row["status"], row["error"], row["response_status"]) == ("failed", "ZeroDivisionError", 500)
+    failing = False
+    assert (await desk.send(hook.token, BODY, Idempotency_Key="k"))[1]["status"] == "accepted"
+    assert len(await desk.runs()) == 1
+
+
+async def test_run_whose_commit_was_not_heard_of_is_the_answer(pool: Pool, world: World) -> None:
+    async def lose(_: Firing) -> None:
+        raise StoreUnavailable("the connection broke after the commit")
+
+    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), after=lose))
+    hook = await desk.add_hook()
+    status, answer = await desk.send(hook.token, BODY)
+    (run,) = await desk.runs()
+    assert (status, answer["status"], answer["run_id"]) == (200, "accepted", str(run["id"]))
+
+
+async def test_database_failure_is_500_and_never_404(pool: Pool, world: World) -> None:
+    class Away:
+        def __getattr__(self, name: str) -> Any:
+            async def away(*_: Any) -> Any:
+                raise StoreUnavailable("the database is away")
+
+            return away
+
+    desk = open_desk(pool, world)
+    desk.intake._store = Away()  # type: ignore[assignment]
+    status, answer = await desk.send("awt_any")
+    assert (status, answer["code"]) == (500, "store_unavailable")
+
+
+async def test_sender_that_hangs_up_gets_its_delivery_settled(pool: Pool, world: World) -> None:
+    reached, go = trio.Event(), trio.Event()
+
+    async def wait(_: Firing) -> None:
+        reached.set()
+        await go.wait()
+
+    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=wait))
+    hook = await desk.add_hook()
+    with trio.CancelScope() as sender:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.send, hook.token, BODY)
+            await reached.wait()
+            sender.cancel()
+            go.set()
+    assert (await only_row(desk))["status"] == "dispatched"
+
+
+async def stale_row(desk: Desk, autopilot_id: UUID, trigger_id: UUID, body: bytes = BODY) -> UUID:
+    delivery_id = uuid4()
+    await desk.sql(
+        "insert into webhook_delivery (id, workspace_id, autopilot_id, trigger_id, event, raw_body, received_at,"
+        " available_at) values (%s, %s, %s, %s, 'github.issues.opened', %s, '2026-01-02 03:04:05+00', now())",
+        delivery_id,
+        desk.autopilots.world.workspace_id,
+        autopilot_id,
+        trigger_id,
+        body,
+    )
+    return delivery_id
+
+
+async def test_row_left_behind_is_finished_once_by_many_janitors(desk: Desk, pool: Pool, world: World) -> None:
+    hook = await desk.add_hook()
+    delivery_id = await stale_row(desk, hook.autopilot_id, hook.trigger_id)
+    replicas = [open_desk(pool, world) for _ in range(4)]
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            for replica in replicas:
+                nursery.start_soon(replica.intake.finish_stale)
+        await make_stale(desk)
+    (run,) = await desk.runs()
+    assert run["webhook_delivery_id"] == delivery_id
+    assert run["trigger_payload"]["event"] == "github.issues.opened"
+    assert run["trigger_payload"]["request"]["receivedAt"].startswith("2026-01-02T03:04:05")
+    row = await only_row(desk)
+    assert (row["status"], row["autopilot_run_id"]) == ("dispatched", run["id"])
+
+
+async def test_row_that_always_fails_is_given_up(pool: Pool, world: World) -> None:
+    async def fail(_: Firing) -> None:
+        raise StoreConflict("it stands in the way")
+
+    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=fail))
+    hook = await desk.add_hook()
+    await stale_row(desk, hook.autopilot_id, hook.trigger_id)
+    for _ in range(5):
+        assert (await only_row(desk))["status"] == "queued"
+        await make_stale(desk)
+        await desk.intake.finish_stale()
+    row = await only_row(desk)
+    assert (row["status"], row["error"], row["dispatch_attempts"]) == ("failed", "it stands in the way", 5)
+
+
+async def test_stale_row_of_an_unreadable_body_fails_at_once(desk: Desk) -> None:
+    hook = await desk.add_hook()
+    await stale_row(desk, hook.autopilot_id, hook.trigger_id, b"not json")
+    assert await desk.intake.finish_stale() == 1
+    assert (await only_row(desk))["status"] == "failed"
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+async def test_each_of_1000_mixed_requests_has_the_row_it_deserves(desk: Desk) -> None:
+    """Good, forged, unsigned, malformed, oversized, repeated and ignored ones, from eight senders at a time."""
+    hook = await desk.add_hook(provider="github", secret=SECRET, event_filters='[{"event":"issues"}]')
+    chance = random.Random(7)
+    kinds = ["good", "forged", "unsigned", "malformed", "oversized", "repeated", "filtered"]
+    requests = [(kind, f"d{number}") for number, kind in enumerate(chance.choices(kinds, k=1000))]
+    requests = [(kind, "same" if kind == "repeated" else name) for kind, name in requests]
+    outcomes: Counter[tuple[str, int, str]] = Counter()
+
+    async def send_every_eighth(first: int) -> None:
+        for kind, name in requests[first::8]:
+            outcomes[kind, *(await send_one(kind, name))] += 1
+
+    async def send_one(kind: str, name: str) -> tuple[int, str]:
+        body = b'{"action":"x","name":"%s","pad":"%s"}' % (
+            name.encode(),
+            b"x" * (262_144 if kind == "oversized" else 1),
+        )
+        if kind == "malformed":
+            body = b"{" + body
+        proof = {"unsigned": {}, "forged": signed(body, "not-the-real-secret")}.get(kind, signed(body))
+        event = "push" if kind == "filtered" else "issues"
+        status, answer = await desk.send(hook.token, body, X_GitHub_Delivery=name, X_GitHub_Event=event, **proof)
+        return status, str(answer.get("status", answer.get("code")))
+
+    async with trio.open_nursery() as nursery:
+        for first in range(8):
+            nursery.start_soon(send_every_eighth, first)
+    sent = Counter(kind for kind, _ in requests)
+    assert outcomes == {
+        ("good", 200, "accepted"): sent["good"],
+        ("forged", 401, "rejected"): sent["forged"],
+        ("unsigned", 401, "rejected"): sent["unsigned"],
+        ("malformed", 400, "rejected"): sent["malformed"],
+        ("oversized", 413, "body_too_large"): sent["oversized"],
+        ("repeated", 200, "accepted"): 1,
+        ("repeated", 200, "duplicate"): sent["repeated"] - 1,
+        ("filtered", 200, "ignored"): sent["filtered"],
+    }
+    verdicts = {
+        "good": ("dispatched", "valid", None),
+        "forged": ("rejected", "invalid", "invalid_signature"),
+        "unsigned": ("rejected", "missing", "missing_signature"),
+        "malformed": ("rejected", "valid", "invalid_body"),
+        "repeated": ("dispatched", "valid", None),
+        "filtered": ("ignored", "valid", "event_filtered"),
+    }
+    rows = {
+        row["dedupe_key"]: (row["status"], row["signature_status"], row["reason_code"])
+        for row in await desk.deliveries()
+    }
+    assert rows == {name: verdicts[kind] for kind, name in requests if kind != "oversized"}
+    assert len(await desk.runs()) == sent["good"] + 1
+
+
+# --- payloads as the providers document them --------------------------------------------------------------------------
+
+
+def github_push() -> tuple[bytes, dict[str, str]]:
+    body = msgspec.json.encode({
+        "ref": "refs/heads/main",
+        "repository": {"id": 35129377, "name": "public-repo", "full_name": "baxterthehacker/public-repo"},
+        "pusher": {"name": "baxterthehacker", "email": "baxterthehacker@users.noreply.example"},
+        "commits": [{"id": "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c", "message": "Update README", "added": []}],
+    })  # fmt: skip
+    headers = {"X_GitHub_Event": "push", "X_GitHub_Delivery": "72d3162e-cc78-11e3-81ab-4c9367dc0958"}
+    return body, {**headers, **signed(body)}
+
+
+def gitlab_merge_request() -> tuple[bytes, dict[str, str]]:
+    body = msgspec.json.encode({
+        "object_kind": "merge_request", "event_type": "merge_request",
+        "object_attributes": {"id": 99, "iid": 1, "title": "MS-Viewport", "action": "open", "state": "opened"},
+    })  # fmt: skip
+    uuid = "13792a34-cac6-4fda-95a8-c58e00a3954e"
+    return body, {"X_Gitlab_Event": "Merge Request Hook", "X_Gitlab_Token": SECRET, "X_Gitlab_Event_UUID": uuid}
+
+
+def stripe_charge() -> tuple[bytes, dict[str, str]]:
+    body = msgspec.json.encode({
+        "id": "evt_1NG8Du2eZvKYlo2CUI79vXWy", "object": "event", "type": "charge.succeeded", "livemode": False,
+        "data": {"object": {"id": "ch_3NG8Du2eZvKYlo2C", "amount": 2000, "currency": "usd"}},
+    })  # fmt: skip
+    at = int(datetime.now(UTC).timestamp())
+    mac = hmac.new(SECRET.encode(), b"%d.%s" % (at, body), hashlib.sha256).hexdigest()
+    return body, {"Stripe_Signature": f"t={at},v1={mac}"}
+
+
+STANDARD_SECRET = "whsec_" + base64.b64encode(b"not-a-real-secret-of-32-bytes-xx").decode()
+
+
+def svix_message() -> tuple[bytes, dict[str, str]]:
+    body = b'{"type":"contact.created","timestamp":"2022-11-03T20:26:10Z","data":{"id":"1f81eb52"}}'
+    at = int(datetime.now(UTC).timestamp())
+    signed_text = b"msg_p5jXN8AQM9LWM0D4loKWxJek.%d.%s" % (at, body)
+    mac = base64.b64encode(hmac.new(base64.b64decode(STANDARD_SECRET[6:]), signed_text, hashlib.sha256).digest())
+    name = "msg_p5jXN8AQM9LWM0D4loKWxJek"
+    return body, {"svix_id": name, "svix_timestamp": str(at), "svix_signature": f"v1,{mac.decode()}"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "secret", "make", "event", "name"),
+    [
+        ("github", SECRET, github_push, "github.push", "72d3162e-cc78-11e3-81ab-4c9367dc0958"),
+        ("gitlab", SECRET, gitlab_merge_request, "gitlab.Merge Request Hook", "13792a34-cac6-4fda-95a8-c58e00a3954e"),
+        ("stripe", SECRET, stripe_charge, "charge.succeeded", "evt_1NG8Du2eZvKYlo2CUI79vXWy"),
+        ("svix", STANDARD_SECRET, svix_message, "contact.created", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+        ("standard_webhooks", STANDARD_SECRET, svix_message, "contact.created", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+    ],
+)
+async def test_provider_is_understood_and_its_broken_signatures_are_not_believed(
+    desk: Desk, provider: str, secret: str, make: Any, event: str, name: str
+) -> None:
+    hook = await desk.add_hook(provider=provider, secret=secret)
+    body, headers = make()
+    proof = next(header for header in headers if "ignature" in header or "Token" in header)
+    broken = {**headers, proof: headers[proof][:-4] + "0000"}
+    assert (await desk.send(hook.token, body, **broken))[0] == 401
+    if provider != "gitlab":  # whose token says nothing about the body
+        assert (await desk.send(hook.token, body + b" ", **headers))[0] == 401
+    assert (await desk.send(hook.token, body, **headers))[1]["status"] == "accepted"
+    assert (await desk.send(hook.token, body, **headers))[1]["status"] == "duplicate"
+    row = (await desk.sql("select event, dedupe_key from webhook_delivery where status = 'dispatched'"))[0]
+    assert row == (event, name)
