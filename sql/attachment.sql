@@ -60,10 +60,13 @@ with settled as (
 )
 select count(*) from settled where (select count(*) from told) >= 0;
 
--- name: settle_failed(id, error)$
--- What was fetched by somebody stays fetched. Rings like settle_fetched.
+-- name: settle_failed(id, error, final)$
+-- What was fetched by somebody stays fetched. What may yet be had stays pending: no run waits for it any more, and whoever
+-- asks for it has it fetched again. Rings like settle_fetched.
 with settled as (
-  update chat_attachment set status = 'failed', error = :error, taken_at = null
+  update chat_attachment
+  set status = case when :final then 'failed' else status end, error = case when :final then :error end,
+    taken_at = null, deadline_at = least(deadline_at, now())
   where id = :id and status = 'pending'
   returning chat_session_id, issue_id
 ), waiting as (

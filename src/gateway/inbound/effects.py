@@ -103,9 +103,9 @@ class _Courier:
     async def _settle(self, row: Attachment) -> None:
         reached("attachment.taken")
         try:
-            problem = await self._fetch(row)
-            if problem is not None:
-                await self._attachments.give_up(row, problem)
+            failure = await self._fetch(row)
+            if failure is not None:
+                await self._attachments.give_up(row, failure.problem, final=not failure.transient)
         except StoreError as error:
             log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
         except Exception:
@@ -119,7 +119,7 @@ class _Courier:
         except StoreError as error:
             log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
 
-    async def _fetch(self, row: Attachment) -> FetchProblem | None:
+    async def _fetch(self, row: Attachment) -> FetchFailed | None:
         """Fetch, again and again while that may help and a run waits; None when it is there."""
         deadline = trio.current_time() + row.seconds_left
         pause = RETRY_FIRST_SECONDS
@@ -129,7 +129,7 @@ class _Courier:
             except FetchFailed as error:
                 again_at = trio.current_time() + max(pause, error.retry_after)
                 if not error.transient or again_at >= deadline:
-                    return error.problem
+                    return error
                 await trio.sleep_until(again_at)
                 pause = min(2 * pause, RETRY_MAX_SECONDS)
             else:

@@ -42,9 +42,9 @@ class PostgresAttachmentStore:
                 conn, id=attachment_id, name=described.name, mime_type=described.mime_type, bytes=size
             )
 
-    async def settle_failed(self, attachment_id: UUID, problem: FetchProblem) -> None:
+    async def settle_failed(self, attachment_id: UUID, problem: FetchProblem, *, final: bool) -> None:
         async with self._pool.connection() as conn:
-            await _Q.settle_failed(conn, id=attachment_id, error=problem.value)
+            await _Q.settle_failed(conn, id=attachment_id, error=problem.value, final=final)
 
     async def list_of_task(self, task_id: UUID) -> list[Attachment]:
         async with self._pool.connection() as conn:

@@ -139,8 +139,8 @@ class AttachmentStore(Protocol):
 
     async def settle_fetched(self, attachment_id: UUID, described: Described, size: int) -> None: ...
 
-    async def settle_failed(self, attachment_id: UUID, problem: FetchProblem) -> None:
-        """Nobody tries again, unless it was fetched meanwhile."""
+    async def settle_failed(self, attachment_id: UUID, problem: FetchProblem, *, final: bool) -> None:
+        """No run waits for it any more, unless it was fetched meanwhile; when `final` nobody tries again either."""
 
     async def list_of_task(self, task_id: UUID) -> Sequence[Attachment]:
         """The files of the task's messages, in order, `n` counting from 1 over all of them."""
@@ -242,10 +242,10 @@ class Attachments:
                 self._record("ready")
             return flight.fetched
 
-    async def give_up(self, wanted: Attachment, problem: FetchProblem) -> None:
-        """Record that the file cannot be had: a run that waits for it goes without."""
-        await self._store.settle_failed(wanted.id, problem)
-        logger.info("attachment_failed", attachment_id=str(wanted.id), problem=problem.value)
+    async def give_up(self, wanted: Attachment, problem: FetchProblem, *, final: bool = True) -> None:
+        """Record that the file cannot be had, or (not `final`) not now: a run that waits for it goes without."""
+        await self._store.settle_failed(wanted.id, problem, final=final)
+        logger.info("attachment_failed", attachment_id=str(wanted.id), problem=problem.value, final=final)
 
     async def sweep(self) -> int:
         """Remove files that are too old or too much, and those whose row is gone; how many went."""
