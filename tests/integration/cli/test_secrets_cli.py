@@ -195,7 +195,7 @@ async def test_secrets_of_webhooks_are_on_a_shelf_of_their_own(pool: Pool, place
             " values (%s, %s, %s, %s, 'et-1')",
             (secret_id, place.workspace_id, trigger_id, "not sealed at all"),
         )
-    _, shelf = shelves_of(pool)
+    shelf = shelves_of(pool)[-1]
     (found,) = await shelf.page(None, 10)
     assert (await shelf.count(), found.owner_id, found.sealed) == (1, secret_id, "not sealed at all")
     assert await shelf.page(found, 10) == []
