@@ -77,7 +77,7 @@ async def test_firing_files_an_issue_that_its_agent_works_on(autopilots: Autopil
     assert '"ref": "main"' in issue["description"]
     assert (task["kind"], task["issue_id"], task["agent_id"]) == ("issue", issue["id"], autopilots.world.agent_id)
     assert [event["event"] for event in events] == ["issue:created", "task:queued", "autopilot:run_start"]
-    assert events[1]["run_id"] == str(run["id"])
+    assert events[2]["run_id"] == str(run["id"])
     (row,) = await autopilots.world.sql(
         "select a.last_run_at = r.triggered_at and t.last_fired_at = r.triggered_at as noted"
         " from autopilot a, autopilot_trigger t, autopilot_run r"
