@@ -305,7 +305,7 @@ async def test_complete_announces_the_chat_before_the_task(pool: Pool, database:
     assert "secret" not in repr(events)
 
 
-@pytest.mark.parametrize("output", ["", "  \n", "\x00"])
+@pytest.mark.parametrize("output", ["", "  \n", "\x00", "\u200b\ufeff\n\u2060"])
 async def test_complete_without_words_says_nothing(pool: Pool, output: str) -> None:
     world = await open_world(pool)
     session = await world.add_session()

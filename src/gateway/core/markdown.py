@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 Replacement = tuple[str, int, str]
@@ -11,6 +12,11 @@ Replacement = tuple[str, int, str]
 _ANCHOR = re.compile(r"<(?=a\b)", re.IGNORECASE)
 _MENTION = re.compile(r"<(?=at)", re.IGNORECASE)
 """The `<` of tags that chats understand in whatever case."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether nobody would see anything: only white space, control characters, and those without a width."""
+    return all(character.isspace() or unicodedata.category(character) in {"Cc", "Cf"} for character in text)
 
 
 def without_links(text: str) -> str:

@@ -64,10 +64,12 @@ class PostgresTaskStore:
     async def register_runtime(
         self, runtime_id: UUID, *, name: str | None, kind: str, version: str
     ) -> RuntimeView | None:
-        async with self._pool.connection() as conn:
+        async with self._pool.connection() as conn, conn.transaction():
             view: RuntimeView | None = await _Q.register_runtime(
                 conn, runtime_id=runtime_id, name=name, kind=kind, version=version
             )
+            if view is not None:
+                await announce(conn, "daemon:register", {"workspace_id": view.workspace_id, "runtime_id": view.id})
             return view
 
     async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:

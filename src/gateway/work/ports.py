@@ -261,7 +261,7 @@ class TaskStore(Protocol):
     async def register_runtime(
         self, runtime_id: UUID, *, name: str | None, kind: str, version: str
     ) -> RuntimeView | None:
-        """Describe the runtime, which counts as hearing of it. Without `name` its name stays.
+        """Describe the runtime, which counts as hearing of it and is announced. Without `name` its name stays.
 
         Raises StoreConflict when the name is taken.
         """

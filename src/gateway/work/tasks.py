@@ -14,6 +14,7 @@ import trio
 from gateway.concurrency import Signal, Topics, reached
 from gateway.core.autopilot import describe_run
 from gateway.core.enrichment import as_label
+from gateway.core.markdown import is_blank
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
@@ -220,11 +221,11 @@ class TaskService:
                 "chat_session_id": task.chat_session_id,
                 "task_id": task.id,
             }
-            if output.strip():
+            if not is_blank(output):
                 done["message_id"] = await change.append_answer(output)
                 await change.send_reply("answer", output)
             await change.announce("chat:done", done)
-        if task.kind == "issue" and output.strip():
+        if task.kind == "issue" and not is_blank(output):
             await _comment(change, output, by_agent=True)
         await change.announce("task:completed", event_fields(task, TaskStatus.COMPLETED))
         await change.ring()

@@ -13,7 +13,7 @@ import trio
 
 from gateway.postgres.pool import Pool
 from support.task_http import TOKEN, USER_TOKEN, TaskServer, serving_tasks
-from support.task_world import World, open_world, ringing
+from support.task_world import World, hearing_events, open_world, ringing
 
 
 @pytest.fixture
@@ -117,6 +117,15 @@ async def test_shutdown_ends_long_polls_at_once(world: World) -> None:
                 nursery.start_soon(claim, client, world, "30")
                 await trio.sleep(0.1)
                 server.service.drain()
+
+
+async def test_register_tells_who_watches_the_workspace(
+    world: World, client: httpx2.AsyncClient, database: str
+) -> None:
+    async with hearing_events(database) as events:
+        assert (await client.post("/api/runtimes/register", json={"kind": "cli"})).status_code == 200
+    ids = {"workspace_id": str(world.workspace_id), "runtime_id": str(world.runtime_id)}
+    assert events == [{"event": "daemon:register", **ids}]
 
 
 async def test_register_and_heartbeat(world: World, client: httpx2.AsyncClient) -> None:
