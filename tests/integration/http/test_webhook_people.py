@@ -464,6 +464,7 @@ async def test_bulk_replay_goes_through_its_plan_once(hooks: HookOffice, mia: Br
         nursery.start_soon(run_replays, hooks.store, hooks.replayer, hooks.wake)
         status, started = await one.ask("POST", "/deliveries/replays", {"filter": {"q": "ord4711"}, "budget": 4})
         assert (status, started["status"], started["planned"], started["matched"]) == (201, "running", 4, 5)
+        assert started["filter"] == {"status": None, "event": None, "q": "ord4711", "since": None, "until": None}
         ended = await wait_for(one, started["id"], "completed")
         nursery.cancel_scope.cancel()
     assert (ended["accepted"], ended["skipped"], ended["failed"], ended["done"]) == (4, 0, 0, 4)
