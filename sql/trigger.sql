@@ -31,10 +31,13 @@ insert into autopilot_trigger (id, workspace_id, autopilot_id, kind, webhook_tok
 values (:id, :workspace_id, :autopilot_id, 'webhook', :token, :provider, coalesce(:enabled::boolean, true), :label,
   :event_filters::jsonb);
 
--- name: change_trigger(workspace_id, trigger_id, enabled, label, sets_filters, event_filters)!
--- What is null stays as it is; for filters, which may become null, a parameter of its own says so.
+-- name: change_trigger(workspace_id, trigger_id, enabled, provider, label, sets_filters, event_filters)!
+-- What is null stays as it is; for filters, which may become null, a parameter of its own says so. Under its lock: with
+-- a secret that was added meanwhile the provider stays, because another one might not ask for it.
 update autopilot_trigger
-set enabled = coalesce(:enabled::boolean, enabled), label = coalesce(:label::text, label),
+set enabled = coalesce(:enabled::boolean, enabled), provider = case
+    when exists (select from webhook_signing_secret where trigger_id = :trigger_id) then provider
+    else coalesce(:provider::text, provider) end, label = coalesce(:label::text, label),
   event_filters = case when :sets_filters then :event_filters::jsonb else event_filters end, updated_at = now()
 where workspace_id = :workspace_id and id = :trigger_id;
 
@@ -48,7 +51,7 @@ where workspace_id = :workspace_id and id = :trigger_id and kind = 'webhook';
 delete from autopilot_trigger where workspace_id = :workspace_id and id = :trigger_id;
 
 -- name: lock_trigger(workspace_id, trigger_id)$
--- Those who change the secrets of one trigger at the same time wait for each other.
+-- Those who change the secrets or the provider of one trigger at the same time wait for each other.
 select id from autopilot_trigger where workspace_id = :workspace_id and id = :trigger_id for no key update;
 
 -- name: count_trigger_secrets(trigger_id)$

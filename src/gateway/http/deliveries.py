@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -170,7 +171,7 @@ def _plan_view(plan: Plan) -> dict[str, object]:
         "id": None,
         "dry_run": True,
         "status": "planned",
-        "filter": asdict(plan.filter),
+        "filter": _filter_view(asdict(plan.filter)),
         "budget": plan.budget,
         "matched": plan.matched,
         "planned": plan.planned,
@@ -180,4 +181,10 @@ def _plan_view(plan: Plan) -> dict[str, object]:
 
 def _bulk_view(replay: BulkReplay) -> dict[str, object]:
     done = replay.accepted + replay.skipped + replay.failed
-    return {**asdict(replay), "dry_run": False, "count": replay.planned, "done": done}
+    shown = {**asdict(replay), "filter": _filter_view(replay.filter)}
+    return {**shown, "dry_run": False, "count": replay.planned, "done": done}
+
+
+def _filter_view(stored: Mapping[str, object]) -> dict[str, object]:
+    """By the names that it is asked for by."""
+    return {"q" if name == "text" else name: value for name, value in stored.items()}

@@ -32,6 +32,7 @@ class ChangeBody(msgspec.Struct):
     """A field that is left out stays as it is; no filters and empty ones let every event pass."""
 
     enabled: bool | None = None
+    provider: str | None = None
     label: str | None = None
     event_filters: tuple[EventFilter, ...] | msgspec.UnsetType | None = UNSET
     cron_expression: str | None = None
@@ -71,7 +72,7 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
         _refuse_schedule(body)
         sets_filters = body.event_filters is not UNSET
         filters = body.event_filters if isinstance(body.event_filters, tuple) else ()
-        change = TriggerChange(body.enabled, body.label, sets_filters, filters)
+        change = TriggerChange(body.enabled, body.label, sets_filters, filters, body.provider)
         return json_response(await desk.change(_autopilot(id), _trigger(trigger_id), user.user_id, change))
 
     @app.delete(one)

@@ -52,12 +52,14 @@ class PostgresTriggerStore:
             )
 
     async def change(self, workspace_id: UUID, trigger_id: UUID, change: TriggerChange) -> None:
-        async with self._pool.connection() as conn:
+        async with self._pool.transaction() as conn:
+            await _Q.lock_trigger(conn, workspace_id=workspace_id, trigger_id=trigger_id)
             await _Q.change_trigger(
                 conn,
                 workspace_id=workspace_id,
                 trigger_id=trigger_id,
                 enabled=change.enabled,
+                provider=change.provider,
                 label=change.label,
                 sets_filters=change.sets_filters,
                 event_filters=stored_filters(change.filters),

@@ -21,6 +21,10 @@ FORM = "application/x-www-form-urlencoded"
 _BOM = b"\xef\xbb\xbf"
 # An escaped NUL: its backslash is not itself escaped.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+# Every escape is consumed, so that none begins inside another one. The group is one half of a pair without the other.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 
 
 class InvalidBody(Exception):
@@ -57,7 +61,7 @@ class _OwnEnvelope(msgspec.Struct):
 def normalise(body: bytes, headers: RequestHeaders) -> Envelope:
     """Read a request's body. Raises InvalidBody."""
     content_type = headers.first("content-type").partition(";")[0].strip()[:EVENT_CHARS_MAX]
-    text = _json_text(body, content_type)
+    text = _whole_characters(_json_text(body, content_type))
     parsed = _parsed(text)
     own = _own_envelope(parsed, text)
     if own is not None:
@@ -89,6 +93,13 @@ def _json_text(body: bytes, content_type: str) -> bytes:
     if not text.startswith((b"{", b"[")):
         raise InvalidBody("the body is not a JSON object or array")
     return text
+
+
+def _whole_characters(text: bytes) -> bytes:
+    """The JSON text with U+FFFD for each half of a surrogate pair: who cuts a title may cut it within an emoji."""
+    if b"\\ud" not in text and b"\\uD" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: found[0] if found[1] is None else b"\\ufffd", text)
 
 
 def _form_payload(form: bytes) -> bytes:

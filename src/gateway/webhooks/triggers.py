@@ -67,6 +67,7 @@ class TriggerChange:
     label: str | None = None
     sets_filters: bool = False
     filters: tuple[EventFilter, ...] = ()
+    provider: str | None = None
 
 
 class TriggerStore(Protocol):
@@ -141,8 +142,7 @@ class TriggerDesk:
         autopilot = await self._autopilots.find_writable(autopilot_id, user_id)
         if kind != "webhook":
             raise _bad("kind", f"a trigger of kind {kind[:40]!r} cannot be made here; use webhook")
-        if provider not in SCHEMES:
-            raise _bad("provider", f"provider is one of {', '.join(SCHEMES)}")
+        _require_provider(provider)
         trigger_id = self._mint()
         await self._with_token(
             lambda token: self._store.add(
@@ -157,6 +157,8 @@ class TriggerDesk:
         trigger = await self._writable(autopilot_id, trigger_id, user_id)
         if change.sets_filters and trigger.kind != "webhook":
             raise _bad("event_filters", "only a webhook trigger has event filters")
+        if change.provider is not None:
+            _require_new_provider(trigger, change.provider)
         await self._store.change(trigger.workspace_id, trigger.id, _checked(change))
         return self._view(await self._find(autopilot_id, trigger_id))
 
@@ -264,6 +266,21 @@ def _secret_view(secret: dict[str, Any]) -> dict[str, Any]:
         "expires_at": secret["expires_at"],
         "created_at": secret["created_at"],
     }
+
+
+def _require_provider(provider: str) -> None:
+    if provider not in SCHEMES:
+        raise _bad("provider", f"provider is one of {', '.join(SCHEMES)}")
+
+
+def _require_new_provider(trigger: TriggerDetails, provider: str) -> None:
+    """Secrets are of one way of signing: under another one they would match nothing, or not even be asked for."""
+    _require_provider(provider)
+    if trigger.kind != "webhook":
+        raise _bad("provider", "only a webhook trigger has a provider")
+    if trigger.secrets and provider != trigger.provider:
+        message = "the trigger's signing secrets are for its provider: clear them before changing it"
+        raise RejectedRequest(409, "provider_has_secrets", message, field="provider")
 
 
 def _checked(change: TriggerChange) -> TriggerChange:

@@ -136,6 +136,23 @@ async def test_trigger_changes_keep_what_is_left_out(hooks: HookOffice, mia: Bro
     assert (await mia.ask("PATCH", one.of_trigger, {"event_filters": [{"event": ""}]}))[0] == 400
 
 
+async def test_provider_is_changed_only_while_no_secret_is_of_the_old_one(hooks: HookOffice, mia: Browser) -> None:
+    one = await pilot(hooks, mia)
+    status, refused = await mia.ask("PATCH", one.of_trigger, {"provider": "acme"})
+    assert (status, refused["field"]) == (400, "provider")
+    status, changed = await mia.ask("PATCH", one.of_trigger, {"provider": "gitlab"})
+    assert (status, changed["provider"]) == (200, "gitlab")
+    await mia.ask("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": SECRET})
+    assert (await one.send(X_Gitlab_Token=SECRET))[0] == 200
+    status, refused = await mia.ask("PATCH", one.of_trigger, {"provider": "none"})
+    assert (status, refused["code"]) == (409, "provider_has_secrets")
+    assert (await mia.ask("PATCH", one.of_trigger, {"provider": "gitlab", "label": "x"}))[0] == 200
+    assert (await one.send())[0] == 401
+    await mia.ask("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": ""})
+    assert (await mia.ask("PATCH", one.of_trigger, {"provider": "none"}))[1]["provider"] == "none"
+    assert (await one.send())[0] == 200
+
+
 async def test_rotated_address_is_the_only_one(hooks: HookOffice, mia: Browser) -> None:
     one = await pilot(hooks, mia)
     assert (await one.send())[0] == 200
@@ -464,6 +481,7 @@ async def test_bulk_replay_goes_through_its_plan_once(hooks: HookOffice, mia: Br
         nursery.start_soon(run_replays, hooks.store, hooks.replayer, hooks.wake)
         status, started = await one.ask("POST", "/deliveries/replays", {"filter": {"q": "ord4711"}, "budget": 4})
         assert (status, started["status"], started["planned"], started["matched"]) == (201, "running", 4, 5)
+        assert started["filter"] == {"status": None, "event": None, "q": "ord4711", "since": None, "until": None}
         ended = await wait_for(one, started["id"], "completed")
         nursery.cancel_scope.cancel()
     assert (ended["accepted"], ended["skipped"], ended["failed"], ended["done"]) == (4, 0, 0, 4)

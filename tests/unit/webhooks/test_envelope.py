@@ -89,7 +89,7 @@ def test_json_sent_as_a_form_is_read_as_json() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"  ", b"\xef\xbb\xbf", b"1", b'"text"', b"null", b"true", b"{", b'{"a":1}x', b'["\xff"]', b'["\\ud800"]',
+        b"", b"  ", b"\xef\xbb\xbf", b"1", b'"text"', b"null", b"true", b"{", b'{"a":1}x', b'["\xff"]', b'[\\ud800]',
         b"[1e400]",
         b"\xff\xfe{\x00}\x00", b"\x1f\x8b\x08", b"[" * 200_000, b"[" * (DEPTH_MAX + 1) + b"]" * (DEPTH_MAX + 1),
         b'{"a":' * 150 + b"1" + b"}" * 150, b"a=1", b"payload=1",
@@ -124,6 +124,12 @@ def test_nul_is_replaced_and_an_escaped_backslash_is_not() -> None:
         "b": "\\u0000",
         "c\ufffd": "\\\ufffd",
     }
+
+
+def test_half_of_a_surrogate_pair_is_replaced_and_a_whole_one_is_not() -> None:
+    assert document(rb'{"a":"x\ud83d","b":"\ud83d\uDE00","c":"\\ud800","d":"\udc00\ud800\udc00","\uD800":"\\\udfff"}')[
+        "eventPayload"
+    ] == {"a": "x\ufffd", "b": "\U0001f600", "c": r"\ud800", "d": "\ufffd\U00010000", "\ufffd": "\\\ufffd"}
 
 
 def test_event_of_an_unreadable_body_comes_from_its_headers() -> None:
