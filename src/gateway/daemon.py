@@ -411,10 +411,10 @@ class _Daemon:
         self._committer = Committer()
         self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
         issues = IssueService(PostgresIssueStore(pool))
-        # Without a public_url: replies link to an issue's page once there is one.
         commands = CommandDesk(
             self._inbound,
             issues,
+            public_url=settings.http.public_url,
             stale_after_seconds=settings.hub.stale_after_seconds,
         )
         self._attachments = self._fetched_files()
@@ -728,6 +728,7 @@ class _Daemon:
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.chat_store import PostgresChatStore
+        from gateway.postgres.issue_page_store import PostgresIssuePages
         from gateway.postgres.outgoing_store import PostgresOutgoingStore
         from gateway.work.accounts import Accounts
         from gateway.work.bindings import BindingService
@@ -741,6 +742,7 @@ class _Daemon:
             workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             outgoing=OutgoingService(PostgresOutgoingStore(self._pool)),
+            issues=PostgresIssuePages(self._pool),
             feed=self._wakes.feed,
             installs=installs,
             lark_on=installs is not None,

@@ -24,6 +24,7 @@ from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.dispatch_store import PostgresDispatchStore
+from gateway.postgres.issue_page_store import PostgresIssuePages
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.outgoing_store import PostgresOutgoingStore
 from gateway.postgres.pool import Pool
@@ -145,6 +146,7 @@ async def open_office(
         bindings=BindingService(PostgresBindingStore(pool)),
         chats=chats,
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),
+        issues=PostgresIssuePages(pool),
         feed=Feed(),
         workplace=open_workplace(pool, metrics),
         platforms=platforms,

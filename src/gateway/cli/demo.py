@@ -525,15 +525,16 @@ async def scan_a_code(stage: Stage) -> Sequence[str]:
 async def file_an_issue(stage: Stage) -> Sequence[str]:
     said = await stage.say("Ada", stage.ids["app"], "/issue The coffee machine leaks\nSince Monday.")
     confirmation = (await stage.answers(said["chat_id"], 4))[3]
-    expect(confirmation == "Created ACM-1: The coffee machine leaks", f"the reply is {confirmation!r}")
-    return ["Ada: /issue The coffee machine leaks", acknowledged(said), f"bot: {confirmation}"]
+    link = f"{stage.daemon.url}/issues/ACM-1"
+    expect(confirmation == f"Created ACM-1: The coffee machine leaks\n{link}", f"the reply is {confirmation!r}")
+    return ["Ada: /issue The coffee machine leaks", acknowledged(said), f"bot: {confirmation.replace(chr(10), ' ')}"]
 
 
 async def file_it_again(stage: Stage) -> Sequence[str]:
     said = await stage.say("Ada", stage.ids["app"], "/issue the COFFEE machine leaks")
     reply = (await stage.answers(said["chat_id"], 5))[4]
     expect(reply.startswith("ACM-1 has this title already"), f"the reply is {reply!r}")
-    return ["Ada: /issue the COFFEE machine leaks", acknowledged(said), f"bot: {reply}"]
+    return ["Ada: /issue the COFFEE machine leaks", acknowledged(said), f"bot: {reply.replace(chr(10), ' ')}"]
 
 
 async def start_afresh(stage: Stage) -> Sequence[str]:

@@ -35,6 +35,7 @@ from gateway.http import (
 )
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
+from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
 from gateway.http.identity import SignIn
 from gateway.http.session import Sessions
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from gateway.work.chats import ChatService
     from gateway.work.directory import Directory
     from gateway.work.feed import Feed
+    from gateway.work.issue_pages import IssuePages
     from gateway.work.outgoing import OutgoingService
     from gateway.work.tasks import TaskService
     from gateway.work.team import TeamService
@@ -92,6 +94,7 @@ class People:
     bindings: BindingService
     chats: ChatService
     outgoing: OutgoingService
+    issues: IssuePages
     feed: Feed
     installs: Installs | None = None
     lark_on: bool = True
@@ -138,6 +141,7 @@ def create_app(services: Services) -> JsonApp:
         sign_in = SignIn(people, LoginThrottle())
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in)
+        issue_pages.add_routes(app, people.issues, sessions)
         bindings.add_routes(app, people)
         installations.add_routes(app, people)
         chats.add_routes(app, people)

@@ -36,8 +36,8 @@ STATES = {200: "done", 403: "not_member", 409: "taken", 410: "over"}
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Vary": "Accept-Language, Cookie",
@@ -91,7 +91,7 @@ def _login(target: str, *, email: str = "", person: User | None = None, refusal:
     complaint = "" if refusal is None else {401: "wrong_pair", 403: "elsewhere", 429: "too_many"}.get(status, "other")
     seconds = "" if refusal is None else refusal.extra.get("retry_after", "")
     # A form of a page without any Referer would come with `Origin: null`; other sites are sent nothing either way.
-    response = _page(
+    response = render_page(
         "login.html", status, "same-origin",
         target=target, email=email, person=person, complaint=complaint, seconds=seconds, here={"next": target},
         path=LOGIN_PATH,
@@ -141,7 +141,7 @@ def _bind(
 ) -> Response:
     here = {"token": token} if token else {}
     proof = form_proof() if person is not None else ""
-    return _page(
+    return render_page(
         "bind.html", status, "no-referrer",
         state=state, person=person, proof=proof, here=here, path=BIND_PATH, platforms=platforms,
     )  # fmt: skip
@@ -158,7 +158,8 @@ def local_path(text: str) -> str:
     return text if local and text.isprintable() and len(text) <= NEXT_LENGTH_MAX else ""
 
 
-def _page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
+def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
+    """A page in the reader's language. `path` and `here` are its own address, for the links to other languages."""
     asked = request.args.get("lang")
     language = choose_language(asked, request.accept_languages.values())
     path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}

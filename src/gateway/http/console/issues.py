@@ -1,0 +1,69 @@
+"""`/issues/{key}`, where the links of replies lead, and the page of an issue itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from quart import Quart, Response, redirect
+
+from gateway.errors import RejectedRequest
+from gateway.http.console.pages import LOGIN_PATH, render_page
+from gateway.http.session import Sessions
+from gateway.work.issue_pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
+
+_PICTURE = re.compile(r"!\[\]\((/api/attachments/[0-9a-f-]{36}/download)\)")
+_RESERVED = frozenset({"api", "static"})
+"""No workspace is called so: what stands there is not for people."""
+
+
+def add_routes(app: Quart, issues: IssuePages, sessions: Sessions) -> None:
+    @app.get("/issues/<key>")
+    async def find_issue(key: str) -> Any:
+        user_id = await sessions.signed_in()
+        if user_id is None:
+            return _sign_in(f"/issues/{quote(key)}")
+        return redirect(_path(await _find(issues, user_id, key)), 303)
+
+    @app.get("/<workspace>/issues/<key>")
+    async def issue_page(workspace: str, key: str) -> Any:
+        if workspace in _RESERVED:
+            raise _absent()
+        user_id = await sessions.signed_in()
+        if user_id is None:
+            return _sign_in(f"/{quote(workspace)}/issues/{quote(key)}")
+        issue = await _find(issues, user_id, key, workspace)
+        comments = await issues.comments(issue, COMMENTS_MAX)
+        return render_page(
+            "issue.html", 200, "no-referrer",
+            path=_path(issue), here={}, issue=issue, comments=comments, pieces=in_pieces(issue.description),
+        )  # fmt: skip
+
+
+async def _find(issues: IssuePages, user_id: Any, key: str, workspace: str | None = None) -> IssueView:
+    parsed = parse_key(key)
+    issue = None if parsed is None else await issues.find(user_id, *parsed, workspace=workspace)
+    if issue is None:
+        raise _absent()
+    return issue
+
+
+def in_pieces(description: str) -> list[tuple[str, str]]:
+    """The words as they are, and the addresses of pictures of ours between them: ("text" or "picture", it)."""
+    pieces = _PICTURE.split(description)
+    return [("picture" if place % 2 else "text", piece) for place, piece in enumerate(pieces) if piece]
+
+
+def _path(issue: IssueView) -> str:
+    return f"/{quote(issue.workspace_slug)}/issues/{quote(issue.key)}"
+
+
+def _sign_in(path: str) -> Response:
+    response = Response("", status=303, headers={"Location": f"{LOGIN_PATH}?{urlencode({'next': path})}"})
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _absent() -> RejectedRequest:
+    return RejectedRequest(404, "not_found", "there is nothing at this path")
