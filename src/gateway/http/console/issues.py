@@ -35,10 +35,12 @@ def add_routes(app: Quart, issues: IssuePages, sessions: Sessions) -> None:
             return _sign_in(f"/{quote(workspace)}/issues/{quote(key)}")
         issue = await _find(issues, user_id, key, workspace)
         comments = await issues.comments(issue, COMMENTS_MAX)
-        return render_page(
+        response = render_page(
             "issue.html", 200, "no-referrer",
             path=_path(issue), here={}, issue=issue, comments=comments, pieces=in_pieces(issue.description),
         )  # fmt: skip
+        response.headers["Content-Security-Policy"] += "; img-src 'self'"
+        return response
 
 
 async def _find(issues: IssuePages, user_id: Any, key: str, workspace: str | None = None) -> IssueView:
