@@ -274,7 +274,7 @@ async def test_committer_cancelled_while_it_gathers_leaves_nobody_waiting(store:
                 await wait_all_tasks_blocked()
                 submitters.start_soon(scene._submit, "a")
                 # The message is handed over, and the committer has not got further than its look for more.
-                while committer._receive.statistics().tasks_waiting_receive:
+                while committer._batcher._receive.statistics().tasks_waiting_receive:
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
     assert isinstance(scene.told["a"][1], StoreUnavailable)
