@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 PINNED := $(INSTALL) --require-hashes --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint pins pb2 schema bench clean
+.PHONY: help demo test check check-lint check-tests soak lint pins pb2 schema bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  make \1\t/' | expand -t 18
@@ -32,8 +32,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 demo: $(VENV)/.runtime ## play a morning with a simulated Lark, the daemon and an agent (KEEP=1 leaves it running)
 	$(BIN)/gateway demo $(if $(KEEP),--keep,--once)
 
-test: $(VENV)/.dev ## run every test
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+# Tests wait for servers and processes as well as they compute: two workers are the least that pays.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 2 ? cores : 2)))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test: $(VENV)/.dev ## run every test (WORKERS=n, PYTEST_ARGS=…)
+	$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty --sort=cover | tail -n 15
 
 SEEDS ?= 10000
