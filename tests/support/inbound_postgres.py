@@ -115,6 +115,7 @@ class PostgresInbound:
         )
 
     async def sent(self, seconds_ago: float) -> datetime:
+        moment: datetime
         ((moment,),) = await self.run("select now() - make_interval(secs => %s)", seconds_ago)
         return moment
 
