@@ -36,7 +36,8 @@ with untold as (
 ), noted as (
   update channel_chat_session_binding conversation set absence_told = untold.name
   from untold where conversation.id = untold.id
-  returning conversation.*
+  returning conversation.id, conversation.chat_session_id, conversation.channel_chat_id, conversation.config,
+    conversation.last_thread_id, conversation.last_message_id
 )
 insert into outbound_message (id, workspace_id, installation_id, chat_session_id, kind, recipient_id, thread_id,
   reply_to_message_id, content, uuid)

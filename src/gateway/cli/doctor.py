@@ -172,7 +172,7 @@ class _Doctor:
             self.found.note("daemon", not needed, told)
             return
         daemon = await ask_daemon(url)
-        if daemon.running is False:
+        if not daemon.running:
             advice = (
                 "start `gateway serve`" if needed else "`gateway serve` starts it, if it should run on this machine"
             )

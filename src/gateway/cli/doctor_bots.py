@@ -10,6 +10,7 @@ from uuid import UUID
 import trio
 
 from gateway.errors import GatewayError, LarkError, LarkRefused, LarkThrottled, LarkUnauthorized
+from gateway.keyring import UnreadableSecret
 
 if TYPE_CHECKING:
     from gateway.channel.installation import InstallationView
@@ -106,8 +107,10 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
         return f"the platform does not say which bot it is ({error}); enable the bot in the developer console"
     except LarkError as error:
         return f"the platform cannot be asked from here ({error}); is a proxy missing? see lark.proxy_url"
-    except GatewayError as error:
+    except UnreadableSecret as error:
         return f"{error}; put the key that sealed it behind the others, or give the secret again: `gateway lark add`"
+    except GatewayError as error:
+        return f"the platform could not be asked: {error}"
 
 
 def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: object) -> Ask:

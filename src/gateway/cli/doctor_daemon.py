@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 import trio
 
 from gateway.address import parse_bind, url_of
@@ -21,9 +22,9 @@ ANSWER_BYTES_MAX = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What was found. `running` is None when nobody can tell; then, and when it is not well, `detail` says why."""
+    """What was found. `running`: something answers there that is, or may be, the daemon."""
 
-    running: bool | None
+    running: bool
     well: bool
     detail: str
 
@@ -88,8 +89,8 @@ async def _ask(http: httpx2.AsyncClient, path: str) -> tuple[int, Any]:
                 if len(body) > ANSWER_BYTES_MAX:
                     return answer.status_code, None
     try:
-        return answer.status_code, httpx2.Response(answer.status_code, content=body).json()
-    except ValueError:
+        return answer.status_code, msgspec.json.decode(body)
+    except (ValueError, RecursionError):
         return answer.status_code, None
 
 

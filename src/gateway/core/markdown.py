@@ -22,9 +22,14 @@ _INVISIBLE = re.compile(
 
 def is_blank(text: str) -> bool:
     """Whether nobody would see anything: only white space, control characters, and those that are drawn as nothing."""
-    return all(
-        character.isspace() or unicodedata.category(character) in {"Cc", "Cf"} or _INVISIBLE.match(character)
-        for character in text
+    return all(map(_is_unseen, set(text)))  # each character once, however many there are
+
+
+def _is_unseen(character: str) -> bool:
+    return (
+        character.isspace()
+        or unicodedata.category(character) in {"Cc", "Cf"}
+        or _INVISIBLE.match(character) is not None
     )
 
 
