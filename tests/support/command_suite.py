@@ -238,6 +238,15 @@ class CommandSuite:
         assert len(await world.messages()) == 10
         assert [task.status for task in await world.tasks()] == ["queued", "queued"]
 
+    async def test_conversation_that_was_put_away_is_told_of_no_silence(self, world: InboundWorld) -> None:
+        bot = await _staffed(world)
+        async with _opened(world) as desk:
+            await desk.receive(direct("om_1"))
+            await world.hear_runtime(bot, heard=False)
+            await world.archive_sessions()
+            await desk.receive(direct("om_2"))
+        assert await world.notices() == []
+
     async def test_runtime_that_comes_and_goes_begins_another_absence(self, world: InboundWorld) -> None:
         bot = await _staffed(world, has_runtime=False)
         async with _opened(world) as desk:
