@@ -69,10 +69,9 @@ def show(task_id: UUID, config: Path | None, as_json: bool) -> None:
 
 
 def _row(line: TaskLine) -> tuple[object, ...]:
-    attempt = f"{line.attempt}/{line.max_attempts}"
     times = (line.created_at, line.started_at, line.completed_at)
     agent = f"{line.workspace}/{line.agent}"
-    return (line.id, agent, line.kind, line.status, attempt, line.failure_reason, line.runtime, *times)
+    return (line.id, agent, line.kind, line.status, line.attempt, line.failure_reason, line.runtime, *times)
 
 
 async def _list(

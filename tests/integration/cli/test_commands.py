@@ -314,7 +314,7 @@ async def test_task_commands_find_what_became_of_runs(gateway: Gateway, database
         [str(tasks[1]), "acme/Idle"],
         [str(tasks[0]), "acme/Helper"],
     ]
-    assert rows[2][2:7] == ["issue", "failed", "2/3", "agent_error.process_failure", "box"]
+    assert rows[2][2:7] == ["issue", "failed", "2", "agent_error.process_failure", "box"]
     assert "plum" not in listed.out
 
     async def found(*options: str) -> list[str]:
