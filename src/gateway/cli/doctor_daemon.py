@@ -15,8 +15,8 @@ from gateway.address import parse_bind, url_of
 if TYPE_CHECKING:
     from gateway.config import Settings
 
-ASK_SECONDS = 4.0
-"""One question to the daemon, its own checks included."""
+ASK_SECONDS = 5.0
+"""One question to the daemon: longer than its own checks may take."""
 ANSWER_BYTES_MAX = 65_536
 
 
@@ -66,17 +66,21 @@ async def ask_daemon(url: str) -> Daemon:
             status, report = await _ask(http, "/readyz")
         except (httpx2.HTTPError, trio.TooSlowError) as error:
             return Daemon(True, False, f"runs at {url}, but does not say whether it is ready ({type(error).__name__})")
-    return _judge(url, status, report)
+    return judge_report(url, status, report)
 
 
-def _judge(url: str, status: int, report: Any) -> Daemon:
-    checks = report.get("checks") if isinstance(report, dict) else None
-    wrong = [f"{name}: {text}" for name, text in checks.items() if text != "ok"] if isinstance(checks, dict) else []
-    state = report.get("status", "") if isinstance(report, dict) else ""
-    told = "".join(f"; {each}" for each in wrong)
+def judge_report(url: str, status: int, report: Any) -> Daemon:
+    """What a daemon says of itself: ready, ready though some of its bots are not well, or not ready and why."""
+    told = report if isinstance(report, dict) else {}
+    checks, bots, state = told.get("checks"), told.get("bots"), told.get("status", "ok")
+    notes = [f"{name}: {text}" for name, text in checks.items() if text != "ok"] if isinstance(checks, dict) else []
+    if state != "ok" and isinstance(bots, dict):
+        notes += [f"bots: {', '.join(f'{count} {name}' for name, count in bots.items() if count)}"] if bots else []
     if status != 200:
-        return Daemon(True, False, f"runs at {url}, but is not ready{told or f' (status {status})'}; see its log")
-    return Daemon(True, True, f"runs at {url} and is ready{'' if state in {'', 'ok'} else f', though {state}'}{told}")
+        notes = notes or [f"status {status}"]
+        return Daemon(True, False, f"runs at {url}, but is not ready; {'; '.join(notes)}; see its log")
+    ready = f"runs at {url} and is ready" + ("" if state == "ok" else f", though {state}")
+    return Daemon(True, True, "; ".join([ready, *notes]))
 
 
 async def _ask(http: httpx2.AsyncClient, path: str) -> tuple[int, Any]:

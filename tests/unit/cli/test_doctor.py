@@ -22,7 +22,7 @@ from gateway.cli.doctor import (
     proxy_state,
 )
 from gateway.cli.doctor_bots import HEALTHY_STATES, WORDS, age, contradiction, describe
-from gateway.cli.doctor_daemon import daemon_url
+from gateway.cli.doctor_daemon import daemon_url, judge_report
 from gateway.config import Settings
 from gateway.errors import ConfigError
 from gateway.work.checkup import Link, RuntimeHealth, Troubles
@@ -222,3 +222,28 @@ def test_troubles_of_the_last_day_say_where_to_look() -> None:
     assert describe_troubles(NOTHING) == ""
     assert "2 runs failed: `gateway task list --status failed`" in describe_troubles(Troubles(0, 0, 2, 5))
     assert "3 messages were not delivered" in describe_troubles(Troubles(3, 1, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "well", "words"),
+    [
+        (200, {"status": "ok", "checks": {"database": "ok"}}, True, "runs at U and is ready"),
+        (
+            200,
+            {"status": "degraded", "checks": {"database": "ok"}, "bots": {"live": 2, "deaf": 1, "standby": 0}},
+            True,
+            "runs at U and is ready, though degraded; bots: 2 live, 1 deaf",
+        ),
+        (
+            503,
+            {"status": "unavailable", "checks": {"database": "no answer within 2 s", "leases": "ok"}},
+            False,
+            "runs at U, but is not ready; database: no answer within 2 s; see its log",
+        ),
+        (503, "<html>", False, "runs at U, but is not ready; status 503; see its log"),
+        (200, None, True, "runs at U and is ready"),
+    ],
+)
+def test_daemon_is_believed_about_what_it_is_not_ready_for(status: int, report: object, well: bool, words: str) -> None:
+    judged = judge_report("U", status, report)
+    assert (judged.running, judged.well, judged.detail) == (True, well, words)
