@@ -246,7 +246,7 @@ class Limits(_Group):
     events_in_flight_max: Count = 64
     """Events of one connection that are being settled at the same time."""
     runtime_silence_seconds: Seconds = 150
-    """A runtime that says nothing for so long has lost its tasks: they return to the queue."""
+    """A runtime that says nothing for so long has lost its tasks: they return to the queue, and chats are told."""
     attachment_bytes_max: Bytes = 104_857_600
     """One file that a person sends. A larger one is not fetched."""
     attachments_at_once_max: Count = 8

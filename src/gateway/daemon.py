@@ -409,8 +409,13 @@ class _Daemon:
         self._node_id = secrets.token_hex(16)
         self._pushed: PushedEvents | None = None
         self._committer = Committer()
-        self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
-        issues = IssueService(PostgresIssueStore(pool))
+        limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
+        self._inbound = PostgresInboundStore(
+            pool,
+            batch_window_seconds=settings.hub.batch_window_seconds,
+            silent_seconds=limits.silent_seconds,
+        )
+        issues = IssueService(PostgresIssueStore(pool, silent_seconds=limits.silent_seconds))
         commands = CommandDesk(
             self._inbound,
             issues,
@@ -426,7 +431,6 @@ class _Daemon:
             observe=InboundObserver(self._metrics),
             ingested=self._enricher.expect,
         )
-        limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
             PostgresTaskStore(
                 pool,
@@ -645,13 +649,16 @@ class _Daemon:
 
     async def _run_janitor(self) -> None:
         from gateway.postgres.janitor_store import PostgresJanitorStore
+        from gateway.postgres.notices import PostgresAbsences
         from gateway.work.janitor import Sweep, run_janitor
 
         store = PostgresJanitorStore(self._pool)
+        absences = PostgresAbsences(self._pool, silent_seconds=self._settings.limits.runtime_silence_seconds)
         kept = self._settings.limits.history_days_max * 86_400.0
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
+                Sweep("absences", 10, absences.tell),
                 Sweep("attachment_files", 600, self._attachments.sweep),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("held_commands", 600, store.purge_held_commands),
