@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import msgspec
-from quart import Quart, Response, request
+from quart import Quart, Response
 
 from gateway.http.auth import require_user
 from gateway.http.body import json_response, no_content, read_json
-from gateway.http.client import client_address, throttle_key
+from gateway.http.client import request_address, throttle_key
 from gateway.http.session import Sessions, session_secret
 from gateway.http.throttle import LoginThrottle
 from gateway.work.accounts import SESSION_SECONDS
@@ -35,10 +35,8 @@ class SignIn:
 
     async def attempt(self, email: str, password: str) -> str:
         """The secret of a new session. Raises RejectedRequest: 429 for too many attempts, 401 for a wrong pair."""
-        address = client_address(
-            request.remote_addr, request.headers.get("X-Forwarded-For"), self._people.trusted_proxies
-        )
-        self._throttle.admit(throttle_key(address), email)
+        address = throttle_key(request_address(self._people.trusted_proxies))
+        self._throttle.admit(address, email)
         return await self._people.accounts.sign_in(email, password)
 
 
