@@ -243,8 +243,9 @@ class Limits(_Group):
     """One message of a platform's long connection. Above it the connection is closed and made again."""
     chunk_bytes_max: Bytes = 16_777_216
     """Parts of unfinished events that one connection may hold."""
-    events_in_flight_max: Count = 64
-    """Events of one connection that are being settled at the same time."""
+    events_in_flight_max: Count = 1024
+    """Events of one connection that were received and are not settled yet. One chat may have half of them; beyond its
+    share it is answered 500, and the platform sends the event again."""
     runtime_silence_seconds: Seconds = 150
     """A runtime that says nothing for so long has lost its tasks: they return to the queue."""
     attachment_bytes_max: Bytes = 104_857_600
