@@ -680,6 +680,7 @@ class _Daemon:
                 for state in ConnectionState:
                     count = fleet.connections()[channel, state]
                     self._metrics.set("gateway_channel_connections", count, channel=channel, state=state)
+                self._metrics.set("gateway_channel_connections_degraded", fleet.degraded()[channel], channel=channel)
             self._metrics.set("gateway_database_connections", self._pool.idle, state="idle")
             self._metrics.set("gateway_database_connections", self._pool.in_use, state="busy")
             with trio.move_on_after(GAUGE_SECONDS):

@@ -115,7 +115,7 @@ async def _examine_database(conninfo: str, settings: Settings, found: Examinatio
     if not views:
         found.note("bots", True, "none yet: `gateway lark install` connects one")
     for view in views:
-        found.note(f"bot {view.app_id}", view.state in HEALTHY_STATES, describe(view, now))
+        found.note(f"bot {view.app_id}", is_well(view), describe(view, now))
         if view.event_mode == "http" and view.status == "active":
             url = settings.http.public_url
             found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
@@ -166,11 +166,16 @@ def certificate_state() -> tuple[bool, str] | None:
     return None
 
 
+def is_well(view: InstallationView) -> bool:
+    """Whether a bot hears what it is to hear, and settles it."""
+    return view.state in HEALTHY_STATES and not view.degraded
+
+
 def describe(view: InstallationView, now: datetime) -> str:
     """A bot's link in words: what it is, since when nothing was heard, and what the platform said."""
     parts = [WORDS.get(view.state, view.state)]
-    if view.detail:
-        parts.append(f"{view.detail} ({view.code})" if view.code else view.detail)
+    if view.shown_detail:
+        parts.append(f"{view.shown_detail} ({view.code})" if view.code else view.shown_detail)
     if view.last_frame_at is not None:
         parts.append(f"last frame {age(now, view.last_frame_at)} ago")
     if view.last_event_at is not None:
