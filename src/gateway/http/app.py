@@ -38,6 +38,7 @@ from gateway.http.body import error_response
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
 from gateway.http.identity import SignIn
+from gateway.http.query import judge_queries
 from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
@@ -129,6 +130,7 @@ def create_app(services: Services) -> JsonApp:
     people = services.people
     sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
     authenticate_with(app.extensions, services.authenticate, sessions)
+    judge_queries(app)
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import msgspec
 from quart import Quart, Response
 
 from gateway.errors import StoreError
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, no_content, read_json
+from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
 from gateway.http.client import request_address, throttle_key
 from gateway.http.session import Sessions, session_secret
 from gateway.http.throttle import LoginThrottle
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 LOGIN_BYTES_MAX = 16_384
 
 
-class LoginBody(msgspec.Struct):
+class LoginBody(PersonBody):
     email: str
     password: str
 
@@ -75,6 +74,7 @@ def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
     @app.post("/api/auth/logout")
     async def logout() -> Response:
         sessions.refuse_foreign_origin()
+        await read_json(NoBody)
         secret = session_secret()
         if secret is not None:
             await accounts.sign_out(secret)
