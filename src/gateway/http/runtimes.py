@@ -13,6 +13,7 @@ from quart import Quart, Response
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime
 from gateway.http.body import RuntimeBody, json_response, read_json
+from gateway.http.places import Places
 from gateway.http.query import given, takes
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachment
@@ -41,7 +42,8 @@ class HeartbeatBody(RuntimeBody):
 
 
 def add_routes(app: Quart, services: Services) -> None:
-    tasks = services.tasks
+    tasks, limits = services.tasks, services.place_limits
+    waits = Places("claims", total=limits.claims, each=limits.claims_of_runtime)
 
     @app.post("/api/runtimes/register")
     async def register_runtime() -> Response:
@@ -68,7 +70,8 @@ def add_routes(app: Quart, services: Services) -> None:
     async def claim_task(id: str) -> Response:
         runtime = await require_runtime()
         wait_seconds = float(given("wait_seconds") or 0)
-        assignment = await tasks.claim(runtime, parse_id(id, field="runtime_id"), wait_seconds)
+        with waits.take(runtime.runtime_id):
+            assignment = await tasks.claim(runtime, parse_id(id, field="runtime_id"), wait_seconds)
         return json_response({"task": None if assignment is None else task_json(assignment)})
 
 
