@@ -244,8 +244,10 @@ class Limits(_Group):
     chunk_bytes_max: Bytes = 16_777_216
     """Parts of unfinished events that one connection may hold."""
     events_in_flight_max: Count = 1024
-    """Events of one connection that were received and are not settled yet. One chat may have half of them; beyond its
-    share it is answered 500, and the platform sends the event again."""
+    """Events of one connection that were received and are not settled yet.
+
+    One chat may have half of them; beyond that it is answered 500, and the platform sends the event again.
+    """
     live_streams_max: Count = 500
     """Streams of events that pages keep open. More of them are for another replica to serve."""
     live_streams_per_person_max: Count = 8

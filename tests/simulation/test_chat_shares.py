@@ -220,3 +220,11 @@ async def test_share_of_a_chat_is_bounded_in_bytes_too(autojump_clock: MockClock
         await peer.send_event(b"b:" + b"x" * 18, "other")
         let_go.set()
         assert code_of(await peer.ack("first")) == code_of(await peer.ack("other")) == 200
+
+
+async def test_burst_over_many_chats_is_waited_for_and_none_is_refused(autojump_clock: MockClock) -> None:
+    async with connected(_decide_slowly, ConnectionSettings(events_in_flight_max=IN_FLIGHT_MAX)) as peer:
+        for number in range(400):
+            await peer.send_event(b"chat%d:%d" % (number % 40, number), str(number))
+        await peer.wait_until(lambda: len(peer.acks) == 400)
+        assert {code_of(frame) for _, frame in peer.acks} == {200}

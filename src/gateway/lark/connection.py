@@ -432,10 +432,12 @@ class _Lane:
 class _Lanes:
     """Events under way: one after the other where they share a key, else concurrently; bounded in number and bytes.
 
-    A key may hold as much as is still free, which leaves room for others however many keys are stuck: one alone has
-    half of all there is, two have a third each. What goes beyond that is refused. A key that was refused once takes
-    nothing until what it holds is decided. So what it took and what it refused are both unbroken stretches of the
-    conversation, instead of every other event of it.
+    A key may hold as much as is still free, which leaves room for others when several are stuck: one alone has half of
+    all there is, two have a third each. What goes beyond that is refused. A sixteenth it may always hold: when a burst
+    fills the room with a little of each of many keys, none of them is to blame, and the connection waits instead.
+
+    A key that was refused once takes nothing until what it holds is decided. So what it took and what it refused are
+    both unbroken stretches of the conversation, instead of every other event of it.
     """
 
     def __init__(self, decide: Callable[[Deliver], Awaitable[None]], settings: ConnectionSettings) -> None:
@@ -452,9 +454,9 @@ class _Lanes:
         if lane is None:
             return False
         if not lane.shut:
-            free_events = self._settings.events_in_flight_max - self._events
-            free_bytes = self._settings.bytes_in_flight_max - self._bytes
-            lane.shut = len(lane.waiting) >= free_events or lane.bytes + len(delivery.payload) > free_bytes
+            events = _share(self._settings.events_in_flight_max, self._events)
+            bytes_ = _share(self._settings.bytes_in_flight_max, self._bytes)
+            lane.shut = len(lane.waiting) >= events or lane.bytes + len(delivery.payload) > bytes_
             if lane.shut:
                 log.warning("chat_over_its_share", waiting=len(lane.waiting), bytes=lane.bytes)
         return lane.shut
@@ -497,6 +499,11 @@ class _Lanes:
             self._events -= 1
             self._left.set()
         del self._lanes[key]
+
+
+def _share(total: int, taken: int) -> int:
+    """What one key may hold of a total of which so much is taken."""
+    return max(total - taken, total // 16)
 
 
 class _Conversation:
