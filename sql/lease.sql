@@ -140,8 +140,8 @@ select id, token, pg_notify('gateway_lease', id::text)::text is not null as told
 
 -- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs, degraded_seconds)!
 -- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,
--- so that two statements over the same rows lock them in the same order. A link counts as degraded until its time is over,
--- whoever holds it by then.
+-- so that two statements over the same rows lock them in the same order. A link counts as degraded until its time is
+-- over, whoever holds it by then.
 insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
   last_frame_at, last_event_at, pong_ms, degraded_until, updated_at)
 select r.id, r.state, r.code, r.detail, :node::text, r.epoch, r.last_frame_at, r.last_event_at, r.pong_ms,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.work.directory import Directory
 
 LOG = Paging(20, 100, asked_max=1_000)
-FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(), "q": text()}
+FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(255), "q": text()}
 BUDGET_DEFAULT = 100
 
 
