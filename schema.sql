@@ -568,6 +568,7 @@ CREATE TABLE public.channel_connection (
     last_event_at timestamp with time zone,
     pong_ms double precision,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    degraded_until timestamp with time zone,
     CONSTRAINT channel_connection_state_check CHECK ((state = ANY (ARRAY['connecting'::text, 'live'::text, 'deaf'::text, 'refused'::text, 'standby'::text, 'http'::text, 'unreadable_secret'::text, 'revoked'::text])))
 );
 

@@ -687,6 +687,7 @@ class _Daemon:
                 for state in ConnectionState:
                     count = fleet.connections()[channel, state]
                     self._metrics.set("gateway_channel_connections", count, channel=channel, state=state)
+                self._metrics.set("gateway_channel_connections_degraded", fleet.degraded()[channel], channel=channel)
             self._metrics.set("gateway_database_connections", self._pool.idle, state="idle")
             self._metrics.set("gateway_database_connections", self._pool.in_use, state="busy")
             with trio.move_on_after(GAUGE_SECONDS):
@@ -698,11 +699,12 @@ class _Daemon:
         self, fleet: Fleet, stop: trio.Event, installs: ScanDesk | None, *, task_status: trio.TaskStatus[str]
     ) -> None:
         from gateway.http.app import Services, create_app
+        from gateway.http.places import PlaceLimits
         from gateway.http.server import serve_http
         from gateway.postgres.directory_store import PostgresDirectoryStore
         from gateway.work.directory import Directory
 
-        directory = Directory(PostgresDirectoryStore(self._pool))
+        directory, limits = Directory(PostgresDirectoryStore(self._pool)), self._settings.limits
         services = Services(
             authenticate=directory.authenticate,
             tasks=self._tasks,
@@ -712,7 +714,15 @@ class _Daemon:
             attachments=self._attachments,
             take_lark_event=None if self._pushed is None else self._pushed.take,
             webhooks=self._ingress(),
-            body_bytes_max=self._settings.limits.http_body_bytes_max,
+            body_bytes_max=limits.http_body_bytes_max,
+            place_limits=PlaceLimits(
+                streams=limits.live_streams_max,
+                streams_of_person=limits.live_streams_per_person_max,
+                downloads=limits.downloads_max,
+                downloads_of_person=limits.downloads_per_person_max,
+                claims=limits.claims_waiting_max,
+                claims_of_runtime=limits.claims_waiting_per_runtime_max,
+            ),
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
 

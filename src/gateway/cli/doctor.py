@@ -15,7 +15,7 @@ import trio
 
 from gateway.channel.push import where_to_post
 from gateway.cli.database import open_conninfo
-from gateway.cli.doctor_bots import HEALTHY_STATES, ask_all, ask_lark, contradiction, describe, span
+from gateway.cli.doctor_bots import ask_all, ask_lark, contradiction, describe, is_well, span
 from gateway.cli.output import config_option, json_option, plain, print_json
 from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError, GatewayError
@@ -223,7 +223,7 @@ def judge_bot(view: InstallationView, now: datetime, link: Link | None, answer: 
         parts.append("the platform accepts its secret")
     elif answer is not None and view.state != "unreadable_secret":  # which says the same
         parts.append(answer)
-    ok = view.state in HEALTHY_STATES and not parts[0] and not answer
+    ok = is_well(view) and not parts[0] and not answer
     return ok, "; ".join(part for part in parts if part)
 
 

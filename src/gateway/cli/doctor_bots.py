@@ -48,11 +48,16 @@ Ask = Callable[["InstallationView"], Awaitable[str]]
 """Ask the platform about a bot: what is wrong and what to do, "" when all is well. Raises the LarkError family."""
 
 
+def is_well(view: InstallationView) -> bool:
+    """Whether a bot hears what it is to hear, and settles it."""
+    return view.state in HEALTHY_STATES and not view.degraded
+
+
 def describe(view: InstallationView, now: datetime) -> str:
     """A bot's link in words: what it is, since when nothing was heard, and what the platform said."""
     parts = [WORDS.get(view.state, view.state)]
-    if view.detail:
-        parts.append(f"{view.detail} ({view.code})" if view.code else view.detail)
+    if view.shown_detail:
+        parts.append(f"{view.shown_detail} ({view.code})" if view.code else view.shown_detail)
     if view.last_frame_at is not None:
         parts.append(f"last frame {age(now, view.last_frame_at)} ago")
     if view.last_event_at is not None:

@@ -72,6 +72,13 @@ class Fleet:
                 count[reading.installation.channel_type, ConnectionState.UNREADABLE_SECRET] += 1
         return count
 
+    def degraded(self) -> Counter[str]:
+        """How many installations hear, but asked within the last minute for some event again, by channel type."""
+        now = trio.current_time()
+        return Counter(
+            each.installation.channel_type for each in self._serving.values() if each.health.degraded_seconds(now) > 0
+        )
+
     async def problem(self) -> str | None:
         """A readiness check: what keeps this process from looking after its bots, in words, or None."""
         now, settings = trio.current_time(), self.leases.settings

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from gateway.channel.channel import ConnectionState
-from gateway.channel.installation import InstallationView
+from gateway.channel.installation import DEGRADED, InstallationView
 from gateway.cli.doctor import (
     certificate_state,
     describe_troubles,
@@ -21,7 +21,7 @@ from gateway.cli.doctor import (
     key_state,
     proxy_state,
 )
-from gateway.cli.doctor_bots import HEALTHY_STATES, WORDS, age, contradiction, describe
+from gateway.cli.doctor_bots import HEALTHY_STATES, WORDS, age, contradiction, describe, is_well
 from gateway.cli.doctor_daemon import daemon_url, judge_report
 from gateway.config import Settings
 from gateway.errors import ConfigError
@@ -62,6 +62,18 @@ def view(state: str, **fields: object) -> InstallationView:
 def test_live_bot_is_described_with_its_ages() -> None:
     live = view("live", last_frame_at=NOW - timedelta(seconds=12), last_event_at=NOW - timedelta(hours=3), pong_ms=35.4)
     assert describe(live, NOW) == "live: it hears messages; last frame 12 s ago; last event 3 h ago; round trip 35 ms"
+
+
+def test_degraded_bot_is_not_well_and_says_why() -> None:
+    degraded = view("live", degraded=True)
+    assert not is_well(degraded)
+    assert is_well(view("live"))
+    assert describe(degraded, NOW) == f"live: it hears messages; {DEGRADED}"
+    assert degraded.shown_state == "live (degraded)"
+    assert degraded.public()["connection"] == {
+        "state": "live", "degraded": True, "code": 0, "detail": DEGRADED,
+        "last_frame_at": None, "last_event_at": None, "pong_ms": None,
+    }  # fmt: skip
 
 
 def test_refused_bot_is_described_with_the_platforms_words() -> None:
