@@ -50,7 +50,7 @@ check-tests: $(VENV)/.dev
 
 SEEDS ?= 10000
 soak: $(VENV)/.dev ## let ten thousand storms pass over the outbox (SEEDS=n)
-	OUTBOX_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q tests/simulation/test_outbox_chaos.py tests/simulation/test_lark_chaos.py
+	OUTBOX_SEEDS=$(SEEDS) $(PYTEST) -q tests/simulation/test_outbox_chaos.py tests/simulation/test_lark_chaos.py
 
 lint: $(VENV)/.dev ## ruff, mypy strict, and the arrows between the rooms
 	$(BIN)/ruff check .

@@ -42,8 +42,12 @@ def markers_of(item: pytest.Item) -> Iterator[str]:
         yield "process"
     if DRIVES_A_BROWSER.search(source(path)):
         yield "browser"
-    if in_e2e or path.stem.endswith("_chaos"):
+    storm = path.stem.endswith("_chaos")
+    if in_e2e or storm:
         yield "slow"
+    if storm and any(getattr(getattr(item, "callspec", None), "indices", {}).values()):
+        # To measure coverage doubles the time; the other seeds run the lines that the first one did.
+        yield "no_cover"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -74,10 +74,16 @@ def test_frame_encoded_equals_an_independent_marshaller(frame: Frame) -> None:
     assert encode(frame) == by_hand(frame)
 
 
+def expect_a_whole_frame_or_a_protocol_error(data: bytes) -> None:
+    """What could be read can be written, and is read as the same again."""
+    with suppress(RemoteProtocolError):
+        frame = decode(data)
+        assert decode(encode(frame)) == frame
+
+
 @given(st.binary(max_size=200))
 def test_decode_of_any_bytes_gives_a_frame_or_a_protocol_error(data: bytes) -> None:
-    with suppress(RemoteProtocolError):
-        decode(data)
+    expect_a_whole_frame_or_a_protocol_error(data)
 
 
 @given(FRAMES, st.data())
@@ -85,8 +91,7 @@ def test_decode_of_a_damaged_frame_gives_a_frame_or_a_protocol_error(frame: Fram
     damaged = bytearray(encode(frame))
     position = data.draw(st.integers(0, len(damaged) - 1))
     damaged[position] = data.draw(st.integers(0, 255))
-    with suppress(RemoteProtocolError):
-        decode(bytes(damaged))
+    expect_a_whole_frame_or_a_protocol_error(bytes(damaged))
 
 
 @pytest.mark.parametrize("length", range(len(encode(RICH))))
@@ -97,7 +102,6 @@ def test_frame_truncated_at_any_byte_is_refused_or_lacks_whole_fields(length: in
     except RemoteProtocolError:
         return
     # Only a cut between two fields is readable, and then what was there is there unharmed.
-    assert whole.startswith(whole[:length])
     for name in ("seq_id", "log_id", "service", "method", "payload_encoding", "payload_type", "payload", "log_id_new"):
         assert getattr(cut, name) in (getattr(RICH, name), getattr(Frame(), name))
     assert cut.headers == RICH.headers[: len(cut.headers)]

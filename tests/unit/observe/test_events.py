@@ -48,7 +48,10 @@ def test_event_properties_never_become_labels() -> None:
 
 
 def test_event_needs_neither_metrics_nor_analytics() -> None:
-    record_event(task_ended("chat", "completed"), None)
+    event, seen = task_ended("chat", "completed"), []
+    record_event(event, None)
+    record_event(event, None, seen.append)
+    assert seen == [event]
 
 
 @pytest.mark.parametrize("value", [*Outcome, *DropReason])
