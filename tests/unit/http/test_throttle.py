@@ -43,7 +43,9 @@ def test_failures_from_a_thousand_addresses_leave_the_owner_room() -> None:
     for number in range(1_000):
         for _ in range(PER_ACCOUNT.amount):
             throttle.admit(f"bot {number}", "ann@acme.example")
-    throttle.admit("ann's", "ann@acme.example")
+    for _ in range(PER_ACCOUNT.amount):
+        throttle.admit("ann's", "ann@acme.example")
+    _refused(lambda: throttle.admit("ann's", "ann@acme.example"))
 
 
 def test_failures_lock_an_address_whatever_accounts_it_names() -> None:
@@ -67,6 +69,7 @@ def test_successes_count_for_nothing_and_clear_the_failures_of_their_account() -
     throttle.succeeded("office", "ann@acme.example")
     for _ in range(PER_ACCOUNT.amount):
         throttle.admit("office", "ann@acme.example")
+    _refused(lambda: throttle.admit("office", "ann@acme.example"))
 
 
 def test_attempts_that_were_not_judged_count_for_nothing() -> None:
@@ -74,6 +77,9 @@ def test_attempts_that_were_not_judged_count_for_nothing() -> None:
     for _ in range(3 * PER_ADDRESS.amount):
         throttle.admit("office", "ann@acme.example")
         throttle.undecided("office", "ann@acme.example")
+    for _ in range(PER_ACCOUNT.amount):
+        throttle.admit("office", "ann@acme.example")
+    _refused(lambda: throttle.admit("office", "ann@acme.example"))
 
 
 def test_only_a_success_makes_an_address_familiar_to_an_account() -> None:
