@@ -63,6 +63,8 @@ log = structlog.get_logger()
 LEASE_CONNECTIONS = 4
 """A pool of their own for leases: a burst of other work must not cost this process its bots."""
 GAUGE_SECONDS = 5.0
+PROBE_KEPT_SECONDS = 5.0
+"""How long a good answer counts of what is dear to ask."""
 
 
 @dataclass(slots=True)
@@ -798,17 +800,15 @@ class _Daemon:
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness
+        from gateway.postgres.readiness_store import PostgresReadiness
 
-        readiness = Readiness()
-        readiness.add("database", self._database_problem)
-        readiness.add("migrations", self._migrations_problem)
-        readiness.add("leases", fleet.problem)
+        probes = PostgresReadiness(self._pool)
+        readiness = Readiness(fleet.states)
+        readiness.add("database", probes.database_problem)
+        readiness.add("write", probes.write_problem, kept_seconds=PROBE_KEPT_SECONDS)
+        readiness.add("migrations", self._migrations_problem, kept_seconds=PROBE_KEPT_SECONDS)
+        readiness.add("leases", fleet.problem, kept_seconds=0)
         return readiness
-
-    async def _database_problem(self) -> str | None:
-        async with self._pool.connection() as connection:
-            await connection.execute("select 1")
-        return None
 
     async def _migrations_problem(self) -> str | None:
         waiting = await pending(self._conninfo)

@@ -72,6 +72,13 @@ class Fleet:
                 count[reading.installation.channel_type, ConnectionState.UNREADABLE_SECRET] += 1
         return count
 
+    def states(self) -> Counter[str]:
+        """How many installations of this process are in which state, whatever their channel."""
+        count: Counter[str] = Counter()
+        for (_, state), bots in self.connections().items():
+            count[state.value] += bots
+        return count
+
     async def problem(self) -> str | None:
         """A readiness check: what keeps this process from looking after its bots, in words, or None."""
         now, settings = trio.current_time(), self.leases.settings
