@@ -24,7 +24,7 @@ HBA_FILE = "pg_hba.conf"
 IDENT_FILE = "pg_ident.conf"
 _MAP = "gateway"
 _WRITTEN = "# Written by the gateway before every start of the server: changes made here are lost.\n"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 log = structlog.get_logger()
 
@@ -70,7 +70,9 @@ def make_private(directory: Path, account: Account) -> None:
 
 @contextmanager
 def _open_directory(path: Path | str, *, within: int | None = None) -> Iterator[int]:
-    descriptor = os.open(path, _DIRECTORY, dir_fd=within)
+    # An ordinary user may keep the cluster elsewhere, behind a link. Root works in directories of other accounts.
+    careful = os.O_NOFOLLOW if os.geteuid() == 0 or within is not None else 0
+    descriptor = os.open(path, _DIRECTORY | careful, dir_fd=within)
     try:
         yield descriptor
     finally:
