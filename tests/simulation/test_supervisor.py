@@ -349,6 +349,7 @@ def test_unreadable_secret_is_shown_and_served_once_the_row_changes() -> None:
         assert state_of(world, bot) == "unreadable_secret"
         assert daemon.fleet is not None
         assert daemon.fleet.connections() == {(TOY, ConnectionState.UNREADABLE_SECRET): 1}
+        assert daemon.fleet.states() == {"unreadable_secret": 1}
         assert daemon.store.calls.count("mark") == 1
         world.table.configure(bot, sealed="x:s1")
         await world.platform.until_live(bot)

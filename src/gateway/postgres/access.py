@@ -40,8 +40,7 @@ def hand_over(data: Path, account: Account) -> None:
             return
         log.info("cluster_handed_over", data=str(data), from_uid=os.fstat(top).st_uid, to_uid=account.uid)
         _give_contents(top, account, data)
-        os.fchmod(top, 0o700)
-        os.fchown(top, account.uid, account.gid)
+        _give(top, account, 0o700)
 
 
 def restrict_connections(data: Path, database_user: str, server: Account, uids: Iterable[int]) -> None:
@@ -93,7 +92,7 @@ def _give_contents(directory: int, account: Account, shown: Path) -> None:
             elif entry.is_dir(follow_symlinks=False):
                 with _open_directory(entry.name, within=directory) as below:
                     _give_contents(below, account, path)
-                    os.fchown(below, account.uid, account.gid)
+                    _give(below, account, 0o700)
             else:
                 _give_file(directory, entry.name, account, path)
 
@@ -108,9 +107,14 @@ def _give_file(directory: int, name: str, account: Account, shown: Path) -> None
                 f"{shown} is not a plain file with one name: it is none of Postgres's, so the cluster cannot be handed"
                 " over to another account; move it away"
             )
-        os.fchown(descriptor, account.uid, account.gid)
+        _give(descriptor, account, 0o600)
     finally:
         os.close(descriptor)
+
+
+def _give(descriptor: int, account: Account, mode: int) -> None:
+    os.fchmod(descriptor, mode)
+    os.fchown(descriptor, account.uid, account.gid)
 
 
 def _replace(directory: int, name: str, text: str, account: Account) -> None:

@@ -118,6 +118,10 @@ async def test_daemon_of_an_ordinary_account_trusts_that_account_and_root_only(s
         conninfo = await trio.to_thread.run_sync(first_conninfo, daemon)
         assert (await intrude(DAEMON, conninfo))["connection"] == "connected"
         assert await query(conninfo, "select 1") == 1
+        attaching = await trio.run_process(
+            [*command[:3], "attach", *command[4:]], stdin=b"", capture_stdout=True, check=False
+        )
+        assert conninfo in attaching.stdout.decode()
         assert "Permission denied" in (await intrude(NOBODY, conninfo))["connection"]
         open_socket(conninfo)
         assert "Peer authentication failed" in (await intrude(NOBODY, conninfo))["connection"]
@@ -213,11 +217,13 @@ def test_file_that_leads_out_of_the_cluster_is_not_given_away(tree, make):
 @as_root
 def test_link_in_the_cluster_is_not_followed_on_the_way(tree):
     target = tree.parent / "of_root"
+    (tree / "base" / "1").chmod(0o666)
     for name in ("base/trap", "pg_hba.conf", "pg_hba.conf.new"):
         (tree / name).symlink_to(target)
     access.hand_over(tree, Account(DAEMON, DAEMON))
     access.restrict_connections(tree, "gateway", Account(DAEMON, DAEMON), [0])
     assert owners(tree) == {DAEMON}
+    assert (mode(tree), mode(tree / "base"), mode(tree / "base" / "1")) == (0o700, 0o700, 0o600)
     assert (target.stat().st_uid, target.read_text()) == (0, "not the cluster's")
     assert not (tree / "pg_hba.conf").is_symlink()
 
