@@ -10,7 +10,7 @@ import os
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -168,10 +168,11 @@ def _own_key(path: Path) -> str:
 
 
 def _close_to_others(path: Path) -> None:
-    """A key that was copied or restored may have come with wider rights."""
+    """A key that was copied or restored may have come with wider rights. One on a read-only disk keeps them."""
     if path.stat().st_mode & 0o077:
-        log.warning("secret_key_was_readable", path=str(path))
-        path.chmod(0o600)
+        with suppress(OSError):
+            path.chmod(0o600)
+        log.warning("secret_key_was_readable", path=str(path), closed=not path.stat().st_mode & 0o077)
 
 
 def _write_key(path: Path) -> None:

@@ -8,7 +8,7 @@ from gateway.assets import asset_dir
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.postgres import migrate
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.migrate import announce_daemon, dump_schema, migrate_down, migrate_up, pending, status
+from gateway.postgres.migrate import announce_daemon, dump_schema, migrate_down, migrate_up, pending, status, steps_back
 from migration.dump_schema import SCHEMA_FILE
 from support.database import fresh_database
 
@@ -101,6 +101,14 @@ async def test_down_waits_for_no_daemon_and_lets_none_join(database):
         async with await TrioConnection.connect(database) as another:
             with pytest.raises(StoreUnavailable, match="being taken back"):
                 await announce_daemon(another)
+
+
+async def test_down_takes_back_what_was_agreed_and_nothing_else(database):
+    agreed = await steps_back(database)
+    await migrate_down(database)  # by another operator
+    with pytest.raises(StoreConflict, match=f"would take back {IDS[-2]} by now"):
+        await migrate_down(database, agreed=agreed)
+    assert await migrate_down(database, agreed=[IDS[-2]]) == [IDS[-2]]
 
 
 async def test_down_is_refused_while_a_bot_is_held(database):

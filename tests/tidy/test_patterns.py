@@ -25,7 +25,7 @@ from gateway.core.attachments import display_name, disposition_name
 from gateway.core.autopilot import describe_run, render_title
 from gateway.core.commands import description_of, parse_command, title_from
 from gateway.core.enrichment import neutralise
-from gateway.core.markdown import is_blank, shortened, without_links, without_mentions
+from gateway.core.markdown import is_blank, place_media, shortened, without_links, without_mentions
 from gateway.lark.content import Mention, flatten, rewrite_mentions
 from gateway.lark.markdown import count_tables, divide, is_markdown
 from gateway.observe.log import is_secret_name, scrub
@@ -377,6 +377,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "shortened": partial(shortened, chars_max=100),
     "without_links": without_links,
     "without_mentions": without_mentions,
+    "place_media": lambda text: place_media(text, [("[Image]", n, "![]()") for n in range(len(text) // 7)]),
     "parse_command": lambda text: (parse_command(f"/issue {text}"), parse_command(f"/new {text}")),
     "description_of": lambda text: description_of(f"{text}\n/issue a", "/issue a", fallback=""),
     "title_from": title_from,

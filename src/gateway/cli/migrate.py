@@ -47,15 +47,17 @@ def down(config: Path | None, as_json: bool, steps: int | None, to: str | None, 
 
     if steps is not None and to is not None:
         raise click.UsageError("give --steps or --to, not both")
-    settings = load_settings(config)
+    settings, agreed = load_settings(config), None
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("this drops tables and what is in them: say --yes where there is no terminal to ask")
-        planned = trio.run(_work_on, settings, lambda conninfo: steps_back(conninfo, steps=steps, to=to))
-        if planned:
-            click.echo(f"{', '.join(planned)}: taking this back drops tables and what is in them.", err=True)
+        agreed = trio.run(_work_on, settings, lambda conninfo: steps_back(conninfo, steps=steps, to=to))
+        if agreed:
+            click.echo(f"{', '.join(agreed)}: taking this back drops tables and what is in them.", err=True)
             click.confirm("Go on?", abort=True, err=True)
-    taken_back = trio.run(_work_on, settings, lambda conninfo: migrate_down(conninfo, steps=steps, to=to))
+    taken_back = trio.run(
+        _work_on, settings, lambda conninfo: migrate_down(conninfo, steps=steps, to=to, agreed=agreed)
+    )
     _print_steps(taken_back, as_json, done="taken back", nothing="nothing to take back")
 
 

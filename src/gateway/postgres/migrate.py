@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,16 +54,19 @@ async def migrate_down(
     *,
     steps: int | None = None,
     to: str | None = None,
+    agreed: Sequence[str] | None = None,
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
 ) -> list[str]:
     """Take back the last `steps` (default 1), or everything after the step `to`; returns the ids, newest first.
 
-    Raises StoreConflict while a daemon runs or a bot is held, and StoreError for steps that cannot be taken back; both
-    before anything has changed.
+    `agreed` lists the ids that were confirmed. Before anything has changed it raises StoreConflict when other ones would
+    be taken back by now, and while a daemon runs or a bot is held; and StoreError for steps that cannot be taken back.
     """
     async with _locked(conninfo, lock_timeout_seconds) as connection:
         await _refuse_under_daemons(connection)
         chosen = await steps_back(conninfo, steps=steps, to=to)
+        if agreed is not None and chosen != list(agreed):
+            raise StoreConflict(f"this would take back {', '.join(chosen) or 'nothing'} by now: ask again")
         return await _in_thread(_roll_back, conninfo, chosen)
 
 
