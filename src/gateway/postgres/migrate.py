@@ -59,8 +59,8 @@ async def migrate_down(
 ) -> list[str]:
     """Take back the last `steps` (default 1), or everything after the step `to`; returns the ids, newest first.
 
-    `agreed` lists the ids that were confirmed. Before anything has changed it raises StoreConflict when other ones would
-    be taken back by now, and while a daemon runs or a bot is held; and StoreError for steps that cannot be taken back.
+    `agreed` lists the ids that were confirmed. Before anything has changed it raises StoreConflict when other ones
+    would be taken back by now, and while a daemon runs or a bot is held; StoreError for steps that do not exist.
     """
     async with _locked(conninfo, lock_timeout_seconds) as connection:
         await _refuse_under_daemons(connection)
