@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 PINNED := $(INSTALL) --require-hashes --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint pins pb2 schema bench clean
+.PHONY: help demo test check check-tests soak lint pins pb2 schema bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):.*## /  make \1\t/' | expand -t 18
@@ -32,9 +32,21 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 demo: $(VENV)/.runtime ## play a morning with a simulated Lark, the daemon and an agent (KEEP=1 leaves it running)
 	$(BIN)/gateway demo $(if $(KEEP),--keep,--once)
 
-test: $(VENV)/.dev ## run every test
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+# Tests wait for servers and processes as well as they compute: two workers are the least that pays.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 2 ? cores : 2)))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test: $(VENV)/.dev ## run every test (WORKERS=n, PYTEST_ARGS=…)
+	$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report --skip-covered --skip-empty --sort=cover | tail -n 15
+
+# Beside the folders without I/O: the conformance suites of the stores, against those in memory.
+QUICK := tests/unit tests/protocol tests/tidy tests/simulation/test_inbound_claims.py tests/simulation/test_lease_store.py
+check: $(VENV)/.dev ## run what needs no server, and lint, in under a minute
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-tests
+
+check-tests: $(VENV)/.dev
+	$(PYTEST) -q $(QUICK)
 
 SEEDS ?= 10000
 soak: $(VENV)/.dev ## let ten thousand storms pass over the outbox (SEEDS=n)

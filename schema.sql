@@ -18,6 +18,22 @@ SET client_min_messages = warning;
 SET row_security = off;
 
 --
+-- Name: agent_absence(timestamp with time zone, uuid, timestamp with time zone, timestamp with time zone, double precision); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.agent_absence(archived_at timestamp with time zone, runtime_id uuid, runtime_set_at timestamp with time zone, last_heartbeat_at timestamp with time zone, silent_seconds double precision) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select case
+    when archived_at is not null then 'archived ' || extract(epoch from archived_at)
+    when runtime_id is null then 'no runtime ' || coalesce(extract(epoch from runtime_set_at), 0)
+    when coalesce(last_heartbeat_at, '-infinity') < now() - make_interval(secs => silent_seconds)
+      then 'silent ' || runtime_id || ' ' || coalesce(extract(epoch from last_heartbeat_at), 0)
+  end
+$$;
+
+
+--
 -- Name: announce_autopilot_run(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -160,6 +176,19 @@ $$;
 
 
 --
+-- Name: note_runtime_set(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.note_runtime_set() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  new.runtime_set_at := now();
+  return new;
+end $$;
+
+
+--
 -- Name: raise_trigger_revision(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -290,6 +319,7 @@ CREATE TABLE public.agent (
     max_concurrent_tasks integer DEFAULT 6 NOT NULL,
     archived_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    runtime_set_at timestamp with time zone,
     CONSTRAINT agent_max_concurrent_tasks_check CHECK ((max_concurrent_tasks > 0)),
     CONSTRAINT agent_name_check CHECK ((name <> ''::text)),
     CONSTRAINT agent_visibility_check CHECK ((visibility = ANY (ARRAY['workspace'::text, 'private'::text])))
@@ -517,6 +547,7 @@ CREATE TABLE public.channel_chat_session_binding (
     last_thread_id text,
     config jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    absence_told text,
     CONSTRAINT channel_chat_session_binding_channel_chat_id_check CHECK ((channel_chat_id <> ''::text)),
     CONSTRAINT channel_chat_session_binding_chat_type_check CHECK ((chat_type = ANY (ARRAY['p2p'::text, 'group'::text])))
 );
@@ -537,6 +568,7 @@ CREATE TABLE public.channel_connection (
     last_event_at timestamp with time zone,
     pong_ms double precision,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    degraded_until timestamp with time zone,
     CONSTRAINT channel_connection_state_check CHECK ((state = ANY (ARRAY['connecting'::text, 'live'::text, 'deaf'::text, 'refused'::text, 'standby'::text, 'http'::text, 'unreadable_secret'::text, 'revoked'::text])))
 );
 
@@ -1884,6 +1916,13 @@ CREATE INDEX webhook_signing_secret_trigger_idx ON public.webhook_signing_secret
 --
 
 CREATE INDEX webhook_tally_idx ON public.webhook_tally USING btree (workspace_id, autopilot_id);
+
+
+--
+-- Name: agent agent_note_runtime_set; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER agent_note_runtime_set BEFORE UPDATE OF runtime_id ON public.agent FOR EACH ROW WHEN ((old.runtime_id IS DISTINCT FROM new.runtime_id)) EXECUTE FUNCTION public.note_runtime_set();
 
 
 --

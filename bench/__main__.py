@@ -89,6 +89,8 @@ class World:
         )
         self.installation_id = str(bot["id"])
         with psycopg.connect(self.conninfo, autocommit=True) as database:
+            # No worker runs here, and conversations would be told so.
+            database.execute("update agent_runtime set last_heartbeat_at = now() + interval '1 day'")
             for number in range(CHATS):
                 self.introduce(database, number)
 

@@ -216,17 +216,29 @@ select extract(epoch from now() - :sent_at::timestamptz)::double precision;
 update channel_chat_session_binding set last_message_id = :message_id, last_thread_id = nullif(:thread_id, '')
 where chat_session_id = :session_id;
 
--- name: enqueue_chat_task(task_id, session_id, initiator_id, window_seconds)^
+-- name: enqueue_chat_task(task_id, session_id, initiator_id, window_seconds, silent_seconds)^
 -- record_class: Enqueued
 -- One waiting run per conversation: a later message joins it and moves its start. The runtime is told of a new row. Of a
 -- moved one it learns when it looks at the old time, unless that is about now: then its look may fall into this
 -- transaction, skip the locked row, and see no reason to look again. An agent without a runtime has nobody to tell.
 -- Live listeners hear of a run once, when it is queued: the id says whether the row is this statement's own.
+-- An absence of the agent is noted on the conversation, and `untold` says that this was the first message to meet it.
+-- A runtime of another workspace is none that could come.
 with target as (
   select session.id, session.workspace_id, session.agent_id, session.context_generation, agent.runtime_id,
-    agent.archived_at is not null as agent_archived, session.archived_at is not null as session_archived
+    agent.archived_at is not null as agent_archived, session.archived_at is not null as session_archived,
+    agent_absence(agent.archived_at, agent.runtime_id, agent.runtime_set_at, runtime.last_heartbeat_at,
+      :silent_seconds) as absence
   from chat_session session join agent on agent.id = session.agent_id
+  left join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
   where session.id = :session_id
+), noted as (
+  update channel_chat_session_binding conversation set absence_told = target.absence
+  from target
+  where conversation.chat_session_id = target.id and target.absence is not null
+    and (target.agent_archived or not target.session_archived)
+    and conversation.absence_told is distinct from target.absence
+  returning conversation.id
 ), queued as (
   insert into agent_task
     (id, workspace_id, agent_id, kind, chat_session_id, initiator_user_id, context_generation, available_at)
@@ -253,11 +265,12 @@ with target as (
     'status', 'queued')::text)
   from target join queued on queued.id = :task_id
 )
-select agent_archived, session_archived, runtime_id is not null as has_runtime
+select agent_archived, session_archived, runtime_id is not null as has_runtime, absence is not null as absent,
+  exists (select from noted) as untold
 from target
 where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 
--- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, quoted_ids, bundles, window_seconds, lock_milliseconds)
+-- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, quoted_ids, bundles, window_seconds, silent_seconds, lock_milliseconds)
 -- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
 -- An event is taken in only when every join holds and its claim is new; all others leave no trace here and are judged by
 -- the statements above. The fresh token ties the rows of one event together, so the same message twice in one batch is
@@ -265,7 +278,8 @@ where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0
 -- transaction must not hold up every other bot. Claims are inserted in key order, as protection against deadlocks.
 -- The look-ups are lateral so that each is one probe of a unique index per event: with plain joins the planner, which
 -- cannot know how many events there are, reads whole tables or all people of a bot.
--- An agent without a runtime is left to the other path, which tells the sender of it.
+-- An agent without a runtime is left to the other path, which tells the sender of it. So is one whose runtime is silent,
+-- until the conversation was told of that silence.
 -- What cannot be left out beforehand (a queued run that somebody has locked) is waited for a moment only: the limit is
 -- set by the statement itself, for itself, before it waits for anything.
 -- Live listeners are told where the runtime is rung for, and of a run once: when it has the token, it was queued here. A
@@ -299,15 +313,23 @@ with patience as materialized (
     limit 1
   ) person
   cross join lateral (
-    select chat_session.id, chat_session.workspace_id, chat_session.agent_id, chat_session.context_generation
+    select chat_session.id, chat_session.workspace_id, chat_session.agent_id, chat_session.context_generation,
+      binding.absence_told
     from channel_chat_session_binding binding
     join chat_session on chat_session.id = binding.chat_session_id and chat_session.archived_at is null
     where binding.installation_id = installation.id and binding.channel_chat_id = event.session_key
     for no key update of chat_session skip locked
   ) session
   cross join lateral (
-    select runtime_id from agent
+    select agent.runtime_id
+    from agent
+    left join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
+    cross join lateral (
+      select agent_absence(agent.archived_at, agent.runtime_id, agent.runtime_set_at, runtime.last_heartbeat_at,
+        :silent_seconds) as name
+    ) absence
     where agent.id = session.agent_id and agent.archived_at is null and agent.runtime_id is not null
+      and (absence.name is null or absence.name = session.absence_told)
     limit 1
   ) agent
 ), claimed as (

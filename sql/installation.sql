@@ -104,7 +104,7 @@ select pg_notify('gateway_event', :payload);
 -- record_class: InstallationView
 -- One installation, those of a workspace, or all. A row whose agent is gone is served by nobody: it is no part of all,
 -- but who looks after its workspace must find it to remove it. What a holder stored last says nothing once its lease
--- ran out: then nobody listens, and the state is standby.
+-- ran out: then nobody listens, and the state is standby. Only what hears can be degraded.
 select i.id, i.workspace_id, i.agent_id, i.channel_type,
   coalesce(i.config ->> 'app_id', '') as app_id,
   coalesce(i.config ->> 'region', '') as region,
@@ -120,7 +120,9 @@ select i.id, i.workspace_id, i.agent_id, i.channel_type,
     else c.state
   end as state,
   coalesce(c.code, 0) as code, coalesce(c.detail, '') as detail,
-  c.last_frame_at, c.last_event_at, c.pong_ms
+  c.last_frame_at, c.last_event_at, c.pong_ms,
+  coalesce(i.status <> 'revoked' and c.state in ('live', 'http') and i.ws_lease_expires_at > now()
+    and c.degraded_until > now(), false) as degraded
 from channel_installation i
 join workspace w on w.id = i.workspace_id
 left join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id

@@ -65,18 +65,21 @@ select id, kind from taken where (select count(*) from told) >= 0 order by n;
 -- Within the transaction that filed it: where its pictures are is known only once they are the issue's.
 update issue set description = :description where id = :issue_id and workspace_id = :workspace_id;
 
--- name: enqueue_issue_task(task_id, issue_id, initiator_id)^
+-- name: enqueue_issue_task(task_id, issue_id, initiator_id, silent_seconds)^
 -- record_class: IssueTarget
 -- The run of the issue's agent, or of its squad's leader. No row: nobody who runs is asked, or not yet (backlog). An
 -- agent without a runtime gets its run all the same, and has nobody to tell but live listeners.
 with target as (
   select issue.id as issue_id, issue.workspace_id, agent.id as agent_id, agent.runtime_id,
-    agent.archived_at is not null as agent_archived
+    agent.archived_at is not null as agent_archived,
+    agent_absence(agent.archived_at, agent.runtime_id, agent.runtime_set_at, runtime.last_heartbeat_at,
+      :silent_seconds) is not null as absent
   from issue
   left join squad on issue.assignee_type = 'squad' and squad.id = issue.assignee_id
     and squad.workspace_id = issue.workspace_id
   join agent on agent.workspace_id = issue.workspace_id
     and agent.id = case issue.assignee_type when 'agent' then issue.assignee_id when 'squad' then squad.leader_agent_id end
+  left join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
   where issue.id = :issue_id and issue.status <> 'backlog'
 ), queued as (
   insert into agent_task (id, workspace_id, agent_id, kind, issue_id, initiator_user_id)
@@ -93,7 +96,7 @@ with target as (
     'status', 'queued')::text)
   from target cross join queued
 )
-select agent_archived, runtime_id is not null as has_runtime
+select agent_archived, runtime_id is not null as has_runtime, absent
 from target
 where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 

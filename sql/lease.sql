@@ -138,21 +138,25 @@ with ending as (
 )
 select id, token, pg_notify('gateway_lease', id::text)::text is not null as told from released;
 
--- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)!
+-- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs, degraded_seconds)!
 -- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,
--- so that two statements over the same rows lock them in the same order.
+-- so that two statements over the same rows lock them in the same order. A link counts as degraded until its time is
+-- over, whoever holds it by then.
 insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
-  last_frame_at, last_event_at, pong_ms, updated_at)
-select r.id, r.state, r.code, r.detail, :node::text, r.epoch, r.last_frame_at, r.last_event_at, r.pong_ms, now()
+  last_frame_at, last_event_at, pong_ms, degraded_until, updated_at)
+select r.id, r.state, r.code, r.detail, :node::text, r.epoch, r.last_frame_at, r.last_event_at, r.pong_ms,
+  case when r.degraded_seconds > 0 then now() + make_interval(secs => r.degraded_seconds) end, now()
 from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[], :states::text[], :codes::bigint[],
-    :details::text[], :last_frames::timestamptz[], :last_events::timestamptz[], :pongs::float8[])
-  as r(id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms)
+    :details::text[], :last_frames::timestamptz[], :last_events::timestamptz[], :pongs::float8[],
+    :degraded_seconds::float8[])
+  as r(id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms, degraded_seconds)
 join channel_installation i on i.id = r.id and i.ws_lease_token = r.token and i.lease_epoch = r.epoch
 order by r.id
 on conflict (installation_id) do update
 set state = excluded.state, code = excluded.code, detail = excluded.detail, node = excluded.node,
   lease_epoch = excluded.lease_epoch, last_frame_at = coalesce(excluded.last_frame_at, c.last_frame_at),
-  last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms, updated_at = now()
+  last_event_at = coalesce(excluded.last_event_at, c.last_event_at), pong_ms = excluded.pong_ms,
+  degraded_until = greatest(c.degraded_until, excluded.degraded_until), updated_at = now()
 where c.lease_epoch <= excluded.lease_epoch;
 
 -- name: mark(installation_id, state, detail)!

@@ -7,3 +7,49 @@ insert into outbound_message (id, workspace_id, installation_id, chat_session_id
 values (:id, :workspace_id, :installation_id, :session_id, 'notice', :chat_id, nullif(:thread_id, ''),
   nullif(:message_id, ''), :content, :uuid)
 on conflict (uuid) do nothing;
+
+-- name: tell_absences(silent_seconds, recent_seconds, offline_words, archived_words, rows_max)!
+-- Conversations whose message was taken in while the agent was there, and which nobody runs any more: they are told as
+-- those are that meet the absence when they arrive, and no less once. What has been waiting for long is left alone: whoever
+-- wrote it has gone on, and a database that learns of absences must not tell of all that ever were. What somebody else is
+-- writing to is told of in the next round. The words are by language. Only a topic is answered by quoting.
+with untold as (
+  select conversation.id, absence.name, agent.archived_at is not null as archived, installation.workspace_id,
+    installation.id as installation_id
+  from agent_task task
+  join agent on agent.id = task.agent_id
+  left join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.workspace_id = agent.workspace_id
+  cross join lateral (
+    select agent_absence(agent.archived_at, agent.runtime_id, agent.runtime_set_at, runtime.last_heartbeat_at,
+      :silent_seconds) as name
+  ) absence
+  join chat_session session on session.id = task.chat_session_id and session.archived_at is null
+  join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
+  join channel_installation installation on installation.id = conversation.installation_id
+    and installation.status = 'active'
+  where task.status = 'queued' and task.kind = 'chat' and task.available_at <= now()
+    and task.available_at > now() - make_interval(secs => :recent_seconds)
+    and absence.name is not null and conversation.absence_told is distinct from absence.name
+  limit :rows_max
+  for no key update of conversation skip locked
+  for key share of session skip locked
+), noted as (
+  update channel_chat_session_binding conversation set absence_told = untold.name
+  from untold where conversation.id = untold.id
+  returning conversation.id, conversation.chat_session_id, conversation.channel_chat_id, conversation.config,
+    conversation.last_thread_id, conversation.last_message_id
+)
+insert into outbound_message (id, workspace_id, installation_id, chat_session_id, kind, recipient_id, thread_id,
+  reply_to_message_id, content, uuid)
+select said.id, untold.workspace_id, untold.installation_id, noted.chat_session_id, 'notice',
+  coalesce(nullif(noted.config ->> 'chat_id', ''), noted.channel_chat_id), noted.last_thread_id,
+  case when noted.last_thread_id is not null then noted.last_message_id end,
+  coalesce(said.words ->> workspace.language, said.words ->> 'en'), said.id::text
+from untold
+join noted on noted.id = untold.id
+join workspace on workspace.id = untold.workspace_id
+cross join lateral (
+  select md5(untold.id::text || untold.name)::uuid as id,
+    case when untold.archived then :archived_words::jsonb else :offline_words::jsonb end as words
+) said
+on conflict (uuid) do nothing;

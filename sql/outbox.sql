@@ -24,7 +24,7 @@ with head as (
       select from channel_installation installation
       where installation.id = :installation_id and installation.lease_epoch = :lease_epoch
     )
-    and not (outgoing.kind in ('answer', 'error') and outgoing.created_at > now() - interval '1 second' and exists (
+    and not (outgoing.task_id is not null and outgoing.created_at > now() - interval '1 second' and exists (
       select from channel_typing typing
       where typing.task_id = outgoing.task_id and typing.status = 'unwanted' and typing.available_at <= now()
     ))
@@ -47,7 +47,7 @@ returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipien
 -- A `sending` row that is not in flight is due at once. One that waits for a sign to go is due when it has waited.
 select extract(epoch from min(greatest(case head.status when 'queued' then head.available_at else now() end, (
     select head.created_at + interval '1 second'
-    where head.kind in ('answer', 'error') and head.created_at > now() - interval '1 second' and exists (
+    where head.task_id is not null and head.created_at > now() - interval '1 second' and exists (
       select from channel_typing typing
       where typing.task_id = head.task_id and typing.status = 'unwanted' and typing.available_at <= now()
     )
@@ -55,7 +55,7 @@ select extract(epoch from min(greatest(case head.status when 'queued' then head.
 from (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.recipient_type || ':' || outgoing.recipient_id as recipient, outgoing.status, outgoing.available_at,
-    outgoing.lease_epoch, outgoing.kind, outgoing.task_id, outgoing.created_at
+    outgoing.lease_epoch, outgoing.task_id, outgoing.created_at
   from outbound_message outgoing
   where outgoing.installation_id = :installation_id and outgoing.status in ('queued', 'sending')
   order by outgoing.recipient_type, outgoing.recipient_id, outgoing.seq
@@ -72,10 +72,26 @@ update outbound_message
 set status = 'sent', sent_at = now(), channel_message_id = :channel_message_id, error_code = null, error = null
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
--- name: mark_row_failed(id, lease_epoch, error_code, error)!
--- Final and shown; the recipient's next row may go.
-update outbound_message set status = 'failed', error_code = :error_code, error = :error
-where id = :id and lease_epoch = :lease_epoch and status = 'sending';
+-- name: mark_row_failed(id, lease_epoch, error_code, error, notice_id, words)$
+-- Final and shown; the recipient's next row may go. With `words`, by language, its chat is told in the same place: once for
+-- each run, however many parts its answer has.
+with failed as (
+  update outbound_message set status = 'failed', error_code = :error_code, error = :error
+  where id = :id and lease_epoch = :lease_epoch and status = 'sending'
+  returning workspace_id, installation_id, chat_session_id, task_id, recipient_type, recipient_id, thread_id,
+    reply_to_message_id
+), told as (
+  insert into outbound_message (id, workspace_id, installation_id, chat_session_id, task_id, kind, recipient_type,
+    recipient_id, thread_id, reply_to_message_id, content, uuid)
+  select :notice_id::uuid, failed.workspace_id, failed.installation_id, failed.chat_session_id, failed.task_id, 'notice',
+    failed.recipient_type, failed.recipient_id, failed.thread_id, failed.reply_to_message_id,
+    coalesce(:words::jsonb ->> workspace.language, :words::jsonb ->> 'en'), :notice_id::text
+  from failed
+  join workspace on workspace.id = failed.workspace_id
+  where :words::jsonb is not null and failed.task_id is not null
+  on conflict (task_id, kind, part) where task_id is not null do nothing
+)
+select count(*) from failed;
 
 -- name: postpone_row(id, lease_epoch, delay_seconds, error_code, error, doubtful)!
 -- An attempt that certainly sent nothing does not start the platform's hour.

@@ -9,12 +9,14 @@ join workspace w on w.id = i.workspace_id
 join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
 where i.id = :id;
 
--- name: note_pushed_events(ids)!
--- When an event came is the one thing of a link's state that others than its holder know: only that column is touched.
+-- name: note_pushed_events(ids, asked_again_ids, degraded_seconds)!
+-- When an event came, and that one must come again, is what others than a link's holder know: only that is touched.
 -- A row that does not exist yet gets the state that such an installation has. Ordered, so that two replicas lock alike.
-insert into channel_connection as c (installation_id, state, lease_epoch, last_event_at)
-select i.id, 'http', i.lease_epoch, now()
+insert into channel_connection as c (installation_id, state, lease_epoch, last_event_at, degraded_until)
+select i.id, 'http', i.lease_epoch, now(),
+  case when i.id = any(:asked_again_ids::uuid[]) then now() + make_interval(secs => :degraded_seconds::float8) end
 from channel_installation i
 where i.id = any(:ids::uuid[]) and i.status = 'active'
 order by i.id
-on conflict (installation_id) do update set last_event_at = excluded.last_event_at;
+on conflict (installation_id) do update
+set last_event_at = excluded.last_event_at, degraded_until = greatest(c.degraded_until, excluded.degraded_until);

@@ -2,12 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import os
+import re
+import shlex
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gateway.postgres.pool import Pool, open_pool
-from support.database import fresh_database, running_server
+from support.database import ReusedDatabase, running_server
+
+HERE = Path(__file__).parent
+STARTS_A_GATEWAY = re.compile(r'\bopen_gateway\(|"-m", "gateway')
+DRIVES_A_BROWSER = re.compile(r"\bbrowse\(")
+# These change what a test does, so the command that repeats it names them.
+KNOBS = ("OUTBOX_SEEDS",)
+
+# A busy machine is no failure; a failing example comes with the line that repeats it.
+settings.register_profile("run", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("run")
+
+
+@cache
+def source(path: Path) -> str:
+    return path.read_text()
+
+
+def markers_of(item: pytest.Item) -> Iterator[str]:
+    """The markers of a test, derived from where it is, the fixtures it uses and the helpers that its module calls."""
+    path = item.path
+    in_e2e = path.is_relative_to(HERE / "e2e")
+    if "postgres" in getattr(item, "fixturenames", ()):
+        yield "db"
+    if in_e2e or STARTS_A_GATEWAY.search(source(path)):
+        yield "process"
+    if DRIVES_A_BROWSER.search(source(path)):
+        yield "browser"
+    if in_e2e or path.stem.endswith("_chaos"):
+        yield "slow"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in markers_of(item):
+            item.add_marker(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        knobs = [f"{name}={os.environ[name]}" for name in KNOBS if name in os.environ]
+        command = [*knobs, ".venv/bin/python", "-m", "pytest", shlex.quote(item.nodeid)]
+        report.sections.append(("repeat", " ".join(command)))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +69,17 @@ def postgres() -> Iterator[str]:
         yield conninfo
 
 
+@pytest.fixture(scope="session")
+def reused_database(postgres: str) -> Iterator[ReusedDatabase]:
+    """Where `database` comes from."""
+    with closing(ReusedDatabase(postgres)) as reused:
+        yield reused
+
+
 @pytest.fixture
-async def database(postgres: str) -> AsyncIterator[str]:
-    """The conninfo of a fresh, migrated database."""
-    async with fresh_database(postgres) as conninfo:
-        yield conninfo
+def database(reused_database: ReusedDatabase) -> str:
+    """The conninfo of a migrated database that holds what a fresh one holds, under a name of its own."""
+    return reused_database.take()
 
 
 @pytest.fixture

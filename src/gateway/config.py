@@ -243,10 +243,23 @@ class Limits(_Group):
     """One message of a platform's long connection. Above it the connection is closed and made again."""
     chunk_bytes_max: Bytes = 16_777_216
     """Parts of unfinished events that one connection may hold."""
-    events_in_flight_max: Count = 64
-    """Events of one connection that are being settled at the same time."""
+    events_in_flight_max: Count = 1024
+    """Events of one connection that were received and are not settled yet.
+
+    One chat may have half of them; beyond that it is answered 500, and the platform sends the event again.
+    """
+    live_streams_max: Count = 500
+    """Streams of events that pages keep open. More of them are for another replica to serve."""
+    live_streams_per_person_max: Count = 8
+    """Of one person in one workspace."""
+    downloads_max: Count = 200
+    """Files that people are downloading."""
+    downloads_per_person_max: Count = 16
+    claims_waiting_max: Count = 5_000
+    """Requests of runtimes that wait for a task."""
+    claims_waiting_per_runtime_max: Count = 100
     runtime_silence_seconds: Seconds = 150
-    """A runtime that says nothing for so long has lost its tasks: they return to the queue."""
+    """A runtime that says nothing for so long has lost its tasks: they return to the queue, and chats are told."""
     attachment_bytes_max: Bytes = 104_857_600
     """One file that a person sends. A larger one is not fetched."""
     attachments_at_once_max: Count = 8
@@ -254,9 +267,9 @@ class Limits(_Group):
     attachment_storage_bytes_max: StorageBytes = 5_368_709_120
     """Fetched files under state_dir, together. The longest unused go first, and are fetched again when asked for."""
     attachment_storage_days_max: Days = 7
+    """A fetched file that nobody asked for in so long goes."""
     history_days_max: Days = 90
     """How long it is kept what was sent to chats, and what was dropped and why. Conversations are kept for good."""
-    """A fetched file that nobody asked for in so long goes."""
 
 
 def default_state_dir() -> Path:

@@ -424,8 +424,13 @@ class _Daemon:
         self._node_id = secrets.token_hex(16)
         self._pushed: PushedEvents | None = None
         self._committer = Committer()
-        self._inbound = PostgresInboundStore(pool, batch_window_seconds=settings.hub.batch_window_seconds)
-        issues = IssueService(PostgresIssueStore(pool))
+        limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
+        self._inbound = PostgresInboundStore(
+            pool,
+            batch_window_seconds=settings.hub.batch_window_seconds,
+            silent_seconds=limits.silent_seconds,
+        )
+        issues = IssueService(PostgresIssueStore(pool, silent_seconds=limits.silent_seconds))
         commands = CommandDesk(
             self._inbound,
             issues,
@@ -441,7 +446,6 @@ class _Daemon:
             observe=InboundObserver(self._metrics),
             ingested=self._enricher.expect,
         )
-        limits = LossLimits(silent_seconds=settings.limits.runtime_silence_seconds)
         self._tasks = TaskService(
             PostgresTaskStore(
                 pool,
@@ -666,13 +670,16 @@ class _Daemon:
 
     async def _run_janitor(self) -> None:
         from gateway.postgres.janitor_store import PostgresJanitorStore
+        from gateway.postgres.notices import PostgresAbsences
         from gateway.work.janitor import Sweep, run_janitor
 
         store = PostgresJanitorStore(self._pool)
+        absences = PostgresAbsences(self._pool, silent_seconds=self._settings.limits.runtime_silence_seconds)
         kept = self._settings.limits.history_days_max * 86_400.0
         await run_janitor(
             [
                 Sweep("lost_tasks", 10, self._tasks.return_lost),
+                Sweep("absences", 10, absences.tell),
                 Sweep("attachment_files", 600, self._attachments.sweep),
                 Sweep("inbound_claims", 600, store.purge_inbound_dedup),
                 Sweep("held_commands", 600, store.purge_held_commands),
@@ -701,6 +708,7 @@ class _Daemon:
                 for state in ConnectionState:
                     count = fleet.connections()[channel, state]
                     self._metrics.set("gateway_channel_connections", count, channel=channel, state=state)
+                self._metrics.set("gateway_channel_connections_degraded", fleet.degraded()[channel], channel=channel)
             self._metrics.set("gateway_database_connections", self._pool.idle, state="idle")
             self._metrics.set("gateway_database_connections", self._pool.in_use, state="busy")
             with trio.move_on_after(GAUGE_SECONDS):
@@ -712,11 +720,12 @@ class _Daemon:
         self, fleet: Fleet, stop: trio.Event, installs: ScanDesk | None, *, task_status: trio.TaskStatus[str]
     ) -> None:
         from gateway.http.app import Services, create_app
+        from gateway.http.places import PlaceLimits
         from gateway.http.server import serve_http
         from gateway.postgres.directory_store import PostgresDirectoryStore
         from gateway.work.directory import Directory
 
-        directory = Directory(PostgresDirectoryStore(self._pool))
+        directory, limits = Directory(PostgresDirectoryStore(self._pool)), self._settings.limits
         services = Services(
             authenticate=directory.authenticate,
             tasks=self._tasks,
@@ -726,7 +735,15 @@ class _Daemon:
             attachments=self._attachments,
             take_lark_event=None if self._pushed is None else self._pushed.take,
             webhooks=self._ingress(),
-            body_bytes_max=self._settings.limits.http_body_bytes_max,
+            body_bytes_max=limits.http_body_bytes_max,
+            place_limits=PlaceLimits(
+                streams=limits.live_streams_max,
+                streams_of_person=limits.live_streams_per_person_max,
+                downloads=limits.downloads_max,
+                downloads_of_person=limits.downloads_per_person_max,
+                claims=limits.claims_waiting_max,
+                claims_of_runtime=limits.claims_waiting_per_runtime_max,
+            ),
         )
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
 

@@ -105,6 +105,9 @@ async def test_unreadable_secret_is_a_state_of_its_bot_alone(world: World) -> No
         assert detail.startswith("secret_key holds no key ")
         doctor = await run_command(world, "doctor")
         assert doctor.returncode == 1
+        assert f"FAIL  secrets: 1 of 2 stored do not open: installation {lost.id}: app_secret_encrypted".encode() in (
+            doctor.stdout
+        )
         assert f"FAIL  bot {lost.app.app_id}: its secret does not open".encode() in doctor.stdout
         assert f"ok    bot {bot.app.app_id}: live".encode() in doctor.stdout
         rotated = await run_command(world, "secrets", "rotate", "--json")
@@ -130,6 +133,7 @@ async def run_command(world: World, *arguments: str, **environment: str) -> subp
         "GATEWAY_DATABASE_URL": world.conninfo,
         "GATEWAY_SECRET_KEY": world.key,
         "GATEWAY_STATE_DIR": str(world.logs),
+        **world.environment,
         **environment,
     }
     with trio.fail_after(60):

@@ -121,9 +121,6 @@ async def scene(pool: Pool, database: str, tmp_path: Path) -> AsyncIterator[Scen
     world = PostgresInbound(pool, window_seconds=0)
     bot = await world.add_bot()
     await world.bind(bot, "ou_ann")
-    await world.run(
-        "insert into agent_runtime (id, workspace_id, name) select runtime_id, workspace_id, 'r' from agent"
-    )
     ((runtime_id,),) = await world.run("select runtime_id from agent")
     async with open_desk(world.store, fused=True, issues=world.issues) as desk:
         yield Scene(

@@ -35,12 +35,9 @@ class TestCommandsInPostgres(CommandSuite):
 
 
 async def staffed(world: PostgresInbound) -> Bot:
-    """A bot with a bound member, whose agent's runtime exists."""
+    """A bot with a bound member."""
     bot = await world.add_bot()
     await world.bind(bot, "ou_ann")
-    await world.run(
-        "insert into agent_runtime (id, workspace_id, name) select runtime_id, workspace_id, 'r' from agent"
-    )
     return bot
 
 

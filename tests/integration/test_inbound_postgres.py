@@ -348,6 +348,7 @@ async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInb
         "quoted_ids": [message.quoted_id for message in messages],
         "bundles": [message.bundle for message in messages],
         "window_seconds": 3.0,
+        "silent_seconds": 150.0,
         "lock_milliseconds": 300,
     }
     async with world.pool.transaction() as conn:

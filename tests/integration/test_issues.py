@@ -45,6 +45,7 @@ async def stored(world: World) -> list[dict[str, Any]]:
 
 
 async def test_filed_issue_has_its_number_origin_and_defaults(world: World, service: IssueService) -> None:
+    await world.silence_runtime(0)
     wanted = draft(world, description="It fails.")
     filed = await service.file(wanted)
     assert (filed.identifier, filed.duplicate, filed.queueing) == ("ABC-1", False, Queueing.QUEUED)
@@ -78,6 +79,7 @@ async def test_issue_of_a_squad_runs_at_its_leader(world: World, service: IssueS
         "insert into squad (id, workspace_id, name, leader_agent_id) values (%(id)s, %(workspace)s, 'S', %(agent)s)",
         id=squad, workspace=world.workspace_id, agent=world.agent_id,
     )  # fmt: skip
+    await world.silence_runtime(0)
     assert (await service.file(draft(world, assignee_type="squad", assignee_id=squad))).queueing is Queueing.QUEUED
     (task,) = await world.sql("select agent_id from agent_task")
     assert task["agent_id"] == world.agent_id
@@ -87,6 +89,12 @@ async def test_issue_of_an_agent_without_a_runtime_waits_for_one(world: World, s
     await world.sql("update agent set runtime_id = null")
     assert (await service.file(draft(world))).queueing is Queueing.AGENT_OFFLINE
     await world.sql("update agent set runtime_id = %(id)s", id=world.runtime_id)
+    assert await world.service.claim(world.runtime, world.runtime_id) is not None
+
+
+async def test_issue_of_a_silent_runtime_waits_for_it(world: World, service: IssueService) -> None:
+    await world.silence_runtime(151)
+    assert (await service.file(draft(world))).queueing is Queueing.RUNTIME_SILENT
     assert await world.service.claim(world.runtime, world.runtime_id) is not None
 
 

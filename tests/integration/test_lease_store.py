@@ -10,8 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.channel.channel import ConnectionState, LinkHealth
+from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState, LinkHealth
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool, open_pool
@@ -148,6 +149,33 @@ async def test_record_keeps_earlier_times_and_stores_what_a_text_column_can(desk
         "select last_frame_at, pong_ms, code, left(detail, 23), length(detail) from channel_connection"
     )
     assert row == (at, None, 1 << 40, "nul  and half ? of a pa", 499)
+
+
+async def test_degraded_is_shown_of_what_hears_and_is_over_by_the_clock_of_the_database(
+    desk: PostgresDesk, pool: Pool
+) -> None:
+    async def shown() -> tuple[str, bool]:
+        [view] = await PostgresInstallationStore(pool).list()
+        return view.state, view.degraded
+
+    bot = await desk.add()
+    tenure = await granted(desk, bot)
+    health = LinkHealth(ConnectionState.LIVE)
+    await desk.store.record("n", [(tenure, health)])
+    assert await shown() == ("live", False)
+    health.asked_again_at = trio.current_time() - DEGRADED_SECONDS / 2
+    await desk.store.record("n", [(tenure, health)])
+    assert await shown() == ("live", True)
+    [(left,)] = await desk.execute("select extract(epoch from degraded_until - now())::float8 from channel_connection")
+    assert 0 < left <= DEGRADED_SECONDS / 2
+    # A holder that has not refused anything itself does not take the word of the one before it back.
+    await desk.store.record("n", [(tenure, LinkHealth(ConnectionState.LIVE))])
+    assert await shown() == ("live", True)
+    await desk.store.record("n", [(tenure, LinkHealth(ConnectionState.CONNECTING))])
+    assert await shown() == ("connecting", False)
+    await desk.store.record("n", [(tenure, LinkHealth(ConnectionState.LIVE))])
+    await desk.execute("update channel_connection set degraded_until = now()")
+    assert await shown() == ("live", False)
 
 
 async def test_renew_does_not_queue_behind_requests_for_leases_that_somebody_has_locked(

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from gateway.concurrency import Signal, watch_points
+from gateway.core.replies import Reply, in_every_language
 from gateway.errors import LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.outbound.ports import Lease
 from gateway.postgres.driver import TrioConnection
@@ -149,6 +150,36 @@ async def test_mark_of_a_settled_row_changes_nothing(world: World, store: Postgr
     assert await store.mark_sent(lease, row_id, "om_1")
     assert not await store.mark_failed(lease, row_id, 1, "late")
     assert (await row_of(world, row_id))["status"] == "sent"
+
+
+async def test_failed_answer_is_told_of_once_in_its_own_place_and_language(
+    pool: Pool, store: PostgresOutboxStore
+) -> None:
+    world = await open_world(pool, language="zh-Hans")
+    session = await world.add_session(thread_id="omt_1", config={"chat_id": "oc_real"})
+    assignment = await world.running(session)
+    await world.service.complete(world.runtime, assignment.claim.id, "hello")
+    (answer,) = await world.outbox()
+    await world.sql(
+        "insert into outbound_message (id, workspace_id, installation_id, task_id, kind, part, recipient_id, uuid)"
+        " select gen_random_uuid(), workspace_id, installation_id, task_id, kind, 1, 'oc_other', 'second part'"
+        " from outbound_message"
+    )
+    lease, words = Lease(world.installation_id, 1), in_every_language(Reply.ANSWER_UNDELIVERED)
+    rows = await store.take_due(lease, busy=(), rows_max=10)
+    assert len(rows) == 2
+    assert not await store.mark_failed(Lease(world.installation_id, 0), rows[0].id, 230002, "stale", told=words)
+    for row in sorted(rows, key=lambda row: row.id != answer["id"]):
+        assert await store.mark_failed(lease, row.id, 230002, "bot not in chat", told=words)
+    (notice,) = [row for row in await world.outbox() if row["kind"] == "notice"]
+    assert notice["content"] == words["zh-Hans"]
+    assert notice["status"] == "queued"
+    same = ("task_id", "chat_session_id", "recipient_type", "recipient_id", "thread_id", "reply_to_message_id")
+    assert {name: notice[name] for name in same} == {name: answer[name] for name in same}
+    (row,) = await store.take_due(lease, busy=(), rows_max=10)
+    assert row.id == notice["id"]
+    assert await store.mark_failed(lease, row.id, 230002, "bot not in chat")
+    assert await store.take_due(lease, busy=(), rows_max=10) == []
 
 
 async def test_row_in_doubt_says_since_when_until_the_doubt_is_cleared(

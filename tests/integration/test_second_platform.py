@@ -13,6 +13,7 @@ import httpx2
 import pytest
 import trio
 
+from gateway.core.replies import WORDS, Reply
 from gateway.keyring import KeyRing, generate_key, open_config
 from gateway.postgres.pool import Pool
 from gateway.postgres.secret_store import shelves_of
@@ -199,7 +200,7 @@ async def test_long_answer_is_one_message_where_nobody_registered_how_to_divide(
     assert answer.text.strip() == words.strip()
 
 
-async def test_refused_message_is_recorded_and_a_lost_one_is_said_once(
+async def test_refused_message_is_recorded_and_told_and_a_lost_one_is_said_once(
     town: Town, bot: ToyBot, runtime: Runtime
 ) -> None:
     town.trouble["never"].append("muted")
@@ -209,9 +210,10 @@ async def test_refused_message_is_recorded_and_a_lost_one_is_said_once(
     await bot.world.until("select count(*) = 1 from outbound_message where status = 'failed'")
     town.whisper("ada", bot.handle, "second")
     await runtime.answer("surely")
-    await bot.world.until("select count(*) = 1 from outbound_message where status = 'sent'")
-    assert await bot.world.value("select attempts from outbound_message where status = 'sent'") > 1
-    assert [answer.text for answer in town.answers("~ada")] == ["surely"]
+    await bot.world.until("select count(*) = 2 from outbound_message where status = 'sent'")
+    assert await bot.world.value("select attempts from outbound_message where content = 'surely'") > 1
+    refused = WORDS["en"][Reply.ANSWER_UNDELIVERED]
+    assert [answer.text for answer in town.answers("~ada")] == [refused, "surely"]
 
 
 async def test_stopped_daemon_hands_the_bot_over_and_nothing_is_lost(

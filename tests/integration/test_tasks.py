@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from gateway.concurrency import watch_points
+from gateway.core.replies import WORDS, Reply
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.directory import RuntimePrincipal
@@ -305,13 +306,27 @@ async def test_complete_announces_the_chat_before_the_task(pool: Pool, database:
     assert "secret" not in repr(events)
 
 
-@pytest.mark.parametrize("output", ["", "  \n", "\x00", "\u200b\ufeff\n\u2060"])
-async def test_complete_without_words_says_nothing(pool: Pool, output: str) -> None:
-    world = await open_world(pool)
+@pytest.mark.parametrize(
+    ("output", "language"),
+    [("", "en"), ("  \n", "zh-Hans"), ("\x00", "en"), ("\u200b\ufeff\n\u2060", "zh-Hans"), ("\u3164\u2800", "en")],
+)
+async def test_complete_without_words_says_so_in_one_line(pool: Pool, output: str, language: str) -> None:
+    world = await open_world(pool, language=language)
     session = await world.add_session()
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, output)
+    for _ in range(2):
+        await world.service.complete(world.runtime, assignment.claim.id, output)
     assert await world.answers(session) == []
+    (row,) = await world.outbox()
+    assert (row["kind"], row["task_id"], row["recipient_id"]) == ("notice", assignment.claim.id, session.chat_id)
+    assert row["content"] == WORDS[language][Reply.NO_ANSWER]
+
+
+async def test_complete_without_words_where_nobody_chats_says_nothing(pool: Pool) -> None:
+    world = await open_world(pool)
+    session = await world.add_session(bound=False)
+    assignment = await world.running(session)
+    await world.service.complete(world.runtime, assignment.claim.id, "")
     assert await world.outbox() == []
 
 

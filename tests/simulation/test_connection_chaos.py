@@ -71,7 +71,8 @@ class Life:
         codes = {name.split(":")[1]: code for name, code in self.outcomes.items()}
         for _, ack in self.peer.acks:
             if ack.header(b"type") == b"event":
-                assert code_of(ack) == codes[(ack.header(b"message_id") or b"").decode()]
+                # What was not decided was refused for want of room.
+                assert code_of(ack) == codes.get((ack.header(b"message_id") or b"").decode(), 500)
         for chat in "abc":
             numbers = [int(name[2:]) for name in self.decided if name.startswith(chat)]
             assert numbers == sorted(numbers)

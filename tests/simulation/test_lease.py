@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from random import Random
 from typing import TypeVar
@@ -13,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.channel.channel import ConnectionState
+from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState
 from gateway.concurrency import finishing
 from gateway.core.lease import RELEASE_FINISH_SECONDS, LeaseSettings
 from gateway.errors import LeaseLost, StoreUnavailable
@@ -336,3 +338,21 @@ def test_release_that_arrives_late_never_frees_a_later_tenure(seed: int) -> None
             network.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@jumping
+async def test_link_that_becomes_degraded_is_stored_at_once_and_again_while_it_lasts(bench: Bench) -> None:
+    async with hold_lease(bench.leases, await bench.acquire()) as lease:
+        lease.health.state = ConnectionState.LIVE
+        await trio.sleep(100)
+        lease.recorded(replace(lease.health), trio.current_time())
+        lease.health.last_frame_at = datetime(2026, 1, 1, tzinfo=UTC)
+        assert lease.report(trio.current_time() + 1) is None
+        lease.health.asked_again_at = trio.current_time()
+        report = lease.report(trio.current_time() + 1)
+        assert report is not None
+        assert report.degraded_seconds(trio.current_time()) == DEGRADED_SECONDS
+        lease.recorded(report, trio.current_time() + 1)
+        lease.health.asked_again_at += 1
+        assert lease.report(trio.current_time() + 2) is None
+        assert lease.report(trio.current_time() + 6) is not None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
+from gateway.core.replies import WORDS, Reply
 from gateway.errors import (
     LarkRefused,
     LarkThrottled,
@@ -136,6 +139,20 @@ async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryO
     assert (refused.status, refused.error) == ("failed", "bot not in chat")
     assert following.status == "sent"
     assert len(platform.calls) == 2
+    assert store.told == [(refused.row.id, WORDS["en"][Reply.ANSWER_UNDELIVERED])]
+
+
+@simulated
+@pytest.mark.parametrize(("kind", "tells"), [("answer", True), ("error", True), ("notice", False)])
+async def test_outbox_refusal_is_told_of_a_run_and_never_of_what_the_gateway_itself_says(
+    store: MemoryOutboxStore, platform: Toy, kind: str, tells: bool
+) -> None:
+    row = store.add("no")
+    row.row = replace(row.row, kind=kind)
+    platform.before["no"] = [raising(LarkRefused("bot not in chat", code=230002))]
+    async with sending(store, platform):
+        await trio.sleep(5)
+    assert (row.status, len(store.told)) == ("failed", int(tells))
 
 
 @simulated

@@ -13,7 +13,7 @@ import pytest
 import structlog.testing
 import trio
 
-from gateway.channel.channel import ConnectionState, LinkLost, LinkRefused
+from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState, LinkLost, LinkRefused
 from gateway.supervisor.installation import DRAIN_SECONDS
 from gateway.supervisor.ports import Installation
 from support.lease_world import UNREADABLE, World, simulate
@@ -661,3 +661,21 @@ def test_supervisor_that_meets_a_row_it_cannot_read_keeps_the_bots_it_has(seed: 
 
 async def _too_deep(_channel_types: object) -> list[Installation]:
     raise RecursionError("maximum recursion depth exceeded while decoding a JSON array")
+
+
+def test_link_that_asked_for_an_event_again_counts_as_degraded_for_a_minute() -> None:
+    async def scenario(world: World) -> None:
+        bot = world.add_bot()
+        daemon = await world.start()
+        await world.platform.until_live(bot)
+        assert daemon.fleet is not None
+        assert daemon.fleet.degraded() == {}
+        daemon.fleet._serving[bot].health.asked_again_at = trio.current_time()
+        assert daemon.fleet.degraded() == {TOY: 1}
+        assert daemon.fleet.connections() == {(TOY, ConnectionState.LIVE): 1}
+        assert daemon.fleet.states() == {"live": 1, "degraded": 1}
+        await trio.sleep(DEGRADED_SECONDS)
+        assert daemon.fleet.degraded() == {}
+        assert daemon.fleet.states() == {"live": 1}
+
+    simulate(0, scenario)

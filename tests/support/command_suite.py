@@ -150,6 +150,13 @@ class CommandSuite:
         assert [issue.runs for issue in await world.filed()] == [runs]
         assert await _texts(world) == [f"{CREATED}\n{WORDS['en'][reply]}"]
 
+    async def test_confirmation_tells_of_a_silent_runtime(self, world: InboundWorld) -> None:
+        await world.hear_runtime(await _staffed(world), heard=False)
+        async with _opened(world) as desk:
+            await desk.receive(direct("om_1", "/issue Fix the login"))
+        assert [issue.runs for issue in await world.filed()] == [1]
+        assert await _texts(world) == [f"{CREATED}\n{WORDS['en'][Reply.RUN_OFFLINE]}"]
+
     # /new
 
     async def test_new_with_words_begins_a_generation_with_them(self, world: InboundWorld) -> None:
@@ -200,18 +207,69 @@ class CommandSuite:
     ) -> None:
         await _staffed(world, has_runtime=False, language=language)
         async with _opened(world, fused=fused) as desk:
-            for number in (1, 2, 2):
+            for number in (1, 2, 2, 3):
                 await desk.receive(direct(f"om_{number}"))
         words = WORDS[language][Reply.AGENT_OFFLINE]
-        assert await world.notices() == [StoredNotice("oc_ou_ann", f"om_{number}", "", words) for number in (1, 2)]
-        assert len(await world.messages()) == 2
+        assert await world.notices() == [StoredNotice("oc_ou_ann", "om_1", "", words)]
+        assert len(await world.messages()) == 3
         assert [task.status for task in await world.tasks()] == ["queued"]
 
-    async def test_archived_agent_says_so(self, world: InboundWorld) -> None:
-        await _staffed(world, archived=True)
+    @pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
+    async def test_silent_runtime_is_told_of_once_for_each_conversation_and_silence(
+        self, world: InboundWorld, fused: bool
+    ) -> None:
+        bot = await _staffed(world)
+        words = WORDS["en"][Reply.AGENT_OFFLINE]
+        async with _opened(world, fused=fused) as desk:
+            await desk.receive(direct("om_0"))
+            await world.hear_runtime(bot, heard=False)
+            for number in range(1, 6):
+                await desk.receive(direct(f"om_{number}"))
+            await desk.receive(grouped("om_6"))
+            await world.hear_runtime(bot, heard=True)
+            await desk.receive(direct("om_7"))
+            told = [StoredNotice("oc_ou_ann", "om_1", "", words), StoredNotice("oc_team", "om_6", "", words)]
+            assert await world.notices() == told
+            await world.hear_runtime(bot, heard=False)
+            await desk.receive(direct("om_8"))
+            await desk.receive(direct("om_9"))
+        assert await world.notices() == [*told, StoredNotice("oc_ou_ann", "om_8", "", words)]
+        assert desk.outcomes == [(Outcome.INGESTED, None)] * 10
+        assert len(await world.messages()) == 10
+        assert [task.status for task in await world.tasks()] == ["queued", "queued"]
+
+    async def test_conversation_that_was_put_away_is_told_of_no_silence(self, world: InboundWorld) -> None:
+        bot = await _staffed(world)
         async with _opened(world) as desk:
-            await desk.receive(direct())
-        assert await _texts(world) == [WORDS["en"][Reply.AGENT_ARCHIVED]]
+            await desk.receive(direct("om_1"))
+            await world.hear_runtime(bot, heard=False)
+            await world.archive_sessions()
+            await desk.receive(direct("om_2"))
+        assert await world.notices() == []
+
+    async def test_runtime_that_comes_and_goes_begins_another_absence(self, world: InboundWorld) -> None:
+        bot = await _staffed(world, has_runtime=False)
+        async with _opened(world) as desk:
+            await desk.receive(direct("om_1"))
+            await world.set_runtime(bot, there=True)
+            await desk.receive(direct("om_2"))
+            await world.set_runtime(bot, there=False)
+            await desk.receive(direct("om_3"))
+            await desk.receive(direct("om_4"))
+        assert [notice.reply_to for notice in await world.notices()] == ["om_1", "om_3"]
+
+    async def test_archived_agent_says_so_once_for_each_time_it_is_archived(self, world: InboundWorld) -> None:
+        bot = await _staffed(world, archived=True)
+        async with _opened(world) as desk:
+            await desk.receive(direct("om_1"))
+            await desk.receive(direct("om_2"))
+            await world.archive_agent(bot, archived=False)
+            await desk.receive(direct("om_3"))
+            await world.archive_agent(bot)
+            await desk.receive(direct("om_4"))
+            await desk.receive(direct("om_5"))
+        notices = [(notice.reply_to, notice.text) for notice in await world.notices()]
+        assert notices == [(each, WORDS["en"][Reply.AGENT_ARCHIVED]) for each in ("om_1", "om_4")]
 
     async def test_conversation_that_was_put_away_stays_silent(self, world: InboundWorld) -> None:
         await _staffed(world)

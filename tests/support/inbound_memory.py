@@ -33,6 +33,17 @@ from support.issue_memory import MemoryIssues
 class _Agent:
     has_runtime: bool
     archived: bool
+    heard: bool = True
+    changes: int = 0
+    """Whatever comes or goes begins another absence, or none."""
+
+    @property
+    def absence(self) -> tuple[str, int] | None:
+        if self.archived:
+            return "archived", self.changes
+        if not self.has_runtime:
+            return "no runtime", self.changes
+        return None if self.heard else ("silent", self.changes)
 
 
 @dataclass
@@ -41,6 +52,7 @@ class _Session:
     installation: Installation
     archived: bool = False
     generation: int = 0
+    told: tuple[str, int] | None = None
 
 
 @dataclass
@@ -140,9 +152,13 @@ class MemoryInbound:
         if not self._begin(message.session_id, claim):
             return None
         queueing = self._append(message)
-        if queueing in notices:
+        if queueing in notices and self._untold(self.session_rows[message.session_id]):
             self._send(notices[queueing])
         return queueing
+
+    def _untold(self, session: _Session) -> bool:
+        before, session.told = session.told, self.agents[session.installation.agent_id].absence
+        return session.told != before
 
     async def append_command(
         self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
@@ -228,6 +244,8 @@ class MemoryInbound:
         claim = Claim(installation.id, message.message_id, message.token)
         if not member or agent.archived or not agent.has_runtime or self._row(claim) is not None:
             return None
+        if agent.absence not in {None, session.told}:
+            return None
         self.claim_rows[(claim.installation_id, claim.message_id)] = ClaimRow(message.token, self.now, self.now)
         return self._append(
             UserMessage(
@@ -245,7 +263,7 @@ class MemoryInbound:
         session = self.session_rows[message.session_id]
         self._write(message, "text")
         queueing = self._queueing(session.installation.agent_id, session_archived=session.archived)
-        if queueing in {Queueing.QUEUED, Queueing.AGENT_OFFLINE}:
+        if queueing in {Queueing.QUEUED, Queueing.RUNTIME_SILENT, Queueing.AGENT_OFFLINE}:
             self._enqueue(message)
         return queueing
 
@@ -264,7 +282,10 @@ class MemoryInbound:
     def _queueing(self, agent_id: UUID, *, session_archived: bool = False) -> Queueing:
         agent = self.agents[agent_id]
         return judge_queueing(
-            agent_archived=agent.archived, session_archived=session_archived, has_runtime=agent.has_runtime
+            agent_archived=agent.archived,
+            session_archived=session_archived,
+            has_runtime=agent.has_runtime,
+            runtime_heard=agent.heard,
         )
 
     def _enqueue(self, message: UserMessage) -> None:
@@ -316,8 +337,19 @@ class MemoryInbound:
     async def remove_member(self, bot: Bot, user_id: UUID) -> None:
         self.members.discard((bot.workspace_id, user_id))
 
-    async def archive_agent(self, bot: Bot) -> None:
-        self.agents[bot.agent_id].archived = True
+    async def archive_agent(self, bot: Bot, *, archived: bool = True) -> None:
+        self._change(bot).archived = archived
+
+    async def set_runtime(self, bot: Bot, *, there: bool) -> None:
+        self._change(bot).has_runtime = there
+
+    async def hear_runtime(self, bot: Bot, *, heard: bool) -> None:
+        self._change(bot).heard = heard
+
+    def _change(self, bot: Bot) -> _Agent:
+        agent = self.agents[bot.agent_id]
+        agent.changes += 1
+        return agent
 
     async def archive_sessions(self) -> None:
         for session in self.session_rows.values():

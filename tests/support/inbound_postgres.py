@@ -14,6 +14,7 @@ from gateway.postgres.inbound_store import PostgresInboundStore
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
 from gateway.work.issues import IssueStore
+from gateway.work.ports import SILENT_SECONDS
 from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
 
 
@@ -51,11 +52,9 @@ class PostgresInbound:
         )
         await self._add_user(installer)
         await self.run(
-            "insert into agent (id, workspace_id, name, runtime_id, archived_at)"
-            " values (%s, %s, 'a', %s, case when %s then now() end)",
+            "insert into agent (id, workspace_id, name, archived_at) values (%s, %s, 'a', case when %s then now() end)",
             agent,
             workspace,
-            uuid4() if has_runtime else None,
             archived,
         )
         await self.run(
@@ -68,7 +67,10 @@ class PostgresInbound:
             "revoked" if revoked else "active",
             installer,
         )
-        return Bot(installation, workspace, agent, installer, app_id)
+        bot = Bot(installation, workspace, agent, installer, app_id)
+        if has_runtime:
+            await self.set_runtime(bot, there=True)
+        return bot
 
     async def _add_user(self, user_id: UUID) -> None:
         await self.run("insert into app_user (id, email) values (%s, %s)", user_id, f"{user_id}@example.test")
@@ -92,8 +94,29 @@ class PostgresInbound:
     async def remove_member(self, bot: Bot, user_id: UUID) -> None:
         await self.run("delete from member where workspace_id = %s and user_id = %s", bot.workspace_id, user_id)
 
-    async def archive_agent(self, bot: Bot) -> None:
-        await self.run("update agent set archived_at = now() where id = %s", bot.agent_id)
+    async def archive_agent(self, bot: Bot, *, archived: bool = True) -> None:
+        await self.run(
+            "update agent set archived_at = case when %s then now() end where id = %s", archived, bot.agent_id
+        )
+
+    async def set_runtime(self, bot: Bot, *, there: bool) -> None:
+        runtime_id = uuid4() if there else None
+        if there:
+            await self.run(
+                "insert into agent_runtime (id, workspace_id, name, last_heartbeat_at) values (%s, %s, %s, now())",
+                runtime_id,
+                bot.workspace_id,
+                str(runtime_id),
+            )
+        await self.run("update agent set runtime_id = %s where id = %s", runtime_id, bot.agent_id)
+
+    async def hear_runtime(self, bot: Bot, *, heard: bool) -> None:
+        await self.run(
+            "update agent_runtime set last_heartbeat_at = now() - make_interval(secs => %s)"
+            " where id = (select runtime_id from agent where id = %s)",
+            0 if heard else SILENT_SECONDS + 1,
+            bot.agent_id,
+        )
 
     async def archive_sessions(self) -> None:
         await self.run("update chat_session set archived_at = now()")
@@ -115,6 +138,7 @@ class PostgresInbound:
         )
 
     async def sent(self, seconds_ago: float) -> datetime:
+        moment: datetime
         ((moment,),) = await self.run("select now() - make_interval(secs => %s)", seconds_ago)
         return moment
 

@@ -534,6 +534,19 @@ class InboundSuite:
         assert await world.claims() == before
         assert len(await world.messages()) == 1
 
+    async def test_ingest_leaves_a_silent_runtime_to_the_steps_until_its_conversation_was_told(
+        self, world: InboundWorld
+    ) -> None:
+        async with open_desk(world.store, fused=False) as desk:
+            bot = await _warm(world, desk)
+            await world.hear_runtime(bot, heard=False)
+            early, late = _plain("om_1", "one"), _plain("om_3", "three")
+            assert await world.store.ingest([early]) == {}
+            await desk.receive(direct("om_2", "two"))
+            assert list(await world.store.ingest([late])) == [late.token]
+        assert [message.content for message in await world.messages()] == ["first", "two", "three"]
+        assert len(await world.notices()) == 1
+
     async def test_ingest_keeps_the_order_given_and_queues_one_task_per_session(self, world: InboundWorld) -> None:
         async with open_desk(world.store, fused=False) as desk:
             bot = await _warm(world, desk)

@@ -38,7 +38,9 @@ class Peer:
     async def run(self) -> None:
         try:
             while True:
-                frame = decode(await self.ws.get_message())
+                message = await self.ws.get_message()
+                assert isinstance(message, bytes)
+                frame = decode(message)
                 await self._take(frame)
         except Exception:  # closed, in whatever way
             self.closed.set()
@@ -88,7 +90,7 @@ def event_frame(payload: bytes, message_id: str = "m", *, type: str = "event", *
 
 
 def code_of(ack: Frame) -> int:
-    return msgspec.json.decode(ack.payload or b"null")["code"]
+    return int(msgspec.json.decode(ack.payload or b"null")["code"])
 
 
 Script = Callable[[Peer], Awaitable[None]]

@@ -165,7 +165,8 @@ class FaultyWire(Wire):
         if name in self.late:
             await _arrive_late(self, operation)
         fate = self.rng.choice(_FATES) if self.rng.random() < self.flaky else self._answer
-        return await fate(self, operation)
+        answer: T = await fate(self, operation)
+        return answer
 
     async def travel(self) -> None:
         await trio.sleep(self.rng.uniform(*self.latency_seconds))

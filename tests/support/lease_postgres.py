@@ -57,10 +57,10 @@ class PostgresDesk:
         )
 
     async def lease(self, installation_id: UUID) -> tuple[str | None, int]:
-        [row] = await self.execute(
+        [(token, epoch)] = await self.execute(
             "select ws_lease_token, lease_epoch from channel_installation where id = %s", installation_id
         )
-        return row
+        return token, epoch
 
     async def connection(self, installation_id: UUID) -> ConnectionRow | None:
         rows = await self.execute(

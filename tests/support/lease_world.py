@@ -10,9 +10,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-import structlog.testing
 import trio
-import trio.testing
 
 from gateway.channel.channel import Channel, Verdict
 from gateway.channel.message import InboundMessage
@@ -23,6 +21,7 @@ from gateway.keyring import UnreadableSecret
 from gateway.supervisor.ports import Installation
 from gateway.supervisor.sweep import Fleet, run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
+from support.seeded import run_seeded
 from support.toy_channel import TOY, ToyLink, ToyPlatform
 
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
@@ -191,18 +190,9 @@ def simulate(seed: int, scenario: Scenario, *, settings: LeaseSettings | None = 
     worlds = []
 
     async def main() -> None:
-        with trio.fail_after(100_000):
-            async with open_world(seed, settings) as world:
-                worlds.append(world)
-                await scenario(world)
+        async with open_world(seed, settings) as world:
+            worlds.append(world)
+            await scenario(world)
 
-    scheduler = trio._core._run
-    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
-    scheduler._r.seed(seed)  # type: ignore[attr-defined]
-    try:
-        # Captured, because rendering the traceback of every staged failure takes longer than all the rest.
-        with structlog.testing.capture_logs():
-            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-    finally:
-        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = False  # type: ignore[attr-defined]
+    run_seeded(seed, main, seconds_max=100_000)
     return worlds[0]

@@ -161,7 +161,10 @@ class OldWorld:
             **names(user_id=bot.account),
             **union,
         )
-        chats = ((bot.direct_id, "p2p", bot.direct_chat, p2p_last), (bot.group_id, "group", "oc_group", {}))
+        chats: tuple[tuple[UUID, str, str, dict[str, Any]], ...] = (
+            (bot.direct_id, "p2p", bot.direct_chat, p2p_last),
+            (bot.group_id, "group", "oc_group", {}),
+        )
         for session_id, kind, chat, last in chats:
             await self.add(
                 table("chat_session_binding"),

@@ -187,7 +187,8 @@ class Stored:
 class MemoryOutboxStore:
     """Implements OutboxStore on trio's clock. `owner` is the epoch of the installation's lease.
 
-    `held_until` is what a row waits for besides its own time; `trouble` is what the next calls raise.
+    `held_until` is what a row waits for besides its own time; `trouble` is what the next calls raise. What chats are
+    told of a row that failed is kept in `told`, and not sent.
     """
 
     def __init__(self) -> None:
@@ -196,6 +197,7 @@ class MemoryOutboxStore:
         self.owner = 1
         self.down = False
         self.trouble: list[Exception] = []
+        self.told: list[tuple[UUID, str]] = []
 
     def add(self, text: str, chat_id: str = "oc_1", *, age_seconds: float = 0.0) -> Stored:
         row_id = uuid4()
@@ -233,9 +235,14 @@ class MemoryOutboxStore:
         await self._reach()
         return self._settle(lease, row_id, "sent", channel_message_id=channel_message_id)
 
-    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+    async def mark_failed(
+        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+    ) -> bool:
         await self._reach()
-        return self._settle(lease, row_id, "failed", error=reason)
+        settled = self._settle(lease, row_id, "failed", error=reason)
+        if settled and told is not None:
+            self.told.append((row_id, told["en"]))
+        return settled
 
     async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
         await self._reach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -222,8 +222,10 @@ class StoreWire:
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
         return await self._settle(row_id, lambda: self.world.store.mark_sent(lease, row_id, channel_message_id))
 
-    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
-        return await self._settle(row_id, lambda: self.world.store.mark_failed(lease, row_id, code, reason))
+    async def mark_failed(
+        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+    ) -> bool:
+        return await self._settle(row_id, lambda: self.world.store.mark_failed(lease, row_id, code, reason, told=told))
 
     async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
         return await self._settle(row_id, lambda: self.world.store.mark_unknown(lease, row_id, code, reason))

@@ -52,11 +52,12 @@ HOST = "gateway.example"
 
 @dataclass
 class Browser:
-    """One person's browser. `origin` is what it says it is looking at."""
+    """One person's browser. `origin` is what it says it is looking at, `peer` the address that connects to us."""
 
     client: TestClientProtocol
     origin: str | None = f"http://{HOST}"
     headers: dict[str, str] = field(default_factory=dict)
+    peer: str | None = None
 
     async def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         response = await self.send(method, path, body, **headers)
@@ -68,7 +69,8 @@ class Browser:
         if self.origin is not None and method != "GET":
             sent["Origin"] = self.origin
         data = body if isinstance(body, bytes) else msgspec.json.encode(body) if body is not None else b""
-        return await self.client.open(path, method=method, headers=sent, data=data)
+        scope = {} if self.peer is None else {"client": (self.peer, 1)}
+        return await self.client.open(path, method=method, headers=sent, data=data, scope_base=scope)  # type: ignore[call-arg] # `json` is optional in truth
 
     async def sign_in(self, email: str, password: str = PASSWORD) -> int:
         status, _ = await self.ask("POST", "/api/auth/login", {"email": email, "password": password})

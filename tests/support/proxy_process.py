@@ -99,11 +99,13 @@ class Server:
         parts = urlsplit(target)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         hop = {b"proxy-authorization", b"connection", b"proxy-connection"}
-        headers = [(name, value) for name, value in request.headers if name not in hop]
+        headers = [(bytes(name), bytes(value)) for name, value in request.headers if name not in hop]
         onward = h11.Connection(h11.CLIENT)
         upstream = await trio.open_tcp_stream(host, port)
         async with upstream:
-            asked = h11.Request(method=request.method, target=path or "/", headers=[*headers, ("Connection", "close")])
+            asked = h11.Request(
+                method=request.method, target=path or "/", headers=[*headers, (b"Connection", b"close")]
+            )
             await upstream.send_all(onward.send(asked))
             while isinstance(event := await _next(http, stream), h11.Data):
                 await upstream.send_all(onward.send(event))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog.testing
 import trio
@@ -16,12 +17,12 @@ def run_seeded(seed: int, main: Callable[[], Awaitable[None]], *, seconds_max: f
         with trio.fail_after(seconds_max):
             await main()
 
-    scheduler = trio._core._run
-    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
-    scheduler._r.seed(seed)  # type: ignore[attr-defined]
+    scheduler: Any = trio._core._run
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
     try:
         # Captured, because rendering the traceback of every staged failure takes longer than all the rest.
         with structlog.testing.capture_logs():
             trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
-        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = False  # type: ignore[attr-defined]
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = False

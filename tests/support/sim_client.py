@@ -56,14 +56,14 @@ class SimClient:
 
     async def create_app(self, name: str = "", **options: Any) -> dict[str, Any]:
         """Returns app_id, app_secret, bot_open_id, bot_union_id and the rest."""
-        return await self.call("POST", "apps", {"name": name, **options})
+        return dict(await self.call("POST", "apps", {"name": name, **options}))
 
     async def create_person(self, name: str) -> dict[str, Any]:
         """Returns union_id and `open_ids` by app id."""
-        return await self.call("POST", "people", {"name": name})
+        return dict(await self.call("POST", "people", {"name": name}))
 
     async def create_group(self, name: str, apps: Sequence[str], people: Sequence[str]) -> dict[str, Any]:
-        return await self.call("POST", "groups", {"name": name, "apps": list(apps), "people": list(people)})
+        return dict(await self.call("POST", "groups", {"name": name, "apps": list(apps), "people": list(people)}))
 
     async def rotate_secret(self, app: str, overlap_seconds: float = 0.0) -> str:
         body = {"overlap_seconds": overlap_seconds}
@@ -73,20 +73,20 @@ class SimClient:
         return int((await self.call("POST", f"apps/{quote(app)}/revoke-tokens", {}))["revoked"])
 
     async def settings(self, **changes: Any) -> dict[str, Any]:
-        return await self.call("PUT", "settings", changes)
+        return dict(await self.call("PUT", "settings", changes))
 
     # -- talking
 
     async def say(self, sender: str, to: str, text: str = "", **options: Any) -> dict[str, Any]:
         """Returns the message and its `events`; with `wait_seconds`, after they are settled."""
-        return await self.call("POST", "messages", {"sender": sender, "to": to, "text": text, **options})
+        return dict(await self.call("POST", "messages", {"sender": sender, "to": to, "text": text, **options}))
 
     async def chats(self, person: str = "") -> list[dict[str, Any]]:
-        return await self.call("GET", "chats", person=person)
+        return list(await self.call("GET", "chats", person=person))
 
     async def sent(self, chat: str, *, count: int = 0, seconds: float = 0.0) -> list[dict[str, Any]]:
         """What bots said in a chat; waits up to `seconds` for at least `count`, and fails when fewer came."""
-        found = await self.call(
+        found: list[dict[str, Any]] = await self.call(
             "GET", f"chats/{chat}/messages", sender_type="app", wait_count=count, wait_seconds=seconds
         )
         assert len(found) >= count, f"{len(found)} of {count} answers after {seconds} s"
@@ -95,20 +95,20 @@ class SimClient:
     # -- events
 
     async def push_event(self, app: str, **event: Any) -> dict[str, Any]:
-        return await self.call("POST", "events", {"app": app, **event})
+        return dict(await self.call("POST", "events", {"app": app, **event}))
 
     async def push_raw(self, target: str, **raw: Any) -> int:
         return int((await self.call("POST", "raw-messages", {"target": target, **raw}))["queued"])
 
     async def event(self, event_id: str, *, seconds: float = 0.0) -> dict[str, Any]:
         """An event with its pushes; waits up to `seconds` for it to be settled."""
-        return await self.call("GET", f"events/{event_id}", wait_seconds=seconds)
+        return dict(await self.call("GET", f"events/{event_id}", wait_seconds=seconds))
 
     async def events(self, app: str = "") -> list[dict[str, Any]]:
-        return await self.call("GET", "events", app=app)
+        return list(await self.call("GET", "events", app=app))
 
     async def redeliver(self, event_id: str, *, seconds: float = 5.0) -> dict[str, Any]:
-        return await self.call("POST", f"events/{event_id}/redeliver", {}, wait_seconds=seconds)
+        return dict(await self.call("POST", f"events/{event_id}/redeliver", {}, wait_seconds=seconds))
 
     # -- connections
 
@@ -117,7 +117,7 @@ class SimClient:
         return [one for one in await self.connection_history(app) if one["live"]]
 
     async def connection_history(self, app: str = "") -> list[dict[str, Any]]:
-        return (await self.call("GET", "connections", app=app))["connections"]
+        return list((await self.call("GET", "connections", app=app))["connections"])
 
     async def wait_connected(self, app: str, count: int = 1, *, seconds: float = 30.0) -> list[dict[str, Any]]:
         """Wait until the app has exactly `count` live connections."""
@@ -132,28 +132,28 @@ class SimClient:
 
     async def drop(self, target: str, how: str = "close", code: int = 1000) -> list[dict[str, Any]]:
         """End one connection (`conn-N`) or all of an app: close, hang_up, reset or tear."""
-        return await self.call("POST", f"connections/{quote(target)}/drop", {"how": how, "code": code})
+        return list(await self.call("POST", f"connections/{quote(target)}/drop", {"how": how, "code": code}))
 
     async def freeze(self, target: str) -> list[dict[str, Any]]:
-        return await self.call("POST", f"connections/{quote(target)}/freeze", {})
+        return list(await self.call("POST", f"connections/{quote(target)}/freeze", {}))
 
     async def thaw(self, target: str) -> list[dict[str, Any]]:
-        return await self.call("POST", f"connections/{quote(target)}/thaw", {})
+        return list(await self.call("POST", f"connections/{quote(target)}/thaw", {}))
 
     # -- failures and the call log
 
     async def fail_next(self, path: str, times: int = 1, **how: Any) -> dict[str, Any]:
-        return await self.call("POST", "faults", {"path": path, "times": times, **how})
+        return dict(await self.call("POST", "faults", {"path": path, "times": times, **how}))
 
     async def reject_handshakes(self, times: int = 1, **how: Any) -> dict[str, Any]:
-        return await self.call("POST", "handshake-faults", {"times": times, **how})
+        return dict(await self.call("POST", "handshake-faults", {"times": times, **how}))
 
     async def clear_faults(self) -> None:
         await self.call("DELETE", "faults")
 
     async def calls(self, app: str = "") -> list[dict[str, Any]]:
-        return (await self.call("GET", "calls", app=app))["calls"]
+        return list((await self.call("GET", "calls", app=app))["calls"])
 
     async def call_counts(self) -> dict[str, int]:
         """Calls by "METHOD pattern status"."""
-        return (await self.call("GET", "calls"))["counts"]
+        return dict((await self.call("GET", "calls"))["counts"])

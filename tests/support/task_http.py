@@ -35,7 +35,8 @@ class TaskServer:
     async def authenticate(self, token: str) -> Principal | None:
         if self.revoked:
             return None
-        return {TOKEN: self.world.runtime, USER_TOKEN: UserPrincipal(self.world.user_id)}.get(token)
+        known: dict[str, Principal] = {TOKEN: self.world.runtime, USER_TOKEN: UserPrincipal(self.world.user_id)}
+        return known.get(token)
 
 
 @asynccontextmanager

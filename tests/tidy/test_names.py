@@ -20,6 +20,7 @@ FILE_ENDINGS = {"py", "sql", "toml", "service", "env", "key", "log", "conf"}
 # Read by people as well: what they name must exist too.
 TEXTS = [
     *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/*.md")),
     *sorted(ROOT.glob("protocol/*.*")),
     *sorted(ROOT.glob("systemd/*")),
     *sorted(ROOT.glob("sql/*.sql")),

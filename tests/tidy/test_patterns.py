@@ -102,6 +102,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.core.enrichment _INVISIBLE": worst("\u200b", "a\u200b"),
     "gateway.core.enrichment _RESERVED_NAME": worst("1", "a", before="user "),
     "gateway.core.markdown _ANCHOR": worst("<", "<a", "<a "),
+    "gateway.core.markdown _INVISIBLE": worst("\u034f", "a"),
     "gateway.core.markdown _MENTION": worst("<", "<at", "<a"),
     "gateway.http.app _VARIABLE": worst("<", "<a", "<a:", "a", ":", before="<"),
     "gateway.http.body _PLACE": worst(" - at `$", " - at `key in ", " - at `$.a`", "a", before=" - at `$."),

@@ -107,7 +107,7 @@ def test_every_migration_has_its_rollback() -> None:
 
 def documents() -> list[Path]:
     return sorted(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md") + sorted(
-        path for folder in ("tests", "protocol", "bench") for path in (ROOT / folder).glob("*.md")
+        path for folder in ("docs", "tests", "protocol", "bench") for path in (ROOT / folder).glob("*.md")
     )
 
 
@@ -117,6 +117,12 @@ def test_documents_name_only_files_that_exist(document: Path) -> None:
     named = re.findall(r"`((?:src|tests|sql|migrations|systemd|protocol|bench|requirements)/[\w./-]*)`", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_documents_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    assert not [target for target in targets if not (document.parent / target).exists()]
 
 
 def test_readme_names_only_make_targets_that_exist() -> None:

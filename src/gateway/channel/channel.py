@@ -42,11 +42,17 @@ class ConnectionState(StrEnum):
     REVOKED = "revoked"
 
 
+HEARING = frozenset({ConnectionState.LIVE, ConnectionState.HTTP})
+DEGRADED_SECONDS = 60.0
+"""A bot that hears counts as degraded for so long after it asked the platform to send some event again."""
+
+
 @dataclass(slots=True)
 class LinkHealth:
     """What is known of a link, updated in place by the channel and stored by the supervisor on change or every 5 s.
 
-    Times are wall-clock UTC for display; they decide nothing.
+    Times are wall-clock UTC for display; they decide nothing. `asked_again_at` is when the platform was last told to
+    send an event again, by the monotonic clock.
     """
 
     state: ConnectionState = ConnectionState.CONNECTING
@@ -55,6 +61,13 @@ class LinkHealth:
     last_frame_at: datetime | None = None
     last_event_at: datetime | None = None
     pong_ms: float | None = None
+    asked_again_at: float | None = None
+
+    def degraded_seconds(self, now: float) -> float:
+        """For how much longer the link counts as degraded; 0 when it does not. `now` is of the monotonic clock."""
+        if self.asked_again_at is None or self.state not in HEARING:
+            return 0.0
+        return max(0.0, self.asked_again_at + DEGRADED_SECONDS - now)
 
 
 class Fence:

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+DEGRADED = "degraded: some events were answered 500 within the last minute, and the platform sends them again"
+
 
 @dataclass(frozen=True, slots=True)
 class AgentHome:
@@ -36,6 +38,7 @@ class InstallationView:
     """What may be shown of an installation and its link: no secret, no lease token.
 
     `state` is what is true now: a link whose holder let the lease run out is `standby`, whatever was stored last.
+    `degraded`: it hears, and asked the platform within the last minute to send some event again.
     """
 
     id: UUID
@@ -55,14 +58,24 @@ class InstallationView:
     last_frame_at: datetime | None
     last_event_at: datetime | None
     pong_ms: float | None
+    degraded: bool = False
+
+    @property
+    def shown_state(self) -> str:
+        """The state in the words of a list."""
+        return f"{self.state} (degraded)" if self.degraded else self.state
+
+    @property
+    def shown_detail(self) -> str:
+        return self.detail or (DEGRADED if self.degraded else "")
 
     def public(self) -> dict[str, Any]:
         """The JSON object of the API and of `--json`."""
-        connection = ("state", "code", "detail", "last_frame_at", "last_event_at", "pong_ms")
+        connection = ("state", "degraded", "code", "last_frame_at", "last_event_at", "pong_ms")
         top = ("id", "workspace_id", "agent_id", "app_id", "region", "event_mode", "status", "bot_open_id")
         return {
             **{name: getattr(self, name) for name in top},
-            "connection": {name: getattr(self, name) for name in connection},
+            "connection": {name: getattr(self, name) for name in connection} | {"detail": self.shown_detail},
             "installer_user_id": self.installer_user_id,
             "installed_at": self.installed_at,
         }

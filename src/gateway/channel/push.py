@@ -48,5 +48,5 @@ class PushStore(Protocol):
     async def find(self, installation_id: UUID) -> PushTarget | None:
         """None also for a row whose workspace or agent is gone."""
 
-    async def heard(self, installation_ids: Iterable[UUID]) -> None:
-        """Store that these active installations had an event just now."""
+    async def heard(self, installation_ids: Iterable[UUID], asked_again: Iterable[UUID]) -> None:
+        """Store that these active installations had an event just now, and which of them need one of theirs again."""

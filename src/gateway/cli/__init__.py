@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("version", "Print the version."),
     "admin": ("admin", "People, workspaces, agents, runtimes and tokens."),
     "lark": ("lark", "Lark and Feishu bots and who is bound to them."),
+    "task": ("task", "Runs of agents: what became of them and why."),
     "secrets": ("secrets", "Stored secrets and the keys they are sealed under."),
     "legacy": ("legacy", "Move in from the reference product's database."),
     "agent": ("agent", "Run agent programs against a server."),

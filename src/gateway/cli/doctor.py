@@ -1,48 +1,45 @@
-"""`gateway doctor`: what works and what does not, in words."""
+"""`gateway doctor`: what works and what does not, in words, each tried where it can be tried from here."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import click
 import trio
 
 from gateway.channel.push import where_to_post
 from gateway.cli.database import open_conninfo
-from gateway.cli.output import config_option, json_option, print_json
+from gateway.cli.doctor_bots import ask_all, ask_lark, contradiction, describe, is_well, span
+from gateway.cli.output import config_option, json_option, plain, print_json
 from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError, GatewayError
+from gateway.work.checkup import OVERDUE_SECONDS, RuntimeHealth
 
 if TYPE_CHECKING:
     from gateway.channel.installation import InstallationView
+    from gateway.keyring import KeyRing
+    from gateway.postgres.pool import Pool
+    from gateway.work.checkup import Link, Troubles
+    from gateway.work.secrets import Opened
 
-HEALTHY_STATES = frozenset({"live", "http", "revoked"})
-
-WORDS = {
-    "live": "live: it hears messages",
-    "http": "events arrive by HTTP",
-    "revoked": "revoked",
-    "connecting": "connecting: it does not hear messages yet",
-    "deaf": "deaf: connected, but nothing arrives; it is being connected again",
-    "refused": "refused by the platform",
-    "standby": "nobody listens for it: is `gateway serve` running?",
-    "unreadable_secret": "its secret does not open with the configured secret_key",
-}
-
-ADVICE = {
-    "refused": "it is tried again ever more seldom, and at once when `gateway lark add` gives new credentials",
-    "unreadable_secret": "put the old secret_key behind the new one, or give the app secret again: `gateway lark add`",
-}
+DOCTOR_SECONDS = 20.0
+"""Everything together. Whoever asks gets an answer by then, however much hangs."""
+CONNECT_SECONDS_MAX = 5.0
+PLATFORM_SECONDS = 8.0
+"""All bots together."""
+NAMED_MAX = 5
+"""So many are named where a finding is about many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at. `detail` says what to do where something is to be done."""
 
     name: str
     ok: bool
@@ -51,10 +48,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Examination:
-    """Everything found. It is well when every finding is."""
+    """Everything found. It is well when every finding is. `looking_at` is what was begun last."""
 
     checks: list[Finding] = field(default_factory=list)
     installations: list[dict[str, Any]] = field(default_factory=list)
+    runtimes: list[RuntimeHealth] = field(default_factory=list)
+    looking_at: str = "the configuration"
 
     @property
     def ok(self) -> bool:
@@ -72,15 +71,25 @@ def doctor(context: click.Context, config: Path | None, as_json: bool) -> None:
     """Say what works and what does not, and exit 1 if something does not."""
     found = trio.run(examine, load_settings(config))
     if as_json:
-        print_json({"ok": found.ok, "checks": found.checks, "installations": found.installations})
+        print_json(
+            {
+                "ok": found.ok,
+                "checks": found.checks,
+                "installations": found.installations,
+                "runtimes": found.runtimes,
+            }
+        )
     else:
         for finding in found.checks:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.detail}")
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {plain(finding.name)}: {plain(finding.detail)}")
     context.exit(0 if found.ok else 1)
 
 
-async def examine(settings: Settings) -> Examination:
-    """Look at everything that can be looked at from here. Only a database that cannot be reached ends it early."""
+async def examine(settings: Settings, *, seconds: float = DOCTOR_SECONDS) -> Examination:
+    """Look at everything that can be looked at from here, within `seconds`.
+
+    A database that cannot be reached ends it early. Raises ConfigError for a configured key that is none.
+    """
     found = Examination()
     found.note("configuration", True, "every key is known and valid")
     found.note("secret_key", *key_state(settings))
@@ -88,37 +97,207 @@ async def examine(settings: Settings) -> Examination:
         found.note("proxy", *proxy)
     if (certificates := certificate_state()) is not None:
         found.note("certificates", *certificates)
-    try:
-        async with open_conninfo(settings) as conninfo:
-            await _examine_database(conninfo, settings, found)
-    except GatewayError as error:
-        found.note("database", False, str(error))
+    with trio.move_on_after(seconds) as scope:
+        await _Doctor(settings, found).look_at_everything()
+    if scope.cancelled_caught:
+        found.note("doctor", False, f"not finished within {seconds:g} s, while looking at {found.looking_at}")
     return found
 
 
-async def _examine_database(conninfo: str, settings: Settings, found: Examination) -> None:
-    from gateway.postgres.installation_store import PostgresInstallationStore
-    from gateway.postgres.migrate import pending
-    from gateway.postgres.pool import open_pool
+@dataclass(frozen=True, slots=True)
+class _Doctor:
+    """Looks at one thing after the other, and notes what it found."""
 
-    waiting = await pending(conninfo)
-    found.note("database", True, "embedded, reachable" if settings.embedded else "reachable")
-    if waiting:
-        found.note("migrations", False, f"pending: {', '.join(waiting)}; run `gateway migrate up`")
-        return
-    found.note("migrations", True, "current")
-    timeout = settings.limits.database_connect_timeout_seconds
-    async with open_pool(conninfo, size_max=1, connect_timeout_seconds=timeout) as pool:
+    settings: Settings
+    found: Examination
+
+    async def look_at_everything(self) -> None:
+        self.found.looking_at = "the database"
+        try:
+            async with open_conninfo(self.settings) as conninfo:
+                await self._look_at_database(conninfo)
+        except GatewayError as error:
+            about = self.found.looking_at.removeprefix("the ")
+            self.found.note(about, False, str(error))
+            if about == "database":
+                await self._look_at_daemon(needed=None)
+
+    async def _look_at_database(self, conninfo: str) -> None:
+        from gateway.postgres.migrate import pending
+        from gateway.postgres.pool import open_pool
+
+        waiting = await pending(conninfo)
+        self.found.note("database", True, "embedded, reachable" if self.settings.embedded else "reachable")
+        if waiting:
+            self.found.note("migrations", False, f"pending: {', '.join(waiting)}; run `gateway migrate up`")
+            await self._look_at_daemon(needed=None)
+            return
+        self.found.note("migrations", True, "current")
+        timeout = min(self.settings.limits.database_connect_timeout_seconds, CONNECT_SECONDS_MAX)
+        async with open_pool(conninfo, size_max=4, connect_timeout_seconds=timeout) as pool:
+            await self._look_at_contents(pool)
+
+    async def _look_at_contents(self, pool: Pool) -> None:
+        from gateway.postgres.doctor_store import PostgresCheckup
+        from gateway.postgres.installation_store import PostgresInstallationStore
+        from gateway.postgres.secret_store import shelves_of
+        from gateway.work.secrets import open_secrets
+
+        found, silent = self.found, self.settings.limits.runtime_silence_seconds
+        checkup = PostgresCheckup(pool, silent_seconds=silent)
         views = await PostgresInstallationStore(pool).list()
-    now = datetime.now(UTC)
-    found.installations = [view.public() for view in views]
-    if not views:
-        found.note("bots", True, "none yet: `gateway lark install` connects one")
-    for view in views:
-        found.note(f"bot {view.app_id}", view.state in HEALTHY_STATES, describe(view, now))
-        if view.event_mode == "http" and view.status == "active":
-            url = settings.http.public_url
-            found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
+        links = {link.id: link for link in await checkup.links()}
+        found.runtimes, troubles = await checkup.runtimes(), await checkup.troubles()
+        found.installations = [view.public() for view in views]
+        await self._look_at_daemon(needed=is_daemon_needed(views, links, found.runtimes, troubles))
+        found.looking_at = "the stored secrets"
+        ring = existing_ring(self.settings)
+        found.note("secrets", *judge_secrets(await open_secrets(shelves_of(pool), ring)))
+        answers = await self._ask_platform(pool, ring, views)
+        self._judge_bots(views, links, answers)
+        for runtime in found.runtimes:
+            found.note(*judge_runtime(runtime, silent))
+        if told := describe_troubles(troubles):
+            found.note("last day", True, told)
+
+    async def _look_at_daemon(self, *, needed: bool | None) -> None:
+        """`needed`: whether something should be done that nobody does. None: that cannot be told."""
+        from gateway.cli.doctor_daemon import ask_daemon, daemon_url
+
+        self.found.looking_at = "the daemon"
+        url = daemon_url(self.settings)
+        if url is None:
+            bind = self.settings.http.bind
+            told = f"cannot be asked: http.bind {bind} does not say where it is; set http.public_url"
+            self.found.note("daemon", not needed, told)
+            return
+        daemon = await ask_daemon(url)
+        if not daemon.running:
+            advice = (
+                "start `gateway serve`" if needed else "`gateway serve` starts it, if it should run on this machine"
+            )
+            self.found.note("daemon", not needed, f"{daemon.detail}; {advice}")
+        else:
+            self.found.note("daemon", daemon.well, daemon.detail)
+
+    async def _ask_platform(
+        self, pool: Pool, ring: KeyRing | None, views: Sequence[InstallationView]
+    ) -> Mapping[UUID, str]:
+        """What the platform says of each active bot that it could be asked about in time; see `ask_all`."""
+        from gateway.lark.client import open_http_client
+        from gateway.lark.content import CHANNEL_TYPE
+
+        self.found.looking_at = "the platform"
+        active = [view for view in views if view.status == "active" and view.channel_type == CHANNEL_TYPE]
+        proxy = self.settings.lark.proxy_url
+        answers: dict[UUID, str] = {}
+        with trio.move_on_after(PLATFORM_SECONDS):
+            try:
+                async with open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http:
+                    await ask_all(active, ask_lark(self.settings, pool, ring, http), answers)
+            except ConfigError:
+                return {}  # A proxy or certificates that cannot be used have a line of their own.
+        if late := len(active) - len(answers):
+            self.found.note("platform", True, f"{late} of {len(active)} bots were not asked about: there was no time")
+        return answers
+
+    def _judge_bots(
+        self, views: Sequence[InstallationView], links: Mapping[UUID, Link], answers: Mapping[UUID, str]
+    ) -> None:
+        if not views:
+            self.found.note("bots", True, "none yet: `gateway lark install` connects one")
+        now = datetime.now(UTC)
+        for view in views:
+            self.found.note(f"bot {view.app_id}", *judge_bot(view, now, links.get(view.id), answers.get(view.id)))
+            if view.event_mode == "http" and view.status == "active":
+                url = self.settings.http.public_url
+                self.found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
+
+
+def judge_bot(view: InstallationView, now: datetime, link: Link | None, answer: str | None) -> tuple[bool, str]:
+    """Whether a bot works, and what is said of it. `answer` is the platform's: None when it was not asked."""
+    if view.status != "active":
+        return True, describe(view, now)
+    parts = [contradiction(link), describe(view, now)]
+    if answer == "":
+        parts.append("the platform accepts its secret")
+    elif answer is not None and view.state != "unreadable_secret":  # which says the same
+        parts.append(answer)
+    ok = is_well(view) and not parts[0] and not answer
+    return ok, "; ".join(part for part in parts if part)
+
+
+def judge_runtime(runtime: RuntimeHealth, silent_seconds: float) -> tuple[str, bool, str]:
+    """A runtime's line: its name, whether nobody waits for it in vain, and what is said of it."""
+    work = describe_work(runtime)
+    agents = f"agents: {', '.join(runtime.agents)}" if runtime.agents else "no agent uses it"
+    if runtime.id is None:
+        told = f"{agents}; {work}; give them one: `gateway admin agent set AGENT --runtime ID`"
+        return f"agents of {runtime.workspace} without a runtime", False, told
+    name = f"runtime {runtime.workspace}/{runtime.name}"
+    if runtime.online:
+        late = (runtime.oldest_waiting_seconds or 0.0) > OVERDUE_SECONDS
+        advice = "; its workers are busy: raise --concurrency, or start another" if late else ""
+        return name, True, f"online, heard of {span(runtime.unheard_seconds or 0.0)} ago; {agents}; {work}{advice}"
+    heard = (
+        "never heard of"
+        if runtime.unheard_seconds is None
+        else f"silent for {span(runtime.unheard_seconds)} (limit {span(silent_seconds)})"
+    )
+    return name, not runtime.needed, f"{heard}; {agents}; {work}; start its worker: `gateway agent run --server URL`"
+
+
+def describe_work(runtime: RuntimeHealth) -> str:
+    waiting = f"{runtime.waiting} waiting"
+    if runtime.oldest_waiting_seconds is not None:
+        waiting += f", the oldest for {span(runtime.oldest_waiting_seconds)}"
+    return f"{waiting}; {runtime.running} running" if runtime.running else waiting
+
+
+def describe_troubles(troubles: Troubles) -> str:
+    """What somebody may have missed; "" when nothing."""
+    parts = []
+    if troubles.failed_runs:
+        parts.append(f"{troubles.failed_runs} runs failed: `gateway task list --status failed`")
+    if troubles.refused or troubles.unknown:
+        words = f"{troubles.refused} messages were not delivered, of {troubles.unknown} nobody knows"
+        parts.append(f"{words}: `gateway task show TASK` tells why")
+    return "; ".join(parts)
+
+
+def is_daemon_needed(
+    views: Sequence[InstallationView], links: Mapping[UUID, Link], runtimes: Sequence[RuntimeHealth], troubles: Troubles
+) -> bool:
+    """Whether a daemon should run and none is seen to: where all bots are held, it runs on another machine."""
+    active = [view for view in views if view.status == "active"]
+    if active:
+        return not all(view.id in links and links[view.id].leased for view in active)
+    return troubles.triggers > 0 or any(runtime.waiting for runtime in runtimes)
+
+
+def judge_secrets(opened: Opened) -> tuple[bool, str]:
+    """Whether every stored secret opens, and which do not."""
+    if not opened.troubles:
+        return True, f"{opened.total} stored, all of them open" if opened.total else "none stored yet"
+    named = [f"{each.kind} {each.owner_id}: {each.name}: {each.reason}" for each in opened.troubles[:NAMED_MAX]]
+    if len(opened.troubles) > NAMED_MAX:
+        named.append(f"and {len(opened.troubles) - NAMED_MAX} more")
+    advice = "put the key that sealed them behind the others in secret_key, or give the secrets again"
+    return False, f"{len(opened.troubles)} of {opened.total} stored do not open: {'; '.join(named)}; {advice}"
+
+
+def existing_ring(settings: Settings) -> KeyRing | None:
+    """The keys as they are; none is made. Raises ConfigError for a configured key that is none."""
+    from gateway.keyring import KeyRing
+
+    if settings.secret_key is not None:
+        return KeyRing.parse(settings.secret_key.get_secret_value())
+    if not settings.embedded:
+        return None
+    try:
+        return KeyRing.parse((settings.state_dir / "secret.key").read_text(encoding="ascii").strip())
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return None  # `key_state` says what is wrong with it.
 
 
 def key_state(settings: Settings) -> tuple[bool, str]:
@@ -164,28 +343,3 @@ def certificate_state() -> tuple[bool, str] | None:
         if path := os.environ.get(name):
             return True, f"whoever {path} vouches for is believed to be a platform ({name})"
     return None
-
-
-def describe(view: InstallationView, now: datetime) -> str:
-    """A bot's link in words: what it is, since when nothing was heard, and what the platform said."""
-    parts = [WORDS.get(view.state, view.state)]
-    if view.detail:
-        parts.append(f"{view.detail} ({view.code})" if view.code else view.detail)
-    if view.last_frame_at is not None:
-        parts.append(f"last frame {age(now, view.last_frame_at)} ago")
-    if view.last_event_at is not None:
-        parts.append(f"last event {age(now, view.last_event_at)} ago")
-    if view.pong_ms is not None:
-        parts.append(f"round trip {view.pong_ms:.0f} ms")
-    if view.state in ADVICE:
-        parts.append(ADVICE[view.state])
-    return "; ".join(parts)
-
-
-def age(now: datetime, then: datetime) -> str:
-    """How long ago, in its largest unit."""
-    seconds = max(0, int((now - then).total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"

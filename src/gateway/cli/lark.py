@@ -100,7 +100,16 @@ def list_(config: Path | None, as_json: bool) -> None:
         print_json([shown(installation, settings) for installation in installations])
         return
     rows = [
-        (view.id, view.app_id, view.region, view.agent_id, view.status, view.state, view.detail, view.last_event_at)
+        (
+            view.id,
+            view.app_id,
+            view.region,
+            view.agent_id,
+            view.status,
+            view.shown_state,
+            view.shown_detail,
+            view.last_event_at,
+        )
         for view in installations
     ]
     print_table(("ID", "APP", "REGION", "AGENT", "STATUS", "CONNECTION", "DETAIL", "LAST EVENT"), rows)

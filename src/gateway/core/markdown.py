@@ -14,9 +14,23 @@ _MENTION = re.compile(r"<(?=at)", re.IGNORECASE)
 """The `<` of tags that chats understand in whatever case."""
 
 
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+"""Fillers, blanks and selectors that are drawn as nothing although their category is a visible one's, or none."""
+
+
 def is_blank(text: str) -> bool:
-    """Whether nobody would see anything: only white space, control characters, and those without a width."""
-    return all(character.isspace() or unicodedata.category(character) in {"Cc", "Cf"} for character in text)
+    """Whether nobody would see anything: only white space, control characters, and those that are drawn as nothing."""
+    return all(map(_is_unseen, set(text)))  # each character once, however many there are
+
+
+def _is_unseen(character: str) -> bool:
+    return (
+        character.isspace()
+        or unicodedata.category(character) in {"Cc", "Cf"}
+        or _INVISIBLE.match(character) is not None
+    )
 
 
 def without_links(text: str) -> str:

@@ -27,6 +27,8 @@ class Reply(StrEnum):
     AGENT_ARCHIVED = "agent_archived"
     RUN_OFFLINE = "run_offline"
     RUN_ARCHIVED = "run_archived"
+    NO_ANSWER = "no_answer"
+    ANSWER_UNDELIVERED = "answer_undelivered"
 
 
 WORDS = {
@@ -47,6 +49,10 @@ WORDS = {
         Reply.AGENT_ARCHIVED: "I was archived and take no more work. A workspace administrator can change that.",
         Reply.RUN_OFFLINE: "No computer runs me at the moment; I start on it once one does again.",
         Reply.RUN_ARCHIVED: "I was archived, so nobody works on it until an administrator changes that.",
+        Reply.NO_ANSWER: "I finished without an answer. Please ask me again if you expected one.",
+        Reply.ANSWER_UNDELIVERED: (
+            "My answer, or a part of it, could not be delivered here. Please ask me again, perhaps for a shorter one."
+        ),
     },
     "zh-Hans": {
         Reply.ISSUE_CREATED: "已创建 {issue}：{title}",
@@ -65,6 +71,8 @@ WORDS = {
         Reply.AGENT_ARCHIVED: "我已被归档，不再接受任务。如需恢复，请联系工作区管理员。",
         Reply.RUN_OFFLINE: "目前没有可用的运行环境；恢复后我会开始处理。",
         Reply.RUN_ARCHIVED: "我已被归档，管理员恢复之前不会处理。",
+        Reply.NO_ANSWER: "我已处理完毕，但没有可回复的内容。如果需要答复，请再问一次。",
+        Reply.ANSWER_UNDELIVERED: "我的回答（或其中一部分）无法发送到这里。请再问一次，或让我回答得简短一些。",
     },
 }
 
@@ -72,6 +80,11 @@ WORDS = {
 def say(reply: Reply, language: str, **values: object) -> str:
     """The sentence; in English where the language is not one of ours."""
     return WORDS.get(language, WORDS[DEFAULT_LANGUAGE])[reply].format(**values)
+
+
+def in_every_language(reply: Reply) -> dict[str, str]:
+    """The sentence by language, for whoever learns the language only where it is written."""
+    return {language: words[reply] for language, words in WORDS.items()}
 
 
 def quoted(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -38,6 +38,8 @@ from gateway.http.body import error_response
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
 from gateway.http.identity import SignIn
+from gateway.http.places import PlaceLimits, Places
+from gateway.http.query import judge_queries
 from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
@@ -121,6 +123,7 @@ class Services:
     take_lark_event: TakePushed | None = None
     webhooks: webhooks.Ingress | None = None
     body_bytes_max: int = 1_048_576
+    place_limits: PlaceLimits = field(default_factory=PlaceLimits)
 
 
 def create_app(services: Services) -> JsonApp:
@@ -129,6 +132,7 @@ def create_app(services: Services) -> JsonApp:
     people = services.people
     sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
     authenticate_with(app.extensions, services.authenticate, sessions)
+    judge_queries(app)
     health.add_routes(app, services.health)
     runtimes.add_routes(app, services)
     tasks.add_routes(app, services)
@@ -146,8 +150,10 @@ def create_app(services: Services) -> JsonApp:
         installations.add_routes(app, people)
         chats.add_routes(app, people)
         outgoing.add_routes(app, people)
-        attachments.add_people_routes(app, people, services.attachments)
-        events.add_routes(app, people.directory, people.feed)
+        limits = services.place_limits
+        attachments.add_people_routes(app, people, services.attachments, limits)
+        streams = Places("live streams", total=limits.streams, each=limits.streams_of_person)
+        events.add_routes(app, people.directory, people.feed, streams)
         if people.workplace is not None:
             _add_workplace(app, people.workplace, people.directory)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 from uuid import UUID
@@ -13,6 +14,7 @@ from quart.wrappers.response import ResponseBody
 from gateway.core.attachments import content_disposition
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime, require_user
+from gateway.http.places import PlaceLimits, Places
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachments, OpenedFile, PlacedAttachment, absent
 
@@ -34,8 +36,9 @@ def add_routes(app: Quart, services: Services) -> None:
         return _file_response(await attachments.open(await attachments.find_of_task(task.id, int(n))))
 
 
-def add_people_routes(app: Quart, people: People, attachments: Attachments | None) -> None:
+def add_people_routes(app: Quart, people: People, attachments: Attachments | None, limits: PlaceLimits) -> None:
     """Without `attachments` nothing can be had, whoever asks."""
+    places = Places("downloads", total=limits.downloads, each=limits.downloads_of_person)
 
     @app.get("/api/attachments/<id>/download")
     async def download_attachment(id: str) -> Response:
@@ -45,7 +48,8 @@ def add_people_routes(app: Quart, people: People, attachments: Attachments | Non
             absent()
         wanted = await attachments.find(attachment_id)
         await _require_sight(people, wanted, user.user_id)
-        response = _file_response(await attachments.open(wanted))
+        places.require(user.user_id)
+        response = _file_response(await attachments.open(wanted), places.take(user.user_id))
         # Shown by the browser as a page, it is one of nobody's: no script of it runs, and none in our name.
         response.headers["Content-Security-Policy"] = "sandbox"
         response.headers["Cache-Control"] = "private"
@@ -68,10 +72,10 @@ async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID
         absent()
 
 
-def _file_response(opened: OpenedFile) -> Response:
+def _file_response(opened: OpenedFile, place: AbstractContextManager[None] | None = None) -> Response:
     """Name and type were checked when they were described; nothing else from outside becomes a header."""
     response = Response("", mimetype=None)
-    response.response = FileBody(opened.file)
+    response.response = FileBody(opened.file, place or nullcontext())
     response.headers["Content-Type"] = opened.described.mime_type
     response.headers["Content-Length"] = str(opened.size)
     response.headers["Content-Disposition"] = content_disposition(opened.described.name)
@@ -87,16 +91,24 @@ class FileBody(ResponseBody):
     An iterator rather than a generator: one that a client leaves in the middle has nothing to be cleaned up later.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, place: AbstractContextManager[None]) -> None:
+        """`place` is held for as long as the body is being sent."""
         self._file = file
+        self._place = place
 
     async def __aenter__(self) -> FileBody:
+        try:
+            self._place.__enter__()
+        except BaseException:
+            self._file.close()
+            raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._file.close()
+        self._place.__exit__(exc_type, exc_value, tb)
 
     def __aiter__(self) -> FileBody:
         return self

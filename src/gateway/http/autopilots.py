@@ -11,8 +11,9 @@ import msgspec
 from quart import Quart, Response, request
 
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, read_json
-from gateway.http.paging import listing, read_page
+from gateway.http.body import NoBody, PersonBody, json_response, read_json
+from gateway.http.paging import PAGED, listing, read_page
+from gateway.http.query import takes
 from gateway.ids import parse_id
 from gateway.work.autopilots import (
     AssigneeKind,
@@ -35,7 +36,7 @@ TriggerViews = Callable[[UUID], Awaitable[Sequence[object]]]
 """The triggers of an autopilot, as a member may see them."""
 
 
-class CreateBody(msgspec.Struct):
+class CreateBody(PersonBody):
     title: str
     assignee_id: UUID
     assignee_type: AssigneeKind = "agent"
@@ -48,7 +49,7 @@ class CreateBody(msgspec.Struct):
     concurrency_policy: ConcurrencyPolicy = "skip"
 
 
-class ChangeBody(msgspec.Struct):
+class ChangeBody(PersonBody):
     """A field that is left out stays as it is."""
 
     title: str | msgspec.UnsetType = msgspec.UNSET
@@ -67,6 +68,7 @@ def add_routes(
     app: Quart, autopilots: AutopilotService, directory: Directory, triggers: TriggerViews | None = None
 ) -> None:
     @app.get("/api/workspaces/<workspace>/autopilots")
+    @takes(**PAGED)
     async def list_autopilots(workspace: str) -> Response:
         user = await require_user()
         page = read_page()
@@ -98,12 +100,14 @@ def add_routes(
 
     @app.post("/api/autopilots/<id>/trigger")
     async def trigger_autopilot(id: str) -> Response:
-        """Its body is ignored: what a person starts by hand brings nothing with it."""
+        """What a person starts by hand brings nothing with it."""
         user = await require_user()
+        await read_json(NoBody)
         run = await autopilots.trigger(_id(id), user.user_id, request.headers.get("Idempotency-Key"))
         return json_response(asdict(run))
 
     @app.get("/api/autopilots/<id>/runs")
+    @takes(**PAGED)
     async def list_runs(id: str) -> Response:
         user = await require_user()
         page = read_page()

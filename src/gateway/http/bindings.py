@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from quart import Quart, Response
 
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, no_content, read_json
+from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.ids import parse_id
 from gateway.work.bindings import BoundPerson
 
@@ -20,7 +19,7 @@ TOKEN_BODY_BYTES_MAX = 4_096
 MAY_UNBIND = frozenset({"owner", "admin"})
 
 
-class RedeemBody(msgspec.Struct):
+class RedeemBody(PersonBody):
     token: str
 
 

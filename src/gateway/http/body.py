@@ -11,7 +11,21 @@ from quart import Response, request
 
 from gateway.errors import RejectedRequest
 
-T = TypeVar("T", bound=msgspec.Struct)
+
+class PersonBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What people send. A member that is not known is refused: whoever sent it believes that it does something."""
+
+
+class NoBody(PersonBody):
+    """The body of a route that needs none: nothing, or an empty object."""
+
+
+class RuntimeBody(msgspec.Struct):
+    """What runtimes send. A member that is not known is ignored: a worker may be newer than this server."""
+
+
+T = TypeVar("T", bound=PersonBody | RuntimeBody)
+S = TypeVar("S", bound=msgspec.Struct)
 
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"field `(?P<field>[^`]+)`")
@@ -29,7 +43,7 @@ async def read_json(shape: type[T], max_bytes: int | None = None) -> T:
     return decode_json(body or b"{}", shape)
 
 
-def decode_json(body: bytes, shape: type[T]) -> T:
+def decode_json(body: bytes, shape: type[S]) -> S:
     """Read bytes as `shape`. Raises RejectedRequest (400) that names the field at fault."""
     try:
         return msgspec.json.decode(body, type=shape)

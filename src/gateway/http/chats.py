@@ -9,7 +9,8 @@ from quart import Quart, Response
 
 from gateway.http.auth import require_user
 from gateway.http.body import json_response, no_content
-from gateway.http.paging import listing, read_page
+from gateway.http.paging import PAGED, listing, read_page
+from gateway.http.query import takes
 from gateway.ids import parse_id
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def add_routes(app: Quart, people: People) -> None:
     chats, directory = people.chats, people.directory
 
     @app.get("/api/workspaces/<workspace>/chats")
+    @takes(**PAGED)
     async def list_chats(workspace: str) -> Response:
         user = await require_user()
         page = read_page()
@@ -33,6 +35,7 @@ def add_routes(app: Quart, people: People) -> None:
         return json_response(asdict(await chats.find(parse_id(id, field="chat_id"), user.user_id)))
 
     @app.get("/api/chats/<id>/messages")
+    @takes(**PAGED)
     async def list_messages(id: str) -> Response:
         """The oldest first, so that a page reads from top to bottom; the last ones are at `offset = total - limit`."""
         user = await require_user()

@@ -1,34 +1,61 @@
-"""Where a request comes from: the peer's address, or what a proxy that is trusted says of it."""
+"""Where a request comes from: the peer's address, or what the proxies that are trusted say of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from quart import request
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+def request_address(trusted: Sequence[Network]) -> Address | None:
+    """The address of the current request's client, as `client_address` finds it."""
+    headers = request.headers
+    return client_address(
+        request.remote_addr, headers.getlist("X-Forwarded-For"), trusted, real_ip=headers.get("X-Real-IP")
+    )
+
+
 def client_address(
-    peer: str | None, forwarded_for: str | None, trusted: Sequence[Network], *, real_ip: str | None = None
+    peer: str | None, forwarded_for: Iterable[str], trusted: Sequence[Network], *, real_ip: str | None = None
 ) -> Address | None:
     """The client's address; None where the peer has none (a Unix socket).
 
-    The headers X-Forwarded-For and X-Real-IP count only when the peer lies in `trusted`: anybody can write them. The
-    left-most entry of the first is the client, so a trusted proxy must not pass on what its own clients wrote there.
-    What is no address leaves the next one to say: the second header, then the peer.
+    `forwarded_for` has the lines of X-Forwarded-For in the order in which they came. Each proxy appends the address
+    that it was called from, so the list is read from its end. The client is the first entry found there that is not
+    itself a trusted proxy; what stands to the left of it is the client's own claim and is ignored. An entry that is no
+    address ends the search: the client is then known only as the proxy that wrote it. When every entry is trusted, the
+    left-most one is the client.
+
+    X-Real-IP counts only without X-Forwarded-For, and both count only when the peer lies in `trusted`.
     """
-    address = _parsed(peer or "")
-    if address is None or not any(address in network for network in trusted):
-        return address
-    return _parsed((forwarded_for or "").split(",", maxsplit=1)[0]) or _parsed(real_ip or "") or address
+    client = _parsed(peer or "")
+    if client is None or not _is_trusted(client, trusted):
+        return client
+    # A blank entry says nothing, as in every list of a header.
+    entries = [entry for line in forwarded_for for entry in line.split(",") if entry.strip()]
+    for entry in reversed(entries or [real_ip or ""]):
+        found = _parsed(entry)
+        if found is None:
+            return client
+        client = found
+        if not _is_trusted(client, trusted):
+            return client
+    return client
 
 
 def throttle_key(address: Address | None) -> str:
     """What counts as one client: an IPv4 address, or the /64 network that one IPv6 customer has to itself."""
     if isinstance(address, IPv6Address):
-        return str(ip_network((address, 64), strict=False))
+        return str(IPv6Network((int(address), 64), strict=False))
     return str(address)
+
+
+def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted)
 
 
 def _parsed(text: str) -> Address | None:

@@ -12,11 +12,12 @@ import msgspec
 from quart import Quart, Response, request
 
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, read_json
-from gateway.http.paging import Page, listing
+from gateway.http.body import NoBody, PersonBody, json_response, read_json
+from gateway.http.paging import Paging, listing
+from gateway.http.query import Judge, given, one_of, takes, text
 from gateway.ids import parse_id
 from gateway.webhooks.log import DeliveryLog
-from gateway.webhooks.ports import BulkReplay, DeliveryFilter, ReplayFilter
+from gateway.webhooks.ports import STATUSES, BulkReplay, DeliveryFilter, ReplayFilter
 from gateway.webhooks.replay import BulkDesk, Plan, Replayer, checked_key
 from gateway.webhooks.triggers import TriggerDesk
 
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from gateway.work.autopilots import AutopilotService
     from gateway.work.directory import Directory
 
-LIMIT_DEFAULT = 20
-LIMIT_MAX = 100
-OFFSET_MAX = 10_000_000
+LOG = Paging(20, 100, asked_max=1_000)
+FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(255), "q": text()}
 BUDGET_DEFAULT = 100
 
 
@@ -40,7 +40,7 @@ class Hooks:
     bulk: BulkDesk
 
 
-class FilterBody(msgspec.Struct):
+class FilterBody(PersonBody):
     status: str | None = None
     event: str | None = None
     q: str | None = None
@@ -48,7 +48,7 @@ class FilterBody(msgspec.Struct):
     until: datetime | None = None
 
 
-class BulkBody(msgspec.Struct):
+class BulkBody(PersonBody):
     filter: FilterBody = msgspec.field(default_factory=FilterBody)
     budget: int = BUDGET_DEFAULT
     dry_run: bool = False
@@ -58,20 +58,22 @@ def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory
     of_autopilot = "/api/autopilots/<id>/deliveries"
 
     @app.get("/api/workspaces/<workspace>/deliveries")
+    @takes(**LOG.parameters, **FILTER)
     async def list_workspace_deliveries(workspace: str) -> Response:
         user = await require_user()
         member = await directory.membership(workspace, user.user_id)
-        page = read_lenient_page()
+        page = LOG.read()
         rows, total = await hooks.log.page(
             member.workspace_id, None, read_filter(), limit=page.limit, offset=page.offset
         )
         return listing("deliveries", rows, page, total)
 
     @app.get(of_autopilot)
+    @takes(**LOG.parameters, **FILTER)
     async def list_deliveries(id: str) -> Response:
         user = await require_user()
         autopilot = await autopilots.find(_autopilot(id), user.user_id)
-        page = read_lenient_page()
+        page = LOG.read()
         rows, total = await hooks.log.page(
             autopilot.workspace_id, autopilot.id, read_filter(), limit=page.limit, offset=page.offset
         )
@@ -86,6 +88,7 @@ def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory
     @app.post(f"{of_autopilot}/<delivery_id>/replay")
     async def replay_delivery(id: str, delivery_id: str) -> Response:
         user = await require_user()
+        await read_json(NoBody)
         key = checked_key(request.headers.get("Idempotency-Key"))
         autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
         replay_id, outcome = await hooks.replayer.replay(autopilot.id, _delivery(delivery_id), key)
@@ -119,32 +122,13 @@ def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory
         return json_response(_bulk_view(ended))
 
 
-def read_lenient_page() -> Page:
-    """The page asked for. Nothing is refused here: what is no number, or too much, becomes what is usual."""
-    limit, offset = _number("limit"), _number("offset")
-    return Page(min(limit or LIMIT_DEFAULT, LIMIT_MAX), min(offset or 0, OFFSET_MAX))
-
-
-def _number(name: str) -> int | None:
-    """A parameter that is a number above zero; None for everything else."""
-    text = request.args.get(name, "").strip()
-    if not (text.isascii() and text.isdigit()):
-        return None
-    return min(int(text[:12]), OFFSET_MAX) or None
-
-
 def read_filter() -> DeliveryFilter:
-    return DeliveryFilter(_parameter("status"), _parameter("event"), _parameter("q"))
-
-
-def _parameter(name: str) -> str | None:
-    return _text(request.args.get(name))
+    return DeliveryFilter(_text(given("status")), _text(given("event")), _text(given("q")))
 
 
 def _text(value: str | None) -> str | None:
     """What was asked for; a blank asks for nothing. NUL stands in no row, and could not be asked for."""
-    text = (value or "").replace("\x00", " ").strip()
-    return text or None
+    return (value or "").replace("\x00", " ").strip() or None
 
 
 def _replay_filter(body: FilterBody) -> ReplayFilter:

@@ -15,6 +15,7 @@ from quart import Quart, Response
 
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_user
+from gateway.http.places import Places
 from gateway.work.directory import Directory
 from gateway.work.feed import RESYNC, Feed, Happened, Listener
 
@@ -22,19 +23,24 @@ BEAT_SECONDS = 15.0
 """A comment is sent when nothing happens: it keeps the way open, and the reader's membership is looked at again."""
 
 
-def add_routes(app: Quart, directory: Directory, feed: Feed) -> None:
+def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> None:
     @app.get("/api/workspaces/<workspace>/events")
     async def stream_events(workspace: str) -> Response:
         user = await require_user()
         member = await directory.membership(workspace, user.user_id)
+        reader = (member.workspace_id, user.user_id)
 
         async def stream() -> AsyncIterator[bytes]:
-            with feed.listen(member.workspace_id) as listener:
-                yield as_text(Happened(RESYNC, {}))
-                async for piece in _pieces(listener, directory, member.workspace_id, user.user_id):
-                    yield piece
+            try:
+                with places.take(reader), feed.listen(member.workspace_id) as listener:
+                    yield as_text(Happened(RESYNC, {}))
+                    async for piece in _pieces(listener, directory, member.workspace_id, user.user_id):
+                        yield piece
+            except RejectedRequest:
+                # The last place went while the head of this answer was on its way. The reader comes again, and is told.
+                return
 
-        feed.require_room()
+        places.require(reader)
         response = Response(stream(), content_type="text/event-stream; charset=utf-8")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # a proxy that collects would make it anything but live

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-from quart import Quart, Response, request
+from quart import Quart, Response
 
 from gateway.channel.installation import InstallationView
 from gateway.channel.installs import Installs, ScanRequest
 from gateway.channel.push import events_url
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, no_content, read_json
+from gateway.http.body import PersonBody, json_response, no_content, read_json
+from gateway.http.paging import Paging
+from gateway.http.query import takes
 from gateway.ids import parse_id
 
 if TYPE_CHECKING:
@@ -23,13 +24,11 @@ if TYPE_CHECKING:
 
 BODY_BYTES_MAX = 4_096
 REGION_DEFAULT = "feishu"
-PAGE_DEFAULT = 20
-PAGE_MAX = 100
-OFFSET_MAX = 1_000_000
+AUDIT = Paging(20, 100)
 MANAGERS = frozenset({"owner", "admin"})
 
 
-class BeginBody(msgspec.Struct):
+class BeginBody(PersonBody):
     agent_id: str
     region: str | None = None
 
@@ -83,12 +82,12 @@ def add_routes(app: Quart, people: People) -> None:
         return no_content()
 
     @app.get(f"{of_workspace}/installations/<installation_id>/audit")
+    @takes(**AUDIT.parameters)
     async def list_audit(workspace: str, installation_id: str) -> Response:
         desk, _, view = await _managed(people, workspace, installation_id)
-        limit = _number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
-        offset = _number("offset", 0, 0, OFFSET_MAX)
-        drops = await desk.drops(view.id, limit, offset)
-        return json_response({"audit": [drop.public() for drop in drops], "limit": limit, "offset": offset})
+        page = AUDIT.read()
+        drops = await desk.drops(view.id, page.limit, page.offset)
+        return json_response({"audit": [drop.public() for drop in drops], "limit": page.limit, "offset": page.offset})
 
 
 def _view(desk: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
@@ -155,10 +154,3 @@ def _session_id(text: str) -> UUID:
 
 def _no_session() -> RejectedRequest:
     return RejectedRequest(404, "session_not_found", "there is no such session, or it ended too long ago")
-
-
-def _number(name: str, default: int, least: int, most: int) -> int:
-    text = request.args.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10) or not least <= int(text) <= most:
-        raise RejectedRequest(400, f"invalid_{name}", f"{name} is a number from {least} to {most}", field=name)
-    return int(text)

@@ -10,7 +10,7 @@ from quart import Quart, Response, request
 from gateway.channel.push import TakePushed
 from gateway.errors import RejectedRequest
 from gateway.http.body import json_response
-from gateway.http.client import Network, client_address, throttle_key
+from gateway.http.client import Network, request_address, throttle_key
 from gateway.http.throttle import BadPostThrottle
 
 BAD_STATUSES = frozenset({400, 401, 404})
@@ -31,8 +31,7 @@ def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Ne
         except RejectedRequest as refusal:
             if refusal.status in BAD_STATUSES:
                 # Only now, because all bots of a tenant share the platform's addresses: what is good must get through.
-                address = client_address(request.remote_addr, request.headers.get("X-Forwarded-For"), trusted_proxies)
-                bad_posts.count(throttle_key(address))
+                bad_posts.count(throttle_key(request_address(trusted_proxies)))
             raise
 
 

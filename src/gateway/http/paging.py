@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quart import Response, request
+from quart import Response
 
-from gateway.errors import RejectedRequest
 from gateway.http.body import json_response
+from gateway.http.query import Judge, given, number
 
-LIMIT_DEFAULT = 50
-LIMIT_MAX = 200
 OFFSET_MAX = 10_000_000
 
 
@@ -21,23 +19,37 @@ class Page:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """How a list is paged. A view declares `takes(**paging.parameters)`, and then reads the page.
+
+    With `asked_max` a page may be asked for that is larger than `limit_max`, which is what comes then.
+    """
+
+    limit_default: int = 50
+    limit_max: int = 200
+    asked_max: int | None = None
+
+    @property
+    def parameters(self) -> dict[str, Judge]:
+        return {"limit": number(1, self.asked_max or self.limit_max), "offset": number(0, OFFSET_MAX)}
+
+    def read(self) -> Page:
+        """The page that the current request asks for."""
+        limit, offset = given("limit"), given("offset")
+        return Page(min(int(limit or self.limit_default), self.limit_max), int(offset or 0))
+
+
+USUAL = Paging()
+PAGED = USUAL.parameters
+"""What a view takes that calls `read_page`."""
+
+
 def read_page() -> Page:
-    """The page that the current request asks for. Raises RejectedRequest (400) that names the parameter."""
-    return Page(_number("limit", LIMIT_DEFAULT, 1, LIMIT_MAX), _number("offset", 0, 0, OFFSET_MAX))
+    """The usual page that the current request asks for."""
+    return USUAL.read()
 
 
 def listing(name: str, rows: Sequence[object], page: Page, total: int) -> Response:
     """A page as an answer; `total` is the number of rows on all pages."""
     return json_response({name: rows, "total": total, "limit": page.limit, "offset": page.offset})
-
-
-def _number(name: str, default: int, least: int, most: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    # Digits only: int() would take signs, blanks, underscores and other scripts' numerals as well.
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(most)) else -1
-    if not least <= number <= most:
-        message = f"{name} must be a number from {least} to {most}"
-        raise RejectedRequest(400, "invalid_parameter", message, field=name)
-    return number

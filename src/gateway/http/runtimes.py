@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
-from quart import Quart, Response, request
+from quart import Quart, Response
 
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime
-from gateway.http.body import json_response, read_json
+from gateway.http.body import RuntimeBody, json_response, read_json
+from gateway.http.places import Places
+from gateway.http.query import given, takes
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachment
 from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment
@@ -24,7 +26,7 @@ HEARTBEAT_SECONDS = 15
 """How often a runtime should be heard of; told to it when it registers."""
 
 
-class RegisterBody(msgspec.Struct):
+class RegisterBody(RuntimeBody):
     """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays."""
 
     name: str | None = None
@@ -33,14 +35,15 @@ class RegisterBody(msgspec.Struct):
     workspace_id: UUID | None = None
 
 
-class HeartbeatBody(msgspec.Struct):
+class HeartbeatBody(RuntimeBody):
     """`tasks`: what the runtime is working on right now, for one that wants to be told when to stop."""
 
-    tasks: list[UUID] = []
+    tasks: list[UUID] = msgspec.field(default_factory=list)
 
 
 def add_routes(app: Quart, services: Services) -> None:
-    tasks = services.tasks
+    tasks, limits = services.tasks, services.place_limits
+    waits = Places("claims", total=limits.claims, each=limits.claims_of_runtime)
 
     @app.post("/api/runtimes/register")
     async def register_runtime() -> Response:
@@ -63,10 +66,12 @@ def add_routes(app: Quart, services: Services) -> None:
         return json_response({"status": "ok", "stop": stopped})
 
     @app.post("/api/runtimes/<id>/tasks/claim")
+    @takes(wait_seconds=_judge_wait)
     async def claim_task(id: str) -> Response:
         runtime = await require_runtime()
-        wait_seconds = _wait_seconds(request.args.get("wait_seconds", "0"))
-        assignment = await tasks.claim(runtime, parse_id(id, field="runtime_id"), wait_seconds)
+        wait_seconds = float(given("wait_seconds") or 0)
+        with waits.take(runtime.runtime_id):
+            assignment = await tasks.claim(runtime, parse_id(id, field="runtime_id"), wait_seconds)
         return json_response({"task": None if assignment is None else task_json(assignment)})
 
 
@@ -139,15 +144,12 @@ def _issue_json(assignment: Assignment) -> dict[str, object] | None:
     }
 
 
-def _wait_seconds(text: str) -> float:
+def _judge_wait(value: str) -> str | None:
     try:
-        seconds = float(text)
+        seconds = float(value)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= WAIT_SECONDS_MAX:
-        message = f"wait_seconds must be between 0 and {WAIT_SECONDS_MAX:g}"
-        raise RejectedRequest(400, "invalid_parameter", message, field="wait_seconds")
-    return seconds
+    return None if 0 <= seconds <= WAIT_SECONDS_MAX else f"a number from 0 to {WAIT_SECONDS_MAX:g}"
 
 
 def _label(text: str, field: str, *, required: bool = False) -> str:

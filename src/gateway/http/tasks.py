@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import msgspec
 from quart import Quart, Response
 
 from gateway.http.auth import require_runtime
-from gateway.http.body import json_response, read_json
+from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.ids import parse_id
 from gateway.work.ports import Task, TaskStatus
 
@@ -17,16 +16,16 @@ if TYPE_CHECKING:
     from gateway.http.app import Services
 
 
-class ProgressBody(msgspec.Struct):
+class ProgressBody(RuntimeBody):
     text: str
 
 
-class CompleteBody(msgspec.Struct):
-    output: str = ""
+class CompleteBody(RuntimeBody):
+    output: str
 
 
-class FailBody(msgspec.Struct):
-    error: str = ""
+class FailBody(RuntimeBody):
+    error: str
     failure_reason: str | None = None
 
 

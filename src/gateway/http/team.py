@@ -10,8 +10,9 @@ import msgspec
 from quart import Quart, Response
 
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, read_json
-from gateway.http.paging import listing, read_page
+from gateway.http.body import PersonBody, json_response, read_json
+from gateway.http.paging import PAGED, listing, read_page
+from gateway.http.query import takes
 from gateway.ids import parse_id
 from gateway.work.directory import Visibility
 from gateway.work.team import AgentChange
@@ -21,24 +22,24 @@ if TYPE_CHECKING:
     from gateway.work.team import TeamService
 
 
-class AgentBody(msgspec.Struct):
+class AgentBody(PersonBody):
     name: str
     runtime_id: UUID | None = None
     visibility: Visibility = "workspace"
 
 
-class AgentChangeBody(msgspec.Struct):
+class AgentChangeBody(PersonBody):
     name: str | msgspec.UnsetType = msgspec.UNSET
     runtime_id: UUID | msgspec.UnsetType | None = msgspec.UNSET
     archived: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-class SquadBody(msgspec.Struct):
+class SquadBody(PersonBody):
     name: str
     leader_agent_id: UUID | None = None
 
 
-class ProjectBody(msgspec.Struct):
+class ProjectBody(PersonBody):
     name: str
 
 
@@ -47,6 +48,7 @@ def add_routes(app: Quart, team: TeamService, directory: Directory) -> None:
         return await directory.membership(workspace, (await require_user()).user_id)
 
     @app.get("/api/workspaces/<workspace>/agents")
+    @takes(**PAGED)
     async def list_agents(workspace: str) -> Response:
         member, page = await the_member(workspace), read_page()
         found, total = await team.agents(member, limit=page.limit, offset=page.offset)
@@ -70,6 +72,7 @@ def add_routes(app: Quart, team: TeamService, directory: Directory) -> None:
         return json_response(asdict(await team.change_agent(parse_id(id, field="agent_id"), user.user_id, change)))
 
     @app.get("/api/workspaces/<workspace>/squads")
+    @takes(**PAGED)
     async def list_squads(workspace: str) -> Response:
         member, page = await the_member(workspace), read_page()
         found, total = await team.squads(member, limit=page.limit, offset=page.offset)
@@ -81,6 +84,7 @@ def add_routes(app: Quart, team: TeamService, directory: Directory) -> None:
         return json_response(asdict(await team.add_squad(member, body.name, body.leader_agent_id)), 201)
 
     @app.get("/api/workspaces/<workspace>/projects")
+    @takes(**PAGED)
     async def list_projects(workspace: str) -> Response:
         member, page = await the_member(workspace), read_page()
         found, total = await team.projects(member, limit=page.limit, offset=page.offset)

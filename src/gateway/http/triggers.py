@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from quart import Quart, Response
 
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_user
-from gateway.http.body import json_response, no_content, read_json
+from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
 from gateway.ids import parse_id
 from gateway.webhooks.filters import EventFilter
 from gateway.webhooks.triggers import TriggerChange, TriggerDesk
@@ -18,32 +19,39 @@ from gateway.webhooks.triggers import TriggerChange, TriggerDesk
 UNSET = msgspec.UNSET
 
 
-class CreateBody(msgspec.Struct):
+class FilterBody(PersonBody):
+    """An event by name, and the actions of it that count."""
+
+    event: str
+    actions: tuple[str, ...] = ()
+
+
+class CreateBody(PersonBody):
     kind: str
     provider: str = "generic"
     label: str | None = None
     enabled: bool | None = None
-    event_filters: tuple[EventFilter, ...] | None = None
+    event_filters: tuple[FilterBody, ...] | None = None
     cron_expression: str | None = None
     timezone: str | None = None
 
 
-class ChangeBody(msgspec.Struct):
+class ChangeBody(PersonBody):
     """A field that is left out stays as it is; no filters and empty ones let every event pass."""
 
     enabled: bool | None = None
     provider: str | None = None
     label: str | None = None
-    event_filters: tuple[EventFilter, ...] | msgspec.UnsetType | None = UNSET
+    event_filters: tuple[FilterBody, ...] | msgspec.UnsetType | None = UNSET
     cron_expression: str | None = None
     timezone: str | None = None
 
 
-class ReplaceSecretBody(msgspec.Struct):
+class ReplaceSecretBody(PersonBody):
     signing_secret: str | None
 
 
-class AddSecretBody(msgspec.Struct):
+class AddSecretBody(PersonBody):
     signing_secret: str
     expires_at: datetime | None = None
 
@@ -62,7 +70,7 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
         user = await require_user()
         body = await read_json(CreateBody)
         _refuse_schedule(body)
-        change = TriggerChange(enabled=body.enabled, label=body.label, filters=body.event_filters or ())
+        change = TriggerChange(enabled=body.enabled, label=body.label, filters=_filters(body.event_filters or ()))
         return json_response(await desk.create(_autopilot(id), user.user_id, body.kind, body.provider, change), 201)
 
     @app.patch(one)
@@ -71,7 +79,7 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
         body = await read_json(ChangeBody)
         _refuse_schedule(body)
         sets_filters = body.event_filters is not UNSET
-        filters = body.event_filters if isinstance(body.event_filters, tuple) else ()
+        filters = _filters(body.event_filters if isinstance(body.event_filters, tuple) else ())
         change = TriggerChange(body.enabled, body.label, sets_filters, filters, body.provider)
         return json_response(await desk.change(_autopilot(id), _trigger(trigger_id), user.user_id, change))
 
@@ -84,6 +92,7 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
     @app.post(f"{one}/rotate-token")
     async def rotate_token(id: str, trigger_id: str) -> Response:
         user = await require_user()
+        await read_json(NoBody)
         return json_response(await desk.rotate_token(_autopilot(id), _trigger(trigger_id), user.user_id))
 
     @app.put(f"{one}/signing-secret")
@@ -115,6 +124,10 @@ def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
     for name in ("cron_expression", "timezone"):
         if getattr(body, name) is not None:
             raise RejectedRequest(400, f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
+
+
+def _filters(given: Sequence[FilterBody]) -> tuple[EventFilter, ...]:
+    return tuple(EventFilter(each.event, each.actions) for each in given)
 
 
 def _autopilot(text: str) -> UUID:

@@ -10,7 +10,7 @@ from quart import Quart, Response, request
 
 from gateway.errors import RejectedRequest, StoreError
 from gateway.http.body import json_response
-from gateway.http.client import Address, Network, client_address, throttle_key
+from gateway.http.client import Network, request_address, throttle_key
 from gateway.webhooks.delivery import Answer, Intake, Trigger
 from gateway.webhooks.headers import RequestHeaders
 from gateway.webhooks.limits import RateLimit
@@ -36,7 +36,7 @@ class Ingress:
 def add_routes(app: Quart, ingress: Ingress) -> None:
     @app.post(f"{PREFIX}autopilots/<token>")
     async def receive_webhook(token: str) -> Response:
-        address = throttle_key(_client(ingress))
+        address = throttle_key(request_address(ingress.trusted_proxies))
         try:
             _gate(ingress, ingress.per_address.check, "ip", address)
             answer = await _receive(ingress, token, address)
@@ -86,12 +86,3 @@ def _gate(ingress: Ingress, pass_through: Callable[[str], None], gate: str, key:
     except RejectedRequest:
         ingress.limited(gate)
         raise
-
-
-def _client(ingress: Ingress) -> Address | None:
-    return client_address(
-        request.remote_addr,
-        request.headers.get("X-Forwarded-For"),
-        ingress.trusted_proxies,
-        real_ip=request.headers.get("X-Real-IP"),
-    )

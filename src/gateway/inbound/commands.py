@@ -41,13 +41,18 @@ HELD_SECONDS = 3600.0
 
 OUTCOMES = {
     Queueing.QUEUED: Outcome.INGESTED,
+    Queueing.RUNTIME_SILENT: Outcome.INGESTED,
     Queueing.AGENT_OFFLINE: Outcome.AGENT_OFFLINE,
     Queueing.AGENT_ARCHIVED: Outcome.AGENT_ARCHIVED,
     Queueing.SESSION_ARCHIVED: Outcome.INGESTED,
 }
 """What a message came to, by what became of the run it asked for."""
 
-_RUN_OBSTACLES = {Queueing.AGENT_OFFLINE: Reply.RUN_OFFLINE, Queueing.AGENT_ARCHIVED: Reply.RUN_ARCHIVED}
+_RUN_OBSTACLES = {
+    Queueing.RUNTIME_SILENT: Reply.RUN_OFFLINE,
+    Queueing.AGENT_OFFLINE: Reply.RUN_OFFLINE,
+    Queueing.AGENT_ARCHIVED: Reply.RUN_ARCHIVED,
+}
 
 
 class CommandDesk:

@@ -191,7 +191,9 @@ class InboundStore(IngestStore, Protocol):
     ) -> Queueing | None:
         """In one transaction: the message, the session's reply target, the mark, the queued run, the notice for it.
 
-        None when the claim was lost: then nothing was written. Raises SessionGone, as all do that write to a session.
+        A notice is written for the first message that meets an absence of the agent: a conversation is told once that
+        nobody runs it, and once again only if somebody did in between. None when the claim was lost: then nothing was
+        written. Raises SessionGone, as all do that write to a session.
         """
 
     async def append_command(

@@ -57,8 +57,9 @@ class Turn:
         )
 
     def obstacles(self) -> dict[Queueing, Notice]:
-        """What the sender is told when nobody takes the message up. A conversation that was put away stays silent."""
+        """What the conversation is told when nobody takes its messages up. One that was put away stays silent."""
         return {
+            Queueing.RUNTIME_SILENT: self.say(Reply.AGENT_OFFLINE),
             Queueing.AGENT_OFFLINE: self.say(Reply.AGENT_OFFLINE),
             Queueing.AGENT_ARCHIVED: self.say(Reply.AGENT_ARCHIVED),
         }

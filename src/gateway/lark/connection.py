@@ -53,8 +53,9 @@ class ConnectionSettings:
     """Bounds of one connection.
 
     Keepalive and the user time-out make the kernel give up on a vanished peer: within about 35 s here, with or without
-    data under way. `events_in_flight_max` and `bytes_in_flight_max` bound what was received and is not decided yet;
-    beyond them the connection is not read. `chunk_bytes_max` bounds what is kept of events that are not whole yet.
+    data under way. `events_in_flight_max` and `bytes_in_flight_max` bound what was received and is not decided yet. A
+    chat that takes more than its share of them is answered 500; when many chats together fill them, the connection is
+    not read. `chunk_bytes_max` bounds what is kept of events that are not whole yet.
     """
 
     bootstrap_timeout_seconds: float = 15.0
@@ -64,7 +65,7 @@ class ConnectionSettings:
     write_timeout_seconds: float = 10.0
     handover_seconds: float = 1.0
     frame_bytes_max: int = 2**20
-    events_in_flight_max: int = 256
+    events_in_flight_max: int = 1024
     bytes_in_flight_max: int = 8 * 2**20
     chunk_bytes_max: int = 4 * 2**20
     send_queue_frames_max: int = 256
@@ -197,6 +198,9 @@ async def run_connection(
     """Hold one long connection until cancelled; `started()` is called when it stands.
 
     Events are decided concurrently, and one after the other where `order_key` gives them the same key; "" has no order.
+    A key with too much under way is answered 500 at once, so that no other key waits for it. What was refused comes
+    again later and is then decided after what its key received meanwhile: holding that back as well would delay it to
+    the platform's later attempts, minutes and hours away, and lose it after the last of them.
 
     Resource handling: the socket is closed on every way out. Cancellation ends reading at once; events already received
     are settled and acknowledged within `handover_seconds`, then the connection is closed. What does not make it is not
@@ -416,16 +420,46 @@ class _Writer:
                 each.on_written()
 
 
+@dataclass(slots=True)
+class _Lane:
+    """What one key has under way, the head being decided. `shut`: it takes no more until it is empty."""
+
+    waiting: deque[Deliver]
+    bytes: int
+    shut: bool = False
+
+
 class _Lanes:
-    """Events under way: one after the other where they share a key, else concurrently; bounded in number and bytes."""
+    """Events under way: one after the other where they share a key, else concurrently; bounded in number and bytes.
+
+    A key may hold as much as is still free, which leaves room for others when several are stuck: one alone has half of
+    all there is, two have a third each. What goes beyond that is refused. A sixteenth it may always hold: when a burst
+    fills the room with a little of each of many keys, none of them is to blame, and the connection waits instead.
+
+    A key that was refused once takes nothing until what it holds is decided. So what it took and what it refused are
+    both unbroken stretches of the conversation, instead of every other event of it.
+    """
 
     def __init__(self, decide: Callable[[Deliver], Awaitable[None]], settings: ConnectionSettings) -> None:
         self._decide = decide
         self._settings = settings
-        self._lanes: dict[object, deque[Deliver]] = {}
+        self._lanes: dict[object, _Lane] = {}
         self._events = 0
         self._bytes = 0
         self._left = Signal()
+
+    def refuses(self, key: object, delivery: Deliver) -> bool:
+        """Whether the key has had its share. A key without anything under way never has."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return False
+        if not lane.shut:
+            events = _share(self._settings.events_in_flight_max, self._events)
+            bytes_ = _share(self._settings.bytes_in_flight_max, self._bytes)
+            lane.shut = len(lane.waiting) >= events or lane.bytes + len(delivery.payload) > bytes_
+            if lane.shut:
+                log.warning("chat_over_its_share", waiting=len(lane.waiting), bytes=lane.bytes)
+        return lane.shut
 
     def has_room(self, delivery: Deliver) -> bool:
         """Always for a first event, whatever its size."""
@@ -445,22 +479,31 @@ class _Lanes:
             await self._left.wait()
 
     def add(self, key: object, delivery: Deliver, workers: Workers) -> None:
+        size = len(delivery.payload)
         self._events += 1
-        self._bytes += len(delivery.payload)
-        if key in self._lanes:
-            self._lanes[key].append(delivery)
+        self._bytes += size
+        if (lane := self._lanes.get(key)) is not None:
+            lane.waiting.append(delivery)
+            lane.bytes += size
         else:
-            self._lanes[key] = deque((delivery,))
+            self._lanes[key] = _Lane(deque((delivery,)), size)
             workers.start_soon(self._run, key)
 
     async def _run(self, key: object) -> None:
         lane = self._lanes[key]
-        while lane:
-            await self._decide(lane[0])
-            self._bytes -= len(lane.popleft().payload)
+        while lane.waiting:
+            await self._decide(lane.waiting[0])
+            size = len(lane.waiting.popleft().payload)
+            lane.bytes -= size
+            self._bytes -= size
             self._events -= 1
             self._left.set()
         del self._lanes[key]
+
+
+def _share(total: int, taken: int) -> int:
+    """What one key may hold of a total of which so much is taken."""
+    return max(total - taken, total // 16)
 
 
 class _Conversation:
@@ -604,11 +647,16 @@ class _Conversation:
     async def _deliver(self, delivery: Deliver, workers: Workers) -> None:
         reached("lark.received")
         self._health.last_event_at = self._wall_clock()
+        key = self._key_of(delivery)
+        if self._lanes.refuses(key, delivery):
+            # The platform sends it again in 15 s. Nothing of it was claimed, so it is then a message like any other.
+            await self._answer(delivery, REDELIVER)
+            return
         if not self._lanes.has_room(delivery):
             self._session.pause()
             await self._keeping_alive(partial(self._lanes.room, delivery), workers)
             self._session.resume(trio.current_time())
-        self._lanes.add(self._key_of(delivery), delivery, workers)
+        self._lanes.add(key, delivery, workers)
 
     def _key_of(self, delivery: Deliver) -> object:
         """What the event waits for; itself, and so nothing, when it has no order."""
@@ -627,6 +675,11 @@ class _Conversation:
             log.exception("event_failed", **_transport_ids(delivery.frame))
             code = REDELIVER
         reached("lark.before_ack")
+        await self._answer(delivery, code)
+
+    async def _answer(self, delivery: Deliver, code: int) -> None:
+        if code == REDELIVER:
+            self._health.asked_again_at = trio.current_time()
         answer, *repeated = self._session.settle(delivery, code, trio.current_time())
         await self._writer.put(answer, partial(self._acknowledged, delivery, code))
         for frame in repeated:

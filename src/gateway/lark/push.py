@@ -32,6 +32,8 @@ _log = structlog.get_logger()
 HEARD_EVERY_SECONDS = 5.0
 """How often it is stored when the last event came."""
 HEARD_STORE_SECONDS = 5.0
+CHAT_WAITING_MAX = 64
+"""Events of one chat that wait for the one before them, each an open request. More are to be sent again."""
 IDENTIFY_SECONDS = 1.5
 """How long an event may wait for its bot's identity: the platform wants an answer within three seconds."""
 IDENTIFY_AGAIN_SECONDS = 60.0
@@ -69,6 +71,7 @@ class PushedEvents:
         self._on_fault = on_fault
         self._turns = _Turns()
         self._heard: set[UUID] = set()
+        self._asked_again: set[UUID] = set()
         self._news = Signal()
 
     async def take(self, installation_id: UUID, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
@@ -97,10 +100,12 @@ class PushedEvents:
         while True:
             await self._news.wait()
             heard, self._heard = self._heard, set()
+            asked_again, self._asked_again = self._asked_again, set()
             try:
                 with trio.fail_after(HEARD_STORE_SECONDS):
-                    await self._store.heard(heard)
+                    await self._store.heard(heard | asked_again, asked_again)
             except (StoreError, trio.TooSlowError) as error:
+                self._asked_again |= asked_again  # what keeps a bot from settling is often what keeps us from storing
                 _log.warning("last_event_not_stored", installations=len(heard), error=type(error).__name__)
             await trio.sleep(HEARD_EVERY_SECONDS)
 
@@ -132,6 +137,8 @@ class PushedEvents:
         code = await self._decide(target, opened, payload)
         self._on_ack(trio.current_time() - received_at, code)
         if code != SETTLED:
+            self._asked_again.add(target.id)
+            self._news.set()
             raise RejectedRequest(500, "redeliver", "the event is not settled; send it again")
         return {"msg": "success"}
 
@@ -139,7 +146,10 @@ class PushedEvents:
         """200 once the outcome is committed, 500 when a redelivery would help."""
         try:
             chat = order_key(payload)
-            async with self._turns.take((target.id, chat) if chat else object()):
+            turn = (target.id, chat) if chat else object()
+            if self._turns.waiting(turn) >= CHAT_WAITING_MAX:
+                return REDELIVER
+            async with self._turns.take(turn):
                 return await receive_event(
                     payload,
                     app_id=str(opened.get("app_id", "")),
@@ -191,6 +201,11 @@ class _Turns:
 
     def __init__(self) -> None:
         self._lines: dict[object, trio.Lock] = {}
+
+    def waiting(self, key: object) -> int:
+        """How many wait for their turn."""
+        line = self._lines.get(key)
+        return 0 if line is None else line.statistics().tasks_waiting
 
     @asynccontextmanager
     async def take(self, key: object) -> AsyncIterator[None]:

@@ -37,6 +37,8 @@ BotCounts = Callable[[], Mapping[str, int]]
 class Report:
     """The answer of `/readyz`: `checks` has `ok` or a reason for each, `bots` how many are in which state.
 
+    A bot that is `degraded` (it answered 500 to some chat within the last minute) counts as that and as `live`.
+
     `status` is `unavailable` when this process cannot work, and `degraded` when only some of its bots cannot.
     """
 

@@ -149,6 +149,12 @@ FAMILIES: tuple[Family, ...] = (
         {"channel": CHANNEL, "state": one_of(*CONNECTION_STATES)},
     ),
     Family(
+        "gateway_channel_connections_degraded",
+        "gauge",
+        "Of those that hear, the ones that asked the platform within the last minute to send some event again.",
+        {"channel": CHANNEL},
+    ),
+    Family(
         "gateway_channel_lease_operations_total",
         "counter",
         "Lease statements and how they ended.",

@@ -16,6 +16,7 @@ import trio
 from gateway.channel.channel import Channel, ReadBack, read_back_of
 from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.concurrency import Signal, Workers, open_workers, reached
+from gateway.core.replies import Reply, in_every_language
 from gateway.core.sending import (
     DOUBT_SECONDS_MAX,
     UNSENT_SECONDS_MAX,
@@ -50,6 +51,7 @@ READ_BACK_SECONDS = 10.0
 READ_BACK_RETRY_SECONDS = 60.0
 
 _TONES = {"answer": Tone.ANSWER, "error": Tone.ERROR}
+"""What runs say. All other kinds are notices."""
 
 Record = Callable[[str, str], None]
 """Counts what became of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
@@ -320,7 +322,9 @@ class _Sender:
                 self._record(row.kind, "postponed")
 
     async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
-        await self._store.mark_failed(self._lease, row.id, code, reason)
+        """Final. Where a run was to be heard of, its chat hears that it will not be; of a failed notice nobody does."""
+        told = in_every_language(Reply.ANSWER_UNDELIVERED) if row.kind in _TONES else None
+        await self._store.mark_failed(self._lease, row.id, code, reason, told=told)
         self._record(row.kind, "failed")
 
     def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -71,7 +71,10 @@ class OutboxStore(Protocol):
 
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool: ...
 
-    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool: ...
+    async def mark_failed(
+        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+    ) -> bool:
+        """Final. `told`, a sentence by language, is queued with it for the same place: once for each run."""
 
     async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
         """Nobody knows what became of it: it is shown, and never sent again by itself."""

@@ -33,6 +33,7 @@ from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.work.notices import Notice
+from gateway.work.ports import SILENT_SECONDS
 from gateway.work.sessions import Queueing, judge_queueing
 
 
@@ -41,6 +42,8 @@ class Enqueued:
     agent_archived: bool
     session_archived: bool
     has_runtime: bool
+    absent: bool
+    untold: bool
 
 
 LOCK_MILLISECONDS = 300
@@ -56,12 +59,21 @@ class _ClaimLost(Exception):
 class PostgresInboundStore:
     """Implements gateway.inbound.ports.InboundStore on a pool that the caller owns.
 
-    `batch_window_seconds` is how long after its last message a conversation's run becomes claimable.
+    `batch_window_seconds` is how long after its last message a conversation's run becomes claimable. A runtime that was
+    not heard of for `silent_seconds` is not there.
     """
 
-    def __init__(self, pool: Pool, *, batch_window_seconds: float, mint: Callable[[], UUID] = new_id) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        batch_window_seconds: float,
+        silent_seconds: float = SILENT_SECONDS,
+        mint: Callable[[], UUID] = new_id,
+    ) -> None:
         self._pool = pool
         self._window = batch_window_seconds
+        self._silent = silent_seconds
         self._mint = mint
 
     async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
@@ -146,8 +158,8 @@ class PostgresInboundStore:
         try:
             async with self._transaction(claim) as conn:
                 await _write(conn, message, kind="text")
-                queueing = await self._enqueue(conn, message)
-                if queueing in notices:
+                queueing, untold = await self._enqueue(conn, message)
+                if untold and queueing in notices:
                     await write_notice(conn, notices[queueing])
         except _ClaimLost:
             return None
@@ -216,19 +228,23 @@ class PostgresInboundStore:
             seconds: float = await _Q.get_age(conn, sent_at=sent_at)
             return seconds
 
-    async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> Queueing:
+    async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> tuple[Queueing, bool]:
+        """What became of the run, and whether the conversation is yet to hear of what stands in its way."""
         target: Enqueued = await _Q.enqueue_chat_task(
             conn,
             task_id=self._mint(),
             session_id=message.session_id,
             initiator_id=message.author_id,
             window_seconds=self._window,
+            silent_seconds=self._silent,
         )
-        return judge_queueing(
+        queueing = judge_queueing(
             agent_archived=target.agent_archived,
             session_archived=target.session_archived,
             has_runtime=target.has_runtime,
+            runtime_heard=not target.absent,
         )
+        return queueing, target.untold
 
     async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
         _check_storable([message.text for message in messages])
@@ -247,6 +263,7 @@ class PostgresInboundStore:
                 quoted_ids=[message.quoted_id for message in messages],
                 bundles=[message.bundle for message in messages],
                 window_seconds=self._window,
+                silent_seconds=self._silent,
                 lock_milliseconds=LOCK_MILLISECONDS,
             )
         return {token: Queueing.QUEUED for (token,) in rows}

@@ -18,6 +18,7 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.work.issues import Issue, IssueDraft, IssueFile, Parent
 from gateway.work.notices import Notice
+from gateway.work.ports import SILENT_SECONDS
 from gateway.work.sessions import Queueing, judge_queueing
 
 
@@ -25,16 +26,23 @@ from gateway.work.sessions import Queueing, judge_queueing
 class IssueTarget:
     agent_archived: bool
     has_runtime: bool
+    absent: bool
 
 
 _Q = load("issue.sql", Issue, IssueFile, Parent, IssueTarget)
 
 
 class PostgresIssueStore:
-    """Implements gateway.work.issues.IssueStore on a pool that the caller owns."""
+    """Implements gateway.work.issues.IssueStore on a pool that the caller owns.
 
-    def __init__(self, pool: Pool, *, mint: Callable[[], UUID] = new_id) -> None:
+    A runtime that was not heard of for `silent_seconds` is not there.
+    """
+
+    def __init__(
+        self, pool: Pool, *, silent_seconds: float = SILENT_SECONDS, mint: Callable[[], UUID] = new_id
+    ) -> None:
         self._pool = pool
+        self._silent = silent_seconds
         self._mint = mint
 
     async def find_prefix(self, workspace_id: UUID) -> str | None:
@@ -45,15 +53,18 @@ class PostgresIssueStore:
     @asynccontextmanager
     async def filing(self) -> AsyncIterator[PostgresFiling]:
         async with self._pool.transaction() as conn:
-            yield PostgresFiling(conn, self._mint)
+            yield PostgresFiling(conn, self._mint, silent_seconds=self._silent)
 
 
 class PostgresFiling:
     """Implements gateway.work.issues.Filing within the store's transaction."""
 
-    def __init__(self, conn: TrioConnection[Any], mint: Callable[[], UUID]) -> None:
+    def __init__(
+        self, conn: TrioConnection[Any], mint: Callable[[], UUID], *, silent_seconds: float = SILENT_SECONDS
+    ) -> None:
         self._conn = conn
         self._mint = mint
+        self._silent = silent_seconds
 
     async def find_parent(self, workspace_id: UUID, parent_id: UUID) -> Parent | None:
         parent: Parent | None = await _Q.get_parent_issue(self._conn, workspace_id=workspace_id, parent_id=parent_id)
@@ -102,12 +113,19 @@ class PostgresFiling:
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         target: IssueTarget | None = await _Q.enqueue_issue_task(
-            self._conn, task_id=self._mint(), issue_id=issue_id, initiator_id=initiator_id
+            self._conn,
+            task_id=self._mint(),
+            issue_id=issue_id,
+            initiator_id=initiator_id,
+            silent_seconds=self._silent,
         )
         if target is None:
             return None
         return judge_queueing(
-            agent_archived=target.agent_archived, session_archived=False, has_runtime=target.has_runtime
+            agent_archived=target.agent_archived,
+            session_archived=False,
+            has_runtime=target.has_runtime,
+            runtime_heard=not target.absent,
         )
 
     async def send_notice(self, notice: Notice) -> None:

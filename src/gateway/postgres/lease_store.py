@@ -147,6 +147,7 @@ class PostgresLeaseStore:
         return told is not None
 
     async def record(self, node_id: str, reports: Sequence[tuple[Tenure, LinkHealth]]) -> None:
+        now = trio.current_time()
         async with self._connection() as conn:
             await _Q.record(
                 conn,
@@ -160,6 +161,7 @@ class PostgresLeaseStore:
                 last_frames=[health.last_frame_at for _, health in reports],
                 last_events=[health.last_event_at for _, health in reports],
                 pongs=[health.pong_ms for _, health in reports],
+                degraded_seconds=[health.degraded_seconds(now) for _, health in reports],
             )
 
     async def mark(self, installation_id: UUID, state: ConnectionState, detail: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
+import msgspec
+
+from gateway.ids import new_id
 from gateway.outbound.ports import Lease, OutboxRow
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
@@ -44,10 +47,18 @@ class PostgresOutboxStore:
             )
             return marked > 0
 
-    async def mark_failed(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+    async def mark_failed(
+        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+    ) -> bool:
         async with self._pool.connection() as conn:
             marked: int = await _Q.mark_row_failed(
-                conn, id=row_id, lease_epoch=lease.epoch, error_code=shown_code(code) or None, error=shown_text(reason)
+                conn,
+                id=row_id,
+                lease_epoch=lease.epoch,
+                error_code=shown_code(code) or None,
+                error=shown_text(reason),
+                notice_id=new_id(),
+                words=None if told is None else msgspec.json.encode(told).decode(),
             )
             return marked > 0
 

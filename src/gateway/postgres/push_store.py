@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
+from gateway.channel.channel import DEGRADED_SECONDS
 from gateway.channel.push import PushTarget
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
@@ -23,6 +24,11 @@ class PostgresPushStore:
             target: PushTarget | None = await _Q.find_push_target(conn, id=installation_id)
             return target
 
-    async def heard(self, installation_ids: Iterable[UUID]) -> None:
+    async def heard(self, installation_ids: Iterable[UUID], asked_again: Iterable[UUID]) -> None:
         async with self._pool.connection() as conn:
-            await _Q.note_pushed_events(conn, ids=list(installation_ids))
+            await _Q.note_pushed_events(
+                conn,
+                ids=list(installation_ids),
+                asked_again_ids=list(asked_again),
+                degraded_seconds=DEGRADED_SECONDS,
+            )

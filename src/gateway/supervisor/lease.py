@@ -71,15 +71,15 @@ class Lease:
         """A copy of the health if it is due to be stored: at once when the state changed, else every 5 s."""
         if self.health == self._recorded:
             return None
-        changed = self._recorded is None or _shown(self.health) != _shown(self._recorded)
+        changed = self._recorded is None or _shown(self.health, now) != _shown(self._recorded, now)
         return replace(self.health) if changed or now >= self._recorded_at + RECORD_EVERY_SECONDS else None
 
     def recorded(self, health: LinkHealth, now: float) -> None:
         self._recorded, self._recorded_at = health, now
 
 
-def _shown(health: LinkHealth) -> tuple[object, ...]:
-    return health.state, health.code, health.detail
+def _shown(health: LinkHealth, now: float) -> tuple[object, ...]:
+    return health.state, health.code, health.detail, health.degraded_seconds(now) > 0
 
 
 class Leases:

@@ -72,11 +72,23 @@ class Fleet:
                 count[reading.installation.channel_type, ConnectionState.UNREADABLE_SECRET] += 1
         return count
 
+    def degraded(self) -> Counter[str]:
+        """How many installations hear, but asked within the last minute for some event again, by channel type."""
+        now = trio.current_time()
+        return Counter(
+            each.installation.channel_type for each in self._serving.values() if each.health.degraded_seconds(now) > 0
+        )
+
     def states(self) -> Counter[str]:
-        """How many installations of this process are in which state, whatever their channel."""
+        """How many installations of this process are in which state, whatever their channel.
+
+        Those that are `degraded` are in a state of the link besides, and count in both.
+        """
         count: Counter[str] = Counter()
         for (_, state), bots in self.connections().items():
             count[state.value] += bots
+        if degraded := self.degraded().total():
+            count["degraded"] = degraded
         return count
 
     async def problem(self) -> str | None:

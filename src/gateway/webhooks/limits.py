@@ -63,7 +63,7 @@ class RateLimit:
     """
 
     def __init__(
-        self, gate: Gate, per_minute: int, *, keys_max: int = KEYS_MAX, clock: Callable[[], float] = time.time
+        self, gate: Gate, per_minute: int, *, keys_max: int = KEYS_MAX, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._gate = gate
         self._item = RateLimitItemPerMinute(per_minute) if per_minute else None

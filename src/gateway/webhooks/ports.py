@@ -153,6 +153,9 @@ class DeliveryDetail(Delivery):
     response_body: str | None = field(repr=False)
 
 
+STATUSES = ("queued", "dispatched", "rejected", "ignored", "failed")
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
     """Which deliveries are meant. `text`: every word of it must begin a word of the body."""

@@ -17,7 +17,21 @@ from gateway.work.directory import EMAIL_LENGTH_MAX, PASSWORD_LENGTH_MAX, TOKEN_
 SESSION_SECONDS = 14 * 24 * 3600
 """How long a session lasts. It is not prolonged by use."""
 VERIFICATIONS_MAX = 2
-"""Passwords checked at the same time: each takes 64 MiB and a processor for a tenth of a second, on purpose."""
+"""Passwords checked at the same time: each takes 64 MiB and a processor for a tenth of a second, on purpose.
+
+One more is kept for people who come from a familiar place.
+"""
+VERIFICATIONS_WAITING_MAX = 32
+"""Passwords that wait to be checked: about two seconds of work. Beyond that somebody floods us."""
+BUSY_SECONDS = 3
+
+
+class TooBusy(RejectedRequest):
+    """Too many passwords wait to be checked. Nothing was decided."""
+
+    def __init__(self) -> None:
+        message = f"too many people are signing in at once; try again in {BUSY_SECONDS} s"
+        super().__init__(429, "too_busy", message, retry_after=BUSY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +78,23 @@ class Accounts:
         self._passwords = passwords or PasswordHasher()
         self._decoy = ""
         self._room = trio.CapacityLimiter(VERIFICATIONS_MAX)
+        # For owners, while strangers at many addresses keep the others busy.
+        self._reserve = trio.CapacityLimiter(1)
 
-    async def sign_in(self, email: str, password: str) -> str:
-        """Open a session; its secret.
+    async def sign_in(self, email: str, password: str, *, familiar: bool = False) -> str:
+        """Open a session; its secret. `familiar`: this account was signed in to from the same place before.
 
-        Raises RejectedRequest (401) for a wrong pair, after the same work whether the address is known or not.
+        Raises RejectedRequest (401) for a wrong pair, after the same work whether the address is known or not, and
+        TooBusy (429) when too many wait for theirs already.
         """
         address = email.strip().lower()
         known = 0 < len(address) <= EMAIL_LENGTH_MAX and address.isprintable()
         account = await self._store.account_by_email(address) if known else None
         stored = account.password_hash if account is not None else None
-        matches = await trio.to_thread.run_sync(self._verify, stored, password, limiter=self._room)
+        room = self._reserve if familiar else self._room
+        if room.statistics().tasks_waiting >= VERIFICATIONS_WAITING_MAX:
+            raise TooBusy
+        matches = await trio.to_thread.run_sync(self._verify, stored, password, limiter=room)
         secret = new_token(SESSION_TOKEN_PREFIX)
         opened = (
             account is not None

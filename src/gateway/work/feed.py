@@ -17,10 +17,7 @@ import msgspec
 import structlog
 
 from gateway.concurrency import Signal
-from gateway.errors import RejectedRequest
 
-LISTENERS_MAX = 500
-"""In one process. More of them are for another replica to serve."""
 WAITING_MAX = 256
 """Events that wait for one listener; one that falls further behind reads anew."""
 RESYNC = "resync"
@@ -87,12 +84,6 @@ class Feed:
             self._listeners[workspace_id].discard(listener)
             if not self._listeners[workspace_id]:
                 del self._listeners[workspace_id]
-
-    def require_room(self) -> None:
-        """Raises RejectedRequest (503) when too many listen."""
-        if len(self._everybody()) >= LISTENERS_MAX:
-            message = f"this process has {LISTENERS_MAX} listeners already; try again later"
-            raise RejectedRequest(503, "too_many_listeners", message, retry_after=60)
 
     def publish(self, payload: str) -> None:
         """Take one announcement, JSON with at least `event` and `workspace_id`; "" says that some may be missing."""

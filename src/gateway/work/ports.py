@@ -45,11 +45,15 @@ class Loss(StrEnum):
     """It has been running for longer than any run may."""
 
 
+SILENT_SECONDS = 150.0
+"""A runtime that was not heard of for so long is not there, unless configured otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class LossLimits:
     """When a claimed task counts as lost, in seconds."""
 
-    silent_seconds: float = 150.0
+    silent_seconds: float = SILENT_SECONDS
     unstarted_seconds: float = 90.0
     running_seconds: float = 9000.0
 

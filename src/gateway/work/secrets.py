@@ -141,3 +141,35 @@ async def _reseal(shelf: SecretShelf, secret: StoredSecret, ring: KeyRing, rotat
     else:
         rotation.note(key, Outcome.CHANGING, "it changed while it was being sealed")
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening every stored secret came to."""
+
+    total: int
+    troubles: list[Trouble]
+
+
+async def open_secrets(shelves: Sequence[SecretShelf], ring: KeyRing | None) -> Opened:
+    """Open every stored secret and keep none. Without a ring none opens. Raises StoreUnavailable."""
+    total, troubles = 0, []
+    for shelf in shelves:
+        last: StoredSecret | None = None
+        while page := await shelf.page(last, PAGE_ROWS):
+            total += len(page)
+            for secret in page:
+                if reason := _why_shut(secret, ring):
+                    troubles.append(Trouble(shelf.kind, secret.owner_id, secret.name, reason))
+            last = page[-1]
+    return Opened(total, troubles)
+
+
+def _why_shut(secret: StoredSecret, ring: KeyRing | None) -> str:
+    if ring is None:
+        return "there is no secret_key"
+    try:
+        ring.open_text(secret.sealed, owner=secret.owner_id)
+    except UnreadableSecret as error:
+        return str(error)
+    return ""

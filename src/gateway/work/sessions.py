@@ -10,7 +10,9 @@ class Queueing(StrEnum):
     """What became of the run that a message asks for. The message itself is kept in every case."""
 
     QUEUED = "queued"
-    """One queued task of the session has it. A runtime that is attached but silent changes nothing: the task waits."""
+    """One queued task of the session has it."""
+    RUNTIME_SILENT = "runtime_silent"
+    """Queued too, but the agent's runtime was not heard of for too long: claimable as soon as it is back."""
     AGENT_OFFLINE = "agent_offline"
     """Queued too, but the agent has no runtime: claimable as soon as one is attached."""
     AGENT_ARCHIVED = "agent_archived"
@@ -19,12 +21,17 @@ class Queueing(StrEnum):
     """No task: the conversation was put away, and stays silent."""
 
 
-def judge_queueing(*, agent_archived: bool, session_archived: bool, has_runtime: bool) -> Queueing:
+def judge_queueing(
+    *, agent_archived: bool, session_archived: bool, has_runtime: bool, runtime_heard: bool = True
+) -> Queueing:
+    """`runtime_heard`: the agent's runtime gave a sign of life within the silence limit."""
     if agent_archived:
         return Queueing.AGENT_ARCHIVED
     if session_archived:
         return Queueing.SESSION_ARCHIVED
-    return Queueing.QUEUED if has_runtime else Queueing.AGENT_OFFLINE
+    if not has_runtime:
+        return Queueing.AGENT_OFFLINE
+    return Queueing.QUEUED if runtime_heard else Queueing.RUNTIME_SILENT
 
 
 def creator_of(*, group: bool, installer: UUID | None, sender: UUID) -> UUID | None:

@@ -15,6 +15,7 @@ from gateway.concurrency import Signal, Topics, reached
 from gateway.core.autopilot import describe_run
 from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
+from gateway.core.replies import Reply, say
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.directory import RuntimePrincipal
@@ -62,6 +63,14 @@ Ended = Callable[[str, str, float | None], None]
 
 def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a run. `failure_reason` is "" when it did not fail; one that failed may be queued again."""
+
+    status: TaskStatus
+    failure_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +217,7 @@ class TaskService:
                 _require_status(change.task, "complete")
                 await self._complete(change, storable(output))
                 reached("task.completing")
-            return self._tell(change.task, TaskStatus.COMPLETED)
+            return self._tell(change.task, Fate(TaskStatus.COMPLETED))
 
         return await despite_conflicts(attempt)
 
@@ -221,7 +230,10 @@ class TaskService:
                 "chat_session_id": task.chat_session_id,
                 "task_id": task.id,
             }
-            if not is_blank(output):
+            if is_blank(output):
+                # Somebody asked and waits: silence would look like a run that never ends.
+                await change.send_reply("notice", say(Reply.NO_ANSWER, task.language))
+            else:
                 done["message_id"] = await change.append_answer(output)
                 await change.send_reply("answer", output)
             await change.announce("chat:done", done)
@@ -245,8 +257,8 @@ class TaskService:
                 if change.task.status in TERMINAL:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
-                status = await _fail(change, reason, words)
-            return self._tell(change.task, status)
+                fate = await _fail(change, reason, words)
+            return self._tell(change.task, fate)
 
         return await despite_conflicts(attempt)
 
@@ -269,8 +281,8 @@ class TaskService:
                     if change is None:
                         break
                     seen.append(change.task.id)
-                    status = await _return(change)
-                self._tell(change.task, status)
+                    fate = await _return(change)
+                self._tell(change.task, fate)
             except StoreUnavailable:
                 raise
             except Exception:
@@ -285,23 +297,34 @@ class TaskService:
         async with self._store.change(task_id) as change:
             yield change if change is not None and _is_of(change.task, runtime) else _absent("task")
 
-    def _tell(self, task: Task, status: TaskStatus) -> TaskStatus:
-        if status in TERMINAL:
-            self._ended(task.kind, status, task.run_seconds)
-        return status
+    def _tell(self, task: Task, fate: Fate) -> TaskStatus:
+        """After the commit. Of an error's words only the reason that was read from them may stand in a log."""
+        if fate.failure_reason:
+            logger.warning(
+                "task_failed",
+                task_id=str(task.id),
+                agent_id=str(task.agent_id),
+                kind=task.kind,
+                attempt=task.attempt,
+                failure_reason=fate.failure_reason,
+                status=str(fate.status),
+            )
+        if fate.status in TERMINAL:
+            self._ended(task.kind, fate.status, task.run_seconds)
+        return fate.status
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
         if runtime.runtime_id != runtime_id:
             _absent("runtime")
 
 
-async def _fail(change: TaskChange, reason: str, error: str) -> TaskStatus:
+async def _fail(change: TaskChange, reason: str, error: str) -> Fate:
     task = change.task
     error = error[-ERROR_CHARS_MAX:]
     retry = judge_failure(reason, kind=task.kind, attempt=task.attempt, max_attempts=task.max_attempts)
     if retry is not None:
         await change.announce("task:failed", _failure_fields(task, reason, retry_pending=True))
-        return await _requeue(change, task.attempt + 1, retry.delay_seconds, reason, error)
+        return Fate(await _requeue(change, task.attempt + 1, retry.delay_seconds, reason, error), reason)
     await change.finish(TaskStatus.FAILED, error=error, failure_reason=reason)
     if task.kind == "chat":
         await change.send_reply("error", apology(reason, task.language))
@@ -309,7 +332,7 @@ async def _fail(change: TaskChange, reason: str, error: str) -> TaskStatus:
         await _comment(change, failure_comment(reason, task.language), by_agent=False)
     await change.ring()
     await change.announce("task:failed", _failure_fields(task, reason, retry_pending=False))
-    return TaskStatus.FAILED
+    return Fate(TaskStatus.FAILED, reason)
 
 
 async def _comment(change: TaskChange, text: str, *, by_agent: bool) -> None:
@@ -329,7 +352,7 @@ async def _requeue(change: TaskChange, attempt: int, delay_seconds: float, reaso
     return status
 
 
-async def _return(change: TaskChange) -> TaskStatus:
+async def _return(change: TaskChange) -> Fate:
     """A lost task: one that never started loses no attempt, because nothing was tried. Not for ever, though."""
     task = change.task
     logger.warning("task_lost", task_id=str(task.id), loss=task.loss, attempt=task.attempt)
@@ -340,13 +363,13 @@ async def _return(change: TaskChange) -> TaskStatus:
     return await _fail(change, RUNTIME_OFFLINE, "its runtime went silent")
 
 
-async def _return_undelivered(change: TaskChange, in_a_row: int) -> TaskStatus:
+async def _return_undelivered(change: TaskChange, in_a_row: int) -> Fate:
     """A runtime that ends on reading the task, say, would be handed it again and again."""
     if in_a_row >= UNDELIVERED_MAX:
         await change.note_undelivered(0)
         return await _fail(change, RUNTIME_OFFLINE, f"its runtime did not start it {in_a_row} times in a row")
     await change.note_undelivered(in_a_row)
-    return await _requeue(change, change.task.attempt, 0.0, RUNTIME_OFFLINE, "its runtime never started it")
+    return Fate(await _requeue(change, change.task.attempt, 0.0, RUNTIME_OFFLINE, "its runtime never started it"))
 
 
 def event_fields(task: Task, status: TaskStatus) -> JsonObject:

@@ -28,6 +28,7 @@ from gateway.postgres.migrate import migrate_down
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.accounts import Accounts
 from gateway.work.directory import Directory, RuntimePrincipal, UserPrincipal
+from support.processes import free_address
 
 
 @dataclass(frozen=True)
@@ -239,16 +240,18 @@ async def test_migrate_down_under_a_running_daemon_is_refused(gateway: Gateway, 
 
 
 async def test_doctor_finds_a_sound_installation_sound(gateway: Gateway) -> None:
-    found = (await gateway("doctor", "--json")).json
+    found = (await gateway("doctor", "--json", GATEWAY_HTTP__BIND=free_address())).json
     assert found["ok"] is True
     assert {check["name"]: check["ok"] for check in found["checks"]} == {
         "configuration": True,
         "secret_key": True,
         "database": True,
         "migrations": True,
+        "daemon": True,
+        "secrets": True,
         "bots": True,
     }
-    assert found["installations"] == []
+    assert found["installations"] == found["runtimes"] == []
 
 
 async def test_doctor_tells_the_proxy_and_fails_for_one_that_cannot_be_used(gateway: Gateway) -> None:
@@ -269,7 +272,7 @@ async def test_doctor_fails_when_migrations_are_pending(gateway: Gateway, databa
 
 async def test_doctor_fails_when_the_database_is_away(gateway: Gateway) -> None:
     url = "postgresql://127.0.0.1:1/nothing?connect_timeout=2"
-    done = await gateway("doctor", "--json", GATEWAY_DATABASE_URL=url)
+    done = await gateway("doctor", "--json", GATEWAY_DATABASE_URL=url, GATEWAY_HTTP__BIND=free_address())
     assert done.code == 1
     failed = [check["name"] for check in json.loads(done.out)["checks"] if not check["ok"]]
     assert failed == ["database"]
@@ -299,6 +302,79 @@ async def test_doctor_with_a_key_of_the_wrong_length_is_a_wrong_configuration(ga
     assert done.out == ""
     assert "secret_key" in done.err
     assert done.err.count("\n") == 1
+
+
+async def test_task_commands_find_what_became_of_runs(gateway: Gateway, database: str) -> None:
+    async with open_pool(database, size_max=2) as pool:
+        directory = Directory(PostgresDirectoryStore(pool))
+        owner = await directory.add_user("ada@example.com")
+        acme = await directory.add_workspace("Acme", "ACM", owner)
+        other = await directory.add_workspace("Other", "OTH", owner)
+        runtime, _ = await directory.add_runtime(acme, "box")
+        agents = [
+            await directory.add_agent(acme, "Helper", runtime_id=runtime.id),
+            await directory.add_agent(acme, "Idle"),
+        ]
+        agents.append(await directory.add_agent(other, "Helper"))
+        tasks = [new_id() for _ in agents]
+        async with pool.connection() as conn:
+            await conn.execute("alter table agent_task add column if not exists stderr_tail text")
+            for number, (task_id, agent) in enumerate(zip(tasks, agents, strict=True)):
+                issue_id = new_id()
+                await conn.execute(
+                    "insert into issue (id, workspace_id, number, title) values (%s, %s, %s, 'plum pudding')",
+                    (issue_id, agent.workspace_id, number + 1),
+                )
+                await conn.execute(
+                    "insert into agent_task (id, workspace_id, agent_id, kind, issue_id, status, attempt, error,"
+                    " failure_reason, result, completed_at, created_at) values (%s, %s, %s, 'issue', %s, %s, 2, %s, %s,"
+                    """ '{"output": "plum pudding"}', now(), now() + make_interval(secs => %s))""",
+                    (
+                        task_id,
+                        agent.workspace_id,
+                        agent.id,
+                        issue_id,
+                        "failed" if number == 0 else "completed",
+                        "line 1\nline \x1b[31m2" if number == 0 else None,
+                        "agent_error.process_failure" if number == 0 else None,
+                        number,
+                    ),
+                )
+            await conn.execute("update agent_task set stderr_tail = 'no key' where status = 'failed'")
+    listed = await gateway("task", "list")
+    header, *rows = [line.split("\t") for line in listed.out.splitlines()]
+    assert header == ["ID", "AGENT", "KIND", "STATUS", "ATTEMPT", "REASON", "RUNTIME", "CREATED", "STARTED", "ENDED"]
+    assert [row[:2] for row in rows] == [
+        [str(tasks[2]), "other/Helper"],
+        [str(tasks[1]), "acme/Idle"],
+        [str(tasks[0]), "acme/Helper"],
+    ]
+    assert rows[2][2:7] == ["issue", "failed", "2", "agent_error.process_failure", "box"]
+    assert "plum" not in listed.out
+
+    async def found(*options: str) -> list[str]:
+        return [each["id"] for each in (await gateway("task", "list", "--json", *options)).json]
+
+    assert await found("--status", "failed") == [str(tasks[0])]
+    assert await found("--workspace", "other") == [str(tasks[2])]
+    assert await found("--agent", "Idle") == await found("--agent", str(agents[1].id)) == [str(tasks[1])]
+    assert await found("--agent", "acme/Helper", "--limit", "1") == [str(tasks[0])]
+    ambiguous = await gateway("task", "list", "--agent", "Helper")
+    assert (ambiguous.code, ambiguous.out) == (1, "")
+    assert "'Helper' may be any of acme/Helper, other/Helper; name it as WORKSPACE/NAME" in ambiguous.err
+    assert (await gateway("task", "list", "--agent", "Nobody")).err == "gateway: there is no agent 'Nobody'\n"
+    assert (await gateway("task", "list", "--status", "lost")).code == 2
+
+    shown = (await gateway("task", "show", str(tasks[0]), "--json")).json
+    expected = {"status": "failed", "attempt": 2, "issue_key": "ACM-1", "runtime": "box", "outbound": []}
+    assert {name: shown[name] for name in expected} == expected
+    assert (shown["error"], shown["stderr_tail"]) == ("line 1\nline \x1b[31m2", "no key")
+    text = (await gateway("task", "show", str(tasks[0]))).out
+    assert "error:\n  line 1\n  line \\x1b[31m2\nstderr_tail:\n  no key\n" in text
+    assert "plum" not in text
+    missing = await gateway("task", "show", str(new_id()))
+    assert (missing.code, "there is no task" in missing.err) == (1, True)
+    assert (await gateway("task", "show", "7")).code == 2
 
 
 def test_help_is_quick() -> None:

@@ -139,8 +139,11 @@ async def test_stranger_finds_nothing(office: Office) -> None:
         ("GET", f"{path}/runs"), ("GET", f"{path}/runs/{run['id']}"), ("GET", f"/api/autopilots/{uuid4()}"),
     ]  # fmt: skip
     for method, where in asked:
-        assert (await eve.ask(method, where, body(office) if method != "GET" else None))[0] == 404, where
+        given = None if method == "GET" or where.endswith("/trigger") else body(office)
+        assert (await eve.ask(method, where, given))[0] == 404, where
     assert (await mia.ask("GET", "/api/autopilots/nonsense"))[0] == 400
+    status, answer = await mia.ask("POST", f"{path}/trigger", {"prompt": "with these words"})
+    assert (status, answer["field"]) == (400, "prompt")
 
 
 # --- private agents ---------------------------------------------------------------------------------------------------

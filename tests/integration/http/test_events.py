@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gateway.http import events
+from gateway.http.places import RETRY_SECONDS, PlaceLimits
 from gateway.http.server import serve_http
 from gateway.postgres.pool import Pool
 from support.people import HOST, Office, open_office
@@ -84,3 +85,33 @@ async def test_stream_ends_for_who_is_no_member_any_more(office: Office, monkeyp
                 pass
             await office.sql("delete from member where user_id <> %s", office.place.owner_id)
             assert all(line in {"", ": still here"} for line in [line async for line in lines])
+
+
+async def _open_stream(stack: AsyncExitStack, url: str, path: str, token: str) -> bytes:
+    """A stream on a connection of its own, open until the stack ends; the answer as far as its first event."""
+    stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])))
+    await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    answer = b""
+    while not answer.endswith((b"}", b"\n\n\r\n")):
+        answer += await stream.receive_some()
+    return answer
+
+
+async def test_streams_of_one_person_are_bounded_and_leave_room_for_others(office: Office) -> None:
+    person, other = await office.add_person("eve@acme.example"), await office.add_person("bob@acme.example")
+    _, one = await office.people.directory.add_user_token(person)
+    _, another = await office.people.directory.add_user_token(other)
+    path = f"/api/workspaces/{office.place.workspace_id}/events"
+    with trio.fail_after(20):
+        async with _served(office) as (url, _):
+            async with AsyncExitStack() as stack:
+                for _ in range(PlaceLimits().streams_of_person):
+                    assert b" 200 " in await _open_stream(stack, url, path, one)
+                refused = await _open_stream(stack, url, path, one)
+                assert b" 429 " in refused
+                assert f"retry-after: {RETRY_SECONDS}" in refused.decode().lower()
+                assert b" 200 " in await _open_stream(stack, url, path, another)
+            async with AsyncExitStack() as stack:
+                # It takes the server a moment to notice that a reader left.
+                while b" 429 " in await _open_stream(stack, url, path, one):
+                    await trio.sleep(0.05)

@@ -276,7 +276,9 @@ async def test_rows_of_another_workspace_are_not_there(desk: Desk, pool: Pool) -
     assert (await browser.ask("GET", path))[0] == 404
 
 
-@pytest.mark.parametrize("session", ["no-id", str(uuid4()), "00000000-0000-0000-0000-000000000000"])
+@pytest.mark.parametrize(
+    "session", ["no-id", "6a53180b-f19b-4e3b-9f8c-532d28697928", "00000000-0000-0000-0000-000000000000"]
+)
 async def test_status_of_an_unknown_session_is_404(desk: Desk, session: str) -> None:
     browser = await desk.person("workspace_owner")
     status, error = await browser.ask("GET", f"{desk.base}/install/{session}/status")

@@ -14,6 +14,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from gateway.channel.channel import Verdict
 from gateway.concurrency import Topics
 from gateway.errors import LarkUnavailable, StoreUnavailable
 from gateway.http.app import JsonApp, Services, create_app
@@ -257,10 +258,53 @@ async def test_time_of_the_last_event_is_stored_beside_the_holders_state(door: D
         nursery.cancel_scope.cancel()
     assert await door.run("select state, node from channel_connection") == [("http", "")]
     await door.run("update channel_connection set state = 'unreadable_secret', last_event_at = null")
-    await PostgresPushStore(door.pool).heard([door.installation_id, uuid4()])
+    await PostgresPushStore(door.pool).heard([door.installation_id, uuid4()], [])
     ((state, heard),) = await door.run("select state, last_event_at from channel_connection")
     assert (state, heard is not None) == ("unreadable_secret", True)
     assert view.state == "standby"  # nobody holds its lease here, so nobody would answer
+
+
+async def test_bot_whose_posted_event_was_not_settled_is_degraded(pool: Pool, place: Place) -> None:
+    async def fail(_message: object) -> None:
+        raise StoreUnavailable("away")
+
+    door = build(pool, place, fail)
+    await door.install()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(door.pushed.run)
+        assert (await door.post(signed(encrypted(event()))))[0] == 500
+        with trio.fail_after(5):
+            while await door.run("select 1 from channel_connection where degraded_until > now()") == []:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert await door.run("select state, last_event_at is not null from channel_connection") == [("http", True)]
+
+
+async def test_chat_with_too_many_waiting_events_is_refused_at_once(
+    pool: Pool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.lark.push.CHAT_WAITING_MAX", 2)
+    go_on, statuses = trio.Event(), list[int]()
+
+    async def hang(_message: Any) -> Any:
+        await go_on.wait()
+        return Verdict.SETTLED
+
+    async def post(number: int, chat_id: str) -> None:
+        body = encrypted(event(message_id=f"om_{number}", chat_id=chat_id))
+        statuses.append((await door.post(signed(body)))[0])
+
+    door = build(pool, place, hang)
+    await door.install()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(post, number, "oc_stuck")
+            while len(statuses) < 3:
+                await trio.sleep(0.01)
+            assert statuses == [500] * 3
+            go_on.set()
+    assert sorted(statuses) == [200] * 3 + [500] * 3
 
 
 async def test_events_of_one_chat_are_decided_in_the_order_they_came(pool: Pool, place: Place) -> None:

@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 from structlog.testing import capture_logs
 
 from gateway.postgres.pool import Pool
-from support.people import PASSWORD, QUICK, Office, open_office
+from support.people import PASSWORD, QUICK, Browser, Office, open_office
 
 REDEEM = "/api/lark/binding/redeem"
 
@@ -114,14 +114,55 @@ async def test_login_with_a_bad_body_is_400(office: Office, body: bytes) -> None
     assert (await office.browser().ask("POST", "/api/auth/login", body))[0] == 400
 
 
-async def test_sign_in_is_throttled_per_email_with_a_time_to_come_back(office: Office) -> None:
-    browser = office.browser()
-    answers = [await browser.sign_in("bob@acme.example", "wrong") for _ in range(11)]
+def _from(office: Office, address: str) -> Browser:
+    return office.browser(peer=address)
+
+
+async def test_sign_in_is_locked_for_the_address_that_failed_and_not_for_the_owner(office: Office) -> None:
+    await office.add_person("bob@acme.example")
+    owner, thief = _from(office, "198.51.100.1"), _from(office, "203.0.113.66")
+    answers = [await thief.sign_in("bob@acme.example", "wrong") for _ in range(11)]
     assert answers == [401] * 10 + [429]
-    response = await browser.send("POST", "/api/auth/login", {"email": "BOB@acme.example", "password": "wrong"})
+    response = await thief.send("POST", "/api/auth/login", {"email": "BOB@acme.example", "password": PASSWORD})
     assert response.status_code == 429
     assert 1 <= int(response.headers["Retry-After"]) <= 60
-    assert await browser.sign_in("eve@acme.example", "wrong") == 401
+    assert await thief.sign_in("eve@acme.example", "wrong") == 401
+    for number in range(3):
+        assert await _from(office, f"192.0.2.{number}").sign_in("bob@acme.example", "wrong") == 401
+    assert await owner.sign_in("bob@acme.example") == 200
+
+
+async def test_sign_in_counts_no_success(office: Office) -> None:
+    browser = await office.signed_in("bob@acme.example")
+    assert {await browser.sign_in("bob@acme.example") for _ in range(12)} == {200}
+
+
+async def test_flood_of_attempts_is_refused_while_a_familiar_owner_gets_in(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await office.add_person("bob@acme.example")
+    owner = _from(office, "198.51.100.1")
+    assert await owner.sign_in("bob@acme.example") == 200
+    accounts = office.people.accounts
+    await accounts._room.acquire_on_behalf_of("one")
+    await accounts._room.acquire_on_behalf_of("other")
+    monkeypatch.setattr("gateway.work.accounts.VERIFICATIONS_WAITING_MAX", 3)
+    answers: list[int] = []
+
+    async def attack(number: int) -> None:
+        answers.append(await _from(office, f"192.0.2.{number}").sign_in("bob@acme.example", "wrong"))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(attack, number)
+            while len(answers) < 5:
+                await trio.lowlevel.checkpoint()
+            assert answers == [429] * 5
+            assert await owner.sign_in("bob@acme.example") == 200
+            accounts._room.release_on_behalf_of("one")
+            accounts._room.release_on_behalf_of("other")
+    assert sorted(answers) == [401] * 3 + [429] * 5
 
 
 async def test_sign_in_is_throttled_per_address_that_only_a_trusted_proxy_may_name(pool: Pool) -> None:
@@ -141,8 +182,8 @@ async def test_sign_in_is_throttled_per_address_that_only_a_trusted_proxy_may_na
         assert await attempt("192.0.2.1", f"198.51.100.{number}") == 401
     assert await attempt("192.0.2.1", "203.0.113.9") == 429
     assert await attempt("10.1.1.1", "203.0.113.9, 10.2.2.2") == 401
-    for _ in range(29):
-        assert await attempt("10.1.1.1", "203.0.113.9") == 401
+    for number in range(29):
+        assert await attempt("10.1.1.1", f"198.51.100.{number}, 203.0.113.9") == 401
     assert await attempt("10.1.1.1", "203.0.113.9") == 429
     assert await attempt("10.1.1.1", "203.0.113.10") == 401
 

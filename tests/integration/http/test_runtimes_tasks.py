@@ -196,3 +196,14 @@ async def test_wrong_identity_is_turned_away(
         f"/api/tasks/{uuid4()}/start",
     ):
         assert (await client.post(path, headers=headers, json={"name": "x"})).status_code == status
+
+
+@pytest.mark.parametrize(("action", "field"), [("complete", "output"), ("fail", "error"), ("progress", "text")])
+async def test_report_needs_its_words_and_may_bring_what_a_newer_worker_adds(
+    client: httpx2.AsyncClient, action: str, field: str
+) -> None:
+    path = f"/api/tasks/{UUID(int=9)}/{action}?trace=1"
+    answer = await client.post(path, json={"attempt": 1, "result": "x"})
+    assert (answer.status_code, answer.json().get("field")) == (400, field)
+    answer = await client.post(path, json={"attempt": 1, field: "x", "usage": {"tokens": 5}})
+    assert answer.status_code == 404

@@ -288,19 +288,33 @@ async def test_log_is_slim_newest_first_and_has_its_real_total(hooks: HookOffice
     assert (page["total"], [row["id"] for row in page["deliveries"]]) == (25, sent[::-1][20:])
 
 
-@pytest.mark.parametrize(
-    ("query", "limit", "offset"),
-    [
-        ("limit=x&offset=-3", 20, 0), ("limit=0", 20, 0), ("limit=-1", 20, 0), ("limit=101", 100, 0), ("limit=", 20, 0),
-        ("limit=1e3&offset=x", 20, 0), ("limit=99999999999999999999&offset=99999999999999999999", 100, 10_000_000),
-    ],
-)  # fmt: skip
-async def test_page_that_is_none_becomes_the_usual_one(
+@pytest.mark.parametrize(("query", "limit", "offset"), [("", 20, 0), ("limit=101", 100, 0), ("limit=5&offset=3", 5, 3)])
+async def test_page_larger_than_the_largest_is_the_largest(
     hooks: HookOffice, mia: Browser, query: str, limit: int, offset: int
 ) -> None:
     one = await pilot(hooks, mia)
     status, page = await one.ask("GET", f"/deliveries?{query}")
     assert (status, page["limit"], page["offset"]) == (200, limit, offset)
+
+
+async def test_absurd_or_unknown_parameter_is_400_with_its_name(hooks: HookOffice, mia: Browser) -> None:
+    one = await pilot(hooks, mia)
+    for query, field in (
+        ("limit=x", "limit"), ("limit=-1", "limit"), ("limit=1000000000", "limit"), ("limit=5&limit=6", "limit"),
+        ("offset=99999999999999999999", "offset"), ("status=nonsense", "status"), ("q=%00", "q"), ("q=%FF", "q"),
+        ("q=" + "x" * 201, "q"), ("state=failed", "state"),
+    ):  # fmt: skip
+        status, answer = await one.ask("GET", f"/deliveries?{query}")
+        assert (status, answer["field"]) == (400, field), query
+
+
+async def test_unknown_member_of_a_filter_is_400_with_its_name(hooks: HookOffice, mia: Browser) -> None:
+    one = await pilot(hooks, mia)
+    status, answer = await one.ask("POST", "/deliveries/replays", {"filter": {"state": "failed"}, "dry_run": True})
+    assert (status, answer["field"]) == (400, "filter.state")
+    filters = [{"event": "push", "action": "opened"}]
+    status, answer = await mia.ask("PATCH", one.of_trigger, {"event_filters": filters})
+    assert (status, answer["field"]) == (400, "event_filters[0].action")
 
 
 async def test_log_is_filtered_and_searched(hooks: HookOffice, mia: Browser) -> None:
@@ -329,10 +343,10 @@ async def test_log_is_filtered_and_searched(hooks: HookOffice, mia: Browser) -> 
     assert await total("q=ord47&status=rejected") == 0
     assert await total("q=ord47&event=github.push") == 1
     assert await total("q=nothing") == 0
-    assert await total("q=%22%27%29%28%3A%2A%26%00") == 0
+    assert await total("q=%22%27%29%28%3A%2A%26") == 0
     assert await total("q=+") == 5
     assert await total("status=rejected") == 2
-    assert await total("status=nonsense") == 0
+    assert await total("status=") == 5
     assert await total("event=github.issues") == 1
     assert await total("q=ord4711", "/api/workspaces/acme") == 2
     assert await total("status=dispatched", "/api/workspaces/acme") == 4

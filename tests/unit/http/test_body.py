@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib import import_module
+from inspect import getsource
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec import inspect as shapes
 
+from gateway import http
 from gateway.errors import RejectedRequest
-from gateway.http.body import decode_json, error_response, json_response
+from gateway.http.body import PersonBody, RuntimeBody, decode_json, error_response, json_response
+
+MODULES = [
+    import_module(f"gateway.http.{path.stem}")
+    for path in sorted(Path(http.__file__).parent.glob("*.py"))
+    if path.stem != "__init__"
+]
 
 
 class Inner(msgspec.Struct):
@@ -79,3 +93,90 @@ def test_body_nested_deeper_than_the_parser_goes_is_refused_as_not_json() -> Non
     with pytest.raises(RejectedRequest) as refusal:
         decode_json(b'{"other":' + b"[" * 100_000 + b"]" * 100_000 + b"}", Shape)
     assert (refusal.value.status, refusal.value.code) == (400, "invalid_json")
+
+
+# --- no shape is forgotten --------------------------------------------------------------------------------------------
+
+
+def read_shapes(module: ModuleType) -> Iterator[type[msgspec.Struct]]:
+    """The shape of every `read_json` in a module."""
+    for node in ast.walk(ast.parse(getsource(module))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "read_json":
+            assert isinstance(node.args[0], ast.Name), f"{module.__name__}: name the shape"
+            yield getattr(module, node.args[0].id)
+
+
+READ = [shape for module in MODULES for shape in read_shapes(module)]
+
+
+def structs_of(type_: object) -> Iterator[type[msgspec.Struct]]:
+    """Every struct that a type can hold, itself included."""
+    if isinstance(type_, shapes.StructType):
+        yield type_.cls
+        for field in type_.fields:
+            yield from structs_of(field.type)
+        return
+    for name in ("types", "item_types"):
+        for part in getattr(type_, name, ()):
+            yield from structs_of(part)
+    for name in ("item_type", "type", "key_type", "value_type"):
+        if (part := getattr(type_, name, None)) is not None:
+            yield from structs_of(part)
+
+
+@pytest.mark.parametrize("shape", READ, ids=lambda shape: f"{shape.__module__.rpartition('.')[2]}.{shape.__name__}")
+def test_body_of_a_route_is_either_a_persons_or_a_runtimes(shape: type[msgspec.Struct]) -> None:
+    assert issubclass(shape, PersonBody) ^ issubclass(shape, RuntimeBody)
+    strict = {struct: struct.__struct_config__.forbid_unknown_fields for struct in structs_of(shapes.type_info(shape))}
+    assert set(strict.values()) == {issubclass(shape, PersonBody)}, strict
+    assert issubclass(shape, RuntimeBody) == (shape.__module__ in {"gateway.http.runtimes", "gateway.http.tasks"})
+
+
+def test_every_route_for_people_that_changes_something_reads_its_body() -> None:
+    unread, seen = [], 0
+    for module in MODULES:
+        for view in ast.walk(ast.parse(getsource(module))):
+            if not isinstance(view, ast.AsyncFunctionDef):
+                continue
+            routes = [each.func.attr for each in view.decorator_list if _is_route(each)]
+            if not {"post", "put", "patch"} & set(routes) or module.__name__.endswith(("webhooks", "lark_events")):
+                continue
+            seen += 1
+            read = any(isinstance(node, ast.Name) and node.id == "read_json" for node in ast.walk(view))
+            if not read and module.__name__ not in {"gateway.http.runtimes", "gateway.http.tasks"}:
+                unread.append(f"{module.__name__}.{view.name}")
+    assert not unread
+    assert seen > 15
+
+
+def _is_route(decorator: ast.expr) -> bool:
+    return (
+        isinstance(decorator, ast.Call)
+        and isinstance(decorator.func, ast.Attribute)
+        and isinstance(decorator.func.value, ast.Name)
+        and decorator.func.value.id == "app"
+    )
+
+
+class Part(PersonBody):
+    event: str
+
+
+class Asked(PersonBody):
+    parts: tuple[Part, ...] = ()
+
+
+class Reported(RuntimeBody):
+    output: str
+
+
+def test_unknown_member_of_a_persons_body_is_refused_with_its_name_and_of_a_runtimes_ignored() -> None:
+    for body, field in ((b'{"part": []}', "part"), (b'{"parts": [{"event": "e", "x": 1}]}', "parts[0].x")):
+        with pytest.raises(RejectedRequest) as refusal:
+            decode_json(body, Asked)
+        assert (refusal.value.status, refusal.value.code) == (400, "invalid_body")
+        assert refusal.value.extra == {"field": field}
+    assert decode_json(b'{"output": "", "of": "tomorrow"}', Reported).output == ""
+    with pytest.raises(RejectedRequest) as refusal:
+        decode_json(b'{"result": "x"}', Reported)
+    assert refusal.value.extra == {"field": "output"}

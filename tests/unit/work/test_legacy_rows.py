@@ -52,6 +52,7 @@ def test_key_opens_bytes_and_base64_however_it_was_broken_into_lines() -> None:
 @pytest.mark.parametrize(
     "sealed",
     ["", "x", "\\xzz", "\\x00", "?" * 40, base64.b64encode(b"\x00" * 40).decode(), "\\x" + seal(b"a", b"row").hex()],
+    ids=["empty", "letter", "no hex", "short", "no base64", "zeros", "other context"],
 )
 def test_key_finds_anything_else_unreadable(sealed: str) -> None:
     with pytest.raises(UnreadableSecret):

@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from gateway.keyring import KeyRing
-from gateway.work.secrets import PASSES_MAX, Outcome, StoredSecret, rotate_secrets
+from gateway.work.secrets import PASSES_MAX, Outcome, StoredSecret, open_secrets, rotate_secrets
 
 OLD, NEW, LOST = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 RING = KeyRing([NEW, OLD])
@@ -130,3 +130,16 @@ async def test_rotate_tells_how_far_it_is() -> None:
     await rotate_secrets([shelf], RING, lambda what, done, total: told.append((what, done, total)))
     assert told[:3] == [("secrets", 1, 3), ("secrets", 2, 3), ("secrets", 3, 3)]
     assert set(told[3:]) == {("secrets", 3, 3)}
+
+
+async def test_open_tries_every_secret_and_changes_none() -> None:
+    shelf = Shelf()
+    for number, key in enumerate((OLD, NEW, LOST, NEW)):
+        shelf.put(number, f"fake-{number}", key)
+    shelf.kept[UUID(int=9), "s"] = "None"
+    before = dict(shelf.kept)
+    opened = await open_secrets([shelf, shelf], RING)
+    assert (opened.total, [each.owner_id.int for each in opened.troubles]) == (10, [2, 9, 2, 9])
+    assert "fake" not in repr(opened)
+    assert shelf.kept == before
+    assert len((await open_secrets([shelf], None)).troubles) == 5

@@ -39,3 +39,9 @@ def test_run_waits_unless_agent_or_session_is_archived(
         judge_queueing(agent_archived=agent_archived, session_archived=session_archived, has_runtime=has_runtime)
         is expected
     )
+
+
+def test_runtime_that_was_not_heard_of_is_told_from_none_at_all() -> None:
+    state = {"agent_archived": False, "session_archived": False}
+    assert judge_queueing(**state, has_runtime=True, runtime_heard=False) is Queueing.RUNTIME_SILENT
+    assert judge_queueing(**state, has_runtime=False, runtime_heard=False) is Queueing.AGENT_OFFLINE

@@ -1,0 +1,1 @@
+alter table channel_connection drop column degraded_until;

@@ -1,0 +1,57 @@
+-- Tasks as an operator looks for them: what became of a run and why, without what was said.
+
+-- name: find_agents(workspace_id, reference)
+-- By id, by name, or by WORKSPACE/NAME. A name may be borne by agents of several workspaces.
+select agent.id, workspace.slug || '/' || agent.name as path
+from agent
+join workspace on workspace.id = agent.workspace_id
+where (:workspace_id::uuid is null or agent.workspace_id = :workspace_id)
+  and (agent.id::text = lower(:reference::text) or agent.name = :reference or workspace.slug || '/' || agent.name = :reference)
+order by path
+limit 20;
+
+-- name: list_tasks(workspace_id, agent_id, status, rows_max)
+-- record_class: TaskLine
+-- The latest first. The runtime is the one that has the task, or else the one that it waits for.
+select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
+  task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
+  workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
+  coalesce(task.runtime_id, agent.runtime_id) as runtime_id, runtime.name as runtime,
+  runtime.last_heartbeat_at as runtime_last_heartbeat_at, task.created_at, task.available_at, task.dispatched_at,
+  task.started_at, task.completed_at
+from agent_task task
+join workspace on workspace.id = task.workspace_id
+join agent on agent.id = task.agent_id
+left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
+left join agent_runtime runtime on runtime.id = coalesce(task.runtime_id, agent.runtime_id)
+  and runtime.workspace_id = task.workspace_id
+where (:workspace_id::uuid is null or task.workspace_id = :workspace_id)
+  and (:agent_id::uuid is null or task.agent_id = :agent_id)
+  and (:status::text is null or task.status = :status)
+order by task.created_at desc, task.id desc
+limit :rows_max;
+
+-- name: show_task(task_id)^
+-- record_class: TaskPage
+-- With the program's last words. Its answer is left out: that is part of a conversation.
+select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
+  task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
+  workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
+  coalesce(task.runtime_id, agent.runtime_id) as runtime_id, runtime.name as runtime,
+  runtime.last_heartbeat_at as runtime_last_heartbeat_at, task.created_at, task.available_at, task.dispatched_at,
+  task.started_at, task.completed_at, task.undelivered, task.error, to_jsonb(task) ->> 'stderr_tail' as stderr_tail
+from agent_task task
+join workspace on workspace.id = task.workspace_id
+join agent on agent.id = task.agent_id
+left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
+left join agent_runtime runtime on runtime.id = coalesce(task.runtime_id, agent.runtime_id)
+  and runtime.workspace_id = task.workspace_id
+where task.id = :task_id;
+
+-- name: list_messages_of_task(task_id)
+-- record_class: SentForTask
+-- What the run said to its chat and what became of that, in the order in which it was written.
+select id, kind, part, status, attempts, error_code, error, created_at, sent_at
+from outbound_message
+where task_id = :task_id
+order by seq;

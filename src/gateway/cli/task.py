@@ -1,0 +1,99 @@
+"""`gateway task`: what became of runs and why, directly in the database. Nothing of what was said is shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import click
+import trio
+
+from gateway.cli.output import config_option, json_option, plain, print_json, print_record, print_table
+from gateway.config import Settings, load_settings
+from gateway.work.ports import TaskStatus
+
+if TYPE_CHECKING:
+    from gateway.work.task_views import SentForTask, TaskLine, TaskPage
+
+ROWS_MAX = 1_000
+
+
+@click.group()
+def task() -> None:
+    """Runs of agents: what became of them and why."""
+
+
+@task.command("list")
+@click.option("--workspace", metavar="WORKSPACE", help="Of one workspace only (a slug or an id).")
+@click.option(
+    "--agent", metavar="AGENT", help="Of one agent only: an id, a name where it is unique, or WORKSPACE/NAME."
+)
+@click.option("--status", type=click.Choice([each.value for each in TaskStatus]), help="Only those.")
+@click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=50, show_default=True, help="At most so many.")
+@config_option
+@json_option
+def list_(
+    *, workspace: str | None, agent: str | None, status: str | None, limit: int, config: Path | None, as_json: bool
+) -> None:
+    """Show runs, the latest first."""
+    lines = trio.run(_list, load_settings(config), workspace, agent, status, limit)
+    if as_json:
+        print_json(lines)
+        return
+    columns = ("ID", "AGENT", "KIND", "STATUS", "ATTEMPT", "REASON", "RUNTIME", "CREATED", "STARTED", "ENDED")
+    print_table(columns, [_row(line) for line in lines])
+
+
+@task.command("show")
+@click.argument("task_id", metavar="TASK", type=click.UUID)
+@config_option
+@json_option
+def show(task_id: UUID, config: Path | None, as_json: bool) -> None:
+    """Show one run: its attempts, why it failed, its program's last words, and what became of what it said."""
+    page, sent = trio.run(_show, load_settings(config), task_id)
+    if as_json:
+        print_json(asdict(page) | {"outbound": sent})
+        return
+    texts = {"error": page.error, "stderr_tail": page.stderr_tail}
+    print_record({name: value for name, value in asdict(page).items() if name not in texts})
+    for name, text in texts.items():
+        if text:
+            click.echo(f"{name}:")
+            for line in text.splitlines():
+                click.echo(f"  {plain(line)}")
+    if sent:
+        rows = [(each.kind, each.part, each.status, each.attempts, each.error_code, each.error) for each in sent]
+        print_table(("SAID", "PART", "STATUS", "ATTEMPTS", "CODE", "ERROR"), rows)
+
+
+def _row(line: TaskLine) -> tuple[object, ...]:
+    times = (line.created_at, line.started_at, line.completed_at)
+    agent = f"{line.workspace}/{line.agent}"
+    return (line.id, agent, line.kind, line.status, line.attempt, line.failure_reason, line.runtime, *times)
+
+
+async def _list(
+    settings: Settings, workspace: str | None, agent: str | None, status: str | None, limit: int
+) -> list[TaskLine]:
+    from gateway.daemon import open_database
+    from gateway.postgres.directory_store import PostgresDirectoryStore
+    from gateway.postgres.task_view_store import PostgresTaskViews
+    from gateway.work.directory import Directory
+    from gateway.work.task_views import TaskViews
+
+    async with open_database(settings, attach=True) as pool:
+        place = None if workspace is None else await Directory(PostgresDirectoryStore(pool)).workspace(workspace)
+        return await TaskViews(PostgresTaskViews(pool)).recent(
+            workspace_id=None if place is None else place.id, agent=agent, status=status, rows_max=limit
+        )
+
+
+async def _show(settings: Settings, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
+    from gateway.daemon import open_database
+    from gateway.postgres.task_view_store import PostgresTaskViews
+    from gateway.work.task_views import TaskViews
+
+    async with open_database(settings, attach=True) as pool:
+        return await TaskViews(PostgresTaskViews(pool)).find(task_id)

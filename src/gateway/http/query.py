@@ -1,0 +1,132 @@
+"""The query of a request: what a route takes is declared where the route is, and judged in one place before it runs.
+
+A parameter that is ignored misleads: a caller believes that a list was filtered, and acts on the whole of it. So under
+`/api/` an unknown parameter is refused, as is one that is given twice or that is not what its declaration says. Outside
+of `/api/`, and where others than people build the address (`LENIENT`), unknown ones are ignored: links to our pages
+come back with parameters that GitHub and Lark have appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
+
+from quart import Quart, current_app, g, request
+
+from gateway.errors import RejectedRequest
+
+View = TypeVar("View", bound=Callable[..., object])
+
+Judge = Callable[[str], str | None]
+"""What a value must be, in words, when it is not; None when it is."""
+
+LENIENT = ("/api/runtimes/", "/api/tasks/", "/api/webhooks/", "/api/github/setup")
+"""Prefixes of rules whose unknown parameters are ignored: newer workers and other people's servers may send some."""
+TEXT_CHARS_MAX = 200
+
+_DECLARED = "query_parameters"
+_NAME_CHARS_SHOWN = 64
+
+
+def takes(**parameters: Judge) -> Callable[[View], View]:
+    """Declare the query parameters of a view. Below the route's decorator; without it a view takes none."""
+
+    def declare(view: View) -> View:
+        setattr(view, _DECLARED, parameters)
+        return view
+
+    return declare
+
+
+def number(least: int, most: int) -> Judge:
+    # Digits only: int() would take signs, blanks, underscores and other scripts' numerals as well.
+    def judge(value: str) -> str | None:
+        good = value.isascii() and value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most
+        return None if good else f"a number from {least} to {most}"
+
+    return judge
+
+
+def one_of(*values: str) -> Judge:
+    """A blank asks for nothing, here and in `text`."""
+    return lambda value: None if value in values or not value else f"one of {', '.join(values)}"
+
+
+def text(chars_max: int = TEXT_CHARS_MAX) -> Judge:
+    return lambda value: None if len(value) <= chars_max else f"a text of at most {chars_max} characters"
+
+
+def given(name: str) -> str | None:
+    """A parameter of the current request as it was judged; None when it was left out or is blank.
+
+    Raises LookupError for one that its view does not declare.
+    """
+    if name not in declared(current_app.view_functions[request.endpoint or ""]):
+        raise LookupError(f"the view of {request.url_rule} does not declare the parameter {name}")
+    query: Mapping[str, str] = g.query
+    return query.get(name) or None
+
+
+def declared(view: object) -> Mapping[str, Judge]:
+    """What a view takes."""
+    parameters: Mapping[str, Judge] = getattr(view, _DECLARED, {})
+    return parameters
+
+
+def is_strict(rule: str) -> bool:
+    """Whether the route of this rule refuses parameters that it does not know."""
+    return rule.startswith("/api/") and not rule.startswith(LENIENT)
+
+
+def judge_queries(app: Quart) -> None:
+    """Judge the query of every request of this application before its view runs."""
+
+    @app.before_request
+    async def judge_query() -> None:
+        if request.url_rule is not None and request.url_rule.rule.startswith("/api/"):
+            parameters = declared(app.view_functions[request.url_rule.endpoint])
+            g.query = read_query(request.query_string, parameters, strict=is_strict(request.url_rule.rule))
+
+
+def read_query(query: bytes, parameters: Mapping[str, Judge], *, strict: bool) -> dict[str, str]:
+    """The declared parameters of a query. Raises RejectedRequest (400) that names the one at fault.
+
+    With `strict` an undeclared one is at fault too. Text that is not UTF-8, and NUL, which no row can hold, always are.
+    """
+    found: dict[str, str] = {}
+    for pair in query.split(b"&"):
+        raw_name, _, raw_value = pair.partition(b"=")
+        name = _decoded(raw_name)
+        if name is None or name not in parameters:
+            if strict and pair:
+                raise _unknown(name or raw_name.decode("ascii", "replace"), parameters)
+            continue
+        value = _decoded(raw_value)
+        if name in found:
+            raise _refusal(name, "given once")
+        if value is None:
+            raise _refusal(name, "UTF-8 without NUL")
+        if (complaint := parameters[name](value)) is not None:
+            raise _refusal(name, complaint)
+        found[name] = value
+    return found
+
+
+def _decoded(raw: bytes) -> str | None:
+    """None for what is not UTF-8, and for NUL."""
+    try:
+        decoded = unquote_to_bytes(raw.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\x00" in decoded else decoded
+
+
+def _refusal(name: str, expected: str) -> RejectedRequest:
+    return RejectedRequest(400, "invalid_parameter", f"{name} must be {expected}", field=name)
+
+
+def _unknown(name: str, parameters: Mapping[str, Judge]) -> RejectedRequest:
+    shown = name[:_NAME_CHARS_SHOWN]
+    known = f"it takes {', '.join(sorted(parameters))}" if parameters else "it takes none"
+    return RejectedRequest(400, "unknown_parameter", f"this path takes no parameter {shown!r}; {known}", field=shown)

@@ -1,0 +1,112 @@
+"""Tasks as an operator looks for them: what became of a run and why, without what was said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from gateway.errors import RejectedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLine:
+    """A task in a list. `runtime` is the one that has it, or else the one that it waits for."""
+
+    id: UUID
+    workspace_id: UUID
+    workspace: str
+    agent_id: UUID
+    agent: str
+    kind: str
+    status: str
+    attempt: int
+    max_attempts: int
+    failure_reason: str | None
+    chat_session_id: UUID | None
+    issue_id: UUID | None
+    issue_key: str | None
+    autopilot_run_id: UUID | None
+    runtime_id: UUID | None
+    runtime: str | None
+    runtime_last_heartbeat_at: datetime | None
+    created_at: datetime
+    available_at: datetime
+    dispatched_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage(TaskLine):
+    """A task by itself. `undelivered` counts claims in a row that were not started."""
+
+    undelivered: int
+    error: str | None
+    stderr_tail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SentForTask:
+    """One message to the task's chat, without its words."""
+
+    id: UUID
+    kind: str
+    part: int
+    status: str
+    attempts: int
+    error_code: int | None
+    error: str | None
+    created_at: datetime
+    sent_at: datetime | None
+
+
+class TaskViewStore(Protocol):
+    """Every call raises StoreUnavailable."""
+
+    async def find_agents(self, workspace_id: UUID | None, reference: str) -> list[tuple[UUID, str]]:
+        """Those that the reference may mean, each with its WORKSPACE/NAME."""
+
+    async def recent(
+        self, *, workspace_id: UUID | None, agent_id: UUID | None, status: str | None, rows_max: int
+    ) -> list[TaskLine]:
+        """The latest first."""
+
+    async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]] | None: ...
+
+
+class TaskViews:
+    """Finds tasks. Raises RejectedRequest (404) for what does not exist, 409 for a name that several agents bear."""
+
+    def __init__(self, store: TaskViewStore) -> None:
+        self._store = store
+
+    async def recent(
+        self,
+        *,
+        workspace_id: UUID | None = None,
+        agent: str | None = None,
+        status: str | None = None,
+        rows_max: int = 50,
+    ) -> list[TaskLine]:
+        """`agent` is an id, a name where it is unique, or WORKSPACE/NAME."""
+        agent_id = None if agent is None else await self._agent_id(workspace_id, agent)
+        return await self._store.recent(workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=rows_max)
+
+    async def _agent_id(self, workspace_id: UUID | None, reference: str) -> UUID:
+        found = await self._store.find_agents(workspace_id, reference)
+        if not found:
+            raise RejectedRequest(404, "agent_not_found", f"there is no agent {reference!r}", field="agent")
+        if len(found) > 1:
+            paths = ", ".join(path for _, path in found)
+            message = f"{reference!r} may be any of {paths}; name it as WORKSPACE/NAME"
+            raise RejectedRequest(409, "agent_ambiguous", message, field="agent")
+        return found[0][0]
+
+    async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
+        """The task, and what it said to its chat."""
+        found = await self._store.find(task_id)
+        if found is None:
+            raise RejectedRequest(404, "task_not_found", f"there is no task {task_id}")
+        return found

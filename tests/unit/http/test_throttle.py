@@ -1,0 +1,107 @@
+"""Who is refused after failing too often, by which clock, and who never is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from gateway.errors import RejectedRequest
+from gateway.http.throttle import KEYS_MAX, PER_ACCOUNT, PER_ADDRESS, BadPostThrottle, LoginThrottle
+from gateway.webhooks.limits import RateLimit
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _refused(call: Callable[[], None]) -> int:
+    with pytest.raises(RejectedRequest) as refusal:
+        call()
+    assert refusal.value.status == 429
+    return int(str(refusal.value.extra["retry_after"]))
+
+
+def test_failures_lock_an_account_for_their_own_address_only() -> None:
+    clock = Clock()
+    throttle = LoginThrottle(clock=clock)
+    for _ in range(PER_ACCOUNT.amount):
+        throttle.admit("thief", "Ann@acme.example ")
+    assert _refused(lambda: throttle.admit("thief", "ann@acme.example")) == 60
+    throttle.admit("thief", "bob@acme.example")
+    throttle.admit("ann's", "ann@acme.example")
+    clock.now += 60
+    throttle.admit("thief", "ann@acme.example")
+
+
+def test_failures_from_a_thousand_addresses_leave_the_owner_room() -> None:
+    throttle = LoginThrottle(clock=Clock())
+    for number in range(1_000):
+        for _ in range(PER_ACCOUNT.amount):
+            throttle.admit(f"bot {number}", "ann@acme.example")
+    throttle.admit("ann's", "ann@acme.example")
+
+
+def test_failures_lock_an_address_whatever_accounts_it_names() -> None:
+    throttle = LoginThrottle(clock=Clock())
+    for number in range(PER_ADDRESS.amount):
+        throttle.check("thief")
+        throttle.admit("thief", f"person{number}@acme.example")
+    _refused(lambda: throttle.check("thief"))
+    _refused(lambda: throttle.admit("thief", "somebody@acme.example"))
+    throttle.check("ann's")
+
+
+def test_successes_count_for_nothing_and_clear_the_failures_of_their_account() -> None:
+    throttle = LoginThrottle(clock=Clock())
+    for _ in range(3 * PER_ADDRESS.amount):
+        throttle.admit("office", "ann@acme.example")
+        throttle.succeeded("office", "ann@acme.example")
+    for _ in range(PER_ACCOUNT.amount - 1):
+        throttle.admit("office", "ann@acme.example")
+    throttle.admit("office", "ann@acme.example")
+    throttle.succeeded("office", "ann@acme.example")
+    for _ in range(PER_ACCOUNT.amount):
+        throttle.admit("office", "ann@acme.example")
+
+
+def test_attempts_that_were_not_judged_count_for_nothing() -> None:
+    throttle = LoginThrottle(clock=Clock())
+    for _ in range(3 * PER_ADDRESS.amount):
+        throttle.admit("office", "ann@acme.example")
+        throttle.undecided("office", "ann@acme.example")
+
+
+def test_only_a_success_makes_an_address_familiar_to_an_account() -> None:
+    throttle = LoginThrottle(clock=Clock())
+    throttle.admit("office", "ann@acme.example")
+    assert not throttle.is_familiar("office", "ann@acme.example")
+    throttle.succeeded("office", " ANN@acme.example")
+    assert throttle.is_familiar("office", "ann@acme.example")
+    assert not throttle.is_familiar("office", "bob@acme.example")
+    for number in range(KEYS_MAX):
+        throttle.succeeded(f"address {number}", "ann@acme.example")
+    assert not throttle.is_familiar("office", "ann@acme.example")
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_wall_clock_that_jumps_changes_no_limit(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    logins, posts = LoginThrottle(), BadPostThrottle()
+    limit = RateLimit("ip", 1)
+    for _ in range(PER_ACCOUNT.amount):
+        logins.admit("thief", "ann@acme.example")
+    for _ in range(PER_ADDRESS.amount):
+        posts.count("thief")
+    limit.hit("thief")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    for call in (
+        lambda: logins.admit("thief", "ann@acme.example"),
+        lambda: posts.count("thief"),
+        lambda: limit.hit("thief"),
+    ):
+        assert 1 <= _refused(call) <= 60
