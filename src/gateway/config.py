@@ -304,6 +304,8 @@ class Settings(BaseSettings):
     )
     database_url: Conninfo | None = None
     """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
+    database_user: Annotated[str, Field(min_length=1)] | None = None
+    """The account that the embedded server runs as when root starts it. Unset: `gateway-db`, made if it is missing."""
     secret_key: Secret | None = None
     """A key ring, newest first: `keyring.KeyRing.parse` reads and judges it."""
     http: HttpSettings = HttpSettings()

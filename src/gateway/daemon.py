@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -36,7 +36,7 @@ from gateway.observe.metrics import Metrics
 from gateway.observe.notify import Notifier, run_watchdog
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
-from gateway.postgres.migrate import migrate_up, pending
+from gateway.postgres.migrate import announce_daemon, migrate_up, pending
 from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 from gateway.supervisor.ports import Installation
 from gateway.work.feed import Feed
@@ -63,6 +63,8 @@ log = structlog.get_logger()
 LEASE_CONNECTIONS = 4
 """A pool of their own for leases: a burst of other work must not cost this process its bots."""
 GAUGE_SECONDS = 5.0
+PROBE_KEPT_SECONDS = 5.0
+"""How long a good answer counts of what is dear to ask."""
 
 
 @dataclass(slots=True)
@@ -118,7 +120,7 @@ async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[st
         return
     from gateway.postgres.embedded import open_embedded
 
-    async with open_embedded(settings.state_dir, attach=attach) as conninfo:
+    async with open_embedded(settings.state_dir, attach=attach, database_user=settings.database_user) as conninfo:
         yield await _migrated(conninfo)
 
 
@@ -159,9 +161,18 @@ def _own_key(path: Path) -> str:
     try:
         if not path.exists():
             _write_key(path)
+        _close_to_others(path)
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"secret_key: {path} cannot be used: {error}") from error
+
+
+def _close_to_others(path: Path) -> None:
+    """A key that was copied or restored may have come with wider rights. One on a read-only disk keeps them."""
+    if path.stat().st_mode & 0o077:
+        with suppress(OSError):
+            path.chmod(0o600)
+        log.warning("secret_key_was_readable", path=str(path), closed=not path.stat().st_mode & 0o077)
 
 
 def _write_key(path: Path) -> None:
@@ -173,6 +184,10 @@ def _write_key(path: Path) -> None:
             file.write(generate_key() + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if os.geteuid() == 0:
+            # A command of root may come before the first start of a daemon that runs as another account.
+            place = path.parent.stat()
+            os.chown(draft, place.st_uid, place.st_gid, follow_symlinks=False)
         # A link fails when another process made the file first; theirs counts then.
         os.link(draft, path)
     except FileExistsError:
@@ -506,8 +521,14 @@ class _Daemon:
         url: str = await nursery.start(partial(self._serve_http, fleet, stop, installs))
         return Ready(url, metrics_url, self._node_id)
 
-    def _connect_listener(self) -> Awaitable[TrioConnection[Any]]:
-        return TrioConnection.connect(self._conninfo, autocommit=True)
+    async def _connect_listener(self) -> TrioConnection[Any]:
+        connection = await TrioConnection.connect(self._conninfo, autocommit=True)
+        try:
+            await announce_daemon(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
 
     async def _end_waiting(self, stop: trio.Event) -> None:
         await stop.wait()
@@ -797,17 +818,15 @@ class _Daemon:
 
     def _readiness(self, fleet: Fleet) -> Readiness:
         from gateway.observe.health import Readiness
+        from gateway.postgres.readiness_store import PostgresReadiness
 
-        readiness = Readiness()
-        readiness.add("database", self._database_problem)
-        readiness.add("migrations", self._migrations_problem)
-        readiness.add("leases", fleet.problem)
+        probes = PostgresReadiness(self._pool)
+        readiness = Readiness(fleet.states)
+        readiness.add("database", probes.database_problem)
+        readiness.add("write", probes.write_problem, kept_seconds=PROBE_KEPT_SECONDS)
+        readiness.add("migrations", self._migrations_problem, kept_seconds=PROBE_KEPT_SECONDS)
+        readiness.add("leases", fleet.problem, kept_seconds=0)
         return readiness
-
-    async def _database_problem(self) -> str | None:
-        async with self._pool.connection() as connection:
-            await connection.execute("select 1")
-        return None
 
     async def _migrations_problem(self) -> str | None:
         waiting = await pending(self._conninfo)

@@ -5,10 +5,10 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from gateway.assets import asset_dir
-from gateway.errors import StoreError, StoreUnavailable
+from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.postgres import migrate
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.migrate import dump_schema, migrate_down, migrate_up, pending, status
+from gateway.postgres.migrate import announce_daemon, dump_schema, migrate_down, migrate_up, pending, status, steps_back
 from migration.dump_schema import SCHEMA_FILE
 from support.database import fresh_database
 
@@ -74,6 +74,58 @@ async def test_down_to_a_step_keeps_that_step(database):
 async def test_down_to_an_unknown_step_is_refused(database):
     with pytest.raises(StoreError, match="no migration 9999"):
         await migrate_down(database, to="9999_nothing")
+
+
+@pytest.mark.parametrize("steps", [-1, 0, len(IDS) + 1])
+async def test_number_of_steps_that_do_not_exist_is_refused_before_the_first(database, steps):
+    with pytest.raises(StoreError, match=f"{steps} steps cannot be taken back, because {len(IDS)} are applied"):
+        await migrate_down(database, steps=steps)
+    assert await pending(database) == []
+
+
+async def test_steps_of_a_newer_version_are_not_passed_over(database):
+    row = "insert into _yoyo_migration (migration_hash, migration_id, applied_at_utc) values (%s, %s, now())"
+    async with await TrioConnection.connect(database) as connection:
+        await connection.execute(row, ("fake", "9999_newer"))
+    with pytest.raises(StoreError, match="9999_newer came from another version"):
+        await migrate_down(database)
+    assert await pending(database) == []
+
+
+async def test_down_waits_for_no_daemon_and_lets_none_join(database):
+    async with await TrioConnection.connect(database) as daemon, await TrioConnection.connect(database) as late:
+        await announce_daemon(daemon)
+        async with await TrioConnection.connect(database) as second:
+            await announce_daemon(second)  # several daemons share one database
+        with pytest.raises(StoreConflict, match=rf"a daemon runs .* \(sessions: [0-9, ]*{daemon.info.backend_pid}"):
+            await migrate_down(database)
+        assert await pending(database) == []
+        await daemon.close()
+        await late.execute("select pg_advisory_lock(%s)", (migrate._DAEMON_KEY,))  # as migrate_down does
+        async with await TrioConnection.connect(database) as another:
+            with pytest.raises(StoreUnavailable, match="being taken back"):
+                await announce_daemon(another)
+
+
+async def test_down_takes_back_what_was_agreed_and_nothing_else(database):
+    agreed = await steps_back(database)
+    await migrate_down(database)  # by another operator
+    with pytest.raises(StoreConflict, match=f"would take back {IDS[-2]} by now"):
+        await migrate_down(database, agreed=agreed)
+    assert await migrate_down(database, agreed=[IDS[-2]]) == [IDS[-2]]
+
+
+async def test_down_is_refused_while_a_bot_is_held(database):
+    held = (
+        "insert into channel_installation (id, workspace_id, agent_id, channel_type, config, installer_user_id,"
+        " ws_lease_token, ws_lease_expires_at) values (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),"
+        " 'feishu', '{}', gen_random_uuid(), 'node-g1', now() + interval '9 seconds')"
+    )
+    await execute(database, held)
+    with pytest.raises(StoreConflict, match=r"holds 1 bots .* end in 9 s"):
+        await migrate_down(database)
+    await execute(database, "update channel_installation set ws_lease_expires_at = now()")
+    assert await migrate_down(database) == [IDS[-1]]
 
 
 async def test_status_of_an_empty_database_changes_nothing(empty):

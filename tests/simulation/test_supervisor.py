@@ -349,6 +349,7 @@ def test_unreadable_secret_is_shown_and_served_once_the_row_changes() -> None:
         assert state_of(world, bot) == "unreadable_secret"
         assert daemon.fleet is not None
         assert daemon.fleet.connections() == {(TOY, ConnectionState.UNREADABLE_SECRET): 1}
+        assert daemon.fleet.states() == {"unreadable_secret": 1}
         assert daemon.store.calls.count("mark") == 1
         world.table.configure(bot, sealed="x:s1")
         await world.platform.until_live(bot)
@@ -672,7 +673,9 @@ def test_link_that_asked_for_an_event_again_counts_as_degraded_for_a_minute() ->
         daemon.fleet._serving[bot].health.asked_again_at = trio.current_time()
         assert daemon.fleet.degraded() == {TOY: 1}
         assert daemon.fleet.connections() == {(TOY, ConnectionState.LIVE): 1}
+        assert daemon.fleet.states() == {"live": 1, "degraded": 1}
         await trio.sleep(DEGRADED_SECONDS)
         assert daemon.fleet.degraded() == {}
+        assert daemon.fleet.states() == {"live": 1}
 
     simulate(0, scenario)

@@ -23,5 +23,5 @@ async def open_conninfo(settings: Settings) -> AsyncIterator[str]:
         return
     from gateway.postgres.embedded import open_embedded
 
-    async with open_embedded(settings.state_dir, attach=True) as conninfo:
+    async with open_embedded(settings.state_dir, attach=True, database_user=settings.database_user) as conninfo:
         yield conninfo

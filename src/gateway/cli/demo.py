@@ -42,7 +42,16 @@ PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADh
 PASSWORD = "not-a-real-password"  # noqa: S105
 
 
-_SCANNED = re.compile(rb"https?://\S*[?&]user_code=([^&\s]+)\S*(?=\s)")
+_CODE = re.compile(rb"[?&]user_code=([^&]+)")
+
+
+def _link_to_scan(shown: bytes) -> tuple[str, str] | None:
+    """The address in a terminal that a person scans, and its code; None until all of it is there."""
+    *words, _unfinished = re.split(rb"\s+", shown)
+    for word in words:
+        if word.startswith((b"http://", b"https://")) and (code := _CODE.search(word)):
+            return word.decode(), code[1].decode()
+    return None
 
 
 class DemoFailed(GatewayError):
@@ -240,10 +249,10 @@ class Stage:
             assert terminal.stdout is not None  # noqa: S101  (opened with a pipe)
             async for data in terminal.stdout:
                 unseen, shown = shown, shown + data
-                link = _SCANNED.search(shown)
-                if link is not None and _SCANNED.search(unseen) is None:
-                    scan = {"person": person, "brand": brand, "url": link[0].decode()}
-                    await self.sim("POST", f"scans/{link[1].decode()}/authorize", scan)
+                link = _link_to_scan(shown)
+                if link is not None and _link_to_scan(unseen) is None:
+                    url, code = link
+                    await self.sim("POST", f"scans/{code}/authorize", {"person": person, "brand": brand, "url": url})
         return shown.decode().rstrip().splitlines()
 
     async def sim(self, method: str, path: str, body: object = None, **query: object) -> Any:

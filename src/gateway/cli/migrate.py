@@ -35,21 +35,30 @@ def up(config: Path | None, as_json: bool) -> None:
 @migrate.command()
 @click.option("--steps", type=click.IntRange(min=1), help="How many to take back; 1 unless --to is given.")
 @click.option("--to", metavar="MIGRATION", help="Take back everything after this one.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal to ask at.")
 @config_option
 @json_option
-def down(config: Path | None, as_json: bool, steps: int | None, to: str | None) -> None:
+def down(config: Path | None, as_json: bool, steps: int | None, to: str | None, yes: bool) -> None:
     """Take back the last migration. Data that only newer versions store is lost.
 
-    At a terminal it asks first.
+    Refused while a daemon uses the database. At a terminal it asks first.
     """
-    from gateway.postgres.migrate import migrate_down
+    from gateway.postgres.migrate import migrate_down, steps_back
 
     if steps is not None and to is not None:
         raise click.UsageError("give --steps or --to, not both")
-    if sys.stdin.isatty():
-        click.confirm("This drops tables and what is in them. Go on?", abort=True, err=True)
-    steps_back = _on_database(config, lambda conninfo: migrate_down(conninfo, steps=steps, to=to))
-    _print_steps(steps_back, as_json, done="taken back", nothing="nothing to take back")
+    settings, agreed = load_settings(config), None
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("this drops tables and what is in them: say --yes where there is no terminal to ask")
+        agreed = trio.run(_work_on, settings, lambda conninfo: steps_back(conninfo, steps=steps, to=to))
+        if agreed:
+            click.echo(f"{', '.join(agreed)}: taking this back drops tables and what is in them.", err=True)
+            click.confirm("Go on?", abort=True, err=True)
+    taken_back = trio.run(
+        _work_on, settings, lambda conninfo: migrate_down(conninfo, steps=steps, to=to, agreed=agreed)
+    )
+    _print_steps(taken_back, as_json, done="taken back", nothing="nothing to take back")
 
 
 @migrate.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 Replacement = tuple[str, int, str]
 """A marker that stands for a file (`[Image]`), which occurrence of it (from 0), and what comes in its place."""
@@ -69,9 +69,17 @@ def place_media(body: str, replacements: Sequence[Replacement], *, since: int = 
 
 def _places(body: str, replacements: Sequence[Replacement]) -> list[tuple[int, str, str]]:
     """Where each replacement goes, for those that go anywhere."""
-    places = []
-    for marker, occurrence, text in replacements:
-        pieces = body.split(marker, occurrence + 1) if marker else []
-        if len(pieces) > occurrence + 1:
-            places.append((len(marker.join(pieces[:-1])), marker, text))
-    return places
+    # Each marker is looked for once, however many files a message has: both come from outside.
+    found = {marker: list(_occurrences(body, marker)) for marker in {each[0] for each in replacements} if marker}
+    return [
+        (found[marker][occurrence], marker, text)
+        for marker, occurrence, text in replacements
+        if occurrence < len(found.get(marker, ()))
+    ]
+
+
+def _occurrences(body: str, marker: str) -> Iterator[int]:
+    at = body.find(marker)
+    while at >= 0:
+        yield at
+        at = body.find(marker, at + len(marker))

@@ -23,7 +23,7 @@ HEADER_BYTES_MAX = 16 * 2**10
 """What a proxy may answer to CONNECT before it is not believed to be one."""
 _PORTS = {"http": 80, "https": 443}
 _REASON_CHARACTERS_MAX = 100
-_NO_PORT = re.compile(r"[^:]*|\[[^\]]*\]|[^\[\]]*:[^\[\]]*:[^\[\]]*")
+_NO_PORT = re.compile(r"[^:]*|\[[^\]]*\]|[^\[\]:]*:[^\[\]:]*:[^\[\]]*")
 """A name or an IPv4 address, an IPv6 address in brackets, or a bare one."""
 
 

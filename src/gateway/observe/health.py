@@ -1,71 +1,142 @@
-"""Readiness: named checks, asked together, each within a bound."""
+"""Readiness: named checks, asked together, each within a bound, and none more often than it needs to be."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 
+from gateway.concurrency import finishing
 from gateway.errors import GatewayError
 
 logger = structlog.get_logger(__name__)
 
 GOOD = "ok"
+DEGRADED = "degraded"
+UNAVAILABLE = "unavailable"
+
+BOTS = "bots"
+UNWELL_STATES = ("deaf", "refused", "unreadable_secret", "degraded")
+"""What a bot that does not do all of its work is called."""
+
+CHECK_TIMEOUT_SECONDS = 2.0
+KEPT_SECONDS = 1.0
+"""How long an answer counts. A bad one is never kept longer: an outage that is over is not reported for long."""
 
 Check = Callable[[], Awaitable[str | None]]
 """None when all is well, else what is wrong in words an operator can act on: it is served to anybody who asks."""
 
+BotCounts = Callable[[], Mapping[str, int]]
+"""How many bots of this process are in which state. It waits for nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer of `/readyz`: `status` is `ok` or `unavailable`, `checks` has `ok` or a reason for each."""
+    """The answer of `/readyz`: `checks` has `ok` or a reason for each, `bots` how many are in which state.
+
+    A bot that is `degraded` (it answered 500 to some chat within the last minute) counts as that and as `live`.
+
+    `status` is `unavailable` when this process cannot work, and `degraded` when only some of its bots cannot.
+    """
 
     status: str
     checks: dict[str, str] = field(default_factory=dict)
+    bots: dict[str, int] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
-        return self.status == GOOD
+        return self.status != UNAVAILABLE
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A check, its last answer, and until when that counts on the monotonic clock."""
+
+    check: Check
+    kept_seconds: float
+    answer: str = ""
+    until: float = -math.inf
 
 
 class Readiness:
-    """The checks that must hold before this process takes traffic."""
+    """The checks that must hold before this process takes traffic, and the bots that should be well besides.
 
-    def __init__(self, *, check_timeout_seconds: float = 2.0) -> None:
-        self._checks: dict[str, Check] = {}
+    However many ask, at most one round of checks is under way, whose answers serve all of them.
+    """
+
+    def __init__(self, bots: BotCounts | None = None, *, check_timeout_seconds: float = CHECK_TIMEOUT_SECONDS) -> None:
+        self._checks: dict[str, _Asked] = {}
+        self._bots = bots
         self._failing: set[str] = set()
         self._timeout = check_timeout_seconds
+        self._asking = trio.Lock()
 
-    def add(self, name: str, check: Check) -> None:
-        self._checks[name] = check
+    def add(self, name: str, check: Check, *, kept_seconds: float = KEPT_SECONDS) -> None:
+        """Have `check` asked; a good answer of it counts for `kept_seconds`."""
+        self._checks[name] = _Asked(check, kept_seconds)
 
     async def report(self) -> Report:
-        """Ask every check at the same time. A check that raises or is too slow counts as failed, and never raises.
+        """Answer from what is known, and ask the checks whose last answer is too old, all at the same time.
 
-        The log hears of a check when it begins to fail and when it is well again, however often somebody asks.
+        A check that raises or is too slow counts as failed, and never raises. The report itself comes within twice the
+        bound of one check. The log hears of a check when it begins to fail and when it is well again, however often it
+        is asked.
         """
-        results = dict.fromkeys(self._checks, "")
-        async with trio.open_nursery() as nursery:
-            for name in self._checks:
-                nursery.start_soon(self._ask, name, results)
-        for name, result in results.items():
-            self._note(name, result)
-        status = GOOD if all(result == GOOD for result in results.values()) else "unavailable"
-        return Report(status, results)
+        with trio.move_on_after(2 * self._timeout) as waiting:
+            async with self._asking:
+                if due := self._due():
+                    # A client that leaves must not make the next one begin anew what was nearly done.
+                    with finishing(self._timeout):
+                        await self._ask_all(due)
+        late = self._due() if waiting.cancelled_caught else ()
+        checks = {name: self._too_slow if name in late else asked.answer for name, asked in self._checks.items()}
+        return self._with_bots(checks)
+
+    @property
+    def _too_slow(self) -> str:
+        return f"no answer within {self._timeout:g} s"
+
+    def _due(self) -> list[str]:
+        now = trio.current_time()
+        return [name for name, asked in self._checks.items() if asked.until <= now]
+
+    async def _ask_all(self, due: list[str]) -> None:
+        results = dict.fromkeys(due, self._too_slow)
+        try:
+            async with trio.open_nursery() as nursery:
+                for name in due:
+                    nursery.start_soon(self._ask, name, results)
+        finally:
+            for name, result in results.items():
+                asked = self._checks[name]
+                kept = asked.kept_seconds if result == GOOD else min(KEPT_SECONDS, asked.kept_seconds)
+                asked.answer, asked.until = result, trio.current_time() + kept
+                self._note(name, result)
 
     async def _ask(self, name: str, results: dict[str, str]) -> None:
-        results[name] = f"no answer within {self._timeout:g} s"
         with trio.move_on_after(self._timeout):
             try:
-                results[name] = await self._checks[name]() or GOOD
+                results[name] = await self._checks[name].check() or GOOD
             except Exception as error:
                 results[name] = f"failed ({type(error).__name__}); see the log"
                 if name not in self._failing:
                     # An error that somebody foresaw is told by its own words, any other by its traceback.
                     unforeseen = None if isinstance(error, GatewayError) else error
                     logger.warning("readiness_check_raised", check=name, error=str(error), exc_info=unforeseen)
+
+    def _with_bots(self, checks: dict[str, str]) -> Report:
+        status = GOOD if all(answer == GOOD for answer in checks.values()) else UNAVAILABLE
+        if self._bots is None:
+            return Report(status, checks)
+        bots = {state: count for state, count in self._bots().items() if count}
+        unwell = ", ".join(f"{bots[state]} {state}" for state in UNWELL_STATES if state in bots)
+        self._note(BOTS, unwell or GOOD)
+        if unwell and status == GOOD:
+            status = DEGRADED
+        return Report(status, {**checks, BOTS: unwell or GOOD}, bots)
 
     def _note(self, name: str, result: str) -> None:
         if result != GOOD and name not in self._failing:

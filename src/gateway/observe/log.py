@@ -24,9 +24,8 @@ _SECRET_KEY = re.compile(
 )
 _HARMLESS_KEY = re.compile(r"_(id|ids|count|hint|name|seconds|expires_at)$")
 _BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]+")
-_URL = re.compile(
-    r"\b(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?P<query>[?#][^\s'\"<>]*)?"
-)
+# From the colon on, because a scheme could begin at every letter of a long word. A password may have an @ of its own.
+_URL = re.compile(r"://(?:[^\s/?#'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?P<query>[?#][^\s'\"<>]*)?")
 _KEYWORD = re.compile(r"\b(password|passfile|secret|token|ticket)=(?!\[hidden)\S+", re.IGNORECASE)
 _BEARER = re.compile(r"\bgw[urs]_[A-Za-z0-9_-]{16,}")
 
@@ -102,7 +101,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _without_query(match: re.Match[str]) -> str:
-    return f"{match['scheme']}{match['rest']}" + ("?…" if match["query"] else "")
+    return f"://{match['rest']}" + ("?…" if match["query"] else "")
 
 
 def _rendering(chosen: Format, *, colors: bool) -> list[Any]:

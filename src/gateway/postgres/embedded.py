@@ -1,8 +1,9 @@
 """The database that comes with the program: Postgres binaries from a wheel, run by us under the state directory.
 
 Under `<state_dir>/postgres`: `data` (the cluster), `run` (the socket), `lock` (who owns the server), `users` (which
-commands use it), `socket` (where the socket is), `postgres.log`. No TCP port is opened. Whoever can enter the socket's
-directory may connect: the account of the server, and root.
+commands use it), `socket` (where the socket is), `postgres.log`. No TCP port is opened. The account of the server, the
+account of the daemon and root may connect, and no other: only they can enter the socket's directory, and the server
+asks the kernel who they are (gateway.postgres.access).
 
 The owner of the server is whoever holds `lock`, which the kernel gives back when that process ends, however it ends.
 The kernel also stops the server then; one that outlived its daemon all the same is stopped by the next start.
@@ -22,8 +23,9 @@ import psycopg
 import trio
 
 from gateway.errors import ConfigError, StoreUnavailable
+from gateway.postgres.account import server_account
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.layout import Layout, opened, prepare
+from gateway.postgres.layout import Layout, Place, opened, prepare
 from gateway.postgres.server import open_server, recorded_conninfo, until
 
 CONNECTIONS_MAX = 50
@@ -35,25 +37,32 @@ OTHER_USERS_WAIT_SECONDS = 300.0
 
 @asynccontextmanager
 async def open_embedded(
-    state_dir: Path | str, *, attach: bool = False, durable: bool = True, connections_max: int = CONNECTIONS_MAX
+    state_dir: Path | str,
+    *,
+    attach: bool = False,
+    durable: bool = True,
+    connections_max: int = CONNECTIONS_MAX,
+    database_user: str | None = None,
 ) -> AsyncIterator[str]:
     """Yield the conninfo of the database under `state_dir`, which is created when absent.
 
     `attach=False` is the daemon's: it owns the server, which ends with the block or with the process. `attach=True` is
     a command's: it uses the server that runs, else starts one for the duration of the block. With `durable=False`
-    (tests) what was committed survives killed processes but not a power cut.
+    (tests) what was committed survives killed processes but not a power cut. A server started by root runs as
+    `database_user` (gateway.postgres.account).
 
-    Raises ConfigError when another daemon owns the directory or it cannot be used, StoreUnavailable when the server
-    does not come up. Cancellation stops a server that this call started, within 7 s.
+    Raises ConfigError when another daemon owns the directory, or it or the account cannot be used, StoreUnavailable
+    when the server does not come up. Cancellation stops a server that this call started, within 7 s.
     """
-    layout = prepare(Path(state_dir))
-    with opened(layout, "lock") as lock, opened(layout, "users") as users:
+    place = prepare(Path(state_dir))
+    with opened(place, "lock") as lock, opened(place, "users") as users:
         if not attach:
-            await _lock_for_daemon(layout, lock)
-        elif running := await _lock_or_attach(layout, lock, users):
+            await _lock_for_daemon(place, lock)
+        elif running := await _lock_or_attach(place, lock, users):
             yield running
             return
         _write_owner(lock, "command" if attach else "serve")
+        layout = Layout(place.root, place.owner, await server_account(place.owner, database_user))
         async with open_server(layout, durable=durable, connections_max=connections_max) as conninfo:
             yield conninfo
             if attach:
@@ -84,7 +93,7 @@ def _read_owner(file: IO[str]) -> dict[str, Any]:
         return {}
 
 
-async def _lock_for_daemon(layout: Layout, lock: IO[str]) -> None:
+async def _lock_for_daemon(place: Place, lock: IO[str]) -> None:
     """Become the owner. A command that runs the server is waited for, another daemon is not."""
 
     def settled() -> bool:
@@ -94,11 +103,11 @@ async def _lock_for_daemon(layout: Layout, lock: IO[str]) -> None:
     if not _try_lock(lock, fcntl.LOCK_EX):
         pid = _read_owner(lock).get("pid", "unknown")
         raise ConfigError(
-            f"state_dir {layout.root.parent} is in use by process {pid}: stop it, or give this one another state_dir"
+            f"state_dir {place.root.parent} is in use by process {pid}: stop it, or give this one another state_dir"
         )
 
 
-async def _lock_or_attach(layout: Layout, lock: IO[str], users: IO[str]) -> str | None:
+async def _lock_or_attach(place: Place, lock: IO[str], users: IO[str]) -> str | None:
     """The conninfo of the server that runs, or None when there was none and we now own the lock.
 
     The shared lock on `users` comes first: a command that is about to stop its server holds it exclusively.
@@ -106,13 +115,13 @@ async def _lock_or_attach(layout: Layout, lock: IO[str], users: IO[str]) -> str 
     with trio.move_on_after(ATTACH_TIMEOUT_SECONDS):
         while not _try_lock(lock, fcntl.LOCK_EX):
             if _try_lock(users, fcntl.LOCK_SH):
-                if (conninfo := recorded_conninfo(layout)) and await _answers(conninfo):
+                if (conninfo := recorded_conninfo(place)) and await _answers(conninfo):
                     return conninfo
                 fcntl.flock(users, fcntl.LOCK_UN)
             await trio.sleep(0.05)
         return None
     pid = _read_owner(lock).get("pid", "unknown")
-    raise StoreUnavailable(f"process {pid} owns the database under {layout.root}, but the server does not answer")
+    raise StoreUnavailable(f"process {pid} owns the database under {place.root}, but the server does not answer")
 
 
 async def _answers(conninfo: str) -> bool:

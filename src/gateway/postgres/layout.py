@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,16 +12,13 @@ from typing import IO
 from gateway.errors import ConfigError
 from gateway.postgres.binaries import Account
 
-ACCOUNT_NAMES = ("gateway", "nobody")
-
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The files of one embedded server. `owner` is whose they are; the server's own may differ when that is root."""
+class Place:
+    """Where the files of one embedded server are, and whose: `owner` has the state directory."""
 
     root: Path
     owner: Account
-    server: Account
 
     @property
     def data(self) -> Path:
@@ -32,12 +28,20 @@ class Layout:
     def socket_record(self) -> Path:
         return self.root / "socket"
 
+
+@dataclass(frozen=True, slots=True)
+class Layout(Place):
+    """A place, and the account that its server runs as. That differs from the owner when the owner is root."""
+
+    server: Account
+
     @property
     def drops_privileges(self) -> bool:
         return self.server.uid != os.geteuid()
 
 
-def prepare(state_dir: Path) -> Layout:
+def prepare(state_dir: Path) -> Place:
+    """Make the directories. Raises ConfigError when they cannot be made or used."""
     state_dir = state_dir.absolute()
     root = state_dir / "postgres"
     try:
@@ -50,29 +54,12 @@ def prepare(state_dir: Path) -> Layout:
         raise ConfigError(f"state_dir {state_dir} cannot be used: {error.strerror}") from error
     if not os.access(root, os.W_OK | os.X_OK):
         raise ConfigError(f"state_dir {state_dir} cannot be used: {root} belongs to uid {root.stat().st_uid}")
-    return Layout(root, owner, _server_account(root / "data", owner))
+    return Place(root, owner)
 
 
 def _owner_of(path: Path) -> Account:
     entry = path.stat()
     return Account(entry.st_uid, entry.st_gid)
-
-
-def _server_account(data: Path, owner: Account) -> Account:
-    """Us, unless we are root, which Postgres refuses: then whose the cluster or the state directory is, else nobody."""
-    if os.geteuid() != 0:
-        return Account(os.geteuid(), os.getegid())
-    if data.is_dir():
-        owner = _owner_of(data)
-    if owner.uid != 0:
-        return owner
-    for name in ACCOUNT_NAMES:
-        with suppress(KeyError):
-            entry = pwd.getpwnam(name)
-            return Account(entry.pw_uid, entry.pw_gid)
-    raise ConfigError(
-        f"Postgres does not run as root, and there is no account {' or '.join(ACCOUNT_NAMES)} to run it as"
-    )
 
 
 def give(path: Path, account: Account) -> None:
@@ -81,13 +68,13 @@ def give(path: Path, account: Account) -> None:
 
 
 @contextmanager
-def opened(layout: Layout, name: str, flags: int = 0) -> Iterator[IO[str]]:
-    path = layout.root / name
+def opened(place: Place, name: str, flags: int = 0) -> Iterator[IO[str]]:
+    path = place.root / name
     try:
         # Never through a link: root may be working in a directory that belongs to a less trusted account.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except OSError as error:
         raise ConfigError(f"{path} cannot be opened: {error.strerror}") from error
     with os.fdopen(descriptor, "r+") as file:
-        give(path, layout.owner)
+        give(path, place.owner)
         yield file

@@ -3,13 +3,16 @@
 yoyo is synchronous: it runs in a worker thread, so a cancellation takes effect after the step under way. Our lock is
 polled, because a session blocked on an advisory lock would stall CREATE INDEX CONCURRENTLY in the one that holds it.
 yoyo's own lock is a row that a killed process leaves behind; inside ours nobody can hold it by right, so it is broken.
+
+Every daemon holds a second advisory lock, shared, on the connection on which it listens. Taking migrations back needs
+that lock alone, so it neither begins under a running daemon nor lets one join before it is done.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,13 +23,14 @@ import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from gateway.assets import asset_dir
-from gateway.errors import StoreError, StoreUnavailable
+from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.postgres.binaries import bundled
 from gateway.postgres.driver import CONNECT_TIMEOUT_SECONDS, TrioConnection
 from gateway.postgres.pool import translating
 
 # Any constant will do, as long as every version of this program uses the same one.
 _LOCK_KEY = 0x6761_7465_7761_79
+_DAEMON_KEY = 0x6761_7465_7761_7A
 _LOCK_POLL_SECONDS = 0.2
 LOCK_TIMEOUT_SECONDS = 120.0
 
@@ -50,20 +54,43 @@ async def migrate_down(
     *,
     steps: int | None = None,
     to: str | None = None,
+    agreed: Sequence[str] | None = None,
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
 ) -> list[str]:
-    """Take back the last `steps` (default 1), or everything after the step `to`; returns the ids, newest first."""
-    known = _ids()
-    if to is not None and to not in known:
-        raise StoreError(f"there is no migration {to}; the last one is {known[-1]}")
+    """Take back the last `steps` (default 1), or everything after the step `to`; returns the ids, newest first.
 
-    def choose(applied: list[str]) -> list[str]:
-        if to is not None:
-            return [each for each in applied if each > to]
-        return applied[: 1 if steps is None else steps]
+    `agreed` lists the ids that were confirmed. Before anything has changed it raises StoreConflict when other ones
+    would be taken back by now, and while a daemon runs or a bot is held; StoreError for steps that do not exist.
+    """
+    async with _locked(conninfo, lock_timeout_seconds) as connection:
+        await _refuse_under_daemons(connection)
+        chosen = await steps_back(conninfo, steps=steps, to=to)
+        if agreed is not None and chosen != list(agreed):
+            raise StoreConflict(f"this would take back {', '.join(chosen) or 'nothing'} by now: ask again")
+        return await _in_thread(_roll_back, conninfo, chosen)
 
-    async with _locked(conninfo, lock_timeout_seconds):
-        return await _in_thread(_roll_back, conninfo, choose)
+
+async def steps_back(conninfo: str, *, steps: int | None = None, to: str | None = None) -> list[str]:
+    """The ids that `migrate_down` would take back, newest first; changes nothing. Raises StoreError."""
+    known, applied = _ids(), sorted(await _applied(conninfo), reverse=True)
+    if newer := [each for each in applied if each not in known]:
+        raise StoreError(f"{', '.join(newer)} came from another version of this program: take it back with that one")
+    if to is not None:
+        if to not in known:
+            raise StoreError(f"there is no migration {to}; the last one is {known[-1]}")
+        return [each for each in applied if each > to]
+    if steps is None:
+        return applied[:1]
+    if not 1 <= steps <= len(applied):
+        raise StoreError(f"{steps} steps cannot be taken back, because {len(applied)} are applied")
+    return applied[:steps]
+
+
+async def announce_daemon(connection: TrioConnection[Any]) -> None:
+    """Hold off `migrate_down` for as long as `connection` is open. Raises StoreUnavailable while one is under way."""
+    cursor = await connection.execute("select pg_try_advisory_lock_shared(%s)", (_DAEMON_KEY,))
+    if await cursor.fetchone() != (True,):
+        raise StoreUnavailable("migrations of this database are being taken back")
 
 
 async def status(conninfo: str) -> list[Migration]:
@@ -99,13 +126,13 @@ async def dump_schema(conninfo: str) -> str:
 
 
 @asynccontextmanager
-async def _locked(conninfo: str, timeout: float) -> AsyncIterator[None]:
+async def _locked(conninfo: str, timeout: float) -> AsyncIterator[TrioConnection[Any]]:
     with translating():
         connection = await TrioConnection.connect(conninfo)
     try:
         with translating():
             await _acquire(connection, timeout)
-        yield
+        yield connection
     finally:
         # The lock belongs to the session.
         connection.abort()
@@ -119,6 +146,42 @@ async def _acquire(connection: TrioConnection[Any], timeout: float) -> None:
                 return
             await trio.sleep(_LOCK_POLL_SECONDS)
     raise StoreUnavailable(f"another process has been migrating this database for more than {timeout:g} s")
+
+
+async def _refuse_under_daemons(connection: TrioConnection[Any]) -> None:
+    """Keep daemons out until `connection` is closed. Raises StoreConflict when there are some."""
+    with translating():
+        cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_DAEMON_KEY,))
+        if await cursor.fetchone() != (True,):
+            raise StoreConflict(await _name_daemons(connection))
+        # A daemon of an older version, or one whose connection broke just now, is known by the bots it holds.
+        cursor = await connection.execute("select to_regclass('channel_installation')::text")
+        if await cursor.fetchone() == (None,):
+            return
+        cursor = await connection.execute(
+            "select count(*), coalesce(ceil(extract(epoch from max(ws_lease_expires_at) - now())), 0)::int"
+            " from channel_installation where ws_lease_token is not null and ws_lease_expires_at > now()"
+        )
+        bots, seconds = await cursor.fetchone() or (0, 0)
+    if bots:
+        raise StoreConflict(
+            f"a daemon holds {bots} bots of this database: stop every daemon first; the leases of one that crashed end"
+            f" in {seconds} s"
+        )
+
+
+async def _name_daemons(connection: TrioConnection[Any]) -> str:
+    cursor = await connection.execute(
+        "select distinct pid from pg_locks where locktype = 'advisory' and granted and objsubid = 1"
+        " and ((classid::bigint << 32) | objid::bigint) = %s"
+        " and database = (select oid from pg_database where datname = current_database()) order by pid",
+        (_DAEMON_KEY,),
+    )
+    pids = ", ".join(str(row[0]) for row in await cursor.fetchall())
+    return (
+        "a daemon runs on this database: stop every daemon first; one whose machine is gone leaves a session behind,"
+        f" which pg_terminate_backend ends (sessions: {pids or 'none any more'})"
+    )
 
 
 async def _in_thread(function: Callable[..., list[str]], *arguments: Any) -> list[str]:
@@ -151,13 +214,13 @@ def _apply(conninfo: str) -> list[str]:
     return _with_yoyo(conninfo, apply)
 
 
-def _roll_back(conninfo: str, choose: Callable[[list[str]], list[str]]) -> list[str]:
+def _roll_back(conninfo: str, chosen: list[str]) -> list[str]:
     def roll_back(backend: Any, steps: Any) -> list[str]:
         applied = {step.id: step for step in backend.to_rollback(steps)}
-        chosen = choose(list(applied))
         for each in chosen:
             if not (asset_dir("migrations") / f"{each}.rollback.sql").is_file():
                 raise StoreError(f"migration {each} has no rollback file")
+        for each in chosen:
             _step(backend.rollback_one, applied[each])
         return chosen
 

@@ -26,9 +26,11 @@ from psycopg.conninfo import make_conninfo
 
 from gateway.concurrency import finishing
 from gateway.errors import ConfigError, StoreUnavailable
+from gateway.postgres.access import HBA_FILE, IDENT_FILE, hand_over, make_private, restrict_connections
+from gateway.postgres.account import require_name
 from gateway.postgres.binaries import POSTGRES_MAJOR, executable_by
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.layout import Layout, give, opened
+from gateway.postgres.layout import Layout, Place, opened
 
 # After a crash the server first replays its log, so this is generous.
 START_TIMEOUT_SECONDS = 120.0
@@ -82,6 +84,9 @@ async def _prepare_server(layout: Layout, settings: dict[str, str]) -> _Server:
     with suppress(FileNotFoundError):
         _remove_socket_dir(layout, Path(layout.socket_record.read_text()))
     await _create_cluster(programs, layout, durable=settings["fsync"] == "on")
+    hand_over(layout.data, layout.server)
+    trusted = {0, os.geteuid(), layout.server.uid, layout.owner.uid}
+    restrict_connections(layout.data, _NAME, layout.server, trusted)
     return _Server(layout, programs, settings, _make_socket_dir(layout))
 
 
@@ -103,7 +108,8 @@ class _Server:
         layout = self._layout
         with _visible_to_server(layout, layout.data, self.socket_dir) as ((data, socket), descriptors):
             arguments = [str(self._programs / "postgres"), "-D", data]
-            for name, value in {**self._settings, "unix_socket_directories": _quoted(socket)}.items():
+            rules = {"hba_file": f"{data}/{HBA_FILE}", "ident_file": f"{data}/{IDENT_FILE}"}
+            for name, value in {**self._settings, **rules, "unix_socket_directories": _quoted(socket)}.items():
                 arguments += ["-c", f"{name}={value}"]
             self._process = _spawn(arguments, layout, descriptors)
 
@@ -198,10 +204,10 @@ def _settings(*, durable: bool, connections_max: int) -> dict[str, str]:
     return settings
 
 
-def recorded_conninfo(layout: Layout) -> str | None:
+def recorded_conninfo(place: Place) -> str | None:
     """The conninfo of the server that last recorded its socket, whether or not it still runs."""
     try:
-        socket_dir = layout.socket_record.read_text()
+        socket_dir = place.socket_record.read_text()
     except FileNotFoundError:
         return None
     return conninfo_of(socket_dir) if socket_dir else None
@@ -224,10 +230,10 @@ async def _create_cluster(programs: Path, layout: Layout, *, durable: bool) -> N
         if found != POSTGRES_MAJOR:
             raise ConfigError(f"{layout.data} is of Postgres {found}, not {POSTGRES_MAJOR}: move it away")
         return
+    require_name(layout.server)
     partial = layout.root / "data.new"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=0o700)
-    give(partial, layout.server)
+    make_private(partial, layout.server)
     process = _spawn_initdb(programs, layout, partial, [] if durable else ["--no-sync"])
     try:
         await until(lambda: process.poll() is not None, START_TIMEOUT_SECONDS)
@@ -241,7 +247,7 @@ async def _create_cluster(programs: Path, layout: Layout, *, durable: bool) -> N
 
 def _spawn_initdb(programs: Path, layout: Layout, directory: Path, extra: list[str]) -> subprocess.Popen[str]:
     with _visible_to_server(layout, directory) as ((data,), descriptors):
-        arguments = [f"--pgdata={data}", f"--username={_NAME}", "--auth=trust", "--no-instructions", "--encoding=UTF8"]
+        arguments = [f"--pgdata={data}", f"--username={_NAME}", "--auth=peer", "--no-instructions", "--encoding=UTF8"]
         collation = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         return _spawn([str(programs / "initdb"), *arguments, *collation, *extra], layout, descriptors)
 
@@ -390,9 +396,7 @@ def _make_socket_dir(layout: Layout) -> Path:
     directory = layout.root / "run"
     if len(os.fsencode(directory / _SOCKET_NAME)) > _SOCKET_PATH_BYTES_MAX or "," in str(directory):
         directory = Path(tempfile.mkdtemp(prefix="gateway-", dir=_short_parent()))
-    else:
-        directory.mkdir(mode=0o700, exist_ok=True)
-    give(directory, layout.server)
+    make_private(directory, layout.server)
     return directory
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-_BLOCKS = re.compile(r"<(recent_context|quoted_message|forwarded_messages)\b[^>]*>.*?</\1>\s*", re.DOTALL)
+_BLOCK = re.compile(r"<(recent_context|quoted_message|forwarded_messages)\b[^<>]*>")
 
 
 def reply(task: bytes) -> str:
@@ -22,9 +22,30 @@ def reply(task: bytes) -> str:
     What others said stands in blocks before the sender's words; to repeat it would be to quote everybody to everybody.
     """
     fields = msgspec.json.decode(task)
-    prompt = _BLOCKS.sub("", fields["prompt"])
+    prompt = _own_words(fields["prompt"])
     files = (file for message in fields.get("messages", ()) for file in message["attachments"] if file.get("path"))
     return f"echo from process {os.getpid()}: {prompt}" + "".join(map(_seen, files))
+
+
+def _own_words(prompt: str) -> str:
+    """The prompt without the blocks, and without the white space after each of them."""
+    kept: list[str] = []
+    unclosed: set[str] = set()
+    at = 0
+    for opening in _BLOCK.finditer(prompt):
+        name = opening[1]
+        if opening.start() < at or name in unclosed:
+            continue
+        closing = f"</{name}>"
+        end = prompt.find(closing, opening.end())
+        if end < 0:
+            unclosed.add(name)  # nor is any later one of this name, and looking again would take long
+            continue
+        kept.append(prompt[at : opening.start()])
+        at = end + len(closing)
+        while at < len(prompt) and prompt[at].isspace():
+            at += 1
+    return "".join([*kept, prompt[at:]])
 
 
 def _seen(file: dict[str, Any]) -> str:

@@ -79,6 +79,18 @@ class Fleet:
             each.installation.channel_type for each in self._serving.values() if each.health.degraded_seconds(now) > 0
         )
 
+    def states(self) -> Counter[str]:
+        """How many installations of this process are in which state, whatever their channel.
+
+        Those that are `degraded` are in a state of the link besides, and count in both.
+        """
+        count: Counter[str] = Counter()
+        for (_, state), bots in self.connections().items():
+            count[state.value] += bots
+        if degraded := self.degraded().total():
+            count["degraded"] = degraded
+        return count
+
     async def problem(self) -> str | None:
         """A readiness check: what keeps this process from looking after its bots, in words, or None."""
         now, settings = trio.current_time(), self.leases.settings

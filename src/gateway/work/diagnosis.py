@@ -57,8 +57,15 @@ def _status_of(codes: str) -> re.Pattern[str]:
     )
 
 
+# A rule may begin at every letter of a text. None reads on to the end of it each time: words have a length.
+_BOUNDS = {r"\S+": r"\S{1,200}", r"\w+": r"\w{1,40}", r"\w*": r"\w{0,40}", r"\d+": r"\d{1,9}"}
+
+
 def _rule(reason: str, *words: str, status: str = "") -> Rule:
-    return Rule(reason, re.compile("|".join(words)), _status_of(status) if status else None)
+    bounded = "|".join(words)
+    for unbounded, bound in _BOUNDS.items():
+        bounded = bounded.replace(unbounded, bound)
+    return Rule(reason, re.compile(bounded), _status_of(status) if status else None)
 
 
 _BE = r"(?:is |are |was |were |has |have |been |be )*"

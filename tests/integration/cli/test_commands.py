@@ -8,15 +8,20 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import trio
+from pydantic import SecretStr
 
+from gateway.config import HttpSettings, Settings
+from gateway.daemon import run_daemon
 from gateway.errors import RejectedRequest
 from gateway.ids import new_id
+from gateway.observe.notify import Notifier
 from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.migrate import migrate_down
@@ -194,7 +199,7 @@ async def test_migrate_goes_down_and_up_and_says_where_it_stands(gateway: Gatewa
     assert before
     assert all(step["applied_at"] for step in before)
     last = before[-1]["id"]
-    assert (await gateway("migrate", "down", "--json")).json == [last]
+    assert (await gateway("migrate", "down", "--yes", "--json")).json == [last]
     after = (await gateway("migrate", "status", "--json")).json
     assert [step["id"] for step in after if step["applied_at"] is None] == [last]
     assert (await gateway("migrate", "up")).out == f"applied {last}\n"
@@ -202,6 +207,36 @@ async def test_migrate_goes_down_and_up_and_says_where_it_stands(gateway: Gatewa
     assert (await gateway("migrate", "up", "--json")).json == []
     table = await gateway("migrate", "status")
     assert table.out.splitlines()[0] == "migration\tapplied"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        ([], 2, "say --yes where there is no terminal to ask"),
+        (["--yes", "--steps", "500"], 1, "500 steps cannot be taken back, because "),
+        (["--yes", "--to", "9999_nothing"], 1, "there is no migration 9999_nothing"),
+    ],
+)
+async def test_migrate_down_that_cannot_be_meant_changes_nothing(
+    gateway: Gateway, arguments: list[str], code: int, complaint: str
+) -> None:
+    done = await gateway("migrate", "down", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert complaint in done.err
+    assert all(step["applied_at"] for step in (await gateway("migrate", "status", "--json")).json)
+
+
+async def test_migrate_down_under_a_running_daemon_is_refused(gateway: Gateway, database: str) -> None:
+    settings = Settings(database_url=SecretStr(database), http=HttpSettings(bind="127.0.0.1:0"))
+    async with trio.open_nursery() as nursery:
+        stop = trio.Event()
+        await nursery.start(partial(run_daemon, settings, stop=stop, notifier=Notifier({})))
+        done = await gateway("migrate", "down", "--yes")
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith("gateway: a daemon runs on this database: stop every daemon first")
+        assert all(step["applied_at"] for step in (await gateway("migrate", "status", "--json")).json)
+        stop.set()
+    assert (await gateway("migrate", "down", "--yes")).code == 0
 
 
 async def test_doctor_finds_a_sound_installation_sound(gateway: Gateway) -> None:

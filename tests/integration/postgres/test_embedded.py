@@ -1,6 +1,7 @@
 """The embedded server: who it runs as, where it can live, and how it survives the deaths of others."""
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.postgres import binaries, server
+from gateway.postgres.account import OWN_ACCOUNT
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.embedded import open_embedded
 
@@ -158,7 +160,9 @@ async def test_root_runs_the_server_as_somebody_else_without_capabilities(tmp_pa
     async with fast(tmp_path):
         status = proc(server_pid(tmp_path), "status").read_text().splitlines()
         fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
-        assert set(fields["Uid"].split()) == set(fields["Gid"].split()) == {str(NOBODY)}
+        own = pwd.getpwnam(OWN_ACCOUNT)
+        assert set(fields["Uid"].split()) == {str(own.pw_uid)}
+        assert set(fields["Gid"].split()) == {str(own.pw_gid)}
         assert fields["Groups"].strip() == ""
         assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == int(fields["CapAmb"], 16) == 0
     assert [parent.stat().st_mode for parent in tmp_path.parents] == before

@@ -139,17 +139,34 @@ def test_version_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-def test_migrate_down_at_a_terminal_asks_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("answer", "code", "taken"), [("n\n", 1, []), ("", 1, []), ("y\n", 0, ["0002_b"])])
+def test_migrate_down_at_a_terminal_names_what_goes_and_asks(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    code: int,
+    taken: list[str],
 ) -> None:
+    done: list[str] = []
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
-    monkeypatch.setattr("gateway.cli.migrate._on_database", lambda *_: pytest.fail("the database was touched"))
-    assert cli.run(["migrate", "down"]) == 1
-    assert "Go on?" in capsys.readouterr().err
+    async def planned(_conninfo: str, **_: object) -> list[str]:
+        return ["0002_b"]
+
+    async def take_back(_conninfo: str, **_: object) -> list[str]:
+        done.append("0002_b")
+        return done
+
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    monkeypatch.setattr("gateway.postgres.migrate.steps_back", planned)
+    monkeypatch.setattr("gateway.postgres.migrate.migrate_down", take_back)
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://127.0.0.1:1/nothing")
+    assert cli.run(["migrate", "down"]) == code
+    assert "0002_b" in capsys.readouterr().err
+    assert done == taken
 
 
 def test_keygen_prints_a_new_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -257,12 +257,13 @@ async def test_readyz_follows_its_checks(app: JsonApp, readiness: Readiness) -> 
     async def database() -> str | None:
         return problem[0] if problem else None
 
-    readiness.add("database", database)
+    readiness.add("database", database, kept_seconds=0)
     response = await app.test_client().get("/readyz")
-    assert (response.status_code, await body(response)) == (200, {"status": "ok", "checks": {"database": "ok"}})
+    expected = {"status": "ok", "checks": {"database": "ok"}, "bots": {}}
+    assert (response.status_code, await body(response)) == (200, expected)
     problem.append("it is away")
     response = await app.test_client().get("/readyz")
-    expected = {"status": "unavailable", "checks": {"database": "it is away"}}
+    expected = {"status": "unavailable", "checks": {"database": "it is away"}, "bots": {}}
     assert (response.status_code, await body(response)) == (503, expected)
 
 

@@ -122,6 +122,8 @@ def test_flag_about_a_secret_stays() -> None:
         ("dial wss://open.example/ws?ticket=hunter2&x=1 now", "dial wss://open.example/ws?… now"),
         ("https://h/p#hunter2", "https://h/p?…"),
         ("postgresql://gateway:hunter2@db:5432/x", "postgresql://db:5432/x"),
+        ("postgresql://gateway:hunter@2@db:5432/x", "postgresql://db:5432/x"),
+        ("POSTGRESQL://gateway:hunter2@db/x", "POSTGRESQL://db/x"),
         ("http://127.0.0.1:8420/lark/bind?token=hunter2", "http://127.0.0.1:8420/lark/bind?…"),
         ("host=db password=hunter2 dbname=x", f"host=db password={HIDDEN} dbname=x"),
         ("token gwr_hunter2hunter2hunter2 was", f"token {HIDDEN} was"),

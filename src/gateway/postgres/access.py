@@ -1,0 +1,135 @@
+"""Who may read a cluster's files and connect to its server.
+
+The files belong to the server's account alone. The server asks the kernel who is at the other end of its socket
+(`peer`), and lets in its own account, root and the daemon's account. Both rules are put in force before every start,
+so a cluster that an older version left with other rules is handed over on the way, and a start that was killed in the
+middle is completed by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+from gateway.errors import ConfigError
+from gateway.postgres.account import name_of
+from gateway.postgres.binaries import Account
+
+HBA_FILE = "pg_hba.conf"
+IDENT_FILE = "pg_ident.conf"
+_MAP = "gateway"
+_WRITTEN = "# Written by the gateway before every start of the server: changes made here are lost.\n"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+log = structlog.get_logger()
+
+
+def hand_over(data: Path, account: Account) -> None:
+    """Give every file of the cluster to `account`. Only root can, and for anybody else this does nothing.
+
+    The directory itself changes hands last: as long as it belongs to another account, the next start begins again.
+    Raises ConfigError for what a cluster does not contain.
+    """
+    with _open_directory(data) as top:
+        if os.geteuid() != 0 or os.fstat(top).st_uid == account.uid:
+            return
+        log.info("cluster_handed_over", data=str(data), from_uid=os.fstat(top).st_uid, to_uid=account.uid)
+        _give_contents(top, account, data)
+        _give(top, account, 0o700)
+
+
+def restrict_connections(data: Path, database_user: str, server: Account, uids: Iterable[int]) -> None:
+    """Write the server's rules: over the socket, the accounts `uids` as `database_user`, and no others.
+
+    An account that the machine cannot name is left out, because the server could not recognise it either.
+    """
+    names = sorted({name for uid in uids if (name := name_of(uid)) is not None})
+    users = "".join(f"{_MAP} {_quoted(name)} {_quoted(database_user)}\n" for name in names)
+    rules = "".join(f"local {what} all peer map={_MAP}\n" for what in ("all", "replication"))
+    with _open_directory(data) as top:
+        # The map first: an old set of rules without this map lets the same accounts in as before, never more.
+        _replace(top, IDENT_FILE, _WRITTEN + users, server)
+        _replace(top, HBA_FILE, _WRITTEN + rules, server)
+
+
+def make_private(directory: Path, account: Account) -> None:
+    """Make `directory`, or take the one that is there, for `account` alone."""
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    with _open_directory(directory) as descriptor:
+        os.fchmod(descriptor, 0o700)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, account.uid, account.gid)
+
+
+@contextmanager
+def _open_directory(path: Path | str, *, within: int | None = None) -> Iterator[int]:
+    # An ordinary user may keep the cluster elsewhere, behind a link. Root works in directories of other accounts.
+    careful = os.O_NOFOLLOW if os.geteuid() == 0 or within is not None else 0
+    descriptor = os.open(path, _DIRECTORY | careful, dir_fd=within)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _give_contents(directory: int, account: Account, shown: Path) -> None:
+    """Give away what is below an open directory.
+
+    Root does this among files that another account can move while it looks. Every step therefore acts on a descriptor,
+    follows no link, and leaves a file alone that has a second name: the other one may be anywhere.
+    """
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            path = shown / entry.name
+            if entry.is_symlink():
+                os.chown(entry.name, account.uid, account.gid, dir_fd=directory, follow_symlinks=False)
+            elif entry.is_dir(follow_symlinks=False):
+                with _open_directory(entry.name, within=directory) as below:
+                    _give_contents(below, account, path)
+                    _give(below, account, 0o700)
+            else:
+                _give_file(directory, entry.name, account, path)
+
+
+def _give_file(directory: int, name: str, account: Account, shown: Path) -> None:
+    # Without O_NONBLOCK a pipe would keep us waiting for its other end.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise ConfigError(
+                f"{shown} is not a plain file with one name: it is none of Postgres's, so the cluster cannot be handed"
+                " over to another account; move it away"
+            )
+        _give(descriptor, account, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _give(descriptor: int, account: Account, mode: int) -> None:
+    os.fchmod(descriptor, mode)
+    os.fchown(descriptor, account.uid, account.gid)
+
+
+def _replace(directory: int, name: str, text: str, account: Account) -> None:
+    """Put `text` under `name` in one step, never through a link that stands there."""
+    draft = f"{name}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(draft, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600, dir_fd=directory), "w", encoding="utf-8") as file:
+        file.write(text)
+        if os.geteuid() == 0:
+            os.fchown(file.fileno(), account.uid, account.gid)
+    os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _quoted(name: str) -> str:
+    """A name as these files take it literally: quotes keep blanks, and the meaning of `all` and `+` away."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,48 @@
+"""Whether Postgres takes writes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from psycopg import errors as e
+
+from gateway.errors import StoreUnavailable
+from gateway.postgres.pool import Pool
+from gateway.postgres.statements import load
+
+_Q = load("readiness.sql")
+
+
+class PostgresReadiness:
+    """Probes for `/readyz` on a pool that the caller owns."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def database_problem(self) -> str | None:
+        """None once the database has answered. Raises StoreUnavailable."""
+        async with self._pool.connection() as conn:
+            await conn.execute("select 1")
+        return None
+
+    async def write_problem(self) -> str | None:
+        """None after a write that is on disk; words for a database that refuses one. Raises StoreUnavailable."""
+        try:
+            await self._fill_a_file()
+            async with self._pool.transaction() as conn:
+                await _Q.try_write(conn)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, e.DiskFull):
+                return "the disk of the database is full"
+            if isinstance(error.__cause__, e.ReadOnlySqlTransaction):
+                return "the database is read-only"
+            raise
+        return None
+
+    async def _fill_a_file(self) -> None:
+        async with self._pool.connection() as conn:
+            # An operator's temp_file_limit says nothing about the disk.
+            with suppress(e.ConfigurationLimitExceeded):
+                async with conn.transaction():
+                    await _Q.keep_little_in_memory(conn)
+                    await _Q.fill_a_file(conn)
