@@ -26,6 +26,12 @@ def may_change(*, creator_id: UUID | None, user_id: UUID, role: str) -> bool:
     return role in LEADERS or (role in WRITERS and creator_id == user_id)
 
 
+def require_leader(role: str) -> None:
+    """Raises RejectedRequest (403) for everybody but owners and admins."""
+    if role not in LEADERS:
+        raise RejectedRequest(403, "role_too_low", "only owners and admins of the workspace can do this")
+
+
 def require_writer(role: str) -> None:
     """Raises RejectedRequest (403) for a guest."""
     if role not in WRITERS:
