@@ -11,6 +11,11 @@ WRITERS = frozenset({"owner", "admin", "member"})
 """Guests look on."""
 
 
+def may_manage_agent(*, owner_id: UUID | None, user_id: UUID, role: str | None) -> bool:
+    """Whether a person may change an agent and its bot: it is theirs, or they lead the workspace."""
+    return may_change(creator_id=owner_id, user_id=user_id, role=role)
+
+
 def may_use_agent(*, visibility: str, owner_id: UUID | None, user_id: UUID | None, role: str | None) -> bool:
     """Whether a person may put an agent to work; `role` is None for somebody who is not a member.
 
@@ -21,9 +26,12 @@ def may_use_agent(*, visibility: str, owner_id: UUID | None, user_id: UUID | Non
     return visibility != "private" or role in LEADERS or (owner_id is not None and owner_id == user_id)
 
 
-def may_change(*, creator_id: UUID | None, user_id: UUID, role: str) -> bool:
-    """Whether a person may change what somebody made: it is theirs, or they lead the workspace."""
-    return role in LEADERS or (role in WRITERS and creator_id == user_id)
+def may_change(*, creator_id: UUID | None, user_id: UUID | None, role: str | None) -> bool:
+    """Whether a person may change what somebody made or owns: it is theirs, or they lead the workspace.
+
+    What a guest made or owned before they became one is theirs again when they are more than a guest again.
+    """
+    return role in LEADERS or (role in WRITERS and creator_id is not None and creator_id == user_id)
 
 
 def require_leader(role: str) -> None:
