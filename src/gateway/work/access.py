@@ -1,4 +1,8 @@
-"""Who may do what in a workspace: roles, and agents that are private."""
+"""Who may do what in a workspace: roles, what somebody made or owns, and agents that are private.
+
+What somebody made or owns counts while they are more than a guest: a guest only looks on, whatever they made or owned
+before. The role is always the present one.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,17 @@ def may_manage_agent(*, owner_id: UUID | None, user_id: UUID, role: str | None) 
 
 
 def may_use_agent(*, visibility: str, owner_id: UUID | None, user_id: UUID | None, role: str | None) -> bool:
-    """Whether a person may put an agent to work; `role` is None for somebody who is not a member.
+    """Whether an agent is there for a person, to be seen and put to work; `role` is None for who is not a member.
 
-    A private agent works for its owner, and for owners and admins of the workspace.
+    A private agent is there for its owner, and for owners and admins of the workspace.
     """
     if role is None:
         return False
-    return visibility != "private" or role in LEADERS or (owner_id is not None and owner_id == user_id)
+    return visibility != "private" or may_change(creator_id=owner_id, user_id=user_id, role=role)
 
 
 def may_change(*, creator_id: UUID | None, user_id: UUID | None, role: str | None) -> bool:
-    """Whether a person may change what somebody made or owns: it is theirs, or they lead the workspace.
-
-    What a guest made or owned before they became one is theirs again when they are more than a guest again.
-    """
+    """Whether a person may change what somebody made or owns: it is theirs, or they lead the workspace."""
     return role in LEADERS or (role in WRITERS and creator_id is not None and creator_id == user_id)
 
 
