@@ -72,6 +72,13 @@ from channel_installation i
 where i.workspace_id = :workspace_id and i.agent_id = :agent_id and i.channel_type = :channel_type
   and i.status = 'active';
 
+-- name: end_links_of_former_app(id, app_id)!
+-- Before another app takes the row: its links are for accounts as the former app knows them, which the new one does not.
+delete from channel_binding_token t
+using channel_installation i
+where i.id = :id and t.installation_id = i.id and t.workspace_id = i.workspace_id
+  and i.config ->> 'app_id' <> :app_id;
+
 -- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id, replaces)$
 -- Another app's live bot gives way only to a draft that replaces; the row's own lock decides between two at once. Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and
 -- not a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).

@@ -11,6 +11,7 @@ from gateway.keyring import KeyRing
 from gateway.lark.client import BotIdentity
 from gateway.lark.installer import InstallationService, NewApp
 from gateway.lark.region import Region
+from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from support.lark_directory import Place, add_agent, add_member, add_person, add_place
@@ -143,7 +144,13 @@ async def test_add_of_another_app_that_replaces_keeps_the_row_and_what_hangs_on_
 ) -> None:
     first = (await service.add(app(place.agent_id))).installation
     await bind(pool, place, first.id)
+    store = PostgresBindingStore(pool)
+    await store.mint("1" * 64, first.id, "ou_eve")
     second = (await service.add(app(place.agent_id, app_id=OTHER_APP_ID, replaces=True))).installation
+    assert await rows(pool, "select 1 from channel_binding_token") == []
+    await store.mint("2" * 64, first.id, "ou_eve")
+    await service.add(app(place.agent_id, app_id=OTHER_APP_ID, app_secret="fake-rotated"))
+    assert await rows(pool, "select token_hash from channel_binding_token") == [("2" * 64,)]
     assert (second.id, second.app_id, second.status) == (first.id, OTHER_APP_ID, "active")
     assert await rows(pool, "select channel_user_id from channel_user_binding") == [("ou_1",)]
 

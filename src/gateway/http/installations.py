@@ -32,7 +32,7 @@ OFFSET_MAX = 1_000_000
 class BeginBody(msgspec.Struct):
     agent_id: str
     region: str | None = None
-    replace: bool = False
+    replace: bool | None = None
 
 
 def add_routes(app: Quart, people: People) -> None:
@@ -63,7 +63,9 @@ def add_routes(app: Quart, people: People) -> None:
         if agent.archived_at is not None:
             raise RejectedRequest(409, "agent_archived", f"agent {agent.id} is archived", field="agent_id")
         region = body.region or REGION_DEFAULT
-        request = ScanRequest(member.workspace_id, agent.id, agent.name, member.user_id, region, replaces=body.replace)
+        request = ScanRequest(
+            member.workspace_id, agent.id, agent.name, member.user_id, region, replaces=bool(body.replace)
+        )
         begun = await desk.begin(request)
         return json_response(begun.public())
 

@@ -154,6 +154,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
     Raises NotSaved, which the caller lets leave its transaction.
     """
     await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
+    await _Q.end_links_of_former_app(conn, id=draft.id, app_id=draft.config["app_id"])
     saved: UUID | None = await _Q.upsert_installation(
         conn,
         id=draft.id,
