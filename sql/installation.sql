@@ -80,8 +80,9 @@ where i.id = :id and t.installation_id = i.id and t.workspace_id = i.workspace_i
   and i.config ->> 'app_id' <> :app_id;
 
 -- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id, replaces)$
--- Another app's live bot gives way only to a draft that replaces; the row's own lock decides between two at once. Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and
--- not a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).
+-- Another app's live bot gives way only to a draft that replaces; the row's own lock decides between two at once.
+-- Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and not
+-- a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).
 -- What the platform once said of the same app stays where the new config does not say it: it could not be asked.
 insert into channel_installation as i (id, workspace_id, agent_id, channel_type, config, installer_user_id)
 values (:id, :workspace_id, :agent_id, :channel_type, :config::jsonb, :installer_user_id)
