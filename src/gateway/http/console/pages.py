@@ -153,7 +153,7 @@ class BindPages:
         self._platforms = platforms
 
     async def offer(self, token: str, user_id: UUID, *, changed: bool = False) -> Response:
-        """Name the account, the bot and the reader, with a button; `changed`: the reader is not who the page named."""
+        """Name the account, the bot and the reader, with a button; `changed`: somebody signed in since."""
         try:
             preview = await self._links.preview(token, user_id)
         except RejectedRequest as refusal:
@@ -196,7 +196,7 @@ class BindPages:
 
 
 def form_proof() -> str:
-    """What only a page made for this session knows: whoever is signed in when it comes back is who the page named."""
+    """What only a page made for this session knows: a form that comes back with it was read by who is signed in now."""
     return token_hash(f"form {session_secret()}")
 
 
