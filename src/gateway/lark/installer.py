@@ -323,7 +323,7 @@ def _agent_has_bot(agent_id: UUID, agent_name: str, bot: BotInPlace) -> Rejected
     """Names the bot in place, and says what becomes of what hangs on it: who replaces it must know both."""
     message = (
         f"agent {agent_name or agent_id} has a bot already: app {bot.app_id}, installation {bot.id}. "
-        "With `--replace` (over HTTP `replace: true`) the new app takes its place and it stops at once. "
+        "With `--replace` (over HTTP `replace: true`) the new app takes its place, and the present one stops at once. "
         f"Accounts linked to it ({bot.accounts}) must then be linked again: every app knows people by ids of its own. "
         f"Its conversations ({bot.conversations}) are kept: groups go on in them once the new bot is a member, "
         "direct chats begin anew"
