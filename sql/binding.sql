@@ -58,6 +58,27 @@ with account as (
 )
 select language from account;
 
+-- name: preview_binding_token(hashed, user_id)^
+-- record_class: LinkAsked
+-- What consume_binding_token would consume, and nothing is: who the account belongs to by now, and whether the reader is a
+-- member, is judged by the caller as the binding transaction would.
+select token.workspace_id, workspace.name as workspace_name, workspace.slug as workspace_slug,
+  token.installation_id, installation.channel_type, coalesce(installation.config ->> 'app_id', '') as app_id,
+  agent.id as agent_id, agent.name as agent_name, token.channel_user_id, token.created_at as asked_at,
+  extract(epoch from now() - token.created_at)::double precision as asked_seconds_ago,
+  reader.id as reader_id, reader.email as reader_email, reader.name as reader_name, member.role,
+  binding.user_id as bound_user_id
+from channel_binding_token token
+join channel_installation installation on installation.id = token.installation_id
+  and installation.workspace_id = token.workspace_id and installation.status = 'active'
+join workspace on workspace.id = token.workspace_id
+join app_user reader on reader.id = :user_id
+left join agent on agent.id = installation.agent_id and agent.workspace_id = installation.workspace_id
+left join member on member.workspace_id = token.workspace_id and member.user_id = reader.id
+left join channel_user_binding binding on binding.installation_id = token.installation_id
+  and binding.channel_user_id = token.channel_user_id
+where token.token_hash = :hashed and token.consumed_at is null and token.expires_at > now();
+
 -- name: consume_binding_token(hashed)^
 -- record_class: TokenAccount
 -- First in the transaction that binds: of two who redeem one token at the same moment the second waits here, and then

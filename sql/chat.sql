@@ -3,19 +3,21 @@
 -- name: list_chats(workspace_id, user_id, row_limit, row_offset)
 -- record_class: Chat
 -- The latest first. The joins decide who sees what: a member sees the workspace's conversations, but those with a private
--- agent only as its owner, as who they belong to, or as an owner or admin of the workspace.
+-- agent only as its owner, as who they belong to, or as an owner or admin of the workspace. A guest owns nothing, as in
+-- work.access, and deletes nothing; what they said themselves they see.
 select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
   session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
   session.archived_at, session.created_at, session.updated_at,
-  (viewer.role in ('owner', 'admin') or viewer.user_id in (session.creator_id, agent.owner_id)) is true as deletable
+  (viewer.role in ('owner', 'admin') or (viewer.role <> 'guest'
+    and viewer.user_id in (session.creator_id, agent.owner_id))) is true as deletable
 from chat_session session
 join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
 join agent on agent.id = session.agent_id
 left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
   and conversation.workspace_id = session.workspace_id
 where session.workspace_id = :workspace_id
-  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin')
-    or viewer.user_id in (session.creator_id, agent.owner_id))
+  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
+    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id))
 order by session.updated_at desc, session.id
 limit :row_limit offset :row_offset;
 
@@ -26,8 +28,8 @@ from chat_session session
 join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
 join agent on agent.id = session.agent_id
 where session.workspace_id = :workspace_id
-  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin')
-    or viewer.user_id in (session.creator_id, agent.owner_id));
+  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
+    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id));
 
 -- name: get_chat(chat_id, user_id)^
 -- record_class: Chat
@@ -35,15 +37,16 @@ where session.workspace_id = :workspace_id
 select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
   session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
   session.archived_at, session.created_at, session.updated_at,
-  (viewer.role in ('owner', 'admin') or viewer.user_id in (session.creator_id, agent.owner_id)) is true as deletable
+  (viewer.role in ('owner', 'admin') or (viewer.role <> 'guest'
+    and viewer.user_id in (session.creator_id, agent.owner_id))) is true as deletable
 from chat_session session
 join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
 join agent on agent.id = session.agent_id
 left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
   and conversation.workspace_id = session.workspace_id
 where session.id = :chat_id
-  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin')
-    or viewer.user_id in (session.creator_id, agent.owner_id));
+  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
+    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id));
 
 -- name: list_chat_messages(workspace_id, chat_id, row_limit, row_offset)
 -- record_class: ChatMessage

@@ -111,6 +111,10 @@ select user_id from member where workspace_id = :workspace_id and role = 'owner'
 -- are all there are.
 delete from member where workspace_id = :workspace_id and user_id = :user_id;
 
+-- name: announce_membership(payload)^
+-- Delivered with the commit: what the person has open of this workspace ends at once.
+select pg_notify('gateway_event', :payload);
+
 -- name: add_agent(agent_id, workspace_id, name, owner_id, runtime_id, visibility)^
 -- record_class: Agent
 -- The unique name decides; the runtime was checked by the caller and may vanish later without harm.

@@ -1,13 +1,13 @@
 -- Sessions of bots that are being connected by scanning a code. The database's clock alone says what is due.
 
--- name: add_install_session(id, workspace_id, agent_id, initiator_user_id, region, device_code, interval_seconds, delay_seconds, lifetime_seconds, pending_max)!
+-- name: add_install_session(id, workspace_id, agent_id, initiator_user_id, region, device_code, interval_seconds, delay_seconds, lifetime_seconds, replaces, vouched, pending_max)!
 -- Stored before anybody sees the code: a scan of it is never without a session. Each is polled, so that there must not be
 -- any number of them; one whose time is up may still lie there where no daemon runs, and keeps nobody from another.
 insert into lark_install_session (id, workspace_id, agent_id, initiator_user_id, region, polled_region, device_code,
-  interval_seconds, next_poll_at, deadline)
+  interval_seconds, next_poll_at, deadline, replaces, vouched)
 select :id, :workspace_id, :agent_id, :initiator_user_id, :region, :region, :device_code,
   :interval_seconds, now() + make_interval(secs => :delay_seconds::float8),
-  now() + make_interval(secs => :lifetime_seconds::float8)
+  now() + make_interval(secs => :lifetime_seconds::float8), :replaces, :vouched
 where (
   select count(*) from lark_install_session
   where workspace_id = :workspace_id and status = 'pending' and deadline > now()
@@ -31,7 +31,7 @@ set poller = :poller, poller_until = now() + make_interval(secs => :lease_second
 from due
 where s.id = due.id
 returning s.id, s.workspace_id, s.agent_id, s.initiator_user_id, s.region, s.polled_region, s.device_code, s.credentials,
-  s.interval_seconds, extract(epoch from s.deadline - now())::float8 as seconds_left, s.poller;
+  s.interval_seconds, extract(epoch from s.deadline - now())::float8 as seconds_left, s.poller, s.replaces, s.vouched;
 
 -- name: put_back_install_session(id, workspace_id, poller, polled_region, interval_seconds, delay_seconds, problem)!
 -- Free for whoever comes first once it is due.
@@ -61,6 +61,15 @@ where id = :id and workspace_id = :workspace_id and status = 'pending' and (cred
 select true from lark_install_session
 where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending'
 for update;
+
+-- name: lock_standing(workspace_id, agent_id, user_id)^
+-- record_class: Standing
+-- What the right to connect a bot rests on. The role cannot change until the bot is stored.
+select m.role, a.owner_id as agent_owner_id
+from member m
+join agent a on a.id = :agent_id and a.workspace_id = m.workspace_id
+where m.workspace_id = :workspace_id and m.user_id = :user_id
+for share of m;
 
 -- name: end_install_session(id, workspace_id, poller, status, error_reason, error_message, installation_id)!
 -- The first end is the end. The secrets go with it.

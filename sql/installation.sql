@@ -60,9 +60,29 @@ with dead as (
 )
 select id from dead;
 
--- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id)$
--- Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and
--- not a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).
+-- name: bot_in_place(workspace_id, agent_id, channel_type)^
+-- record_class: BotInPlace
+-- What another app would take the place of, and what hangs on it.
+select i.id, coalesce(i.config ->> 'app_id', '') as app_id,
+  (select count(*) from channel_user_binding b
+   where b.installation_id = i.id and b.workspace_id = i.workspace_id) as accounts,
+  (select count(*) from channel_chat_session_binding c
+   where c.installation_id = i.id and c.workspace_id = i.workspace_id) as conversations
+from channel_installation i
+where i.workspace_id = :workspace_id and i.agent_id = :agent_id and i.channel_type = :channel_type
+  and i.status = 'active';
+
+-- name: end_links_of_former_app(id, app_id)!
+-- Before another app takes the row: its links are for accounts as the former app knows them, which the new one does not.
+delete from channel_binding_token t
+using channel_installation i
+where i.id = :id and t.installation_id = i.id and t.workspace_id = i.workspace_id
+  and i.config ->> 'app_id' <> :app_id;
+
+-- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id, replaces)$
+-- Another app's live bot gives way only to a draft that replaces; the row's own lock decides between two at once.
+-- Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and not
+-- a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).
 -- What the platform once said of the same app stays where the new config does not say it: it could not be asked.
 insert into channel_installation as i (id, workspace_id, agent_id, channel_type, config, installer_user_id)
 values (:id, :workspace_id, :agent_id, :channel_type, :config::jsonb, :installer_user_id)
@@ -77,6 +97,7 @@ set config = case
   end,
   installer_user_id = excluded.installer_user_id, status = 'active', installed_at = now(), updated_at = now()
 where i.id = excluded.id
+  and (:replaces or i.status <> 'active' or i.config ->> 'app_id' = excluded.config ->> 'app_id')
 returning i.id;
 
 -- name: app_holder(channel_type, app_id)^

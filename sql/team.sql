@@ -1,18 +1,18 @@
 -- Agents, squads and projects, as members of a workspace see and make them.
 
--- name: list_agents(workspace_id, user_id, all_private, limit, offset)
+-- name: list_agents(workspace_id, owner_id, all_private, limit, offset)
 -- record_class: Agent
 -- What somebody may not see is not there, also not as a gap in the pages.
 select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
 from agent
-where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :user_id)
+where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :owner_id::uuid)
 order by lower(name), id
 limit :limit offset :offset;
 
--- name: count_agents(workspace_id, user_id, all_private)$
+-- name: count_agents(workspace_id, owner_id, all_private)$
 -- How many there are on all pages.
 select count(*) from agent
-where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :user_id);
+where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :owner_id::uuid);
 
 -- name: list_squads(workspace_id, limit, offset)
 -- record_class: Squad

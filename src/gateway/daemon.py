@@ -762,6 +762,7 @@ class _Daemon:
         )
 
     def _people(self, directory: Directory, installs: ScanDesk | None) -> People:
+        from gateway.channel.lookup import Introductions
         from gateway.http.app import People
         from gateway.postgres.account_store import PostgresAccountStore
         from gateway.postgres.binding_store import PostgresBindingStore
@@ -776,7 +777,7 @@ class _Daemon:
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
             directory=directory,
-            bindings=BindingService(PostgresBindingStore(self._pool)),
+            bindings=BindingService(PostgresBindingStore(self._pool), Introductions(self._registry.lookups()).of),
             workplace=self._workplace(),
             chats=ChatService(PostgresChatStore(self._pool), ended=TaskObserver(self._metrics)),
             outgoing=OutgoingService(PostgresOutgoingStore(self._pool)),

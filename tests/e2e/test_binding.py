@@ -33,11 +33,17 @@ async def test_stranger_binds_and_neither_words_nor_link_are_kept(world: World) 
         token = re.search(r"/lark/bind\?token=([\w-]{43})", question.content)
         assert token
         async with httpx2.AsyncClient(base_url=f"http://{http}", trust_env=False) as browser:
-            page = await browser.get("/lark/bind", params={"token": token[1]})
-            assert token[1] in page.text
+            assert token[1] in (await browser.get(token[0])).text
             browser.headers["Origin"] = f"http://{http}"
             body = {"email": "eve@example.invalid", "password": PASSWORD}
             assert (await browser.post("/api/auth/login", json=body)).status_code == 200
+            page = await browser.get(token[0])
+            asked = (await browser.post("/api/lark/binding/preview", json={"token": token[1]})).json()
+            for name in ("Eve", bot.app.name, "eve@example.invalid"):
+                assert name in page.text
+            assert (asked["person"]["name"], asked["bot"]["name"]) == ("Eve", bot.app.name)
+            assert (asked["account"]["email"], asked["workspace"]["slug"]) == ("eve@example.invalid", "acme")
+            assert await world.rows("select 1 from channel_user_binding") == []  # looked at twice, and not bound
             bound = await browser.post("/api/lark/binding/redeem", json={"token": token[1]})
             assert (bound.status_code, bound.json()["lark_open_id"]) == (200, account(bot.app, eve))
             counted = (await browser.get(f"http://{metrics}/metrics")).text

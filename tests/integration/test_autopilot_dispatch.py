@@ -411,8 +411,11 @@ async def test_person_who_may_not_use_the_private_agent_cannot_start_it_by_hand(
 
 
 @MODES
-async def test_owner_who_left_the_workspace_may_not_use_the_agent(autopilots: Autopilots, mode: str) -> None:
-    gone = await autopilots.add_person(role=None)
+@pytest.mark.parametrize("role", [None, "guest"])
+async def test_owner_who_left_the_workspace_or_became_a_guest_may_not_use_the_agent(
+    autopilots: Autopilots, mode: str, role: str | None
+) -> None:
+    gone = await autopilots.add_person(role=role)
     autopilot_id = await private_autopilot(autopilots, mode, created_by_id=gone)
     await autopilots.world.sql("update agent set owner_id = %(gone)s", gone=gone)
     assert (await autopilots.fire(autopilot_id)).reason_code == "private_agent"

@@ -5,17 +5,20 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 
+from gateway.channel.installation import BotInPlace
 from gateway.errors import RejectedRequest
 from gateway.keyring import KeyRing
 from gateway.lark.client import BotIdentity
 from gateway.lark.installer import InstallationService, NewApp
 from gateway.lark.region import Region
+from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from support.lark_directory import Place, add_agent, add_member, add_person, add_place
 
 RING = KeyRing([b"\x07" * 32])
 APP_ID = "cli_0123456789abcdef"
+OTHER_APP_ID = "cli_fedcba9876543210"
 
 
 class Platform:
@@ -110,8 +113,71 @@ async def test_add_while_the_platform_is_away_keeps_what_it_once_said_of_the_sam
     await service.add(app(place.agent_id))
     platform.bot = BotIdentity("")
     assert (await service.add(app(place.agent_id))).installation.bot_open_id == "ou_bot"
-    other = app(place.agent_id, app_id="cli_fedcba9876543210")
+    other = app(place.agent_id, app_id=OTHER_APP_ID, replaces=True)
     assert (await service.add(other)).installation.bot_open_id == ""
+
+
+async def test_add_of_another_app_leaves_a_live_bot_in_place_and_names_it(
+    service: InstallationService, platform: Platform, pool: Pool, place: Place
+) -> None:
+    first = (await service.add(app(place.agent_id))).installation
+    await bind(pool, place, first.id)
+    dead = (await service.add(app(await add_agent(pool, place.workspace_id, "bob"), app_id=OTHER_APP_ID))).installation
+    await service.revoke(dead.id)
+    everything = "select to_jsonb(i) from channel_installation i order by id"
+    before = await rows(pool, everything)
+    with pytest.raises(RejectedRequest) as refused:
+        await service.add(app(place.agent_id, app_id=OTHER_APP_ID))
+    assert (refused.value.status, refused.value.code) == (409, "agent_has_bot")
+    assert refused.value.extra["app_id"] == APP_ID
+    for word in ("ada", APP_ID, str(first.id), "--replace", "Accounts linked to it (1)", "conversations (0)"):
+        assert word in str(refused.value)
+    # Also when the bot appears between the look and the write, which then writes nothing at all.
+    store = PostgresInstallationStore(pool)
+    draft = await service.draft(app(place.agent_id, app_id=OTHER_APP_ID), place.owner_id, platform.bot)
+    assert await store.save(draft) == BotInPlace(first.id, APP_ID, accounts=1, conversations=0)
+    assert await rows(pool, everything) == before
+
+
+async def test_add_of_another_app_that_replaces_keeps_the_row_and_what_hangs_on_it(
+    service: InstallationService, pool: Pool, place: Place
+) -> None:
+    first = (await service.add(app(place.agent_id))).installation
+    await bind(pool, place, first.id)
+    store = PostgresBindingStore(pool)
+    await store.mint("1" * 64, first.id, "ou_eve")
+    second = (await service.add(app(place.agent_id, app_id=OTHER_APP_ID, replaces=True))).installation
+    assert await rows(pool, "select 1 from channel_binding_token") == []
+    await store.mint("2" * 64, first.id, "ou_eve")
+    await service.add(app(place.agent_id, app_id=OTHER_APP_ID, app_secret="fake-rotated"))
+    assert await rows(pool, "select token_hash from channel_binding_token") == [("2" * 64,)]
+    assert (second.id, second.app_id, second.status) == (first.id, OTHER_APP_ID, "active")
+    assert await rows(pool, "select channel_user_id from channel_user_binding") == [("ou_1",)]
+
+
+async def test_add_of_another_app_needs_no_word_where_the_bot_is_revoked(
+    service: InstallationService, place: Place
+) -> None:
+    first = (await service.add(app(place.agent_id))).installation
+    await service.revoke(first.id)
+    assert (await service.add(app(place.agent_id, app_id=OTHER_APP_ID))).installation.app_id == OTHER_APP_ID
+
+
+async def test_two_apps_added_to_one_agent_at_once_are_one_bot(service: InstallationService, place: Place) -> None:
+    added: list[str] = []
+    refused: list[str] = []
+
+    async def add(app_id: str) -> None:
+        try:
+            added.append((await service.add(app(place.agent_id, app_id=app_id))).installation.app_id)
+        except RejectedRequest as error:
+            refused.append(error.code)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(add, f"{APP_ID}{number}")
+    assert (len(added), refused) == (1, ["agent_has_bot"] * 3)
+    assert [bot.app_id for bot in await service.list()] == added
 
 
 async def test_add_announces_itself_to_the_daemons(service: InstallationService, pool: Pool, place: Place) -> None:

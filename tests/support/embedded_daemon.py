@@ -30,10 +30,10 @@ def be_killed_after(count: int) -> None:
     change_owner = os.fchown
     left = iter(range(count))
 
-    def change_owner_or_die(*arguments: int) -> None:
+    def change_owner_or_die(fd: int, uid: int, gid: int) -> None:
         if next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        change_owner(*arguments)
+        change_owner(fd, uid, gid)
 
     os.fchown = change_owner_or_die
 

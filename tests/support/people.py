@@ -12,6 +12,7 @@ from argon2 import PasswordHasher
 from quart.typing import TestClientProtocol
 
 from gateway.concurrency import Topics
+from gateway.core.introduction import Introduction
 from gateway.http.app import JsonApp, People, Services, Workplace, create_app
 from gateway.http.console.language import words_of
 from gateway.lark.channel import TITLES
@@ -130,9 +131,22 @@ def open_workplace(pool: Pool, metrics: Metrics) -> Workplace:
     return Workplace(TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool)), autopilots)
 
 
+@dataclass
+class Introductions:
+    """What the platform tells of names, and who was asked about."""
+
+    told: Introduction = field(default_factory=Introduction)
+    asked: list[tuple[str, UUID, str]] = field(default_factory=list)
+
+    async def of(self, channel_type: str, installation_id: UUID, account_id: str) -> Introduction:
+        self.asked.append((channel_type, installation_id, account_id))
+        return self.told
+
+
 async def open_office(
     pool: Pool,
     *,
+    introductions: Introductions | None = None,
     platforms: Sequence[Mapping[str, str]] = (TITLES,),
     attachments: Attachments | None = None,
     **settings: Any,
@@ -145,7 +159,7 @@ async def open_office(
     people = People(
         accounts,
         directory,
-        bindings=BindingService(PostgresBindingStore(pool)),
+        bindings=BindingService(PostgresBindingStore(pool), (introductions or Introductions()).of),
         chats=chats,
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),
         issues=PostgresIssuePages(pool),

@@ -202,6 +202,10 @@ class ToyLookup:
         await trio.lowlevel.checkpoint()
         return {each: each.title() for each in ids}
 
+    async def bot_name(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return "Toy"
+
 
 def _said(spoken: Spoken, town: Town) -> Said:
     kind = AuthorKind.ASSISTANT if spoken.author in town.doors else AuthorKind.PERSON

@@ -167,8 +167,10 @@ class HookOffice:
     ring: KeyRing | None
 
 
-async def open_hook_office(pool: Pool, *, ring: KeyRing | None, public_url: str | None = None) -> HookOffice:
-    office = await open_office(pool, public_url=public_url)
+async def open_hook_office(
+    pool: Pool, *, ring: KeyRing | None, public_url: str | None = None, **settings: Any
+) -> HookOffice:
+    office = await open_office(pool, public_url=public_url, **settings)
     runtime = uuid4()
     await office.sql(
         "insert into agent_runtime (id, workspace_id, name, last_heartbeat_at) values (%s, %s, 'machine', now())",

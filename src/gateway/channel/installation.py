@@ -23,7 +23,10 @@ class AgentHome:
 
 @dataclass(frozen=True, slots=True)
 class InstallationDraft:
-    """What an installation is to become. `config` holds secrets in sealed form only."""
+    """What an installation is to become. `config` holds secrets in sealed form only.
+
+    `replaces`: it may take the place of another app's live bot.
+    """
 
     id: UUID
     workspace_id: UUID
@@ -31,6 +34,17 @@ class InstallationDraft:
     channel_type: str
     installer_user_id: UUID
     config: dict[str, Any] = field(repr=False)
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BotInPlace:
+    """The live bot of an agent: its app, and how many linked accounts and conversations hang on it."""
+
+    id: UUID
+    app_id: str
+    accounts: int
+    conversations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +158,16 @@ class InstallationStore(Protocol):
 
     async def id_of(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> UUID | None: ...
 
-    async def save(self, draft: InstallationDraft) -> InstallationView | None:
+    async def bot_in_place(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> BotInPlace | None:
+        """None when the agent has no bot, or a revoked one."""
+
+    async def save(self, draft: InstallationDraft) -> InstallationView | BotInPlace | None:
         """Write the draft as active and announce it, in one transaction; the lease columns stay as they are.
 
         A dead row that holds the same app id (revoked under another agent, or without agent or workspace), and is not
-        leased any more, goes first with everything that hangs on it. None when the agent's row has another id than
-        the draft's: it appeared since `id_of`. Raises StoreConflict when the app id belongs to a row that stays.
+        leased any more, goes first with everything that hangs on it. The bot in place, with nothing changed, when it is
+        another app's and the draft does not replace. None, with nothing changed, when the agent's row has another id
+        than the draft's: it appeared since `id_of`. Raises StoreConflict when the app id belongs to a row that stays.
         """
 
     async def app_holder(self, channel_type: str, app_id: str) -> AppHolder | None: ...

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from gateway.channel.installation import DroppedMessage, InstallationDraft, InstallationView
+from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationDraft, InstallationView
 
 SESSION_KEEP_SECONDS = 1800.0
 """How long an ended session still answers what became of it."""
@@ -22,19 +22,27 @@ class InstallReason(StrEnum):
     PROTOCOL_ERROR = "lark_protocol_error"
     BOT_INFO_FAILED = "bot_info_failed"
     INSTALLATION_CONFLICT = "installation_conflict"
+    AGENT_HAS_BOT = "agent_has_bot"
+    FORBIDDEN = "forbidden"
     INSTALLER_BIND_FAILED = "installer_bind_failed"
     INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """Whose bot it is to be: an agent of a workspace, connected by one of its members."""
+    """Whose bot it is to be: an agent of a workspace, connected by one of its members.
+
+    `replaces`: it may take the place of another app's live bot. `vouched`: an operator answers for the member, who need
+    not manage the agent.
+    """
 
     workspace_id: UUID
     agent_id: UUID
     agent_name: str
     initiator_user_id: UUID
     region: str
+    replaces: bool = False
+    vouched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,8 @@ class ScanInHand:
     """A pending session whose row lease this process took. Both secrets are sealed for the session's id.
 
     `polled_region` is the cloud that is asked now, `region` the one that was asked first. `credentials` are those of
-    the new app, once it was granted: then nothing is polled any more, and what is left is to store it.
+    the new app, once it was granted: then nothing is polled any more, and what is left is to store it. `replaces` and
+    `vouched` are the request's.
     """
 
     id: UUID
@@ -87,6 +96,8 @@ class ScanInHand:
     interval_seconds: float
     seconds_left: float
     poller: UUID
+    replaces: bool
+    vouched: bool
 
     @property
     def moved(self) -> bool:
@@ -130,6 +141,8 @@ class ScanRefusal(StrEnum):
     """The agent's row has another id than the draft's."""
     NOT_BOUND = "not_bound"
     """The installer is no member any more, or the account is somebody else's."""
+    FORBIDDEN = "forbidden"
+    """Who began may not manage the agent's bot any more."""
     SESSION_OVER = "session_over"
     """The session ended, or another process has it in hand now."""
 
@@ -163,9 +176,10 @@ class InstallStore(Protocol):
 
     async def finish(
         self, scan: ScanInHand, draft: InstallationDraft, installer: InstallerAccount
-    ) -> InstallationView | ScanRefusal:
+    ) -> InstallationView | BotInPlace | ScanRefusal:
         """All in one transaction: reclaim dead rows, store the bot, bind its installer, end the session, announce it.
 
+        Whether who began may still do so, and whether the agent has another app's bot by now, is judged in it too.
         Raises StoreConflict when the app belongs to a row that stays.
         """
 
@@ -183,7 +197,10 @@ class Installs(Protocol):
     """What the pages for people may do with bots."""
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses."""
+        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses.
+
+        409 when the agent has a live bot that the request does not replace.
+        """
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None: ...
 

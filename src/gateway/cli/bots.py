@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from gateway.config import Settings
 
 
+REPLACE_HELP = "Put the app in the place of another one that is the agent's live bot, which then stops at once."
+
+
 def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
     """An installation with where its app is managed, and the address that its events are posted to if they are."""
     from gateway.lark.region import console_url

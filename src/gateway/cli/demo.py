@@ -439,17 +439,25 @@ async def bind_herself(stage: Stage) -> Sequence[str]:
         base_url=stage.daemon.url, headers={"Origin": stage.daemon.url}, trust_env=False
     ) as browser:
         signed_in = await browser.post("/api/auth/login", json={"email": EVE, "password": PASSWORD})
-        refused = await browser.post("/api/lark/binding/redeem", json=token)
+        refused = await browser.get(stage.link)
         await stage.cli("admin", "member", "add", "acme", EVE)
-        bound = await browser.post("/api/lark/binding/redeem", json=token)
-        again = await browser.post("/api/lark/binding/redeem", json=token)
-    codes = [answer.status_code for answer in (signed_in, refused, bound, again)]
-    expect(codes == [200, 403, 200, 410], f"the answers are {codes}")
+        asked = await browser.post("/api/lark/binding/preview", json=token)
+        page = await browser.get(stage.link)
+        proof = re.search(r'name="proof" value="(\w+)"', page.text)
+        pressed = await browser.post("/lark/bind", data={**token, "proof": proof[1] if proof else ""})
+        again = await browser.get(stage.link)
+    codes = [answer.status_code for answer in (signed_in, refused, asked, page, pressed, again)]
+    expect(codes == [200, 403, 200, 200, 200, 410], f"the answers are {codes}")
+    parties = asked.json()
+    names = [parties["person"]["name"], parties["bot"]["name"], parties["account"]["email"]]
+    expect(names == ["Eve", "Echo", EVE], f"the link is said to bind {names}")
+    expect(all(name in page.text for name in names), "the page does not name who is bound to what")
     said = await stage.say("Eve", stage.ids["app"], "it is me")
     answers = await stage.answers(said["chat_id"], 2)
     expect(answers[1].endswith(": it is me"), f"the answer is {answers[1]!r}")
     return [
-        "Eve signs in and opens her link: 403 while she is no member, 200 once she is, 410 when used again",
+        "Eve signs in and opens her link: 403 while she is no member, and nothing is bound by opening it",
+        f"it names {names[0]}, the bot {names[1]} and {names[2]}; her press binds, and then the link is over (410)",
         f"Eve: it is me; {acknowledged(said)}",
         f"bot: {answers[1]}",
     ]

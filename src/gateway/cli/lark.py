@@ -13,7 +13,7 @@ import click
 import trio
 
 from gateway.channel.push import where_to_post
-from gateway.cli.bots import shown
+from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
@@ -47,6 +47,7 @@ def _console_secret(variable: str) -> dict[str, Any]:
 @click.option("--encrypt-key", **_console_secret("LARK_ENCRYPT_KEY"))
 @click.option("--verification-token", **_console_secret("LARK_VERIFICATION_TOKEN"))
 @click.option("--allow-bots", is_flag=True, help="Listen to other bots too. Two bots can talk for ever.")
+@click.option("--replace", "replaces", is_flag=True, help=REPLACE_HELP)
 @config_option
 @json_option
 def add(
@@ -60,10 +61,14 @@ def add(
     encrypt_key: str,
     verification_token: str,
     allow_bots: bool,
+    replaces: bool,
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Connect an app that was made by hand to an agent, or give the agent's app new credentials."""
+    """Connect an app that was made by hand to an agent, or give the agent's app new credentials.
+
+    An agent whose bot is another app's keeps that one, and the command fails, unless --replace is given.
+    """
     from gateway.lark.installer import NewApp
 
     app_secret = read_secret("App secret").strip()
@@ -77,6 +82,7 @@ def add(
         encrypt_key=_or_stdin(encrypt_key, "Encrypt key"),
         verification_token=_or_stdin(verification_token, "Verification token"),
         allow_bots=allow_bots,
+        replaces=replaces,
     )
     settings = load_settings(config)
     installed = trio.run(_add, settings, app)

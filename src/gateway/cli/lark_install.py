@@ -17,7 +17,7 @@ from uuid import UUID
 import click
 import trio
 
-from gateway.cli.bots import shown
+from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record
 from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError, StoreUnavailable
@@ -38,6 +38,8 @@ SAID = {
     "lark_protocol_error": "the platform answered with something that is no answer",
     "bot_info_failed": "the app was made, but the platform does not say which bot it has",
     "installation_conflict": "the app cannot become this agent's bot",
+    "agent_has_bot": "the agent got another bot while the code was waiting",
+    "forbidden": "who began may not connect this agent's bot any more",
     "installer_bind_failed": "the bot was not connected, because who scanned cannot be bound to the installer",
     "internal_error": "something went wrong in the gateway",
 }
@@ -50,6 +52,7 @@ class Wanted:
     agent_id: UUID
     region: str
     installer_email: str | None
+    replaces: bool
     as_json: bool
 
 
@@ -63,16 +66,20 @@ class Wanted:
     help="The cloud to ask first; a person of the other one is followed there.",
 )
 @click.option("--installer", metavar="EMAIL", help="The member who scans; the workspace's owner unless given.")
+@click.option("--replace", "replaces", is_flag=True, help=REPLACE_HELP)
 @config_option
 @json_option
-def install(*, agent_id: UUID, region: str, installer: str | None, config: Path | None, as_json: bool) -> int:
+def install(
+    *, agent_id: UUID, region: str, installer: str | None, replaces: bool, config: Path | None, as_json: bool
+) -> int:
     """Show a QR code; who scans it with the Feishu or Lark app gets a bot for the agent, and is bound to the installer.
 
     No daemon is needed, and one that runs takes part. Ctrl-C stops the waiting and not the code: until it expires, a
-    running daemon still finishes a scan. With --json two lines are printed: the link as soon as there is one, and the
-    installation, or what went wrong. Exits 0 once the bot is connected, else 1.
+    running daemon still finishes a scan. An agent that has a bot keeps it unless --replace is given. With --json two
+    lines are printed: the link as soon as there is one, and the installation, or what went wrong. Exits 0 once the bot
+    is connected, else 1.
     """
-    return trio.run(_install, load_settings(config), Wanted(agent_id, region, installer, as_json))
+    return trio.run(_install, load_settings(config), Wanted(agent_id, region, installer, replaces, as_json))
 
 
 async def _install(settings: Settings, wanted: Wanted) -> int:
@@ -88,7 +95,9 @@ async def _install(settings: Settings, wanted: Wanted) -> int:
         if ring is None:
             raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
         desk = scan_desk(settings, pool, http, ring)
-        request = await desk.request_for(wanted.agent_id, wanted.region, wanted.installer_email)
+        request = await desk.request_for(
+            wanted.agent_id, wanted.region, wanted.installer_email, replaces=wanted.replaces
+        )
         begun = await desk.begin(request)
         # Before anybody sees the code: from then on a signal stops the waiting, and a server that this command started.
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -34,6 +34,7 @@ from gateway.http import (
     webhooks,
 )
 from gateway.http.auth import Authenticate, authenticate_with
+from gateway.http.bindings import LinkDesk
 from gateway.http.body import error_response
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
@@ -142,11 +143,11 @@ def create_app(services: Services) -> JsonApp:
         app.bound_bodies(f"{webhooks.PREFIX}autopilots/", services.webhooks.body_bytes_max)
         webhooks.add_routes(app, services.webhooks)
     if people is not None and sessions is not None:
-        sign_in = SignIn(people, LoginThrottle())
+        sign_in, links = SignIn(people, LoginThrottle()), LinkDesk(people)
         identity.add_routes(app, people, sessions, sign_in)
-        pages.add_routes(app, people, sessions, sign_in)
+        pages.add_routes(app, people, sessions, sign_in, links)
         issue_pages.add_routes(app, people.issues, sessions)
-        bindings.add_routes(app, people)
+        bindings.add_routes(app, people, links)
         installations.add_routes(app, people)
         chats.add_routes(app, people)
         outgoing.add_routes(app, people)

@@ -7,10 +7,18 @@ from collections.abc import Awaitable, Callable
 from quart import current_app, g, request
 
 from gateway.errors import RejectedRequest
-from gateway.http.session import Sessions
+from gateway.http.session import Sessions, session_secret
 from gateway.work.directory import Principal, RuntimePrincipal, UserPrincipal
 
-__all__ = ["Authenticate", "Principal", "RuntimePrincipal", "UserPrincipal", "require_runtime", "require_user"]
+__all__ = [
+    "Authenticate",
+    "Principal",
+    "RuntimePrincipal",
+    "UserPrincipal",
+    "credential_check",
+    "require_runtime",
+    "require_user",
+]
 
 Authenticate = Callable[[str], Awaitable[Principal | None]]
 """Looks a token up; None when nobody holds it."""
@@ -33,6 +41,21 @@ async def require_user() -> UserPrincipal:
     if not isinstance(principal, UserPrincipal):
         raise RejectedRequest(403, "user_token_required", "this needs a person's token (gwu_...)")
     return principal
+
+
+def credential_check() -> Callable[[], Awaitable[bool]]:
+    """A check, for long after the request began, that what it was signed with is still good: not revoked, not over."""
+    header, secret = request.headers.get("Authorization"), session_secret()
+    authenticate: Authenticate = current_app.extensions[_EXTENSION]
+    sessions: Sessions | None = current_app.extensions[_SESSIONS]
+
+    async def is_good() -> bool:
+        if header is not None:
+            token = bearer_token(header)
+            return token is not None and await authenticate(token) is not None
+        return sessions is not None and secret is not None and await sessions.owner(secret) is not None
+
+    return is_good
 
 
 def authenticate_with(

@@ -6,7 +6,7 @@ with `resync`, which says: read what you show anew; it comes again whenever some
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
 import msgspec
@@ -14,13 +14,13 @@ import trio
 from quart import Quart, Response
 
 from gateway.errors import RejectedRequest
-from gateway.http.auth import require_user
+from gateway.http.auth import credential_check, require_user
 from gateway.http.places import Places
-from gateway.work.directory import Directory
+from gateway.work.directory import MEMBER_REMOVED, Directory
 from gateway.work.feed import RESYNC, Feed, Happened, Listener
 
 BEAT_SECONDS = 15.0
-"""A comment is sent when nothing happens: it keeps the way open, and the reader's membership is looked at again."""
+"""A comment is sent when nothing happens: it keeps the way open, and the reader's right is looked at again."""
 
 
 def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> None:
@@ -29,12 +29,16 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
         user = await require_user()
         member = await directory.membership(workspace, user.user_id)
         reader = (member.workspace_id, user.user_id)
+        signed_in = credential_check()
+
+        async def may_listen() -> bool:
+            return await _is_member(directory, member.workspace_id, user.user_id) and await signed_in()
 
         async def stream() -> AsyncIterator[bytes]:
             try:
                 with places.take(reader), feed.listen(member.workspace_id) as listener:
                     yield as_text(Happened(RESYNC, {}))
-                    async for piece in _pieces(listener, directory, member.workspace_id, user.user_id):
+                    async for piece in _pieces(listener, user.user_id, may_listen):
                         yield piece
             except RejectedRequest:
                 # The last place went while the head of this answer was on its way. The reader comes again, and is told.
@@ -48,18 +52,27 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
         return response
 
 
-async def _pieces(listener: Listener, directory: Directory, workspace_id: UUID, user_id: UUID) -> AsyncIterator[bytes]:
+async def _pieces(listener: Listener, user_id: UUID, may_listen: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+    """What the reader is told until they may not listen any more: at most a beat after they were signed out."""
     checked_at = trio.current_time()
     while not listener.ended:
         happened = await listener.next(BEAT_SECONDS)
-        if trio.current_time() >= checked_at + BEAT_SECONDS:
+        if trio.current_time() >= checked_at + BEAT_SECONDS or _is_about(happened, user_id):
             checked_at = trio.current_time()
-            if not await _is_member(directory, workspace_id, user_id):
+            if not await may_listen():
                 return
         if happened is not None:
             yield as_text(happened)
         elif not listener.ended:
             yield b": still here\n\n"
+
+
+def _is_about(happened: Happened | None, user_id: UUID) -> bool:
+    """Whether the reader's own membership ended, or may have ended unheard."""
+    if happened is None:
+        return False
+    removed = happened.name == MEMBER_REMOVED and happened.fields.get("user_id") == str(user_id)
+    return removed or happened.name == RESYNC
 
 
 async def _is_member(directory: Directory, workspace_id: UUID, user_id: UUID) -> bool:

@@ -15,6 +15,7 @@ from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.http.paging import Paging
 from gateway.http.query import takes
 from gateway.ids import parse_id
+from gateway.work.access import LEADERS, may_manage_agent
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX = 4_096
 REGION_DEFAULT = "feishu"
 AUDIT = Paging(20, 100)
-MANAGERS = frozenset({"owner", "admin"})
 
 
 class BeginBody(PersonBody):
     agent_id: str
     region: str | None = None
+    replace: bool | None = None
 
 
 def add_routes(app: Quart, people: People) -> None:
@@ -60,9 +61,11 @@ def add_routes(app: Quart, people: People) -> None:
         _require_manager(member, agent)
         if agent.archived_at is not None:
             raise RejectedRequest(409, "agent_archived", f"agent {agent.id} is archived", field="agent_id")
-        begun = await desk.begin(
-            ScanRequest(member.workspace_id, agent.id, agent.name, member.user_id, region=body.region or REGION_DEFAULT)
+        region = body.region or REGION_DEFAULT
+        request = ScanRequest(
+            member.workspace_id, agent.id, agent.name, member.user_id, region, replaces=bool(body.replace)
         )
+        begun = await desk.begin(request)
         return json_response(begun.public())
 
     @app.get(f"{of_workspace}/install/<session_id>/status")
@@ -71,7 +74,7 @@ def add_routes(app: Quart, people: People) -> None:
         desk = _desk(people)
         member = await _member(directory, workspace)
         status = await desk.status(_session_id(session_id), member.workspace_id)
-        if status is None or (member.user_id != status.initiator_user_id and member.role not in MANAGERS):
+        if status is None or (member.user_id != status.initiator_user_id and member.role not in LEADERS):
             raise _no_session()
         return json_response(status.public())
 
@@ -138,8 +141,8 @@ async def _managed(people: People, workspace: str, installation_id: str) -> tupl
 
 
 def _require_manager(member: Member, agent: Agent | None) -> None:
-    owns = agent is not None and agent.workspace_id == member.workspace_id and agent.owner_id == member.user_id
-    if not owns and member.role not in MANAGERS:
+    owner_id = agent.owner_id if agent is not None and agent.workspace_id == member.workspace_id else None
+    if not may_manage_agent(owner_id=owner_id, user_id=member.user_id, role=member.role):
         message = "only owners and admins of the workspace, and the agent's owner, can do this"
         raise RejectedRequest(403, "role_too_low", message)
 

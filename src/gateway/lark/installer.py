@@ -13,6 +13,7 @@ import structlog
 from gateway.channel.installation import (
     AgentHome,
     AppHolder,
+    BotInPlace,
     DroppedMessage,
     InstallationDraft,
     InstallationStore,
@@ -47,7 +48,8 @@ class NewApp:
     """An app made by hand in the platform's console, for one agent.
 
     `installer_email` None means the workspace's owner. The encrypt key and the verification token are the console's,
-    for events over HTTP, which need at least the token: nothing else vouches for what is posted.
+    for events over HTTP, which need at least the token: nothing else vouches for what is posted. `replaces`: the app
+    may take the place of another one that is the agent's live bot.
     """
 
     agent_id: UUID
@@ -59,6 +61,7 @@ class NewApp:
     encrypt_key: str = field(default="", repr=False)
     verification_token: str = field(default="", repr=False)
     allow_bots: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +110,20 @@ class InstallationService:
         """Connect an app to an agent: a new installation, or new credentials for the one the agent has.
 
         An agent that had a revoked installation gets it back, with the people bound to it. Raises RejectedRequest: 400
-        for bad input or credentials the platform does not accept, 404 for an unknown agent, 409 for an archived agent
-        or an app that belongs to another agent. A platform that cannot be reached is a warning, not an error.
+        for bad input or credentials the platform does not accept, 404 for an unknown agent, 409 for an archived agent,
+        an app that belongs to another agent, or an agent with another app's live bot that `app` does not replace. A
+        platform that cannot be reached is a warning, not an error.
         """
         ring = self._require_ring()
         _check(app)
         home, installer = await self.installer_of(app.agent_id, app.installer_email)
+        if not app.replaces:
+            await self.require_no_bot(home.workspace_id, app.agent_id, home.name, app_id=app.app_id)
         bot, warning = await self._ask_platform(app)
         for _ in range(_SAVE_ATTEMPTS):
             installation = await self._save(app, home, installer, bot, ring)
+            if isinstance(installation, BotInPlace):
+                raise _agent_has_bot(app.agent_id, home.name, installation)
             if installation is not None:
                 _log.info("lark_installation_added", installation_id=str(installation.id), app_id=app.app_id)
                 return Installed(installation, warning)
@@ -168,6 +176,12 @@ class InstallationService:
         home = await self._find_home(app.agent_id)
         return await self._draft(app, home, installer, bot, ring)
 
+    async def require_no_bot(self, workspace_id: UUID, agent_id: UUID, agent_name: str, *, app_id: str = "") -> None:
+        """Raises RejectedRequest (409) for an agent that has a live bot, unless it is the bot of app `app_id`."""
+        in_place = await self._store.bot_in_place(workspace_id, agent_id, CHANNEL_TYPE)
+        if in_place is not None and in_place.app_id != app_id:
+            raise _agent_has_bot(agent_id, agent_name, in_place)
+
     async def taken(self, app_id: str) -> RejectedRequest | None:
         """Whose an app is, in the words of a refusal; None when it is nobody's."""
         holder = await self._store.app_holder(CHANNEL_TYPE, app_id)
@@ -215,7 +229,7 @@ class InstallationService:
 
     async def _save(
         self, app: NewApp, home: AgentHome, installer: UUID, bot: BotIdentity, ring: KeyRing
-    ) -> InstallationView | None:
+    ) -> InstallationView | BotInPlace | None:
         draft = await self._draft(app, home, installer, bot, ring)
         try:
             return await self._store.save(draft)
@@ -238,6 +252,7 @@ class InstallationService:
             channel_type=CHANNEL_TYPE,
             installer_user_id=installer,
             config=stored_config(app, bot, ring, installation_id),
+            replaces=app.replaces,
         )
 
 
@@ -302,6 +317,20 @@ def _check_choice(name: str, value: str, choices: list[str] | tuple[str, ...]) -
 
 def _no_installation(installation_id: UUID) -> RejectedRequest:
     return RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+
+
+def _agent_has_bot(agent_id: UUID, agent_name: str, bot: BotInPlace) -> RejectedRequest:
+    """Names the bot in place, and says what becomes of what hangs on it: who replaces it must know both."""
+    message = (
+        f"agent {agent_name or agent_id} has a bot already: app {bot.app_id}, installation {bot.id}. "
+        "With `--replace` (over HTTP `replace: true`) the new app takes its place, and the present one stops at once. "
+        f"Accounts linked to it ({bot.accounts}) must then be linked again: every app knows people by ids of its own. "
+        f"Its conversations ({bot.conversations}) are kept: groups go on in them once the new bot is a member, "
+        "direct chats begin anew"
+    )
+    return RejectedRequest(
+        409, "agent_has_bot", message, field="agent_id", installation_id=str(bot.id), app_id=bot.app_id
+    )
 
 
 def _app_taken(app_id: str, holder: AppHolder) -> RejectedRequest:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from gateway.channel.installation import DroppedMessage, InstallationView
+from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationView
 from gateway.channel.installs import (
     BegunScan,
     InstallerAccount,
@@ -141,19 +141,24 @@ class ScanDesk:
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 
-    async def request_for(self, agent_id: UUID, region: str, installer_email: str | None) -> ScanRequest:
+    async def request_for(
+        self, agent_id: UUID, region: str, installer_email: str | None, *, replaces: bool = False
+    ) -> ScanRequest:
         """An operator's request; the installer defaults to the workspace's owner. Raises RejectedRequest."""
         home, installer = await self._installations.installer_of(agent_id, installer_email)
-        return ScanRequest(home.workspace_id, agent_id, home.name, installer, region)
+        return ScanRequest(home.workspace_id, agent_id, home.name, installer, region, replaces=replaces, vouched=True)
 
     async def begin(self, request: ScanRequest) -> BegunScan:
         """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses.
 
-        404 when the agent goes at this moment.
+        409 when the agent has a live bot and the request does not replace; 404 when the agent goes at this moment.
         """
         if request.region not in {region.value for region in Region}:
             message = f"region {request.region[:40]!r} is not one of {', '.join(Region)}"
             raise RejectedRequest(400, "invalid_region", message, field="region")
+        if not request.replaces:
+            # The app of a scan is made by it: it is never the one in place.
+            await self._installations.require_no_bot(request.workspace_id, request.agent_id, request.agent_name)
         try:
             begun = judge_begin(await self._ask(self._base_url(request.region), begin_request()))
         except LarkUnavailable as error:
@@ -354,7 +359,7 @@ class ScanDesk:
         except LarkError as error:
             await self._fail(scan, InstallReason.BOT_INFO_FAILED, str(error))
             return
-        app = NewApp(scan.agent_id, granted.app_id, granted.app_secret, region=region.value)
+        app = NewApp(scan.agent_id, granted.app_id, granted.app_secret, region=region.value, replaces=scan.replaces)
         account = InstallerAccount(granted.open_id, scan.initiator_user_id, new_id())
         for _ in range(_SAVE_ATTEMPTS):
             try:
@@ -374,9 +379,20 @@ class ScanDesk:
                 return
         await self._retry(scan, "the agent's installation keeps changing")
 
-    async def _conclude(self, scan: ScanInHand, outcome: InstallationView | ScanRefusal) -> None:
+    async def _conclude(self, scan: ScanInHand, outcome: InstallationView | BotInPlace | ScanRefusal) -> None:
         if isinstance(outcome, InstallationView):
             _log.info("lark_installation_added", installation_id=str(outcome.id), app_id=outcome.app_id)
+        elif isinstance(outcome, BotInPlace):
+            message = (
+                f"the agent got a bot meanwhile: app {outcome.app_id}, installation {outcome.id}. It stays, and the "
+                "scanned app is not connected; to put one in its place, begin again with replace"
+            )
+            await self._fail(scan, InstallReason.AGENT_HAS_BOT, message)
+        elif outcome is ScanRefusal.FORBIDDEN:
+            message = (
+                "who began may not manage this agent's bot any more; its owner, or an owner or admin, can begin again"
+            )
+            await self._fail(scan, InstallReason.FORBIDDEN, message)
         elif outcome is ScanRefusal.NOT_BOUND:
             message = "who began is no member any more, or the account that scanned is bound to somebody else"
             await self._fail(scan, InstallReason.INSTALLER_BIND_FAILED, message)

@@ -56,6 +56,10 @@ class LarkLookup:
         wanted = sorted(ids)[:NAMES_MAX]
         return await _twice(lambda: self._client.people_names(wanted)) if wanted else {}
 
+    async def bot_name(self) -> str:
+        """See Lookup.bot_name."""
+        return (await self._client.bot_info()).app_name
+
     async def _page(self, spot: Spot, page_token: str) -> Page:
         return await self._client.list_messages(
             chat_id=spot.chat_id,

@@ -8,9 +8,9 @@ from uuid import UUID
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.bindings import Binding, BindingObstacles, BoundPerson, RedeemRefusal, TokenAccount
+from gateway.work.bindings import Binding, BindingObstacles, BoundPerson, LinkAsked, RedeemRefusal, TokenAccount
 
-_Q = load("binding.sql", Binding, BindingObstacles, TokenAccount, BoundPerson)
+_Q = load("binding.sql", Binding, BindingObstacles, TokenAccount, BoundPerson, LinkAsked)
 
 
 class _NotRedeemed(Exception):
@@ -66,6 +66,11 @@ class PostgresBindingStore:
                 return await _redeem(conn, hashed, user_id, binding_id)
         except _NotRedeemed as refused:
             return refused.refusal
+
+    async def preview(self, hashed: str, user_id: UUID) -> LinkAsked | None:
+        async with self._pool.connection() as conn:
+            asked: LinkAsked | None = await _Q.preview_binding_token(conn, hashed=hashed, user_id=user_id)
+            return asked
 
     async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson] | None:
         place = {"workspace_id": workspace_id, "installation_id": installation_id}

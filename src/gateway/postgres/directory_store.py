@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import msgspec
+
 from gateway.errors import StoreConflict
 from gateway.postgres.binding_store import unbind_member
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.work.directory import (
     LAST_OWNER,
+    MEMBER_REMOVED,
     Agent,
     ApiToken,
     Language,
@@ -110,6 +113,9 @@ class PostgresDirectoryStore:
                 raise StoreConflict("the only owner stays", constraint=LAST_OWNER)
             deleted: int = await Q.delete_member(conn, workspace_id=workspace_id, user_id=user_id)
             await unbind_member(conn, workspace_id, user_id)
+            if deleted:
+                event = {"event": MEMBER_REMOVED, "workspace_id": workspace_id, "user_id": user_id}
+                await Q.announce_membership(conn, payload=msgspec.json.encode(event).decode())
             return deleted > 0
 
     async def add_agent(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from gateway.channel.installation import InstallationDraft, InstallationView
+from gateway.channel.installation import BotInPlace, InstallationDraft, InstallationView
 from gateway.channel.installs import (
     SESSION_KEEP_SECONDS,
     InstallerAccount,
@@ -17,12 +18,22 @@ from gateway.channel.installs import (
 )
 from gateway.postgres.binding_store import bind_member
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.installation_store import find_installation, save_installation
+from gateway.postgres.installation_store import NotSaved, find_installation, save_installation
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
+from gateway.work.access import may_manage_agent
 from gateway.work.bindings import RedeemRefusal
 
-_Q = load("install.sql", ScanInHand, ScanStatus)
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A member's role, and whose the agent is that they connect a bot to."""
+
+    role: str
+    agent_owner_id: UUID | None
+
+
+_Q = load("install.sql", ScanInHand, ScanStatus, Standing)
 
 
 class _Refused(Exception):
@@ -52,6 +63,8 @@ class PostgresInstallStore:
                 interval_seconds=scan.interval_seconds,
                 delay_seconds=scan.delay_seconds,
                 lifetime_seconds=scan.lifetime_seconds,
+                replaces=scan.request.replaces,
+                vouched=scan.request.vouched,
                 pending_max=pending_max,
             )
             return added > 0
@@ -101,12 +114,14 @@ class PostgresInstallStore:
 
     async def finish(
         self, scan: ScanInHand, draft: InstallationDraft, installer: InstallerAccount
-    ) -> InstallationView | ScanRefusal:
+    ) -> InstallationView | BotInPlace | ScanRefusal:
         try:
             async with self._pool.transaction() as conn:
                 return await _finish(conn, scan, draft, installer)
         except _Refused as refused:
             return refused.refusal
+        except NotSaved as not_saved:
+            return ScanRefusal.ROW_CHANGED if not_saved.obstacle is None else not_saved.obstacle
 
     async def fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> bool:
         async with self._pool.connection() as conn:
@@ -130,8 +145,8 @@ async def _finish(
 ) -> InstallationView:
     if not await _Q.lock_install_session(conn, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller):
         raise _Refused(ScanRefusal.SESSION_OVER)
-    if not await save_installation(conn, draft):
-        raise _Refused(ScanRefusal.ROW_CHANGED)
+    await _require_standing(conn, scan)
+    await save_installation(conn, draft)
     bound = await bind_member(
         conn,
         binding_id=installer.binding_id,
@@ -149,6 +164,18 @@ async def _finish(
         # The workspace goes at this moment, and the session with it.
         raise _Refused(ScanRefusal.SESSION_OVER)
     return view
+
+
+async def _require_standing(conn: TrioConnection[Any], scan: ScanInHand) -> None:
+    """Judge the right to connect this bot anew, because a code is good for minutes, and hold it until the commit."""
+    standing: Standing | None = await _Q.lock_standing(
+        conn, workspace_id=scan.workspace_id, agent_id=scan.agent_id, user_id=scan.initiator_user_id
+    )
+    if standing is None:
+        raise _Refused(ScanRefusal.NOT_BOUND)
+    manages = may_manage_agent(owner_id=standing.agent_owner_id, user_id=scan.initiator_user_id, role=standing.role)
+    if not scan.vouched and not manages:
+        raise _Refused(ScanRefusal.FORBIDDEN)
 
 
 async def _end(

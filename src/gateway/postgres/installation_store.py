@@ -11,6 +11,7 @@ import msgspec
 from gateway.channel.installation import (
     AgentHome,
     AppHolder,
+    BotInPlace,
     DroppedMessage,
     InstallationDraft,
     InstallationView,
@@ -21,7 +22,27 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 
-_Q = load("installation.sql", AgentHome, AppHolder, DroppedMessage, InstallationView, StoredApp, StoredInstallation)
+_Q = load(
+    "installation.sql",
+    AgentHome,
+    AppHolder,
+    BotInPlace,
+    DroppedMessage,
+    InstallationView,
+    StoredApp,
+    StoredInstallation,
+)
+
+
+class NotSaved(Exception):
+    """Leaves the transaction that would have saved a draft, which rolls it back. Never leaves the stores.
+
+    `obstacle` is another app's live bot, None when the agent's row has another id than the draft's.
+    """
+
+    def __init__(self, obstacle: BotInPlace | None) -> None:
+        super().__init__("the draft was not saved")
+        self.obstacle = obstacle
 
 
 async def reclaim_dead(
@@ -57,9 +78,17 @@ class PostgresInstallationStore:
             )
             return installation_id
 
-    async def save(self, draft: InstallationDraft) -> InstallationView | None:
-        async with self._pool.transaction() as conn:
-            return await find_installation(conn, draft.id) if await save_installation(conn, draft) else None
+    async def bot_in_place(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> BotInPlace | None:
+        async with self._pool.connection() as conn:
+            return await _bot_in_place(conn, workspace_id, agent_id, channel_type)
+
+    async def save(self, draft: InstallationDraft) -> InstallationView | BotInPlace | None:
+        try:
+            async with self._pool.transaction() as conn:
+                await save_installation(conn, draft)
+                return await find_installation(conn, draft.id)
+        except NotSaved as refused:
+            return refused.obstacle
 
     async def app_holder(self, channel_type: str, app_id: str) -> AppHolder | None:
         async with self._pool.connection() as conn:
@@ -119,12 +148,13 @@ class PostgresInstallationStore:
             return changed > 0
 
 
-async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft) -> bool:
+async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft) -> None:
     """Write the draft as active and announce it, in the caller's transaction; see InstallationStore.save.
 
-    False, with nothing written but what was reclaimed, when the agent's row has another id than the draft's.
+    Raises NotSaved, which the caller lets leave its transaction.
     """
     await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
+    await _Q.end_links_of_former_app(conn, id=draft.id, app_id=draft.config["app_id"])
     saved: UUID | None = await _Q.upsert_installation(
         conn,
         id=draft.id,
@@ -133,11 +163,22 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         channel_type=draft.channel_type,
         config=msgspec.json.encode(draft.config).decode(),
         installer_user_id=draft.installer_user_id,
+        replaces=draft.replaces,
     )
     if saved is None:
-        return False
+        in_place = await _bot_in_place(conn, draft.workspace_id, draft.agent_id, draft.channel_type)
+        other = in_place is not None and not draft.replaces and in_place.app_id != draft.config["app_id"]
+        raise NotSaved(in_place if other else None)
     await _announce(conn, "lark_installation:created", draft.workspace_id, draft.id, draft.agent_id)
-    return True
+
+
+async def _bot_in_place(
+    conn: TrioConnection[Any], workspace_id: UUID, agent_id: UUID, channel_type: str
+) -> BotInPlace | None:
+    found: BotInPlace | None = await _Q.bot_in_place(
+        conn, workspace_id=workspace_id, agent_id=agent_id, channel_type=channel_type
+    )
+    return found
 
 
 async def find_installation(

@@ -19,9 +19,9 @@ class PostgresTeamStore:
         self._pool = pool
 
     async def agents(
-        self, workspace_id: UUID, user_id: UUID, *, all_private: bool, limit: int, offset: int
+        self, workspace_id: UUID, owner_id: UUID | None, *, all_private: bool, limit: int, offset: int
     ) -> tuple[list[Agent], int]:
-        place = {"workspace_id": workspace_id, "user_id": user_id, "all_private": all_private}
+        place = {"workspace_id": workspace_id, "owner_id": owner_id, "all_private": all_private}
         async with self._pool.connection() as conn:
             found: list[Agent] = await _Q.list_agents(conn, **place, limit=limit, offset=offset)
             total: int = await _Q.count_agents(conn, **place)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
+from gateway.core.introduction import Introduction
 from gateway.errors import RejectedRequest
 from gateway.ids import new_id, token_hash
 
@@ -48,6 +50,60 @@ class TokenAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkAsked:
+    """What a live binding link asks for, and how the person who reads it stands to that.
+
+    `role` is None for a reader who is no member of the bot's workspace. `bound_user_id` is whose the platform account
+    is by now. `agent_id` and `agent_name` are None for a bot whose agent is gone.
+    """
+
+    workspace_id: UUID
+    workspace_name: str
+    workspace_slug: str
+    installation_id: UUID
+    channel_type: str
+    app_id: str
+    agent_id: UUID | None
+    agent_name: str | None
+    channel_user_id: str
+    asked_at: datetime
+    asked_seconds_ago: float
+    reader_id: UUID
+    reader_email: str
+    reader_name: str
+    role: str | None
+    bound_user_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPreview:
+    """What a member reads before they let a platform account speak in their name."""
+
+    asked: LinkAsked
+    introduction: Introduction
+
+    @property
+    def bot_name(self) -> str:
+        """As the platform calls it, else the name of its agent, else its app's id."""
+        return self.introduction.bot or self.asked.agent_name or self.asked.app_id
+
+    def public(self) -> dict[str, Any]:
+        """The JSON object of the API; `person.name` is null where the platform does not tell it."""
+        asked = self.asked
+        agent = None if asked.agent_id is None else {"id": asked.agent_id, "name": asked.agent_name}
+        return {
+            "workspace": {"id": asked.workspace_id, "name": asked.workspace_name, "slug": asked.workspace_slug},
+            "bot": {"installation_id": asked.installation_id, "name": self.bot_name, "agent": agent},
+            "person": {
+                "name": self.introduction.person or None,
+                "lark_open_id": asked.channel_user_id,
+                "asked_at": asked.asked_at,
+            },
+            "account": {"id": asked.reader_id, "email": asked.reader_email, "name": asked.reader_name},
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class BoundPerson:
     """A binding and who stands behind it."""
 
@@ -82,6 +138,9 @@ class BindingStore(Protocol):
     async def redeem(self, hashed: str, user_id: UUID, binding_id: UUID) -> Binding | RedeemRefusal:
         """Consume a token and bind its account to a member of its workspace, in one transaction: both or neither."""
 
+    async def preview(self, hashed: str, user_id: UUID) -> LinkAsked | None:
+        """What a live token asks for, to this reader; nothing is consumed. None when it is not live."""
+
     async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson] | None:
         """None when the workspace has no such installation."""
 
@@ -91,11 +150,23 @@ class BindingStore(Protocol):
     async def list(self, installation_id: UUID) -> list[Binding]: ...
 
 
+Introduce = Callable[[str, UUID, str], Awaitable[Introduction]]
+"""(channel type, installation, account) → what the platform calls the person and the bot.
+
+Never raises, and takes no longer than a page may wait.
+"""
+
+
+async def _unknown(_channel_type: str, _installation_id: UUID, _account_id: str) -> Introduction:
+    return Introduction()
+
+
 class BindingService:
     """Binds accounts to members, on the word of an operator or by a link that the account received."""
 
-    def __init__(self, store: BindingStore) -> None:
+    def __init__(self, store: BindingStore, introduce: Introduce = _unknown) -> None:
         self._store = store
+        self._introduce = introduce
 
     async def bind(self, installation_id: UUID, channel_user_id: str, email: str) -> Binding:
         """Bind a platform account to a member of the installation's workspace; binding the same pair again is fine.
@@ -112,18 +183,30 @@ class BindingService:
             raise _refusal(obstacles, installation_id, channel_user_id, email)
         return binding
 
+    async def preview(self, token: str, user_id: UUID) -> LinkPreview:
+        """Say whose account a link would bind, to which bot and to whom, and leave everything as it is.
+
+        Raises RejectedRequest exactly as `redeem` would at this moment. The platform is asked for names only after
+        that: a stranger learns nothing, and makes nobody ask.
+        """
+        asked = await self._store.preview(_hash_of(token), user_id)
+        if asked is None:
+            raise _REFUSALS[RedeemRefusal.TOKEN_OVER]()
+        if asked.role is None:
+            raise _REFUSALS[RedeemRefusal.NOT_A_MEMBER]()
+        if asked.bound_user_id not in {None, user_id}:
+            raise _REFUSALS[RedeemRefusal.ALREADY_BOUND]()
+        introduction = await self._introduce(asked.channel_type, asked.installation_id, asked.channel_user_id)
+        return LinkPreview(asked, introduction)
+
     async def redeem(self, token: str, user_id: UUID) -> Binding:
-        """Bind the account that a link was sent to, to the person who opened it; a second link of theirs is fine.
+        """Bind the account that a link was sent to, to the person who redeems it; a second link of theirs is fine.
 
         Raises RejectedRequest: 400 for a blank token, 410 for one that is unknown, over or used (which of them is not
         told), 403 for somebody who is not a member, 409 when the account is bound to somebody else. A refusal leaves
         the token usable.
         """
-        if not token.strip():
-            raise RejectedRequest(400, "missing_token", "the token is missing", field="token")
-        if not _TOKEN.fullmatch(token):
-            raise _REFUSALS[RedeemRefusal.TOKEN_OVER]()
-        outcome = await self._store.redeem(token_hash(token), user_id, new_id())
+        outcome = await self._store.redeem(_hash_of(token), user_id, new_id())
         if isinstance(outcome, RedeemRefusal):
             raise _REFUSALS[outcome]()
         return outcome
@@ -149,6 +232,15 @@ class BindingService:
     async def list(self, installation_id: UUID) -> list[Binding]:
         """Oldest first; empty for an unknown installation."""
         return await self._store.list(installation_id)
+
+
+def _hash_of(token: str) -> str:
+    """The hash that a link's token is stored by. Raises RejectedRequest (400) for a blank, 410 for another shape."""
+    if not token.strip():
+        raise RejectedRequest(400, "missing_token", "the token is missing", field="token")
+    if not _TOKEN.fullmatch(token):
+        raise _token_over()
+    return token_hash(token)
 
 
 def _token_over() -> RejectedRequest:

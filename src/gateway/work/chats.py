@@ -3,7 +3,8 @@
 Who sees what: a member of the workspace sees its conversations. One with a private agent is hidden from members other
 than the agent's owner and the person it belongs to (the sender of a direct chat, the installer of a group's bot);
 owners and admins of the workspace see all. Whoever may see a conversation may read it. Deleting takes more: it is
-for the person it belongs to, the agent's owner, and owners and admins.
+for the person it belongs to, the agent's owner, and owners and admins. A guest sees their own, owns no agent and
+deletes nothing.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ SLUG_ATTEMPTS_MAX = 50
 LAST_OWNER = "member_last_owner"
 """The constraint that a store names when the only owner would go."""
 
+MEMBER_REMOVED = "member:removed"
+"""Announced to live listeners with `user_id`, when a membership ends."""
+
 RESERVED_SLUGS = frozenset({"api", "docs", "healthz", "issues", "lark", "login", "openapi", "readyz", "static"})
 """First path segments of the server itself: a workspace of that slug would have no page."""
 

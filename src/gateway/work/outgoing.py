@@ -10,10 +10,10 @@ from uuid import UUID
 
 from gateway.errors import RejectedRequest
 from gateway.ids import new_id
+from gateway.work.access import require_leader
 from gateway.work.directory import Member
 
 STATUSES = ("queued", "sending", "sent", "failed", "unknown")
-MAY_LOOK_AFTER = frozenset({"owner", "admin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class OutgoingService:
 
     async def list(self, member: Member, status: str | None, *, limit: int, offset: int) -> tuple[list[Outgoing], int]:
         """The page, and how many there are in all. 400 for a status that does not exist."""
-        _require_role(member.role)
+        require_leader(member.role)
         if status is not None and status not in STATUSES:
             message = f"status must be one of {', '.join(STATUSES)}"
             raise RejectedRequest(400, "invalid_parameter", message, field="status")
@@ -88,15 +88,10 @@ class OutgoingService:
         owned = await self._store.find(outgoing_id, user_id)
         if owned is None:
             raise RejectedRequest(404, "message_not_found", "there is no such message")
-        _require_role(owned.role)
+        require_leader(owned.role)
         again = await self._store.resend(owned, self._mint())
         if again is None:
             raise RejectedRequest(
                 409, "not_over", "only a message that failed, or whose fate is unknown, can be resent"
             )
         return again
-
-
-def _require_role(role: str) -> None:
-    if role not in MAY_LOOK_AFTER:
-        raise RejectedRequest(403, "role_too_low", "only owners and admins of the workspace can do this")

@@ -13,9 +13,11 @@ BIND_PATH = "/lark/bind"
 
 _LINK = {
     "en": "To talk to me, link this account to yours first. "
-    "Open this link within 15 minutes and sign in; it works once:\n{link}",
+    "Open this link within 15 minutes, sign in and confirm; it works once. "
+    "Do not pass it on: it is for your own account.\n{link}",
     "zh-Hans": "请先将此账号与您的账号绑定，之后才能与我对话。"
-    "请在 15 分钟内打开以下链接并登录，链接仅可使用一次：\n{link}",
+    "请在 15 分钟内打开以下链接，登录并确认，链接仅可使用一次。"
+    "请勿转发，此链接仅供您本人的账号使用：\n{link}",
 }
 _ASK_OPERATOR = {
     "en": "To talk to me, this account must be linked first. Please send this line to an operator, who fills in your "

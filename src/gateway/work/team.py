@@ -1,6 +1,7 @@
 """Who and what a workspace has to work with: its agents, its squads and its projects, as members see and make them.
 
-A private agent is there for its owner, and for owners and admins of the workspace; for others it is not.
+A private agent is there for its owner, and for owners and admins of the workspace; for others it is not. Who owns what
+counts as `work.access` says.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from uuid import UUID
 
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.ids import new_id
-from gateway.work.access import LEADERS, may_use_agent, require_writer
+from gateway.work.access import LEADERS, WRITERS, may_manage_agent, may_use_agent, require_writer
 from gateway.work.directory import Agent, DirectoryStore, Member, Visibility
 from gateway.work.tasks import storable
 
@@ -56,9 +57,9 @@ class TeamStore(Protocol):
     """
 
     async def agents(
-        self, workspace_id: UUID, user_id: UUID, *, all_private: bool, limit: int, offset: int
+        self, workspace_id: UUID, owner_id: UUID | None, *, all_private: bool, limit: int, offset: int
     ) -> tuple[list[Agent], int]:
-        """Without those that are private and somebody else's, unless `all_private`."""
+        """Without those that are private and not that owner's, unless `all_private`."""
 
     async def squads(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Squad], int]: ...
 
@@ -81,8 +82,9 @@ class TeamService:
 
     async def agents(self, member: Member, *, limit: int, offset: int) -> tuple[list[Agent], int]:
         """The agents that the member may see."""
+        owner_id = member.user_id if member.role in WRITERS else None
         return await self._store.agents(
-            member.workspace_id, member.user_id, all_private=member.role in LEADERS, limit=limit, offset=offset
+            member.workspace_id, owner_id, all_private=member.role in LEADERS, limit=limit, offset=offset
         )
 
     async def squads(self, member: Member, *, limit: int, offset: int) -> tuple[list[Squad], int]:
@@ -122,7 +124,7 @@ class TeamService:
         member = None if agent is None else await self._directory.member(agent.workspace_id, user_id)
         if agent is None or member is None or not _may_see(agent, member):
             return _absent()
-        if member.role not in LEADERS and agent.owner_id != user_id:
+        if not may_manage_agent(owner_id=agent.owner_id, user_id=user_id, role=member.role):
             message = "only the agent's owner, and owners and admins of the workspace, can do this"
             raise RejectedRequest(403, "role_too_low", message)
         return agent
@@ -130,7 +132,8 @@ class TeamService:
     async def add_squad(self, member: Member, name: str, leader_agent_id: UUID | None) -> Squad:
         require_writer(member.role)
         leader = None if leader_agent_id is None else await self._directory.agent(leader_agent_id)
-        if leader_agent_id is not None and (leader is None or leader.workspace_id != member.workspace_id):
+        hidden = leader is None or leader.workspace_id != member.workspace_id or not _may_see(leader, member)
+        if leader_agent_id is not None and hidden:
             message = f"this workspace has no agent {leader_agent_id}"
             raise RejectedRequest(400, "unknown_agent", message, field="leader_agent_id")
         with _named_once("squad"):

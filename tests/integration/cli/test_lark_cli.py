@@ -85,6 +85,21 @@ async def test_add_list_bind_unbind_revoke(terminal: Terminal, monkeypatch: pyte
     assert APP_ID in terminal.out
 
 
+async def test_add_of_another_app_needs_replace_where_a_bot_is_live(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", "http://127.0.0.1:9")
+    first = await terminal.json(*add_arguments(place), stdin=SECRET)
+    other = [*add_arguments(place), "--app-id", f"{APP_ID}0"]
+    assert await terminal.run(*other, stdin=SECRET) == 1
+    assert terminal.err.count("\n") == 1
+    assert [word in terminal.err for word in (APP_ID, first["id"], "--replace", "linked again")] == [True] * 4
+    assert (await terminal.json(*add_arguments(place), stdin="fake-rotated"))["id"] == first["id"]
+    assert [bot["app_id"] for bot in await terminal.json("list")] == [APP_ID]
+    replaced = await terminal.json(*other, "--replace", stdin=SECRET)
+    assert (replaced["id"], replaced["app_id"]) == (first["id"], f"{APP_ID}0")
+
+
 async def test_add_with_a_wrong_secret_fails_with_one_clear_line(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place
 ) -> None:

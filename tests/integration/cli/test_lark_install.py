@@ -23,7 +23,7 @@ from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from support.device_flow import APP_ID, APP_SECRET, DENIED, PENDING, DeviceFlow, granted, of_brand
-from support.lark_directory import Place, add_place
+from support.lark_directory import Place, add_installation, add_place
 from support.lark_rest import Call, FakePlatform, Reply, serving_platform
 from support.partition import open_partition
 
@@ -107,6 +107,18 @@ async def test_install_as_json_prints_the_link_and_then_the_installation(termina
     begun, bot = map(json.loads, out.splitlines())
     assert set(begun) == {"session_id", "qr_code_url", "expires_in_seconds", "poll_interval_seconds"}
     assert (bot["app_id"], bot["agent_id"], bot["status"]) == (APP_ID, str(terminal.place.agent_id), "active")
+
+
+async def test_install_for_an_agent_with_a_live_bot_needs_replace(terminal: Terminal) -> None:
+    await add_installation(terminal.pool, terminal.place)
+    terminal.flow.polls = [granted()]
+    code, out, err = await terminal.run()
+    assert (code, out, terminal.flow.begun) == (1, "", 0)
+    assert "cli_0123456789abcdef" in err
+    assert "--replace" in err
+    code, out, err = await terminal.run("--replace")
+    assert code == 0, err
+    assert await terminal.sql("select config ->> 'app_id' from channel_installation") == [(APP_ID,)]
 
 
 async def test_install_that_is_denied_says_so_and_exits_1(terminal: Terminal) -> None:

@@ -10,10 +10,11 @@ import pytest
 import trio
 from playwright.sync_api import Page, expect
 
+from gateway.core.introduction import Introduction
 from gateway.http.server import serve_http
 from gateway.postgres.pool import Pool
 from support.chromium import browse
-from support.people import PASSWORD, Office, open_office, page_words
+from support.people import PASSWORD, Introductions, Office, open_office, page_words
 
 EMAIL = "bob@acme.example"
 
@@ -38,7 +39,7 @@ def sign_in(page: Page, words: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("locale", "language"), [("en-GB", "en"), ("zh-CN", "zh-Hans")])
 async def test_person_opens_the_link_signs_in_and_is_bound(pool: Pool, locale: str, language: str) -> None:
-    office = await open_office(pool)
+    office = await open_office(pool, introductions=Introductions(Introduction("Eve", "Ada in Lark")))
     person, token = await office.add_person(EMAIL), await office.link_token()
     words = page_words(language)
     seen: list[tuple[str, str]] = []  # every request's address and Referer
@@ -50,9 +51,13 @@ async def test_person_opens_the_link_signs_in_and_is_bound(pool: Pool, locale: s
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"{url}/lark/bind?token={token}")
         sign_in(page, words)
+        expect(page.locator("#person")).to_contain_text("Eve")
+        expect(page.locator("#bot")).to_contain_text("Ada in Lark")
+        expect(page.locator("#account")).to_contain_text(EMAIL)
+        page.get_by_role("button", name=words["bind"]).dblclick()
         expect(page.get_by_role("status")).to_have_text(words["done"])
         assert all(address.startswith(url) for address, _ in seen)
-        assert not [referrer for address, referrer in seen if token in referrer and "/login" not in referrer]
+        assert not [referrer for _, referrer in seen if token in referrer]
         page.goto(f"{url}/lark/bind?token={token}")
         expect(page.get_by_role("status")).to_have_text(words["over"])
 
@@ -91,4 +96,30 @@ async def test_stranger_with_the_link_is_refused_and_told_whom_to_ask(pool: Pool
 
     async with serving(office) as url:
         await browse(partial(visit, url))
+    assert await office.sql("select consumed_at from channel_binding_token") == [(None,)]
+
+
+async def test_link_that_a_stranger_sent_shows_their_name_and_binds_nothing_unless_pressed(pool: Pool) -> None:
+    office = await open_office(pool, introductions=Introductions(Introduction("Mallory of Elsewhere")))
+    await office.add_person(EMAIL)
+    token, words = await office.link_token("ou_mallory"), page_words("en")
+
+    def visit(url: str, page: Page) -> None:
+        link = f"{url}/lark/bind?token={token}"
+        page.goto(link)
+        sign_in(page, words)
+        for _ in range(2):
+            expect(page.locator("#person")).to_contain_text("Mallory of Elsewhere")
+            expect(page.locator("#person")).to_contain_text("…allory")
+            expect(page.get_by_text(words["consequence"])).to_be_visible()
+            page.reload()
+        page.context.clear_cookies()  # the session ends while the page is open
+        page.get_by_role("button", name=words["bind"]).click()
+        expect(page.get_by_role("status")).to_contain_text(words["needs_auth"])
+        page.set_content(f'<iframe src="{link}"></iframe>')
+        expect(page.frame_locator("iframe").locator("body")).not_to_contain_text(words["needs_auth"])
+
+    async with serving(office) as url:
+        await browse(partial(visit, url))
+    assert await office.sql("select * from channel_user_binding") == []
     assert await office.sql("select consumed_at from channel_binding_token") == [(None,)]

@@ -173,6 +173,20 @@ async def test_chat_is_deleted_by_whom_it_belongs_to_or_who_runs_the_workspace(
         assert (await browser.ask("DELETE", f"/api/chats/{chat}"))[0] == 404
 
 
+async def test_guest_sees_what_they_said_themselves_and_no_more_of_an_agent_that_was_theirs(office: Office) -> None:
+    browser, gus = await _member(office, role="guest")
+    agent = await add_agent(office.pool, office.place.workspace_id, "secretive")
+    await office.sql("update agent set visibility = 'private', owner_id = %s where id = %s", gus, agent)
+    own = await _add_chat(office, agent=agent, creator=gus)
+    foreign = await _add_chat(office, agent=agent, creator=office.place.owner_id)
+    assert await _listed(browser) == ([own], 1)
+    assert (await browser.ask("GET", f"/api/chats/{foreign}/messages"))[0] == 404
+    assert (await browser.ask("DELETE", f"/api/chats/{foreign}"))[0] == 404
+    status, shown = await browser.ask("GET", f"/api/chats/{own}")
+    assert (status, shown["deletable"]) == (200, False)
+    assert (await browser.ask("DELETE", f"/api/chats/{own}"))[0] == 403
+
+
 async def test_chat_of_a_member_who_left_is_theirs_no_more(office: Office) -> None:
     browser, bob = await _member(office)
     chat = await _add_chat(office, creator=bob)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,9 @@ import trio
 from gateway.http import events
 from gateway.http.places import RETRY_SECONDS, PlaceLimits
 from gateway.http.server import serve_http
+from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
+from gateway.work.feed import Feed
 from support.people import HOST, Office, open_office
 
 
@@ -115,3 +117,47 @@ async def test_streams_of_one_person_are_bounded_and_leave_room_for_others(offic
                 # It takes the server a moment to notice that a reader left.
                 while b" 429 " in await _open_stream(stack, url, path, one):
                     await trio.sleep(0.05)
+
+
+async def test_stream_of_a_removed_member_ends_at_once_and_others_go_on(office: Office, database: str) -> None:
+    """With the real beat of 15 s: the removal itself is heard."""
+    feed, directory = office.people.feed, office.people.directory
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_hear, database, feed)
+        with trio.fail_after(10):
+            async with (
+                _served(office) as (url, _),
+                _reading(office, url, "eve@acme.example") as gone,
+                _reading(office, url, "bob@acme.example") as stays,
+            ):
+                lines, others = gone.aiter_lines(), stays.aiter_lines()
+                await anext(lines), await anext(others)
+                place, eve = await directory.workspace("acme"), await directory.user("eve@acme.example")
+                await directory.remove_member(place, eve)
+                assert [line async for line in lines] == ["data: {}", ""]
+                told = [await anext(others) for _ in range(4)]
+                assert told[2] == "event: member:removed"
+                assert str(eve.id) in told[3]
+                feed.end()
+                assert [line async for line in others] == [""]
+        nursery.cancel_scope.cancel()
+
+
+async def test_stream_ends_for_who_is_signed_out(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BEAT_SECONDS", 0.05)
+    with trio.fail_after(20):
+        async with _served(office) as (url, _), _reading(office, url, "eve@acme.example") as response:
+            lines = response.aiter_lines()
+            while await anext(lines) != ": still here":
+                pass
+            await office.sql("update api_token set revoked_at = now()")
+            assert all(line in {"", ": still here"} for line in [line async for line in lines])
+
+
+async def _hear(database: str, feed: Feed, *, task_status: trio.TaskStatus[None]) -> None:
+    async with await TrioConnection.connect(database, autocommit=True) as conn:
+        await conn.execute("listen gateway_event")
+        task_status.started()
+        async with aclosing(conn.notifies()) as notes:
+            async for note in notes:
+                feed.publish(note.payload)

@@ -50,7 +50,7 @@ class Desk:
         return browser
 
     async def begin(self, browser: Browser, **changes: Any) -> tuple[int, Any]:
-        body = {"agent_id": str(self.office.place.agent_id)} | changes
+        body = {"agent_id": str(self.office.place.agent_id), "replace": True} | changes
         return await browser.ask("POST", f"{self.base}/install/begin", body)
 
     async def started(self) -> str:
@@ -250,6 +250,40 @@ async def test_begin_without_an_agent_is_400(desk: Desk) -> None:
     browser = await desk.person("workspace_owner")
     status, error = await browser.ask("POST", f"{desk.base}/install/begin", {})
     assert (status, error["field"]) == (400, "agent_id")
+
+
+async def test_begin_for_an_agent_with_a_live_bot_is_409_that_names_it_unless_it_replaces(desk: Desk) -> None:
+    browser = await desk.person("workspace_owner")
+    status, error = await desk.begin(browser, replace="yes")
+    assert (status, error["field"]) == (400, "replace")
+    for unsaid in (False, None):
+        status, error = await desk.begin(browser, replace=unsaid)
+        assert (status, error["code"]) == (409, "agent_has_bot")
+        assert (error["app_id"], error["installation_id"]) == ("cli_0123456789abcdef", str(desk.office.installation_id))
+        assert "linked again" in error["error"]
+    assert desk.flow.begun == 0
+    assert (await desk.begin(browser))[0] == 200
+    assert (await browser.ask("DELETE", desk.bot))[0] == 204
+    assert (await desk.begin(browser, replace=False))[0] == 200
+
+
+async def test_agents_owner_who_became_a_guest_manages_its_bot_no_more(desk: Desk) -> None:
+    browser = await desk.person("agent_owner")
+    _, begun = await desk.begin(browser)
+    await desk.office.sql("update member set role = 'guest' where user_id = (select owner_id from agent)")
+    assert (await desk.begin(browser))[0] == 403
+    assert (await browser.ask("GET", f"{desk.bot}/audit"))[0] == 403
+    assert (await browser.ask("DELETE", desk.bot))[0] == 403
+    desk.flow.polls = [granted()]
+    await desk.office.sql("update lark_install_session set next_poll_at = now()")
+    assert desk.desk is not None
+    scan = await desk.desk.take()
+    assert scan is not None
+    await desk.desk.advance(scan)
+    status, told = await browser.ask("GET", f"{desk.base}/install/{begun['session_id']}/status")
+    assert (status, told["status"], told["error_reason"]) == (200, "error", "forbidden")
+    ((app_id,),) = await desk.office.sql("select config ->> 'app_id' from channel_installation")
+    assert app_id == "cli_0123456789abcdef"
 
 
 async def test_begin_for_an_archived_agent_is_409(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from ipaddress import ip_network
 from uuid import uuid4
 
@@ -11,9 +12,11 @@ import trio
 from argon2 import PasswordHasher
 from structlog.testing import capture_logs
 
+from gateway.core.introduction import Introduction
 from gateway.postgres.pool import Pool
-from support.people import PASSWORD, QUICK, Browser, Office, open_office
+from support.people import PASSWORD, QUICK, Browser, Introductions, Office, open_office
 
+PREVIEW = "/api/lark/binding/preview"
 REDEEM = "/api/lark/binding/redeem"
 
 
@@ -198,7 +201,7 @@ async def test_change_with_a_cookie_from_elsewhere_is_403(office: Office, origin
     browser = await office.signed_in("bob@acme.example")
     token = await office.link_token()
     browser.origin = origin
-    for path, body in ((REDEEM, {"token": token}), ("/api/auth/logout", None)):
+    for path, body in ((PREVIEW, {"token": token}), (REDEEM, {"token": token}), ("/api/auth/logout", None)):
         status, answer = await browser.ask("POST", path, body)
         assert (status, answer["code"]) == (403, "foreign_origin")
     assert (await browser.ask("GET", "/api/me"))[0] == 200
@@ -263,6 +266,69 @@ async def test_redeem_answers_every_case_by_its_status(office: Office) -> None:
     assert (await bob.ask("POST", REDEEM, {"token": second}))[0] == 200
     assert (await carol.ask("POST", REDEEM, {"token": third}))[0] == 409
     assert (await bob.ask("POST", REDEEM, {"token": "A" * 43}))[0] == 410
+
+
+async def test_preview_names_who_would_be_bound_to_what_and_burns_nothing(pool: Pool) -> None:
+    introductions = Introductions(Introduction("Eve", "Ada in Lark"))
+    office = await open_office(pool, introductions=introductions)
+    bob, token = await office.signed_in("bob@acme.example"), await office.link_token()
+    person = await office.people.directory.user("bob@acme.example")
+    for _ in range(2):
+        status, told = await bob.ask("POST", PREVIEW, {"token": token})
+        assert status == 200
+        ((asked_at,),) = await office.sql("select created_at from channel_binding_token")
+        assert datetime.fromisoformat(told["person"].pop("asked_at")) == asked_at
+        assert told == {
+            "workspace": {"id": str(office.place.workspace_id), "name": "acme", "slug": "acme"},
+            "bot": {
+                "installation_id": str(office.installation_id),
+                "name": "Ada in Lark",
+                "agent": {"id": str(office.place.agent_id), "name": "ada"},
+            },
+            "person": {"name": "Eve", "lark_open_id": "ou_eve"},
+            "account": {"id": str(person.id), "email": "bob@acme.example", "name": "Somebody"},
+        }
+    introductions.told = Introduction()
+    _, told = await bob.ask("POST", PREVIEW, {"token": token})
+    assert (told["person"]["name"], told["bot"]["name"]) == (None, "ada")
+    await office.sql("delete from agent")
+    _, told = await bob.ask("POST", PREVIEW, {"token": token})
+    assert (told["bot"]["name"], told["bot"]["agent"]) == ("cli_0123456789abcdef", None)
+    assert introductions.asked == [("feishu", office.installation_id, "ou_eve")] * 4
+    assert await office.sql("select consumed_at from channel_binding_token") == [(None,)]
+    assert (await bob.ask("POST", REDEEM, {"token": token}))[0] == 200
+
+
+async def test_preview_answers_every_case_as_redeem_would_and_strangers_learn_nothing(pool: Pool) -> None:
+    introductions = Introductions(Introduction("Eve", "Ada in Lark"))
+    office = await open_office(pool, introductions=introductions)
+    bob, carol = await office.signed_in("bob@acme.example"), await office.signed_in("carol@acme.example")
+    stranger = await office.signed_in("thief@else.example", role=None)
+    used, free, other = await office.link_token(), await office.link_token(), await office.link_token("ou_other")
+    assert (await bob.ask("POST", REDEEM, {"token": used}))[0] == 200
+    assert (await office.browser().ask("POST", PREVIEW, {"token": free}))[0] == 401
+    strangers = [await stranger.ask("POST", PREVIEW, {"token": token}) for token in (free, other)]
+    assert strangers[0] == strangers[1]  # whether the account is bound by now is no business of theirs
+    for browser, token in (
+        (stranger, free), (bob, used), (bob, "A" * 43), (bob, "short"), (bob, "  "), (carol, free), (bob, free)
+    ):  # fmt: skip
+        status, told = await browser.ask("POST", PREVIEW, {"token": token})
+        again = await browser.ask("POST", REDEEM, {"token": token})
+        assert status == again[0]
+        assert status == 200 or told == again[1]
+    assert [asked[2] for asked in introductions.asked] == ["ou_eve"]  # only for the one who may go on
+    for bad in (b"{", b'{"token": 7}', b"{}"):
+        assert (await bob.ask("POST", PREVIEW, bad))[0] == 400
+    late = await office.link_token("ou_late")
+    await office.sql("update channel_binding_token set expires_at = now()")
+    assert (await bob.ask("POST", PREVIEW, {"token": late}))[0] == 410
+
+
+async def test_links_are_read_and_redeemed_so_often_a_minute_and_person(office: Office) -> None:
+    bob, carol = await office.signed_in("bob@acme.example"), await office.signed_in("carol@acme.example")
+    answers = [(await bob.ask("POST", (PREVIEW, REDEEM)[n % 2], {"token": "A" * 43}))[0] for n in range(31)]
+    assert answers == [410] * 30 + [429]
+    assert (await carol.ask("POST", PREVIEW, {"token": "A" * 43}))[0] == 410
 
 
 async def test_redeem_of_one_token_twice_at_once_is_one_200_and_one_410(office: Office) -> None:

@@ -88,6 +88,26 @@ async def test_private_agent_is_there_for_its_owner_and_leaders_only(office: Off
     assert (await mia.ask("PATCH", f"/api/agents/{office.place.agent_id}", {"name": "mine"}))[0] == 403
 
 
+async def test_private_agent_of_somebody_who_became_a_guest_is_theirs_no_more(office: Office) -> None:
+    olga = await office.signed_in("olga@acme.example")
+    _, agent = await olga.ask("POST", f"{WORKSPACE}/agents", {"name": "secret", "visibility": "private"})
+    _, common = await olga.ask("POST", f"{WORKSPACE}/agents", {"name": "common"})
+    await office.sql("update member set role = 'guest' where role = 'member'")
+    assert await names(olga, "agents") == ["ada", "common"]
+    assert (await olga.ask("PATCH", f"/api/agents/{agent['id']}", {"name": "mine"}))[0] == 404
+    assert (await olga.ask("PATCH", f"/api/agents/{common['id']}", {"name": "mine"}))[0] == 403
+
+
+async def test_private_agent_of_another_leads_no_squad_of_mine_and_is_told_as_none(office: Office) -> None:
+    olga, mia = await office.signed_in("olga@acme.example"), await office.signed_in("mia@acme.example")
+    _, agent = await olga.ask("POST", f"{WORKSPACE}/agents", {"name": "secret", "visibility": "private"})
+    hidden = await mia.ask("POST", f"{WORKSPACE}/squads", {"name": "crew", "leader_agent_id": agent["id"]})
+    nothing = str(uuid4())
+    unknown = await mia.ask("POST", f"{WORKSPACE}/squads", {"name": "crew", "leader_agent_id": nothing})
+    assert hidden == (400, unknown[1] | {"error": unknown[1]["error"].replace(nothing, agent["id"])})
+    assert (await olga.ask("POST", f"{WORKSPACE}/squads", {"name": "crew", "leader_agent_id": agent["id"]}))[0] == 201
+
+
 async def test_squads_and_projects_are_made_and_listed(office: Office) -> None:
     mia = await office.signed_in("mia@acme.example")
     leader = str(office.place.agent_id)

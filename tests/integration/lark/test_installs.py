@@ -39,10 +39,11 @@ from support.device_flow import (
     granted,
     of_brand,
 )
-from support.lark_directory import Place, add_agent, add_person, add_place
+from support.lark_directory import Place, add_agent, add_member, add_person, add_place
 from support.lark_rest import BOT_PATH, TOKEN_PATH, Call, FakePlatform, Reply, serving_platform
 
 RING = KeyRing([b"\x07" * 32])
+OTHER_APP_ID = "cli_0123456789abcdef"
 
 
 @dataclass
@@ -415,11 +416,82 @@ async def test_account_that_is_somebody_elses_leaves_the_old_bot_as_it_was(scene
         old.id,
     )
     before = await scene.sql("select to_jsonb(i) from channel_installation i")
-    begun = await scene.begin()
+    begun = await scene.begin(replaces=True)
     scene.flow.polls = [granted()]
     await scene.step()
     assert (await scene.status(begun)).error_reason == "installer_bind_failed"
     assert await scene.sql("select to_jsonb(i) from channel_installation i") == before
+
+
+# --- a bot in place, and the right to connect one ---------------------------------------------------------------------
+
+
+async def test_begin_for_an_agent_with_a_live_bot_is_refused_before_the_platform_is_asked(scene: Scene) -> None:
+    old = (await scene.bots.add(NewApp(scene.place.agent_id, OTHER_APP_ID, "fake-old"))).installation
+    with pytest.raises(RejectedRequest) as refused:
+        await scene.begin()
+    assert (refused.value.status, refused.value.code) == (409, "agent_has_bot")
+    assert OTHER_APP_ID in str(refused.value)
+    assert scene.flow.begun == 0
+    begun = await scene.begin(replaces=True)
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).installation_id == old.id
+    assert [bot.app_id for bot in await scene.bots.list()] == [APP_ID]
+
+
+async def test_bot_that_appears_while_a_code_waits_stays(scene: Scene) -> None:
+    begun = await scene.begin()
+    old = (await scene.bots.add(NewApp(scene.place.agent_id, OTHER_APP_ID, "fake-old"))).installation
+    scene.flow.polls = [granted()]
+    async with heard_events(scene.database) as heard:
+        await scene.step()
+    status = await scene.status(begun)
+    assert (status.status, status.error_reason) == ("error", "agent_has_bot")
+    assert OTHER_APP_ID in status.error_message
+    assert "replace" in status.error_message
+    assert await scene.bots.list() == [old]
+    assert await scene.sql("select 1 from channel_user_binding") == []
+    assert heard == []
+    assert (await scene.row())["credentials"] is None
+
+
+async def test_of_two_codes_that_are_scanned_at_once_one_is_the_bot(scene: Scene) -> None:
+    codes = [await scene.begin(), await scene.begin()]
+    scene.flow.polls = [granted(app_id=APP_ID), granted(app_id=OTHER_APP_ID)]
+    await scene.sql("update lark_install_session set next_poll_at = now()")
+    scans = [await scene.desk.take() for _ in codes]
+    async with trio.open_nursery() as nursery:
+        for scan in scans:
+            assert scan is not None
+            nursery.start_soon(scene.desk.advance, scan)
+    ends = [await scene.status(begun) for begun in codes]
+    assert sorted((end.status, end.error_reason or "") for end in ends) == [("error", "agent_has_bot"), ("success", "")]
+    assert len(await scene.bots.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("role", "owns", "vouched", "reason"),
+    [
+        ("member", True, False, None),
+        ("guest", True, False, "forbidden"),
+        ("member", False, False, "forbidden"),
+        ("admin", False, False, None),
+        ("member", False, True, None),
+    ],
+)
+async def test_right_of_who_began_is_judged_again_when_the_scan_ends(
+    scene: Scene, role: str, owns: bool, vouched: bool, reason: str | None
+) -> None:
+    bob = await add_person(scene.pool, "bob@acme.example")
+    await add_member(scene.pool, scene.place.workspace_id, bob, "admin")
+    begun = await scene.begin(initiator_user_id=bob, vouched=vouched)
+    await scene.sql("update member set role = %s where user_id = %s", role, bob)
+    await scene.sql("update agent set owner_id = %s", bob if owns else scene.place.owner_id)
+    scene.flow.polls = [granted()]
+    await scene.step()
+    assert (await scene.status(begun)).error_reason == reason
+    assert len(await scene.bots.list()) == (1 if reason is None else 0)
 
 
 async def test_session_whose_key_is_gone_is_an_internal_error(scene: Scene) -> None:

@@ -72,6 +72,10 @@ class FakeLookup:
         await self._answer("names", tuple(ids))
         return {id: self.people[id] for id in ids if id in self.people}
 
+    async def bot_name(self) -> str:
+        await self._answer("bot_name", "")
+        return ""
+
     async def of(self, installation_id: UUID) -> FakeLookup:
         assert installation_id == BOT
         return self

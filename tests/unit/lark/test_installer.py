@@ -9,6 +9,7 @@ import pytest
 from gateway.channel.installation import (
     AgentHome,
     AppHolder,
+    BotInPlace,
     DroppedMessage,
     InstallationDraft,
     InstallationView,
@@ -41,6 +42,8 @@ class MemoryStore:
         self.row: UUID | None = None
         self.drafts: list[InstallationDraft] = []
         self.holder: AppHolder | None = None
+        self.in_place: BotInPlace | None = None
+        self.appears: BotInPlace | None = None  # between the look and the write
         self.lost_races = 0
 
     async def agent_home(self, agent_id: UUID) -> AgentHome | None:
@@ -52,7 +55,13 @@ class MemoryStore:
     async def id_of(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> UUID | None:
         return self.row
 
-    async def save(self, draft: InstallationDraft) -> InstallationView | None:
+    async def bot_in_place(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> BotInPlace | None:
+        return self.in_place
+
+    async def save(self, draft: InstallationDraft) -> InstallationView | BotInPlace | None:
+        in_place = self.appears or self.in_place
+        if in_place is not None and not draft.replaces and in_place.app_id != draft.config["app_id"]:
+            return in_place
         if self.holder is not None:
             raise StoreConflict("duplicate key", constraint="channel_installation_app_key")
         if self.lost_races:

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from gateway.errors import RejectedRequest
-from gateway.work.access import may_change, may_use_agent, require_writer
+from gateway.work.access import may_change, may_manage_agent, may_use_agent, require_leader, require_writer
 
 ME, OTHER = UUID(int=1), UUID(int=2)
 
@@ -15,7 +15,9 @@ ME, OTHER = UUID(int=1), UUID(int=2)
     [
         ("workspace", OTHER, "member", True),
         ("workspace", OTHER, None, False),
+        ("workspace", ME, "guest", True),
         ("private", ME, "member", True),
+        ("private", ME, "guest", False),
         ("private", ME, None, False),
         ("private", OTHER, "member", False),
         ("private", OTHER, "guest", False),
@@ -44,8 +46,21 @@ def test_nobody_owns_what_has_no_owner() -> None:
         (None, "owner", True),
     ],
 )
-def test_what_somebody_made_is_theirs_and_the_leaders_to_change(creator: UUID | None, role: str, allowed: bool) -> None:
+def test_what_somebody_made_or_owns_is_theirs_and_the_leaders_to_change(
+    creator: UUID | None, role: str, allowed: bool
+) -> None:
     assert may_change(creator_id=creator, user_id=ME, role=role) is allowed
+    assert may_manage_agent(owner_id=creator, user_id=ME, role=role) is allowed
+
+
+@pytest.mark.parametrize("role", ["owner", "admin", "member", "guest"])
+def test_some_things_are_for_leaders_only(role: str) -> None:
+    if role in {"owner", "admin"}:
+        require_leader(role)
+        return
+    with pytest.raises(RejectedRequest) as refused:
+        require_leader(role)
+    assert refused.value.status == 403
 
 
 def test_guest_is_told_that_they_may_look_on_only() -> None:

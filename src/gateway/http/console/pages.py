@@ -1,14 +1,13 @@
 """`/login` and `/lark/bind`.
 
-The token of a link stands in the address of both, so no page sends a Referer to another site, loads anything from
-elsewhere, or is kept by a cache.
+The token of a link stands in the address of both, so no page sends its address to another site, loads anything from
+elsewhere, or is kept by a cache. No other site can show one in a frame of its own, where a press is not a decision.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -24,14 +23,22 @@ from gateway.work.accounts import SESSION_SECONDS
 from gateway.work.directory import User
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from gateway.http.app import People
+    from gateway.http.bindings import LinkDesk
     from gateway.http.identity import SignIn
+    from gateway.work.bindings import LinkPreview
 
 LOGIN_PATH = "/login"
 BIND_PATH = "/lark/bind"
 NEXT_LENGTH_MAX = 2_048
-STATES = {200: "done", 403: "not_member", 409: "taken", 410: "over"}
-"""What the page says for the status of a redemption; `other` for any that is not here."""
+STATES = {400: "missing", 403: "not_member", 409: "taken", 410: "over", 429: "too_many"}
+"""What the page says for the status of a refusal; `other` for any that is not here."""
+FORM_REFERRER_POLICY = "strict-origin"
+"""Of all policies the one that lets a form tell its Origin, and no Referer tell the token in the page's address."""
+OPEN_ID_END_CHARS = 6
+"""How much of the end of a platform's id a person is shown: enough to compare, short enough to read."""
 
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -39,16 +46,17 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
     "Vary": "Accept-Language, Cookie",
 }
 _pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
 
 
-def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
+def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn, links: LinkDesk) -> None:
     _add_static(app)
     _add_login(app, people, sessions, sign_in)
-    _add_bind(app, people, sessions)
+    _add_bind(app, BindPages(links, people.platforms), sessions)
 
 
 def _add_static(app: Quart) -> None:
@@ -65,12 +73,12 @@ def _add_static(app: Quart) -> None:
 def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
     @app.get(LOGIN_PATH)
     async def login_page() -> Any:
-        target = local_path(request.args.get("next", ""))
+        target, switching = local_path(request.args.get("next", "")), request.args.get("switch") == "1"
         user_id = await sessions.signed_in()
-        if user_id is not None and target:
+        if user_id is not None and target and not switching:
             return redirect(target, 303)
         person = None if user_id is None else await people.accounts.person(user_id)
-        return _login(target, person=person)
+        return _login(target, person=person, switching=switching)
 
     @app.post(LOGIN_PATH)
     async def login_form() -> Any:
@@ -81,74 +89,114 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
             secret = await sign_in.attempt(email, form.get("password", ""))
         except RejectedRequest as refusal:
             return _login(target, email=email, refusal=refusal)
+        former = session_secret()
+        if former is not None:
+            await people.accounts.sign_out(former)
         response = Response("", status=303, headers={"Location": target or LOGIN_PATH, "Cache-Control": "no-store"})
         sessions.start(response, secret, SESSION_SECONDS)
         return response
 
 
-def _login(target: str, *, email: str = "", person: User | None = None, refusal: RejectedRequest | None = None) -> Any:
+def _login(
+    target: str,
+    *,
+    email: str = "",
+    person: User | None = None,
+    switching: bool = False,
+    refusal: RejectedRequest | None = None,
+) -> Any:
+    """The form, or who is signed in; both when that person wants to be somebody else (`switching`)."""
     status = 200 if refusal is None else refusal.status
     complaint = "" if refusal is None else {401: "wrong_pair", 403: "elsewhere", 429: "too_many"}.get(status, "other")
     seconds = "" if refusal is None else refusal.extra.get("retry_after", "")
-    # A form of a page without any Referer would come with `Origin: null`; other sites are sent nothing either way.
     response = render_page(
-        "login.html", status, "same-origin",
-        target=target, email=email, person=person, complaint=complaint, seconds=seconds, here={"next": target},
-        path=LOGIN_PATH,
+        "login.html", status, FORM_REFERRER_POLICY,
+        target=target, email=email, person=person, switching=switching, complaint=complaint, seconds=seconds,
+        here={"next": target, "switch": "1" if switching else ""}, path=LOGIN_PATH,
     )  # fmt: skip
     if seconds:
         response.headers["Retry-After"] = str(seconds)
     return response
 
 
-def _add_bind(app: Quart, people: People, sessions: Sessions) -> None:
-    page = partial(_bind, people.platforms)
-
+def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
     @app.get(BIND_PATH)
     async def bind_page() -> Response:
+        """Shows what the link asks for. To open it binds nothing."""
         token = request.args.get("token", "").strip()
-        if not token:
-            return page("", "missing", status=400)
         user_id = await sessions.signed_in()
-        if user_id is None:
-            return page(token, "needs_auth")
-        return page(token, "ready", person=await people.accounts.person(user_id))
+        if not token or user_id is None:
+            return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
+        return await pages.offer(token, user_id)
 
     @app.post(BIND_PATH)
     async def bind_form() -> Response:
+        """Binds: somebody read the page and pressed its button."""
+        try:
+            sessions.require_same_origin()
+        except RejectedRequest as refusal:
+            return pages.say("", "elsewhere", refusal.status)
         form = await request.form
         token, user_id = form.get("token", "").strip(), await sessions.signed_in()
-        if user_id is None:
-            return page(token, "needs_auth") if token else page("", "missing", status=400)
-        status = 503
+        if not token or user_id is None:
+            return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
         if not hmac.compare_digest(form.get("proof", "").encode(), form_proof().encode()):
-            status = 400
-        elif people.platforms:
-            status = await _redeem(people, token, user_id)
-        return page(token, STATES.get(status, "other"), status=status)
+            return await pages.offer(token, user_id, changed=True)
+        return await pages.redeem(token, user_id)
 
 
-async def _redeem(people: People, token: str, user_id: Any) -> int:
-    try:
-        await people.bindings.redeem(token, user_id)
-    except RejectedRequest as refusal:
-        return refusal.status
-    return 200
+class BindPages:
+    """The pages of a binding link: what it asks for, and what became of it."""
 
+    def __init__(self, links: LinkDesk, platforms: Sequence[Mapping[str, str]]) -> None:
+        self._links = links
+        self._platforms = platforms
 
-def _bind(
-    platforms: Sequence[Mapping[str, str]], token: str, state: str, *, status: int = 200, person: User | None = None
-) -> Response:
-    here = {"token": token} if token else {}
-    proof = form_proof() if person is not None else ""
-    return render_page(
-        "bind.html", status, "no-referrer",
-        state=state, person=person, proof=proof, here=here, path=BIND_PATH, platforms=platforms,
-    )  # fmt: skip
+    async def offer(self, token: str, user_id: UUID, *, changed: bool = False) -> Response:
+        """Name the account, the bot and the reader, with a button; `changed`: somebody signed in since."""
+        try:
+            preview = await self._links.preview(token, user_id)
+        except RejectedRequest as refusal:
+            return self._refuse(token, refusal)
+        return self._render(token, "ready", 409 if changed else 200, preview=preview, changed=changed)
+
+    async def redeem(self, token: str, user_id: UUID) -> Response:
+        try:
+            await self._links.redeem(token, user_id)
+        except RejectedRequest as refusal:
+            return self._refuse(token, refusal)
+        return self.say(token, "done")
+
+    def say(self, token: str, state: str, status: int = 200, seconds: object = "") -> Response:
+        return self._render(token, state, status, seconds=seconds)
+
+    def _refuse(self, token: str, refusal: RejectedRequest) -> Response:
+        seconds = refusal.extra.get("retry_after", "")
+        response = self.say(token, STATES.get(refusal.status, "other"), refusal.status, seconds)
+        if seconds:
+            response.headers["Retry-After"] = str(seconds)
+        return response
+
+    def _render(
+        self,
+        token: str,
+        state: str,
+        status: int,
+        *,
+        preview: LinkPreview | None = None,
+        changed: bool = False,
+        seconds: object = "",
+    ) -> Response:
+        return render_page(
+            "bind.html", status, FORM_REFERRER_POLICY,
+            state=state, preview=preview, changed=changed, seconds=seconds,
+            proof="" if preview is None else form_proof(), id_end_chars=OPEN_ID_END_CHARS,
+            here={"token": token} if token else {}, path=BIND_PATH, platforms=self._platforms,
+        )  # fmt: skip
 
 
 def form_proof() -> str:
-    """What only a page made for this session knows: another site can send our form, but not fill this in."""
+    """What only a page made for this session knows: a form that comes back with it was read by who is signed in now."""
     return token_hash(f"form {session_secret()}")
 
 
@@ -176,6 +224,7 @@ def render_page(template: str, status: int, referrer_policy: str, **values: Any)
             if code != language
         ],
         sign_in=f"{LOGIN_PATH}?{urlencode(back | lang)}",
+        switch=f"{LOGIN_PATH}?{urlencode(back | {'switch': '1'} | lang)}",
         action=f"{path}?{urlencode(lang)}" if lang else path,
         **values,
     )

@@ -1,24 +1,15 @@
-// Redeems the link once, as soon as the page is there. Without this script the button does the same.
+// One press is one request: a second one would be answered "this link is over". Without this script the form does the same.
 "use strict";
 
 const form = document.getElementById("bind");
-const outcome = document.getElementById("outcome");
+const button = form.querySelector("button");
+const words = button.textContent;
 
-async function redeem() {
-  const answer = await fetch("/api/lark/binding/redeem", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ token: form.elements.token.value }),
-  });
-  return String(answer.status);
+function show(working) {
+  button.disabled = working;
+  button.textContent = working ? button.dataset.working : words;
 }
 
-function show(status) {
-  const found = document.querySelector(`template[data-status="${status}"]`);
-  const template = found || document.querySelector('template[data-status="other"]');
-  outcome.replaceChildren(template.content.cloneNode(true));
-}
-
-form.hidden = true;
-outcome.textContent = outcome.dataset.working;
-redeem().then(show, () => show("other"));
+form.addEventListener("submit", () => show(true));
+// A page that comes back from the browser's memory is to be pressed anew.
+window.addEventListener("pageshow", () => show(false));

@@ -1,0 +1,32 @@
+"""What a platform calls a person and a bot, made fit to be read by somebody who has to decide about them."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+NAME_CHARS_MAX = 80
+"""A longer name is cut: it must not push the rest of a page out of sight."""
+
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that turn the direction of writing: a name with one could rearrange the words beside it."""
+_NOT_SHOWN = frozenset({"Cc", "Cn", "Co", "Cs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """Names as the platform tells them; "" for one that it does not tell."""
+
+    person: str = ""
+    bot: str = ""
+
+
+def plain_name(text: str) -> str:
+    """A name from outside on one line, without what would steer a page or a terminal, and of a bounded length."""
+    kept = "".join(
+        " " if character.isspace() else character
+        for character in text
+        if character.isspace() or (character not in _TURNING and unicodedata.category(character) not in _NOT_SHOWN)
+    )
+    name = " ".join(kept.split())
+    return name if len(name) <= NAME_CHARS_MAX else name[: NAME_CHARS_MAX - 1] + "…"
