@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 import structlog
+import trio
 
 from gateway.concurrency import finishing, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
@@ -46,6 +47,10 @@ TRIGGERS_MAX = 2_000
 """Triggers that one process remembers."""
 FRESH_SECONDS = 1.0
 """How old what is remembered of a trigger may be when a request is refused for what it says."""
+QUICK_BODY_BYTES_MAX = 8_192
+"""A body up to this size is read within a few milliseconds, however it is made."""
+READERS_MAX = 2
+"""Larger bodies that are read at the same time."""
 ATTEMPTS_MAX = 5
 STALE_ROWS_MAX = 50
 BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
@@ -123,6 +128,7 @@ class Intake:
         self._observe = observe
         self._mint = mint
         self._monotonic = monotonic
+        self._readers = trio.CapacityLimiter(READERS_MAX)
         self._triggers: OrderedDict[str, Trigger] = OrderedDict()
 
     # --- whose request it is ------------------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ class Intake:
 
     async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes, admit: Admit) -> Answer | None:
         for _ in range(JUDGEMENTS_MAX):
-            judged = self._judge(trigger, headers, body)
+            judged = await self._judge(trigger, headers, body)
             try:
                 waits = admit(trigger.row.id, judged.standing, judged.begins)
             except LimitReached:
@@ -218,15 +224,23 @@ class Intake:
         (recorded,) = await self._store.record([draft])
         return recorded
 
-    def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
+    async def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
+        """The signature first: the body of a request that is not believed is not even read."""
         delivery_id = self._mint()
         verdict = judge_signature(trigger.row.provider, trigger.secrets, headers, body, self._clock())
-        try:
-            envelope = normalise(body, headers)
-        except InvalidBody as error:
-            refusal = _rejected(400, "invalid_body", delivery_id, str(error))
-            return _Judged(trigger, headers, body, verdict, None, refusal, delivery_id)
-        return _Judged(trigger, headers, body, verdict, envelope, _refusal(verdict, delivery_id), delivery_id)
+        refusal, envelope = _refusal(verdict, delivery_id), None
+        if refusal is None:
+            try:
+                envelope = await self._read(body, headers)
+            except InvalidBody as error:
+                refusal = _rejected(400, "invalid_body", delivery_id, str(error))
+        return _Judged(trigger, headers, body, verdict, envelope, refusal, delivery_id)
+
+    async def _read(self, body: bytes, headers: RequestHeaders) -> Envelope:
+        """Raises InvalidBody. What takes longer is read in a thread: meanwhile the loop has bots to answer."""
+        if len(body) <= QUICK_BODY_BYTES_MAX:
+            return normalise(body, headers)
+        return await trio.to_thread.run_sync(normalise, body, headers, limiter=self._readers)
 
     async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
         provider = judged.trigger.row.provider
