@@ -218,13 +218,14 @@ async def test_burst_of_signed_deliveries_is_stored_and_begun_once_each_in_order
         await gateway.kill()
     assert answers == {(200, "accepted"): 25, (200, "queued"): 75}
     assert [status for _, status in await begun(desk)] == ["queued"] * 75
-    options |= {"minute_seconds": 1}
+    # A minute that lasts a second.
+    settings |= {"SHORT_MINUTE_SECONDS": "1"}
     async with open_gateway(["serve"], crash_at=("webhooks.turn_claimed", 5), **options) as gateway:
         assert await gateway.wait() == -9
     assert [status for _, status in await begun(desk)] == ["dispatched"] * 4 + ["queued"] * 71
     # The one that was claimed by the process that died is claimed again when its lease is over.
     await desk.sql("update webhook_delivery set available_at = now() where status = 'queued'")
-    async with open_gateway(["serve"], **options):
+    async with open_gateway(["serve"], crash_at=("nowhere", 1), **options):
         with trio.fail_after(20):
             while any(status != "dispatched" for _, status in await begun(desk)):
                 await trio.sleep(0.05)

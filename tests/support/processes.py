@@ -106,16 +106,9 @@ async def open_gateway(
     environment: Mapping[str, str],
     log: Path,
     crash_at: tuple[str, int] | None = None,
-    minute_seconds: int | None = None,
     wait_ready: bool = True,
 ) -> AsyncIterator[GatewayProcess]:
-    """Run `gateway ARGUMENTS`, killed on the way out if it still runs; `crash_at` is a named point and which visit.
-
-    `minute_seconds` is what it takes for a minute where it counts webhooks.
-    """
-    if minute_seconds is not None:
-        crash_at = crash_at or ("nowhere", 1)
-        environment = {**environment, "SHORT_MINUTE_SECONDS": str(minute_seconds)}
+    """Run `gateway ARGUMENTS`, killed on the way out if it still runs; `crash_at` is a named point and which visit."""
     start = [str(CRASHING), crash_at[0], str(crash_at[1])] if crash_at else ["-m", "gateway"]
     with log.open("ab") as stderr:
         process = await trio.lowlevel.open_process(
