@@ -152,7 +152,7 @@ def _text(value: str | None) -> str | None:
 
 
 def _replay_filter(body: BulkBody) -> ReplayFilter:
-    """What is asked for. Raises RejectedRequest (400) unless it is either a filter that selects, or `all`."""
+    """The filter that was asked for. Raises RejectedRequest (400) unless it selects, or `all` says that it need not."""
     given = body.filter or FilterBody()
     wanted = ReplayFilter(
         _text(given.status), _text(given.event), _text(given.q), _instant(given.since), _instant(given.until)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import structlog
 from quart import Quart, Response, request
@@ -65,7 +64,7 @@ async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
         if len(body) > ingress.body_bytes_max:
             raise RejectedRequest(413, "body_too_large", f"the body has more than {ingress.body_bytes_max} bytes")
         headers = RequestHeaders(request.headers.items())
-        answer = await ingress.intake.receive(trigger, headers, body, partial(ingress.gates.admit, address))
+        answer = await ingress.intake.receive(trigger, headers, body, gates=ingress.gates, address=address)
     if answer is None:
         ingress.gates.count_unknown(address)
         raise RejectedRequest(404, "webhook_not_found", "there is no webhook at this address")

@@ -28,7 +28,7 @@ _URL = re.compile(
     r"\b(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?P<query>[?#][^\s'\"<>]*)?"
 )
 _KEYWORD = re.compile(r"\b(password|passfile|secret|token|ticket)=(?!\[hidden)\S+", re.IGNORECASE)
-_BEARER = re.compile(r"\bgw[urs]_[A-Za-z0-9_-]{16,}")
+_BEARER = re.compile(r"\b(?:gw[urs]|awt)_[A-Za-z0-9_-]{16,}")
 
 Format = Literal["json", "console"]
 

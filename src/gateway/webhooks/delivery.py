@@ -26,7 +26,7 @@ from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
 from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
 from gateway.webhooks.headers import RequestHeaders, shown
-from gateway.webhooks.limits import LimitReached, Standing
+from gateway.webhooks.limits import Gates, LimitReached, Standing
 from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
 from gateway.webhooks.signature import (
     Secret,
@@ -46,7 +46,7 @@ JUDGEMENTS_MAX = 5
 TRIGGERS_MAX = 2_000
 """Triggers that one process remembers."""
 FRESH_SECONDS = 1.0
-"""How old what is remembered of a trigger may be when a request is refused for what it says."""
+"""A request is refused by a trigger that was read at most so long ago."""
 QUICK_BODY_BYTES_MAX = 8_192
 """A body up to this size is read within a few milliseconds, however it is made."""
 READERS_MAX = 2
@@ -72,16 +72,11 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the sender is told."""
+    """The answer to the sender."""
 
     status: int
     body: Mapping[str, object]
 
-
-Admit = Callable[[UUID, Standing, bool], bool]
-"""Counts a judged request: its trigger, what it is worth, and whether it begins a run. True: that run has to wait for
-its turn. Raises LimitReached.
-"""
 
 Observer = Callable[[str, str], None]
 """Told of every delivery once it is decided: its provider, and what became of it."""
@@ -96,10 +91,6 @@ Begin = Callable[[Firing], Awaitable[Dispatched | None]]
 
 def _unheard(_provider: str, _status: str) -> None:
     return None
-
-
-def admit_all(_trigger_id: UUID, _standing: Standing, _begins: bool) -> bool:
-    return False
 
 
 class Intake:
@@ -185,36 +176,42 @@ class Intake:
     # --- a request ----------------------------------------------------------------------------------------------------
 
     async def receive(
-        self, trigger: Trigger, headers: RequestHeaders, body: bytes, admit: Admit = admit_all
+        self, trigger: Trigger, headers: RequestHeaders, body: bytes, *, gates: Gates, address: str
     ) -> Answer | None:
         """Take one request in and settle it; None when its token has been taken away meanwhile.
 
-        Once its row is being written it is settled also when its sender hangs up. Raises LimitReached as `admit` does,
+        Once its row is being written it is settled also when its sender hangs up. Raises LimitReached as `gates` does,
         and StoreError when it could not be written down: the sender should come again.
         """
         answer: Answer | None = None
         with finishing(SETTLE_SECONDS) as scope:
-            answer = await self._receive(trigger, headers, body, admit)
+            answer = await self._receive(trigger, headers, body, gates, address)
         if scope.cancelled_caught:
             raise StoreUnavailable(f"the delivery was not settled within {SETTLE_SECONDS:g} s")
         return answer
 
-    async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes, admit: Admit) -> Answer | None:
+    async def _receive(
+        self, trigger: Trigger, headers: RequestHeaders, body: bytes, gates: Gates, address: str
+    ) -> Answer | None:
         for _ in range(JUDGEMENTS_MAX):
-            judged = await self._judge(trigger, headers, body)
+            row = trigger.row
+            verdict = judge_signature(row.provider, trigger.secrets, headers, body, self._clock())
+            standing = _standing(verdict)
             try:
-                waits = admit(trigger.row.id, judged.standing, judged.begins)
+                gates.count(address, row.id, standing)
             except LimitReached:
                 current = await self.reread(trigger)
-                if current is not None and current.row.revision == trigger.row.revision:
+                if current is not None and current.row.revision == row.revision:
                     raise
             else:
+                judged = await self._judge(trigger, headers, body, verdict)
+                waits = judged.begins and gates.has_to_wait(row.id, standing)
                 recorded = await self._record(judged.draft(waits=waits))
                 if recorded is not None:
                     reached("webhooks.recorded")
                     return await self._settle(judged, recorded)
-                self._triggers.pop(trigger.row.token, None)
-                current = await self.find_trigger(trigger.row.token)
+                self._triggers.pop(row.token, None)
+                current = await self.find_trigger(row.token)
             if current is None:
                 return None
             trigger = current
@@ -224,10 +221,9 @@ class Intake:
         (recorded,) = await self._store.record([draft])
         return recorded
 
-    async def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
-        """The signature first: the body of a request that is not believed is not even read."""
+    async def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes, verdict: Verdict) -> _Judged:
+        """Judge what the request says; of one that is not believed that is not even read."""
         delivery_id = self._mint()
-        verdict = judge_signature(trigger.row.provider, trigger.secrets, headers, body, self._clock())
         refusal, envelope = _refusal(verdict, delivery_id), None
         if refusal is None:
             try:
@@ -371,15 +367,8 @@ class _Judged:
 
     @property
     def begins(self) -> bool:
-        """Whether a run is to be begun, as far as the request itself says."""
+        """True for a request that asks for a run."""
         return self.refusal is None and self.reason is None
-
-    @property
-    def standing(self) -> Standing:
-        if self.verdict.status is SignatureStatus.VALID:
-            return Standing.PROVEN
-        unproven = self.verdict.undecided or self.verdict.status is SignatureStatus.NOT_REQUIRED
-        return Standing.UNPROVEN if unproven else Standing.DISPROVED
 
     def draft(self, *, waits: bool) -> DeliveryDraft:
         row, refusal = self.trigger.row, self.refusal
@@ -426,6 +415,13 @@ def _stored_payload(stored: StoredDelivery) -> dict[str, Any]:
     envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
     rendered: dict[str, Any] = msgspec.json.decode(envelope.render(stored.received_at))
     return rendered | {"event": stored.event}
+
+
+def _standing(verdict: Verdict) -> Standing:
+    if verdict.status is SignatureStatus.VALID:
+        return Standing.PROVEN
+    unproven = verdict.undecided or verdict.status is SignatureStatus.NOT_REQUIRED
+    return Standing.UNPROVEN if unproven else Standing.DISPROVED
 
 
 def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:

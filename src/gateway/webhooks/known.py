@@ -1,4 +1,4 @@
-"""Which tokens exist, known without a look-up: for those who have guessed so often that none of theirs is worth one."""
+"""The tokens that may exist, known without a look-up: an address that guessed too often gets none for the others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ logger = structlog.get_logger(__name__)
 
 TOKENS_MAX = 100_000
 """Tokens that are known. Where there are more, every one may exist, and is looked up."""
-PAGE_ROWS = 5_000
+PAGE_ROWS = 1_000
 DIGEST_BYTES = 8
 RETRY_SECONDS = 1.0
-"""After a failure to read them, how long nobody tries."""
+"""How long after a failure to read them the next attempt comes."""
 _FIRST = UUID(int=0)
 
 
@@ -70,7 +70,7 @@ class KnownTokens:
             return
         if self._clock() - self._failed_at < RETRY_SECONDS:
             raise StoreUnavailable(f"the tokens could not be read less than {RETRY_SECONDS:g} s ago")
-        self._is_complete = True  # unless somebody says otherwise meanwhile
+        self._is_complete = True  # an announcement that some were missed may take it back meanwhile
         self._heard.clear()
         try:
             digests = await self._read_pages()

@@ -1,11 +1,11 @@
-"""What is refused of the requests to triggers, and what has to wait for its turn. Counted per process, by intervals.
+"""The limits of requests to triggers: some are refused beyond them, others wait for their turn. Counted per process.
 
-A request is judged first and counted then, so that nobody can use up the budget of a sender who proves itself:
+A request is judged first and counted then, so that no other uses up the budget of a sender that proves itself:
 
-- An unknown token, and a signature that is missing or wrong, count against the address they came from.
-- What fails, and everything at a trigger without a secret, counts against the trigger.
-- What is proven good (a valid signature) is begun at once up to the pace, waits for its turn beyond it, and is refused
-  only above CEILING times the pace.
+- Unknown tokens, and signatures that are missing or wrong, count against the address they came from.
+- Failures, and all requests at a trigger without a secret, count against the trigger.
+- A request with a valid signature is begun at once up to the pace, waits for its turn beyond it, and is refused only
+  above CEILING times the pace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Gate = Literal["token", "ip"]
 
 MINUTE_SECONDS = 60
 KEYS_MAX = 100_000
-"""Clients that are counted at the same time. Beyond that, who has been quiet longest is forgotten."""
+"""Keys that are counted at the same time. Beyond that, the one that has been quiet longest is forgotten."""
 CEILING = 10
 """How many times its pace a sender that proves itself may go before it is refused."""
 
@@ -88,8 +88,8 @@ class RecentHits(MemoryStorage):
 class RateLimit:
     """At most so many hits of a key in any minute; 0 means no limit. The last minute slides, it does not begin anew.
 
-    Everything here is synchronous: between two awaits nobody else counts, so that no burst gets past the limit. The
-    clock is the monotonic one: a wall clock that is set moves no limit.
+    Everything here is synchronous: no other task counts in between, so that no burst gets past the limit. The clock is
+    the monotonic one: a wall clock that is set moves no limit.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RateLimit:
             self._hits.give_back(self._item.key_for(self._gate, key))
 
     def has_room(self, key: str) -> bool:
-        """Whether `take` would count one."""
+        """True if `take` would count one."""
         return self._item is None or self._limiter.test(self._item, self._gate, key)
 
     def hit(self, key: str) -> None:
@@ -137,7 +137,7 @@ class RateLimit:
 
 
 class Standing(StrEnum):
-    """What a request at a known trigger is worth, once it is judged."""
+    """The worth of a request at a known trigger, once it is judged."""
 
     PROVEN = "proven"
     """Its signature is valid."""
@@ -172,7 +172,7 @@ class Gates:
     # --- before a request is judged -----------------------------------------------------------------------------------
 
     def is_spent(self, address: str) -> bool:
-        """Whether this address has sent as many bad credentials as it may."""
+        """True if this address has sent as many bad credentials as it may."""
         return not self._bad_credentials.has_room(address)
 
     def count_unknown(self, address: str) -> None:
@@ -185,19 +185,19 @@ class Gates:
 
     # --- once it is judged --------------------------------------------------------------------------------------------
 
-    def admit(self, address: str, trigger_id: UUID, standing: Standing, begins: bool) -> bool:
-        """Count a request; True when the run that it `begins` has to wait for its turn. Raises LimitReached."""
-        key = str(trigger_id)
+    def count(self, address: str, trigger_id: UUID, standing: Standing) -> None:
+        """Count a request. Raises LimitReached."""
         if standing is Standing.DISPROVED:
             self._bad_credentials.hit(address)
+        limit = self._ceiling if standing is Standing.PROVEN else self._unproven
+        limit.hit(str(trigger_id))
+
+    def has_to_wait(self, trigger_id: UUID, standing: Standing) -> bool:
+        """Ask for a request that was counted and begins a run: False lets it begin, and counts that."""
         if standing is not Standing.PROVEN:
-            self._unproven.hit(key)
-            return False
-        self._ceiling.hit(key)
-        if not begins:
             return False
         # Those that came before it wait: it must not overtake them when the minute slides on.
-        if trigger_id not in self._waiting and self._pace.take(key):
+        if trigger_id not in self._waiting and self._pace.take(str(trigger_id)):
             return False
         self._waiting |= {trigger_id}
         return True
@@ -205,11 +205,11 @@ class Gates:
     # --- those that wait ----------------------------------------------------------------------------------------------
 
     def take_turn(self, trigger_id: UUID) -> bool:
-        """Whether one that waits may begin now; counts it."""
+        """Count one that waits, and let it begin; False when there is no room."""
         return self._pace.take(str(trigger_id))
 
     def give_back_turn(self, trigger_id: UUID) -> None:
-        """Of a turn that was taken, nothing came."""
+        """Undo a `take_turn` of which nothing came."""
         self._pace.give_back(str(trigger_id))
 
     def set_waiting(self, trigger_ids: Iterable[UUID]) -> None:

@@ -205,7 +205,7 @@ SCHEMES: dict[str, Scheme | None] = {
 
 
 def asks_for_signature(provider: str, secrets: Sequence[Secret]) -> bool:
-    """Whether requests have to be signed: not without any secret, nor for a sender that never signs."""
+    """True if requests have to be signed: there is a secret, and the sender is one that signs."""
     return bool(secrets) and SCHEMES.get(provider) is not None
 
 

@@ -1,8 +1,8 @@
 """Webhook triggers, as people set them up: an address that can be changed, a provider, filters, and secrets.
 
 A secret goes in and never comes out; what is shown of it is its last four characters. The address is a credential too:
-anybody who knows it fires the agent with words of their own. Both are shown to those who may change the trigger; other
-members see that there is one.
+it is all that it takes to fire the agent with words of one's own. Both are shown to those who may change the trigger;
+other members see that there is one.
 """
 
 from __future__ import annotations

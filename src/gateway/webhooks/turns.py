@@ -16,12 +16,12 @@ TRIGGERS_MAX = 10_000
 
 
 class Turns:
-    """Begins what waits, whichever process received it and whether that one still lives.
+    """Begins deliveries that wait, also those of another process, alive or dead.
 
-    The row is the queue: it says `queued` and has a place among those of its trigger. Only the first of a queue can be
-    claimed, by one process at a time, so that they begin in their order; the run is unique for its delivery, so that a
-    process that was given up for dead begins it no second time. The pace is that of the process, and counts what it
-    begins at once as well.
+    The rows are the queue: each says `queued` and has a place among those of its trigger. Only the first of a queue can
+    be claimed, by one process at a time, so that they begin in their order. The run is unique for its delivery: a
+    process that was given up for dead begins no second one. The pace is that of the process, and counts what it begins
+    at once as well.
     """
 
     def __init__(self, store: TurnStore, intake: Intake, gates: Gates) -> None:

@@ -260,7 +260,7 @@ def _found(autopilot: Autopilot | None) -> Autopilot:
 
 
 def is_writable(autopilot: Autopilot, user_id: UUID) -> bool:
-    """Whether the person whose role it was read with may change it, and all that belongs to it."""
+    """True if the person whose role it was read with may change it, and all that belongs to it."""
     creator_id = autopilot.created_by_id if autopilot.created_by_type == "member" else None
     return may_change(creator_id=creator_id, user_id=user_id, role=autopilot.role)
 
