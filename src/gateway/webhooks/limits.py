@@ -30,7 +30,7 @@ MINUTE_SECONDS = 60
 KEYS_MAX = 100_000
 """Keys that are counted at the same time. Beyond that, the one that has been quiet longest is forgotten."""
 CEILING = 10
-"""How many times its pace a sender that proves itself may go before it is refused."""
+"""A sender that proves itself is refused above so many times its pace."""
 
 Clock = Callable[[], float]
 

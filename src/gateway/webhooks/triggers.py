@@ -55,7 +55,7 @@ _OPEN = (
     "id", "autopilot_id", "kind", "enabled", "cron_expression", "timezone", "next_run_at", "provider", "event_filters",
     "label", "last_fired_at", "created_at", "updated_at",
 )  # fmt: skip
-"""What every member may see of a trigger. A list of names, so that a new column is hidden until it is put here."""
+"""The fields of a trigger that every member sees. A new column is hidden until it is put here."""
 
 
 @dataclass(frozen=True, slots=True)
