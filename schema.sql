@@ -88,6 +88,20 @@ end $$;
 
 
 --
+-- Name: announce_webhook_token(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.announce_webhook_token() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform pg_notify('gateway_webhook',
+    encode(substring(sha256(convert_to(new.webhook_token, 'UTF8')) for 8), 'hex'));
+  return null;
+end $$;
+
+
+--
 -- Name: autopilot_failure_text(text, text, text); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -213,12 +227,12 @@ declare
 begin
   update webhook_delivery d
   set status = 'dispatched', autopilot_run_id = new.id, reason_code = new.reason_code, error = null,
-    response_status = 200, response_body = json_strip_nulls(json_build_object(
+    response_status = 200, response_body = coalesce(d.response_body, json_strip_nulls(json_build_object(
       'status', case new.status when 'skipped' then 'skipped' else 'accepted' end,
       'delivery_id', d.id, 'run_id', new.id,
       'autopilot_id', case when new.status <> 'skipped' then d.autopilot_id end,
       'trigger_id', case when new.status <> 'skipped' then d.trigger_id end,
-      'reason', case when new.status = 'skipped' then new.failure_reason end))::text
+      'reason', case when new.status = 'skipped' then new.failure_reason end))::text)
   where d.id = new.webhook_delivery_id and d.status = 'queued';
   if not found then
     select d.status into verdict from webhook_delivery d where d.id = new.webhook_delivery_id;
@@ -1021,6 +1035,7 @@ CREATE TABLE public.webhook_delivery (
     last_attempt_at timestamp with time zone DEFAULT now() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     search tsvector GENERATED ALWAYS AS (public.webhook_words(raw_body)) STORED,
+    turn bigint,
     CONSTRAINT webhook_delivery_owner_check CHECK (
 CASE source
     WHEN 'autopilot'::text THEN (num_nulls(workspace_id, autopilot_id, trigger_id) = 0)
@@ -1030,6 +1045,18 @@ END),
     CONSTRAINT webhook_delivery_source_check CHECK ((source = ANY (ARRAY['autopilot'::text, 'github_app'::text]))),
     CONSTRAINT webhook_delivery_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'rejected'::text, 'ignored'::text, 'failed'::text])))
 );
+
+
+--
+-- Name: webhook_delivery_turn; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+CREATE SEQUENCE public.webhook_delivery_turn
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 
 --
@@ -1886,6 +1913,13 @@ CREATE INDEX webhook_delivery_status_idx ON public.webhook_delivery USING btree 
 
 
 --
+-- Name: webhook_delivery_turn_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX webhook_delivery_turn_idx ON public.webhook_delivery USING btree (trigger_id, turn) WHERE ((status = 'queued'::text) AND (turn IS NOT NULL));
+
+
+--
 -- Name: webhook_delivery_workspace_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1974,6 +2008,13 @@ CREATE TRIGGER autopilot_run_announce_start AFTER INSERT ON public.autopilot_run
 --
 
 CREATE TRIGGER autopilot_run_settle_delivery AFTER INSERT ON public.autopilot_run FOR EACH ROW WHEN ((new.webhook_delivery_id IS NOT NULL)) EXECUTE FUNCTION public.settle_webhook_delivery();
+
+
+--
+-- Name: autopilot_trigger autopilot_trigger_announce_token; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER autopilot_trigger_announce_token AFTER INSERT OR UPDATE OF webhook_token ON public.autopilot_trigger FOR EACH ROW WHEN (((new.kind = 'webhook'::text) AND (new.webhook_token IS NOT NULL))) EXECUTE FUNCTION public.announce_webhook_token();
 
 
 --

@@ -15,20 +15,30 @@ from autopilot_trigger t
 join autopilot a on a.id = t.autopilot_id and a.workspace_id = t.workspace_id
 where t.webhook_token = :token and t.kind = 'webhook' and t.webhook_token is not null;
 
--- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times)
+-- name: token_digests(after, rows_max)
+-- What is known of every address, a page at a time: enough to tell a guess from one that may exist.
+select id, substring(sha256(convert_to(webhook_token, 'UTF8')) for 8) as digest
+from autopilot_trigger
+where id > :after and kind = 'webhook' and webhook_token is not null
+order by id
+limit :rows_max;
+
+-- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times, waits)
 -- record_class: Recorded
 -- One statement for all requests that are outstanding together: they share its commit. A request that was judged by an
 -- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. Whether the trigger and
 -- its autopilot are on is read here and not remembered. A delivery that is there already is only counted, and its row is
--- returned instead: the unique index decides between requests that come at once.
+-- returned instead: the unique index decides between requests that come at once. One that is beyond the pace of its trigger
+-- is given the last place of the queue there, and so is one that others who wait would be overtaken by.
 with given as (
   select *
   from unnest(:ids::uuid[], :trigger_ids::uuid[], :tokens::text[], :revisions::bigint[], :events::text[],
     :dedupe_keys::text[], :dedupe_sources::text[], :signatures::text[], :secret_ids::uuid[], :verdicts::text[],
     :reasons::text[], :errors::text[], :headers::text[], :content_types::text[], :bodies::bytea[],
-    :response_statuses::integer[], :response_bodies::text[], :times::integer[])
+    :response_statuses::integer[], :response_bodies::text[], :times::integer[], :waits::boolean[])
+    with ordinality
     as g (id, trigger_id, token, revision, event, dedupe_key, dedupe_source, signature, secret_id, verdict, reason, error,
-      headers, content_type, body, response_status, response_body, times)
+      headers, content_type, body, response_status, response_body, times, waits, place)
 ), judged as (
   select g.*, t.workspace_id, t.autopilot_id, t.provider,
     case
@@ -42,44 +52,57 @@ with given as (
   join autopilot_trigger t on t.id = g.trigger_id and t.revision = g.revision and t.webhook_token = g.token
     and t.kind = 'webhook'
   join autopilot a on a.id = t.autopilot_id and a.workspace_id = t.workspace_id
-), ready as (
+), placed as (
   select j.*, case when j.verdict = 'rejected' then 'rejected' when j.decided is null then 'queued' else 'ignored' end as status
   from judged j
+  order by j.place
+), ready as (
+  select p.*, case when p.status = 'queued' and p.signature = 'valid' and (p.waits or exists (
+    select from webhook_delivery w where w.trigger_id = p.trigger_id and w.status = 'queued' and w.turn is not null))
+    then nextval('webhook_delivery_turn') end as turn
+  from placed p
 ), recorded as (
   insert into webhook_delivery as d
     (id, workspace_id, autopilot_id, trigger_id, provider, event, dedupe_key, dedupe_source, signature_status,
       signing_secret_id, status, reason_code, error, selected_headers, content_type, raw_body, response_status,
-      response_body, attempt_count)
+      response_body, attempt_count, turn, available_at)
   select r.id, r.workspace_id, r.autopilot_id, r.trigger_id, r.provider, r.event, r.dedupe_key, r.dedupe_source,
-    r.signature, r.secret_id, r.status, r.decided, r.error, r.headers::jsonb, r.content_type, r.body,
-    case r.status when 'ignored' then 200 else r.response_status end,
-    case r.status when 'ignored' then json_strip_nulls(json_build_object('status', 'ignored', 'delivery_id', r.id,
-      'reason', r.decided, 'event', case r.decided when 'event_filtered' then r.event end))::text
-      else r.response_body end, r.times
+    r.signature, r.secret_id, r.status, case when r.turn is null then r.decided else 'paced' end, r.error,
+    r.headers::jsonb, r.content_type, r.body,
+    case when r.status = 'ignored' or r.turn is not null then 200 else r.response_status end,
+    case when r.status = 'ignored' then json_strip_nulls(json_build_object('status', 'ignored', 'delivery_id', r.id,
+        'reason', r.decided, 'event', case r.decided when 'event_filtered' then r.event end))::text
+      when r.turn is not null then json_build_object('status', 'queued', 'delivery_id', r.id)::text
+      else r.response_body end, r.times, r.turn,
+    now() + case when r.turn is null then interval '10 seconds' else interval '0' end
   from ready r
   on conflict (trigger_id, dedupe_key) where dedupe_key is not null and status not in ('rejected', 'failed')
     do update set attempt_count = d.attempt_count + excluded.attempt_count, last_attempt_at = now()
-  returning d.id, d.autopilot_id, d.trigger_id, d.dedupe_key, d.status, d.reason_code, d.autopilot_run_id, d.received_at
+  returning d.id, d.autopilot_id, d.trigger_id, d.dedupe_key, d.status, d.reason_code, d.autopilot_run_id, d.received_at,
+    d.turn
 )
-select r.id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at
+select r.id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at,
+  d.status = 'queued' and d.turn is not null as waits
 from ready r
 join recorded d on d.id = r.id
   or (r.status <> 'rejected' and d.status not in ('rejected', 'failed') and d.trigger_id = r.trigger_id
     and d.dedupe_key = r.dedupe_key);
 
 -- name: ignore_delivery(delivery_id, reason)!
--- Its trigger or autopilot was turned off between receipt and dispatch. Only what nobody has decided yet.
+-- Its trigger or autopilot was turned off between receipt and dispatch. Only what nobody has decided yet. One that has
+-- waited was answered long ago.
 update webhook_delivery d
-set status = 'ignored', reason_code = :reason::text, response_status = 200,
-  response_body = json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text
+set status = 'ignored', reason_code = :reason::text, response_status = 200, response_body = coalesce(d.response_body,
+  json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text)
 where d.id = :delivery_id and d.status = 'queued';
 
 -- name: fail_delivery(delivery_id, error)!
 -- Only what nobody has decided yet: a run that was committed while its answer got lost has settled the row already, and
 -- one that is being committed holds it. The row of a failed delivery no longer stands in the way of the next attempt.
 update webhook_delivery
-set status = 'failed', reason_code = 'dispatch_failed', error = :error, response_status = 500,
-  response_body = json_build_object('status', 'failed', 'delivery_id', id, 'code', 'dispatch_failed')::text,
+set status = 'failed', reason_code = 'dispatch_failed', error = :error, response_status = coalesce(response_status, 500),
+  response_body = coalesce(response_body,
+    json_build_object('status', 'failed', 'delivery_id', id, 'code', 'dispatch_failed')::text),
   dispatch_attempts = greatest(dispatch_attempts, 1)
 where id = :delivery_id and status = 'queued';
 
@@ -94,20 +117,51 @@ where d.id = :delivery_id;
 
 -- name: claim_stale_deliveries(rows_max)
 -- record_class: StoredDelivery
--- What somebody received and did not finish. Each claim puts the next one off, twice as far each time, so that one row
--- which always fails is not tried in a loop; replicas pass over what another one is claiming.
+-- What somebody received and did not finish, but for what waits for its turn. Each claim puts the next one off, twice as
+-- far each time, so that one row which always fails is not tried in a loop; replicas pass over what another one is claiming.
 update webhook_delivery d
 set dispatch_attempts = d.dispatch_attempts + 1,
   available_at = now() + make_interval(secs => 10 * power(2, least(d.dispatch_attempts, 6)))
 where d.id in (
   select id from webhook_delivery
-  where status = 'queued' and source = 'autopilot' and available_at <= now()
+  where status = 'queued' and source = 'autopilot' and turn is null and available_at <= now()
   order by available_at
   limit :rows_max
   for update skip locked
 )
 returning d.id, d.workspace_id, d.autopilot_id, d.trigger_id, d.provider, d.event, d.signature_status, d.status, d.selected_headers,
   d.content_type, d.raw_body, d.received_at, d.replayed_from_delivery_id, d.dispatch_attempts;
+
+-- name: waiting_triggers(triggers_max)
+-- At which triggers deliveries wait. A queue may be long: from one trigger the index leads to the next.
+with recursive waiting as (
+  (select trigger_id from webhook_delivery where status = 'queued' and turn is not null order by trigger_id limit 1)
+  union all
+  select (select d.trigger_id from webhook_delivery d
+    where d.status = 'queued' and d.turn is not null and d.trigger_id > w.trigger_id order by d.trigger_id limit 1)
+  from waiting w where w.trigger_id is not null
+)
+select trigger_id from waiting where trigger_id is not null limit :triggers_max;
+
+-- name: claim_turn(trigger_id)^
+-- record_class: StoredDelivery
+-- The first of a queue, and none but the first: while a process is at it, or has been killed at it just now, the others
+-- wait. A process that comes second waits for the first one's commit, and finds the row put off then.
+update webhook_delivery d
+set dispatch_attempts = d.dispatch_attempts + 1, available_at = now() + interval '10 seconds'
+where d.available_at <= now() and d.id = (
+  select id from webhook_delivery
+  where trigger_id = :trigger_id and status = 'queued' and turn is not null
+  order by turn
+  limit 1
+  for no key update
+)
+returning d.id, d.workspace_id, d.autopilot_id, d.trigger_id, d.provider, d.event, d.signature_status, d.status, d.selected_headers,
+  d.content_type, d.raw_body, d.received_at, d.replayed_from_delivery_id, d.dispatch_attempts;
+
+-- name: leave_queue(delivery_id)!
+-- It could not be begun, and those behind it can: what is left behind is tried again from time to time.
+update webhook_delivery set turn = null, reason_code = null where id = :delivery_id and status = 'queued';
 
 -- name: find_stored_delivery(autopilot_id, delivery_id)^
 -- record_class: StoredDelivery
@@ -137,7 +191,8 @@ from webhook_delivery o
 where o.id = :original_id
 on conflict (replayed_from_delivery_id, replay_idempotency_key) where replay_idempotency_key is not null
   do update set replay_idempotency_key = excluded.replay_idempotency_key
-returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at;
+returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at,
+  false as waits;
 
 -- name: list_deliveries(autopilot_id, event, row_limit, row_offset)
 -- record_class: Delivery

@@ -216,8 +216,12 @@ class GithubSettings(_Group):
 
 class WebhookSettings(_Group):
     per_token_per_minute: CountOrZero = 60
-    """0 disables the limit, as below. Counted per replica."""
+    """Beyond it, requests that fail or prove nothing are refused. Signed ones wait for their turn, ten times as many.
+
+    0 disables the limit, as below. Counted per replica.
+    """
     per_ip_per_minute: CountOrZero = 30
+    """Bad credentials alone."""
     body_bytes_max: Bytes = 262_144
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90
     """How long deliveries are kept, whatever became of them; 0 keeps them for ever."""

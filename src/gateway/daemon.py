@@ -477,9 +477,17 @@ class _Daemon:
         from gateway.observe.events import WebhookObserver
         from gateway.postgres.webhook_store import PostgresWebhookStore
         from gateway.webhooks.delivery import Intake
+        from gateway.webhooks.known import KnownTokens
+        from gateway.webhooks.limits import Gates
         from gateway.webhooks.replay import Replayer
+        from gateway.webhooks.turns import Turns
 
+        webhooks = self._settings.webhooks
+        self._gates = Gates(
+            per_token_per_minute=webhooks.per_token_per_minute, per_ip_per_minute=webhooks.per_ip_per_minute
+        )
         self._deliveries = PostgresWebhookStore(self._pool)
+        self._known_tokens = KnownTokens(self._deliveries)
         self._recording = Batcher("deliveries", self._deliveries.record)
         self._beginning = Batcher("runs", self._dispatcher.dispatch_together)
         self._intake = Intake(
@@ -492,6 +500,7 @@ class _Daemon:
             observe=WebhookObserver(self._metrics),
         )
         self._replayer = Replayer(self._deliveries, self._intake)
+        self._turns = Turns(self._deliveries, self._intake, self._gates)
 
     async def start_services(self, nursery: trio.Nursery) -> None:
         """What intake stands on, and what outlives it."""
@@ -500,7 +509,8 @@ class _Daemon:
         from gateway.webhooks.replay import run_replays
 
         await nursery.start(partial(run_committer, self._committer, self._inbound))
-        await nursery.start(partial(run_listener, self._connect_listener, self._wakes.callbacks()))
+        heard = {**self._wakes.callbacks(), "gateway_webhook": self._known_tokens.hear}
+        await nursery.start(partial(run_listener, self._connect_listener, heard))
         await nursery.start(partial(run_prefetch, self._enricher, self._inbound.find_installation))
         await nursery.start(self._run_attachments)
         nursery.start_soon(self._run_janitor)
@@ -691,6 +701,7 @@ class _Daemon:
                 Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
                 Sweep("typing", 600, store.purge_typing),
                 Sweep("stale_deliveries", 5, self._intake.finish_stale),
+                Sweep("waiting_deliveries", 1, self._turns.begin),
                 Sweep("delivery_counts", 10, self._deliveries.fold_tally),
                 Sweep("deliveries", 600, self._purge_deliveries),
                 Sweep("autopilot_runs", 5, self._autopilots.count_ended),
@@ -749,15 +760,13 @@ class _Daemon:
 
     def _ingress(self) -> Ingress:
         from gateway.http.webhooks import Ingress
-        from gateway.webhooks.limits import RateLimit
 
-        webhooks = self._settings.webhooks
         return Ingress(
             self._intake,
-            RateLimit("token", webhooks.per_token_per_minute),
-            RateLimit("ip", webhooks.per_ip_per_minute),
+            self._gates,
+            self._known_tokens,
             limited=lambda gate: self._metrics.count("gateway_webhook_rate_limited_total", gate=gate),
-            body_bytes_max=webhooks.body_bytes_max,
+            body_bytes_max=self._settings.webhooks.body_bytes_max,
             trusted_proxies=self._settings.http.trusted_proxies,
         )
 

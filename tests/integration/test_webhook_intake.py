@@ -19,6 +19,7 @@ import trio
 from gateway.errors import StoreConflict, StoreUnavailable
 from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.pool import Pool
+from gateway.webhooks.limits import Gates
 from gateway.work.dispatching import Dispatched, Firing
 from support.autopilots import Autopilots, open_autopilots
 from support.task_world import World, open_world
@@ -263,43 +264,241 @@ async def test_secret_that_cannot_be_read_fails_closed(pool: Pool, world: World,
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-async def test_token_limit_counts_bad_signatures_too_and_leaves_no_row(pool: Pool, world: World) -> None:
+async def test_storm_of_bad_signatures_is_refused_without_a_row_and_keeps_no_good_one_out(
+    pool: Pool, world: World
+) -> None:
     desk = open_desk(pool, world, per_token=3)
     hook = await desk.add_hook(secret=SECRET)
-    other = await desk.add_hook()
-    statuses = [(await desk.send(hook.token, BODY, **headers))[0] for headers in (signed(b"x"), {}, signed(BODY))]
-    assert statuses == [401, 401, 200]
-    response = await desk.post(hook.token, BODY, **signed(BODY))
-    assert response.status_code == 429
-    assert 1 <= int(response.headers["Retry-After"]) <= 60
-    assert len(await desk.deliveries()) == 3
-    assert (await desk.send(other.token))[0] == 200
-    assert desk.limited == ["token"]
+    bad = [(await desk.send(hook.token, BODY, **headers))[0] for headers in (signed(b"x"), {}, signed(b"y"))]
+    assert bad == [401, 401, 401]
+    for headers in ({}, signed(b"x")):
+        response = await desk.post(hook.token, BODY, **headers)
+        assert response.status_code == 429
+        assert 1 <= int(response.headers["Retry-After"]) <= 60
+    assert (await desk.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
+    assert len(await desk.deliveries()) == 4
+    assert desk.limited == ["token", "token"]
 
 
-async def test_address_limit_counts_bad_credentials_only(pool: Pool, world: World) -> None:
+async def test_bad_credentials_of_an_address_keep_no_good_delivery_out(pool: Pool, world: World) -> None:
     desk = open_desk(pool, world, per_address=3)
-    hook = await desk.add_hook(secret=SECRET)
-    for _ in range(10):
-        assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    hook, unsigned = await desk.add_hook(secret=SECRET), await desk.add_hook()
     assert [(await desk.send("awt_guess"))[0] for _ in range(2)] == [404, 404]
     assert (await desk.send(hook.token, BODY))[0] == 401
-    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 429
-    assert desk.limited == ["ip"]
+    for token in ("awt_guess", "awt_other", "x" * 500, hook.token):
+        status, answer = await desk.send(token, BODY)
+        assert (status, answer["code"]) == (429, "rate_limited")
+        assert 1 <= answer["retry_after"] <= 60
+    assert (await desk.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
+    assert (await desk.send(unsigned.token, BODY))[1]["status"] == "accepted"
+    assert desk.limited == ["ip"] * 4
+    assert len(await desk.deliveries()) == 3
 
 
-async def test_limit_is_exact_when_many_come_at_once(pool: Pool, world: World) -> None:
+async def test_flood_of_guesses_asks_the_database_for_none_of_them(pool: Pool, world: World) -> None:
+    desk = open_desk(pool, world, per_address=3)
+    hook = await desk.add_hook(secret=SECRET)
+    asked: list[str] = []
+    find = desk.store.find_trigger
+
+    async def counted(token: str) -> Any:
+        asked.append(token)
+        return await find(token)
+
+    desk.store.find_trigger = counted  # type: ignore[method-assign]
+    for number in range(50):
+        await desk.send(f"awt_guess{number}", BODY)
+    assert asked == ["awt_guess0", "awt_guess1", "awt_guess2"]
+    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    assert asked[3:] == [hook.token]
+
+
+async def test_secret_that_is_new_lets_its_sender_in_at_once_also_over_the_limit(pool: Pool, world: World) -> None:
+    desk = open_desk(pool, world, per_token=1, per_address=1)
+    hook, unsigned = await desk.add_hook(secret=SECRET), await desk.add_hook()
+    assert (await desk.send(hook.token, BODY))[0] == 401
+    assert (await desk.send(unsigned.token, BODY))[0] == 200
+    await desk.add_secret(hook, "not-a-real-secret-2")
+    await desk.add_secret(unsigned, SECRET)
+    now = trio.current_time() + 1
+    desk.intake._monotonic = lambda: now
+    assert (await desk.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
+    assert (await desk.send(unsigned.token, BODY, **signed(BODY)))[0] == 200
+    assert (await desk.send(unsigned.token, BODY))[0] == 429
+
+
+async def test_limit_of_an_unsigned_trigger_is_exact_when_many_come_at_once(pool: Pool, world: World) -> None:
     desk = open_desk(pool, world, per_token=10)
     hook = await desk.add_hook()
-    statuses: list[int] = []
+    assert await send_many(desk, hook.token, 40) == {(200, "accepted"): 10, (429, "rate_limited"): 30}
+    assert len(await desk.deliveries()) == 10
 
-    async def send() -> None:
-        statuses.append((await desk.send(hook.token, BODY))[0])
+
+async def send_many(desk: Desk, token: str, count: int) -> Counter[tuple[int, str]]:
+    """That many signed requests at once, and how they were answered."""
+    answers: Counter[tuple[int, str]] = Counter()
+
+    async def send(number: int) -> None:
+        status, answer = await desk.send(token, BODY, Idempotency_Key=f"d{number}", **signed(BODY))
+        answers[status, str(answer.get("status", answer.get("code")))] += 1
 
     async with trio.open_nursery() as nursery:
-        for _ in range(40):
-            nursery.start_soon(send)
-    assert Counter(statuses) == {200: 10, 429: 30}
+        for number in range(count):
+            nursery.start_soon(send, number)
+    return answers
+
+
+# --- those that wait for their turn -----------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def paced(pool: Pool, world: World, clock: Clock, pace: int = 3, **options: Any) -> Desk:
+    gates = Gates(per_token_per_minute=pace, per_ip_per_minute=0, clock=clock)
+    return open_desk(pool, world, gates=gates, **options)
+
+
+async def test_proven_beyond_the_pace_is_stored_and_begun_when_its_turn_comes(
+    pool: Pool, world: World, nursery: trio.Nursery
+) -> None:
+    clock = Clock()
+    desk = paced(pool, world, clock, nursery=nursery)
+    hook = await desk.add_hook(secret=SECRET)
+    assert await send_many(desk, hook.token, 31) == {
+        (200, "accepted"): 3,
+        (200, "queued"): 27,
+        (429, "rate_limited"): 1,
+    }
+    rows = await desk.deliveries()
+    waiting = [row for row in rows if row["status"] == "queued"]
+    assert len(rows) == 30
+    assert {(row["reason_code"], row["response_status"], row["signature_status"]) for row in waiting} == {
+        ("paced", 200, "valid")
+    }
+    assert msgspec.json.decode(waiting[0]["response_body"]) == {
+        "status": "queued",
+        "delivery_id": str(waiting[0]["id"]),
+    }
+    await make_stale(desk)
+    assert (await desk.turns.begin(), await desk.intake.finish_stale()) == (0, 0)
+    for begun in range(6, 31, 3):
+        clock.now += 60
+        assert await desk.turns.begin() == 3
+        assert await desk.turns.begin() == 0
+        assert len(await desk.runs()) == begun
+    rows = await desk.deliveries()
+    assert {(row["status"], row["reason_code"]) for row in rows} == {("dispatched", None)}
+    begun_in = await desk.sql(
+        "select d.turn from autopilot_run r join webhook_delivery d on d.id = r.webhook_delivery_id"
+        " where d.turn is not null order by r.created_at"
+    )
+    assert begun_in == sorted(begun_in)
+    told = next(row for row in rows if row["id"] == waiting[0]["id"])
+    assert msgspec.json.decode(told["response_body"])["status"] == "queued"
+
+
+async def test_next_delivery_waits_behind_those_that_wait_on_every_replica(pool: Pool, world: World) -> None:
+    clock = Clock()
+    desk = paced(pool, world, clock, pace=1)
+    other = paced(pool, world, Clock(), pace=1, ring=desk.ring)
+    hook = await desk.add_hook(secret=SECRET)
+
+    async def status(replica: Desk, name: str) -> str:
+        _, answer = await replica.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+        return str(answer["status"])
+
+    assert [await status(desk, name) for name in "ab"] == ["accepted", "queued"]
+    clock.now += 60
+    assert await status(desk, "c") == "queued"
+    assert await status(other, "d") == "queued"
+    assert await status(desk, "b") == "duplicate"
+    for replica in (desk, other, desk):
+        clock.now += 60
+        assert await replica.turns.begin() == (0 if replica is other else 1)
+    begun = "select d.dedupe_key from autopilot_run r join webhook_delivery d on d.id = r.webhook_delivery_id"
+    assert await desk.sql(f"{begun} order by r.created_at") == [("a",), ("b",), ("c",)]
+
+
+async def test_turn_taken_by_a_process_that_died_is_taken_again_before_those_behind_it(
+    pool: Pool, world: World
+) -> None:
+    clock = Clock()
+    desk = paced(pool, world, clock, pace=1)
+    hook = await desk.add_hook(secret=SECRET)
+    for name in "abc":
+        await desk.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+    claimed = await desk.store.claim_turn(hook.trigger_id)
+    assert claimed is not None
+    assert await desk.store.claim_turn(hook.trigger_id) is None
+    clock.now += 60
+    assert await desk.turns.begin() == 0
+    await make_stale(desk)
+    assert await desk.turns.begin() == 1
+    assert [row["status"] for row in await desk.deliveries()].count("queued") == 1
+    assert (await desk.sql("select status from webhook_delivery where id = %s", claimed.id)) == [("dispatched",)]
+
+
+async def test_many_replicas_begin_what_waits_once_each_and_in_order(
+    pool: Pool, world: World, nursery: trio.Nursery
+) -> None:
+    desk = paced(pool, world, Clock(), pace=5, nursery=nursery)
+    hook = await desk.add_hook(secret=SECRET)
+    assert (await send_many(desk, hook.token, 45))[200, "queued"] == 40
+    replicas = [paced(pool, world, Clock(), pace=10) for _ in range(4)]
+    with trio.fail_after(30):
+        while await desk.store.waiting_triggers(10):
+            async with trio.open_nursery() as nursery:
+                for replica in replicas:
+                    nursery.start_soon(replica.turns.begin)
+    assert len(await desk.runs()) == 45
+    begun = await desk.sql(
+        "select d.turn from autopilot_run r join webhook_delivery d on d.id = r.webhook_delivery_id"
+        " where d.turn is not null order by r.created_at"
+    )
+    assert begun == sorted(begun)
+
+
+async def test_what_waits_is_decided_by_what_its_trigger_is_then(pool: Pool, world: World) -> None:
+    clock = Clock()
+    desk = paced(pool, world, clock, pace=1)
+    hook = await desk.add_hook(secret=SECRET, event_filters='[{"event":"push"}]', provider="github")
+    for name in "ab":
+        await desk.send(hook.token, BODY, X_GitHub_Event="push", X_GitHub_Delivery=name, **signed(BODY))
+    _, filtered = await desk.send(hook.token, BODY, X_GitHub_Event="issues", **signed(BODY))
+    assert filtered["reason"] == "event_filtered"
+    await desk.sql("update autopilot set status = 'paused'")
+    clock.now += 60
+    assert await desk.turns.begin() == 1
+    found = {(row["dedupe_key"], row["status"], row["reason_code"]) for row in await desk.deliveries()}
+    assert ("b", "ignored", "autopilot_paused") in found
+    assert len(await desk.runs()) == 1
+
+
+async def test_one_that_cannot_be_begun_leaves_the_queue_and_is_tried_again(pool: Pool, world: World) -> None:
+    async def fail(firing: Firing) -> None:
+        if failing:
+            raise ZeroDivisionError("a bug that one message meets")
+
+    failing, clock = False, Clock()
+    desk = paced(pool, world, clock, pace=1, dispatcher=Scripted(Autopilots(world, pool), before=fail))
+    hook = await desk.add_hook(secret=SECRET)
+    for name in "abc":
+        await desk.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+    failing = True
+    clock.now += 60
+    await desk.turns.begin()
+    failing = False
+    clock.now += 60
+    await desk.turns.begin()
+    assert [row["status"] for row in await desk.deliveries()] == ["dispatched", "queued", "dispatched"]
+    await make_stale(desk)
+    assert await desk.intake.finish_stale() == 1
+    assert {row["status"] for row in await desk.deliveries()} == {"dispatched"}
 
 
 # --- when things go wrong ---------------------------------------------------------------------------------------------

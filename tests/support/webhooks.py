@@ -29,10 +29,12 @@ from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.trigger_store import PostgresTriggerStore
 from gateway.postgres.webhook_store import PostgresWebhookStore
 from gateway.webhooks.delivery import Intake
-from gateway.webhooks.limits import RateLimit
+from gateway.webhooks.known import KnownTokens
+from gateway.webhooks.limits import Gates
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.replay import BulkDesk, Replayer
 from gateway.webhooks.triggers import TriggerDesk
+from gateway.webhooks.turns import Turns
 from gateway.work.directory import Directory
 from gateway.work.dispatching import Dispatcher
 from gateway.work.tasks import TaskService
@@ -63,6 +65,9 @@ class Desk:
     ring: KeyRing
     metrics: Metrics
     store: PostgresWebhookStore
+    gates: Gates
+    turns: Turns
+    known: KnownTokens
     limited: list[str] = field(default_factory=list)
 
     @property
@@ -122,6 +127,7 @@ def open_desk(
     dispatcher: Dispatcher | None = None,
     ring: KeyRing | None = None,
     has_ring: bool = True,
+    gates: Gates | None = None,
     per_token: int = 0,
     per_address: int = 0,
     nursery: trio.Nursery | None = None,
@@ -146,13 +152,14 @@ def open_desk(
         observe=WebhookObserver(metrics),
         **together,
     )
-    ingress = Ingress(
-        intake, RateLimit("token", per_token), RateLimit("ip", per_address), limited=limited.append, **settings
-    )
+    gates = gates or Gates(per_token_per_minute=per_token, per_ip_per_minute=per_address)
+    known = KnownTokens(store)
+    ingress = Ingress(intake, gates, known, limited=limited.append, **settings)
     directory = Directory(PostgresDirectoryStore(pool))
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, webhooks=ingress))
-    return Desk(pool, autopilots, app, intake, ring, metrics, store, limited)
+    turns = Turns(store, intake, gates)
+    return Desk(pool, autopilots, app, intake, ring, metrics, store, gates, turns, known, limited)
 
 
 @dataclass
@@ -195,7 +202,8 @@ async def open_hook_office(
     )
     hooks = Hooks(triggers, DeliveryLog(store), replayer, BulkDesk(store, wake))
     people = replace(office.people, workplace=replace(workplace, triggers=triggers.views, hooks=hooks))
-    ingress = Ingress(intake, RateLimit("token", 0), RateLimit("ip", 0), limited=lambda _: None)
+    gates = Gates(per_token_per_minute=0, per_ip_per_minute=0)
+    ingress = Ingress(intake, gates, KnownTokens(store), limited=lambda _: None)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     services = Services(people.directory.authenticate, tasks, Readiness(), office.metrics, people, webhooks=ingress)
     office.app = create_app(services)

@@ -595,9 +595,9 @@ async def replay_webhooks(stage: Stage) -> Sequence[str]:
     path = f"/api/autopilots/{stage.ids['autopilot']}"
     again = await stage.api("POST", f"{path}/deliveries/{stage.ids['delivery']}/replay", 201)
     expect(again["replayed_from_delivery_id"] == stage.ids["delivery"], "the replay is of another delivery")
-    everything: dict[str, Any] = {"filter": {"status": "dispatched"}, "budget": 2}
-    plan = await stage.api("POST", f"{path}/deliveries/replays", 200, {**everything, "dry_run": True})
-    bulk = await stage.api("POST", f"{path}/deliveries/replays", 201, everything)
+    wanted: dict[str, Any] = {"filter": {"status": "dispatched"}, "budget": 2}
+    plan = await stage.api("POST", f"{path}/deliveries/replays", 200, wanted)
+    bulk = await stage.api("POST", f"{path}/deliveries/replays", 201, {**wanted, "dry_run": False})
     while bulk["status"] not in {"completed", "cancelled", "failed"}:
         await trio.sleep(0.1)
         bulk = await stage.api("GET", f"{path}/deliveries/replays/{bulk['id']}", 200)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 HIDDEN = ("role", "assigned_by_id")
 """What decisions need and nobody else."""
 
-TriggerViews = Callable[[UUID], Awaitable[Sequence[object]]]
-"""The triggers of an autopilot, as a member may see them."""
+TriggerViews = Callable[[Autopilot, UUID], Awaitable[Sequence[object]]]
+"""The triggers of an autopilot, as the person with that id may see them."""
 
 
 class CreateBody(PersonBody):
@@ -88,7 +88,7 @@ def add_routes(
     async def get_autopilot(id: str) -> Response:
         user = await require_user()
         found = await autopilots.find(_id(id), user.user_id)
-        shown = [] if triggers is None else await triggers(found.id)
+        shown = [] if triggers is None else await triggers(found, user.user_id)
         return json_response({**_view(found), "triggers": shown})
 
     @app.patch("/api/autopilots/<id>")

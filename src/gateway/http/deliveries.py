@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import msgspec
 from quart import Quart, Response, request
 
+from gateway.errors import RejectedRequest
 from gateway.http.auth import require_user
 from gateway.http.body import NoBody, PersonBody, json_response, read_json
 from gateway.http.paging import Paging, listing
@@ -49,9 +49,12 @@ class FilterBody(PersonBody):
 
 
 class BulkBody(PersonBody):
-    filter: FilterBody = msgspec.field(default_factory=FilterBody)
+    """Which deliveries are meant is said: by a filter, or by `all`. Nothing begins before `dry_run` is false."""
+
+    filter: FilterBody | None = None
+    all: bool = False
     budget: int = BUDGET_DEFAULT
-    dry_run: bool = False
+    dry_run: bool = True
 
 
 def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory: Directory) -> None:
@@ -102,7 +105,7 @@ def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory
         user = await require_user()
         body = await read_json(BulkBody)
         autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
-        plan = await hooks.bulk.plan(autopilot.id, _replay_filter(body.filter), body.budget)
+        plan = await hooks.bulk.plan(autopilot.id, _replay_filter(body), body.budget)
         if body.dry_run:
             return json_response(_plan_view(plan))
         replay = await hooks.bulk.start(autopilot.workspace_id, autopilot.id, user.user_id, plan)
@@ -131,10 +134,20 @@ def _text(value: str | None) -> str | None:
     return (value or "").replace("\x00", " ").strip() or None
 
 
-def _replay_filter(body: FilterBody) -> ReplayFilter:
-    return ReplayFilter(
-        _text(body.status), _text(body.event), _text(body.q), _instant(body.since), _instant(body.until)
+def _replay_filter(body: BulkBody) -> ReplayFilter:
+    """The filter that was asked for. Raises RejectedRequest (400) unless it selects, or `all` says that it need not."""
+    given = body.filter or FilterBody()
+    wanted = ReplayFilter(
+        _text(given.status), _text(given.event), _text(given.q), _instant(given.since), _instant(given.until)
     )
+    if (wanted == ReplayFilter()) is body.all:
+        return wanted
+    if body.all:
+        message = "give either a filter or all: true, not both"
+        raise RejectedRequest(400, "filter_and_all", message, field="filter")
+    names = ", ".join(FilterBody.__struct_fields__)
+    message = f"say which deliveries are meant: give a filter with one of {names}, or all: true for every one of them"
+    raise RejectedRequest(400, "filter_missing", message, field="filter")
 
 
 def _instant(moment: datetime | None) -> datetime | None:

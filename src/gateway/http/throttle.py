@@ -21,18 +21,6 @@ KEYS_MAX = 20_000
 _EMAIL_LENGTH_MAX = 254
 
 
-class _Attempts(RecentHits):
-    """Hits that can be taken back."""
-
-    def take_back(self, key: str) -> None:
-        """Take back the latest hit of a key, if there is one."""
-        if hits := self._hits.get(key):
-            hits.pop()
-
-    def forget(self, key: str) -> None:
-        self._hits.pop(key, None)
-
-
 class Throttle:
     """Counts one sort of attempt, in as many ways as there are limits to it. `attempts` names it, in the plural.
 
@@ -42,7 +30,7 @@ class Throttle:
     def __init__(self, attempts: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._attempts = attempts
         self._clock = clock
-        self._hits = _Attempts(keys_max=KEYS_MAX, clock=clock)
+        self._hits = RecentHits(keys_max=KEYS_MAX, clock=clock)
         self._limiter = MovingWindowRateLimiter(self._hits)
 
     def check(self, limit: RateLimitItem, *key: str) -> None:
@@ -59,9 +47,9 @@ class Throttle:
         self.check(limit, *key)
         self._limiter.hit(limit, *key)
 
-    def take_back(self, limit: RateLimitItem, *key: str) -> None:
+    def give_back(self, limit: RateLimitItem, *key: str) -> None:
         """Uncount one."""
-        self._hits.take_back(limit.key_for(*key))
+        self._hits.give_back(limit.key_for(*key))
 
     def forget(self, limit: RateLimitItem, *key: str) -> None:
         """Uncount all of them."""
@@ -105,7 +93,7 @@ class LoginThrottle:
     def succeeded(self, address: str, email: str) -> None:
         """Take an attempt back that was good: whoever made it knows the password, and begins anew with it."""
         self._throttle.forget(self._per_account, "account", address, _account(email))
-        self._throttle.take_back(self._per_address, "address", address)
+        self._throttle.give_back(self._per_address, "address", address)
         self._familiar[address, _account(email)] = None
         self._familiar.move_to_end((address, _account(email)))
         if len(self._familiar) > KEYS_MAX:
@@ -113,8 +101,8 @@ class LoginThrottle:
 
     def undecided(self, address: str, email: str) -> None:
         """Take an attempt back whose password was never judged."""
-        self._throttle.take_back(self._per_account, "account", address, _account(email))
-        self._throttle.take_back(self._per_address, "address", address)
+        self._throttle.give_back(self._per_account, "account", address, _account(email))
+        self._throttle.give_back(self._per_address, "address", address)
 
 
 class BadPostThrottle:

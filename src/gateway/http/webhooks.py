@@ -1,4 +1,8 @@
-"""Where senders of webhooks deliver. No session: the token in the path, and the trigger's signature, are the proof."""
+"""Where senders of webhooks deliver. No session: the token in the path, and the trigger's signature, are the proof.
+
+The proof comes before the limit: what other people send, from the same address or to the same trigger, never keeps a
+request out that proves itself. What cannot prove itself is turned away before its body is read.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from gateway.http.body import json_response
 from gateway.http.client import Network, request_address, throttle_key
 from gateway.webhooks.delivery import Answer, Intake, Trigger
 from gateway.webhooks.headers import RequestHeaders
-from gateway.webhooks.limits import RateLimit
+from gateway.webhooks.known import KnownTokens
+from gateway.webhooks.limits import Gates, LimitReached
 
 logger = structlog.get_logger(__name__)
 
@@ -26,8 +31,8 @@ class Ingress:
     """What the entrance stands on. `limited` is told of every request that was turned away, by the gate that did it."""
 
     intake: Intake
-    per_token: RateLimit
-    per_address: RateLimit
+    gates: Gates
+    known: KnownTokens
     limited: Callable[[str], None]
     body_bytes_max: int = 262_144
     trusted_proxies: tuple[Network, ...] = field(default=())
@@ -38,8 +43,10 @@ def add_routes(app: Quart, ingress: Ingress) -> None:
     async def receive_webhook(token: str) -> Response:
         address = throttle_key(request_address(ingress.trusted_proxies))
         try:
-            _gate(ingress, ingress.per_address.check, "ip", address)
             answer = await _receive(ingress, token, address)
+        except LimitReached as refused:
+            ingress.limited(refused.gate)
+            raise
         except StoreError as error:
             # Never 404, after which no sender tries again.
             logger.warning("webhook_not_stored", error=str(error))
@@ -50,39 +57,51 @@ def add_routes(app: Quart, ingress: Ingress) -> None:
 
 
 async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
-    trigger = await _find(ingress, token, address)
-    _gate(ingress, ingress.per_token.hit, "token", str(trigger.row.id))
-    body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
-    if len(body) > ingress.body_bytes_max:
-        raise RejectedRequest(413, "body_too_large", f"the body has more than {ingress.body_bytes_max} bytes")
-    answer = await ingress.intake.receive(trigger, RequestHeaders(request.headers.items()), body)
+    trigger = await _with_room(ingress, await _find(ingress, token, address))
+    answer = None
+    if trigger is not None:
+        body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
+        if len(body) > ingress.body_bytes_max:
+            raise RejectedRequest(413, "body_too_large", f"the body has more than {ingress.body_bytes_max} bytes")
+        headers = RequestHeaders(request.headers.items())
+        answer = await ingress.intake.receive(trigger, headers, body, gates=ingress.gates, address=address)
     if answer is None:
-        raise _unknown()
-    if not answer.believed:
-        ingress.per_address.count(address)
+        ingress.gates.count_unknown(address)
+        raise RejectedRequest(404, "webhook_not_found", "there is no webhook at this address")
     return answer
 
 
-async def _find(ingress: Ingress, token: str, address: str) -> Trigger:
-    """The trigger of a token. Raises RejectedRequest (404), which counts against who guesses."""
-    trigger = await ingress.intake.find_trigger(token) if _is_token(token) else None
-    if trigger is None:
-        ingress.per_address.count(address)
-        raise _unknown()
-    return trigger
+async def _find(ingress: Ingress, token: str, address: str) -> Trigger | None:
+    """The trigger of a token; None for one that does not exist.
+
+    An address that has sent too many of those gets no look-up for what certainly does not exist: a flood of guesses
+    costs the database nothing, and a sender behind the same address is found all the same.
+    """
+    if not _is_token(token):
+        return None
+    known = ingress.intake.remembered(token)
+    if known is not None:
+        return known
+    if ingress.gates.is_spent(address) and not await ingress.known.may_exist(token):
+        return None
+    return await ingress.intake.find_trigger(token)
 
 
 def _is_token(text: str) -> bool:
     return len(text) <= TOKEN_CHARS_MAX and text.isascii() and text.isprintable()
 
 
-def _unknown() -> RejectedRequest:
-    return RejectedRequest(404, "webhook_not_found", "there is no webhook at this address")
+async def _with_room(ingress: Ingress, trigger: Trigger | None) -> Trigger | None:
+    """The trigger, if requests at it have to prove themselves, or there is room for one that does not.
 
-
-def _gate(ingress: Ingress, pass_through: Callable[[str], None], gate: str, key: str) -> None:
+    Raises LimitReached, but not for a trigger that asked for no proof a while ago, and may do so now.
+    """
+    if trigger is None or trigger.asks_for_proof:
+        return trigger
     try:
-        pass_through(key)
-    except RejectedRequest:
-        ingress.limited(gate)
-        raise
+        ingress.gates.check_unsigned(trigger.row.id)
+    except LimitReached:
+        trigger = await ingress.intake.reread(trigger)
+        if trigger is not None and not trigger.asks_for_proof:
+            raise
+    return trigger

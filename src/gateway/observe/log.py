@@ -27,7 +27,7 @@ _BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]+")
 # From the colon on, because a scheme could begin at every letter of a long word. A password may have an @ of its own.
 _URL = re.compile(r"://(?:[^\s/?#'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?P<query>[?#][^\s'\"<>]*)?")
 _KEYWORD = re.compile(r"\b(password|passfile|secret|token|ticket)=(?!\[hidden)\S+", re.IGNORECASE)
-_BEARER = re.compile(r"\bgw[urs]_[A-Za-z0-9_-]{16,}")
+_BEARER = re.compile(r"\b(?:gw[urs]|awt)_[A-Za-z0-9_-]{16,}")
 
 Format = Literal["json", "console"]
 

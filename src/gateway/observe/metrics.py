@@ -217,7 +217,7 @@ FAMILIES: tuple[Family, ...] = (
         "Webhook deliveries by what became of them.",
         {
             "provider": one_of("generic", "github", "gitlab", "stripe", "standard_webhooks", "svix", "none"),
-            "status": one_of("dispatched", "skipped", "duplicate", "ignored", "rejected", "failed"),
+            "status": one_of("queued", "dispatched", "skipped", "duplicate", "ignored", "rejected", "failed"),
         },
     ),
     Family(

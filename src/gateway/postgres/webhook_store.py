@@ -57,6 +57,11 @@ class PostgresWebhookStore:
             row: TriggerRow | None = await _Q.find_webhook_trigger(conn, token=token)
             return row
 
+    async def token_digests(self, after: UUID, rows_max: int) -> list[tuple[UUID, bytes]]:
+        async with self._pool.connection() as conn:
+            rows: list[tuple[UUID, bytes]] = await _Q.token_digests(conn, after=after, rows_max=rows_max)
+            return rows
+
     async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
         firsts, followed = _repeats_apart(drafts)
         async with self._pool.connection() as conn:
@@ -83,6 +88,22 @@ class PostgresWebhookStore:
         async with self._pool.connection() as conn:
             rows: list[StoredDelivery] = await _Q.claim_stale_deliveries(conn, rows_max=rows_max)
             return rows
+
+    # --- those that wait for their turn -------------------------------------------------------------------------------
+
+    async def waiting_triggers(self, triggers_max: int) -> list[UUID]:
+        async with self._pool.connection() as conn:
+            rows: list[tuple[UUID]] = await _Q.waiting_triggers(conn, triggers_max=triggers_max)
+            return [trigger_id for (trigger_id,) in rows]
+
+    async def claim_turn(self, trigger_id: UUID) -> StoredDelivery | None:
+        async with self._pool.connection() as conn:
+            row: StoredDelivery | None = await _Q.claim_turn(conn, trigger_id=trigger_id)
+            return row
+
+    async def leave_queue(self, delivery_id: UUID) -> None:
+        async with self._pool.connection() as conn:
+            await _Q.leave_queue(conn, delivery_id=delivery_id)
 
     # --- running once more --------------------------------------------------------------------------------------------
 
@@ -303,4 +324,5 @@ def _columns(firsts: Mapping[UUID, tuple[DeliveryDraft, int]]) -> dict[str, list
         "bodies": [draft.body for draft in drafts],
         "response_statuses": [draft.response_status for draft in drafts],
         "response_bodies": [draft.response_body for draft in drafts],
+        "waits": [draft.waits for draft in drafts],
     }

@@ -1,4 +1,4 @@
-"""Taking a webhook in: judged, written down, and only then dispatched. Its row says what became of it.
+"""Taking a webhook in: judged, counted, written down, and only then dispatched. Its row says what became of it.
 
 A request is judged by what its trigger looked like at one revision, which may be remembered from an earlier request.
 The statement that writes the row compares the revision, so a rotated token or secret counts from its commit on.
@@ -6,15 +6,17 @@ The statement that writes the row compares the revision, so a rotated token or s
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import structlog
+import trio
 
 from gateway.concurrency import finishing, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
@@ -24,8 +26,16 @@ from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
 from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
 from gateway.webhooks.headers import RequestHeaders, shown
+from gateway.webhooks.limits import Gates, LimitReached, Standing
 from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
-from gateway.webhooks.signature import Secret, SignatureStatus, Verdict, judge_signature, signature_headers
+from gateway.webhooks.signature import (
+    Secret,
+    SignatureStatus,
+    Verdict,
+    asks_for_signature,
+    judge_signature,
+    signature_headers,
+)
 from gateway.work.dispatching import Dispatched, Dispatcher, Firing
 
 logger = structlog.get_logger(__name__)
@@ -35,6 +45,12 @@ SETTLE_SECONDS = 10.0
 JUDGEMENTS_MAX = 5
 TRIGGERS_MAX = 2_000
 """Triggers that one process remembers."""
+FRESH_SECONDS = 1.0
+"""A request is refused by a trigger that was read at most so long ago."""
+QUICK_BODY_BYTES_MAX = 8_192
+"""A body up to this size is read within a few milliseconds, however it is made."""
+READERS_MAX = 2
+"""Larger bodies that are read at the same time."""
 ATTEMPTS_MAX = 5
 STALE_ROWS_MAX = 50
 BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
@@ -42,20 +58,24 @@ BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A webhook trigger, ready to judge by."""
+    """A webhook trigger, ready to judge by, as it was at `read_at` (of a monotonic clock)."""
 
     row: TriggerRow
     filters: tuple[EventFilter, ...] | None
     secrets: tuple[Secret, ...] = field(repr=False)
+    read_at: float
+
+    @property
+    def asks_for_proof(self) -> bool:
+        return asks_for_signature(self.row.provider, self.secrets)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the sender is told. `believed` is False for a request whose signature is missing or wrong."""
+    """The answer to the sender."""
 
     status: int
     body: Mapping[str, object]
-    believed: bool = True
 
 
 Observer = Callable[[str, str], None]
@@ -87,6 +107,7 @@ class Intake:
         begin: Begin | None = None,
         observe: Observer = _unheard,
         mint: Callable[[], UUID] = new_id,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`record` and `begin` do for many requests at once what is otherwise done for each alone."""
         self._store = store
@@ -97,23 +118,49 @@ class Intake:
         self._clock = clock
         self._observe = observe
         self._mint = mint
+        self._monotonic = monotonic
+        self._readers = trio.CapacityLimiter(READERS_MAX)
         self._triggers: OrderedDict[str, Trigger] = OrderedDict()
 
     # --- whose request it is ------------------------------------------------------------------------------------------
 
-    async def find_trigger(self, token: str) -> Trigger | None:
-        """The trigger of a token; None for a token that nobody has. Raises StoreError when nobody can tell."""
+    def remembered(self, token: str) -> Trigger | None:
+        """The trigger of a token, if this process has judged by it lately."""
         known = self._triggers.get(token)
         if known is not None:
             self._triggers.move_to_end(token)
+        return known
+
+    async def find_trigger(self, token: str) -> Trigger | None:
+        """The trigger of a token; None for a token that does not exist. Raises StoreError when that is unknown."""
+        known = self.remembered(token)
+        if known is not None:
             return known
         row = await self._store.find_trigger(token)
         return None if row is None else self._remember(row)
 
+    async def reread(self, trigger: Trigger) -> Trigger | None:
+        """The trigger as it is now, at least as of FRESH_SECONDS ago; None when its token has been taken away.
+
+        A request that its signature would let pass must not be refused for a secret that is no longer there. A storm
+        of bad requests asks the database once in FRESH_SECONDS.
+        """
+        now, token = self._monotonic(), trigger.row.token
+        known = self._triggers.get(token, trigger)
+        if now - known.read_at < FRESH_SECONDS:
+            return known
+        self._triggers[token] = replace(known, read_at=now)
+        row = await self._store.find_trigger(token)
+        if row is not None:
+            return self._remember(row)
+        self._triggers.pop(token, None)
+        return None
+
     def _remember(self, row: TriggerRow) -> Trigger:
         stored = zip(row.secret_ids, row.sealed_secrets, row.secret_expiries, strict=True)
         secrets = tuple(Secret(owner, self._opened(sealed, owner), expires_at) for owner, sealed, expires_at in stored)
-        trigger = self._triggers[row.token] = Trigger(row, read_filters(row.event_filters), secrets)
+        filters, now = read_filters(row.event_filters), self._monotonic()
+        trigger = self._triggers[row.token] = Trigger(row, filters, secrets, now)
         if len(self._triggers) > TRIGGERS_MAX:
             self._triggers.popitem(last=False)
         return trigger
@@ -128,28 +175,43 @@ class Intake:
 
     # --- a request ----------------------------------------------------------------------------------------------------
 
-    async def receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
+    async def receive(
+        self, trigger: Trigger, headers: RequestHeaders, body: bytes, *, gates: Gates, address: str
+    ) -> Answer | None:
         """Take one request in and settle it; None when its token has been taken away meanwhile.
 
-        Once its row is being written it is settled also when its sender hangs up. Raises StoreError when it could not
-        be written down: the sender should come again.
+        Once its row is being written it is settled also when its sender hangs up. Raises LimitReached as `gates` does,
+        and StoreError when it could not be written down: the sender should come again.
         """
         answer: Answer | None = None
         with finishing(SETTLE_SECONDS) as scope:
-            answer = await self._receive(trigger, headers, body)
+            answer = await self._receive(trigger, headers, body, gates, address)
         if scope.cancelled_caught:
             raise StoreUnavailable(f"the delivery was not settled within {SETTLE_SECONDS:g} s")
         return answer
 
-    async def _receive(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> Answer | None:
+    async def _receive(
+        self, trigger: Trigger, headers: RequestHeaders, body: bytes, gates: Gates, address: str
+    ) -> Answer | None:
         for _ in range(JUDGEMENTS_MAX):
-            judged = self._judge(trigger, headers, body)
-            recorded = await self._record(judged.draft())
-            if recorded is not None:
-                reached("webhooks.recorded")
-                return await self._settle(judged, recorded)
-            self._triggers.pop(trigger.row.token, None)
-            current = await self.find_trigger(trigger.row.token)
+            row = trigger.row
+            verdict = judge_signature(row.provider, trigger.secrets, headers, body, self._clock())
+            standing = _standing(verdict)
+            try:
+                gates.count(address, row.id, standing)
+            except LimitReached:
+                current = await self.reread(trigger)
+                if current is not None and current.row.revision == row.revision:
+                    raise
+            else:
+                judged = await self._judge(trigger, headers, body, verdict)
+                waits = judged.begins and gates.has_to_wait(row.id, standing)
+                recorded = await self._record(judged.draft(waits=waits))
+                if recorded is not None:
+                    reached("webhooks.recorded")
+                    return await self._settle(judged, recorded)
+                self._triggers.pop(row.token, None)
+                current = await self.find_trigger(row.token)
             if current is None:
                 return None
             trigger = current
@@ -159,16 +221,22 @@ class Intake:
         (recorded,) = await self._store.record([draft])
         return recorded
 
-    def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes) -> _Judged:
+    async def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes, verdict: Verdict) -> _Judged:
+        """Judge what the request says; of one that is not believed that is not even read."""
         delivery_id = self._mint()
-        verdict = judge_signature(trigger.row.provider, trigger.secrets, headers, body, self._clock())
-        try:
-            envelope = normalise(body, headers)
-        except InvalidBody as error:
-            believed = verdict.status in BELIEVED
-            refusal = _rejected(400, "invalid_body", delivery_id, str(error), believed=believed)
-            return _Judged(trigger, headers, body, verdict, None, refusal, delivery_id)
-        return _Judged(trigger, headers, body, verdict, envelope, _refusal(verdict, delivery_id), delivery_id)
+        refusal, envelope = _refusal(verdict, delivery_id), None
+        if refusal is None:
+            try:
+                envelope = await self._read(body, headers)
+            except InvalidBody as error:
+                refusal = _rejected(400, "invalid_body", delivery_id, str(error))
+        return _Judged(trigger, headers, body, verdict, envelope, refusal, delivery_id)
+
+    async def _read(self, body: bytes, headers: RequestHeaders) -> Envelope:
+        """Raises InvalidBody. What takes longer is read in a thread: meanwhile the loop has bots to answer."""
+        if len(body) <= QUICK_BODY_BYTES_MAX:
+            return normalise(body, headers)
+        return await trio.to_thread.run_sync(normalise, body, headers, limiter=self._readers)
 
     async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
         provider = judged.trigger.row.provider
@@ -183,6 +251,9 @@ class Intake:
             self._observe(provider, "ignored")
             event = {"event": judged.event} if recorded.reason_code == "event_filtered" else {}
             return Answer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
+        if recorded.waits:
+            self._observe(provider, "queued")
+            return Answer(200, {"status": "queued", "delivery_id": recorded.id})
         firing = Firing(
             recorded.autopilot_id,
             "webhook",
@@ -247,12 +318,15 @@ class Intake:
         """Dispatch deliveries whose receiver died between the row and its dispatch; returns how many were settled."""
         settled = 0
         for stored in await self._store.claim_stale(STALE_ROWS_MAX):
-            if await self._finish(stored):
+            if await self.finish(stored):
                 settled += 1
         return settled
 
-    async def _finish(self, stored: StoredDelivery) -> bool:
-        """One row is one unit of work: whatever escapes from it is its own failure, at the latest the last time."""
+    async def finish(self, stored: StoredDelivery) -> bool:
+        """Begin the run of a stored delivery; False when that has to be tried again.
+
+        One row is one unit of work: whatever escapes from it is its own failure, at the latest the last time.
+        """
         try:
             await self._begin(stored.provider, stored_firing(stored), stored.id, stored.trigger_id)
         except InvalidBody as error:
@@ -291,7 +365,12 @@ class _Judged:
         wanted = is_wanted(self.trigger.filters, self.envelope.event, self.envelope.payload)
         return None if wanted else "event_filtered"
 
-    def draft(self) -> DeliveryDraft:
+    @property
+    def begins(self) -> bool:
+        """True for a request that asks for a run."""
+        return self.refusal is None and self.reason is None
+
+    def draft(self, *, waits: bool) -> DeliveryDraft:
         row, refusal = self.trigger.row, self.refusal
         key = dedupe_key(row.provider, self.headers, None if self.envelope is None else self.envelope.body)
         return DeliveryDraft(
@@ -312,6 +391,7 @@ class _Judged:
             body=self.body,
             response_status=None if refusal is None else refusal.status,
             response_body=None if refusal is None else msgspec.json.encode(refusal.body).decode(),
+            waits=waits,
         )
 
 
@@ -337,19 +417,26 @@ def _stored_payload(stored: StoredDelivery) -> dict[str, Any]:
     return rendered | {"event": stored.event}
 
 
+def _standing(verdict: Verdict) -> Standing:
+    if verdict.status is SignatureStatus.VALID:
+        return Standing.PROVEN
+    unproven = verdict.undecided or verdict.status is SignatureStatus.NOT_REQUIRED
+    return Standing.UNPROVEN if unproven else Standing.DISPROVED
+
+
 def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:
     """The answer to a request that is not believed; None for one that is."""
     if verdict.status in BELIEVED:
         return None
     if verdict.undecided:
         # Ours to mend, and worth another attempt: not the sender's fault, and so not counted as one.
-        return _rejected(503, "signing_secret_unreadable", delivery_id, verdict.detail, believed=True)
-    return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail, believed=False)
+        return _rejected(503, "signing_secret_unreadable", delivery_id, verdict.detail)
+    return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail)
 
 
-def _rejected(status: int, reason: str, delivery_id: UUID, error: str, *, believed: bool) -> Answer:
+def _rejected(status: int, reason: str, delivery_id: UUID, error: str) -> Answer:
     told = {"status": "rejected", "delivery_id": delivery_id, "reason": reason, "error": error, "code": reason}
-    return Answer(status, told, believed)
+    return Answer(status, told)
 
 
 def _ignored(delivery_id: UUID, reason: str) -> dict[str, object]:

@@ -1,14 +1,24 @@
-"""How many requests are taken, counted per process: by token, and by address for those with bad credentials."""
+"""The limits of requests to triggers: some are refused beyond them, others wait for their turn. Counted per process.
+
+A request is judged first and counted then, so that no other uses up the budget of a sender that proves itself:
+
+- Unknown tokens, and signatures that are missing or wrong, count against the address they came from.
+- Failures, and all requests at a trigger without a secret, count against the trigger.
+- A request with a valid signature is begun at once up to the pace, waits for its turn beyond it, and is refused only
+  above CEILING times the pace.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Literal
+from uuid import UUID
 
-from limits import RateLimitItem, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -16,8 +26,22 @@ from gateway.errors import RejectedRequest
 
 Gate = Literal["token", "ip"]
 
+MINUTE_SECONDS = 60
 KEYS_MAX = 100_000
-"""Clients that are counted at the same time. Beyond that, who has been quiet longest is forgotten."""
+"""Keys that are counted at the same time. Beyond that, the one that has been quiet longest is forgotten."""
+CEILING = 10
+"""A sender that proves itself is refused above so many times its pace."""
+
+Clock = Callable[[], float]
+
+
+class LimitReached(RejectedRequest):
+    """A request over a limit, for 429; `gate` says which limit."""
+
+    def __init__(self, gate: Gate, seconds: int) -> None:
+        message = f"too many requests; try again in {seconds} s"
+        super().__init__(429, "rate_limited", message, retry_after=seconds)
+        self.gate: Gate = gate
 
 
 class RecentHits(MemoryStorage):
@@ -28,7 +52,7 @@ class RecentHits(MemoryStorage):
 
     STORAGE_SCHEME = ["recent-hits"]  # noqa: RUF012  (declared so by the library)
 
-    def __init__(self, *, keys_max: int, clock: Callable[[], float]) -> None:
+    def __init__(self, *, keys_max: int, clock: Clock) -> None:
         super().__init__()
         self._hits: OrderedDict[str, deque[float]] = OrderedDict()
         self._keys_max = keys_max
@@ -49,6 +73,15 @@ class RecentHits(MemoryStorage):
         hits = self._recent(key, expiry)
         return (hits[0] if hits else self._clock()), len(hits)
 
+    def give_back(self, key: str) -> None:
+        """Forget the last hit of a key."""
+        if self._hits.get(key):
+            self._hits[key].pop()
+
+    def forget(self, key: str) -> None:
+        """Forget all hits of a key."""
+        self._hits.pop(key, None)
+
     def _recent(self, key: str, expiry: int) -> deque[float]:
         hits = self._hits.get(key, deque())
         while hits and hits[0] <= self._clock() - expiry:
@@ -59,34 +92,130 @@ class RecentHits(MemoryStorage):
 class RateLimit:
     """At most so many hits of a key in any minute; 0 means no limit. The last minute slides, it does not begin anew.
 
-    Everything here is synchronous: between two awaits nobody else counts, so that no burst gets past the limit.
+    Everything here is synchronous: no other task counts in between, so that no burst gets past the limit. The clock is
+    the monotonic one: a wall clock that is set moves no limit.
     """
 
     def __init__(
-        self, gate: Gate, per_minute: int, *, keys_max: int = KEYS_MAX, clock: Callable[[], float] = time.monotonic
+        self,
+        gate: Gate,
+        per_minute: int,
+        *,
+        keys_max: int = KEYS_MAX,
+        clock: Clock = time.monotonic,
+        minute_seconds: int | None = None,
     ) -> None:
-        self._gate = gate
-        self._item = RateLimitItemPerMinute(per_minute) if per_minute else None
-        self._limiter = MovingWindowRateLimiter(RecentHits(keys_max=keys_max, clock=clock))
+        """`minute_seconds` is what counts as a minute: MINUTE_SECONDS, but for tests that cannot wait for one."""
+        self._gate: Gate = gate
+        self._item = RateLimitItemPerSecond(per_minute, minute_seconds or MINUTE_SECONDS) if per_minute else None
+        self._hits = RecentHits(keys_max=keys_max, clock=clock)
+        self._limiter = MovingWindowRateLimiter(self._hits)
         self._clock = clock
 
-    def hit(self, key: str) -> None:
-        """Count one. Raises RejectedRequest (429) with the whole seconds after which to try again, at least one."""
-        if self._item is not None and not self._limiter.hit(self._item, self._gate, key):
-            raise self._refusal(self._item, key)
+    def take(self, key: str) -> bool:
+        """Count one, if there is room for it."""
+        return self._item is None or self._limiter.hit(self._item, self._gate, key)
 
-    def count(self, key: str) -> None:
-        """Count one that is answered in another way already."""
+    def give_back(self, key: str) -> None:
+        """Undo a `take` of which nothing came."""
         if self._item is not None:
-            self._limiter.hit(self._item, self._gate, key)
+            self._hits.give_back(self._item.key_for(self._gate, key))
+
+    def has_room(self, key: str) -> bool:
+        """True if `take` would count one."""
+        return self._item is None or self._limiter.test(self._item, self._gate, key)
+
+    def hit(self, key: str) -> None:
+        """Count one. Raises LimitReached with the whole seconds after which to try again, at least one."""
+        if self._item is not None and not self.take(key):
+            raise self._refusal(self._item, key)
 
     def check(self, key: str) -> None:
         """Raises what `hit` would, and counts nothing."""
-        if self._item is not None and not self._limiter.test(self._item, self._gate, key):
+        if self._item is not None and not self.has_room(key):
             raise self._refusal(self._item, key)
 
-    def _refusal(self, item: RateLimitItem, key: str) -> RejectedRequest:
+    def _refusal(self, item: RateLimitItem, key: str) -> LimitReached:
         reset = self._limiter.get_window_stats(item, self._gate, key).reset_time
-        seconds = max(1, math.ceil(reset - self._clock()))
-        message = f"too many requests; try again in {seconds} s"
-        return RejectedRequest(429, "rate_limited", message, retry_after=seconds)
+        return LimitReached(self._gate, max(1, math.ceil(reset - self._clock())))
+
+
+class Standing(StrEnum):
+    """The worth of a request at a known trigger, once it is judged."""
+
+    PROVEN = "proven"
+    """Its signature is valid."""
+    UNPROVEN = "unproven"
+    """Its trigger asks for no signature, or has a secret that cannot be read."""
+    DISPROVED = "disproved"
+    """Its signature is missing or wrong."""
+
+
+class Gates:
+    """The limits of one process, by what a request has turned out to be."""
+
+    def __init__(
+        self,
+        *,
+        per_token_per_minute: int,
+        per_ip_per_minute: int,
+        clock: Clock = time.monotonic,
+        minute_seconds: int | None = None,
+    ) -> None:
+        """0 turns off the limits per token, or the one per address."""
+
+        def limit(gate: Gate, per_minute: int) -> RateLimit:
+            return RateLimit(gate, per_minute, clock=clock, minute_seconds=minute_seconds)
+
+        self._bad_credentials = limit("ip", per_ip_per_minute)
+        self._unproven = limit("token", per_token_per_minute)
+        self._pace = limit("token", per_token_per_minute)
+        self._ceiling = limit("token", per_token_per_minute * CEILING)
+        self._waiting: frozenset[UUID] = frozenset()
+
+    # --- before a request is judged -----------------------------------------------------------------------------------
+
+    def is_spent(self, address: str) -> bool:
+        """True if this address has sent as many bad credentials as it may."""
+        return not self._bad_credentials.has_room(address)
+
+    def count_unknown(self, address: str) -> None:
+        """Count a token that does not exist. Raises LimitReached."""
+        self._bad_credentials.hit(address)
+
+    def check_unsigned(self, trigger_id: UUID) -> None:
+        """Raises LimitReached for a trigger that asks for no proof and has no room, so that no body need be read."""
+        self._unproven.check(str(trigger_id))
+
+    # --- once it is judged --------------------------------------------------------------------------------------------
+
+    def count(self, address: str, trigger_id: UUID, standing: Standing) -> None:
+        """Count a request. Raises LimitReached."""
+        if standing is Standing.DISPROVED:
+            self._bad_credentials.hit(address)
+        limit = self._ceiling if standing is Standing.PROVEN else self._unproven
+        limit.hit(str(trigger_id))
+
+    def has_to_wait(self, trigger_id: UUID, standing: Standing) -> bool:
+        """Ask for a request that was counted and begins a run: False lets it begin, and counts that."""
+        if standing is not Standing.PROVEN:
+            return False
+        # Those that came before it wait: it must not overtake them when the minute slides on.
+        if trigger_id not in self._waiting and self._pace.take(str(trigger_id)):
+            return False
+        self._waiting |= {trigger_id}
+        return True
+
+    # --- those that wait ----------------------------------------------------------------------------------------------
+
+    def take_turn(self, trigger_id: UUID) -> bool:
+        """Count one that waits, and let it begin; False when there is no room."""
+        return self._pace.take(str(trigger_id))
+
+    def give_back_turn(self, trigger_id: UUID) -> None:
+        """Undo a `take_turn` of which nothing came."""
+        self._pace.give_back(str(trigger_id))
+
+    def set_waiting(self, trigger_ids: Iterable[UUID]) -> None:
+        """Say at which triggers deliveries wait; at all others the next one may begin at once."""
+        self._waiting = frozenset(trigger_ids)

@@ -32,7 +32,8 @@ class TriggerRow:
 class DeliveryDraft:
     """A request that was judged by `revision` of its trigger, to be written down.
 
-    `verdict` is `rejected`, or `queued` for one that is believed; a `reason` of the latter leaves it ignored.
+    `verdict` is `rejected`, or `queued` for one that is believed; a `reason` of the latter leaves it ignored. One that
+    `waits` is begun when its turn comes.
     """
 
     id: UUID
@@ -52,6 +53,7 @@ class DeliveryDraft:
     body: bytes = field(repr=False)
     response_status: int | None = None
     response_body: str | None = field(default=None, repr=False)
+    waits: bool = False
 
     @property
     def holds_key(self) -> bool:
@@ -61,7 +63,10 @@ class DeliveryDraft:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The row that a request or a replay has now. Another `id` than the request's own: it was there before."""
+    """The row that a request or a replay has now. Another `id` than the request's own: it was there before.
+
+    It `waits` for its turn also when others of its trigger do, although it need not itself.
+    """
 
     request_id: UUID
     id: UUID
@@ -71,6 +76,7 @@ class Recorded:
     reason_code: str | None
     autopilot_run_id: UUID | None
     received_at: datetime
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +234,27 @@ class IntakeStore(Protocol):
 
     async def claim_stale(self, rows_max: int) -> list[StoredDelivery]:
         """Deliveries that somebody received and did not finish. Each is put off, so that others do not take it too."""
+
+
+class TurnStore(Protocol):
+    """Deliveries that wait for their turn, in a queue for each trigger. Any process may begin the first of a queue."""
+
+    async def waiting_triggers(self, triggers_max: int) -> list[UUID]:
+        """The triggers at which deliveries wait."""
+
+    async def claim_turn(self, trigger_id: UUID) -> StoredDelivery | None:
+        """The first of a trigger's queue, for one process at a time; None while another process has it.
+
+        It stays the first until it is decided: when its process dies, it is claimed again later.
+        """
+
+    async def leave_queue(self, delivery_id: UUID) -> None:
+        """Let those behind it go first: it is tried again with what was left behind."""
+
+
+class TokenStore(Protocol):
+    async def token_digests(self, after: UUID, rows_max: int) -> list[tuple[UUID, bytes]]:
+        """The ids and token digests of triggers behind that id, in the order of their ids."""
 
 
 class ReplayStore(IntakeStore, Protocol):

@@ -204,16 +204,21 @@ SCHEMES: dict[str, Scheme | None] = {
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
+def asks_for_signature(provider: str, secrets: Sequence[Secret]) -> bool:
+    """True if requests have to be signed: there is a secret, and the sender is one that signs."""
+    return bool(secrets) and SCHEMES.get(provider) is not None
+
+
 def judge_signature(
     provider: str, secrets: Sequence[Secret], headers: RequestHeaders, body: bytes, now: datetime
 ) -> Verdict:
-    """Judge a request by the secrets of its trigger. Without any secret no signature is required.
+    """Judge a request by the secrets of its trigger.
 
     Expired secrets match nothing, but they still require a signature: a trigger whose secrets have all expired believes
     nobody.
     """
     scheme = SCHEMES.get(provider)
-    if scheme is None or not secrets:
+    if scheme is None or not asks_for_signature(provider, secrets):
         return Verdict(SignatureStatus.NOT_REQUIRED)
     names = next((names for names in scheme.dialects if names.signature in headers), None)
     if names is None:

@@ -1,6 +1,8 @@
 """Webhook triggers, as people set them up: an address that can be changed, a provider, filters, and secrets.
 
-A secret goes in and never comes out; what is shown of it is its last four characters.
+A secret goes in and never comes out; what is shown of it is its last four characters. The address is a credential too:
+it is all that it takes to fire the agent with words of one's own. Both are shown to those who may change the trigger;
+other members see that there is one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from gateway.ids import WEBHOOK_TOKEN_PREFIX, new_id, new_token
 from gateway.keyring import KeyRing
 from gateway.webhooks.filters import EventFilter, filters_problem
 from gateway.webhooks.signature import SCHEMES, secret_problem
-from gateway.work.autopilots import AutopilotService
+from gateway.work.autopilots import Autopilot, AutopilotService, is_writable
 
 TOKEN_TAKEN = "autopilot_trigger_token_key"  # noqa: S105  (a constraint's name)
 TOKEN_ATTEMPTS_MAX = 3
@@ -47,6 +49,13 @@ class TriggerDetails:
     created_at: datetime
     updated_at: datetime
     secrets: Sequence[dict[str, Any]]
+
+
+_OPEN = (
+    "id", "autopilot_id", "kind", "enabled", "cron_expression", "timezone", "next_run_at", "provider", "event_filters",
+    "label", "last_fired_at", "created_at", "updated_at",
+)  # fmt: skip
+"""The fields of a trigger that every member sees. A new column is hidden until it is put here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +138,13 @@ class TriggerDesk:
         self._mint = mint
         self._mint_token = mint_token
 
-    async def views(self, autopilot_id: UUID) -> list[dict[str, Any]]:
-        """All triggers of an autopilot that the caller may see."""
-        return [self._view(trigger) for trigger in await self._store.triggers(autopilot_id)]
+    async def views(self, autopilot: Autopilot, user_id: UUID) -> list[dict[str, Any]]:
+        """All triggers of an autopilot that the person was shown, as they may see them."""
+        triggers = await self._store.triggers(autopilot.id)
+        return [self._view(trigger, to_writer=is_writable(autopilot, user_id)) for trigger in triggers]
 
     async def list(self, autopilot_id: UUID, user_id: UUID) -> list[dict[str, Any]]:
-        return await self.views((await self._autopilots.find(autopilot_id, user_id)).id)
+        return await self.views(await self._autopilots.find(autopilot_id, user_id), user_id)
 
     async def create(
         self, autopilot_id: UUID, user_id: UUID, kind: str, provider: str, change: TriggerChange
@@ -149,7 +159,7 @@ class TriggerDesk:
                 trigger_id, autopilot.workspace_id, autopilot.id, token, provider=provider, change=_checked(change)
             )
         )
-        return self._view(await self._find(autopilot_id, trigger_id))
+        return await self._shown(autopilot_id, trigger_id)
 
     async def change(
         self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, change: TriggerChange
@@ -160,7 +170,7 @@ class TriggerDesk:
         if change.provider is not None:
             _require_new_provider(trigger, change.provider)
         await self._store.change(trigger.workspace_id, trigger.id, _checked(change))
-        return self._view(await self._find(autopilot_id, trigger_id))
+        return await self._shown(autopilot_id, trigger_id)
 
     async def delete(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> None:
         trigger = await self._writable(autopilot_id, trigger_id, user_id)
@@ -170,7 +180,7 @@ class TriggerDesk:
         """Give it a new address; the old one answers 404 from now on."""
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
         await self._with_token(lambda token: self._store.rotate(trigger.workspace_id, trigger.id, token))
-        return self._view(await self._find(autopilot_id, trigger_id))
+        return await self._shown(autopilot_id, trigger_id)
 
     # --- secrets ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class TriggerDesk:
         text = secret.strip()
         sealed = self._sealed(trigger, text, None) if text else None
         await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=True)
-        return self._view(await self._find(autopilot_id, trigger_id))
+        return await self._shown(autopilot_id, trigger_id)
 
     async def add_secret(
         self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, secret: str, expires_at: datetime | None
@@ -192,7 +202,7 @@ class TriggerDesk:
         if not added:
             raise RejectedRequest(409, "too_many_secrets", f"a trigger has at most {SECRETS_MAX} signing secrets")
         found = await self._find(autopilot_id, trigger_id)
-        return next(_secret_view(shown) for shown in found.secrets if shown["id"] == str(sealed.id))
+        return next(_secret_view(shown, to_writer=True) for shown in found.secrets if shown["id"] == str(sealed.id))
 
     async def delete_secret(self, autopilot_id: UUID, trigger_id: UUID, secret_id: UUID, user_id: UUID) -> None:
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
@@ -245,24 +255,31 @@ class TriggerDesk:
             raise RejectedRequest(404, "trigger_not_found", "this autopilot has no such trigger")
         return trigger
 
-    def _view(self, trigger: TriggerDetails) -> dict[str, Any]:
-        names = [name for name in TriggerDetails.__dataclass_fields__ if name not in ("secrets", "workspace_id")]
-        path = None if trigger.webhook_token is None else f"/api/webhooks/autopilots/{trigger.webhook_token}"
+    async def _shown(self, autopilot_id: UUID, trigger_id: UUID) -> dict[str, Any]:
+        """The answer to a change, which only reaches a person who may make one."""
+        return self._view(await self._find(autopilot_id, trigger_id), to_writer=True)
+
+    def _view(self, trigger: TriggerDetails, *, to_writer: bool) -> dict[str, Any]:
+        token = trigger.webhook_token if to_writer else None
+        path = None if token is None else f"/api/webhooks/autopilots/{token}"
         base = (self._public_url or "").rstrip("/")
+        secrets = [_secret_view(secret, to_writer=to_writer) for secret in trigger.secrets]
         return {
-            **{name: getattr(trigger, name) for name in names},
+            **{name: getattr(trigger, name) for name in _OPEN},
+            "has_webhook_url": trigger.webhook_token is not None,
+            "webhook_token": token,
             "webhook_path": path,
             "webhook_url": f"{base}{path}" if base and path else None,
-            "has_signing_secret": bool(trigger.secrets),
-            "signing_secret_hint": trigger.secrets[-1]["hint"] if trigger.secrets else None,
-            "signing_secrets": [_secret_view(secret) for secret in trigger.secrets],
+            "has_signing_secret": bool(secrets),
+            "signing_secret_hint": secrets[-1]["signing_secret_hint"] if secrets else None,
+            "signing_secrets": secrets,
         }
 
 
-def _secret_view(secret: dict[str, Any]) -> dict[str, Any]:
+def _secret_view(secret: dict[str, Any], *, to_writer: bool) -> dict[str, Any]:
     return {
         "id": secret["id"],
-        "signing_secret_hint": secret["hint"],
+        "signing_secret_hint": secret["hint"] if to_writer else None,
         "expires_at": secret["expires_at"],
         "created_at": secret["created_at"],
     }

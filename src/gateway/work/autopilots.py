@@ -259,9 +259,14 @@ def _found(autopilot: Autopilot | None) -> Autopilot:
     return autopilot
 
 
-def _require_writable(autopilot: Autopilot, user_id: UUID) -> Autopilot:
+def is_writable(autopilot: Autopilot, user_id: UUID) -> bool:
+    """True if the person whose role it was read with may change it, and all that belongs to it."""
     creator_id = autopilot.created_by_id if autopilot.created_by_type == "member" else None
-    if not may_change(creator_id=creator_id, user_id=user_id, role=autopilot.role):
+    return may_change(creator_id=creator_id, user_id=user_id, role=autopilot.role)
+
+
+def _require_writable(autopilot: Autopilot, user_id: UUID) -> Autopilot:
+    if not is_writable(autopilot, user_id):
         message = "only who made the autopilot, and owners and admins of the workspace, can do this"
         raise RejectedRequest(403, "role_too_low", message)
     return autopilot

@@ -254,7 +254,7 @@ async def test_members_look_and_only_makers_and_leaders_change(
     refused = 403 if reads == 200 else 404
     for method, path, body, fine in (
         ("POST", f"{delivery}/replay", None, 201),
-        ("POST", f"{one.base}/deliveries/replays", {"budget": 1, "dry_run": True}, 200),
+        ("POST", f"{one.base}/deliveries/replays", {"all": True, "budget": 1}, 200),
         ("PATCH", one.of_trigger, {"label": "x"}, 200),
         ("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": SECRET}, 200),
         ("POST", f"{one.of_trigger}/rotate-token", None, 200),
@@ -262,6 +262,53 @@ async def test_members_look_and_only_makers_and_leaders_change(
         ("DELETE", one.of_trigger, None, 204),
     ):
         assert (await somebody.ask(method, path, body))[0] == (fine if writes else refused), path
+
+
+SHOWN_TO_WRITERS = ("webhook_token", "webhook_path", "webhook_url", "signing_secret_hint")
+
+
+@pytest.mark.parametrize(
+    ("email", "role", "sees"),
+    [
+        ("ada@acme.example", "admin", True),
+        ("max@acme.example", "member", False),
+        ("gus@acme.example", "guest", False),
+    ],
+)
+async def test_address_is_shown_to_those_who_may_change_the_trigger(
+    pool: Pool, email: str, role: str, sees: bool
+) -> None:
+    hooks = await open_hook_office(pool, ring=KeyRing.parse(generate_key()), public_url="http://gateway.example")
+    one = await pilot(hooks, await hooks.office.signed_in("mia@acme.example"))
+    await one.ask("PUT", f"/triggers/{one.trigger['id']}/signing-secret", {"signing_secret": SECRET})
+    _, sent = await one.send(Authorization="Bearer not-a-real-token", Cookie="c=not-a-real-cookie", **signed(BODY))
+    somebody = await hooks.office.signed_in(email, role)
+    (listed,) = (await somebody.ask("GET", f"{one.base}/triggers"))[1]["triggers"]
+    (shown,) = (await somebody.ask("GET", one.base))[1]["triggers"]
+    assert listed == shown
+    assert (shown["has_webhook_url"], shown["has_signing_secret"]) == (True, True)
+    assert [shown[name] is not None for name in SHOWN_TO_WRITERS] == [sees] * 4
+    assert [secret["signing_secret_hint"] for secret in shown["signing_secrets"]] == [SECRET[-4:] if sees else None]
+    if sees:
+        assert shown["webhook_url"].endswith(one.trigger["webhook_path"])
+        return
+    paths = ("", "/triggers", "/runs", "/deliveries", f"/deliveries/{sent['delivery_id']}")
+    answers = [await somebody.ask("GET", f"{one.base}{path}") for path in paths]
+    answers += [await somebody.ask("GET", f"/api/workspaces/acme/{name}") for name in ("autopilots", "deliveries")]
+    assert {status for status, _ in answers} == {200}
+    for hidden in (one.trigger["webhook_token"], SECRET, SECRET[-4:] + '"', "not-a-real-token", "not-a-real-cookie"):
+        assert hidden not in msgspec.json.encode(answers).decode()
+
+
+async def test_maker_who_became_a_guest_sees_the_address_no_more(hooks: HookOffice, mia: Browser) -> None:
+    one = await pilot(hooks, mia)
+    assert (await one.refresh())["webhook_token"] == one.trigger["webhook_token"]
+    await hooks.office.sql(
+        "update member set role = 'guest' where user_id = (select id from app_user where email = 'mia@acme.example')"
+    )
+    shown = await one.refresh()
+    assert (shown["has_webhook_url"], shown["webhook_token"], shown["webhook_path"]) == (True, None, None)
+    assert (await one.ask("POST", f"/triggers/{shown['id']}/rotate-token"))[0] == 403
 
 
 async def test_rows_of_another_autopilot_are_not_found(hooks: HookOffice, mia: Browser) -> None:
@@ -463,6 +510,9 @@ async def test_replay_that_cannot_be_is_refused(hooks: HookOffice, mia: Browser,
 # --- bulk replays -----------------------------------------------------------------------------------------------------
 
 
+EVERYTHING = {"all": True, "budget": 10, "dry_run": False}
+
+
 async def wait_for(one: Pilot, replay_id: str, status: str) -> dict[str, Any]:
     with trio.fail_after(20):
         while True:
@@ -477,15 +527,38 @@ async def test_plan_says_how_many_and_starts_nothing(hooks: HookOffice, mia: Bro
     for event in ("push", "push", "issues"):
         await one.send(X_GitHub_Event=event)
     await one.send(b"not json", X_GitHub_Event="push")
-    body = {"filter": {"event": "github.push.opened"}, "budget": 1, "dry_run": True}
+    body = {"filter": {"event": "github.push.opened"}, "budget": 1}
     status, plan = await one.ask("POST", "/deliveries/replays", body)
     assert status == 200
     assert (plan["dry_run"], plan["matched"], plan["planned"], plan["count"]) == (True, 2, 1, 1)
     assert await hooks.office.sql("select count(*) from webhook_replay") == [(0,)]
-    late = {"filter": {"since": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}, "budget": 9, "dry_run": True}
+    late = {"filter": {"since": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}, "budget": 9}
     assert (await one.ask("POST", "/deliveries/replays", late))[1]["matched"] == 0
+    assert (await one.ask("POST", "/deliveries/replays", {"all": True}))[1]["matched"] == 3
     for budget in (0, -1, 10_001):
-        assert (await one.ask("POST", "/deliveries/replays", {"budget": budget}))[0] == 400
+        assert (await one.ask("POST", "/deliveries/replays", {"all": True, "budget": budget}))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "filter_missing"),
+        ({"dry_run": False}, "filter_missing"),
+        ({"filter": {}, "dry_run": False}, "filter_missing"),
+        ({"filter": None, "all": False, "dry_run": False}, "filter_missing"),
+        ({"filter": {"q": "  ", "status": None}, "dry_run": False}, "filter_missing"),
+        ({"filter": {"event": "github.push"}, "all": True, "dry_run": False}, "filter_and_all"),
+    ],
+)
+async def test_bulk_replay_that_does_not_say_which_ones_is_refused(
+    hooks: HookOffice, mia: Browser, body: dict[str, Any], code: str
+) -> None:
+    one = await pilot(hooks, mia)
+    await one.send()
+    status, answer = await one.ask("POST", "/deliveries/replays", {"budget": 9, **body})
+    assert (status, answer["code"], answer["field"]) == (400, code, "filter")
+    assert "all: true" in answer["error"]
+    assert await hooks.office.sql("select count(*) from webhook_replay") == [(0,)]
 
 
 async def test_bulk_replay_goes_through_its_plan_once(hooks: HookOffice, mia: Browser) -> None:
@@ -493,7 +566,8 @@ async def test_bulk_replay_goes_through_its_plan_once(hooks: HookOffice, mia: Br
     sent = [(await one.send(X_GitHub_Event="push"))[1]["delivery_id"] for _ in range(5)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_replays, hooks.store, hooks.replayer, hooks.wake)
-        status, started = await one.ask("POST", "/deliveries/replays", {"filter": {"q": "ord4711"}, "budget": 4})
+        wanted = {"filter": {"q": "ord4711"}, "budget": 4, "dry_run": False}
+        status, started = await one.ask("POST", "/deliveries/replays", wanted)
         assert (status, started["status"], started["planned"], started["matched"]) == (201, "running", 4, 5)
         assert started["filter"] == {"status": None, "event": None, "q": "ord4711", "since": None, "until": None}
         ended = await wait_for(one, started["id"], "completed")
@@ -509,7 +583,7 @@ async def test_bulk_replay_goes_through_its_plan_once(hooks: HookOffice, mia: Br
 async def test_cancelled_bulk_replay_stops_where_it_is(hooks: HookOffice, mia: Browser) -> None:
     one = await pilot(hooks, mia)
     await one.send()
-    _, started = await one.ask("POST", "/deliveries/replays", {"budget": 4})
+    _, started = await one.ask("POST", "/deliveries/replays", EVERYTHING)
     status, ended = await one.ask("DELETE", f"/deliveries/replays/{started['id']}")
     assert (status, ended["status"]) == (200, "cancelled")
     assert await hooks.store.claim_bulk(uuid4(), 10) is None
@@ -521,7 +595,7 @@ async def test_bulk_replay_is_continued_by_another_process_without_repeating(hoo
     one = await pilot(hooks, mia)
     for _ in range(4):
         await one.send()
-    _, started = await one.ask("POST", "/deliveries/replays", {"budget": 10})
+    _, started = await one.ask("POST", "/deliveries/replays", EVERYTHING)
 
     class Dying:
         def __init__(self) -> None:
@@ -552,7 +626,7 @@ async def test_bulk_replay_is_continued_by_another_process_without_repeating(hoo
 async def test_bulk_replay_waits_for_a_database_that_is_away(hooks: HookOffice, mia: Browser) -> None:
     one = await pilot(hooks, mia)
     await one.send()
-    _, started = await one.ask("POST", "/deliveries/replays", {"budget": 10})
+    _, started = await one.ask("POST", "/deliveries/replays", EVERYTHING)
 
     class Away:
         def __init__(self) -> None:

@@ -127,6 +127,7 @@ def test_flag_about_a_secret_stays() -> None:
         ("http://127.0.0.1:8420/lark/bind?token=hunter2", "http://127.0.0.1:8420/lark/bind?…"),
         ("host=db password=hunter2 dbname=x", f"host=db password={HIDDEN} dbname=x"),
         ("token gwr_hunter2hunter2hunter2 was", f"token {HIDDEN} was"),
+        ("POST /api/webhooks/autopilots/awt_hunter2hunter2hunter2", f"POST /api/webhooks/autopilots/{HIDDEN}"),
         ("plain text? yes", "plain text? yes"),
     ],
 )

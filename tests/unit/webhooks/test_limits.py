@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from uuid import UUID, uuid4
+
 import pytest
 
-from gateway.errors import RejectedRequest
-from gateway.webhooks.limits import RateLimit
+from gateway.webhooks.limits import CEILING, Gates, LimitReached, RateLimit, Standing
+
+TRIGGER, OTHER = uuid4(), uuid4()
+PROVEN, UNPROVEN, DISPROVED = Standing.PROVEN, Standing.UNPROVEN, Standing.DISPROVED
 
 
 class Clock:
@@ -21,13 +26,13 @@ def test_hits_over_the_limit_are_refused_until_the_minute_has_passed() -> None:
     for _ in range(3):
         limit.hit("a")
         clock.now += 10
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(LimitReached) as refused:
         limit.hit("a")
-    assert (refused.value.status, refused.value.extra["retry_after"]) == (429, 30)
+    assert (refused.value.status, refused.value.gate, refused.value.extra["retry_after"]) == (429, "token", 30)
     limit.hit("b")
     clock.now += 30
     limit.hit("a")
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(LimitReached) as refused:
         limit.hit("a")
     assert refused.value.extra["retry_after"] == 10
 
@@ -37,7 +42,7 @@ def test_retry_after_is_at_least_a_second() -> None:
     limit = RateLimit("token", 1, clock=clock)
     limit.hit("a")
     clock.now += 59.9999
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(LimitReached) as refused:
         limit.hit("a")
     assert refused.value.extra["retry_after"] == 1
 
@@ -46,8 +51,10 @@ def test_check_consumes_nothing() -> None:
     limit = RateLimit("ip", 1, clock=Clock())
     for _ in range(5):
         limit.check("a")
-    limit.count("a")
-    with pytest.raises(RejectedRequest):
+        assert limit.has_room("a")
+    limit.hit("a")
+    assert not limit.take("a")
+    with pytest.raises(LimitReached):
         limit.check("a")
 
 
@@ -55,8 +62,9 @@ def test_zero_means_no_limit() -> None:
     limit = RateLimit("ip", 0)
     for _ in range(500):
         limit.hit("a")
-        limit.count("a")
         limit.check("a")
+        assert limit.take("a")
+        limit.give_back("a")
 
 
 def test_limits_do_not_share_their_budgets() -> None:
@@ -70,8 +78,115 @@ def test_memory_is_bounded_and_forgets_the_quietest() -> None:
     clock = Clock()
     limit = RateLimit("ip", 1, keys_max=100, clock=clock)
     for number in range(1_000):
-        limit.count(f"client {number}")
-    with pytest.raises(RejectedRequest):
+        limit.hit(f"client {number}")
+    with pytest.raises(LimitReached):
         limit.check("client 999")
     limit.check("client 1")
-    assert len(limit._limiter.storage._hits) == 100  # type: ignore[attr-defined]
+    assert len(limit._hits._hits) == 100
+
+
+def test_turn_that_was_given_back_is_free_again() -> None:
+    limit = RateLimit("token", 1, clock=Clock())
+    limit.give_back("a")
+    assert limit.take("a")
+    limit.give_back("a")
+    limit.give_back("a")
+    assert limit.take("a")
+    assert not limit.take("a")
+
+
+def test_wall_clock_that_jumps_moves_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = RateLimit("ip", 1)
+    limit.hit("a")
+    wall = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: wall)
+    with pytest.raises(LimitReached) as refused:
+        limit.check("a")
+    assert 1 <= refused.value.extra["retry_after"] <= 60  # type: ignore[operator]
+
+
+# --- what a request is worth ------------------------------------------------------------------------------------------
+
+
+def gates(clock: Clock | None = None, *, pace: int = 2, per_address: int = 3) -> Gates:
+    return Gates(per_token_per_minute=pace, per_ip_per_minute=per_address, clock=clock or Clock())
+
+
+def admit(doors: Gates, address: str, trigger_id: UUID, standing: Standing, begins: bool) -> bool:
+    """Count a request; True if what it begins has to wait."""
+    doors.count(address, trigger_id, standing)
+    return begins and doors.has_to_wait(trigger_id, standing)
+
+
+def test_bad_credentials_count_against_their_address_and_keep_no_proof_out() -> None:
+    doors = gates()
+    for _ in range(2):
+        doors.count_unknown("a")
+    with pytest.raises(LimitReached):
+        for _ in range(2):
+            admit(doors, "a", TRIGGER, DISPROVED, False)
+    assert doors.is_spent("a")
+    assert not doors.is_spent("b")
+    assert admit(doors, "a", TRIGGER, PROVEN, True) is False
+
+
+def test_bad_signatures_from_everywhere_use_up_their_own_budget_of_the_trigger() -> None:
+    doors = gates()
+    for address in ("a", "b"):
+        admit(doors, address, TRIGGER, DISPROVED, False)
+    with pytest.raises(LimitReached) as refused:
+        admit(doors, "c", TRIGGER, DISPROVED, False)
+    assert refused.value.gate == "token"
+    assert admit(doors, "c", TRIGGER, PROVEN, True) is False
+
+
+def test_unsigned_trigger_proves_nothing_and_is_held_to_its_pace() -> None:
+    doors = gates()
+    for _ in range(2):
+        doors.check_unsigned(TRIGGER)
+        assert admit(doors, "a", TRIGGER, UNPROVEN, True) is False
+    with pytest.raises(LimitReached):
+        doors.check_unsigned(TRIGGER)
+    with pytest.raises(LimitReached):
+        admit(doors, "a", TRIGGER, UNPROVEN, True)
+    doors.check_unsigned(OTHER)
+
+
+def test_proven_beyond_the_pace_waits_and_is_refused_above_the_ceiling_only() -> None:
+    clock = Clock()
+    doors = gates(clock)
+    assert [admit(doors, "a", TRIGGER, PROVEN, True) for _ in range(2 * CEILING)] == [False] * 2 + [True] * 18
+    with pytest.raises(LimitReached) as refused:
+        admit(doors, "a", TRIGGER, PROVEN, True)
+    assert refused.value.extra["retry_after"] == 60
+    assert admit(doors, "a", OTHER, PROVEN, True) is False
+
+
+def test_what_begins_nothing_takes_no_turn_from_others() -> None:
+    doors = gates()
+    assert [admit(doors, "a", TRIGGER, PROVEN, False) for _ in range(9)] == [False] * 9
+    assert admit(doors, "a", TRIGGER, PROVEN, True) is False
+
+
+def test_next_one_waits_behind_those_that_wait_although_the_minute_has_passed() -> None:
+    clock = Clock()
+    doors = gates(clock)
+    assert [admit(doors, "a", TRIGGER, PROVEN, True) for _ in range(3)] == [False, False, True]
+    clock.now += 60
+    assert admit(doors, "a", TRIGGER, PROVEN, True) is True
+    assert [doors.take_turn(TRIGGER) for _ in range(3)] == [True, True, False]
+    doors.set_waiting([])
+    clock.now += 60
+    assert admit(doors, "a", TRIGGER, PROVEN, True) is False
+
+
+def test_zero_turns_both_limits_off() -> None:
+    doors = gates(pace=0, per_address=0)
+    for _ in range(100):
+        doors.count_unknown("a")
+        doors.check_unsigned(TRIGGER)
+        assert admit(doors, "a", TRIGGER, DISPROVED, False) is False
+        assert admit(doors, "a", TRIGGER, UNPROVEN, True) is False
+        assert admit(doors, "a", TRIGGER, PROVEN, True) is False
+        assert doors.take_turn(TRIGGER)
+    assert not doors.is_spent("a")
