@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from uuid import UUID
 
 import trio
-from quart import Quart, Response
+from quart import Quart, Response, request
 from quart.wrappers.response import ResponseBody
 
 from gateway.core.attachments import content_disposition
@@ -15,6 +15,7 @@ from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime, require_user
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachments, OpenedFile, PlacedAttachment, absent
+from gateway.work.tasks import require_attempt
 
 if TYPE_CHECKING:
     from gateway.http.app import People, Services
@@ -29,6 +30,8 @@ def add_routes(app: Quart, services: Services) -> None:
     async def get_attachment(id: str, n: str) -> Response:
         runtime = await require_runtime()
         task = await tasks.find(runtime, parse_id(id, field="task_id"))
+        if (given := request.args.get("attempt")) is not None:
+            require_attempt(task, _attempt_number(given))
         if attachments is None or not (n.isascii() and n.isdigit() and len(n) <= 9):
             raise RejectedRequest(404, "not_found", "no such attachment")
         return _file_response(await attachments.open(await attachments.find_of_task(task.id, int(n))))
@@ -50,6 +53,13 @@ def add_people_routes(app: Quart, people: People, attachments: Attachments | Non
         response.headers["Content-Security-Policy"] = "sandbox"
         response.headers["Cache-Control"] = "private"
         return response
+
+
+def _attempt_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 10 and int(text) > 0):
+        message = "attempt must be the number that the claim gave"
+        raise RejectedRequest(400, "invalid_parameter", message, field="attempt")
+    return int(text)
 
 
 async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID) -> None:
