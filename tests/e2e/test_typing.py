@@ -95,7 +95,7 @@ async def test_sign_that_goes_slowly_does_not_keep_the_answer(world: World) -> N
         await until_sign(world, said.message)
         await world.until("select status = 'shown' from channel_typing")
         world.sim.fail_next(REACTIONS, method="DELETE", hang_seconds=2.0)
-        await runtime.report({"id": task_id, "attempt": 1}, "complete", output="hello yourself")
+        await runtime.report(task, "complete", output="hello yourself")
         await world.answers(said.message.chat_id)
         assert signs(said.message) == ["Typing"]
         await until_sign(world, said.message, there=False)

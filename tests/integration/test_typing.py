@@ -17,7 +17,8 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.typing_store import PostgresTypingStore
-from gateway.work.ports import End, TaskStatus
+from gateway.work.ports import End as EndOfRun
+from gateway.work.ports import TaskStatus
 from support.outbox_channel import sending
 from support.task_world import Session, World, open_world
 from support.typing_channel import TypingToy
@@ -168,7 +169,7 @@ async def lose(world: World, _task_id: UUID) -> None:
 async def cancel(world: World, task_id: UUID) -> None:
     async with world.store.change(task_id) as change:
         assert change is not None
-        await change.finish(TaskStatus.CANCELLED, End())
+        await change.finish(TaskStatus.CANCELLED, EndOfRun())
 
 
 async def delete_conversation(world: World, _task_id: UUID) -> None:

@@ -306,7 +306,8 @@ class TaskStore(Protocol):
     ) -> HandOut | None:
         """Hand out the next task, dispatched to this runtime, with the waiting messages of its conversation.
 
-        It is noted that the claim is that `instance`'s. None when nothing may run now. Raises StoreConflict when a concurrent change stood in the way.
+        The row says which `instance` of the runtime made the claim. None when nothing may run now. Raises StoreConflict
+        when a concurrent change stood in the way.
         """
 
     async def seconds_to_next(self, runtime_id: UUID) -> float | None:
