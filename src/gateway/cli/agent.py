@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import click
-import trio
 
 from gateway.cli.agent_guard import guard_programs
 from gateway.cli.agent_instance import NAME_CHARS_MAX, hold_instance, instances_dir
 from gateway.cli.agent_privacy import (
+    SECRETS_OPTION,
     TOKEN_VARIABLE,
     Secrets,
     conceal_process,
@@ -21,10 +22,26 @@ from gateway.cli.agent_privacy import (
     start_anew,
     take_secrets,
 )
-from gateway.cli.agent_server import open_server
-from gateway.cli.agent_worker import Programs, Terms, Worker
 from gateway.cli.output import config_option
-from gateway.config import load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was said on the command line and is no secret."""
+
+    servers: tuple[str, ...]
+    instance: str | None
+    concurrency: int
+    drain_seconds: float
+    config: Path | None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same, for the command line of the process that is started anew."""
+        said = [part for server in self.servers for part in ("--server", server)]
+        said += ["--concurrency", str(self.concurrency), "--drain-seconds", str(self.drain_seconds)]
+        said += [] if self.instance is None else ["--instance", self.instance]
+        return said + ([] if self.config is None else ["--config", str(self.config)])
 
 
 @click.group()
@@ -94,43 +111,51 @@ def run(
     A program that keeps a memory of its own by the task's chat_session_id forgets it when context_generation is higher
     than before: somebody began afresh with /new.
     """
-    from gateway.observe.log import configure_logging
-
-    # Only a file that was asked for: the daemon's own need not be readable here.
-    configure_logging(None if config is None else load_settings(config).log.format, level="INFO")
+    _set_up_logging(config)
     for server in servers:
         _check_server(server)
     if instance is not None:
         instance = _checked_instance(instance)
     if shutil.which(command[0]) is None:
         raise click.BadParameter(f"{command[0]!r} is not a program that can be run", param_hint="COMMAND")
+    options = Options(servers, instance, concurrency, drain_seconds, config)
     if secrets_fd is None:
-        options = [part for server in servers for part in ("--server", server)]
-        options += ["--concurrency", str(concurrency), "--drain-seconds", str(drain_seconds)]
-        options += [] if instance is None else ["--instance", instance]
-        options += [] if config is None else ["--config", str(config)]
         _start_anew(options, command, Secrets(_checked_token(token), _checked_variables(variables)))
+    else:
+        _work(options, command, secrets_fd)
+
+
+def _set_up_logging(config: Path | None) -> None:
+    from gateway.observe.log import configure_logging
+
+    log_format = None
+    # Only a file that was asked for: the daemon's own need not be readable here.
+    if config is not None:
+        from gateway.config import load_settings
+
+        log_format = load_settings(config).log.format
+    configure_logging(log_format, level="INFO")
+
+
+def _work(options: Options, command: tuple[str, ...], secrets_fd: int) -> None:
+    """What the process does once it has been started anew; what this takes is imported once."""
     conceal_process()
-    # The guard is forked before the token is here, and in a process that has no other thread yet.
+    # The guard is forked before the token is here, and from a process that has no other thread yet.
     with guard_programs() as guard:
+        from gateway.cli.agent_worker import Programs, Terms, run_worker
+
         try:
-            secrets = take_secrets(secrets_fd or 0)
+            secrets = take_secrets(secrets_fd)
         except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--secrets-fd") from error
-        with hold_instance(secrets.token, instance, instances_dir(os.environ)) as name:
-            programs = Programs(command, guard, secrets)
-            trio.run(_run, servers, programs, Terms(name, concurrency, drain_seconds))
+            raise click.BadParameter(str(error), param_hint=SECRETS_OPTION) from error
+        with hold_instance(secrets.token, options.instance, instances_dir(os.environ)) as name:
+            terms = Terms(options.servers, name, options.concurrency, options.drain_seconds)
+            run_worker(terms, Programs(command, guard, secrets))
 
 
-async def _run(servers: tuple[str, ...], programs: Programs, terms: Terms) -> None:
-    async with open_server(servers, programs.secrets.token) as server:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await Worker(server, programs, terms).run(signals)
-
-
-def _start_anew(options: list[str], command: tuple[str, ...], secrets: Secrets) -> None:
+def _start_anew(options: Options, command: tuple[str, ...], secrets: Secrets) -> NoReturn:
     try:
-        start_anew(["agent", "run", *options], command, secrets)
+        start_anew(["agent", "run", *options.arguments], command, secrets)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--env") from error
 

@@ -12,6 +12,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import msgspec
@@ -42,11 +43,12 @@ PASSED_ON = frozenset({
 """The variables of the worker that every program gets, with those that begin with LC_: where it is, and the way out."""
 
 
-class Secrets(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Secrets:
     """What the worker hands to itself: its token, and the variables that were named for its programs."""
 
-    token: str
-    variables: dict[str, str] = {}
+    token: str = field(repr=False)
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
 
     def hide(self, text: str) -> str:
         """`text` without the values that were given to the program: it may well have printed its own key."""

@@ -18,7 +18,7 @@ from gateway.cli.agent_files import open_task
 from gateway.cli.agent_guard import Guard
 from gateway.cli.agent_privacy import Secrets, program_environment
 from gateway.cli.agent_process import Finished, run_program
-from gateway.cli.agent_server import Claimed, ClaimedTask, Refused, Rejected, Server
+from gateway.cli.agent_server import Claimed, ClaimedTask, Refused, Rejected, Server, open_server
 from gateway.cli.output import print_json
 from gateway.concurrency import finishing
 from gateway.errors import GatewayError
@@ -86,14 +86,28 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a worker works: under which name, on how many tasks at a time, and how long it may go on after SIGTERM."""
+    """For whom a worker works, under which name, on how many tasks at a time, and how long after SIGTERM."""
 
+    servers: Sequence[str]
     instance: str
     concurrency: int
     drain_seconds: float
 
 
+def run_worker(terms: Terms, programs: Programs) -> None:
+    """Work until SIGTERM. Raises Refused when the server does not accept the token."""
+    trio.run(_run, terms, programs)
+
+
+async def _run(terms: Terms, programs: Programs) -> None:
+    async with open_server(terms.servers, programs.secrets.token) as server:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await Worker(server, programs, terms).run(signals)
+
+
 class Worker:
+    """Claims tasks and runs them, each with its own program, until it is told to end."""
+
     def __init__(self, server: Server, programs: Programs, terms: Terms) -> None:
         self._server = server
         self._programs = programs

@@ -112,6 +112,9 @@ def _instance(name: str | None) -> str | None:
 def task_json(assignment: Assignment) -> dict[str, object]:
     """A claimed task as its agent reads it.
 
+    `id` and `attempt` are the identity of the claim. Everything that is said of it names both: reports, heartbeats, and
+    `?attempt=` of a download. Once the task was handed out again, the old number is refused with `attempt_over`.
+
     `text`, and with it `prompt`, begins with what others said around the message, each piece in a block of its own:
     `<recent_context count="">` (the last messages of the group or topic before this run), `<quoted_message
     message_id="" sender="" type="">` (what the message answers to) and `<forwarded_messages count="">` (what it
