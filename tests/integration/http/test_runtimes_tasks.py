@@ -15,6 +15,8 @@ from gateway.postgres.pool import Pool
 from support.task_http import TOKEN, USER_TOKEN, TaskServer, serving_tasks
 from support.task_world import World, hearing_events, open_world, ringing
 
+RUNNING = {"id": str(UUID(int=9)), "attempt": 1}
+
 
 @pytest.fixture
 async def world(pool: Pool) -> World:
@@ -166,6 +168,8 @@ async def test_register_and_heartbeat(world: World, client: httpx2.AsyncClient) 
         ("GET", f"/api/tasks/{UUID(int=0)}", None, 400, "task_id"),
         ("POST", "/api/runtimes/register", {"instance": " "}, 400, "instance"),
         ("POST", "/api/runtimes/register", {"instance": "x", "tasks": [{"id": "x", "attempt": 1}]}, 400, "tasks[0].id"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {"tasks": [RUNNING] * 1001}, 400, "tasks"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {"tasks": [RUNNING] * 1000}, 404, None),
         ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {"tasks": [str(UUID(int=9))]}, 400, "tasks[0]"),
         (
             "POST",
@@ -203,6 +207,48 @@ async def test_bad_request_is_answered_with_what_is_wrong(
     answer = await client.request(method, path, json=body)
     assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
     assert answer.json()["code"]
+
+
+async def test_attempt_that_is_over_is_a_conflict_that_says_where_the_task_is(
+    world: World, client: httpx2.AsyncClient
+) -> None:
+    session = await world.add_session()
+    await world.say(session, "hello")
+    task = await claim(client, world)
+    path, old = f"/api/tasks/{task['id']}", {"attempt": task["attempt"]}
+    await client.post(f"{path}/start", json=old)
+    await world.silence_runtime()
+    assert await world.service.return_lost() == 1
+    assert (await claim(client, world))["attempt"] == 2
+    for action, fields in (
+        ("start", {}), ("progress", {"text": "x"}), ("complete", {"output": "late"}), ("fail", {"error": "late"}),
+    ):  # fmt: skip
+        answer = await client.post(f"{path}/{action}", json={**old, **fields})
+        assert (answer.status_code, answer.json()["code"], answer.json()["attempt"]) == (409, "attempt_over", 2)
+        assert answer.json()["task_status"] == "dispatched"
+    both = [{"id": task["id"], "attempt": number} for number in (1, 2)]
+    answer = await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat", json={"tasks": both})
+    assert answer.json() == {"status": "ok", "stop": both[:1]}
+    new = {"attempt": 2}
+    assert (await client.post(f"{path}/start", json=new)).status_code == 200
+    done = {**new, "output": "", "stderr_tail": "no key", "of a newer worker": True}
+    assert (await client.post(f"{path}/complete", json=done)).status_code == 200
+    view = (await client.get(path)).json()
+    assert (view["status"], view["attempt"], view["stderr_tail"]) == ("completed", 2, "no key")
+
+
+async def test_instance_that_registers_gets_back_what_it_had(world: World, client: httpx2.AsyncClient) -> None:
+    path = f"/api/runtimes/{world.runtime_id}/tasks/claim"
+    tasks = []
+    for instance in ("a", "a", "b"):
+        await world.say(await world.add_session(), "hello")
+        tasks.append((await client.post(path, json={"instance": instance})).json()["task"])
+    kept = [{"id": tasks[0]["id"], "attempt": 1}]
+    assert (await client.post("/api/runtimes/register", json={"instance": "a", "tasks": kept})).status_code == 200
+    states = [(await client.get(f"/api/tasks/{task['id']}")).json()["status"] for task in tasks]
+    assert states == ["dispatched", "queued", "dispatched"]
+    again = (await client.post(path, json={"instance": "a"})).json()["task"]
+    assert (again["id"], again["attempt"]) == (tasks[1]["id"], 2)
 
 
 async def test_wrong_status_is_a_conflict_that_names_it(world: World, client: httpx2.AsyncClient) -> None:
