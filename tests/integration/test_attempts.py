@@ -11,7 +11,7 @@ import trio
 
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool
-from gateway.postgres.task_store import _Q
+from gateway.postgres.task_store import _Q, PostgresTaskChange
 from gateway.work.ports import Attempt, End, TaskStatus
 from gateway.work.tasks import Assignment
 from support.task_world import World, open_world
@@ -222,6 +222,22 @@ async def test_instance_keeps_what_it_says_it_works_on(world: World) -> None:
             world.runtime, None, name=None, kind="", version="", instance="a", working_on=[kept, stale]
         )
     assert [(await world.task(each.task_id))["status"] for each in (kept, lost)] == ["running", "queued"]
+
+
+async def test_instance_gets_back_also_what_a_concurrent_message_stood_in_the_way_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = await started(world, "a")
+    requeue, conflicts = PostgresTaskChange.requeue, [StoreConflict("a run appeared meanwhile")]
+
+    async def stumble(change: PostgresTaskChange, end: End, **how: Any) -> bool:
+        if conflicts:
+            raise conflicts.pop()
+        return await requeue(change, end, **how)
+
+    monkeypatch.setattr(PostgresTaskChange, "requeue", stumble)
+    await world.service.register(world.runtime, None, name=None, kind="", version="", instance="a")
+    assert ((await world.task(mine.task_id))["status"], conflicts) == ("queued", [])
 
 
 async def test_instance_of_another_runtime_of_the_same_name_is_somebody_else(world: World) -> None:

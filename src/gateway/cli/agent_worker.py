@@ -60,16 +60,23 @@ class Programs:
     guard: Guard
     secrets: Secrets = field(repr=False)
 
-    async def run(self, stdin: bytes) -> Finished:
+    async def run(self, stdin: bytes, stderr_tail: bytearray) -> Finished:
         environment = program_environment(os.environ, self.secrets.variables)
-        return await run_program(self.command, stdin, environment=environment, guard=self.guard)
+        return await run_program(
+            self.command, stdin, environment=environment, guard=self.guard, stderr_tail=stderr_tail
+        )
 
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A claim that is worked on. `lost`: it is not ours any more, and whatever it came to is told to nobody."""
+    """A claim that is worked on. `lost`: it is not ours any more, and whatever it came to is told to nobody.
+
+    `former` are the runs of older claims of the same task.
+    """
 
     claimed: Claimed
+    former: Sequence[Run] = ()
+    stderr_tail: bytearray = field(default_factory=bytearray)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
     lost: bool = False
@@ -171,7 +178,8 @@ class Worker:
             asked = trio.current_time()
             claimed = await self._server.claim(runtime_id, self._terms.instance, WAIT_SECONDS)
             if claimed is not None and claimed.head.key not in self._running:
-                run = self._running[claimed.head.key] = Run(claimed.head.key)
+                former = [run for run in self._running.values() if run.claimed.id == claimed.head.id]
+                run = self._running[claimed.head.key] = Run(claimed.head.key, former)
                 tasks.start_soon(self._run_task, run, claimed, runtime_id)
                 continue
             if claimed is not None:
@@ -185,7 +193,7 @@ class Worker:
         settled = False
         try:
             with run.scope:
-                await self._end_former_attempts(run)
+                await _end_former_attempts(run)
                 logger.info("task_started", **run.names)
                 await self._report(run, await self._outcome(run, claimed, runtime_id))
             settled = True
@@ -207,13 +215,6 @@ class Worker:
             run.ended.set()
             self._slots.release()
 
-    async def _end_former_attempts(self, run: Run) -> None:
-        """The server has given up what we still work on: two programs must not work on one task at the same time."""
-        for other in list(self._running.values()):
-            if other is not run and other.claimed.id == run.claimed.id:
-                other.lose()
-                await other.ended.wait()
-
     async def _outcome(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> Completion | Failure:
         """What to tell the server of a run."""
         with trio.move_on_after(claimed.seconds):
@@ -221,14 +222,17 @@ class Worker:
             await self._start(run)
             try:
                 async with open_task(claimed.task, partial(self._server.download, run.claimed)) as stdin:
-                    finished = await self._programs.run(stdin + b"\n")
+                    finished = await self._programs.run(stdin + b"\n", run.stderr_tail)
             except OSError as error:
                 return Failure(f"the program could not be started: {error}", "agent_error.runtime_missing_executable")
             report = judge_end(finished, self._programs.secrets)
             _log_end(run, finished, report)
             return report
-        logger.warning("program_stopped", reason="the run went past its deadline", **run.names)
-        return Failure("the run went past its deadline and was stopped", "timeout")
+        tail = _tail(bytes(run.stderr_tail), self._programs.secrets)
+        logger.warning(
+            "program_stopped", reason="the run went past its deadline", stderr_tail=_logged(tail), **run.names
+        )
+        return Failure("the run went past its deadline and was stopped", "timeout", tail)
 
     async def _start(self, run: Run) -> None:
         try:
@@ -260,23 +264,41 @@ class Worker:
             return
         with finishing(REPORT_SECONDS) as scope:
             try:
-                await self._report(run, Failure("its worker was stopped", "runtime_recovery"))
+                tail = _tail(bytes(run.stderr_tail), self._programs.secrets)
+                await self._report(run, Failure("its worker was stopped", "runtime_recovery", tail))
             except GatewayError as error:
                 logger.warning("task_not_handed_back", reason=str(error), **run.names)
         if scope.cancelled_caught:
             logger.warning("task_not_handed_back", reason="the server is away", **run.names)
 
 
+async def _end_former_attempts(run: Run) -> None:
+    """The server has given up what we still work on: two programs must not work on one task at the same time."""
+    for former in run.former:
+        former.lose()
+        await former.ended.wait()
+    run.former = ()
+
+
 def judge_end(finished: Finished, secrets: Secrets) -> Completion | Failure:
     """An answer, or why there is none."""
-    tail = secrets.hide(_text(finished.stderr_tail).strip())
+    tail = _tail(finished.stderr_tail, secrets)
     if finished.overflowed:
         size = len(finished.stdout)
-        return Failure(f"the reply is too long: more than {size} bytes", SPOKE_BADLY, tail or None)
+        return Failure(f"the reply is too long: more than {size} bytes", SPOKE_BADLY, tail)
     if finished.returncode == 0:
         output = _text(finished.stdout).rstrip()
-        return Completion(output, None if output.strip() else tail or None)
-    return Failure(f"{_ending(finished.returncode)}\n{tail}".strip(), None, tail or None)
+        return Completion(output, None if output.strip() else tail)
+    return Failure(f"{_ending(finished.returncode)}\n{tail or ''}".strip(), None, tail)
+
+
+def _tail(said: bytes, secrets: Secrets) -> str | None:
+    """The last words of a program, without what it was given in confidence. None: there were none."""
+    return secrets.hide(_text(said).strip()) or None
+
+
+def _logged(tail: str | None) -> str:
+    return (tail or "")[-LOGGED_TAIL_CHARS:]
 
 
 def _text(said: bytes) -> str:
@@ -293,7 +315,7 @@ def _log_end(run: Run, finished: Finished, report: Completion | Failure) -> None
         exit_status=max(finished.returncode, 0) if finished.returncode >= 0 else None,
         signal=_signal_name(-finished.returncode) if finished.returncode < 0 else None,
         reason=report.error.partition("\n")[0] if isinstance(report, Failure) else "nothing on stdout",
-        stderr_tail=(report.stderr_tail or "")[-LOGGED_TAIL_CHARS:],
+        stderr_tail=_logged(report.stderr_tail),
         **run.names,
     )
 

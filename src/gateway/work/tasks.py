@@ -318,12 +318,8 @@ class TaskService:
         while len(seen) < batch_max:
             before = len(seen)
             try:
-                async with open_lost(seen) as change:
-                    if change is None:
-                        break
-                    seen.append(change.task.id)
-                    status = await _return(change)
-                self._tell(change.task, status)
+                if not await self._return_next(open_lost, seen):
+                    break
             except StoreUnavailable:
                 raise
             except Exception:
@@ -332,6 +328,22 @@ class TaskService:
                 failed += 1
                 logger.exception("lost_task_not_returned", task_id=str(seen[-1]))
         return len(seen) - failed
+
+    async def _return_next(self, open_lost: OpenLost, seen: list[UUID]) -> bool:
+        """Deal with one that is not among `seen`, and add it there. False when there is none."""
+        before = len(seen)
+
+        async def attempt() -> bool:
+            del seen[before:]
+            async with open_lost(seen) as change:
+                if change is None:
+                    return False
+                seen.append(change.task.id)
+                status = await _return(change)
+            self._tell(change.task, status)
+            return True
+
+        return await despite_conflicts(attempt)
 
     @asynccontextmanager
     async def _change(

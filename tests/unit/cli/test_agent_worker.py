@@ -60,7 +60,7 @@ class Town:
     async def download(self, _claimed: Claimed, _n: int, _path: object) -> bool:
         return False
 
-    async def run(self, stdin: bytes) -> Finished:
+    async def run(self, stdin: bytes, stderr_tail: bytearray) -> Finished:
         attempt = msgspec.json.decode(stdin)["attempt"]
         self.told.append(f"begin {attempt}")
         try:
