@@ -85,6 +85,10 @@ class _ClaimAnswer(msgspec.Struct):
     task: msgspec.Raw
 
 
+class _Reported(msgspec.Struct):
+    status: str
+
+
 class _HeartbeatAnswer(msgspec.Struct):
     stop: list[Claimed] = []
 
@@ -140,10 +144,10 @@ class Server:
         except Rejected as error:
             raise Refused(f"this runtime may not claim any more ({error})") from error
 
-    async def report(self, claimed: Claimed, action: str, **fields: object) -> None:
-        """Say something of a task in the name of its claim."""
+    async def report(self, claimed: Claimed, action: str, **fields: object) -> str:
+        """Say something of a task in the name of its claim. Returns the status that the task has now."""
         body = {"attempt": claimed.attempt, **fields}
-        await self._ask(f"/api/tasks/{claimed.id}/{action}", _object, body)
+        return await self._ask(f"/api/tasks/{claimed.id}/{action}", _status, body)
 
     async def _ask(
         self,
@@ -296,6 +300,10 @@ def decoded(content: bytes, kind: type[T]) -> T:
 
 def _object(answer: Answer) -> dict[str, Any]:
     return decoded(answer.content, dict[str, Any])
+
+
+def _status(answer: Answer) -> str:
+    return decoded(answer.content, _Reported).status
 
 
 def _registered(answer: Answer) -> Runtime:

@@ -246,17 +246,18 @@ class Worker:
         tail = {"stderr_tail": report.stderr_tail} if report.stderr_tail else {}
         if isinstance(report, Failure):
             reason = {"failure_reason": report.failure_reason} if report.failure_reason else {}
-            await self._server.report(run.claimed, "fail", error=report.error, **reason, **tail)
-            logger.info("task_ended", action="fail", **run.names)
+            status = await self._server.report(run.claimed, "fail", error=report.error, **reason, **tail)
+            logger.info("task_ended", action="fail", status=status, **run.names)
             return
         try:
-            await self._server.report(run.claimed, "complete", output=report.output, **tail)
+            status = await self._server.report(run.claimed, "complete", output=report.output, **tail)
         except Rejected as error:
             if error.status in {404, 409}:
                 raise
             await self._report(run, Failure(f"the server did not take the reply: {error}", SPOKE_BADLY))
             return
-        logger.info("task_ended", action="complete", **run.names)
+        # Not always completed: a task that was cancelled meanwhile stays so.
+        logger.info("task_ended", action="complete", status=status, **run.names)
 
     async def _hand_back(self, run: Run) -> None:
         """The worker ends before the program did: another one should try at once."""

@@ -89,6 +89,7 @@ def test_loopback_is_told_from_the_rest(url: str, loopback: bool) -> None:
 DEADLINE = "2026-01-01T00:00:30Z"
 TASK = f'{{"task":{{"id":"{TASK_ID}","attempt":1,"deadline":"{DEADLINE}"}}}}'.encode()
 DATE = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
+OK = b'{"status":"ok"}'
 Said = bytes | tuple[int, bytes] | Exception
 
 
@@ -150,10 +151,10 @@ async def test_heartbeat_that_something_else_answers_is_sent_again(autojump_cloc
 
 
 async def test_report_is_sent_again_until_a_gateway_takes_it(autojump_clock: trio.testing.MockClock) -> None:
-    place = Place(b"<html>", b'{"status":"completed"}')
+    place = Place(b"<html>", b"{}", b'{"status":"completed"}')
     with trio.fail_after(3_600):
-        await at(place).report(Claimed(TASK_ID, 3), "complete", output="an answer")
-    assert place.asked == [(f"/api/tasks/{TASK_ID}/complete", b'{"attempt":3,"output":"an answer"}')] * 2
+        assert await at(place).report(Claimed(TASK_ID, 3), "complete", output="an answer") == "completed"
+    assert place.asked == [(f"/api/tasks/{TASK_ID}/complete", b'{"attempt":3,"output":"an answer"}')] * 3
 
 
 @pytest.mark.parametrize("said", [b"<html>", b"\xff", b"[" * 100_000, b"{}", (404, b"<html>"), (401, b"")])
@@ -176,7 +177,7 @@ async def test_answer_without_end_is_somebody_elses(
 ) -> None:
     monkeypatch.setattr("gateway.cli.agent_server.ANSWER_BYTES_MAX", 100)
     place = Place(b"x" * 101, TASK.ljust(100))
-    place.left[1:] = [b"{}"]
+    place.left[1:] = [OK]
     with trio.fail_after(3_600):
         await at(place).report(Claimed(TASK_ID, 1), "start")
     assert place.left == []
@@ -188,7 +189,7 @@ async def test_answer_without_end_is_somebody_elses(
 async def test_next_address_is_used_at_once_while_one_is_away_and_for_as_long_as_it_answers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    first, second = Place(b"{}", httpx2.ConnectError("refused")), Place(b"{}", b"{}")
+    first, second = Place(OK, httpx2.ConnectError("refused")), Place(OK, OK)
     server, began = at(first, second), trio.current_time()
     for action in ("start", "progress", "complete"):
         await server.report(Claimed(TASK_ID, 1), action)
@@ -199,7 +200,7 @@ async def test_next_address_is_used_at_once_while_one_is_away_and_for_as_long_as
 
 async def test_addresses_that_are_all_away_are_tried_in_rounds(autojump_clock: trio.testing.MockClock) -> None:
     away = httpx2.ConnectError("refused")
-    first, second = Place(away, away, b"{}"), Place(away, away)
+    first, second = Place(away, away, OK), Place(away, away)
     with structlog.testing.capture_logs() as logs, trio.fail_after(60):
         await at(first, second).report(Claimed(TASK_ID, 1), "start")
     assert [bool(entry["retry_seconds"]) for entry in logs] == [False, True, False, True]
@@ -208,7 +209,7 @@ async def test_addresses_that_are_all_away_are_tried_in_rounds(autojump_clock: t
 
 async def test_calls_that_fail_together_move_on_by_one_address(autojump_clock: trio.testing.MockClock) -> None:
     away = httpx2.ConnectError("refused")
-    first, second = Place(away, away), Place(b"{}", b"{}")
+    first, second = Place(away, away), Place(OK, OK)
     server = at(first, second)
     async with trio.open_nursery() as nursery:
         for _ in range(2):
