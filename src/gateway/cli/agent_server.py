@@ -174,7 +174,8 @@ class Server:
                     raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
                 self._move_on(at)
                 pause = self._pause(failures)
-                logger.warning("server_away", server=at, reason=_reason(error), retry_seconds=round(pause, 1))
+                server = str(self._clients[at].base_url)
+                logger.warning("server_away", server=server, reason=_reason(error), retry_seconds=round(pause, 1))
                 await trio.sleep(pause)
 
     def _move_on(self, from_: int) -> None:
