@@ -313,8 +313,8 @@ for no key update of task skip locked;
 
 -- name: lock_orphaned_task(runtime_id, instance, kept_ids, kept_attempts, passed_over)^
 -- record_class: Task
--- What an instance claimed and does not work on: it has been started again. Waits for what is being changed right now,
--- because an end that is rolled back leaves an orphan.
+-- The next task that an instance claimed and does not work on: it has been started again. Waits for what is being
+-- changed right now, because an end that is rolled back leaves an orphan.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
   task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
@@ -387,7 +387,7 @@ update agent_task set undelivered = :undelivered
 where id = :task_id and attempt = :attempt and status in ('dispatched', 'running');
 
 -- name: requeue_task(task_id, attempt, forgiven, reported, delay_seconds, error, failure_reason, stderr_tail)!
--- The next claim is another attempt, also after one that was never started: whoever holds the old number acts in vain.
+-- The next claim is another attempt, also after one that was never started: the old number is worth nothing any more.
 -- A second attempt goes before first ones: somebody has been waiting for it.
 update agent_task
 set status = 'queued', runtime_id = null, instance = null, dispatched_at = null, started_at = null, seen_at = null,

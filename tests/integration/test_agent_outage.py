@@ -1,4 +1,4 @@
-"""`gateway agent run` when its server goes away, is another one, or gives its task to somebody else meanwhile."""
+"""`gateway agent run` when its server goes away, is replaced, or gives its task to another worker meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program of `gateway agent run` can learn of its worker."""
+"""Secrets of `gateway agent run`, looked for by its programs."""
 
 from __future__ import annotations
 

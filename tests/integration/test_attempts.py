@@ -1,4 +1,4 @@
-"""A claim's identity is its task and its attempt: whoever comes back late touches nothing of a later one."""
+"""A claim's identity is its task and its attempt: a worker that comes back late touches nothing of a later one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from gateway.cli.output import config_option
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was said on the command line and is no secret."""
+    """The options of the command line that are no secrets."""
 
     servers: tuple[str, ...]
     instance: str | None
@@ -138,7 +138,7 @@ def _set_up_logging(config: Path | None) -> None:
 
 
 def _work(options: Options, command: tuple[str, ...], secrets_fd: int) -> None:
-    """What the process does once it has been started anew; what this takes is imported once."""
+    """Work as the process that was started anew. Its imports are here, so that the first one does without them."""
     conceal_process()
     # The guard is forked before the token is here, and from a process that has no other thread yet.
     with guard_programs() as guard:

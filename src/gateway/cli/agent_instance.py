@@ -45,7 +45,7 @@ def instances_dir(environment: Mapping[str, str]) -> Path:
 
 @contextmanager
 def hold_instance(token: str, name: str | None, directory: Path) -> Iterator[str]:
-    """The worker's name, nobody else's on this machine until the block or the process ends.
+    """Hold the worker's name: no other worker on this machine has it until the block or the process ends.
 
     Without `name` the first free slot's. Raises NameTaken for a name that is held. Where nothing can be kept, the name
     is good for this process alone, and what it had returns to the queue by its silence.

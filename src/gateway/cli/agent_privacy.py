@@ -1,4 +1,4 @@
-"""What a program of `agent run` may not learn of its worker: the runtime's token, and all else it was given.
+"""Keeps the secrets of `agent run` from its programs: the runtime's token, and all else that the worker was given.
 
 A program is another author's code, run as the same user. It gets an environment of its own instead of the worker's. The
 token leaves the worker's environment and command line, which every process of the user can read under /proc: the worker
@@ -45,7 +45,7 @@ PASSED_ON = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What the worker hands to itself: its token, and the variables that were named for its programs."""
+    """The secrets that a worker hands to itself: its token, and the variables that were named for its programs."""
 
     token: str = field(repr=False)
     variables: dict[str, str] = field(default_factory=dict, repr=False)

@@ -62,7 +62,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class TaskHead(msgspec.Struct, frozen=True):
-    """What the runner itself needs to know of a task; the rest is between the server and the program."""
+    """The part of a task that the worker needs; the rest is between the server and the program."""
 
     id: UUID
     attempt: int
@@ -95,7 +95,7 @@ class _HeartbeatAnswer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, read to its end. `date` is the header of that name."""
+    """An answer, read to its end. `date` is the header of that name."""
 
     status: int
     content: bytes
@@ -158,7 +158,7 @@ class Server:
         wait_seconds: float = 0.0,
         expected: bool = False,
     ) -> T:
-        """What `read` makes of the answer; it raises _Stranger for one that no gateway gives.
+        """Call until a gateway answers. Returns the answer as `read` understands it, which raises _Stranger for others.
 
         `expected`: a gateway is expected at one of the addresses right now. Raises Refused when there is none.
         """
@@ -277,7 +277,7 @@ async def _read(response: httpx2.Response) -> Answer:
 
 
 def _refusal(answer: Answer) -> Exception:
-    """What an answer that is no success means. Only what a gateway says itself is taken for a no."""
+    """Judge an answer that is no success. Only a gateway's own error is taken for a no."""
     if answer.status in {408, 425, 429} or answer.status >= 500:
         return _Away(f"status {answer.status}")
     try:
@@ -292,7 +292,7 @@ def _refusal(answer: Answer) -> Exception:
 
 
 def decoded(content: bytes, kind: type[T]) -> T:
-    """Raises _Stranger for what is not JSON, or not of that shape: whoever said it is no gateway."""
+    """Decode an answer. Raises _Stranger unless it is JSON of that shape: a gateway gives no other."""
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -329,7 +329,7 @@ def seconds_left(head: TaskHead, date: str) -> float:
         now = parsedate_to_datetime(date)
     except (ValueError, TypeError, OverflowError):
         now = datetime.now(UTC)
-    # A time of which nobody says the zone is read as UTC, which is what it has to be.
+    # HTTP dates are in UTC, also where the zone is left out.
     now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
     return max((head.deadline - now).total_seconds(), 0.0)
 

@@ -29,7 +29,7 @@ WAIT_SECONDS = 30
 HEARTBEAT_SECONDS = 15.0
 EMPTY_CLAIM_SECONDS_MIN = 1.0
 REPORT_SECONDS = 5.0
-"""What the last report of a task gets when the drain is over."""
+"""For the last report of a task, when the drain is over."""
 LOGGED_TAIL_CHARS = 1_000
 
 SPOKE_BADLY = "agent_error.empty_or_unparseable_output"
@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What is run for each task, and who ends it should this process be killed."""
+    """The command that is run for each task, and the guard that ends it should this process be killed."""
 
     command: Sequence[str]
     guard: Guard
@@ -69,7 +69,7 @@ class Programs:
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A claim that is worked on. `lost`: it is not ours any more, and whatever it came to is told to nobody.
+    """A claim that is worked on. `lost`: it is not this worker's any more, and its end is not reported.
 
     `former` are the runs of older claims of the same task.
     """
@@ -216,7 +216,7 @@ class Worker:
             self._slots.release()
 
     async def _outcome(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> Completion | Failure:
-        """What to tell the server of a run."""
+        """Run the program, and judge its end for the report."""
         with trio.move_on_after(claimed.seconds):
             await self._heartbeat(runtime_id)
             await self._start(run)

@@ -38,8 +38,8 @@ class RunningTask(msgspec.Struct):
 class RegisterBody(msgspec.Struct):
     """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays.
 
-    `instance` is one worker of several on the same token, by a name that it keeps when it is started again. What it
-    claimed before and does not name in `tasks` is nobody's any more, and is handed out again.
+    `instance` is one worker of several on the same token, by a name that it keeps when it is started again. Tasks that
+    it claimed before and does not name in `tasks` return to the queue.
     """
 
     name: str | None = None

@@ -22,7 +22,7 @@ AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=2_147_483_647)]
 
 
 class AttemptBody(msgspec.Struct):
-    """What every report of a claimed task needs: which claim it is about."""
+    """The claim that a report is about; every report needs it."""
 
     attempt: AttemptNumber
 

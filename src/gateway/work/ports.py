@@ -60,7 +60,7 @@ class LossLimits:
 class Attempt:
     """The identity of a claim: a task is handed out under each number once.
 
-    Whoever acts in a claim's name gives it, so that a worker that comes back late cannot touch what another one does.
+    Every report gives it, so that a worker that comes back late cannot touch the run of another one.
     """
 
     task_id: UUID

@@ -457,7 +457,7 @@ def bounded_tail(text: str | None) -> str | None:
 
 
 def _has_ended(task: Task, attempt: Attempt) -> bool:
-    """Whether this very attempt was ended before, so that ending it again changes nothing.
+    """Tell whether this very attempt was ended before, so that ending it again changes nothing.
 
     One that its worker gave up is remembered until the task is claimed again: the answer to the report may have been
     lost.
