@@ -386,12 +386,17 @@ CREATE TABLE public.agent_task (
     failure_reason text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     undelivered integer DEFAULT 0 NOT NULL,
+    instance text,
+    forgiven integer DEFAULT 0 NOT NULL,
+    reported_attempt integer,
+    stderr_tail text,
     CONSTRAINT agent_task_autopilot_check CHECK (((kind <> 'autopilot'::text) OR (autopilot_run_id IS NOT NULL))),
     CONSTRAINT agent_task_check CHECK (((kind <> 'chat'::text) OR (chat_session_id IS NOT NULL))),
     CONSTRAINT agent_task_check1 CHECK (((kind <> 'issue'::text) OR (issue_id IS NOT NULL))),
     CONSTRAINT agent_task_kind_check CHECK ((kind = ANY (ARRAY['chat'::text, 'issue'::text, 'autopilot'::text]))),
     CONSTRAINT agent_task_max_attempts_check CHECK ((max_attempts >= 1)),
-    CONSTRAINT agent_task_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
+    CONSTRAINT agent_task_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT agent_task_stderr_tail_check CHECK ((octet_length(stderr_tail) <= 4096))
 );
 
 

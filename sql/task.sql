@@ -12,12 +12,14 @@ update agent_runtime set name = coalesce(:name::text, name), kind = :kind, versi
 where id = :runtime_id
 returning id, workspace_id, name, kind, version;
 
--- name: see_tasks(runtime_id, task_ids)
+-- name: see_tasks(runtime_id, task_ids, attempts)
 -- A runtime that names its tasks is held to it: from then on each task must be named again, so that a crashed worker's
--- tasks are found although another worker of the same runtime is alive.
-update agent_task set seen_at = now()
-where id = any(:task_ids::uuid[]) and runtime_id = :runtime_id and status in ('dispatched', 'running')
-returning id;
+-- tasks are found although another worker of the same runtime is alive. An attempt that is over keeps no task alive.
+update agent_task task set seen_at = now()
+from unnest(:task_ids::uuid[], :attempts::integer[]) as named (id, attempt)
+where task.id = named.id and task.attempt = named.attempt and task.runtime_id = :runtime_id
+  and task.status in ('dispatched', 'running')
+returning task.id, task.attempt;
 
 -- name: claimable_agents(runtime_id)
 -- The agents of this runtime that have something to do and room to do it, the most urgent first. Only a guess: the
@@ -60,7 +62,7 @@ limit 8;
 -- claim. NO KEY, because messages that arrive meanwhile reference the agent's key and must not wait.
 select id from agent where id = :agent_id and runtime_id = :runtime_id and archived_at is null for no key update;
 
--- name: claim_task(agent_id, runtime_id)$
+-- name: claim_task(agent_id, runtime_id, instance)$
 -- One task of the locked agent. A row that a concurrent message is just extending is skipped: its commit rings again.
 with picked as (
   select task.id
@@ -90,8 +92,8 @@ with picked as (
   for no key update of task skip locked
 )
 update agent_task task
-set status = 'dispatched', runtime_id = :runtime_id, dispatched_at = now(), started_at = null, seen_at = null,
-  progress = null
+set status = 'dispatched', runtime_id = :runtime_id, instance = :instance, dispatched_at = now(), started_at = null,
+  seen_at = null, progress = null
 from picked
 where task.id = picked.id
 returning task.id;
@@ -257,9 +259,9 @@ where agent.runtime_id = :runtime_id and agent.archived_at is null and task.stat
 -- record_class: Task
 -- For showing it. Who decides on it takes the lock below.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
-  task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, task.undelivered, workspace.language,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
+  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
+  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -271,9 +273,9 @@ where task.id = :task_id;
 -- Every change of a task's status happens under this lock, so that a second end finds the first. NO KEY, because
 -- messages reference the task's key.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
-  task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, task.undelivered, workspace.language,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
+  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
+  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -286,9 +288,9 @@ for no key update of task;
 -- A claimed task that nobody works on any more. A runtime whose row is gone is silent; a task that its runtime used to
 -- name in its heartbeats is judged by that. SKIP LOCKED: what is being changed right now is not lost.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.max_attempts, task.progress, task.result,
-  task.error, task.failure_reason, task.available_at, task.dispatched_at, task.started_at, task.completed_at,
-  task.created_at, task.undelivered, workspace.language,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
+  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
+  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, verdict.loss
 from agent_task task
 join agent on agent.id = task.agent_id
@@ -309,20 +311,44 @@ order by task.dispatched_at, task.id
 limit 1
 for no key update of task skip locked;
 
--- name: start_task(task_id)!
--- From here on the run may have had effects: losing it costs an attempt.
+-- name: lock_orphaned_task(runtime_id, instance, kept_ids, kept_attempts, passed_over)^
+-- record_class: Task
+-- The next task that an instance claimed and does not work on: it has been started again. Waits for what is being
+-- changed right now, because an end that is rolled back leaves an orphan.
+select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
+  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
+  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
+  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
+  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds,
+  case task.status when 'running' then 'restarted' else 'undelivered' end as loss
+from agent_task task
+join agent on agent.id = task.agent_id
+join workspace on workspace.id = task.workspace_id
+where task.runtime_id = :runtime_id and task.instance = :instance and task.status in ('dispatched', 'running')
+  and not exists (
+    select from unnest(:kept_ids::uuid[], :kept_attempts::integer[]) as kept (id, attempt)
+    where kept.id = task.id and kept.attempt = task.attempt
+  )
+  and task.id <> all(:passed_over::uuid[])
+order by task.dispatched_at, task.id
+limit 1
+for no key update of task;
+
+-- name: start_task(task_id, attempt)!
+-- From here on the run may have had effects: losing it counts against the tries.
 update agent_task set status = 'running', started_at = now(), undelivered = 0
-where id = :task_id and status = 'dispatched';
+where id = :task_id and attempt = :attempt and status = 'dispatched';
 
--- name: record_progress(task_id, progress)!
+-- name: record_progress(task_id, attempt, progress)!
 -- Shown while it runs; the next attempt starts without.
-update agent_task set progress = :progress where id = :task_id and status = 'running';
+update agent_task set progress = :progress where id = :task_id and attempt = :attempt and status = 'running';
 
--- name: finish_task(task_id, status, result, error, failure_reason)!
--- What has ended stays as it ended.
+-- name: finish_task(task_id, attempt, status, result, error, failure_reason, stderr_tail)!
+-- What has ended stays as it ended, and no attempt ends another one.
 update agent_task
-set status = :status, result = :result::jsonb, error = :error, failure_reason = :failure_reason, completed_at = now()
-where id = :task_id and status in ('queued', 'dispatched', 'running');
+set status = :status, result = :result::jsonb, error = :error, failure_reason = :failure_reason,
+  stderr_tail = :stderr_tail, completed_at = now()
+where id = :task_id and attempt = :attempt and status in ('queued', 'dispatched', 'running');
 
 -- name: lock_waiting_sibling(task_id)$
 -- The run that already waits where this one would have to wait; locked, so that it still does when it gets the messages.
@@ -337,11 +363,16 @@ where task.id = :task_id and (
 limit 1
 for no key update of sibling;
 
--- name: pass_attempt_on(sibling_id, task_id, attempt)!
+-- name: pass_attempt_on(sibling_id, task_id, forgiven)!
 -- The sibling inherits what was tried in vain with the messages it gets. Else a conversation in which a run always waits
--- (more messages than one run takes, or somebody who keeps writing) would be tried again for ever.
+-- (more messages than one run takes, or somebody who keeps writing) would be tried again for ever. Compared are the
+-- tries that count; the sibling's own number only grows.
 update agent_task sibling
-set attempt = greatest(sibling.attempt, :attempt), priority = greatest(sibling.priority, 3),
+set attempt = sibling.forgiven + greatest(
+    sibling.attempt - sibling.forgiven,
+    task.attempt - task.forgiven + case when :forgiven then 0 else 1 end
+  ),
+  priority = greatest(sibling.priority, 3),
   undelivered = greatest(sibling.undelivered, task.undelivered)
 from agent_task task
 where sibling.id = :sibling_id and sibling.status = 'queued' and task.id = :task_id;
@@ -350,17 +381,21 @@ where sibling.id = :sibling_id and sibling.status = 'queued' and task.id = :task
 -- Back to waiting: the conversation's next claim takes them.
 update chat_message set task_id = null where task_id = :task_id and role = 'user';
 
--- name: note_undelivered(task_id, undelivered)!
+-- name: note_undelivered(task_id, attempt, undelivered)!
 -- Counted over claims in a row: the one that is started ends the row.
-update agent_task set undelivered = :undelivered where id = :task_id and status in ('dispatched', 'running');
+update agent_task set undelivered = :undelivered
+where id = :task_id and attempt = :attempt and status in ('dispatched', 'running');
 
--- name: requeue_task(task_id, attempt, delay_seconds, error, failure_reason)!
+-- name: requeue_task(task_id, attempt, forgiven, reported, delay_seconds, error, failure_reason, stderr_tail)!
+-- The next claim is another attempt, also after one that was never started: the old number is worth nothing any more.
 -- A second attempt goes before first ones: somebody has been waiting for it.
 update agent_task
-set status = 'queued', runtime_id = null, dispatched_at = null, started_at = null, seen_at = null, progress = null,
-  attempt = :attempt, priority = greatest(priority, 3), available_at = now() + make_interval(secs => :delay_seconds),
-  error = :error, failure_reason = :failure_reason
-where id = :task_id and status in ('dispatched', 'running');
+set status = 'queued', runtime_id = null, instance = null, dispatched_at = null, started_at = null, seen_at = null,
+  progress = null, attempt = attempt + 1, forgiven = forgiven + case when :forgiven then 1 else 0 end,
+  reported_attempt = case when :reported then attempt end, priority = greatest(priority, 3),
+  available_at = now() + make_interval(secs => :delay_seconds), error = :error, failure_reason = :failure_reason,
+  stderr_tail = :stderr_tail
+where id = :task_id and attempt = :attempt and status in ('dispatched', 'running');
 
 -- name: append_answer(id, task_id, content)!
 -- In the generation of the run, which may be older than the conversation's by now.

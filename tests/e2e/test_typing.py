@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatch
+from typing import Any
 
 import pytest
 import trio
@@ -24,10 +25,10 @@ async def until_sign(world: World, message: Message, *, there: bool = True) -> N
         await world.sim.until(lambda: True if bool(signs(message)) == there else None)
 
 
-async def start_next(runtime: Runtime) -> str:
+async def start_next(runtime: Runtime) -> dict[str, Any]:
     task = await runtime.claim()
-    await runtime.post(f"/api/tasks/{task['id']}/start")
-    return str(task["id"])
+    await runtime.report(task, "start")
+    return task
 
 
 def calls(bot: Bot) -> list[tuple[str, str]]:
@@ -46,11 +47,11 @@ async def test_message_carries_the_sign_while_the_agent_works_and_not_with_the_a
     async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
         await bot.connected()
         said = world.sim.say(ada, bot.app, "think about it")
-        task_id = await start_next(runtime)
+        task = await start_next(runtime)
         await until_sign(world, said.message)
         assert signs(said.message) == ["Typing"]
         assert world.sim.sent(said.message.chat_id) == []
-        await runtime.post(f"/api/tasks/{task_id}/complete", {"output": "thought"})
+        await runtime.report(task, "complete", output="thought")
         (answer,) = await world.answers(said.message.chat_id)
         assert signs(said.message) == []
         assert json.loads(answer.content) == {"text": "thought"}
@@ -77,9 +78,9 @@ async def test_sign_that_the_platform_refuses_costs_nothing_else(world: World) -
     async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
         await bot.connected()
         said = world.sim.say(ada, bot.app, "hello")
-        task_id = await start_next(runtime)
+        task = await start_next(runtime)
         await world.until("select status = 'failed' from channel_typing")
-        await runtime.post(f"/api/tasks/{task_id}/complete", {"output": "hello yourself"})
+        await runtime.report(task, "complete", output="hello yourself")
         await world.answers(said.message.chat_id)
     assert calls(bot) == [("POST", "send")]
 
@@ -90,11 +91,11 @@ async def test_sign_that_goes_slowly_does_not_keep_the_answer(world: World) -> N
     async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
         await bot.connected()
         said = world.sim.say(ada, bot.app, "hello")
-        task_id = await start_next(runtime)
+        task = await start_next(runtime)
         await until_sign(world, said.message)
         await world.until("select status = 'shown' from channel_typing")
         world.sim.fail_next(REACTIONS, method="DELETE", hang_seconds=2.0)
-        await runtime.post(f"/api/tasks/{task_id}/complete", {"output": "hello yourself"})
+        await runtime.report(task, "complete", output="hello yourself")
         await world.answers(said.message.chat_id)
         assert signs(said.message) == ["Typing"]
         await until_sign(world, said.message, there=False)
@@ -108,17 +109,17 @@ async def test_daemon_killed_while_the_sign_shows_leaves_one_answer_and_no_sign(
     async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
         await bot.connected()
         said = world.sim.say(ada, bot.app, "hello")
-        task_id = await start_next(runtime)
+        task = await start_next(runtime)
         await until_sign(world, said.message)
         if ends == "before it":
             world.sim.fail_next(REACTIONS, method="DELETE", hang_seconds=2.0, reset=True)
-            await runtime.post(f"/api/tasks/{task_id}/complete", {"output": "hello yourself"})
+            await runtime.report(task, "complete", output="hello yourself")
         await daemon.kill()
     assert signs(said.message) == ["Typing"]
     async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
         await bot.connected()
         if ends == "after the restart":
-            await runtime.post(f"/api/tasks/{task_id}/complete", {"output": "hello yourself"})
+            await runtime.report(task, "complete", output="hello yourself")
         await until_sign(world, said.message, there=False)
         await world.answers(said.message.chat_id)
         await world.until("select bool_and(status = 'gone') from channel_typing")
@@ -143,7 +144,7 @@ async def test_daemon_killed_around_the_call_that_shows_it_leaves_no_sign(world:
         await bot.connected()
         await world.until("select status = 'shown' from channel_typing")
         assert signs(said.message) == ["Typing"]
-        await runtime.post(f"/api/tasks/{task_id}/complete", {"output": "hello yourself"})
+        await runtime.report({"id": task_id, "attempt": 1}, "complete", output="hello yourself")
         await world.answers(said.message.chat_id)
         assert signs(said.message) == []
 

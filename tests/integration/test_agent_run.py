@@ -188,9 +188,10 @@ async def test_agent_past_its_deadline_stops_and_says_so(world: World, server: T
     server.service._limits = type(server.service._limits)(running_seconds=2)
     await say(world, "hello")
     await world.sql("update agent_task set attempt = 3")
-    async with agent(server, tmp_path, SLEEP):
+    async with agent(server, tmp_path, f"import sys; print('stuck', file=sys.stderr, flush=True); {SLEEP}") as process:
         (task,) = await until(lambda: ended(world))
-    assert task["failure_reason"] == "timeout"
+    assert (task["failure_reason"], task["stderr_tail"]) == ("timeout", "stuck")
+    assert '"stderr_tail": "stuck"' in process.log
 
 
 async def test_agent_told_to_end_lets_a_running_program_finish(

@@ -213,8 +213,8 @@ async def test_second_attempt_gets_the_same_files_under_the_same_numbers(scene: 
     await scene.desk.receive(direct("om_1", "look", media=(document(), picture())))
     async with scene.fetching():
         first = await scene.claimed()
-        await scene.tasks.start(scene.runtime, first.claim.id)
-        await scene.tasks.fail(scene.runtime, first.claim.id, "crash", "runtime_recovery")
+        await scene.tasks.start(scene.runtime, first.claim.identity)
+        await scene.tasks.fail(scene.runtime, first.claim.identity, "crash", "runtime_recovery")
         await scene.world.run("update agent_task set available_at = now()")
         second = await scene.claimed()
     assert second.claim.attempt == 2

@@ -32,7 +32,7 @@ async def claimed(autopilots: Autopilots) -> Claim:
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
     assignment = await autopilots.world.service.claim(autopilots.world.runtime, autopilots.world.runtime_id)
     assert assignment is not None
-    await autopilots.world.service.start(autopilots.world.runtime, assignment.claim.id)
+    await autopilots.world.service.start(autopilots.world.runtime, assignment.claim.identity)
     return assignment.claim
 
 
@@ -84,8 +84,8 @@ async def test_runs_issue_may_be_worked_on_without_ending_the_run(autopilots: Au
     world = autopilots.world
     assignment = await world.service.claim(world.runtime, world.runtime_id)
     assert assignment is not None
-    await world.service.start(world.runtime, assignment.claim.id)
-    await world.service.complete(world.runtime, assignment.claim.id, "I had a look.")
+    await world.service.start(world.runtime, assignment.claim.identity)
+    await world.service.complete(world.runtime, assignment.claim.identity, "I had a look.")
     assert (await only_run(autopilots))["status"] == "issue_created"
 
 
@@ -95,7 +95,7 @@ async def test_runs_issue_may_be_worked_on_without_ending_the_run(autopilots: Au
 async def test_run_completes_with_its_task_and_keeps_the_result(autopilots: Autopilots, database: str) -> None:
     claim = await claimed(autopilots)
     async with hearing_events(database) as events:
-        await autopilots.world.service.complete(autopilots.world.runtime, claim.id, "All is well.")
+        await autopilots.world.service.complete(autopilots.world.runtime, claim.identity, "All is well.")
     run = await only_run(autopilots)
     assert (run["status"], run["result"], run["failure_reason"]) == ("completed", {"output": "All is well."}, None)
     assert {"autopilot:run_done", "task:completed"} == {event["event"] for event in events}
@@ -104,7 +104,7 @@ async def test_run_completes_with_its_task_and_keeps_the_result(autopilots: Auto
 @pytest.mark.parametrize("reason", [None, "runtime_recovery", "timeout", "agent_error.provider_network"])
 async def test_run_fails_with_its_task_which_is_not_tried_again(autopilots: Autopilots, reason: str | None) -> None:
     claim = await claimed(autopilots)
-    await autopilots.world.service.fail(autopilots.world.runtime, claim.id, "it broke", reason)
+    await autopilots.world.service.fail(autopilots.world.runtime, claim.identity, "it broke", reason)
     run = await only_run(autopilots)
     assert (run["status"], run["failure_reason"], run["reason_code"]) == ("failed", "it broke", "task_failed")
     assert [task["status"] for task in await autopilots.world.tasks()] == ["failed"]
@@ -125,7 +125,7 @@ async def test_run_whose_task_was_never_delivered_goes_on(autopilots: Autopilots
     await world.silence_runtime()
     assert await world.service.return_lost() == 1
     assert (await only_run(autopilots))["status"] == "running"
-    assert [(task["status"], task["attempt"]) for task in await world.tasks()] == [("queued", 1)]
+    assert [(task["status"], task["attempt"]) for task in await world.tasks()] == [("queued", 2)]
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])

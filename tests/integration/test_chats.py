@@ -43,7 +43,7 @@ async def _full_session(world: World) -> Session:
     """A conversation that has been answered, is being worked on again, and has a command that waits for a word."""
     session = await world.add_session()
     first = await world.running(session, "first")
-    await world.service.complete(world.runtime, first.claim.id, "answer")
+    await world.service.complete(world.runtime, first.claim.identity, "answer")
     await world.running(session, "second")
     await world.say(session, "third")
     await world.sql(
@@ -123,10 +123,10 @@ async def test_delete_cancels_live_runs_tells_listeners_and_the_runtimes_stop_li
         ("task:cancelled", str(queued)),
     }
     assert ended == [("chat", "cancelled")] * 2
-    task_id = running.claim.id
-    assert await world.service.heartbeat(world.runtime, world.runtime_id, [task_id]) == [task_id]
+    attempt = running.claim.identity
+    assert await world.service.heartbeat(world.runtime, world.runtime_id, [attempt]) == [attempt]
     with pytest.raises(RejectedRequest) as refused:
-        await world.service.complete(world.runtime, task_id, "too late")
+        await world.service.complete(world.runtime, attempt, "too late")
     assert refused.value.status == 404
     assert await world.outbox() == []
 
@@ -135,7 +135,7 @@ async def test_delete_leaves_a_reply_on_its_way_to_its_sender(pool: Pool) -> Non
     world = await open_world(pool)
     session = await world.add_session()
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, "answer")
+    await world.service.complete(world.runtime, assignment.claim.identity, "answer")
     await world.sql("update outbound_message set status = 'sending'")
     await PostgresChatStore(pool).delete(world.workspace_id, session.id)
     (row,) = await world.outbox()
@@ -233,8 +233,8 @@ async def _work(world: World) -> None:
             await trio.sleep(0.005)
             continue
         try:
-            await world.service.start(world.runtime, assignment.claim.id)
-            await world.service.complete(world.runtime, assignment.claim.id, "answer")
+            await world.service.start(world.runtime, assignment.claim.identity)
+            await world.service.complete(world.runtime, assignment.claim.identity, "answer")
         except RejectedRequest as gone:
             if gone.status != 404:
                 raise

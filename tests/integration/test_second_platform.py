@@ -183,8 +183,8 @@ async def test_agent_that_nobody_runs_says_so_once(town: Town, bot: ToyBot, daem
 async def test_run_that_fails_for_good_is_one_visible_failure(town: Town, bot: ToyBot, runtime: Runtime) -> None:
     town.whisper("ada", bot.handle, "try this")
     task = await runtime.claim()
-    await runtime.post(f"/api/tasks/{task['id']}/start")
-    await runtime.post(f"/api/tasks/{task['id']}/fail", {"error": "secret detail", "failure_reason": "agent_blocked"})
+    await runtime.report(task, "start")
+    await runtime.report(task, "fail", error="secret detail", failure_reason="agent_blocked")
     (told,) = await town.until_answered("~ada")
     assert "secret detail" not in told.text
     await bot.world.until("select kind = 'error' and status = 'sent' from outbound_message")
@@ -313,8 +313,8 @@ async def test_platform_that_can_do_everything_does_it(
     assert [each["bytes"] for each in task["messages"][0]["attachments"]] == [5]
     while not said.waving:
         await trio.sleep(0.01)
-    await runtime.post(f"/api/tasks/{task['id']}/start")
-    await runtime.post(f"/api/tasks/{task['id']}/complete", {"output": "x" * 2500})
+    await runtime.report(task, "start")
+    await runtime.report(task, "complete", output="x" * 2500)
     answers = await town.until_answered("#garden", 3)
     assert [len(answer.text) for answer in answers] == [1000, 1000, 500]
     assert {answer.looks for answer in answers} == {"card:answer"}

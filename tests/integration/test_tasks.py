@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from gateway.core.replies import WORDS, Reply
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.directory import RuntimePrincipal
-from gateway.work.ports import ClaimedMessage, LossLimits, Place
+from gateway.work.ports import Attempt, ClaimedMessage, LossLimits, Place
 from gateway.work.tasks import Assignment, TaskService
 from support.task_world import Session, World, hearing_events, open_world, ringing
 
@@ -73,8 +73,8 @@ async def test_claim_messages_of_two_generations_never_meet_in_one_run(pool: Poo
     first = await claim(world)
     assert texts(first) == ["before"]
     assert await claims_nothing(world)
-    await world.service.start(world.runtime, first.claim.id)
-    await world.service.complete(world.runtime, first.claim.id, "ok")
+    await world.service.start(world.runtime, first.claim.identity)
+    await world.service.complete(world.runtime, first.claim.identity, "ok")
     assert texts(await claim(world)) == ["after"]
 
 
@@ -152,7 +152,7 @@ async def test_claim_session_with_an_active_run_waits_for_its_end(pool: Pool) ->
     first = await world.running(session, "one")
     await world.say(session, "two")
     assert await claims_nothing(world)
-    await world.service.complete(world.runtime, first.claim.id, "done")
+    await world.service.complete(world.runtime, first.claim.identity, "done")
     assert texts(await claim(world)) == ["two"]
 
 
@@ -175,9 +175,9 @@ async def test_claim_every_message_of_a_stream_is_answered_by_exactly_one_run(da
             assignment = await world.service.claim(world.runtime, world.runtime_id)
             if assignment is None:
                 return True
-            await world.service.start(world.runtime, assignment.claim.id)
+            await world.service.start(world.runtime, assignment.claim.identity)
             answered.extend(texts(assignment))
-            await world.service.complete(world.runtime, assignment.claim.id, "ok")
+            await world.service.complete(world.runtime, assignment.claim.identity, "ok")
             return False
 
         with trio.fail_after(60):
@@ -261,9 +261,9 @@ async def test_complete_leaves_one_answer_and_one_row_to_send(pool: Pool) -> Non
     world = await open_world(pool)
     session = await world.add_session()
     assignment = await world.running(session)
-    assert await world.service.complete(world.runtime, assignment.claim.id, "the answer") == "completed"
-    assert await world.service.complete(world.runtime, assignment.claim.id, "another") == "completed"
-    assert await world.service.fail(world.runtime, assignment.claim.id, "too late") == "completed"
+    assert await world.service.complete(world.runtime, assignment.claim.identity, "the answer") == "completed"
+    assert await world.service.complete(world.runtime, assignment.claim.identity, "another") == "completed"
+    assert await world.service.fail(world.runtime, assignment.claim.identity, "too late") == "completed"
     assert await world.answers(session) == ["the answer"]
     (row,) = await world.outbox()
     assert (row["kind"], row["content"], row["recipient_id"], row["status"]) == (
@@ -283,7 +283,7 @@ async def test_complete_twice_at_the_same_time_leaves_one_answer(pool: Pool) -> 
     assignment = await world.running(session)
     async with trio.open_nursery() as nursery:
         for number in range(8):
-            nursery.start_soon(world.service.complete, world.runtime, assignment.claim.id, str(number))
+            nursery.start_soon(world.service.complete, world.runtime, assignment.claim.identity, str(number))
     assert len(await world.answers(session)) == len(await world.outbox()) == 1
 
 
@@ -292,8 +292,8 @@ async def test_complete_announces_the_chat_before_the_task(pool: Pool, database:
     session = await world.add_session()
     async with hearing_events(database) as events:
         assignment = await world.running(session)
-        await world.service.progress(world.runtime, assignment.claim.id, "half way")
-        await world.service.complete(world.runtime, assignment.claim.id, "a secret answer")
+        await world.service.progress(world.runtime, assignment.claim.identity, "half way")
+        await world.service.complete(world.runtime, assignment.claim.identity, "a secret answer")
     assert [event["event"] for event in events] == [
         "task:dispatch",
         "task:running",
@@ -315,7 +315,7 @@ async def test_complete_without_words_says_so_in_one_line(pool: Pool, output: st
     session = await world.add_session()
     assignment = await world.running(session)
     for _ in range(2):
-        await world.service.complete(world.runtime, assignment.claim.id, output)
+        await world.service.complete(world.runtime, assignment.claim.identity, output)
     assert await world.answers(session) == []
     (row,) = await world.outbox()
     assert (row["kind"], row["task_id"], row["recipient_id"]) == ("notice", assignment.claim.id, session.chat_id)
@@ -326,7 +326,7 @@ async def test_complete_without_words_where_nobody_chats_says_nothing(pool: Pool
     world = await open_world(pool)
     session = await world.add_session(bound=False)
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, "")
+    await world.service.complete(world.runtime, assignment.claim.identity, "")
     assert await world.outbox() == []
 
 
@@ -334,7 +334,7 @@ async def test_complete_output_with_nul_is_stored_without_it(pool: Pool) -> None
     world = await open_world(pool)
     session = await world.add_session()
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, "a\x00b\ud800")
+    await world.service.complete(world.runtime, assignment.claim.identity, "a\x00b\ud800")
     assert await world.answers(session) == ["ab?"]
 
 
@@ -342,7 +342,7 @@ async def test_complete_topic_is_answered_inside_the_topic(pool: Pool) -> None:
     world = await open_world(pool)
     session = await world.add_session(thread_id="omt_1", config={"chat_id": "oc_real"})
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, "hi")
+    await world.service.complete(world.runtime, assignment.claim.identity, "hi")
     (row,) = await world.outbox()
     assert (row["recipient_id"], row["thread_id"], row["reply_to_message_id"]) == ("oc_real", "omt_1", "om_last")
 
@@ -354,7 +354,7 @@ async def test_complete_without_a_bot_to_speak_keeps_the_answer_only(pool: Pool,
     if situation == "revoked":
         await world.sql("update channel_installation set status = 'revoked'")
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, "hi")
+    await world.service.complete(world.runtime, assignment.claim.identity, "hi")
     assert await world.answers(session) == ["hi"]
     assert await world.outbox() == []
 
@@ -371,7 +371,7 @@ async def test_complete_crashed_before_commit_leaves_nothing(pool: Pool) -> None
     watch_points(crash)
     try:
         with pytest.raises(RuntimeError, match="crash"):
-            await world.service.complete(world.runtime, assignment.claim.id, "hi")
+            await world.service.complete(world.runtime, assignment.claim.identity, "hi")
     finally:
         watch_points(None)
     assert await world.answers(session) == []
@@ -393,7 +393,7 @@ async def test_complete_that_meets_a_deadlock_is_tried_again(pool: Pool) -> None
 
     watch_points(meet)
     try:
-        assert await world.service.complete(world.runtime, assignment.claim.id, "hi") == "completed"
+        assert await world.service.complete(world.runtime, assignment.claim.identity, "hi") == "completed"
     finally:
         watch_points(None)
     assert await world.answers(session) == ["hi"]
@@ -405,9 +405,9 @@ async def test_fail_for_good_tells_the_person_once_without_internals(pool: Pool,
     session = await world.add_session()
     assignment = await world.running(session)
     async with hearing_events(database) as events:
-        status = await world.service.fail(world.runtime, assignment.claim.id, "odd: secret.py\x00", "made_up")
+        status = await world.service.fail(world.runtime, assignment.claim.identity, "odd: secret.py\x00", "made_up")
     assert status == "failed"
-    await world.service.fail(world.runtime, assignment.claim.id, "again")
+    await world.service.fail(world.runtime, assignment.claim.identity, "again")
     (row,) = await world.outbox()
     assert row["kind"] == "error"
     assert row["content"] == "Sorry, I could not answer this: the agent failed. Please send it again."
@@ -422,7 +422,7 @@ async def test_fail_for_good_tells_the_person_once_without_internals(pool: Pool,
 async def test_fail_in_a_chinese_workspace_apologises_in_chinese(pool: Pool) -> None:
     world = await open_world(pool, language="zh-Hans")
     assignment = await world.running(await world.add_session())
-    await world.service.fail(world.runtime, assignment.claim.id, "x")
+    await world.service.fail(world.runtime, assignment.claim.identity, "x")
     assert "抱歉" in (await world.outbox())[0]["content"]
 
 
@@ -431,7 +431,9 @@ async def test_fail_that_another_attempt_may_mend_goes_back_to_the_queue(pool: P
     session = await world.add_session()
     assignment = await world.running(session)
     async with hearing_events(database) as events:
-        assert await world.service.fail(world.runtime, assignment.claim.id, "gone", "runtime_recovery") == "queued"
+        assert (
+            await world.service.fail(world.runtime, assignment.claim.identity, "gone", "runtime_recovery") == "queued"
+        )
     assert [(event["event"], event.get("retry_pending")) for event in events] == [
         ("task:failed", True),
         ("task:queued", None),
@@ -449,11 +451,11 @@ async def test_fail_without_a_reason_is_read_from_the_error_and_retried_at_once_
     world = await open_world(pool)
     assignment = await world.running(await world.add_session())
     words = "API Error: Connection error."
-    assert await world.service.fail(world.runtime, assignment.claim.id, words) == "queued"
+    assert await world.service.fail(world.runtime, assignment.claim.identity, words) == "queued"
     assert (await world.task(assignment.claim.id))["failure_reason"] == "agent_error.provider_network"
     again = await claim(world)
     assert again.claim.attempt == 2
-    assert await world.service.fail(world.runtime, again.claim.id, words) == "queued"
+    assert await world.service.fail(world.runtime, again.claim.identity, words) == "queued"
     assert await claims_nothing(world)
 
 
@@ -461,7 +463,8 @@ async def test_fail_on_the_last_attempt_is_final(pool: Pool) -> None:
     world = await open_world(pool)
     assignment = await world.running(await world.add_session())
     await world.sql("update agent_task set attempt = 3")
-    assert await world.service.fail(world.runtime, assignment.claim.id, "x", "timeout") == "failed"
+    last = await world.attempt(assignment.claim.id)
+    assert await world.service.fail(world.runtime, last, "x", "timeout") == "failed"
     assert len(await world.outbox()) == 1
 
 
@@ -470,7 +473,7 @@ async def test_fail_with_a_waiting_sibling_hands_its_messages_over(pool: Pool) -
     session = await world.add_session()
     assignment = await world.running(session, "one")
     sibling = await world.say(session, "two")
-    assert await world.service.fail(world.runtime, assignment.claim.id, "x", "timeout") == "cancelled"
+    assert await world.service.fail(world.runtime, assignment.claim.identity, "x", "timeout") == "cancelled"
     merged = await claim(world)
     assert merged.claim.id == sibling
     assert texts(merged) == ["one", "two"]
@@ -489,8 +492,8 @@ async def test_fail_again_and_again_while_a_run_always_waits_comes_to_an_end(poo
         assignment = await claim(world)
         assert texts(assignment) == ["poison"]
         attempts.append(assignment.claim.attempt)
-        await world.service.start(world.runtime, assignment.claim.id)
-        status = await world.service.fail(world.runtime, assignment.claim.id, "x", "runtime_recovery")
+        await world.service.start(world.runtime, assignment.claim.identity)
+        status = await world.service.fail(world.runtime, assignment.claim.identity, "x", "runtime_recovery")
     assert attempts == [1, 2, 3]
     assert [row["kind"] for row in await world.outbox()] == ["error"]
     rest = await claim(world)
@@ -514,7 +517,7 @@ async def test_report_in_the_wrong_status_is_a_conflict(pool: Pool, action: str)
     world = await open_world(pool)
     task_id = await world.say(await world.add_session(), "hello")
     with pytest.raises(RejectedRequest) as caught:
-        await call(world, action, world.runtime, task_id)
+        await call(world, action, world.runtime, await world.attempt(task_id))
     assert caught.value.status == 409
 
 
@@ -525,15 +528,17 @@ async def test_report_on_a_foreign_task_is_absent(pool: Pool, action: str) -> No
     assignment = await world.running(await world.add_session())
     for principal in (stranger.runtime, sibling):
         with pytest.raises(RejectedRequest) as caught:
-            await call(world, action, principal, assignment.claim.id)
+            await call(world, action, principal, assignment.claim.identity)
         assert caught.value.status == 404
     with pytest.raises(RejectedRequest):
-        await call(world, action, world.runtime, uuid4())
+        await call(world, action, world.runtime, Attempt(uuid4(), 1))
 
 
-async def call(world: World, action: str, runtime: RuntimePrincipal, task_id: UUID) -> Any:
-    arguments = {"start": (), "find": (), "progress": ("x",), "complete": ("x",), "fail": ("x",)}[action]
-    return await getattr(world.service, action)(runtime, task_id, *arguments)
+async def call(world: World, action: str, runtime: RuntimePrincipal, attempt: Attempt) -> Any:
+    if action == "find":
+        return await world.service.find(runtime, attempt.task_id)
+    arguments = () if action == "start" else ("x",)
+    return await getattr(world.service, action)(runtime, attempt, *arguments)
 
 
 async def test_ended_runs_are_told_of_once_with_their_length(pool: Pool) -> None:
@@ -546,9 +551,9 @@ async def test_ended_runs_are_told_of_once_with_their_length(pool: Pool) -> None
     service = TaskService(world.store, world.queue, ended=hear)
     done, retried, failed = [await world.running(await world.add_session()) for _ in range(3)]
     for _ in range(2):
-        await service.complete(world.runtime, done.claim.id, "ok")
-    await service.fail(world.runtime, retried.claim.id, "x", "timeout")
-    await service.fail(world.runtime, failed.claim.id, "x")
+        await service.complete(world.runtime, done.claim.identity, "ok")
+    await service.fail(world.runtime, retried.claim.identity, "x", "timeout")
+    await service.fail(world.runtime, failed.claim.identity, "x")
     assert heard == [("chat", "completed", True), ("chat", "failed", True)]
 
 
@@ -574,11 +579,11 @@ async def test_silent_runtime_that_comes_back_cannot_answer_twice(pool: Pool) ->
     await world.silence_runtime()
     await world.service.return_lost()
     with pytest.raises(RejectedRequest) as caught:
-        await world.service.complete(world.runtime, assignment.claim.id, "late")
+        await world.service.complete(world.runtime, assignment.claim.identity, "late")
     assert caught.value.status == 409
     again = await claim(world)
-    await world.service.start(world.runtime, again.claim.id)
-    await world.service.complete(world.runtime, again.claim.id, "answer")
+    await world.service.start(world.runtime, again.claim.identity)
+    await world.service.complete(world.runtime, again.claim.identity, "answer")
     assert await world.answers(session) == ["answer"]
 
 
@@ -600,7 +605,17 @@ async def test_lost_claim_answer_returns_without_costing_an_attempt(pool: Pool) 
     await world.sql("update agent_task set dispatched_at = now() - interval '91 seconds'")
     assert await world.service.return_lost() == 1
     again = await claim(world)
-    assert (again.claim.id, again.claim.attempt) == (first.claim.id, 1)
+    assert (again.claim.id, again.claim.attempt) == (first.claim.id, 2)
+    assert (await world.task(again.claim.id))["forgiven"] == 1
+
+
+async def tries_of(world: World) -> int:
+    """The tries that count of the one task that has not ended."""
+    rows = await world.sql(
+        "select attempt - forgiven as tries from agent_task where status in ('queued', 'dispatched')"
+    )
+    (tries,) = (int(row["tries"]) for row in rows)
+    return tries
 
 
 async def _let_down(world: World) -> Assignment:
@@ -616,8 +631,11 @@ async def test_claims_that_are_never_started_cost_an_attempt_after_five_in_a_row
     world = await open_world(pool)
     session = await world.add_session()
     await world.say(session, "hello")
-    attempts = [(await _let_down(world)).claim.attempt for _ in range(15)]
-    assert attempts == [1] * 5 + [2] * 5 + [3] * 5
+    tries = []
+    for number in range(1, 16):
+        tries.append(await tries_of(world))
+        assert (await _let_down(world)).claim.attempt == number
+    assert tries == [1] * 5 + [2] * 5 + [3] * 5
     (task,) = await world.tasks()
     assert (task["status"], task["failure_reason"]) == ("failed", "runtime_offline")
     assert [row["kind"] for row in await world.outbox()] == ["error"]
@@ -629,28 +647,30 @@ async def test_start_ends_the_row_of_claims_that_came_to_nothing(pool: Pool) -> 
     for _ in range(4):
         await _let_down(world)
     started = await claim(world)
-    await world.service.start(world.runtime, started.claim.id)
-    await world.service.fail(world.runtime, started.claim.id, "", "runtime_recovery")
+    await world.service.start(world.runtime, started.claim.identity)
+    await world.service.fail(world.runtime, started.claim.identity, "", "runtime_recovery")
     await world.sql("update agent_task set available_at = now()")
-    assert [(await _let_down(world)).claim.attempt for _ in range(4)] == [2] * 4
-    assert (await claim(world)).claim.attempt == 2
+    for _ in range(4):
+        await _let_down(world)
+        assert await tries_of(world) == 2
+    assert (await claim(world)).claim.attempt == 10
 
 
 async def test_run_that_others_join_is_counted_on_when_its_claims_come_to_nothing(pool: Pool) -> None:
     world = await open_world(pool)
     session = await world.add_session()
     await world.say(session, "0")
-    attempts = []
+    tries = []
     for number in range(1, 7):
-        assignment = await claim(world)
-        attempts.append(assignment.claim.attempt)
+        await claim(world)
+        tries.append(await tries_of(world))
         await world.say(session, str(number))
         await world.sql(
             "update agent_task set dispatched_at = now() - interval '91 seconds' where status = 'dispatched'"
         )
         assert await world.service.return_lost() == 1
         await world.sql("update agent_task set available_at = now() where status = 'queued'")
-    assert attempts == [1] * 5 + [2]
+    assert tries == [1] * 5 + [2]
 
 
 async def test_run_without_an_end_is_ended_as_a_timeout(pool: Pool) -> None:
@@ -665,18 +685,18 @@ async def test_heartbeat_tells_which_tasks_to_stop_and_keeps_the_others(pool: Po
     world = await open_world(pool)
     kept = await world.running(await world.add_session())
     ended = await world.running(await world.add_session())
-    await world.service.fail(world.runtime, ended.claim.id, "x")
-    working_on = [kept.claim.id, ended.claim.id]
-    assert await world.service.heartbeat(world.runtime, world.runtime_id, working_on) == [ended.claim.id]
+    await world.service.fail(world.runtime, ended.claim.identity, "x")
+    working_on = [kept.claim.identity, ended.claim.identity]
+    assert await world.service.heartbeat(world.runtime, world.runtime_id, working_on) == [ended.claim.identity]
 
 
 async def test_crashed_worker_of_a_living_runtime_loses_its_task(pool: Pool) -> None:
     world = await open_world(pool)
     kept = await world.running(await world.add_session())
     lost = await world.running(await world.add_session())
-    await world.service.heartbeat(world.runtime, world.runtime_id, [kept.claim.id, lost.claim.id])
+    await world.service.heartbeat(world.runtime, world.runtime_id, [kept.claim.identity, lost.claim.identity])
     await world.sql("update agent_task set seen_at = now() - interval '151 seconds'")
-    await world.service.heartbeat(world.runtime, world.runtime_id, [kept.claim.id])
+    await world.service.heartbeat(world.runtime, world.runtime_id, [kept.claim.identity])
     assert await world.service.return_lost() == 1
     assert (await world.task(lost.claim.id))["status"] == "queued"
     assert (await world.task(kept.claim.id))["status"] == "running"
@@ -732,7 +752,7 @@ async def test_return_and_a_new_message_at_the_same_time_lose_nothing(database: 
 
         async with trio.open_nursery() as nursery:
             for session, run in zip(sessions, runs, strict=True):
-                nursery.start_soon(world.service.fail, world.runtime, run.claim.id, "x", "timeout")
+                nursery.start_soon(world.service.fail, world.runtime, run.claim.identity, "x", "timeout")
                 nursery.start_soon(world.say, session, "two")
         for _ in sessions:
             assert texts(await claim(world)) == ["one", "two"]
@@ -772,8 +792,8 @@ async def test_claim_of_a_chat_tells_the_generation_of_its_messages(pool: Pool) 
     for generation, text in enumerate(("before", "after /new")):
         assignment = await claim(world)
         assert (assignment.claim.context_generation, texts(assignment)) == (generation, [text])
-        await world.service.start(world.runtime, assignment.claim.id)
-        await world.service.complete(world.runtime, assignment.claim.id, "ok")
+        await world.service.start(world.runtime, assignment.claim.identity)
+        await world.service.complete(world.runtime, assignment.claim.identity, "ok")
 
 
 async def _running_issue(world: World) -> Assignment:
@@ -786,7 +806,7 @@ async def _running_issue(world: World) -> Assignment:
         agent=world.agent_id,
     )
     assignment = await claim(world)
-    await world.service.start(world.runtime, assignment.claim.id)
+    await world.service.start(world.runtime, assignment.claim.identity)
     return assignment
 
 
@@ -805,10 +825,10 @@ async def test_issue_run_that_is_completed_is_a_comment_of_the_agents_and_no_cha
     pool: Pool, database: str
 ) -> None:
     world = await open_world(pool)
-    task_id = (await _running_issue(world)).claim.id
+    attempt = (await _running_issue(world)).claim.identity
     async with hearing_events(database) as events:
         for _ in range(2):
-            await world.service.complete(world.runtime, task_id, "I fixed it.\n")
+            await world.service.complete(world.runtime, attempt, "I fixed it.\n")
     assert await _comments(world) == [("agent", world.agent_id, "comment", "I fixed it.\n")]
     assert [event["event"] for event in events] == ["comment:created", "task:completed"]
     assert "fixed" not in repr(events)
@@ -819,13 +839,13 @@ async def test_issue_run_that_is_completed_is_a_comment_of_the_agents_and_no_cha
 @pytest.mark.parametrize("output", ["", " \n\t"])
 async def test_issue_run_without_words_leaves_no_comment(pool: Pool, output: str) -> None:
     world = await open_world(pool)
-    await world.service.complete(world.runtime, (await _running_issue(world)).claim.id, output)
+    await world.service.complete(world.runtime, (await _running_issue(world)).claim.identity, output)
     assert await _comments(world) == []
 
 
 async def test_issue_run_crashed_before_commit_leaves_no_comment(pool: Pool) -> None:
     world = await open_world(pool)
-    task_id = (await _running_issue(world)).claim.id
+    attempt = (await _running_issue(world)).claim.identity
 
     def crash(point: str) -> None:
         if point == "task.completing":
@@ -834,7 +854,7 @@ async def test_issue_run_crashed_before_commit_leaves_no_comment(pool: Pool) -> 
     watch_points(crash)
     try:
         with pytest.raises(RuntimeError):
-            await world.service.complete(world.runtime, task_id, "I fixed it.")
+            await world.service.complete(world.runtime, attempt, "I fixed it.")
     finally:
         watch_points(None)
     assert await _comments(world) == []
@@ -848,13 +868,13 @@ async def test_issue_run_that_fails_for_good_leaves_one_comment_of_the_systems(
     pool: Pool, language: str, expected: str
 ) -> None:
     world = await open_world(pool, language=language)
-    task_id = (await _running_issue(world)).claim.id
-    assert await world.service.fail(world.runtime, task_id, "secret.py", "timeout") == "queued"
+    attempt = (await _running_issue(world)).claim.identity
+    assert await world.service.fail(world.runtime, attempt, "secret.py", "timeout") == "queued"
     assert await _comments(world) == []
     await world.sql("update agent_task set attempt = max_attempts, available_at = now()")
-    await claim(world)
+    last = (await claim(world)).claim.identity
     for _ in range(2):
-        await world.service.fail(world.runtime, task_id, "secret.py", "timeout")
+        await world.service.fail(world.runtime, last, "secret.py", "timeout")
     assert await _comments(world) == [("system", None, "system", expected)]
     assert await world.outbox() == []
 
@@ -889,8 +909,8 @@ async def test_place_of_a_later_generation_begins_with_its_first_message(pool: P
     session = await world.add_session()
     await world.say(session, "old")
     first = await claim(world)
-    await world.service.start(world.runtime, first.claim.id)
-    await world.service.complete(world.runtime, first.claim.id, "done")
+    await world.service.start(world.runtime, first.claim.identity)
+    await world.service.complete(world.runtime, first.claim.identity, "done")
     for text in ("fresh", "more"):
         await world.say(session, text, generation=1)
     await world.sql("update chat_message set channel_message_id = 'om_' || content")
@@ -930,5 +950,5 @@ async def test_claim_that_dies_while_looking_up_is_handed_out_again(pool: Pool) 
     await world.silence_runtime()
     assert await world.service.return_lost() == 1
     again = await claim(world)
-    assert (texts(again), again.claim.attempt) == (["hello"], 1)
+    assert (texts(again), again.claim.attempt) == (["hello"], 2)
     assert len(await world.tasks()) == 1

@@ -17,6 +17,7 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.typing_store import PostgresTypingStore
+from gateway.work.ports import End as EndOfRun
 from gateway.work.ports import TaskStatus
 from support.outbox_channel import sending
 from support.task_world import Session, World, open_world
@@ -74,7 +75,7 @@ async def shown_run(world: World, store: PostgresTypingStore) -> UUID:
     """A run that has started, with its sign on the message."""
     await hear(world, await world.add_session())
     task_id = await claim(world)
-    await world.service.start(world.runtime, task_id)
+    await world.service.start(world.runtime, await world.attempt(task_id))
     await show(world, store)
     return task_id
 
@@ -143,20 +144,20 @@ async def test_claim_that_is_rolled_back_wants_nothing(world: World) -> None:
 
 
 async def complete(world: World, task_id: UUID) -> None:
-    await world.service.complete(world.runtime, task_id, "done")
+    await world.service.complete(world.runtime, await world.attempt(task_id), "done")
 
 
 async def complete_silently(world: World, task_id: UUID) -> None:
-    await world.service.complete(world.runtime, task_id, "")
+    await world.service.complete(world.runtime, await world.attempt(task_id), "")
 
 
 async def fail_for_good(world: World, task_id: UUID) -> None:
     await world.sql("update agent_task set attempt = max_attempts where id = %(id)s", id=task_id)
-    await world.service.fail(world.runtime, task_id, "broken")
+    await world.service.fail(world.runtime, await world.attempt(task_id), "broken")
 
 
 async def fail_for_now(world: World, task_id: UUID) -> None:
-    await world.service.fail(world.runtime, task_id, "away", "runtime_offline")
+    await world.service.fail(world.runtime, await world.attempt(task_id), "away", "runtime_offline")
     assert (await world.task(task_id))["status"] == "queued"
 
 
@@ -168,7 +169,7 @@ async def lose(world: World, _task_id: UUID) -> None:
 async def cancel(world: World, task_id: UUID) -> None:
     async with world.store.change(task_id) as change:
         assert change is not None
-        await change.finish(TaskStatus.CANCELLED)
+        await change.finish(TaskStatus.CANCELLED, EndOfRun())
 
 
 async def delete_conversation(world: World, _task_id: UUID) -> None:
@@ -210,7 +211,7 @@ async def test_end_of_a_run_in_whatever_way_makes_its_sign_unwanted(
 async def test_sign_that_was_never_begun_ends_with_its_run(world: World, store: PostgresTypingStore, end: End) -> None:
     await hear(world, await world.add_session())
     task_id = await claim(world)
-    await world.service.start(world.runtime, task_id)
+    await world.service.start(world.runtime, await world.attempt(task_id))
     await end(world, task_id)
     assert await signs(world) == [("om_1", "gone")]
     assert await store.take_due(lease_of(world), busy=(), rows_max=8) == []
@@ -218,7 +219,7 @@ async def test_sign_that_was_never_begun_ends_with_its_run(world: World, store: 
 
 async def test_sign_outlives_the_start_and_the_progress_of_its_run(world: World, store: PostgresTypingStore) -> None:
     task_id = await shown_run(world, store)
-    await world.service.progress(world.runtime, task_id, "half")
+    await world.service.progress(world.runtime, await world.attempt(task_id), "half")
     assert await signs(world) == [("om_1", "shown")]
 
 
@@ -368,7 +369,7 @@ async def test_notice_waits_for_no_sign_and_no_answer_for_another_runs(
     await cancel(world, await shown_run(world, store))
     await hear(world, await world.add_session(), "om_2", age_seconds=500)
     task_id = await claim(world)
-    await world.service.start(world.runtime, task_id)
+    await world.service.start(world.runtime, await world.attempt(task_id))
     await complete(world, task_id)
     assert await take_answer(world, outbox) == ["done"]
 
@@ -410,7 +411,7 @@ async def test_holder_killed_anywhere_leaves_no_sign_and_one_answer(
     platform = TypingToy()
     await hear(world, await world.add_session())
     task_id = await claim(world)
-    await world.service.start(world.runtime, task_id)
+    await world.service.start(world.runtime, await world.attempt(task_id))
     if point == "typing.hidden_unmarked":
         await show(world, store)
         platform.show("om_1")

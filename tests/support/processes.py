@@ -107,16 +107,25 @@ async def open_gateway(
     log: Path,
     crash_at: tuple[str, int] | None = None,
     wait_ready: bool = True,
+    launcher: Sequence[str] = (),
 ) -> AsyncIterator[GatewayProcess]:
-    """Run `gateway ARGUMENTS`, killed on the way out if it still runs; `crash_at` is a named point and which visit."""
+    """Run `gateway ARGUMENTS`, killed on the way out if it still runs; `crash_at` is a named point and which visit.
+
+    `launcher` is a command that becomes the one that follows it.
+    """
     start = [str(CRASHING), crash_at[0], str(crash_at[1])] if crash_at else ["-m", "gateway"]
     with log.open("ab") as stderr:
         process = await trio.lowlevel.open_process(
-            [sys.executable, *start, *arguments],
+            [*launcher, sys.executable, *start, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": os.environ.get("HOME", "/"),
+                "XDG_STATE_HOME": str(log.parent.absolute() / "xdg-state"),
+                **environment,
+            },
         )
     gateway = GatewayProcess(process, log)
     async with trio.open_nursery() as nursery:

@@ -18,7 +18,7 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.directory import RuntimePrincipal
-from gateway.work.ports import LossLimits
+from gateway.work.ports import Attempt, LossLimits
 from gateway.work.tasks import Assignment, TaskService
 
 # What the inbound path does for a message, reduced to what tasks see of it.
@@ -194,11 +194,15 @@ class World:
         await self.say(session, text)
         assignment = await self.service.claim(self.runtime, self.runtime_id)
         assert assignment is not None
-        await self.service.start(self.runtime, assignment.claim.id)
+        await self.service.start(self.runtime, assignment.claim.identity)
         return assignment
 
     async def task(self, task_id: UUID) -> dict[str, Any]:
         return (await self.sql("select * from agent_task where id = %(id)s", id=task_id))[0]
+
+    async def attempt(self, task_id: UUID) -> Attempt:
+        """The attempt that the task is at."""
+        return Attempt(task_id, (await self.task(task_id))["attempt"])
 
     async def tasks(self) -> list[dict[str, Any]]:
         return await self.sql("select * from agent_task order by created_at, id")

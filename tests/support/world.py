@@ -240,9 +240,13 @@ class Runtime:
     async def answer(self, text: str) -> dict[str, Any]:
         """Claim the next task and complete it."""
         task = await self.claim()
-        await self.post(f"/api/tasks/{task['id']}/start")
-        await self.post(f"/api/tasks/{task['id']}/complete", {"output": text})
+        await self.report(task, "start")
+        await self.report(task, "complete", output=text)
         return task
+
+    async def report(self, task: dict[str, Any], action: str, **fields: object) -> dict[str, Any]:
+        """Say something of a claimed task in the name of its claim."""
+        return await self.post(f"/api/tasks/{task['id']}/{action}", {"attempt": task["attempt"], **fields})
 
 
 @asynccontextmanager

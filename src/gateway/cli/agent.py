@@ -3,104 +3,45 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
-from ipaddress import ip_address
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import click
-import httpx2
-import msgspec
-import structlog
-import trio
 
-from gateway import __version__
-from gateway.cli.agent_files import open_task
-from gateway.cli.agent_guard import Guard, guard_programs
-from gateway.cli.agent_process import Finished, run_program
-from gateway.cli.output import config_option, print_json
-from gateway.concurrency import finishing
-from gateway.config import load_settings
-from gateway.errors import GatewayError
-
-T = TypeVar("T")
-
-logger = structlog.get_logger(__name__)
-
-TOKEN_VARIABLE = "AGENT_TOKEN"  # noqa: S105 (the variable's name; GATEWAY_ ones belong to the daemon's configuration)
-WAIT_SECONDS = 30
-HEARTBEAT_SECONDS = 15.0
-CALL_SECONDS = 15.0
-EMPTY_CLAIM_SECONDS_MIN = 1.0
-RETRY_FIRST_SECONDS = 0.5
-RETRY_MAX_SECONDS = 30.0
-DOWNLOAD_SECONDS = 60.0
-"""One file, every try together. The server itself may take 45 s to get it."""
-DOWNLOAD_TRIES = 3
-REPORT_SECONDS = 5.0
-"""What the last report of a task gets when the drain is over."""
+from gateway.cli.agent_guard import guard_programs
+from gateway.cli.agent_instance import NAME_CHARS_MAX, hold_instance, instances_dir
+from gateway.cli.agent_privacy import (
+    SECRETS_OPTION,
+    TOKEN_VARIABLE,
+    Secrets,
+    conceal_process,
+    named_variables,
+    start_anew,
+    take_secrets,
+)
+from gateway.cli.output import config_option
 
 
-class Refused(GatewayError):
-    """The server will not talk to us at all; trying again would not help."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of the command line that are no secrets."""
 
+    servers: tuple[str, ...]
+    instance: str | None
+    concurrency: int
+    drain_seconds: float
+    config: Path | None
 
-class Rejected(GatewayError):
-    """The server said no to one call: the task is not ours any more, or not in a state for it."""
-
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
-        super().__init__(str(body.get("error", "no reason given")))
-        self.status = status
-        self.body = body
-
-
-class Runtime(msgspec.Struct):
-    id: str
-    name: str
-
-
-class ClaimAnswer(msgspec.Struct):
-    task: msgspec.Raw
-
-
-class HeartbeatAnswer(msgspec.Struct):
-    stop: list[str] = []
-
-
-class Completion(msgspec.Struct):
-    output: str
-
-
-class Failure(msgspec.Struct):
-    """Without a reason the server reads one from the error."""
-
-    error: str
-    failure_reason: str | None = None
-
-
-class TaskHead(msgspec.Struct):
-    """What the runner itself needs to know of a task; the rest is between the server and the program."""
-
-    id: str
-    attempt: int
-    deadline: Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-class ClaimedTask(msgspec.Struct):
-    """A task as it goes to the program, and how long the run may take."""
-
-    head: TaskHead
-    task: bytes
-    seconds: float
+    @property
+    def arguments(self) -> list[str]:
+        """The same, for the command line of the process that is started anew."""
+        said = [part for server in self.servers for part in ("--server", server)]
+        said += ["--concurrency", str(self.concurrency), "--drain-seconds", str(self.drain_seconds)]
+        said += [] if self.instance is None else ["--instance", self.instance]
+        return said + ([] if self.config is None else ["--config", str(self.config)])
 
 
 @click.group()
@@ -109,13 +50,35 @@ def agent() -> None:
 
 
 @agent.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--server", required=True, metavar="URL", help="The gateway's address, such as http://127.0.0.1:8420.")
+@click.option(
+    "--server",
+    "servers",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="The gateway's address, such as http://127.0.0.1:8420. Again for each further one of the same gateway: the"
+    " next is used while one is away.",
+)
 @click.option(
     "--token",
     envvar=TOKEN_VARIABLE,
     show_envvar=True,
-    required=True,
-    help="The runtime's token (gwr_...). Other users of this machine can read flags, but not variables.",
+    help="The runtime's token (gwr_...). It is moved out of flags and variables at once; until then, other users of"
+    " this machine can read flags, but not variables.",
+)
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable for the program, such as the key of its model. It gets no other, but for PATH, HOME, the"
+    " language, TZ, TMPDIR, TERM, and those of proxies and certificates.",
+)
+@click.option(
+    "--instance",
+    metavar="NAME",
+    help="What this worker is called among those of the same token, also after a restart: by it, it gets back at once"
+    " what it had. By default a name that is kept in the state directory.",
 )
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1, 64), help="Tasks at a time.")
 @click.option(
@@ -125,10 +88,20 @@ def agent() -> None:
     type=click.FloatRange(min=0),
     help="How long running programs may go on after SIGTERM.",
 )
+@click.option("--secrets-fd", type=click.IntRange(min=3), hidden=True)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @config_option
 def run(
-    *, server: str, token: str, concurrency: int, drain_seconds: float, command: tuple[str, ...], config: Path | None
+    *,
+    servers: tuple[str, ...],
+    token: str | None,
+    variables: tuple[str, ...],
+    instance: str | None,
+    concurrency: int,
+    drain_seconds: float,
+    secrets_fd: int | None,
+    command: tuple[str, ...],
+    config: Path | None,
 ) -> None:
     """Work on tasks with COMMAND until SIGTERM.
 
@@ -138,25 +111,61 @@ def run(
     A program that keeps a memory of its own by the task's chat_session_id forgets it when context_generation is higher
     than before: somebody began afresh with /new.
     """
-    from gateway.observe.log import configure_logging
-
-    # Only a file that was asked for: the daemon's own need not be readable here.
-    configure_logging(None if config is None else load_settings(config).log.format, level="INFO")
-    _check_server(server)
-    token = token.strip()
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise click.BadParameter("this is not a runtime's token (gwr_...)", param_hint="--token")
+    _set_up_logging(config)
+    for server in servers:
+        _check_server(server)
+    if instance is not None:
+        instance = _checked_instance(instance)
     if shutil.which(command[0]) is None:
         raise click.BadParameter(f"{command[0]!r} is not a program that can be run", param_hint="COMMAND")
+    options = Options(servers, instance, concurrency, drain_seconds, config)
+    if secrets_fd is None:
+        _start_anew(options, command, Secrets(_checked_token(token), _checked_variables(variables)))
+    else:
+        _work(options, command, secrets_fd)
+
+
+def _set_up_logging(config: Path | None) -> None:
+    from gateway.observe.log import configure_logging
+
+    log_format = None
+    # Only a file that was asked for: the daemon's own need not be readable here.
+    if config is not None:
+        from gateway.config import load_settings
+
+        log_format = load_settings(config).log.format
+    configure_logging(log_format, level="INFO")
+
+
+def _work(options: Options, command: tuple[str, ...], secrets_fd: int) -> None:
+    """Work as the process that was started anew. Its imports are here, so that the first one does without them."""
+    conceal_process()
+    # The guard is forked before the token is here, and from a process that has no other thread yet.
     with guard_programs() as guard:
-        programs = Programs(command, guard)
-        trio.run(_run, Connection(server.rstrip("/"), token), programs, concurrency, drain_seconds)
+        from gateway.cli.agent_worker import Programs, Terms, run_worker
+
+        try:
+            secrets = take_secrets(secrets_fd)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=SECRETS_OPTION) from error
+        with hold_instance(secrets.token, options.instance, instances_dir(os.environ)) as name:
+            terms = Terms(options.servers, name, options.concurrency, options.drain_seconds)
+            run_worker(terms, Programs(command, guard, secrets))
+
+
+def _start_anew(options: Options, command: tuple[str, ...], secrets: Secrets) -> NoReturn:
+    try:
+        start_anew(["agent", "run", *options.arguments], command, secrets)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--env") from error
 
 
 def _check_server(server: str) -> None:
     try:
         parts = urlsplit(server)
         sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query
+        # Every process of the user can read what stands on the command line.
+        sound = sound and parts.username is None and parts.password is None
         _ = parts.port
     except ValueError:
         sound = False
@@ -164,359 +173,24 @@ def _check_server(server: str) -> None:
         raise click.BadParameter("give an address such as http://127.0.0.1:8420", param_hint="--server")
 
 
-async def _run(connection: Connection, programs: Programs, concurrency: int, drain_seconds: float) -> None:
-    async with httpx2.AsyncClient(
-        base_url=connection.url,
-        headers={"Authorization": f"Bearer {connection.token}", "User-Agent": f"gateway-agent/{__version__}"},
-        timeout=CALL_SECONDS,
-        # A proxy of this machine's environment cannot reach this machine's loopback.
-        trust_env=not _is_loopback(connection.url),
-    ) as http:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await Worker(Server(http), programs, concurrency, drain_seconds).run(signals)
+def _checked_token(token: str | None) -> str:
+    if token is None:
+        raise click.UsageError(f"Missing option '--token' (env var: '{TOKEN_VARIABLE}').")
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise click.BadParameter("this is not a runtime's token (gwr_...)", param_hint="--token")
+    return token
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    url: str
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """What is run for each task, and who ends it should this process be killed."""
-
-    command: Sequence[str]
-    guard: Guard
-
-    async def run(self, stdin: bytes) -> Finished:
-        # The program is not to act in the runtime's name.
-        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
-        return await run_program(self.command, stdin, environment=environment, guard=self.guard)
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def _checked_variables(wanted: tuple[str, ...]) -> dict[str, str]:
     try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return named_variables(wanted, os.environ)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--env") from error
 
 
-class Server:
-    """The gateway's API. Calls are repeated while the server is away, at most every 30 s, until cancelled.
-
-    So they are while something else answers in its place, as a proxy does that is being set up. Raises Refused when the
-    token is not accepted, Rejected for any other no.
-    """
-
-    def __init__(self, http: httpx2.AsyncClient) -> None:
-        self._http = http
-
-    async def post(self, path: str, body: object = None) -> None:
-        """For a call whose answer says nothing that is not known."""
-        await self.ask(path, _object, body)
-
-    async def ask(
-        self, path: str, read: Callable[[httpx2.Response], T], body: object = None, *, wait_seconds: float = 0.0
-    ) -> T:
-        """What `read` makes of the answer; it raises what `_decoded` does for one that no gateway gives."""
-        failures = 0
-        while True:
-            try:
-                return read(await self._post_once(path, body, wait_seconds))
-            except (httpx2.TransportError, httpx2.DecodingError, _Away) as error:
-                failures += 1
-                pause = min(RETRY_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), RETRY_MAX_SECONDS)
-                pause *= random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, nothing secret)
-                logger.warning("server_away", reason=_reason(error), retry_seconds=round(pause, 1))
-                await trio.sleep(pause)
-
-    async def _post_once(self, path: str, body: object, wait_seconds: float) -> httpx2.Response:
-        answer = await self._http.post(
-            path,
-            content=msgspec.json.encode({} if body is None else body),
-            params={"wait_seconds": f"{wait_seconds:g}"} if wait_seconds else None,
-            headers={"Content-Type": "application/json"},
-            timeout=CALL_SECONDS + wait_seconds,
-        )
-        if answer.is_success:
-            return answer
-        if answer.status_code in {401, 403}:
-            raise Refused(f"the server does not accept this token ({answer.status_code}): {_error_text(answer)}")
-        if answer.status_code in {408, 425, 429} or answer.status_code >= 500:
-            raise _Away(f"status {answer.status_code}")
-        raise Rejected(answer.status_code, _error_body(answer))
-
-    async def download(self, task_id: str, n: int, path: Path) -> bool:
-        """Save a file of a task. False when that did not work after a few tries: a run can do without."""
-        with trio.move_on_after(DOWNLOAD_SECONDS):
-            for left in reversed(range(DOWNLOAD_TRIES)):
-                try:
-                    await self._download_once(f"/api/tasks/{task_id}/attachments/{n}", path)
-                except (httpx2.TransportError, _Away, Rejected, OSError) as error:
-                    logger.warning("attachment_not_fetched", task_id=task_id, n=n, reason=_reason(error))
-                    if left and isinstance(error, httpx2.TransportError | _Away):
-                        await trio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, nothing secret)
-                        continue
-                    return False
-                return True
-        logger.warning("attachment_not_fetched", task_id=task_id, n=n, reason=f"not within {DOWNLOAD_SECONDS:g} s")
-        return False
-
-    async def _download_once(self, url: str, path: Path) -> None:
-        async with self._http.stream("GET", url, timeout=DOWNLOAD_SECONDS) as answer:
-            if not answer.is_success:
-                await answer.aread()
-                raise (
-                    _Away(f"status {answer.status_code}")
-                    if answer.status_code >= 500
-                    else Rejected(answer.status_code, _error_body(answer))
-                )
-            with path.open("wb") as file:
-                # Written where it is read: a cancellation then meets the read, which closes the answer.
-                async for chunk in answer.aiter_raw():
-                    file.write(chunk)
-
-
-class _Away(Exception):
-    """An answer that may be another one later; never leaves Server."""
-
-
-def _decoded(content: bytes, kind: type[T]) -> T:
-    """Raises _Away for what is not JSON, or not of that shape: whoever said it is no gateway."""
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _Away("the answer is not a gateway's") from error
-
-
-def _object(answer: httpx2.Response) -> dict[str, Any]:
-    return _decoded(answer.content, dict[str, Any])
-
-
-def _error_body(answer: httpx2.Response) -> Mapping[str, Any]:
-    try:
-        return _object(answer)
-    except _Away:
-        return {}
-
-
-def _error_text(answer: httpx2.Response) -> str:
-    return str(_error_body(answer).get("error", "no reason given"))
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-class Worker:
-    """One runtime at work: claims tasks into its free slots and runs the program for each."""
-
-    def __init__(self, server: Server, programs: Programs, concurrency: int, drain_seconds: float) -> None:
-        self._server = server
-        self._programs = programs
-        self._concurrency = concurrency
-        self._drain_seconds = drain_seconds
-        self._slots = trio.Semaphore(concurrency, max_value=concurrency)
-        self._running: dict[str, trio.CancelScope] = {}
-        self._lost: set[str] = set()
-        self._claiming = trio.CancelScope()
-        self._silent = False
-        self._runtime_id = ""
-
-    async def run(self, signals: Any) -> None:
-        """Until the first signal, and then for the drain; a second signal ends everything at once.
-
-        Raises Refused when the server stops accepting the token.
-        """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._obey, signals, nursery.cancel_scope)
-            await self._work()
-            nursery.cancel_scope.cancel()
-
-    async def _obey(self, signals: Any, everything: trio.CancelScope) -> None:
-        async for _ in signals:
-            if self._claiming.cancel_called:
-                self._silent = True
-                everything.cancel()
-            self._claiming.cancel()
-
-    async def _work(self) -> None:
-        async with trio.open_nursery() as background:
-            with trio.CancelScope() as drain:
-                async with trio.open_nursery() as tasks:
-                    with self._claiming:
-                        await self._register()
-                        background.start_soon(self._keep_alive)
-                        await self._claim_forever(tasks)
-                    logger.info("draining", tasks=len(self._running), seconds=self._drain_seconds)
-                    drain.deadline = trio.current_time() + self._drain_seconds
-            background.cancel_scope.cancel()
-
-    async def _register(self) -> None:
-        description = {"kind": "agent-run", "version": __version__}
-        try:
-            runtime = await self._server.ask("/api/runtimes/register", _registered, description)
-        except Rejected as error:
-            raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
-        self._runtime_id = runtime.id
-        print_json(
-            {"event": "ready", "runtime_id": runtime.id, "runtime": runtime.name, "concurrency": self._concurrency}
-        )
-        sys.stdout.flush()
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await trio.sleep(HEARTBEAT_SECONDS)
-            await self._heartbeat()
-
-    async def _heartbeat(self) -> None:
-        """Say what is being worked on, and stop what the server has given to somebody else or cancelled."""
-        path = f"/api/runtimes/{self._runtime_id}/heartbeat"
-        try:
-            stop = await self._server.ask(path, _to_stop, {"tasks": list(self._running)})
-        except Rejected as error:
-            raise Refused(f"this runtime is not known any more ({error})") from error
-        for task_id in stop:
-            if task_id in self._running:
-                self._lost.add(task_id)
-                self._running[task_id].cancel()
-
-    async def _claim_forever(self, tasks: trio.Nursery) -> None:
-        while True:
-            await self._slots.acquire()
-            asked = trio.current_time()
-            path = f"/api/runtimes/{self._runtime_id}/tasks/claim"
-            claimed = await self._server.ask(path, _claimed, wait_seconds=WAIT_SECONDS)
-            if claimed is not None:
-                tasks.start_soon(self._run_task, claimed.head, claimed.task, claimed.seconds)
-                continue
-            self._slots.release()
-            # A server that is shutting down answers at once.
-            await trio.sleep(max(asked + EMPTY_CLAIM_SECONDS_MIN - trio.current_time(), 0))
-
-    async def _run_task(self, head: TaskHead, task: bytes, seconds: float) -> None:
-        """One task is one unit of work: however it ends, its slot is free again and the server is told if it can be."""
-        scope = self._running[head.id] = trio.CancelScope(deadline=trio.current_time() + seconds)
-        logger.info("task_started", task_id=head.id, attempt=head.attempt)
-        settled = False
-        try:
-            report = await self._outcome(head, task, scope)
-            if report is not None:
-                await self._report(head, report)
-            settled = True
-        except Rejected as error:
-            settled = True
-            logger.warning("task_given_up", task_id=head.id, reason=str(error))
-        except Refused:
-            settled = True
-            raise
-        except Exception:
-            logger.exception("task_run_failed", task_id=head.id)
-        finally:
-            # A cancellation is not always a bare Cancelled here: nurseries may have put several into a group.
-            if not settled:
-                await self._hand_back(head)
-            del self._running[head.id]
-            self._lost.discard(head.id)
-            self._slots.release()
-
-    async def _outcome(self, head: TaskHead, task: bytes, scope: trio.CancelScope) -> Completion | Failure | None:
-        """What to tell the server of a run; None when the task is not ours any more."""
-        with scope:
-            await self._heartbeat()
-            await self._start(head)
-            try:
-                async with open_task(task, partial(self._server.download, head.id)) as stdin:
-                    finished = await self._programs.run(stdin + b"\n")
-            except OSError as error:
-                return Failure(f"the program could not be started: {error}", "agent_error.runtime_missing_executable")
-            return judge_end(finished)
-        if head.id in self._lost:
-            logger.warning("task_lost", task_id=head.id)
-            return None
-        return Failure("the run went past its deadline and was stopped", "timeout")
-
-    async def _start(self, head: TaskHead) -> None:
-        try:
-            await self._server.post(f"/api/tasks/{head.id}/start")
-        except Rejected as error:
-            # The answer to an earlier try was lost: this very claim is running already.
-            if error.body.get("task_status") != "running":
-                raise
-
-    async def _report(self, head: TaskHead, report: Completion | Failure) -> None:
-        action = "complete" if isinstance(report, Completion) else "fail"
-        try:
-            await self._server.post(f"/api/tasks/{head.id}/{action}", report)
-        except Rejected as error:
-            if error.status in {404, 409} or action == "fail":
-                raise
-            refused = Failure(f"the server did not take the reply: {error}", "agent_error.empty_or_unparseable_output")
-            await self._report(head, refused)
-            return
-        logger.info("task_ended", task_id=head.id, action=action)
-
-    async def _hand_back(self, head: TaskHead) -> None:
-        """The worker ends before the program did: somebody else should try at once."""
-        if self._silent:
-            return
-        with finishing(REPORT_SECONDS) as scope:
-            try:
-                await self._report(head, Failure("its worker was stopped", "runtime_recovery"))
-            except GatewayError as error:
-                logger.warning("task_not_handed_back", task_id=head.id, reason=str(error))
-        if scope.cancelled_caught:
-            logger.warning("task_not_handed_back", task_id=head.id, reason="the server is away")
-
-
-def judge_end(finished: Finished) -> Completion | Failure:
-    """An answer, or why there is none."""
-    if finished.overflowed:
-        size = len(finished.stdout)
-        return Failure(f"the reply is too long: more than {size} bytes", "agent_error.empty_or_unparseable_output")
-    if finished.returncode == 0:
-        return Completion(finished.stdout.decode("utf-8", "replace").replace("\x00", "").rstrip())
-    tail = finished.stderr_tail.decode("utf-8", "replace").replace("\x00", "").strip()
-    return Failure(f"{_ending(finished.returncode)}\n{tail}".strip())
-
-
-def _ending(returncode: int) -> str:
-    if returncode > 0:
-        return f"the program ended with exit status {returncode}"
-    try:
-        return f"the program was ended by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"the program was ended by signal {-returncode}"
-
-
-def _registered(answer: httpx2.Response) -> Runtime:
-    """Whoever answers wrongly from the start is more likely the wrong server than one that is away."""
-    try:
-        return _decoded(answer.content, Runtime)
-    except _Away as error:
-        raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
-
-
-def _to_stop(answer: httpx2.Response) -> list[str]:
-    return _decoded(answer.content, HeartbeatAnswer).stop
-
-
-def _claimed(answer: httpx2.Response) -> ClaimedTask | None:
-    task = bytes(_decoded(answer.content, ClaimAnswer).task)
-    if task == b"null":
-        return None
-    head = _decoded(task, TaskHead)
-    return ClaimedTask(head, task, _seconds_left(head, answer))
-
-
-def _seconds_left(head: TaskHead, answer: httpx2.Response) -> float:
-    """Until the deadline, by the server's clock: this machine's may be wrong by any amount."""
-    try:
-        now = parsedate_to_datetime(answer.headers["Date"])
-    except (KeyError, ValueError):
-        now = datetime.now(UTC)
-    # A time of which nobody says the zone is read as UTC, which is what it has to be.
-    now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
-    return max((head.deadline - now).total_seconds(), 0.0)
+def _checked_instance(name: str) -> str:
+    name = name.strip()
+    if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise click.BadParameter(f"a name has 1 to {NAME_CHARS_MAX} printable characters", param_hint="--instance")
+    return name

@@ -45,8 +45,9 @@ async def run_program(
     environment: Mapping[str, str],
     guard: Guard,
     stdout_bytes_max: int = STDOUT_BYTES_MAX,
+    stderr_tail: bytearray | None = None,
 ) -> Finished:
-    """Run a program to its end.
+    """Run a program to its end. `stderr_tail` is filled as it goes, for a caller that may have to stop it.
 
     It gets a process group of its own. Cancellation ends the whole group: SIGTERM, and SIGKILL after two seconds; no
     process of it is left when this returns, and `guard` sees to it when this process is killed. Raises OSError when the
@@ -62,16 +63,16 @@ async def run_program(
         preexec_fn=guard.enlist,  # one system call, and nothing that takes a lock
     )
     try:
-        return await _converse(process, stdin, stdout_bytes_max)
+        return await _converse(process, stdin, stdout_bytes_max, bytearray() if stderr_tail is None else stderr_tail)
     finally:
         with finishing(TERMINATE_SECONDS + STRAGGLER_SECONDS):
             await _end(process)
             guard.dismiss(process.pid)
 
 
-async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int) -> Finished:
+async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int, stderr: bytearray) -> Finished:
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 (all three were asked for)
-    stdout, stderr = bytearray(), bytearray()
+    stdout = bytearray()
     overflowed = False
     try:
         async with trio.open_nursery() as nursery:

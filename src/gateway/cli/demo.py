@@ -192,6 +192,7 @@ class Stage:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         return {
             **kept,
+            "XDG_STATE_HOME": str(self.folder),
             "GATEWAY_STATE_DIR": str(self.folder / "state"),
             "GATEWAY_HTTP__BIND": f"127.0.0.1:{self.port}",
             "GATEWAY_HTTP__PUBLIC_URL": f"http://127.0.0.1:{self.port}",

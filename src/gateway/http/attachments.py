@@ -15,8 +15,11 @@ from gateway.core.attachments import content_disposition
 from gateway.errors import RejectedRequest
 from gateway.http.auth import require_runtime, require_user
 from gateway.http.places import PlaceLimits, Places
+from gateway.http.query import given, number, takes
+from gateway.http.tasks import ATTEMPT_MAX
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachments, OpenedFile, PlacedAttachment, absent
+from gateway.work.tasks import require_attempt
 
 if TYPE_CHECKING:
     from gateway.http.app import People, Services
@@ -28,9 +31,12 @@ def add_routes(app: Quart, services: Services) -> None:
     tasks, attachments = services.tasks, services.attachments
 
     @app.get("/api/tasks/<id>/attachments/<n>")
+    @takes(attempt=number(1, ATTEMPT_MAX))
     async def get_attachment(id: str, n: str) -> Response:
         runtime = await require_runtime()
         task = await tasks.find(runtime, parse_id(id, field="task_id"))
+        if (attempt := given("attempt")) is not None:
+            require_attempt(task, int(attempt))
         if attachments is None or not (n.isascii() and n.isdigit() and len(n) <= 9):
             raise RejectedRequest(404, "not_found", "no such attachment")
         return _file_response(await attachments.open(await attachments.find_of_task(task.id, int(n))))

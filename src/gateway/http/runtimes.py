@@ -15,30 +15,53 @@ from gateway.http.auth import require_runtime
 from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.http.places import Places
 from gateway.http.query import given, takes
+from gateway.http.tasks import AttemptNumber
 from gateway.ids import parse_id
 from gateway.work.attachments import Attachment
+from gateway.work.ports import Attempt
 from gateway.work.tasks import WAIT_SECONDS_MAX, Assignment
 
 if TYPE_CHECKING:
     from gateway.http.app import Services
 
+RUNNING_MAX = 1_000
+"""Tasks that one runtime may say it works on."""
 HEARTBEAT_SECONDS = 15
 """How often a runtime should be heard of; told to it when it registers."""
 
 
+class RunningTask(RuntimeBody):
+    """A claim that a runtime works on right now."""
+
+    id: UUID
+    attempt: AttemptNumber
+
+
 class RegisterBody(RuntimeBody):
-    """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays."""
+    """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays.
+
+    `instance` is one worker of several on the same token, by a name that it keeps when it is started again. Tasks that
+    it claimed before and does not name in `tasks` return to the queue.
+    """
 
     name: str | None = None
     kind: str = ""
     version: str = ""
     workspace_id: UUID | None = None
+    instance: str | None = None
+    tasks: list[RunningTask] = msgspec.field(default_factory=list)
 
 
 class HeartbeatBody(RuntimeBody):
     """`tasks`: what the runtime is working on right now, for one that wants to be told when to stop."""
 
-    tasks: list[UUID] = msgspec.field(default_factory=list)
+    tasks: list[RunningTask] = msgspec.field(default_factory=list)
+
+
+class ClaimBody(RuntimeBody):
+    """`instance`: who claims, for a worker that registered under a name."""
+
+    instance: str | None = None
 
 
 def add_routes(app: Quart, services: Services) -> None:
@@ -55,6 +78,8 @@ def add_routes(app: Quart, services: Services) -> None:
             name=None if body.name is None else _label(body.name, "name", required=True),
             kind=_label(body.kind, "kind"),
             version=_label(body.version, "version"),
+            instance=_instance(body.instance),
+            working_on=_attempts(body.tasks),
         )
         return json_response({**dataclasses.asdict(view), "heartbeat_seconds": HEARTBEAT_SECONDS})
 
@@ -62,21 +87,38 @@ def add_routes(app: Quart, services: Services) -> None:
     async def runtime_heartbeat(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(HeartbeatBody)
-        stopped = await tasks.heartbeat(runtime, parse_id(id, field="runtime_id"), body.tasks[:1000])
-        return json_response({"status": "ok", "stop": stopped})
+        stopped = await tasks.heartbeat(runtime, parse_id(id, field="runtime_id"), _attempts(body.tasks))
+        stop = [{"id": attempt.task_id, "attempt": attempt.number} for attempt in stopped]
+        return json_response({"status": "ok", "stop": stop})
 
     @app.post("/api/runtimes/<id>/tasks/claim")
     @takes(wait_seconds=_judge_wait)
     async def claim_task(id: str) -> Response:
         runtime = await require_runtime()
         wait_seconds = float(given("wait_seconds") or 0)
+        instance = _instance((await read_json(ClaimBody)).instance)
         with waits.take(runtime.runtime_id):
-            assignment = await tasks.claim(runtime, parse_id(id, field="runtime_id"), wait_seconds)
+            runtime_id = parse_id(id, field="runtime_id")
+            assignment = await tasks.claim(runtime, runtime_id, wait_seconds, instance=instance)
         return json_response({"task": None if assignment is None else task_json(assignment)})
+
+
+def _attempts(tasks: list[RunningTask]) -> list[Attempt]:
+    if len(tasks) > RUNNING_MAX:
+        message = f"{len(tasks)} tasks are named, more than {RUNNING_MAX}; use several runtimes"
+        raise RejectedRequest(400, "invalid_body", message, field="tasks")
+    return [Attempt(task.id, task.attempt) for task in tasks]
+
+
+def _instance(name: str | None) -> str | None:
+    return None if name is None else _label(name, "instance", required=True)
 
 
 def task_json(assignment: Assignment) -> dict[str, object]:
     """A claimed task as its agent reads it.
+
+    `id` and `attempt` are the identity of the claim. Everything that is said of it names both: reports, heartbeats, and
+    `?attempt=` of a download. Once the task was handed out again, the old number is refused with `attempt_over`.
 
     `text`, and with it `prompt`, begins with what others said around the message, each piece in a block of its own:
     `<recent_context count="">` (the last messages of the group or topic before this run), `<quoted_message

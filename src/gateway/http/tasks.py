@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
+import msgspec
 from quart import Quart, Response
 
 from gateway.http.auth import require_runtime
 from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.ids import parse_id
-from gateway.work.ports import Task, TaskStatus
+from gateway.work.ports import Attempt, Task, TaskStatus
 
 if TYPE_CHECKING:
     from gateway.http.app import Services
 
 
-class ProgressBody(RuntimeBody):
+ATTEMPT_MAX = 2**31 - 1
+"""The largest number that the database can keep."""
+AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=ATTEMPT_MAX)]
+"""The number that a claim gave."""
+
+
+class AttemptBody(RuntimeBody):
+    """The claim that a report is about; every report needs it."""
+
+    attempt: AttemptNumber
+
+
+class ProgressBody(AttemptBody):
     text: str
 
 
-class CompleteBody(RuntimeBody):
+class CompleteBody(AttemptBody):
+    """`stderr_tail`: the program's last words, for people who wonder why it said nothing else."""
+
     output: str
+    stderr_tail: str | None = None
 
 
-class FailBody(RuntimeBody):
+class FailBody(AttemptBody):
     error: str
     failure_reason: str | None = None
+    stderr_tail: str | None = None
 
 
 def add_routes(app: Quart, services: Services) -> None:
@@ -40,25 +57,32 @@ def add_routes(app: Quart, services: Services) -> None:
     @app.post("/api/tasks/<id>/start")
     async def start_task(id: str) -> Response:
         runtime = await require_runtime()
-        return _answer(id, await tasks.start(runtime, _id(id)))
+        body = await read_json(AttemptBody)
+        return _answer(id, await tasks.start(runtime, _attempt(id, body)))
 
     @app.post("/api/tasks/<id>/progress")
     async def report_progress(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(ProgressBody)
-        return _answer(id, await tasks.progress(runtime, _id(id), body.text))
+        return _answer(id, await tasks.progress(runtime, _attempt(id, body), body.text))
 
     @app.post("/api/tasks/<id>/complete")
     async def complete_task(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(CompleteBody)
-        return _answer(id, await tasks.complete(runtime, _id(id), body.output))
+        attempt = _attempt(id, body)
+        return _answer(id, await tasks.complete(runtime, attempt, body.output, stderr_tail=body.stderr_tail))
 
     @app.post("/api/tasks/<id>/fail")
     async def fail_task(id: str) -> Response:
         runtime = await require_runtime()
         body = await read_json(FailBody)
-        return _answer(id, await tasks.fail(runtime, _id(id), body.error, body.failure_reason))
+        attempt, tail = _attempt(id, body), body.stderr_tail
+        return _answer(id, await tasks.fail(runtime, attempt, body.error, body.failure_reason, stderr_tail=tail))
+
+
+def _attempt(task_id: str, body: AttemptBody) -> Attempt:
+    return Attempt(_id(task_id), body.attempt)
 
 
 def _id(task_id: str) -> UUID:
@@ -86,6 +110,7 @@ def _view(task: Task) -> dict[str, object]:
         "result": task.result,
         "error": task.error,
         "failure_reason": task.failure_reason,
+        "stderr_tail": task.stderr_tail,
         "available_at": task.available_at,
         "dispatched_at": task.dispatched_at,
         "started_at": task.started_at,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,16 +11,19 @@ from uuid import UUID
 import msgspec
 
 from gateway.concurrency import reached
+from gateway.errors import StoreConflict
 from gateway.ids import new_id
 from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.work.ports import (
+    Attempt,
     Claim,
     ClaimedMessage,
     ClaimedRun,
     Divide,
+    End,
     HandOut,
     JsonObject,
     LossLimits,
@@ -72,15 +75,19 @@ class PostgresTaskStore:
                 await announce(conn, "daemon:register", {"workspace_id": view.workspace_id, "runtime_id": view.id})
             return view
 
-    async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:
+    async def see_tasks(self, runtime_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
+        ids, numbers = _columns(attempts)
         async with self._pool.connection() as conn:
-            return [row[0] for row in await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=list(task_ids))]
+            rows = await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=ids, attempts=numbers)
+        return {Attempt(*row) for row in rows}
 
-    async def claim(self, runtime_id: UUID, *, messages_max: int, running_seconds: float) -> HandOut | None:
+    async def claim(
+        self, runtime_id: UUID, instance: str | None, *, messages_max: int, running_seconds: float
+    ) -> HandOut | None:
         async with self._pool.connection() as conn:
             for (agent_id,) in await _Q.claimable_agents(conn, runtime_id=runtime_id):
                 async with conn.transaction():
-                    task_id = await self._take(conn, agent_id, runtime_id, messages_max)
+                    task_id = await self._take(conn, agent_id, runtime_id, instance, messages_max)
                     if task_id is not None:
                         claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
                         if claim.kind == "autopilot":
@@ -93,11 +100,11 @@ class PostgresTaskStore:
         return None
 
     async def _take(
-        self, conn: TrioConnection[Any], agent_id: UUID, runtime_id: UUID, messages_max: int
+        self, conn: TrioConnection[Any], agent_id: UUID, runtime_id: UUID, instance: str | None, messages_max: int
     ) -> UUID | None:
         if await _Q.lock_agent(conn, agent_id=agent_id, runtime_id=runtime_id) is None:
             return None
-        task_id: UUID | None = await _Q.claim_task(conn, agent_id=agent_id, runtime_id=runtime_id)
+        task_id: UUID | None = await _Q.claim_task(conn, agent_id=agent_id, runtime_id=runtime_id, instance=instance)
         if task_id is not None:
             await _Q.take_messages(conn, task_id=task_id, messages_max=messages_max)
             await _Q.queue_the_rest(conn, id=self._mint(), task_id=task_id)
@@ -141,6 +148,22 @@ class PostgresTaskStore:
             )
             yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
 
+    @asynccontextmanager
+    async def change_orphaned(
+        self, runtime_id: UUID, instance: str, kept: Sequence[Attempt], passed_over: Sequence[UUID]
+    ) -> AsyncIterator[PostgresTaskChange | None]:
+        ids, numbers = _columns(kept)
+        async with self._pool.transaction() as conn:
+            task: Task | None = await _Q.lock_orphaned_task(
+                conn,
+                runtime_id=runtime_id,
+                instance=instance,
+                kept_ids=ids,
+                kept_attempts=numbers,
+                passed_over=list(passed_over),
+            )
+            yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
+
 
 class PostgresTaskChange:
     """Implements gateway.work.ports.TaskChange within the store's transaction."""
@@ -152,47 +175,48 @@ class PostgresTaskChange:
         self.task = task
 
     async def start(self) -> None:
-        await _Q.start_task(self._conn, task_id=self.task.id)
+        await self._change(_Q.start_task)
 
     async def record_progress(self, text: str) -> None:
-        await _Q.record_progress(self._conn, task_id=self.task.id, progress=text)
+        await self._change(_Q.record_progress, progress=text)
 
-    async def finish(
-        self,
-        status: TaskStatus,
-        *,
-        result: JsonObject | None = None,
-        error: str | None = None,
-        failure_reason: str | None = None,
-    ) -> None:
-        await _Q.finish_task(
-            self._conn,
-            task_id=self.task.id,
+    async def finish(self, status: TaskStatus, end: End) -> None:
+        result = None if end.result is None else _json(end.result)
+        await self._change(
+            _Q.finish_task,
             status=status.value,
-            result=None if result is None else _json(result),
-            error=error,
-            failure_reason=failure_reason,
+            result=result,
+            error=end.error,
+            failure_reason=end.failure_reason,
+            stderr_tail=end.stderr_tail,
         )
 
     async def note_undelivered(self, in_a_row: int) -> None:
-        await _Q.note_undelivered(self._conn, task_id=self.task.id, undelivered=in_a_row)
+        await self._change(_Q.note_undelivered, undelivered=in_a_row)
 
-    async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
+    async def requeue(self, end: End, *, delay_seconds: float = 0.0, forgiven: bool, reported: bool) -> bool:
         sibling_id = await _Q.lock_waiting_sibling(self._conn, task_id=self.task.id)
         if sibling_id is not None:
-            await _Q.pass_attempt_on(self._conn, sibling_id=sibling_id, task_id=self.task.id, attempt=attempt)
+            await _Q.pass_attempt_on(self._conn, sibling_id=sibling_id, task_id=self.task.id, forgiven=forgiven)
             await _Q.release_messages(self._conn, task_id=self.task.id)
-            await self.finish(TaskStatus.CANCELLED, error=error, failure_reason=failure_reason)
+            await self.finish(TaskStatus.CANCELLED, end)
             return False
-        await _Q.requeue_task(
-            self._conn,
-            task_id=self.task.id,
-            attempt=attempt,
+        await self._change(
+            _Q.requeue_task,
+            forgiven=forgiven,
+            reported=reported,
             delay_seconds=delay_seconds,
-            error=error,
-            failure_reason=failure_reason,
+            error=end.error,
+            failure_reason=end.failure_reason,
+            stderr_tail=end.stderr_tail,
         )
         return True
+
+    async def _change(self, statement: Callable[..., Awaitable[int]], **values: object) -> None:
+        """Run a statement that names the attempt itself: it decides, not what was read before it."""
+        task = self.task
+        if await statement(self._conn, task_id=task.id, attempt=task.attempt, **values) != 1:
+            raise StoreConflict(f"attempt {task.attempt} of task {task.id} is not what the row says any more")
 
     async def append_answer(self, text: str) -> UUID:
         message_id = self._mint()
@@ -232,6 +256,11 @@ async def announce(conn: TrioConnection[Any], event: str, fields: JsonObject) ->
 async def ring_runtime(conn: TrioConnection[Any], agent_id: UUID) -> None:
     """Wake whoever waits for work of this agent when the transaction commits."""
     await _Q.ring_runtime(conn, agent_id=agent_id)
+
+
+def _columns(attempts: Sequence[Attempt]) -> tuple[list[UUID], list[int]]:
+    """As two arrays that a statement unnests."""
+    return [attempt.task_id for attempt in attempts], [attempt.number for attempt in attempts]
 
 
 def _dispatch_fields(claim: Claim) -> JsonObject:

@@ -43,6 +43,8 @@ class Loss(StrEnum):
     """Its runtime went silent."""
     TIMEOUT = "timeout"
     """It has been running for longer than any run may."""
+    RESTARTED = "restarted"
+    """Its worker was started again, and does not work on it."""
 
 
 SILENT_SECONDS = 150.0
@@ -59,10 +61,23 @@ class LossLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """The identity of a claim: a task is handed out under each number once.
+
+    Every report gives it, so that a worker that comes back late cannot touch the run of another one.
+    """
+
+    task_id: UUID
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A task as stored, with what decisions about it need.
 
     `runtime_id` is the runtime that claimed it, None while it waits; `agent_runtime_id` the one that may claim it.
+    `attempt` is the number of the last claim, or of the next one while it waits; `forgiven` of them were never started
+    and do not count against `max_attempts`. `reported_attempt` is set while it waits because its worker gave it up.
     `language` is the workspace's, `run_seconds` the time since the claim. Only a search for lost tasks sets `loss`.
     """
 
@@ -76,11 +91,14 @@ class Task:
     chat_session_id: UUID | None
     issue_id: UUID | None
     attempt: int
+    forgiven: int
+    reported_attempt: int | None
     max_attempts: int
     progress: str | None
     result: Any
     error: str | None
     failure_reason: str | None
+    stderr_tail: str | None
     available_at: datetime
     dispatched_at: datetime | None
     started_at: datetime | None
@@ -90,6 +108,21 @@ class Task:
     language: str
     run_seconds: float | None
     loss: str | None
+
+    @property
+    def tries(self) -> int:
+        """The attempts that count against `max_attempts`, this one included."""
+        return self.attempt - self.forgiven
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended. `stderr_tail` is the end of what its program wrote there: shown to people, never logged."""
+
+    result: JsonObject | None = None
+    error: str | None = None
+    failure_reason: str | None = None
+    stderr_tail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +161,10 @@ class Claim:
     context_generation: int | None
     deadline: datetime
     run: ClaimedRun | None = None
+
+    @property
+    def identity(self) -> Attempt:
+        return Attempt(self.id, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +248,8 @@ class RuntimeView:
 class TaskChange(Protocol):
     """A task under its row lock, inside a transaction that commits when the block ends without an exception.
 
-    Announcements reach listeners after the commit, in the order in which they were made.
+    Announcements reach listeners after the commit, in the order in which they were made. Every change is made to the
+    attempt that `task` shows, and raises StoreConflict when the row has gone on to another one.
     """
 
     @property
@@ -222,23 +260,17 @@ class TaskChange(Protocol):
 
     async def record_progress(self, text: str) -> None: ...
 
-    async def finish(
-        self,
-        status: TaskStatus,
-        *,
-        result: JsonObject | None = None,
-        error: str | None = None,
-        failure_reason: str | None = None,
-    ) -> None:
+    async def finish(self, status: TaskStatus, end: End) -> None:
         """Write a terminal status."""
 
     async def note_undelivered(self, in_a_row: int) -> None:
         """So many claims of it, one after the other, were not started. Starting it begins the count anew."""
 
-    async def requeue(self, *, attempt: int, delay_seconds: float, error: str | None, failure_reason: str) -> bool:
-        """Back to the queue; False when another run already waits there.
+    async def requeue(self, end: End, *, delay_seconds: float = 0.0, forgiven: bool, reported: bool) -> bool:
+        """Back to the queue as the next attempt; False when another run already waits there.
 
-        Then that one takes over the messages and, if it has fewer, the attempts; this one is cancelled.
+        Then that one takes over the messages and, if it has fewer, the tries; this one is cancelled. `forgiven`: the
+        attempt does not count. `reported`: its own worker ended it.
         Raises StoreConflict when such a run appeared meanwhile; trying the whole change again then finds it.
         """
 
@@ -270,13 +302,16 @@ class TaskStore(Protocol):
         Raises StoreConflict when the name is taken.
         """
 
-    async def see_tasks(self, runtime_id: UUID, task_ids: Sequence[UUID]) -> list[UUID]:
+    async def see_tasks(self, runtime_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
         """The runtime works on these. Returns those that are indeed dispatched to it or running on it."""
 
-    async def claim(self, runtime_id: UUID, *, messages_max: int, running_seconds: float) -> HandOut | None:
+    async def claim(
+        self, runtime_id: UUID, instance: str | None, *, messages_max: int, running_seconds: float
+    ) -> HandOut | None:
         """Hand out the next task, dispatched to this runtime, with the waiting messages of its conversation.
 
-        None when nothing may run now. Raises StoreConflict when a concurrent change stood in the way.
+        The row says which `instance` of the runtime made the claim. None when nothing may run now. Raises StoreConflict
+        when a concurrent change stood in the way.
         """
 
     async def seconds_to_next(self, runtime_id: UUID) -> float | None:
@@ -291,3 +326,8 @@ class TaskStore(Protocol):
         self, limits: LossLimits, passed_over: Sequence[UUID]
     ) -> AbstractAsyncContextManager[TaskChange | None]:
         """The longest lost task that nobody else is changing and that is not among `passed_over`."""
+
+    def change_orphaned(
+        self, runtime_id: UUID, instance: str, kept: Sequence[Attempt], passed_over: Sequence[UUID]
+    ) -> AbstractAsyncContextManager[TaskChange | None]:
+        """The longest claimed task of that instance of the runtime that is not `kept` and not among `passed_over`."""

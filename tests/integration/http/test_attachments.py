@@ -110,6 +110,20 @@ async def test_head_tells_of_a_file_without_its_body(
     assert (await get(client, task)).content == BODY
 
 
+async def test_file_is_kept_from_an_attempt_that_is_over(
+    world: World, client: httpx2.AsyncClient, source: FakeFiles
+) -> None:
+    source.files["f"] = File(BODY, "image/png")
+    task = await claimed(world, client, "f")
+    await world.sql("update agent_task set attempt = 2")
+    for number, status, code in (
+        ("2", 200, None), ("1", 409, "attempt_over"), ("3", 409, "attempt_unknown"), ("9" * 10, 409, "attempt_unknown"),
+        *((wrong, 400, "invalid_parameter") for wrong in ("", "0", "-1", "x", "1.0", "\u0661", "9" * 11)),
+    ):  # fmt: skip
+        answer = await get(client, task, params={"attempt": number})
+        assert (answer.status_code, None if status == 200 else answer.json()["code"]) == (status, code), number
+
+
 async def test_empty_file_is_a_whole_answer(world: World, client: httpx2.AsyncClient, source: FakeFiles) -> None:
     source.files["f"] = File(b"", "text/plain")
     answer = await get(client, await claimed(world, client, "f", kind="file"))

@@ -15,6 +15,8 @@ from gateway.postgres.pool import Pool
 from support.task_http import TOKEN, USER_TOKEN, TaskServer, serving_tasks
 from support.task_world import World, hearing_events, open_world, ringing
 
+RUNNING = {"id": str(UUID(int=9)), "attempt": 1}
+
 
 @pytest.fixture
 async def world(pool: Pool) -> World:
@@ -63,13 +65,14 @@ async def test_task_from_claim_to_answer_has_the_shape_of_the_contract(
         "attempt": 1,
     }
     path = f"/api/tasks/{task['id']}"
-    assert (await client.post(f"{path}/start")).json() == {"id": task["id"], "status": "running"}
-    assert (await client.post(f"{path}/progress", json={"text": "half way"})).status_code == 200
+    first = {"attempt": 1}
+    assert (await client.post(f"{path}/start", json=first)).json() == {"id": task["id"], "status": "running"}
+    assert (await client.post(f"{path}/progress", json={**first, "text": "half way"})).status_code == 200
     assert (await client.get(path)).json()["progress"] == "half way"
     for _ in range(2):
-        answer = await client.post(f"{path}/complete", json={"output": "hi"})
+        answer = await client.post(f"{path}/complete", json={**first, "output": "hi"})
         assert (answer.status_code, answer.json()["status"]) == (200, "completed")
-    assert (await client.post(f"{path}/fail", json={"error": "late"})).json()["status"] == "completed"
+    assert (await client.post(f"{path}/fail", json={**first, "error": "late"})).json()["status"] == "completed"
     view = (await client.get(path)).json()
     assert (view["status"], view["result"], view["attempt"]) == ("completed", {"output": "hi"}, 1)
     assert await world.answers(session) == ["hi"]
@@ -137,7 +140,7 @@ async def test_register_and_heartbeat(world: World, client: httpx2.AsyncClient) 
         "heartbeat_seconds": 15,
     }
     assert (await client.post("/api/runtimes/register", json={"version": "2"})).json()["name"] == "laptop"
-    stranger = str(uuid4())
+    stranger = {"id": str(uuid4()), "attempt": 1}
     answer = await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat", json={"tasks": [stranger]})
     assert answer.json() == {"status": "ok", "stop": [stranger]}
     assert (await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat")).json() == {"status": "ok", "stop": []}
@@ -163,11 +166,39 @@ async def test_register_and_heartbeat(world: World, client: httpx2.AsyncClient) 
         ("GET", f"/api/tasks/{UUID(int=9)}", None, 404, None),
         ("GET", "/api/tasks/nonsense", None, 400, "task_id"),
         ("GET", f"/api/tasks/{UUID(int=0)}", None, 400, "task_id"),
-        ("POST", f"/api/tasks/{UUID(int=9)}/start", None, 404, None),
-        ("POST", f"/api/tasks/{UUID(int=9)}/progress", {}, 400, "text"),
-        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"output": 5}, 400, "output"),
-        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"output": "x"}, 404, None),
-        ("POST", f"/api/tasks/{UUID(int=9)}/fail", {"error": "x"}, 404, None),
+        ("POST", "/api/runtimes/register", {"instance": " "}, 400, "instance"),
+        ("POST", "/api/runtimes/register", {"instance": "x", "tasks": [{"id": "x", "attempt": 1}]}, 400, "tasks[0].id"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {"tasks": [RUNNING] * 1001}, 400, "tasks"),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {"tasks": [RUNNING] * 1000}, 404, None),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/heartbeat", {"tasks": [str(UUID(int=9))]}, 400, "tasks[0]"),
+        (
+            "POST",
+            f"/api/runtimes/{UUID(int=9)}/heartbeat",
+            {"tasks": [{"id": str(UUID(int=9))}]},
+            400,
+            "tasks[0].attempt",
+        ),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim", {"instance": "x\n"}, 404, None),
+        ("POST", f"/api/runtimes/{UUID(int=9)}/tasks/claim", {"instance": "x\ny"}, 400, "instance"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", None, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": 1, "newer": True}, 404, None),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": "1"}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": True}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": 1.5}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": None}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": 0}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": -1}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": 2**31}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/start", {"attempt": 10**30}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/progress", {"text": "x"}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/progress", {"attempt": 1}, 400, "text"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"output": "x"}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"attempt": 1}, 400, "output"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"attempt": 1, "output": 5}, 400, "output"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/complete", {"attempt": 1, "output": "x"}, 404, None),
+        ("POST", f"/api/tasks/{UUID(int=9)}/fail", {"error": "x"}, 400, "attempt"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/fail", {"attempt": 1}, 400, "error"),
+        ("POST", f"/api/tasks/{UUID(int=9)}/fail", {"attempt": 1, "error": "x"}, 404, None),
     ],
 )
 async def test_bad_request_is_answered_with_what_is_wrong(
@@ -178,9 +209,51 @@ async def test_bad_request_is_answered_with_what_is_wrong(
     assert answer.json()["code"]
 
 
+async def test_attempt_that_is_over_is_a_conflict_that_says_where_the_task_is(
+    world: World, client: httpx2.AsyncClient
+) -> None:
+    session = await world.add_session()
+    await world.say(session, "hello")
+    task = await claim(client, world)
+    path, old = f"/api/tasks/{task['id']}", {"attempt": task["attempt"]}
+    await client.post(f"{path}/start", json=old)
+    await world.silence_runtime()
+    assert await world.service.return_lost() == 1
+    assert (await claim(client, world))["attempt"] == 2
+    for action, fields in (
+        ("start", {}), ("progress", {"text": "x"}), ("complete", {"output": "late"}), ("fail", {"error": "late"}),
+    ):  # fmt: skip
+        answer = await client.post(f"{path}/{action}", json={**old, **fields})
+        assert (answer.status_code, answer.json()["code"], answer.json()["attempt"]) == (409, "attempt_over", 2)
+        assert answer.json()["task_status"] == "dispatched"
+    both = [{"id": task["id"], "attempt": number} for number in (1, 2)]
+    answer = await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat", json={"tasks": both})
+    assert answer.json() == {"status": "ok", "stop": both[:1]}
+    new = {"attempt": 2}
+    assert (await client.post(f"{path}/start", json=new)).status_code == 200
+    done = {**new, "output": "", "stderr_tail": "no key", "of a newer worker": True}
+    assert (await client.post(f"{path}/complete", json=done)).status_code == 200
+    view = (await client.get(path)).json()
+    assert (view["status"], view["attempt"], view["stderr_tail"]) == ("completed", 2, "no key")
+
+
+async def test_instance_that_registers_gets_back_what_it_had(world: World, client: httpx2.AsyncClient) -> None:
+    path = f"/api/runtimes/{world.runtime_id}/tasks/claim"
+    tasks = []
+    for instance in ("a", "a", "b"):
+        await world.say(await world.add_session(), "hello")
+        tasks.append((await client.post(path, json={"instance": instance})).json()["task"])
+    kept = [{"id": tasks[0]["id"], "attempt": 1}]
+    assert (await client.post("/api/runtimes/register", json={"instance": "a", "tasks": kept})).status_code == 200
+    states = [(await client.get(f"/api/tasks/{task['id']}")).json()["status"] for task in tasks]
+    assert states == ["dispatched", "queued", "dispatched"]
+    again = (await client.post(path, json={"instance": "a"})).json()["task"]
+    assert (again["id"], again["attempt"]) == (tasks[1]["id"], 2)
+
+
 async def test_wrong_status_is_a_conflict_that_names_it(world: World, client: httpx2.AsyncClient) -> None:
     task_id = await world.say(await world.add_session(), "hello", window=60)
-    answer = await client.post(f"/api/tasks/{task_id}/complete", json={"output": "x"})
+    answer = await client.post(f"/api/tasks/{task_id}/complete", json={"attempt": 1, "output": "x"})
     assert (answer.status_code, answer.json()["task_status"]) == (409, "queued")
 
 

@@ -1,0 +1,338 @@
+"""The gateway's API as `agent run` calls it: several addresses of one gateway, and patience with what is in between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx2
+import msgspec
+import structlog
+import trio
+
+from gateway import __version__
+from gateway.errors import GatewayError
+
+T = TypeVar("T")
+
+logger = structlog.get_logger(__name__)
+
+CALL_SECONDS = 15.0
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""A task with all its messages fits many times over; what goes on after it comes from something else."""
+RETRY_FIRST_SECONDS = 0.5
+RETRY_MAX_SECONDS = 30.0
+DOWNLOAD_SECONDS = 60.0
+"""One file, every try together. The server itself may take 45 s to get it."""
+DOWNLOAD_TRIES = 3
+
+
+class Refused(GatewayError):
+    """The server will not talk to us at all; trying again would not help."""
+
+
+class Rejected(GatewayError):
+    """The server said no to one call: the task is not ours any more, or not in a state for it."""
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        super().__init__(str(body.get("error", "no reason given")))
+        self.status = status
+        self.body = body
+
+
+class Runtime(msgspec.Struct):
+    id: UUID
+    name: str
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """The identity of a claim. Reports, and the lists of a heartbeat, are made of these."""
+
+    id: UUID
+    attempt: int
+
+
+class TaskHead(msgspec.Struct, frozen=True):
+    """The part of a task that the worker needs; the rest is between the server and the program."""
+
+    id: UUID
+    attempt: int
+    deadline: Annotated[datetime, msgspec.Meta(tz=True)]
+
+    @property
+    def key(self) -> Claimed:
+        return Claimed(self.id, self.attempt)
+
+
+class ClaimedTask(msgspec.Struct, frozen=True):
+    """A task as it goes to the program, and how long the run may take."""
+
+    head: TaskHead
+    task: bytes
+    seconds: float
+
+
+class _ClaimAnswer(msgspec.Struct):
+    task: msgspec.Raw
+
+
+class _Reported(msgspec.Struct):
+    status: str
+
+
+class _HeartbeatAnswer(msgspec.Struct):
+    stop: list[Claimed] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, read to its end. `date` is the header of that name."""
+
+    status: int
+    content: bytes
+    date: str = ""
+
+
+class _Away(Exception):
+    """An answer that may be another one later; never leaves Server."""
+
+
+class _Stranger(_Away):
+    """An answer that no gateway gives: something else listens at the address, for now or for ever."""
+
+
+class Server:
+    """One gateway behind one or several addresses, all for the same token.
+
+    Calls go to one address for as long as it answers, and then to the next. They are repeated while none answers, at
+    most every 30 s, until cancelled; so they are while something else answers in a gateway's place, as a proxy does
+    that is being set up. Raises Refused when a gateway does not accept the token, Rejected for any other no of a
+    gateway.
+    """
+
+    def __init__(self, clients: Sequence[httpx2.AsyncClient]) -> None:
+        self._clients = clients
+        self._current = 0
+
+    async def register(self, description: Mapping[str, object]) -> Runtime:
+        """Raises Refused also when none of the addresses is a gateway's: from the start that is rather a mistake."""
+        try:
+            return await self._ask("/api/runtimes/register", _registered, description, expected=True)
+        except Rejected as error:
+            raise Refused(f"this server does not register the runtime ({error.status}): {error}") from error
+
+    async def heartbeat(self, runtime_id: UUID, tasks: Sequence[Claimed]) -> list[Claimed]:
+        """Say what is worked on. Returns what must be stopped: it was cancelled, or given to another worker."""
+        try:
+            return await self._ask(f"/api/runtimes/{runtime_id}/heartbeat", _to_stop, {"tasks": tasks})
+        except Rejected as error:
+            raise Refused(f"this runtime is not known any more ({error})") from error
+
+    async def claim(self, runtime_id: UUID, instance: str, wait_seconds: float) -> ClaimedTask | None:
+        path = f"/api/runtimes/{runtime_id}/tasks/claim"
+        try:
+            return await self._ask(path, _claimed, {"instance": instance}, wait_seconds=wait_seconds)
+        except Rejected as error:
+            raise Refused(f"this runtime may not claim any more ({error})") from error
+
+    async def report(self, claimed: Claimed, action: str, **fields: object) -> str:
+        """Say something of a task in the name of its claim. Returns the status that the task has now."""
+        body = {"attempt": claimed.attempt, **fields}
+        return await self._ask(f"/api/tasks/{claimed.id}/{action}", _status, body)
+
+    async def _ask(
+        self,
+        path: str,
+        read: Callable[[Answer], T],
+        body: Mapping[str, object],
+        *,
+        wait_seconds: float = 0.0,
+        expected: bool = False,
+    ) -> T:
+        """Call until a gateway answers. Returns the answer as `read` understands it, which raises _Stranger for others.
+
+        `expected`: a gateway is expected at one of the addresses right now. Raises Refused when there is none.
+        """
+        failures, strangers = 0, 0
+        while True:
+            at = self._current
+            try:
+                return read(await self._post_once(at, path, body, wait_seconds))
+            except (httpx2.HTTPError, httpx2.StreamError, trio.TooSlowError, _Away) as error:
+                failures += 1
+                strangers = strangers + 1 if isinstance(error, _Stranger) else 0
+                if expected and strangers >= len(self._clients):
+                    raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
+                self._move_on(at)
+                pause = self._pause(failures)
+                server = str(self._clients[at].base_url)
+                logger.warning("server_away", server=server, reason=_reason(error), retry_seconds=round(pause, 1))
+                await trio.sleep(pause)
+
+    def _move_on(self, from_: int) -> None:
+        """To the next address, unless another call has gone on already."""
+        if self._current == from_:
+            self._current = (from_ + 1) % len(self._clients)
+
+    def _pause(self, failures: int) -> float:
+        """None until every address was tried."""
+        rounds, left = divmod(failures, len(self._clients))
+        if left:
+            return 0.0
+        pause = min(RETRY_FIRST_SECONDS * 2.0 ** min(rounds - 1, 10), RETRY_MAX_SECONDS)
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, nothing secret)
+
+    async def _post_once(self, at: int, path: str, body: Mapping[str, object], wait_seconds: float) -> Answer:
+        seconds = CALL_SECONDS + wait_seconds
+        # The client's own limit is for one read, and an answer may come byte by byte.
+        with trio.fail_after(2 * seconds):
+            async with self._clients[at].stream(
+                "POST",
+                path,
+                content=msgspec.json.encode(body),
+                params={"wait_seconds": f"{wait_seconds:g}"} if wait_seconds else None,
+                headers={"Content-Type": "application/json"},
+                timeout=seconds,
+            ) as response:
+                answer = await _read(response)
+        if response.is_success:
+            return answer
+        raise _refusal(answer)
+
+    async def download(self, claimed: Claimed, n: int, path: Path) -> bool:
+        """Save a file of a task. False when that did not work after a few tries: a run can do without."""
+        with trio.move_on_after(DOWNLOAD_SECONDS):
+            for left in reversed(range(max(DOWNLOAD_TRIES, len(self._clients)))):
+                at = self._current
+                try:
+                    await self._download_once(at, claimed, n, path)
+                except (httpx2.HTTPError, httpx2.StreamError, _Away, GatewayError, OSError) as error:
+                    logger.warning("attachment_not_fetched", task_id=str(claimed.id), n=n, reason=_reason(error))
+                    if not left or isinstance(error, GatewayError | OSError):
+                        return False
+                    self._move_on(at)
+                    await trio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, nothing secret)
+                else:
+                    return True
+        logger.warning(
+            "attachment_not_fetched", task_id=str(claimed.id), n=n, reason=f"not within {DOWNLOAD_SECONDS:g} s"
+        )
+        return False
+
+    async def _download_once(self, at: int, claimed: Claimed, n: int, path: Path) -> None:
+        url = f"/api/tasks/{claimed.id}/attachments/{n}"
+        query = {"attempt": str(claimed.attempt)}
+        async with self._clients[at].stream("GET", url, params=query, timeout=DOWNLOAD_SECONDS) as response:
+            if not response.is_success:
+                raise _refusal(await _read(response))
+            with path.open("wb") as file:
+                # Written where it is read: a cancellation then meets the read, which closes the answer.
+                async for chunk in response.aiter_raw():
+                    file.write(chunk)
+
+
+@asynccontextmanager
+async def open_server(urls: Sequence[str], token: str) -> AsyncIterator[Server]:
+    async with AsyncExitStack() as stack:
+        clients = [
+            httpx2.AsyncClient(
+                base_url=url.rstrip("/"),
+                headers={"Authorization": f"Bearer {token}", "User-Agent": f"gateway-agent/{__version__}"},
+                timeout=CALL_SECONDS,
+                # A proxy of this machine's environment cannot reach this machine's loopback.
+                trust_env=not is_loopback(url),
+            )
+            for url in urls
+        ]
+        for client in clients:
+            await stack.enter_async_context(client)
+        yield Server(clients)
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _read(response: httpx2.Response) -> Answer:
+    content = bytearray()
+    async with aclosing(response.aiter_bytes()) as chunks:
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > ANSWER_BYTES_MAX:
+                raise _Stranger(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
+    return Answer(response.status_code, bytes(content), response.headers.get("Date", ""))
+
+
+def _refusal(answer: Answer) -> Exception:
+    """Judge an answer that is no success. Only a gateway's own error is taken for a no."""
+    if answer.status in {408, 425, 429} or answer.status >= 500:
+        return _Away(f"status {answer.status}")
+    try:
+        body = _object(answer)
+    except _Stranger:
+        body = {}
+    if not isinstance(body.get("code"), str) or "error" not in body:
+        return _Stranger(f"status {answer.status}, and not from a gateway")
+    if answer.status in {401, 403}:
+        return Refused(f"the server does not accept this token ({answer.status}): {body['error']}")
+    return Rejected(answer.status, body)
+
+
+def decoded(content: bytes, kind: type[T]) -> T:
+    """Decode an answer. Raises _Stranger unless it is JSON of that shape: a gateway gives no other."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Stranger("the answer is not a gateway's") from error
+
+
+def _object(answer: Answer) -> dict[str, Any]:
+    return decoded(answer.content, dict[str, Any])
+
+
+def _status(answer: Answer) -> str:
+    return decoded(answer.content, _Reported).status
+
+
+def _registered(answer: Answer) -> Runtime:
+    return decoded(answer.content, Runtime)
+
+
+def _to_stop(answer: Answer) -> list[Claimed]:
+    return decoded(answer.content, _HeartbeatAnswer).stop
+
+
+def _claimed(answer: Answer) -> ClaimedTask | None:
+    task = bytes(decoded(answer.content, _ClaimAnswer).task)
+    if task == b"null":
+        return None
+    head = decoded(task, TaskHead)
+    return ClaimedTask(head, task, seconds_left(head, answer.date))
+
+
+def seconds_left(head: TaskHead, date: str) -> float:
+    """Until the deadline, by the server's clock: this machine's may be wrong by any amount."""
+    try:
+        now = parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        now = datetime.now(UTC)
+    # HTTP dates are in UTC, also where the zone is left out.
+    now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
+    return max((head.deadline - now).total_seconds(), 0.0)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
