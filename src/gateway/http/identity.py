@@ -18,8 +18,6 @@ from gateway.work.accounts import SESSION_SECONDS
 if TYPE_CHECKING:
     from gateway.http.app import People
 
-LOGIN_BYTES_MAX = 16_384
-
 
 class LoginBody(msgspec.Struct):
     email: str
@@ -33,13 +31,18 @@ class SignIn:
         self._people = people
         self._throttle = throttle
 
+    def require_budget(self) -> None:
+        """Raises RejectedRequest (429) for an address that tried too often. It needs nothing of the body."""
+        self._throttle.check(self._address())
+
     async def attempt(self, email: str, password: str) -> str:
         """The secret of a new session. Raises RejectedRequest: 429 for too many attempts, 401 for a wrong pair."""
-        address = client_address(
-            request.remote_addr, request.headers.get("X-Forwarded-For"), self._people.trusted_proxies
-        )
-        self._throttle.admit(throttle_key(address), email)
+        self._throttle.admit(self._address(), email)
         return await self._people.accounts.sign_in(email, password)
+
+    def _address(self) -> str:
+        forwarded = request.headers.get("X-Forwarded-For")
+        return throttle_key(client_address(request.remote_addr, forwarded, self._people.trusted_proxies))
 
 
 def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
@@ -48,7 +51,8 @@ def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
     @app.post("/api/auth/login")
     async def login() -> Response:
         sessions.refuse_foreign_origin()
-        body = await read_json(LoginBody, LOGIN_BYTES_MAX)
+        sign_in.require_budget()
+        body = await read_json(LoginBody)
         secret = await sign_in.attempt(body.email, body.password)
         response = json_response({"signed_in": True}, headers={"Cache-Control": "no-store"})
         sessions.start(response, secret, SESSION_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import NoReturn
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -23,10 +24,17 @@ class Throttle:
         self._attempts = attempts
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
+    def check(self, limit: RateLimitItem, kind: str, key: str) -> None:
+        """Raises RejectedRequest (429) when the limit is reached; counts nothing."""
+        if not self._limiter.test(limit, kind, key):
+            self._refuse(limit, kind, key)
+
     def count(self, limit: RateLimitItem, kind: str, key: str) -> None:
         """Raises RejectedRequest (429) beyond the limit, with the whole seconds (at least one) until the next try."""
-        if self._limiter.hit(limit, kind, key):
-            return
+        if not self._limiter.hit(limit, kind, key):
+            self._refuse(limit, kind, key)
+
+    def _refuse(self, limit: RateLimitItem, kind: str, key: str) -> NoReturn:
         reset = self._limiter.get_window_stats(limit, kind, key).reset_time
         seconds = max(1, math.ceil(reset - time.time()))
         message = f"too many {self._attempts}; try again in {seconds} s"
@@ -40,6 +48,10 @@ class LoginThrottle:
         self._throttle = Throttle("attempts to sign in")
         self._per_address = per_address
         self._per_email = per_email
+
+    def check(self, address: str) -> None:
+        """Judge an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does."""
+        self._throttle.check(self._per_address, "address", address)
 
     def admit(self, address: str, email: str) -> None:
         """Raises RejectedRequest (429) as `Throttle.count` does."""

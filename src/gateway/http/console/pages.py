@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quart import Quart, Response, redirect, request
 
 from gateway.errors import RejectedRequest
-from gateway.http.console.language import LANGUAGES, choose_language, words_of
+from gateway.http.console.language import LANGUAGES, accepted_languages, choose_language, words_of
+from gateway.http.requests import read_form
 from gateway.http.session import Sessions, session_secret
 from gateway.ids import token_hash
 from gateway.work.accounts import SESSION_SECONDS
@@ -74,10 +75,13 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
 
     @app.post(LOGIN_PATH)
     async def login_form() -> Any:
-        form = await request.form
-        target, email = local_path(form.get("next", "")), form.get("email", "")
+        # Where to go next stands in the address too: what is refused here is refused before the form is read.
+        target, email = local_path(request.args.get("next", "")), ""
         try:
             sessions.require_same_origin()
+            sign_in.require_budget()
+            form = await read_form()
+            target, email = local_path(form.get("next", "")) or target, form.get("email", "")
             secret = await sign_in.attempt(email, form.get("password", ""))
         except RejectedRequest as refusal:
             return _login(target, email=email, refusal=refusal)
@@ -116,7 +120,7 @@ def _add_bind(app: Quart, people: People, sessions: Sessions) -> None:
 
     @app.post(BIND_PATH)
     async def bind_form() -> Response:
-        form = await request.form
+        form = await read_form()
         token, user_id = form.get("token", "").strip(), await sessions.signed_in()
         if user_id is None:
             return page(token, "needs_auth") if token else page("", "missing", status=400)
@@ -161,7 +165,7 @@ def local_path(text: str) -> str:
 def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
     """A page in the reader's language. `path` and `here` are its own address, for the links to other languages."""
     asked = request.args.get("lang")
-    language = choose_language(asked, request.accept_languages.values())
+    language = choose_language(asked, accepted_languages(request.headers.get("Accept-Language", "")))
     path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}
     titles = [title.get(language, title["en"]) for title in values.pop("platforms", ())]
     lang = {} if asked is None else {"lang": language}
