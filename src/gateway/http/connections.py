@@ -1,8 +1,8 @@
 """Connections of HTTP clients: HTTP/1.1 alone, bounded in what they may say, and closed as soon as their client left.
 
 hypercorn speaks the protocol. What is ours is what it leaves open: it would answer `Upgrade: h2c` and a preface of
-HTTP/2, take Content-Length together with Transfer-Encoding, keep the socket of a client that left for as long as an idle
-one, and end the process with whatever one connection raises.
+HTTP/2, take Content-Length together with Transfer-Encoding, keep the socket of a client that left for as long as an
+idle one, and end the process with whatever one connection raises.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class _Protocol(H11Protocol):
 
 
 class _BoundedHeads(h11.Connection):
-    """Refuses a request by its head before h11 has spent time on each line, and framing that two could read in two ways."""
+    """Refuses a large head before h11 has spent time on each of its lines, and a body that can be read in two ways."""
 
     def next_event(self) -> Any:
         if self.their_state is h11.IDLE:

@@ -98,7 +98,7 @@ def _login(target: str, *, email: str = "", person: User | None = None, refusal:
     response = render_page(
         "login.html", status, "same-origin",
         target=target, email=email, person=person, complaint=complaint, seconds=seconds, here={"next": target},
-        path=LOGIN_PATH,
+        kept={"next": target} if target else {}, path=LOGIN_PATH,
     )  # fmt: skip
     if seconds:
         response.headers["Retry-After"] = str(seconds)
@@ -163,12 +163,17 @@ def local_path(text: str) -> str:
 
 
 def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
-    """A page in the reader's language. `path` and `here` are its own address, for the links to other languages."""
+    """A page in the reader's language.
+
+    `path` and `here` are its own address, for the links to other languages; `kept` is what the address of its form has
+    too, for when the form is refused unread.
+    """
     asked = request.args.get("lang")
     language = choose_language(asked, accepted_languages(request.headers.get("Accept-Language", "")))
     path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}
     titles = [title.get(language, title["en"]) for title in values.pop("platforms", ())]
     lang = {} if asked is None else {"lang": language}
+    kept = values.pop("kept", {})
     back = {"next": f"{path}?{urlencode(here | lang)}"}
     text = _pages.get_template(template).render(
         words=words_of(language),
@@ -180,7 +185,7 @@ def render_page(template: str, status: int, referrer_policy: str, **values: Any)
             if code != language
         ],
         sign_in=f"{LOGIN_PATH}?{urlencode(back | lang)}",
-        action=f"{path}?{urlencode(lang)}" if lang else path,
+        action=f"{path}?{urlencode(kept | lang)}" if kept or lang else path,
         **values,
     )
     headers = {**_HEADERS, "Referrer-Policy": referrer_policy, "Content-Language": language}
