@@ -9,10 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import pytest
 import trio
 
-from gateway.work.accounts import Accounts
 from support.processes import GatewayProcess
 from support.world import Bot, World
 
@@ -68,7 +66,6 @@ async def slowest_ack(world: World, bot: Bot, daemon: GatewayProcess, count: int
             await said.event.settled()
         assert len(said.event.pushes) == 1
         slowest = max(slowest, said.event.pushes[0].latency_ms)
-    print("ACK", slowest)
     assert daemon.returncode is None
     return slowest
 
@@ -76,7 +73,6 @@ async def slowest_ack(world: World, bot: Bot, daemon: GatewayProcess, count: int
 async def ends_well(world: World, daemon: GatewayProcess, *, within: float) -> None:
     began = trio.current_time()
     assert await daemon.terminate(within + 20) == 0
-    print("ENDED", trio.current_time() - began)
     assert trio.current_time() - began < within
     assert await world.value("select count(*) from channel_installation where ws_lease_token is not null") == 0
     assert "drain_abandoned" not in daemon.log

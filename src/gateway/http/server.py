@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 BACKLOG = 1024
 GRACEFUL_SECONDS = 10.0
-UNSENT_SECONDS = 0.5
+UNSENT_SECONDS = 0.3
 """After a stop, how long a client has to send the rest of its request."""
 STALLED_READER_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 30.0

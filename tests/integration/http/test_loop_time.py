@@ -201,6 +201,7 @@ async def meter() -> AsyncIterator[LoopMeter]:
 
 
 async def test_no_stranger_holds_the_loop(daemon: Daemon, meter: LoopMeter) -> None:
+    assert set(daemon.app.bounds) <= {rule for _, rule in routes(daemon.app)}, "a bound for a route that is gone"
     attack = Attack(daemon, meter)
     # Imports, templates and connections of the database come with the first request of each route.
     for method, rule in routes(daemon.app):
