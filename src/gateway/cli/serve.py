@@ -46,10 +46,10 @@ def serve(
     configure_logging(settings.log.format, level=settings.log.level.upper())
     raise_descriptor_limit()
     trio.run(_serve, settings)
-    _leave()
+    _exit_now()
 
 
-def _leave() -> NoReturn:
+def _exit_now() -> NoReturn:
     """End the process, now that everything is closed.
 
     To take its modules apart costs Python up to a second, in which whoever restarts the daemon waits for nothing.

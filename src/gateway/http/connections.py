@@ -7,6 +7,7 @@ idle one, and end the process with whatever one connection raises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,13 +29,16 @@ _log = structlog.get_logger(__name__)
 
 READ_BYTES = 16_384
 HEAD_BYTES_MAX = 16_384
-HEAD_LINES_MAX = 101
-"""The request line and a hundred header fields."""
+HEAD_FIELDS_MAX = 100
 LINGER_SECONDS = 1.0
 LINGER_BYTES_MAX = 1_048_576
+LINGER_READ_BYTES = 262_144
 """What of an unread body is still taken after the answer: to close at once would reset the answer away."""
 DISCONNECT_SECONDS = 1.0
 """How long a request may take to learn that its connection is over."""
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_TARGET = re.compile(rb"/|\*$|https?://[^\[\]/?]+(/|$)")
+"""A path, `OPTIONS *`, or the whole address that a proxy is asked for: Quart fails at some of the others."""
 _UNREAD = frozenset({h11.IDLE, h11.SEND_BODY, h11.ERROR})
 """The client's states, as h11 names them, in which it may be sending what nobody reads."""
 
@@ -169,7 +173,7 @@ class Connection(TCPServer):
         room = LINGER_BYTES_MAX
         with self._reading:
             try:
-                while data := await self.stream.receive_some(READ_BYTES):
+                while data := await self.stream.receive_some(LINGER_READ_BYTES if self._lingers else READ_BYTES):
                     if not self._lingers:
                         await self.protocol.handle(RawData(bytes(data)))
                         continue
@@ -223,21 +227,23 @@ class _BoundedHeads(h11.Connection):
             _refuse_large_head(self.trailing_data[0])
         event = super().next_event()
         if isinstance(event, h11.Request):
-            _refuse_ambiguous(event)
+            _refuse_unreadable(event)
         return event
 
 
 def _refuse_large_head(data: bytes) -> None:
-    end = data.find(b"\n\r\n")
-    head = data if end < 0 else data[:end]
-    if len(head) > HEAD_BYTES_MAX or head.count(b"\n") > HEAD_LINES_MAX:
-        message = f"a request's head may have {HEAD_BYTES_MAX} bytes and {HEAD_LINES_MAX - 1} fields"
+    end = _BLANK_LINE.search(data)
+    head = data if end is None else data[: end.start()]
+    if len(head) > HEAD_BYTES_MAX or head.count(b"\n") > HEAD_FIELDS_MAX:
+        message = f"a request's head may have {HEAD_BYTES_MAX} bytes and {HEAD_FIELDS_MAX} fields"
         raise h11.RemoteProtocolError(message, error_status_hint=431)
 
 
-def _refuse_ambiguous(request: h11.Request) -> None:
+def _refuse_unreadable(request: h11.Request) -> None:
+    if request.http_version not in {b"1.0", b"1.1"}:
+        raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
     names = {name for name, _ in request.headers}
     if b"content-length" in names and b"transfer-encoding" in names:
         raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding", error_status_hint=400)
-    if request.http_version not in {b"1.0", b"1.1"}:
-        raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
+    if _TARGET.match(request.target) is None:
+        raise h11.RemoteProtocolError("a request's target begins with /", error_status_hint=400)

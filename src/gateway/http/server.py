@@ -69,19 +69,19 @@ async def serve_http(
     with listening:
         url = _url(listening)
         asgi = ASGIWrapper(_undisturbed(app))
-        door = _Door(listening, asgi, _config(keep_alive_seconds), context, connections)
+        acceptor = _Acceptor(listening, asgi, _config(keep_alive_seconds), context, connections)
         async with trio.open_nursery() as clients:
             try:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(door.accept_all, clients)
+                    accepting.start_soon(acceptor.accept_all, clients)
                     task_status.started(url)
                     await stop.wait()
                     accepting.cancel_scope.cancel()
-                door.close()
+                acceptor.close()
                 await context.terminated.set()
                 await _drain(connections, graceful_seconds)
             finally:
-                door.close()
+                acceptor.close()
                 connections.close_all()
                 clients.cancel_scope.cancel()
 
@@ -142,7 +142,7 @@ def _url(listener: socket.socket) -> str:
     return url_of(name[0], name[1]) if isinstance(name, tuple) else f"unix:{name}"
 
 
-class _Door:
+class _Acceptor:
     """What accepts connections, until it is closed."""
 
     def __init__(
@@ -183,14 +183,16 @@ class _Door:
 
     async def _turn_away(self, reason: str) -> None:
         """Close a connection that there is no descriptor for, by means of the one that is kept for this."""
-        if self._reserve is None:
-            await trio.sleep(ACCEPT_AGAIN_SECONDS)
-        self._give_reserve()
-        with suppress(OSError):
-            refused, _ = self._listening.accept()
-            refused.close()
-        self._take_reserve()
         self._note_full(reason)
+        if self._reserve is None:
+            # The rest of the process was quicker, and took the place of the last connection that was turned away.
+            await trio.sleep(ACCEPT_AGAIN_SECONDS)
+        else:
+            self._give_reserve()
+            with suppress(OSError):
+                refused, _ = self._listening.accept()
+                refused.close()
+        self._take_reserve()
 
     def _take_reserve(self) -> None:
         with suppress(OSError):

@@ -165,6 +165,21 @@ async def test_body_whose_end_is_ambiguous_is_refused_and_nothing_after_it_is_re
     assert answer.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.parametrize("target", [b"?x", b"quick", b"x:443", b"http://[", b"http://", b"*a"])
+async def test_target_that_is_no_path_is_400(target: bytes) -> None:
+    async with serving() as port:
+        answer = await said(port, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("target", [b"/quick", b"http://x/quick", b"https://x:1/quick?a=b"])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+async def test_target_may_be_a_path_or_a_whole_address(target: bytes, end: bytes) -> None:
+    async with serving() as port:
+        head = end.join([b"GET " + target + b" HTTP/1.1", b"Host: x", b"Connection: close"])
+        assert (await said(port, head + end + end)).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("head", [b"a: b\r\n" * 200, b"a: " + b"b" * 20_000 + b"\r\n", b"a:\r\n" * 16_000])
 async def test_head_above_the_bound_is_refused(head: bytes) -> None:
     async with serving() as port:
