@@ -118,6 +118,33 @@ async def test_daemon_without_work_ends_within_a_second_whoever_is_connected(wor
         await ends_well(world, daemon, within=1)
 
 
+async def test_strangers_get_one_protocol_one_meaning_and_no_descriptor_for_long(world: World) -> None:
+    async with world.daemon() as daemon:
+        page = "GET /login HTTP/1.1\r\nHost: evil.example\r\nConnection: close"
+        assert (await ask(daemon.url, page)).startswith(b"HTTP/1.1 200")
+        before = descriptors(daemon.pid)
+        for _ in range(50):
+            async with await connect(daemon.url) as stream:
+                await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+        with trio.fail_after(5):
+            while descriptors(daemon.pid) > before:
+                await trio.sleep(0.01)
+        upgrade = (
+            page.replace("close", "close, Upgrade, HTTP2-Settings") + "\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"
+        )
+        assert (await ask(daemon.url, upgrade)).startswith(b"HTTP/1.1 200")
+        assert (await ask(daemon.url, "PRI * HTTP/2.0", b"SM\r\n\r\n")).startswith(b"HTTP/1.1 505")
+        framed = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked"
+        assert (await ask(daemon.url, framed, b"0\r\n\r\n")).startswith(b"HTTP/1.1 400")
+        for path in ("//evil.example/", "/login/", "/issues/ACM-1", "//login"):
+            answer = await ask(daemon.url, page.replace("/login", path))
+            assert b"evil.example" not in answer.partition(b"\r\n\r\n")[0].replace(b"%2F", b"/").lower()
+        answer = await ask(daemon.url, page.replace("/login", "/api/me"))
+        assert {b"x-content-type-options: nosniff", b"cache-control: no-store"} <= set(answer.split(b"\r\n"))
+        await ends_well(world, daemon, within=1)
+
+
 async def test_descriptors_that_run_out_cost_new_connections_only(world: World) -> None:
     bot = await world.add_bot()
     async with world.daemon() as daemon:
