@@ -36,19 +36,19 @@ class LoopMeter(trio.abc.Instrument):
 
 @dataclass(frozen=True)
 class Posting:
-    """A request, byte by byte. `headers` has whole lines."""
+    """A request, byte by byte. `headers` has whole lines; `chunk_bytes` None sends the body's length before it."""
 
     method: str
     target: str
     headers: tuple[bytes, ...] = ()
     body: bytes = b""
-    chunked: bool = False
+    chunk_bytes: int | None = None
 
     @property
     def summary(self) -> str:
         """The request, cut to what tells it from others."""
         head = b" ".join(line[:40] for line in self.headers).decode(errors="replace")
-        return f"{self.method} {self.target[:80]} ({head}) {self.body[:20]!r} {len(self.body)} {self.chunked}"
+        return f"{self.method} {self.target[:80]} ({head}) {self.body[:20]!r} {len(self.body)} {self.chunk_bytes}"
 
     def data(self, *more_headers: bytes) -> bytes:
         """What goes over the wire; headers that the request has itself count before `more_headers`."""
@@ -57,12 +57,13 @@ class Posting:
         for line in (b"Connection: close", b"Host: gateway.example", *more_headers):
             if line.partition(b":")[0] not in own:
                 lines.append(line)
-        if not self.chunked:
+        if self.chunk_bytes is None:
             lines.append(b"Content-Length: %d" % len(self.body))
             return b"\r\n".join(lines) + b"\r\n\r\n" + self.body
         lines.append(b"Transfer-Encoding: chunked")
-        chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(self.body), self.body)
-        return b"\r\n".join(lines) + b"\r\n\r\n" + chunk
+        pieces = [self.body[at : at + self.chunk_bytes] for at in range(0, len(self.body), self.chunk_bytes)]
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+        return b"\r\n".join(lines) + b"\r\n\r\n" + chunks + b"0\r\n\r\n"
 
 
 def ask(url: str, data: bytes) -> bytes:

@@ -196,7 +196,7 @@ class _Protocol(H11Protocol):
         """Take no h2c and no preface of HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        self.stream = HTTPStream(
+        self.stream = _Request(
             self.app, self.config, self.context, self.task_group, self.ssl,
             self.client, self.server, self.stream_send, STREAM_ID,
         )  # fmt: skip
@@ -217,6 +217,16 @@ class _Protocol(H11Protocol):
         with trio.move_on_after(DISCONNECT_SECONDS):
             await super()._close_stream()
         self.stream = None
+
+
+class _Request(HTTPStream):
+    """One request, for as long as its answer takes."""
+
+    async def handle(self, event: Any) -> None:
+        if self.closed:
+            # The rest of a body, which may come in thousands of pieces that nobody waits for.
+            await trio.lowlevel.checkpoint()
+        await super().handle(event)
 
 
 class _BoundedHeads(h11.Connection):

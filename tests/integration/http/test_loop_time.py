@@ -218,7 +218,9 @@ async def test_no_stranger_holds_the_loop(daemon: Daemon, meter: LoopMeter) -> N
                 # What is no form would only cost the form's route the hash of a password.
                 origin = b"elsewhere.example" if rule == "/login" and kind != FORM else b"gateway.example"
                 headers = (b"Content-Type: " + kind, b"Origin: http://" + origin)
-                postings.append(Posting(method, path, headers, body, chunked=len(postings) % 2 == 0))
+                chunk_bytes = len(body) if len(postings) % 2 else None
+                postings.append(Posting(method, path, headers, body, chunk_bytes))
+        postings.append(Posting(method, some, (b"Origin: http://gateway.example",), b"a" * 2 * SMALL, chunk_bytes=1))
         postings += [Posting(method, some, lines, b"a=b") for lines in (CREDENTIALS if private else heads())]
         postings += [Posting(method, some + query) for query in (QUERIES[:1] if private else QUERIES)]
         await attack.send_all(postings)
