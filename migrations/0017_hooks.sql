@@ -1,5 +1,5 @@
 -- Deliveries that wait for their turn, and the announcement of new addresses.
--- depends: 0015_undelivered
+-- depends: 0016_degraded
 
 -- The place of a delivery in the queue of its trigger; null for one that never waits. From a sequence, because those that
 -- are written together have one time.

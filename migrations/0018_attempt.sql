@@ -1,5 +1,5 @@
 -- A claim has an identity: the task and its attempt, a number that is never handed out twice.
--- depends: 0015_undelivered
+-- depends: 0017_hooks
 
 -- The worker that made the claim, by the name that it keeps when it is started again. Null: it did not say, or the task
 -- waits. Without an index: only few rows of one runtime are claimed at a time.

@@ -1,5 +1,5 @@
 -- Why nobody runs an agent, and what a conversation was told of it: once for each absence, and not once for each message.
--- depends: 0015_undelivered
+-- depends: 0018_attempt
 
 -- When its runtime was last given or taken away. Null for what was so before anybody asked.
 alter table agent add column runtime_set_at timestamptz;

@@ -1,5 +1,5 @@
 -- A scan says whether it may take the place of another app's bot, and on whose word the bot becomes the agent's.
--- depends: 0015_undelivered
+-- depends: 0019_absence
 
 alter table lark_install_session
   -- Whoever began was told which bot is in place, and said that it may go.

@@ -242,7 +242,7 @@ class Limits(_Group):
     database_connections_max: Count = 10
     database_connect_timeout_seconds: Seconds = 10
     http_body_bytes_max: Bytes = 1_048_576
-    """The API's bodies; webhooks have bounds of their own."""
+    """What a runtime says of its tasks, and events that a platform posts. Every other route has a smaller bound."""
     frame_bytes_max: Bytes = 4_194_304
     """One message of a platform's long connection. Above it the connection is closed and made again."""
     chunk_bytes_max: Bytes = 16_777_216

@@ -68,7 +68,8 @@ async def _pump(nursery: trio.Nursery, source: trio.SocketStream, sink: trio.Soc
 async def open_gate(url: str) -> AsyncIterator[Gate]:
     """A gate on loopback for the server at `url`."""
     parts = urlsplit(url)
-    assert parts.hostname is not None and parts.port is not None
+    assert parts.hostname is not None
+    assert parts.port is not None
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     gate = Gate(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     async with trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src" / "gateway"
 
 ALLOWED = {
-    "cli/agent.py": "a deadline is measured against it when the server sends no Date",
+    "cli/agent_server.py": "a deadline is measured against it when the server sends no Date",
     "cli/doctor.py": "shows how long ago something was",
     "cli/lark_install.py": "shows until when a code can be scanned",
     "daemon.py": "judges the timestamps that senders of webhooks sign, and the ends that people give to secrets",

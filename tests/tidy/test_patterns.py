@@ -106,6 +106,8 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.core.markdown _INVISIBLE": worst("\u034f", "a"),
     "gateway.core.markdown _MENTION": worst("<", "<at", "<a"),
     "gateway.http.app _VARIABLE": worst("<", "<a", "<a:", "a", ":", before="<"),
+    "gateway.http.connections _BLANK_LINE": worst("\n\r", "\r"),
+    "gateway.http.connections _TARGET": worst("a", before="http://"),
     "gateway.http.body _PLACE": worst(" - at `$", " - at `key in ", " - at `$.a`", "a", before=" - at `$."),
     "gateway.http.body _NAMED": worst("field `", "field ``", "a", before="field `"),
     "gateway.http.console.issues _PICTURE": worst("![](/api/attachments/", "![](/api/attachments/0123456789abcdef-"),

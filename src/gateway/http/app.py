@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from quart import Request, Response
+from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -36,11 +37,13 @@ from gateway.http import (
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.bindings import LinkDesk
 from gateway.http.body import error_response
+from gateway.http.bounds import SMALL, body_bounds, bound_of
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
 from gateway.http.identity import SignIn
 from gateway.http.places import PlaceLimits, Places
 from gateway.http.query import judge_queries
+from gateway.http.requests import BoundedConnection, BoundedRequest, refuse_many_parameters, too_large
 from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
@@ -66,6 +69,9 @@ if TYPE_CHECKING:
 logger = structlog.get_logger(__name__)
 
 UNCOUNTED_PATHS = frozenset({"/healthz", "/readyz"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive while its route waits for it."""
 CLIENT_CLOSED_REQUEST = 499
 """Counted for a request whose client left before its answer was ready."""
 
@@ -129,7 +135,9 @@ class Services:
 
 def create_app(services: Services) -> JsonApp:
     """Build the application with every route of the API."""
-    app = JsonApp("gateway.http", metrics=services.metrics, body_bytes_max=services.body_bytes_max)
+    deliveries_max = None if services.webhooks is None else services.webhooks.body_bytes_max
+    bounds = body_bounds(reports=services.body_bytes_max, deliveries=deliveries_max)
+    app = JsonApp("gateway.http", metrics=services.metrics, bounds=bounds)
     people = services.people
     sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
     authenticate_with(app.extensions, services.authenticate, sessions)
@@ -140,7 +148,6 @@ def create_app(services: Services) -> JsonApp:
     attachments.add_routes(app, services)
     lark_events.add_routes(app, services.take_lark_event, () if people is None else people.trusted_proxies)
     if services.webhooks is not None:
-        app.bound_bodies(f"{webhooks.PREFIX}autopilots/", services.webhooks.body_bytes_max)
         webhooks.add_routes(app, services.webhooks)
     if people is not None and sessions is not None:
         sign_in, links = SignIn(people, LoginThrottle()), LinkDesk(people)
@@ -171,29 +178,63 @@ def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> 
 class JsonApp(QuartTrio):
     """A Quart application that answers every error as JSON and counts each request by its route's pattern."""
 
-    def __init__(self, name: str, *, metrics: Metrics, body_bytes_max: int = 0, counted: bool = True) -> None:
+    request_class = BoundedRequest
+    asgi_http_class = BoundedConnection
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        metrics: Metrics,
+        bounds: Mapping[str, int] = MappingProxyType({}),
+        body_bytes_max: int = SMALL,
+        counted: bool = True,
+    ) -> None:
+        """`bounds` has the most bytes that a body may have, by the route's rule; others take `body_bytes_max`."""
         super().__init__(name, static_folder=None)
         self.metrics = metrics
         self.counted = counted
-        self.config["MAX_CONTENT_LENGTH"] = body_bytes_max
+        self.bounds = bounds
+        self._body_bytes_max = body_bytes_max
+        # A path is right or wrong: to correct it needs an absolute redirect, made from a Host that anybody can write.
+        self.url_map.strict_slashes = False
+        self.url_map.merge_slashes = False
+        # The body is bounded when its route is known, by the request itself.
+        self.config["MAX_CONTENT_LENGTH"] = None
+        self.config["BODY_TIMEOUT"] = BODY_SECONDS
 
-    def bound_bodies(self, prefix: str, bytes_max: int) -> None:
-        """Give the bodies of requests whose path begins with `prefix` a bound of their own, larger or smaller."""
+    def create_url_adapter(self, request: Any) -> Any:
+        """Match by the path alone: no route depends on what a client says the host is, nor fails by it."""
+        if request is None:
+            return None
+        return self.url_map.bind("localhost", default_method=request.method, path_info=request.path)
 
-        class Bounded(self.request_class):  # type: ignore[misc,name-defined]
-            def __init__(self, *args: Any, **options: Any) -> None:
-                if args[2].startswith(prefix):
-                    options["max_content_length"] = bytes_max
-                super().__init__(*args, **options)
+    async def preprocess_request(self, request_context: Any = None) -> Any:
+        request: BoundedRequest = request_context.request
+        if request.url_rule is None:
+            request.drop()
+        else:
+            request.admit(bound_of(request.method, request.url_rule.rule, self.bounds, self._body_bytes_max))
+        refuse_many_parameters(request.query_string)
+        return await super().preprocess_request(request_context)
 
-        self.request_class = Bounded
-
-    async def handle_request(self, request: Request) -> Any:
+    async def handle_request(self, request: Any) -> Any:
         if not self.counted or request.path in UNCOUNTED_PATHS:
-            return await super().handle_request(request)
+            return await self._answer(request)
         with self._counted(request) as outcome:
-            response = await super().handle_request(request)
+            response = await self._answer(request)
             outcome.status = response.status_code
+        return response
+
+    async def _answer(self, request: BoundedRequest) -> Any:
+        """Answer within what the body may have, with the headers that every answer carries."""
+        response: Any = None
+        with request.answering:
+            response = await super().handle_request(request)
+        if response is None:
+            response = _expected_error(too_large(request.bytes_max))
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
     async def handle_user_exception(self, error: Exception | BaseExceptionGroup[BaseException]) -> Any:
@@ -212,7 +253,7 @@ class JsonApp(QuartTrio):
         return error_response(500, "internal_error", "an unexpected error occurred; the log has its traceback")
 
     @contextmanager
-    def _counted(self, request: Request) -> Iterator[_Outcome]:
+    def _counted(self, request: BoundedRequest) -> Iterator[_Outcome]:
         outcome = _Outcome(CLIENT_CLOSED_REQUEST)
         started = trio.current_time()
         self.metrics.add("gateway_http_in_flight", 1)
@@ -220,7 +261,9 @@ class JsonApp(QuartTrio):
             yield outcome
         finally:
             self.metrics.add("gateway_http_in_flight", -1)
-            labels = {"method": request.method, "route": route_pattern(request), "status": str(outcome.status)}
+            # Anybody can make up methods, and each would be a series of its own for as long as the process lives.
+            method = request.method if request.method in METHODS else "other"
+            labels = {"method": method, "route": route_pattern(request), "status": str(outcome.status)}
             self.metrics.count("gateway_http_requests_total", **labels)
             elapsed = trio.current_time() - started
             self.metrics.observe("gateway_http_request_duration_seconds", elapsed, **labels)
@@ -231,7 +274,7 @@ class _Outcome:
     status: int
 
 
-def route_pattern(request: Request) -> str:
+def route_pattern(request: BoundedRequest) -> str:
     """The matched route in `{name}` form, `unmatched` otherwise: a raw path would carry ids and tokens."""
     rule = request.url_rule
     return "unmatched" if rule is None else _VARIABLE.sub(r"{\1}", rule.rule)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gateway.http.app import People
     from gateway.work.bindings import Binding, LinkPreview
 
-TOKEN_BODY_BYTES_MAX = 4_096
 LINKS_PER_PERSON = RateLimitItemPerMinute(30)
 """How often one person may read or redeem links: each reading asks the platform for names."""
 
@@ -67,7 +66,7 @@ def add_routes(app: Quart, people: People, links: LinkDesk) -> None:
         """Says who would be bound to what, and burns nothing."""
         user = await require_user()
         links.require_on()
-        body = await read_json(LinkBody, TOKEN_BODY_BYTES_MAX)
+        body = await read_json(LinkBody)
         preview = await links.preview(body.token, user.user_id)
         return json_response(preview.public(), headers={"Cache-Control": "no-store"})
 
@@ -75,7 +74,7 @@ def add_routes(app: Quart, people: People, links: LinkDesk) -> None:
     async def redeem_binding() -> Response:
         user = await require_user()
         links.require_on()
-        body = await read_json(LinkBody, TOKEN_BODY_BYTES_MAX)
+        body = await read_json(LinkBody)
         binding = await links.redeem(body.token, user.user_id)
         return json_response(
             {

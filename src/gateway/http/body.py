@@ -31,15 +31,13 @@ _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"field `(?P<field>[^`]+)`")
 
 
-async def read_json(shape: type[T], max_bytes: int | None = None) -> T:
+async def read_json(shape: type[T]) -> T:
     """Read the current request's body as `shape`. An empty body counts as an empty object.
 
-    Raises RejectedRequest: 400 `invalid_json` or `invalid_body` (its `field` names what is wrong), 413 `body_too_large`
-    above `max_bytes`, which can only lower the bound of the whole application.
+    Raises RejectedRequest: 400 `invalid_json` or `invalid_body`; its `field` names what is wrong. Its size is bounded
+    by the route (`gateway.http.bounds`).
     """
     body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
-    if max_bytes is not None and len(body) > max_bytes:
-        raise RejectedRequest(413, "body_too_large", f"the body has {len(body)} bytes, more than {max_bytes}")
     return decode_json(body or b"{}", shape)
 
 

@@ -18,8 +18,6 @@ from gateway.work.accounts import SESSION_SECONDS, TooBusy
 if TYPE_CHECKING:
     from gateway.http.app import People
 
-LOGIN_BYTES_MAX = 16_384
-
 
 class LoginBody(PersonBody):
     email: str
@@ -65,7 +63,7 @@ def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
     async def login() -> Response:
         sessions.refuse_foreign_origin()
         sign_in.require_budget()
-        body = await read_json(LoginBody, LOGIN_BYTES_MAX)
+        body = await read_json(LoginBody)
         secret = await sign_in.attempt(body.email, body.password)
         response = json_response({"signed_in": True}, headers={"Cache-Control": "no-store"})
         sessions.start(response, secret, SESSION_SECONDS)

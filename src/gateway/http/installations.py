@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from gateway.http.app import People
     from gateway.work.directory import Agent, Directory, Member
 
-BODY_BYTES_MAX = 4_096
 REGION_DEFAULT = "feishu"
 AUDIT = Paging(20, 100)
 
@@ -56,7 +55,7 @@ def add_routes(app: Quart, people: People) -> None:
         await require_user()
         desk = _desk(people)
         member = await _member(directory, workspace)
-        body = await read_json(BeginBody, BODY_BYTES_MAX)
+        body = await read_json(BeginBody)
         agent = await _agent(directory, member, parse_id(body.agent_id, field="agent_id"))
         _require_manager(member, agent)
         if agent.archived_at is not None:

@@ -18,16 +18,17 @@ BAD_STATUSES = frozenset({400, 401, 404})
 
 
 def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Network]) -> None:
-    """Without `take` the route says that Lark is off. The body is bounded as for the whole application."""
+    """Without `take` the route says that Lark is off. What cannot be an id is refused before the body is read."""
     bad_posts = BadPostThrottle()
 
     @app.post("/api/webhooks/lark/<installation_id>")
     async def take_lark_event(installation_id: str) -> Response:
         if take is None:
             raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
-        body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
         try:
-            return json_response(await take(_installation(installation_id), dict(request.headers.items()), body))
+            installation = _installation(installation_id)
+            body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
+            return json_response(await take(installation, dict(request.headers.items()), body))
         except RejectedRequest as refusal:
             if refusal.status in BAD_STATUSES:
                 # Only now, because all bots of a tenant share the platform's addresses: what is good must get through.

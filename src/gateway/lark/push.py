@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +21,7 @@ from gateway.channel.push import PushStore, PushTarget
 from gateway.concurrency import Signal, reached
 from gateway.errors import LarkError, RejectedRequest, StoreError
 from gateway.keyring import KeyRing, UnreadableSecret, open_config
-from gateway.lark.callback import CallbackSecrets, Challenge, Event, Reason, judge
+from gateway.lark.callback import CallbackSecrets, Challenge, Event, Judgement, Reason, judge
 from gateway.lark.channel import receive_event
 from gateway.lark.client import BotIdentity
 from gateway.lark.clients import LarkClients
@@ -29,6 +31,7 @@ from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
 
+JUDGED_HERE_BYTES_MAX = 65_536
 HEARD_EVERY_SECONDS = 5.0
 """How often it is stored when the last event came."""
 HEARD_STORE_SECONDS = 5.0
@@ -83,7 +86,7 @@ class PushedEvents:
         target = await self._find(installation_id)
         opened = self._open(target)
         secrets = CallbackSecrets(*(str(opened.get(name) or "") for name in ("encrypt_key", "verification_token")))
-        match judge(headers, body, secrets, now=target.now):
+        match await _judge(headers, body, secrets, target.now):
             case Challenge(text):
                 _log.info("lark_callback_verified", installation_id=str(target.id))
                 return {"challenge": text}
@@ -163,6 +166,13 @@ class PushedEvents:
             self._on_fault()
             _log.exception("event_failed", installation_id=str(target.id))
         return REDELIVER
+
+
+async def _judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, now: datetime) -> Judgement:
+    """Judge a body, a large one in a thread: anybody may post here, and hashing and opening it takes milliseconds."""
+    if len(body) <= JUDGED_HERE_BYTES_MAX:
+        return judge(headers, body, secrets, now=now)
+    return await trio.to_thread.run_sync(partial(judge, headers, body, secrets, now=now))
 
 
 class Bots:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from gateway.core.introduction import Introduction, plain_name
+from gateway.http.console import pages
 from gateway.http.console.language import LANGUAGES
 from gateway.postgres.pool import Pool
 from support.people import PASSWORD, Browser, Introductions, Office, open_office, page_words
@@ -263,3 +264,35 @@ async def test_only_files_of_the_console_are_served(office: Office) -> None:
     for name in ("nothing.css", "..%2fpages.py", "%2e%2e/pages.py"):
         response, _ = await get(office.browser(), f"/static/{name}")
         assert response.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"a&" * 8_193, 413), (b"a&" * 8_000, 400), (b"password=%FF", 400)],
+    ids=["large", "many_fields", "not_text"],
+)
+async def test_form_that_the_page_never_sends_is_refused(office: Office, body: bytes, status: int) -> None:
+    response = await office.browser().send(
+        "POST", "/login", body, **{"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert response.status_code == status
+
+
+async def test_form_is_not_read_from_elsewhere_or_beyond_the_limit(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "read_form", lambda: pytest.fail("the form was read"))
+    response, _ = await post(office.browser(origin="https://evil.example"), "/login", email="a", password="b")
+    assert response.status_code == 403
+    monkeypatch.undo()
+    for number in range(30):
+        await post(office.browser(), "/login", email=f"nobody{number}@x", password="b")
+    monkeypatch.setattr(pages, "read_form", lambda: pytest.fail("the form was read"))
+    response, text = await post(office.browser(), "/login?next=/lark/bind?token=t", email="a", password="b")
+    assert response.status_code == 429
+    assert 'name="next" value="/lark/bind?token=t"' in text
+
+
+async def test_login_form_keeps_where_to_go_in_its_address_too(office: Office) -> None:
+    _, text = await get(office.browser(), "/login?next=/lark/bind%3Ftoken%3Da&lang=ja")
+    assert 'action="/login?next=%2Flark%2Fbind%3Ftoken%3Da&lang=ja"' in text

@@ -53,7 +53,7 @@ def readiness() -> Readiness:
 
 @pytest.fixture
 def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
-    app = JsonApp("test", metrics=metrics, body_bytes_max=1000)
+    app = JsonApp("test", metrics=metrics, bounds={"/api/small": 20}, body_bytes_max=1000)
     authenticate_with(app.extensions, authenticate)
     health.add_routes(app, readiness)
 
@@ -80,7 +80,7 @@ def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
 
     @app.post("/api/small")
     async def small() -> Response:
-        return json_response(await read_json(Shape, max_bytes=20))
+        return json_response(await read_json(Shape))
 
     @app.get("/old")
     async def old() -> Any:

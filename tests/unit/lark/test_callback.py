@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lark import callback
 from gateway.lark.callback import (
     CHALLENGE_CHARACTERS_MAX,
     CallbackSecrets,
@@ -232,3 +233,17 @@ def test_whatever_is_signed_or_encrypted_has_a_verdict(body: bytes, plaintext: b
 @given(st.binary(max_size=100), st.text(min_size=1, max_size=20), st.binary(min_size=16, max_size=16))
 def test_decrypt_undoes_encrypt(plaintext: bytes, key: str, iv: bytes) -> None:
     assert decrypt(json.loads(encrypted(plaintext, key, iv))["encrypt"], key) == plaintext
+
+
+def test_without_encrypt_key_half_a_character_hides_no_token() -> None:
+    half = EVENT[:-1] + b',"text":"cut \\ud83d and \\uDe00"}'
+    assert judged(half, TOKEN_ONLY) == Event(half)
+    assert judged(half.replace(TOKEN.encode(), b"another"), TOKEN_ONLY) == WRONG_TOKEN
+
+
+def test_body_that_is_not_signed_is_opened_only_when_it_can_be_a_challenge(monkeypatch: pytest.MonkeyPatch) -> None:
+    padded = json.dumps({"type": "url_verification", "challenge": "c", "token": TOKEN, "x": "y" * 9_000}).encode()
+    assert judged(encrypted(challenge("c"))) == Challenge("c")
+    monkeypatch.setattr(callback, "parse_json", lambda data: pytest.fail(f"{len(data)} bytes were decoded"))
+    assert judged(encrypted(padded)) == UNVERIFIED
+    assert judged(b'{"a":[' + b"[]," * 300_000 + b"0]}", TOKEN_ONLY) == WRONG_TOKEN

@@ -7,6 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
+from werkzeug.datastructures import LanguageAccept
+from werkzeug.http import parse_accept_header
+
+from gateway.http.bounds import ACCEPT_LANGUAGE_CHARS_MAX
 
 LANGUAGES = ("en", "zh-Hans", "ja", "ko")
 DEFAULT = "en"
@@ -24,6 +28,13 @@ def choose_language(asked: str | None, accepted: Iterable[str]) -> str:
         if language is not None:
             return language
     return DEFAULT
+
+
+def accepted_languages(header: str) -> Iterable[str]:
+    """The languages of an Accept-Language header, the most wanted first; none of one that no browser would send."""
+    if len(header) > ACCEPT_LANGUAGE_CHARS_MAX:
+        return ()
+    return parse_accept_header(header, LanguageAccept).values()
 
 
 @cache

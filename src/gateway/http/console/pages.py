@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quart import Quart, Response, redirect, request
 
 from gateway.errors import RejectedRequest
-from gateway.http.console.language import LANGUAGES, choose_language, words_of
+from gateway.http.console.language import LANGUAGES, accepted_languages, choose_language, words_of
+from gateway.http.requests import read_form
 from gateway.http.session import Sessions, session_secret
 from gateway.ids import token_hash
 from gateway.work.accounts import SESSION_SECONDS
@@ -82,10 +83,13 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
 
     @app.post(LOGIN_PATH)
     async def login_form() -> Any:
-        form = await request.form
-        target, email = local_path(form.get("next", "")), form.get("email", "")
+        # Where to go next stands in the address too: what is refused here is refused before the form is read.
+        target, email = local_path(request.args.get("next", "")), ""
         try:
             sessions.require_same_origin()
+            sign_in.require_budget()
+            form = await read_form()
+            target, email = local_path(form.get("next", "")) or target, form.get("email", "")
             secret = await sign_in.attempt(email, form.get("password", ""))
         except RejectedRequest as refusal:
             return _login(target, email=email, refusal=refusal)
@@ -112,7 +116,8 @@ def _login(
     response = render_page(
         "login.html", status, FORM_REFERRER_POLICY,
         target=target, email=email, person=person, switching=switching, complaint=complaint, seconds=seconds,
-        here={"next": target, "switch": "1" if switching else ""}, path=LOGIN_PATH,
+        here={"next": target, "switch": "1" if switching else ""}, kept={"next": target} if target else {},
+        path=LOGIN_PATH,
     )  # fmt: skip
     if seconds:
         response.headers["Retry-After"] = str(seconds)
@@ -136,7 +141,7 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
             sessions.require_same_origin()
         except RejectedRequest as refusal:
             return pages.say("", "elsewhere", refusal.status)
-        form = await request.form
+        form = await read_form()
         token, user_id = form.get("token", "").strip(), await sessions.signed_in()
         if not token or user_id is None:
             return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
@@ -207,12 +212,17 @@ def local_path(text: str) -> str:
 
 
 def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
-    """A page in the reader's language. `path` and `here` are its own address, for the links to other languages."""
+    """A page in the reader's language.
+
+    `path` and `here` are its own address, for the links to other languages; `kept` is what the address of its form has
+    too, for when the form is refused unread.
+    """
     asked = request.args.get("lang")
-    language = choose_language(asked, request.accept_languages.values())
+    language = choose_language(asked, accepted_languages(request.headers.get("Accept-Language", "")))
     path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}
     titles = [title.get(language, title["en"]) for title in values.pop("platforms", ())]
     lang = {} if asked is None else {"lang": language}
+    kept = values.pop("kept", {})
     back = {"next": f"{path}?{urlencode(here | lang)}"}
     text = _pages.get_template(template).render(
         words=words_of(language),
@@ -225,7 +235,7 @@ def render_page(template: str, status: int, referrer_policy: str, **values: Any)
         ],
         sign_in=f"{LOGIN_PATH}?{urlencode(back | lang)}",
         switch=f"{LOGIN_PATH}?{urlencode(back | {'switch': '1'} | lang)}",
-        action=f"{path}?{urlencode(lang)}" if lang else path,
+        action=f"{path}?{urlencode(kept | lang)}" if kept or lang else path,
         **values,
     )
     headers = {**_HEADERS, "Referrer-Policy": referrer_policy, "Content-Language": language}

@@ -1,0 +1,259 @@
+"""Connections of HTTP clients: HTTP/1.1 alone, bounded in what they may say, and closed as soon as their client left.
+
+hypercorn speaks the protocol. What is ours is what it leaves open: it would answer `Upgrade: h2c` and a preface of
+HTTP/2, take Content-Length together with Transfer-Encoding, keep the socket of a client that left for as long as an
+idle one, and end the process with whatever one connection raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+_log = structlog.get_logger(__name__)
+
+READ_BYTES = 16_384
+HEAD_BYTES_MAX = 16_384
+HEAD_FIELDS_MAX = 100
+LINGER_SECONDS = 1.0
+LINGER_BYTES_MAX = 1_048_576
+LINGER_READ_BYTES = 262_144
+"""What of an unread body is still taken after the answer: to close at once would reset the answer away."""
+DISCONNECT_SECONDS = 1.0
+"""How long a request may take to learn that its connection is over."""
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_TARGET = re.compile(rb"/|\*$|https?://[^\[\]/?]+(/|$)")
+"""A path, `OPTIONS *`, or the whole address that a proxy is asked for: Quart fails at some of the others."""
+_UNREAD = frozenset({h11.IDLE, h11.SEND_BODY, h11.ERROR})
+"""The client's states, as h11 names them, in which it may be sending what nobody reads."""
+
+
+class Connections:
+    """Those of one server. `room_max`: how many at the same time; `idle` has those that wait for a request."""
+
+    def __init__(self, room_max: int) -> None:
+        self.room_max = room_max
+        self.idle: dict[Connection, None] = {}
+        self._open: set[Connection] = set()
+        self._changed = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def make_room(self) -> bool:
+        """Whether one more may come; the one that idles longest is closed for it where that helps."""
+        if len(self._open) < self.room_max:
+            return True
+        longest = next(iter(self.idle), None)
+        if longest is None:
+            return False
+        self.idle.pop(longest)
+        self._open.discard(longest)
+        longest.close_now()
+        return True
+
+    def moved(self, connection: Connection, idle: bool) -> None:
+        """Note whether a connection waits for a request."""
+        if idle:
+            self.idle[connection] = None
+        else:
+            self.idle.pop(connection, None)
+
+    async def run(self, connection: Connection) -> None:
+        """Serve a connection to its end. Whatever it raises is its own end, and nobody else's."""
+        self._open.add(connection)
+        self.idle[connection] = None
+        try:
+            await connection.run()
+        except* Exception:
+            _log.exception("http_connection_failed")
+        finally:
+            connection.close_now()
+            self._open.discard(connection)
+            self.idle.pop(connection, None)
+            self._changed.set()
+
+    async def wait_gone(self) -> None:
+        """Wait until there are none."""
+        while self._open:
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+    def close_unsent(self) -> None:
+        """Close those whose client has not sent its request to the end: nothing of it has been begun."""
+        for connection in list(self._open):
+            if connection.is_sending:
+                connection.close_now()
+
+    def close_all(self) -> None:
+        for connection in list(self._open):
+            connection.close_now()
+
+
+class Connection(TCPServer):
+    """The connection of one client; `moved` is told whether it idles, whenever that changes."""
+
+    stream: trio.SocketStream  # type: ignore[assignment]  # hypercorn's type has TLS only
+
+    def __init__(
+        self,
+        app: Any,
+        config: Config,
+        context: WorkerContext,
+        stream: trio.SocketStream,
+        moved: Callable[[Connection, bool], None],
+    ) -> None:
+        super().__init__(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]  # as above
+        self._http: _Protocol | None = None
+        self._moved = moved
+        self._reading = trio.CancelScope()
+        self._lingers = False
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the client is in the middle of a request's body."""
+        return self._http is not None and self._http.connection.their_state is h11.SEND_BODY
+
+    def close_now(self) -> None:
+        """Close the socket: what reads from it or writes to it ends."""
+        self.stream.socket.close()
+
+    async def run(self) -> None:
+        try:
+            sock = self.stream.socket
+            peers = [parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname())]
+            with trio.CancelScope() as scope:
+                async with TaskGroup() as task_group:
+                    self._task_group = task_group
+                    self._http = self.protocol = _Protocol(  # type: ignore[assignment]  # where hypercorn chooses HTTP/2
+                        self.app, self.config, self.context, task_group, self.state, False, *peers, self.protocol_send
+                    )
+                    await self.idle_task.restart(task_group, self._idle_timeout)
+                    await self._read_data()
+                    self.close_now()
+                    # The client is gone, and with it the idle timer and whatever still works for it.
+                    scope.cancel()
+        except OSError:
+            pass  # The client left while its connection was set up.
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Closed):
+            await self._end_answers()
+            await self.protocol.handle(Closed())
+            return
+        if isinstance(event, Updated):
+            self._moved(self, event.idle)
+        await super().protocol_send(event)
+
+    async def _end_answers(self) -> None:
+        """Say that nothing more will be said; close, once the client has no body left on the way."""
+        self._lingers = self._http is not None and self._http.connection.their_state in _UNREAD
+        try:
+            await self.stream.send_eof()
+        except (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError):
+            self._lingers = False
+        self._reading.deadline = trio.current_time() + (LINGER_SECONDS if self._lingers else 0)
+
+    async def _read_data(self) -> None:
+        room = LINGER_BYTES_MAX
+        with self._reading:
+            try:
+                while data := await self.stream.receive_some(LINGER_READ_BYTES if self._lingers else READ_BYTES):
+                    if not self._lingers:
+                        await self.protocol.handle(RawData(bytes(data)))
+                        continue
+                    room -= len(data)
+                    if room < 0:
+                        break
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                pass
+        await self.protocol.handle(Closed())
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 and nothing that could follow it: a wish to upgrade is not heard, as RFC 9110 allows."""
+
+    def __init__(self, app: Any, config: Config, *args: Any) -> None:
+        super().__init__(app, config, *args)
+        self.connection = _BoundedHeads(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Take no h2c and no preface of HTTP/2."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = _Request(
+            self.app, self.config, self.context, self.task_group, self.ssl,
+            self.client, self.server, self.stream_send, STREAM_ID,
+        )  # fmt: skip
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+    async def _close_stream(self) -> None:
+        # A request that takes no more messages has no need of the last one, and must not hold up the connection.
+        with trio.move_on_after(DISCONNECT_SECONDS):
+            await super()._close_stream()
+        self.stream = None
+
+
+class _Request(HTTPStream):
+    """One request, for as long as its answer takes."""
+
+    async def handle(self, event: Any) -> None:
+        if self.closed:
+            # The rest of a body, which may come in thousands of pieces that nobody waits for.
+            await trio.lowlevel.checkpoint()
+        await super().handle(event)
+
+
+class _BoundedHeads(h11.Connection):
+    """Refuses a large head before h11 has spent time on each of its lines, and a body that can be read in two ways."""
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            _refuse_large_head(self.trailing_data[0])
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            _refuse_unreadable(event)
+        return event
+
+
+def _refuse_large_head(data: bytes) -> None:
+    end = _BLANK_LINE.search(data)
+    head = data if end is None else data[: end.start()]
+    if len(head) > HEAD_BYTES_MAX or head.count(b"\n") > HEAD_FIELDS_MAX:
+        message = f"a request's head may have {HEAD_BYTES_MAX} bytes and {HEAD_FIELDS_MAX} fields"
+        raise h11.RemoteProtocolError(message, error_status_hint=431)
+
+
+def _refuse_unreadable(request: h11.Request) -> None:
+    if request.http_version not in {b"1.0", b"1.1"}:
+        raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
+    names = {name for name, _ in request.headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding", error_status_hint=400)
+    if _TARGET.match(request.target) is None:
+        raise h11.RemoteProtocolError("a request's target begins with /", error_status_hint=400)

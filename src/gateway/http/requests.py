@@ -1,0 +1,96 @@
+"""A request whose body has the bound of its route, and the forms in such bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import trio
+from quart import request
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
+
+from gateway.errors import RejectedRequest
+from gateway.http.bounds import FIELDS_MAX
+
+FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+class BoundedRequest(TrioRequest):
+    """A request that takes its body only once `admit` has told it how much that may be."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.admitted = trio.Event()
+        self.answering = trio.CancelScope()
+        """Around the work on the answer; cancelled by a body that turns out too large."""
+        self.bytes_max = 0
+        self._room: int | None = None
+
+    def admit(self, bytes_max: int) -> None:
+        """Take a body of at most `bytes_max`. Raises RejectedRequest (413) for one that announces more."""
+        self.body = self.body_class(self.content_length, bytes_max)
+        self.bytes_max = self._room = bytes_max
+        self.admitted.set()
+        if (self.content_length or 0) > bytes_max:
+            self._room = None
+            raise too_large(bytes_max)
+
+    def drop(self) -> None:
+        """Take no body: the answer is known without it."""
+        self._room = None
+        self.admitted.set()
+
+    def take(self, data: bytes, *, is_last: bool) -> None:
+        """Take a piece of the body. Too much of it ends the work on the answer, whether or not it reads the body."""
+        if self._room is None:
+            return
+        self._room -= len(data)
+        if self._room < 0:
+            self._room = None
+            self.answering.cancel()
+            return
+        self.body.append(data)
+        if is_last:
+            self.body.set_complete()
+
+
+class BoundedConnection(TrioASGIHTTPConnection):
+    """One request as the server hands it over."""
+
+    async def handle_messages(  # type: ignore[override]  # as in the class above: trio's has a nursery
+        self, nursery: trio.Nursery, request: Any, receive: Any
+    ) -> None:
+        await request.admitted.wait()
+        # What comes after too much is received too, and dropped: the client that leaves is noticed behind it.
+        while (message := await receive())["type"] == "http.request":
+            request.take(message.get("body", b""), is_last=not message.get("more_body", False))
+        nursery.cancel_scope.cancel()
+
+
+def too_large(bytes_max: int) -> RejectedRequest:
+    return RejectedRequest(413, "body_too_large", f"the request body may have {bytes_max} bytes here, and has more")
+
+
+def refuse_many_parameters(query: bytes) -> None:
+    """Raises RejectedRequest (400) for a query string that would take long to read."""
+    if query.count(b"&") >= FIELDS_MAX:
+        raise RejectedRequest(400, "too_many_parameters", f"a query string may have {FIELDS_MAX} parameters")
+
+
+async def read_form() -> Mapping[str, str]:
+    """Read the current request's body as the form of a page of ours; the first of fields with one name counts.
+
+    A body of another type has no fields. Raises RejectedRequest: 400 for more than FIELDS_MAX fields or text that is
+    not UTF-8, 413 above the route's bound.
+    """
+    body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
+    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != FORM_TYPE:
+        return {}
+    try:
+        fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
+    except ValueError as error:
+        message = f"a form has at most {FIELDS_MAX} fields, in UTF-8"
+        raise RejectedRequest(400, "invalid_form", message) from error
+    return dict(reversed(fields))
