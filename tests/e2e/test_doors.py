@@ -157,10 +157,10 @@ async def test_descriptors_that_run_out_cost_new_connections_only(world: World) 
             streams = [await clients.enter_async_context(await connect(daemon.url)) for _ in range(60)]
             with trio.fail_after(5):
                 assert await streams[-1].receive_some() == b""
-            before = processor_seconds(daemon.pid)
             assert await slowest_ack(world, bot, daemon, count=2) < ACK_MS_MAX
-            await trio.sleep(0.5)
-            assert processor_seconds(daemon.pid) - before < 0.4
+            before = processor_seconds(daemon.pid)
+            await trio.sleep(0.5)  # a loop that spins takes all of this time
+            assert processor_seconds(daemon.pid) - before < 0.3
             assert connection.live
         with trio.fail_after(5):
             while descriptors(daemon.pid) > limit - 10:

@@ -162,6 +162,8 @@ class _Acceptor:
         """Begin the connection of each client in `clients`."""
         self._take_reserve()
         while True:
+            # Without a free descriptor the kernel refuses to accept even where nobody waits: that must not spin.
+            await trio.lowlevel.wait_readable(self._listening)
             try:
                 stream = await self._listener.accept()
             except OSError as error:

@@ -96,7 +96,8 @@ async def test_hostile_name_and_type_become_harmless_headers(
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["Content-Disposition"].startswith("attachment; ")
     assert {name.lower() for name in answer.headers} <= {
-        "content-type", "content-length", "content-disposition", "x-content-type-options", "date", "server",
+        "content-type", "content-length", "content-disposition", "x-content-type-options", "cache-control",
+        "date", "server",
     }  # fmt: skip
 
 
