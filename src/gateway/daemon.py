@@ -45,18 +45,18 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from gateway.channel.installation import StoredInstallation
+    from gateway.http.api.deliveries import Hooks
     from gateway.http.app import People, Workplace
-    from gateway.http.deliveries import Hooks
-    from gateway.http.webhooks import Ingress
-    from gateway.lark.client import HttpClient
-    from gateway.lark.clients import LarkClients
-    from gateway.lark.installs import ScanDesk
-    from gateway.lark.push import PushedEvents
+    from gateway.http.ingress.webhooks import Ingress
+    from gateway.lark.api.client import HttpClient
+    from gateway.lark.api.clients import LarkClients
+    from gateway.lark.chat.push import PushedEvents
+    from gateway.lark.install.scan import ScanDesk
     from gateway.observe.health import Readiness
     from gateway.supervisor.sweep import Fleet
-    from gateway.work.attachments import Attachments, FileSource
-    from gateway.work.directory import Directory
-    from gateway.work.issues import IssueService
+    from gateway.work.issues.issues import IssueService
+    from gateway.work.people.directory import Directory
+    from gateway.work.tasks.attachments import Attachments, FileSource
 
 log = structlog.get_logger()
 
@@ -205,8 +205,8 @@ def scan_desk(
     on_fault: Callable[[], None] = lambda: None,
 ) -> ScanDesk:
     """The desk that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
-    from gateway.lark.installer import InstallationService, identify_over
-    from gateway.lark.installs import ScanDesk, ask_over
+    from gateway.lark.install.scan import ScanDesk, ask_over
+    from gateway.lark.install.service import InstallationService, identify_over
     from gateway.postgres.install_store import PostgresInstallStore
     from gateway.postgres.installation_store import PostgresInstallationStore
 
@@ -248,12 +248,12 @@ Register = Callable[[Supplies], None]
 
 def register_lark(supplies: Supplies) -> None:
     """Lark and Feishu: nothing of it works without its secrets."""
-    from gateway.lark import channel as lark
-    from gateway.lark.cards import split_answer
-    from gateway.lark.clients import InstallationClients
-    from gateway.lark.content import CHANNEL_TYPE
-    from gateway.lark.lookup import LarkLookup
-    from gateway.lark.resources import LarkFiles
+    from gateway.lark.api.clients import InstallationClients
+    from gateway.lark.chat import channel as lark
+    from gateway.lark.chat.cards import split_answer
+    from gateway.lark.chat.content import CHANNEL_TYPE
+    from gateway.lark.chat.lookup import LarkLookup
+    from gateway.lark.chat.resources import LarkFiles
     from gateway.postgres.installation_store import PostgresInstallationStore
 
     if supplies.ring is None:
@@ -278,10 +278,10 @@ def register_lark(supplies: Supplies) -> None:
 
 
 def _lark_factory(supplies: Supplies) -> ChannelFactory:
-    from gateway.lark.channel import lark_factory
-    from gateway.lark.connection import ConnectionSettings, open_tcp_link
-    from gateway.lark.content import CHANNEL_TYPE
-    from gateway.lark.proxy import Proxies
+    from gateway.lark.api.proxy import Proxies
+    from gateway.lark.chat.channel import lark_factory
+    from gateway.lark.chat.connection import ConnectionSettings, open_tcp_link
+    from gateway.lark.chat.content import CHANNEL_TYPE
     from gateway.observe.events import AckObserver
 
     limits, proxy_url = supplies.settings.limits, supplies.settings.lark.proxy_url
@@ -356,7 +356,7 @@ async def _run_parts(
     stop: trio.Event,
     task_status: trio.TaskStatus[Ready],
 ) -> None:
-    from gateway.lark.client import open_http_client, trusted_context
+    from gateway.lark.api.client import open_http_client, trusted_context
 
     proxy = settings.lark.proxy_url
     tls = trusted_context()
@@ -395,14 +395,14 @@ class _Daemon:
         from gateway.inbound.committer import Committer
         from gateway.inbound.enrichment import Enricher
         from gateway.inbound.pipeline import InboundPipeline
-        from gateway.lark.clients import LarkClients
+        from gateway.lark.api.clients import LarkClients
         from gateway.observe.events import InboundObserver, LookupObserver
         from gateway.postgres.inbound_store import PostgresInboundStore
         from gateway.postgres.issue_store import PostgresIssueStore
         from gateway.postgres.task_store import PostgresTaskStore
-        from gateway.work.issues import IssueService
-        from gateway.work.ports import LossLimits
-        from gateway.work.tasks import TaskService
+        from gateway.work.issues.issues import IssueService
+        from gateway.work.tasks.ports import LossLimits
+        from gateway.work.tasks.tasks import TaskService
 
         self._settings = settings
         self._conninfo = conninfo
@@ -464,8 +464,8 @@ class _Daemon:
         from gateway.observe.events import AutopilotObserver
         from gateway.postgres.autopilot_store import PostgresAutopilotStore
         from gateway.postgres.dispatch_store import PostgresDispatchStore
-        from gateway.work.autopilots import AutopilotService
-        from gateway.work.dispatching import AutopilotDispatcher
+        from gateway.work.autopilots.autopilots import AutopilotService
+        from gateway.work.autopilots.dispatch import AutopilotDispatcher
 
         runs = AutopilotObserver(self._metrics)
         self._dispatcher = AutopilotDispatcher(
@@ -571,8 +571,8 @@ class _Daemon:
     def _fetched_files(self) -> Attachments:
         from gateway.observe.events import FetchObserver
         from gateway.postgres.attachment_store import PostgresAttachmentStore
-        from gateway.work.attachments import Attachments, PlatformFiles
-        from gateway.work.files import FileCache
+        from gateway.work.tasks.attachments import Attachments, PlatformFiles
+        from gateway.work.tasks.file_cache import FileCache
 
         limits = self._settings.limits
         cache = FileCache(
@@ -603,8 +603,8 @@ class _Daemon:
 
     def _pushed_events(self, ring: KeyRing) -> PushedEvents:
         """Events that Lark posts, which go into the same pipeline as those of a long connection."""
-        from gateway.lark.content import CHANNEL_TYPE
-        from gateway.lark.push import Bots, PushedEvents
+        from gateway.lark.chat.content import CHANNEL_TYPE
+        from gateway.lark.chat.push import Bots, PushedEvents
         from gateway.observe.events import AckObserver
         from gateway.postgres.push_store import PostgresPushStore
 
@@ -626,7 +626,7 @@ class _Daemon:
         from gateway.postgres.binding_store import PostgresBindingStore
         from gateway.postgres.outbox_store import PostgresOutboxStore
         from gateway.postgres.typing_store import PostgresTypingStore
-        from gateway.work.prompts import BindingPrompts
+        from gateway.work.people.binding_prompts import BindingPrompts
 
         prompts = BindingPrompts(PostgresBindingStore(self._pool), public_url=self._settings.http.public_url)
         attempt_seconds = self._settings.hub.reply_timeout_seconds
@@ -657,7 +657,7 @@ class _Daemon:
     # --- connecting bots ----------------------------------------------------------------------------------------------
 
     async def _start_installs(self, nursery: trio.Nursery, ring: KeyRing, stop: trio.Event) -> ScanDesk:
-        from gateway.lark.installs import run_installs
+        from gateway.lark.install.scan import run_installs
 
         on_fault = partial(self._metrics.count, "gateway_unexpected_errors_total", unit="install")
         desk = scan_desk(self._settings, self._pool, self._http, ring, on_fault=on_fault)
@@ -666,8 +666,8 @@ class _Daemon:
 
     async def run_backfills(self) -> None:
         """Once in the background, as long as the process runs: what older versions did not store."""
-        from gateway.lark.backfill import label_regions, learn_union_ids
-        from gateway.lark.installer import identify_over
+        from gateway.lark.install.backfill import label_regions, learn_union_ids
+        from gateway.lark.install.service import identify_over
         from gateway.postgres.installation_store import PostgresInstallationStore
 
         override = self._settings.lark.open_base_url
@@ -734,7 +734,7 @@ class _Daemon:
         from gateway.http.places import PlaceLimits
         from gateway.http.server import serve_http
         from gateway.postgres.directory_store import PostgresDirectoryStore
-        from gateway.work.directory import Directory
+        from gateway.work.people.directory import Directory
 
         directory, limits = Directory(PostgresDirectoryStore(self._pool)), self._settings.limits
         services = Services(
@@ -759,7 +759,7 @@ class _Daemon:
         await serve_http(create_app(services), self._settings.http.bind, stop=stop, task_status=task_status)
 
     def _ingress(self) -> Ingress:
-        from gateway.http.webhooks import Ingress
+        from gateway.http.ingress.webhooks import Ingress
 
         return Ingress(
             self._intake,
@@ -778,10 +778,10 @@ class _Daemon:
         from gateway.postgres.chat_store import PostgresChatStore
         from gateway.postgres.issue_page_store import PostgresIssuePages
         from gateway.postgres.outgoing_store import PostgresOutgoingStore
-        from gateway.work.accounts import Accounts
-        from gateway.work.bindings import BindingService
-        from gateway.work.chats import ChatService
-        from gateway.work.outgoing import OutgoingService
+        from gateway.work.people.accounts import Accounts
+        from gateway.work.people.bindings import BindingService
+        from gateway.work.tasks.chats import ChatService
+        from gateway.work.tasks.outgoing import OutgoingService
 
         return People(
             accounts=Accounts(PostgresAccountStore(self._pool)),
@@ -803,14 +803,14 @@ class _Daemon:
         from gateway.http.app import Workplace
         from gateway.postgres.directory_store import PostgresDirectoryStore
         from gateway.postgres.team_store import PostgresTeamStore
-        from gateway.work.team import TeamService
+        from gateway.work.people.teams import TeamService
 
         team = TeamService(PostgresTeamStore(self._pool), PostgresDirectoryStore(self._pool))
         hooks = self._hooks()
         return Workplace(team, self._autopilots, hooks.triggers.views, hooks)
 
     def _hooks(self) -> Hooks:
-        from gateway.http.deliveries import Hooks
+        from gateway.http.api.deliveries import Hooks
         from gateway.postgres.trigger_store import PostgresTriggerStore
         from gateway.webhooks.log import DeliveryLog
         from gateway.webhooks.replay import BulkDesk

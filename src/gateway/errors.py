@@ -28,48 +28,6 @@ class LocalProtocolError(ProtocolError):
     """We asked our own protocol code for something its state does not allow: a bug on our side."""
 
 
-class LarkError(GatewayError):
-    """The Lark platform answered, or failed to answer, a call.
-
-    `code` is the platform's own number (0 when there was none), `log_id` what its support asks for.
-    """
-
-    def __init__(self, message: str, *, code: int = 0, log_id: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.log_id = log_id
-
-
-class LarkUnavailable(LarkError):
-    """No answer, or an answer that promises nothing: the result is unknown. Retry with the same idempotency key."""
-
-
-class LarkUnreachable(LarkUnavailable):
-    """The call never left: no connection, or no token for it. Nothing was done, and a retry is as good as new."""
-
-
-class LarkThrottled(LarkError):
-    """Too many calls. Retry after `retry_after` seconds; nothing was done.
-
-    `whole_app`: every call of the app is meant; else those to this one chat, person or message.
-    """
-
-    def __init__(
-        self, message: str, *, retry_after: float, code: int = 0, log_id: str = "", whole_app: bool = True
-    ) -> None:
-        super().__init__(message, code=code, log_id=log_id)
-        self.retry_after = retry_after
-        self.whole_app = whole_app
-
-
-class LarkRefused(LarkError):
-    """A definite no for this one call. Record it; the same call will be refused again."""
-
-
-class LarkUnauthorized(LarkError):
-    """The credentials are not accepted. Show it on the installation."""
-
-
 class StoreError(GatewayError):
     """The database could not do what was asked."""
 

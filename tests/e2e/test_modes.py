@@ -14,7 +14,7 @@ import trio
 from asks.errors import AsksException
 
 from gateway.keyring import KeyRing
-from gateway.lark.installer import InstallationService, NewApp, identify_with
+from gateway.lark.install.service import InstallationService, NewApp, identify_with
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.simulator.platform import App, Person, open_id, set_options
 from support.posted import KEY, TOKEN, Posted, challenge, encrypted, message_event, signed

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from gateway.keyring import KeyRing
-from gateway.lark.installer import InstallationService, NewApp, identify_with
+from gateway.lark.install.service import InstallationService, NewApp, identify_with
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.simulator.platform import Platform
 from support.processes import free_address

@@ -10,7 +10,7 @@ import trio
 from gateway.core.replies import WORDS, Reply
 from gateway.postgres.notices import RECENT_SECONDS, PostgresAbsences
 from gateway.postgres.pool import Pool
-from gateway.work.ports import SILENT_SECONDS
+from gateway.work.tasks.ports import SILENT_SECONDS
 from support.task_world import World, open_world
 
 

@@ -16,8 +16,8 @@ import trio
 from gateway.cli.agent_files import file_name
 from gateway.postgres.attachment_store import PostgresAttachmentStore
 from gateway.postgres.pool import Pool
-from gateway.work.attachments import Attachments
-from gateway.work.files import FileCache
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.file_cache import FileCache
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.processes import GatewayProcess, open_gateway
 from support.task_http import TOKEN, TaskServer, serving_tasks

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from gateway.postgres.pool import Pool
-from gateway.work.ports import LossLimits
+from gateway.work.tasks.ports import LossLimits
 from support.gate import Gate, open_gate
 from support.processes import GatewayProcess, free_address, open_gateway
 from support.task_http import TOKEN, TaskServer, serving_tasks

@@ -27,10 +27,10 @@ from gateway.postgres.issue_store import PostgresFiling
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
-from gateway.work.attachments import Attachment, Attachments, FetchFailed
-from gateway.work.directory import RuntimePrincipal
-from gateway.work.files import FileCache
-from gateway.work.tasks import Assignment, TaskService
+from gateway.work.people.directory import RuntimePrincipal
+from gateway.work.tasks.attachments import Attachment, Attachments, FetchFailed
+from gateway.work.tasks.file_cache import FileCache
+from gateway.work.tasks.tasks import Assignment, TaskService
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, Desk, direct, open_desk

@@ -12,8 +12,8 @@ import trio
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import _Q, PostgresTaskChange
-from gateway.work.ports import Attempt, End, TaskStatus
-from gateway.work.tasks import Assignment
+from gateway.work.tasks.ports import Attempt, End, TaskStatus
+from gateway.work.tasks.tasks import Assignment
 from support.task_world import World, open_world
 
 ACTIONS: dict[str, Callable[[World, Attempt], Awaitable[Any]]] = {

@@ -14,8 +14,8 @@ from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.dispatch_store import PostgresDispatching, PostgresDispatchStore
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool, open_pool
-from gateway.work.dispatching import AutopilotDispatcher, Dispatched, Firing
-from gateway.work.issues import IssueDraft, IssueService
+from gateway.work.autopilots.dispatch import AutopilotDispatcher, Dispatched, Firing
+from gateway.work.issues.issues import IssueDraft, IssueService
 from support.autopilots import Autopilots, open_autopilots
 from support.task_world import hearing_events
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.postgres.pool import Pool
-from gateway.work.ports import Claim
+from gateway.work.tasks.ports import Claim
 from support.autopilots import Autopilots, open_autopilots
 from support.task_world import hearing_events
 

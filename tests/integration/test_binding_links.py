@@ -15,8 +15,8 @@ from gateway.errors import RejectedRequest
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
-from gateway.work.bindings import BindingService
-from gateway.work.prompts import BindingPrompts
+from gateway.work.people.binding_prompts import BindingPrompts
+from gateway.work.people.bindings import BindingService
 from support.lark_directory import Place, add_installation, add_member, add_person, add_place
 
 URL = "https://gateway.example"

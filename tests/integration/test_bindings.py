@@ -9,7 +9,7 @@ from gateway.ids import new_id
 from gateway.postgres.binding_store import PostgresBindingStore, unbind_member
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.work.bindings import BindingService
+from gateway.work.people.bindings import BindingService
 from support.lark_directory import Place, add_installation, add_member, add_person, add_place
 
 

@@ -13,7 +13,7 @@ from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.work.chats import ChatService
+from gateway.work.tasks.chats import ChatService
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, Desk, direct, open_desk
 from support.task_world import Session, World, hearing_events, open_world

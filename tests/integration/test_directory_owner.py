@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import RejectedRequest
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
-from gateway.work.directory import Directory
+from gateway.work.people.directory import Directory
 
 
 async def test_only_owner_cannot_be_removed_and_a_second_one_can(pool: Pool) -> None:

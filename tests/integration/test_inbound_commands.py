@@ -10,8 +10,8 @@ import trio
 from gateway.concurrency import Topics, watch_points
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
-from gateway.work.directory import RuntimePrincipal
-from gateway.work.tasks import Assignment, TaskService
+from gateway.work.people.directory import RuntimePrincipal
+from gateway.work.tasks.tasks import Assignment, TaskService
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, Desk, direct, open_desk
 

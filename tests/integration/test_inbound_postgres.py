@@ -22,7 +22,7 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import LOADED
-from gateway.work.directory import Directory
+from gateway.work.people.directory import Directory
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import direct, grouped, open_desk
 

@@ -8,9 +8,9 @@ import trio
 from gateway.channel.installation import BotInPlace
 from gateway.errors import RejectedRequest
 from gateway.keyring import KeyRing
-from gateway.lark.client import BotIdentity
-from gateway.lark.installer import InstallationService, NewApp
-from gateway.lark.region import Region
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.api.region import Region
+from gateway.lark.install.service import InstallationService, NewApp
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool

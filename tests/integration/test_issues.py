@@ -12,9 +12,9 @@ from gateway.concurrency import watch_points
 from gateway.errors import RejectedRequest
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
-from gateway.work.issues import Filed, IssueDraft, IssueService
-from gateway.work.notices import Notice, notice_key
-from gateway.work.sessions import Queueing
+from gateway.work.issues.issues import Filed, IssueDraft, IssueService
+from gateway.work.tasks.notices import Notice, notice_key
+from gateway.work.tasks.sessions import Queueing
 from support.task_world import World, hearing_events
 
 

@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 
+from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.concurrency import Signal, watch_points
 from gateway.core.replies import Reply, in_every_language
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.outbound.ports import Lease
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
@@ -285,9 +285,9 @@ async def test_sender_many_chats_with_trouble_deliver_each_row_once_in_order(
             text = f"{chat}.{number}"
             await add_row(world, text, f"oc_{chat}")
             if number % 4 == 1:
-                platform.before[text] = [raising(LarkThrottled("slow", retry_after=0.01))]
+                platform.before[text] = [raising(PlatformThrottled("slow", retry_after=0.01))]
             if chat == 3 and number == 2:
-                platform.after[text] = [raising(LarkUnavailable("reset"))]
+                platform.after[text] = [raising(PlatformUnavailable("reset"))]
 
     async def all_sent() -> bool:
         return not await world.sql("select id from outbound_message where status <> 'sent'")
@@ -322,7 +322,7 @@ async def test_refusal_in_words_and_numbers_no_column_holds_is_still_final(
 ) -> None:
     """Else the row stays `sending`, is sent again every second, and holds its chat back for an hour."""
     platform = Toy()
-    platform.before["hello"] = [raising(LarkRefused("no\x00 and half \ud800", code=code))]
+    platform.before["hello"] = [raising(PlatformRefused("no\x00 and half \ud800", code=code))]
     row_id = await add_row(world)
 
     async def is_failed() -> bool:

@@ -12,10 +12,10 @@ import trio
 from gateway.channel.channel import ChannelConfig, Verdict
 from gateway.channel.message import InboundMessage
 from gateway.concurrency import Signal
-from gateway.lark.channel import lark_factory
-from gateway.lark.client import open_http_client
-from gateway.lark.clients import LarkClients
-from gateway.lark.connection import open_tcp_link
+from gateway.lark.api.client import open_http_client
+from gateway.lark.api.clients import LarkClients
+from gateway.lark.chat.channel import lark_factory
+from gateway.lark.chat.connection import open_tcp_link
 from gateway.outbound.outbox import run_outbox
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool

@@ -14,9 +14,9 @@ from gateway.concurrency import watch_points
 from gateway.core.replies import WORDS, Reply
 from gateway.errors import RejectedRequest, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
-from gateway.work.directory import RuntimePrincipal
-from gateway.work.ports import Attempt, ClaimedMessage, LossLimits, Place
-from gateway.work.tasks import Assignment, TaskService
+from gateway.work.people.directory import RuntimePrincipal
+from gateway.work.tasks.ports import Attempt, ClaimedMessage, LossLimits, Place
+from gateway.work.tasks.tasks import Assignment, TaskService
 from support.task_world import Session, World, hearing_events, open_world, ringing
 
 

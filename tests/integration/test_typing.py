@@ -17,8 +17,8 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.typing_store import PostgresTypingStore
-from gateway.work.ports import End as EndOfRun
-from gateway.work.ports import TaskStatus
+from gateway.work.tasks.ports import End as EndOfRun
+from gateway.work.tasks.ports import TaskStatus
 from support.outbox_channel import sending
 from support.task_world import Session, World, open_world
 from support.typing_channel import TypingToy

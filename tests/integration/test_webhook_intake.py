@@ -20,7 +20,7 @@ from gateway.errors import StoreConflict, StoreUnavailable
 from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.pool import Pool
 from gateway.webhooks.limits import Gates
-from gateway.work.dispatching import Dispatched, Firing
+from gateway.work.autopilots.dispatch import Dispatched, Firing
 from support.autopilots import Autopilots, open_autopilots
 from support.task_world import World, open_world
 from support.webhooks import SECRET, Desk, open_desk, signed

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.lark.callback import CallbackSecrets, Challenge, Event, decrypt, judge
+from gateway.lark.chat.callback import CallbackSecrets, Challenge, Event, decrypt, judge
 from support.posted import KEY, TOKEN, challenge, encrypted, message_event, signed
 
 

@@ -15,9 +15,9 @@ from trio.testing import MockClock
 
 from gateway.channel.channel import ChannelConfig
 from gateway.concurrency import Signal
-from gateway.lark.cards import Rendered
-from gateway.lark.channel import LarkChannel
-from gateway.lark.client import BotIdentity
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.chat.cards import Rendered
+from gateway.lark.chat.channel import LarkChannel
 from gateway.lark.wire.endpoint import Endpoint
 from gateway.outbound.outbox import run_outbox
 from support.inbound_memory import MemoryInbound

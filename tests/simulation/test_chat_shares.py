@@ -16,8 +16,8 @@ from trio.testing import MockClock
 
 from gateway.channel.channel import DEGRADED_SECONDS, ChannelConfig, LinkHealth
 from gateway.inbound.ports import Conversation
-from gateway.lark.channel import LarkChannel
-from gateway.lark.connection import ConnectionSettings
+from gateway.lark.chat.channel import LarkChannel
+from gateway.lark.chat.connection import ConnectionSettings
 from gateway.lark.wire.endpoint import Endpoint
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import open_desk

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from gateway.channel.channel import LinkLost
-from gateway.lark.connection import ConnectionSettings
+from gateway.lark.chat.connection import ConnectionSettings
 from gateway.lark.wire.frame import Frame
 from support.lark_peer import Client, Peer, code_of, endpoint, in_memory, play
 

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock as Clock
 
 from gateway.channel.channel import ConnectionState, LinkLost, LinkRefused
+from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnauthorized, PlatformUnavailable
 from gateway.concurrency import finishing
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
-from gateway.lark.connection import ConnectionSettings, RawLink
+from gateway.lark.chat.connection import ConnectionSettings, RawLink
 from gateway.lark.wire.endpoint import Endpoint
 from gateway.lark.wire.frame import Frame
 from support.lark_peer import Client, Peer, code_of, endpoint, event_frame, in_memory, play
@@ -346,10 +346,10 @@ async def test_bootstrap_that_hangs_is_lost_in_time(autojump_clock: Clock) -> No
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (LarkRefused("no", code=514), LinkRefused),
-        (LarkUnauthorized("no", code=514), LinkRefused),
-        (LarkUnavailable("later", code=1), LinkLost),
-        (LarkThrottled("later", retry_after=3.0), LinkLost),
+        (PlatformRefused("no", code=514), LinkRefused),
+        (PlatformUnauthorized("no", code=514), LinkRefused),
+        (PlatformUnavailable("later", code=1), LinkLost),
+        (PlatformThrottled("later", retry_after=3.0), LinkLost),
     ],
 )
 async def test_bootstrap_error_becomes_a_refusal_or_a_loss(

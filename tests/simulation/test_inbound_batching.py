@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway.errors import RemoteProtocolError, StoreConflict, StoreUnavailable
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.ports import PlainMessage
-from gateway.work.sessions import Queueing
+from gateway.work.tasks.sessions import Queueing
 
 
 def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -7,16 +7,9 @@ from dataclasses import replace
 import pytest
 import trio
 
+from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnauthorized, PlatformUnavailable
 from gateway.core.replies import WORDS, Reply
-from gateway.errors import (
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    StoreConflict,
-    StoreError,
-    StoreUnavailable,
-)
+from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.outbound.ports import OutboxRow
 from support.outbox_channel import MemoryOutboxStore, ReadableToy, Toy, raising, sending, sleeping
 from support.simulated import simulated
@@ -61,7 +54,7 @@ async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutb
     store.add("one", "oc_1")
     store.add("two", "oc_1")
     store.add("other", "oc_2")
-    platform.before["one"] = [raising(LarkUnavailable("away")) for _ in range(3)]
+    platform.before["one"] = [raising(PlatformUnavailable("away")) for _ in range(3)]
     async with sending(store, platform):
         await trio.sleep(0.5)
         assert platform.visible == [("oc_2", "other")]
@@ -103,7 +96,7 @@ async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutbox
 @simulated
 async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
-    platform.before["hello"] = [raising(LarkUnavailable("away")) for _ in range(4)]
+    platform.before["hello"] = [raising(PlatformUnavailable("away")) for _ in range(4)]
     async with sending(store, platform):
         await trio.sleep(60)
     assert {call.idempotency_key for call in platform.calls} == {row.row.uuid}
@@ -114,7 +107,7 @@ async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore
 @simulated
 async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
-    platform.after["hello"] = [sleeping(60), raising(LarkUnavailable("connection reset"))]
+    platform.after["hello"] = [sleeping(60), raising(PlatformUnavailable("connection reset"))]
     async with sending(store, platform):
         await trio.sleep(60)
     assert platform.visible == [("oc_1", "hello")]
@@ -124,7 +117,7 @@ async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platf
 @simulated
 async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOutboxStore, platform: Toy) -> None:
     store.add("hello")
-    platform.before["hello"] = [raising(LarkThrottled("slow down", retry_after=17))]
+    platform.before["hello"] = [raising(PlatformThrottled("slow down", retry_after=17))]
     async with sending(store, platform):
         await trio.sleep(60)
     assert platform.call_times[1] - platform.call_times[0] == pytest.approx(17, abs=0.1)
@@ -133,7 +126,7 @@ async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOut
 @simulated
 async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryOutboxStore, platform: Toy) -> None:
     refused, following = store.add("no"), store.add("yes")
-    platform.before["no"] = [raising(LarkRefused("bot not in chat", code=230002))]
+    platform.before["no"] = [raising(PlatformRefused("bot not in chat", code=230002))]
     async with sending(store, platform):
         await trio.sleep(5)
     assert (refused.status, refused.error) == ("failed", "bot not in chat")
@@ -149,7 +142,7 @@ async def test_outbox_refusal_is_told_of_a_run_and_never_of_what_the_gateway_its
 ) -> None:
     row = store.add("no")
     row.row = replace(row.row, kind=kind)
-    platform.before["no"] = [raising(LarkRefused("bot not in chat", code=230002))]
+    platform.before["no"] = [raising(PlatformRefused("bot not in chat", code=230002))]
     async with sending(store, platform):
         await trio.sleep(5)
     assert (row.status, len(store.told)) == ("failed", int(tells))
@@ -158,7 +151,7 @@ async def test_outbox_refusal_is_told_of_a_run_and_never_of_what_the_gateway_its
 @simulated
 async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: MemoryOutboxStore, platform: Toy) -> None:
     row = store.add("hello")
-    platform.before["hello"] = [raising(LarkUnauthorized("bad secret")) for _ in range(8)]
+    platform.before["hello"] = [raising(PlatformUnauthorized("bad secret")) for _ in range(8)]
     async with sending(store, platform):
         await trio.sleep(3 * 3600)
     assert row.status == "sent"
@@ -169,7 +162,7 @@ async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: Mem
 @simulated
 async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: MemoryOutboxStore, platform: Toy) -> None:
     row, following = store.add("hello"), store.add("next")
-    platform.after["hello"] = [raising(LarkUnavailable("away")) for _ in range(10_000)]
+    platform.after["hello"] = [raising(PlatformUnavailable("away")) for _ in range(10_000)]
     async with sending(store, platform):
         await trio.sleep(2 * 3600)
     assert row.status == "unknown"
@@ -204,7 +197,7 @@ async def test_outbox_past_the_hour_the_chat_is_read_and_the_message_is_there_on
 
 @simulated
 async def test_outbox_where_reading_is_refused_the_row_is_unknown_and_never_resent(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(reading=[raising(LarkRefused("no permission", code=230027))])
+    platform = ReadableToy(reading=[raising(PlatformRefused("no permission", code=230027))])
     await _left_in_doubt(store, platform, delivered=False)
     following = store.add("next")
     async with sending(store, platform):
@@ -217,7 +210,9 @@ async def test_outbox_where_reading_is_refused_the_row_is_unknown_and_never_rese
 
 @simulated
 async def test_outbox_reading_is_tried_again_while_the_platform_is_away(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(reading=[raising(LarkUnavailable("away")), raising(LarkThrottled("slow", retry_after=1))])
+    platform = ReadableToy(
+        reading=[raising(PlatformUnavailable("away")), raising(PlatformThrottled("slow", retry_after=1))]
+    )
     await _left_in_doubt(store, platform, delivered=True)
     async with sending(store, platform):
         await trio.sleep(600)
@@ -229,7 +224,7 @@ async def test_outbox_reading_is_tried_again_while_the_platform_is_away(store: M
 
 @simulated
 async def test_outbox_reading_that_never_works_ends_after_a_day(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(reading=[raising(LarkUnavailable("away")) for _ in range(10_000)])
+    platform = ReadableToy(reading=[raising(PlatformUnavailable("away")) for _ in range(10_000)])
     await _left_in_doubt(store, platform, delivered=True)
     async with sending(store, platform):
         await trio.sleep(26 * 3600)
@@ -259,7 +254,7 @@ async def test_outbox_app_throttle_holds_everything_back_and_costs_no_attempts(
     store: MemoryOutboxStore, platform: Toy
 ) -> None:
     rows = [store.add(f"{number}", f"oc_{number}") for number in range(30)]
-    platform.before["0"] = [raising(LarkThrottled("slow down", retry_after=5))]
+    platform.before["0"] = [raising(PlatformThrottled("slow down", retry_after=5))]
     async with sending(store, platform, concurrency=1):
         await trio.sleep(4)
         assert len(platform.calls) == 1
@@ -272,7 +267,7 @@ async def test_outbox_app_throttle_holds_everything_back_and_costs_no_attempts(
 async def test_outbox_platform_that_is_silent_is_left_alone(store: MemoryOutboxStore, platform: Toy) -> None:
     for number in range(40):
         store.add("hello", f"oc_{number}")
-    platform.before["hello"] = [raising(LarkUnavailable("away")) for _ in range(10_000)]
+    platform.before["hello"] = [raising(PlatformUnavailable("away")) for _ in range(10_000)]
     async with sending(store, platform):
         await trio.sleep(120)
     assert len(platform.calls) < 80
@@ -283,7 +278,7 @@ async def test_outbox_row_that_certainly_was_not_sent_may_take_longer_than_the_h
     store: MemoryOutboxStore, platform: Toy
 ) -> None:
     row = store.add("hello")
-    platform.before["hello"] = [raising(LarkThrottled("slow down", retry_after=600)) for _ in range(10)]
+    platform.before["hello"] = [raising(PlatformThrottled("slow down", retry_after=600)) for _ in range(10)]
     async with sending(store, platform):
         await trio.sleep(3 * 3600)
     assert row.status == "sent"
@@ -320,8 +315,8 @@ async def test_outbox_refusal_after_a_lost_answer_is_failed_only_if_the_chat_doe
     """The bot was put out of the chat in between: what it said there may stand all the same."""
     platform = ReadableToy()
     row, following = store.add("hello"), store.add("next")
-    lost = [raising(LarkUnavailable("connection reset"))]
-    refused = [raising(LarkRefused("bot not in chat", code=230002)) for _ in range(9)]
+    lost = [raising(PlatformUnavailable("connection reset"))]
+    refused = [raising(PlatformRefused("bot not in chat", code=230002)) for _ in range(9)]
     platform.after["hello"] = lost if delivered else []
     platform.before["hello"] = [sleeping(0), *refused] if delivered else [*lost, *refused]
     async with sending(store, platform):
@@ -338,8 +333,8 @@ async def test_outbox_refusal_after_a_lost_answer_is_unknown_where_nobody_can_re
     store: MemoryOutboxStore, platform: Toy
 ) -> None:
     row = store.add("hello")
-    platform.after["hello"] = [raising(LarkUnavailable("connection reset"))]
-    platform.before["hello"] = [sleeping(0), *(raising(LarkRefused("no", code=230002)) for _ in range(9))]
+    platform.after["hello"] = [raising(PlatformUnavailable("connection reset"))]
+    platform.before["hello"] = [sleeping(0), *(raising(PlatformRefused("no", code=230002)) for _ in range(9))]
     async with sending(store, platform):
         await trio.sleep(120)
     assert (row.status, platform.texts("oc_1")) == ("unknown", ["hello"])
@@ -365,7 +360,7 @@ async def test_outbox_composed_row_in_doubt_with_nothing_more_to_say_is_unknown(
     async def compose(_row: OutboxRow) -> str | None:
         return texts.pop(0)
 
-    platform.after["hello"] = [raising(LarkUnavailable("connection reset"))]
+    platform.after["hello"] = [raising(PlatformUnavailable("connection reset"))]
     async with sending(store, platform, composers={"answer": compose}):
         await trio.sleep(10)
     assert (row.status, platform.texts("oc_1")) == ("unknown", ["hello"])
@@ -492,7 +487,7 @@ async def test_outbox_composed_row_gets_another_text_for_each_attempt(store: Mem
     async def compose(_row: OutboxRow) -> str:
         return next(made)
 
-    platform.before["first"] = [raising(LarkUnavailable("away"))]
+    platform.before["first"] = [raising(PlatformUnavailable("away"))]
     async with sending(store, platform, composers={"answer": compose}):
         await trio.sleep(10)
     assert platform.visible == [("oc_1", "second")]

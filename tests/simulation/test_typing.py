@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import trio
 
-from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+)
 from support.outbox_channel import MemoryOutboxStore, raising, sending, sleeping
 from support.simulated import simulated
 from support.typing_channel import MemoryTypingStore, TypingToy
@@ -65,10 +71,11 @@ async def test_sign_that_goes_slowly_holds_the_answer_back_for_a_second_at_most(
 
 @simulated
 @pytest.mark.parametrize(
-    "error", [LarkUnavailable("away"), LarkThrottled("slow down", retry_after=7), LarkUnauthorized("which app?")]
+    "error",
+    [PlatformUnavailable("away"), PlatformThrottled("slow down", retry_after=7), PlatformUnauthorized("which app?")],
 )
 async def test_sign_that_cannot_go_now_is_taken_away_after_the_answer(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: LarkError
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: PlatformError
 ) -> None:
     platform.before_hide = [raising(error)]
     async with sending(store, platform, typing=typing) as wake:
@@ -88,7 +95,7 @@ async def test_sign_that_cannot_go_now_is_taken_away_after_the_answer(
 async def test_sign_that_never_goes_is_given_up(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
 ) -> None:
-    platform.before_hide = [raising(LarkUnavailable("away")) for _ in range(99)]
+    platform.before_hide = [raising(PlatformUnavailable("away")) for _ in range(99)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -103,10 +110,14 @@ async def test_sign_that_never_goes_is_given_up(
 @simulated
 @pytest.mark.parametrize(
     "error",
-    [LarkRefused("not in chat", code=230002), LarkThrottled("slow down", retry_after=1), LarkUnauthorized("who?")],
+    [
+        PlatformRefused("not in chat", code=230002),
+        PlatformThrottled("slow down", retry_after=1),
+        PlatformUnauthorized("who?"),
+    ],
 )
 async def test_sign_that_is_not_to_be_shown_now_is_given_up_and_answered_at_once(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: LarkError
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: PlatformError
 ) -> None:
     platform.before_show = [raising(error)]
     async with sending(store, platform, typing=typing) as wake:
@@ -186,7 +197,7 @@ async def test_sign_with_a_lost_answer_is_named_by_a_repeat(
 async def test_sign_in_doubt_to_the_end_is_named_and_taken_away_then(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
 ) -> None:
-    platform.after_show = [raising(LarkUnavailable("reset")) for _ in range(3)]
+    platform.after_show = [raising(PlatformUnavailable("reset")) for _ in range(3)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -202,8 +213,8 @@ async def test_sign_in_doubt_to_the_end_is_named_and_taken_away_then(
 async def test_sign_in_doubt_that_cannot_be_named_is_failed(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
 ) -> None:
-    platform.after_show = [raising(LarkUnavailable("reset"))]
-    platform.before_show = [sleeping(0), raising(LarkRefused("no", code=1)), raising(LarkRefused("no", code=1))]
+    platform.after_show = [raising(PlatformUnavailable("reset"))]
+    platform.before_show = [sleeping(0), raising(PlatformRefused("no", code=1)), raising(PlatformRefused("no", code=1))]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 from gateway.postgres.dispatch_store import PostgresDispatchStore
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
-from gateway.work.dispatching import AutopilotDispatcher, Dispatched, Firing
-from gateway.work.issues import IssueService
+from gateway.work.autopilots.dispatch import AutopilotDispatcher, Dispatched, Firing
+from gateway.work.issues.issues import IssueService
 from support.task_world import World
 
 

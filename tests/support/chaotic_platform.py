@@ -10,15 +10,15 @@ from random import Random
 
 import trio
 
-from gateway.channel.message import OutboundMessage, SendResult
-from gateway.errors import (
-    LarkError,
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    LarkUnreachable,
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+    PlatformUnreachable,
 )
+from gateway.channel.message import OutboundMessage, SendResult
 from support.outbox_channel import EPOCH
 
 DEDUPE_SECONDS = 3600.0
@@ -92,7 +92,7 @@ class ChaoticPlatform:
         call = Call(message, self._fate(), caller)
         if call.fate == "unreachable":
             await self._travel()
-            raise LarkUnreachable("no connection")
+            raise PlatformUnreachable("no connection")
         self._network.start_soon(self._work, call)
         await call.done.wait()
         if isinstance(call.outcome, Exception):
@@ -125,17 +125,17 @@ class ChaoticPlatform:
         self._count(call.caller, "chat", call.message.chat_id)
         match call.fate:
             case "reset":
-                raise LarkUnavailable("connection reset")
+                raise PlatformUnavailable("connection reset")
             case "5xx before":
-                raise LarkUnavailable("bad gateway", code=502)
+                raise PlatformUnavailable("bad gateway", code=502)
             case "fault before":
                 self.faults[call.message.idempotency_key] += 1
                 raise ValueError("a bug")
             case "throttled app" | "throttled chat":
                 whole_app = call.fate == "throttled app"
-                raise LarkThrottled("slow down", retry_after=self._rng.choice([0.5, 2, 60]), whole_app=whole_app)
+                raise PlatformThrottled("slow down", retry_after=self._rng.choice([0.5, 2, 60]), whole_app=whole_app)
             case "token":
-                raise LarkUnauthorized("token")
+                raise PlatformUnauthorized("token")
 
     def _count(self, caller: int, kind: str, key: str) -> None:
         now, arrivals = trio.current_time(), self._arrivals[kind + key, caller]
@@ -148,7 +148,7 @@ class ChaoticPlatform:
         now, key = trio.current_time(), message.idempotency_key
         if message.chat_id in self.barred:
             self.said_no.add(key)
-            raise LarkRefused("the bot is not in the chat", code=230002)
+            raise PlatformRefused("the bot is not in the chat", code=230002)
         earlier = self._keys.get(key)
         if earlier is None or now - earlier.at > DEDUPE_SECONDS:
             if earlier is not None:
@@ -161,9 +161,9 @@ class ChaoticPlatform:
     def _failure_after(self, call: Call) -> Exception | None:
         match call.fate:
             case "lost":
-                return LarkUnavailable("connection reset")
+                return PlatformUnavailable("connection reset")
             case "5xx after":
-                return LarkUnavailable("gateway timeout", code=504)
+                return PlatformUnavailable("gateway timeout", code=504)
             case "fault after":
                 self.faults[call.message.idempotency_key] += 1
                 return ValueError("a bug")
@@ -176,7 +176,7 @@ class ChaoticPlatform:
         await self._reply()
         self.reads += 1
         if message.chat_id in self.unreadable:
-            raise LarkRefused("no permission", code=230027)
+            raise PlatformRefused("no permission", code=230027)
         first = (since - EPOCH).total_seconds()
         for seen in self.seen:
             told = seen.chat == message.chat_id and seen.text == message.text and seen.message_id not in known
@@ -206,9 +206,9 @@ class ChaoticPlatform:
         if fate.startswith("fault"):
             return ValueError("a bug")
         if fate.startswith("throttled"):
-            return LarkThrottled("slow down", retry_after=2, whole_app=fate == "throttled app")
+            return PlatformThrottled("slow down", retry_after=2, whole_app=fate == "throttled app")
         if fate == "token":
-            return LarkUnauthorized("token")
+            return PlatformUnauthorized("token")
         return None if fate == "fine" else _unavailable(fate)
 
     # -- dice
@@ -222,5 +222,5 @@ class ChaoticPlatform:
         await trio.sleep(self._rng.choice([0.001, 0.01, 0.05, 0.3]))
 
 
-def _unavailable(fate: str) -> LarkError:
-    return LarkUnreachable(fate) if fate == "unreachable" else LarkUnavailable(fate)
+def _unavailable(fate: str) -> PlatformError:
+    return PlatformUnreachable(fate) if fate == "unreachable" else PlatformUnavailable(fate)

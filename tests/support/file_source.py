@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from gateway.core.attachments import FetchProblem
-from gateway.work.attachments import Attachment, FetchFailed, FileSink
+from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
 
 
 @dataclass
@@ -25,7 +25,7 @@ class File:
 
 @dataclass
 class FakeFiles:
-    """Implements gateway.work.attachments.FileSource; files by the platform's key."""
+    """Implements gateway.work.tasks.attachments.FileSource; files by the platform's key."""
 
     files: dict[str, File] = field(default_factory=dict)
     downloads: Counter[str] = field(default_factory=Counter)

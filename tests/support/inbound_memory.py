@@ -23,8 +23,8 @@ from gateway.inbound.ports import (
     SessionGone,
     UserMessage,
 )
-from gateway.work.notices import Notice
-from gateway.work.sessions import Queueing, judge_queueing
+from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.sessions import Queueing, judge_queueing
 from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
 from support.issue_memory import MemoryIssues
 

@@ -13,8 +13,8 @@ from gateway.inbound.ports import InboundStore
 from gateway.postgres.inbound_store import PostgresInboundStore
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
-from gateway.work.issues import IssueStore
-from gateway.work.ports import SILENT_SECONDS
+from gateway.work.issues.issues import IssueStore
+from gateway.work.tasks.ports import SILENT_SECONDS
 from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
 
 

@@ -14,7 +14,7 @@ from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, Outcome
 from gateway.errors import RemoteProtocolError
 from gateway.inbound.ports import Claim, Conversation, Drop, PlainMessage, SessionGone, UserMessage
-from gateway.work.sessions import Queueing
+from gateway.work.tasks.sessions import Queueing
 from support.inbound_world import Bot, Desk, InboundWorld, direct, grouped, open_desk
 
 both_paths = pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])

@@ -18,7 +18,7 @@ from gateway.inbound.commands import CommandDesk
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import InboundStore
-from gateway.work.issues import IssueService, IssueStore
+from gateway.work.issues.issues import IssueService, IssueStore
 
 
 @dataclass(frozen=True)

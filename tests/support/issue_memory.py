@@ -11,14 +11,14 @@ from uuid import UUID
 
 import trio
 
-from gateway.work.issues import Issue, IssueDraft, IssueFile, Parent
-from gateway.work.notices import Notice
-from gateway.work.sessions import Queueing
+from gateway.work.issues.issues import Issue, IssueDraft, IssueFile, Parent
+from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.sessions import Queueing
 
 
 @dataclass
 class MemoryIssues:
-    """Implements gateway.work.issues.IssueStore and Filing; one filing at a time, which undoes nothing.
+    """Implements gateway.work.issues.issues.IssueStore and Filing; one filing at a time, which undoes nothing.
 
     `queueing_of` decides what becomes of an agent's run.
     """

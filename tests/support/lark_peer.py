@@ -14,7 +14,7 @@ import trio.testing
 from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from gateway.channel.channel import Fence, LinkHealth
-from gateway.lark.connection import ConnectionSettings, RawLink, run_connection
+from gateway.lark.chat.connection import ConnectionSettings, RawLink, run_connection
 from gateway.lark.wire.endpoint import ClientConfig, Endpoint
 from gateway.lark.wire.frame import CONTROL, DATA, Frame, decode, encode, pong
 

@@ -14,9 +14,9 @@ import trio
 
 from gateway.channel.channel import Channel, ChannelConfig, Verdict
 from gateway.channel.message import InboundMessage
-from gateway.lark.channel import LarkChannel
-from gateway.lark.client import LarkClient
-from gateway.lark.connection import RawLink
+from gateway.lark.api.client import LarkClient
+from gateway.lark.chat.channel import LarkChannel
+from gateway.lark.chat.connection import RawLink
 from gateway.simulator import Simulator
 from gateway.simulator.exchange import Answer, Request, json_answer, read_query
 from gateway.simulator.messages import Message

@@ -17,11 +17,11 @@ from gateway.channel.capability import Capability
 from gateway.channel.channel import Channel
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal, watch_points
-from gateway.core.sending import FAULTS_MAX
 from gateway.errors import StoreUnavailable
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
 from gateway.outbound.ports import Lease, OutboxRow, TypingRow
+from gateway.outbound.sending import FAULTS_MAX
 from gateway.outbound.typing import Typist
 from support.chaotic_platform import ChaoticPlatform, Seen
 from support.outbox_channel import INSTALLATION, MemoryOutboxStore, Stored

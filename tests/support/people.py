@@ -15,7 +15,7 @@ from gateway.concurrency import Topics
 from gateway.core.introduction import Introduction
 from gateway.http.app import JsonApp, People, Services, Workplace, create_app
 from gateway.http.console.language import words_of
-from gateway.lark.channel import TITLES
+from gateway.lark.chat.channel import TITLES
 from gateway.observe.events import AutopilotObserver, TaskObserver
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
@@ -31,19 +31,19 @@ from gateway.postgres.outgoing_store import PostgresOutgoingStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.team_store import PostgresTeamStore
-from gateway.work.accounts import Accounts
-from gateway.work.attachments import Attachments
-from gateway.work.autopilots import AutopilotService
-from gateway.work.bindings import BindingService
-from gateway.work.chats import ChatService
-from gateway.work.directory import Directory, User
-from gateway.work.dispatching import AutopilotDispatcher
+from gateway.work.autopilots.autopilots import AutopilotService
+from gateway.work.autopilots.dispatch import AutopilotDispatcher
 from gateway.work.feed import Feed
-from gateway.work.issues import IssueService
-from gateway.work.outgoing import OutgoingService
-from gateway.work.prompts import BindingPrompts
-from gateway.work.tasks import TaskService
-from gateway.work.team import TeamService
+from gateway.work.issues.issues import IssueService
+from gateway.work.people.accounts import Accounts
+from gateway.work.people.binding_prompts import BindingPrompts
+from gateway.work.people.bindings import BindingService
+from gateway.work.people.directory import Directory, User
+from gateway.work.people.teams import TeamService
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.chats import ChatService
+from gateway.work.tasks.outgoing import OutgoingService
+from gateway.work.tasks.tasks import TaskService
 from support.lark_directory import Place, add_installation, add_member, add_place
 
 PASSWORD = "not-a-real-password"

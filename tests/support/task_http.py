@@ -13,9 +13,9 @@ from gateway.http.app import Services, create_app
 from gateway.http.server import serve_http
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
-from gateway.work.attachments import Attachments
-from gateway.work.directory import Principal, UserPrincipal
-from gateway.work.tasks import TaskService
+from gateway.work.people.directory import Principal, UserPrincipal
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.tasks import TaskService
 from support.task_world import World
 
 TOKEN = "gwr_not-a-real-token"

@@ -17,9 +17,9 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
-from gateway.work.directory import RuntimePrincipal
-from gateway.work.ports import Attempt, LossLimits
-from gateway.work.tasks import Assignment, TaskService
+from gateway.work.people.directory import RuntimePrincipal
+from gateway.work.tasks.ports import Attempt, LossLimits
+from gateway.work.tasks.tasks import Assignment, TaskService
 
 # What the inbound path does for a message, reduced to what tasks see of it.
 APPEND = """

@@ -20,6 +20,7 @@ import trio
 
 from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
+from gateway.channel.errors import PlatformRefused, PlatformUnavailable, PlatformUnreachable
 from gateway.channel.message import (
     ChatType,
     InboundMessage,
@@ -35,8 +36,7 @@ from gateway.concurrency import open_finishing_nursery
 from gateway.core.attachments import FetchProblem
 from gateway.core.enrichment import Author, AuthorKind, Recent, Said, Spot
 from gateway.daemon import Register, Supplies
-from gateway.errors import LarkRefused, LarkUnavailable, LarkUnreachable
-from gateway.work.attachments import Attachment, FetchFailed, FileSink
+from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
 from support.toy_town import Line, Spoken, Town
 
 TOY, FULL = "toy", "fulltoy"
@@ -113,7 +113,7 @@ class ToyChannel:
             looks=self._looks(message),
         )
         if "no" in answer:
-            raise LarkRefused(f"the town says {answer['no']}", code=3)
+            raise PlatformRefused(f"the town says {answer['no']}", code=3)
         return SendResult(answer["number"])
 
     def _looks(self, _message: OutboundMessage) -> str:
@@ -121,14 +121,14 @@ class ToyChannel:
 
     async def _call(self, **words: Any) -> dict[str, Any]:
         if self._line is None:
-            raise LarkUnreachable("there is no line to the town")
+            raise PlatformUnreachable("there is no line to the town")
         number = next(self._numbers)
         self._calls[number], answers = trio.open_memory_channel[dict[str, Any]](1)
         try:
             await self._line.write(call=number, **words)
             return await answers.receive()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise LarkUnavailable("the line was cut during the call") from error
+            raise PlatformUnavailable("the line was cut during the call") from error
         finally:
             del self._calls[number]
 
@@ -215,7 +215,7 @@ def _said(spoken: Spoken, town: Town) -> Said:
 
 @dataclass
 class ToyFiles:
-    """Implements gateway.work.attachments.FileSource."""
+    """Implements gateway.work.tasks.attachments.FileSource."""
 
     town: Town
     fetched: list[str] = field(default_factory=list)

@@ -21,8 +21,8 @@ from gateway.keyring import KeyRing
 from gateway.observe.notify import Notifier
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.installation_store import PostgresInstallationStore
-from gateway.work.bindings import BindingService
-from gateway.work.directory import Agent
+from gateway.work.people.bindings import BindingService
+from gateway.work.people.directory import Agent
 from support.processes import free_address
 from support.toy_platform import TOY, full_toy, toy
 from support.toy_town import Town

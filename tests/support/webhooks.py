@@ -15,9 +15,9 @@ from quart.typing import TestClientProtocol
 
 from gateway.batching import Batcher, run_batches
 from gateway.concurrency import Signal, Topics
+from gateway.http.api.deliveries import Hooks
 from gateway.http.app import JsonApp, Services, create_app
-from gateway.http.deliveries import Hooks
-from gateway.http.webhooks import Ingress
+from gateway.http.ingress.webhooks import Ingress
 from gateway.ids import new_token
 from gateway.keyring import KeyRing, generate_key
 from gateway.observe.events import WebhookObserver
@@ -35,9 +35,9 @@ from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.replay import BulkDesk, Replayer
 from gateway.webhooks.triggers import TriggerDesk
 from gateway.webhooks.turns import Turns
-from gateway.work.directory import Directory
-from gateway.work.dispatching import Dispatcher
-from gateway.work.tasks import TaskService
+from gateway.work.autopilots.dispatch import Dispatcher
+from gateway.work.people.directory import Directory
+from gateway.work.tasks.tasks import TaskService
 from support.autopilots import Autopilots
 from support.people import Office, open_office
 from support.task_world import World

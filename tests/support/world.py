@@ -16,7 +16,7 @@ import asks
 import trio
 
 from gateway.keyring import KeyRing, generate_key
-from gateway.lark.installer import InstallationService, NewApp, identify_with
+from gateway.lark.install.service import InstallationService, NewApp, identify_with
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.installation_store import PostgresInstallationStore
@@ -25,8 +25,8 @@ from gateway.simulator.connections import Connection
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import App, Person, open_id
 from gateway.simulator.simulator import Simulator
-from gateway.work.bindings import BindingService
-from gateway.work.directory import Agent, Directory, User, Workspace
+from gateway.work.people.bindings import BindingService
+from gateway.work.people.directory import Agent, Directory, User, Workspace
 from support.processes import GatewayProcess, open_gateway
 
 LEASE_TTL_SECONDS = 2.0

@@ -17,11 +17,11 @@ ALLOWED = {
     "cli/doctor.py": "shows how long ago something was",
     "cli/lark_install.py": "shows until when a code can be scanned",
     "daemon.py": "judges the timestamps that senders of webhooks sign, and the ends that people give to secrets",
-    "lark/connection.py": "shows when a bot last heard something",
+    "lark/chat/connection.py": "shows when a bot last heard something",
     "observe/events.py": "a gauge that Prometheus compares with its own wall clock",
     "postgres/migrate.py": "notes beside a migration when it was applied",
     "simulator/clock.py": "plays a platform, whose events carry wall time",
-    "work/files.py": "file systems stamp files with it; a jump only changes which file is fetched again",
+    "work/tasks/file_cache.py": "file systems stamp files with it; a jump only changes which file is fetched again",
 }
 WALL = {
     "time": {"time", "time_ns", "gmtime", "localtime", "ctime", "strftime"},

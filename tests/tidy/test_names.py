@@ -116,7 +116,7 @@ def test_crash_points_are_found() -> None:
         ("see `channel.registry.Registry.build` and gateway.lark.wire.frame", []),
         ("see gateway.lark.nothing", ["lark.nothing"]),
         ("see `channel.registry.Nobody`", ["channel.registry.Nobody"]),
-        ("`lark/connection.py` and `cli/nothing.py`", ["cli/nothing.py"]),
+        ("`lark/chat/connection.py` and `cli/nothing.py`", ["cli/nothing.py"]),
         ("`gateway.service` reaches https://gateway.example.com", []),
     ],
 )

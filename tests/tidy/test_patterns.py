@@ -26,12 +26,12 @@ from gateway.core.autopilot import describe_run, render_title
 from gateway.core.commands import description_of, parse_command, title_from
 from gateway.core.enrichment import neutralise
 from gateway.core.markdown import is_blank, place_media, shortened, without_links, without_mentions
-from gateway.lark.content import Mention, flatten, rewrite_mentions
-from gateway.lark.markdown import count_tables, divide, is_markdown
+from gateway.lark.chat.content import Mention, flatten, rewrite_mentions
+from gateway.lark.chat.markdown import count_tables, divide, is_markdown
 from gateway.observe.log import is_secret_name, scrub
 from gateway.simulator.echo_agent import reply
 from gateway.simulator.exchange import Answer, Router
-from gateway.work.diagnosis import DIAGNOSIS_CHARS_MAX, RULES
+from gateway.work.tasks.diagnosis import DIAGNOSIS_CHARS_MAX, RULES
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMPILERS = {"compile", "search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"}
@@ -111,22 +111,22 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.http.body _PLACE": worst(" - at `$", " - at `key in ", " - at `$.a`", "a", before=" - at `$."),
     "gateway.http.body _NAMED": worst("field `", "field ``", "a", before="field `"),
     "gateway.http.console.issues _PICTURE": worst("![](/api/attachments/", "![](/api/attachments/0123456789abcdef-"),
-    "gateway.lark.content _UNSTORABLE": worst("\x00", "\ud800"),
-    "gateway.lark.content _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
-    "gateway.lark.content bracketed_name: fullmatch": worst("a"),
-    "gateway.lark.installer _APP_ID": worst("a", before="cli_"),
-    "gateway.lark.markdown _MARKUP": worst(
+    "gateway.lark.chat.content _UNSTORABLE": worst("\x00", "\ud800"),
+    "gateway.lark.chat.content _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
+    "gateway.lark.chat.content bracketed_name: fullmatch": worst("a"),
+    "gateway.lark.install.service _APP_ID": worst("a", before="cli_"),
+    "gateway.lark.chat.markdown _MARKUP": worst(
         "`a", "``a\n", "a", "**a\n", "__a\n", "[a", "[a](", "[a](b", "| ", "|", " \n", " ", "-", "--- a\n", "1", "* *",
         before="| `a", after=" x",
     ),
-    "gateway.lark.markdown _FENCE": worst("`", "~", "a", before="```"),
-    "gateway.lark.markdown _RULE_CELL": worst("-", before=":", after="a"),
-    "gateway.lark.proxy _NO_PORT": worst(":", "a:", "a", after="["),
-    "gateway.lark.proxy _exemptions: split": worst(",", "a,"),
-    "gateway.lark.proxy _exempt: fullmatch": worst("1"),
-    "gateway.lark.registration _CODE": worst("a", "."),
-    "gateway.lark.registration _PLAIN": worst("a"),
-    "gateway.lark.rest _TOKEN_SHAPE": worst("a", after=" "),
+    "gateway.lark.chat.markdown _FENCE": worst("`", "~", "a", before="```"),
+    "gateway.lark.chat.markdown _RULE_CELL": worst("-", before=":", after="a"),
+    "gateway.lark.api.proxy _NO_PORT": worst(":", "a:", "a", after="["),
+    "gateway.lark.api.proxy _exemptions: split": worst(",", "a,"),
+    "gateway.lark.api.proxy _exempt: fullmatch": worst("1"),
+    "gateway.lark.install.device_flow _CODE": worst("a", "."),
+    "gateway.lark.install.device_flow _PLAIN": worst("a"),
+    "gateway.lark.api.rest _TOKEN_SHAPE": worst("a", after=" "),
     "gateway.lark.wire.endpoint _INTEGER": worst("1", before="-"),
     "gateway.lark.wire.session _NUMBER": worst("1", before="-"),
     "gateway.observe.log _SECRET_KEY": worst("_token", "_", "_privat", "_private_ke", "token_", after="s"),
@@ -150,23 +150,23 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.webhooks.envelope _NUL": worst("\\", "\\\\u000", "\\\\u0000", "\\u0000", "a\\\\"),
     "gateway.webhooks.envelope _ESCAPE": worst("\\", "\\ud800", "\\ud800\\udc0", "\\ud800\\udc00"),
     "gateway.webhooks.signature _SECONDS": worst("1"),
-    "gateway.work.bindings _TOKEN": worst("a"),
-    "gateway.work.diagnosis _QUOTES": worst('"', 'a"'),
-    "gateway.work.diagnosis _GAPS": worst(" ", "a_", "a -_ "),
-    "gateway.work.diagnosis _status_of: compile": worst("500 ", " 401", " ", "http500", before="500 "),
-    "gateway.work.diagnosis _rule: compile": worst(
+    "gateway.work.people.bindings _TOKEN": worst("a"),
+    "gateway.work.tasks.diagnosis _QUOTES": worst('"', 'a"'),
+    "gateway.work.tasks.diagnosis _GAPS": worst(" ", "a_", "a -_ "),
+    "gateway.work.tasks.diagnosis _status_of: compile": worst("500 ", " 401", " ", "http500", before="500 "),
+    "gateway.work.tasks.diagnosis _rule: compile": worst(
         "no ", "the ", "model: ", "is ", "api key ", "missing the ", "exceed", "hit", "get http://a", "at ",
         "requires a ", "at a:1", "1", "keyerror: a", "unsupported a ", "empty a", "version ", "quota ", "proxy ",
     ),
-    "gateway.work.directory _PREFIX": worst("A"),
-    "gateway.work.directory _NOT_SLUG": worst("-", "a-"),
-    "gateway.work.directory _EMAIL": worst("a", "@", after="@"),
-    "gateway.work.issue_pages _KEY": worst("1", before="A-"),
-    "gateway.work.legacy_rows _TOKEN_HASH": worst("a"),
-    "gateway.work.legacy_rows _SLUG": worst("a", "-", before="a", after="_"),
-    "gateway.work.legacy_rows _PREFIX": worst("A"),
-    "gateway.work.legacy_rows workspace: sub": worst("-", "a-"),
-    "gateway.work.legacy_rows workspace: sub 2": worst("a"),
+    "gateway.work.people.directory _PREFIX": worst("A"),
+    "gateway.work.people.directory _NOT_SLUG": worst("-", "a-"),
+    "gateway.work.people.directory _EMAIL": worst("a", "@", after="@"),
+    "gateway.work.issues.pages _KEY": worst("1", before="A-"),
+    "gateway.legacy.rows _TOKEN_HASH": worst("a"),
+    "gateway.legacy.rows _SLUG": worst("a", "-", before="a", after="_"),
+    "gateway.legacy.rows _PREFIX": worst("A"),
+    "gateway.legacy.rows workspace: sub": worst("-", "a-"),
+    "gateway.legacy.rows workspace: sub 2": worst("a"),
 }  # fmt: skip
 """The worst case of each pattern, by the place in the source that `sites` names."""
 

@@ -35,7 +35,7 @@ def test_every_module_says_what_it_is_for() -> None:
 def test_first_platform_is_named_only_where_it_is_meant() -> None:
     """Anywhere else a platform's slug is data that came with its registration."""
     named = {path.relative_to(SOURCE).as_posix() for path in MODULES if '"feishu"' in path.read_text()}
-    meant = ("lark/", "simulator/", "cli/lark", "work/legacy_rows.py", "http/installations.py")
+    meant = ("lark/", "simulator/", "cli/lark", "legacy/rows.py", "http/api/installations.py")
     assert not [path for path in named if not path.startswith(meant)]
 
 
@@ -64,7 +64,8 @@ def statements() -> dict[str, str]:
 
 
 def test_every_statement_has_a_name_of_its_own_and_a_caller() -> None:
-    source = "\n".join(path.read_text() for path in (SOURCE / "postgres").glob("*.py"))
+    stores = [*(SOURCE / "postgres").glob("*.py"), *(SOURCE / "legacy").glob("*_store.py")]
+    source = "\n".join(path.read_text() for path in stores)
     named = statements()
     assert named
     unused = [f"{file}: {name}" for name, file in named.items() if not re.search(rf"\b_?Q\.{name}\b", source)]

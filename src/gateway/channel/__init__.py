@@ -3,8 +3,8 @@
 How to add a platform
 ---------------------
 
-A module that registers it, and its name in `daemon.PLATFORMS`: nothing else is told. The tests serve such a platform
-beside Lark, so its adapter is an example that works.
+A function that registers it, named in `daemon.PLATFORMS`: nothing else is told. The tests serve such a
+platform beside Lark, so its adapter is an example that works.
 
 *The slug* is short and for ever: it stands in every row as `channel_type`, and in metrics.
 
@@ -21,9 +21,8 @@ the sender typed. `addressed_to_bot` decides in groups, where anything else is d
 is what commands go stale by.
 
 *What goes out* is `Channel.send` of a `channel.message.OutboundMessage`, to a chat, or to a person who has to be asked
-to bind. It must be safe to repeat with the same `idempotency_key` for an hour. Failures are those of the LarkError
-family in `gateway.errors`, which says for each whether anything may have been sent; its name is that of the first
-platform, its meaning is everybody's. Pacing is that of the first platform, too (`core.pacing`).
+to bind. It must be safe to repeat with the same `idempotency_key` for an hour. Failures are those of `channel.errors`,
+each of which says whether anything may have been sent. Pacing is that of the first platform (`core.pacing`).
 
 *The installation* is a row of `channel_installation`: the type, an agent, and a JSON config by which only the adapter
 decides anything, but for three keys. `app_id` is there, names the bot, and is unique for the type. A key that ends in
@@ -32,9 +31,9 @@ without the ending, and key rotation finds it by the ending. `allow_bots` means 
 through `channel.installation.InstallationStore.save`.
 
 *The registration* is `Registry.register(slug, factory, traits)`, called by a function that `daemon.PLATFORMS` names;
-`daemon.Supplies` is what it may build on. `channel.registry.Traits` are what others must know: what people call the
-platform, what its channels can do, which keys of a config make another link, how long answers are divided, how to read
-back what was said. Files in messages come from the source that the platform puts into `Supplies.files`.
+`daemon.Supplies` is what it may build on. `channel.registry.Traits` are what others must know: what people
+call the platform, what its channels can do, which keys of a config make another link, how long answers are divided, how
+to read back what was said. Files in messages come from the source that the platform puts into `Supplies.files`.
 
 *What a platform cannot do* it leaves out. Without `Capability.TYPING_INDICATOR` (with it, a channel implements
 `channel.channel.Typing`) no sign is asked for; without `channel.channel.ReadBack` an answer of which nobody knows
@@ -44,5 +43,6 @@ source a file is said to be unavailable; without a way to divide, every answer i
 *What stays Lark's alone*: the command group `gateway lark` and the routes below `/api/workspaces/…/lark/` connect and
 list Lark's bots, so a platform brings its own way to write its rows. A link to bind an account leads to `/lark/bind` on
 every platform, and `gateway lark bind` binds an account of any bot. An issue that was filed by a command has the origin
-`lark_chat` wherever the chat was. Events that a platform posts need a route of their own beside `http.lark_events`.
+`lark_chat` wherever the chat was. Events that a platform posts need a route of their own beside
+`http.ingress.lark_events`.
 """

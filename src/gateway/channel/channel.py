@@ -158,7 +158,7 @@ class Channel(Protocol):
         """
 
     async def send(self, message: OutboundMessage) -> SendResult:
-        """Send one message. Raises the LarkError family; safe to repeat with the same idempotency key."""
+        """Send one message. Raises the PlatformError family; safe to repeat with the same idempotency key."""
 
     @property
     def capabilities(self) -> Capability: ...
@@ -171,7 +171,8 @@ class ReadBack(Protocol):
     async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
         """The platform's id of the message if it was delivered after `since`; None: it certainly was not.
 
-        `known` are ids of other messages of ours. Raises the LarkError family; LarkRefused when that cannot be told.
+        `known` are ids of other messages of ours. Raises the PlatformError family; PlatformRefused when that cannot be
+        told.
         """
 
 
@@ -182,7 +183,7 @@ def read_back_of(channel: Channel) -> ReadBack | None:
 
 @runtime_checkable
 class Typing(Protocol):
-    """What a channel with `Capability.TYPING_INDICATOR` can do besides. Both calls raise the LarkError family."""
+    """What a channel with `Capability.TYPING_INDICATOR` can do besides. Both calls raise the PlatformError family."""
 
     async def show_typing(self, message_id: str) -> str:
         """Let a message show that its answer is being worked on; returns the handle to take that away with.

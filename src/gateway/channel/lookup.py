@@ -20,7 +20,7 @@ _log = structlog.get_logger()
 
 
 class Lookup(Protocol):
-    """What one bot may read. Every call raises the LarkError family; a definite no is not asked again.
+    """What one bot may read. Every call raises the PlatformError family; a definite no is not asked again.
 
     What comes back is other people's: it may be handed on, and is not stored or logged.
     """

@@ -13,7 +13,7 @@ import trio
 
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_secret_note, read_secret
 from gateway.config import Settings, load_settings
-from gateway.work.directory import ROLES, SPOKEN, Directory, Language, Role
+from gateway.work.people.directory import ROLES, SPOKEN, Directory, Language, Role
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ REPLACE_HELP = "Put the app in the place of another one that is the agent's live
 
 def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
     """An installation with where its app is managed, and the address that its events are posted to if they are."""
-    from gateway.lark.region import console_url
+    from gateway.lark.api.region import console_url
 
     links: dict[str, Any] = {"console_url": console_url(view.region, view.app_id)}
     if view.event_mode == "http":

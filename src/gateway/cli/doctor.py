@@ -184,8 +184,8 @@ class _Doctor:
         self, pool: Pool, ring: KeyRing | None, views: Sequence[InstallationView]
     ) -> Mapping[UUID, str]:
         """What the platform says of each active bot that it could be asked about in time; see `ask_all`."""
-        from gateway.lark.client import open_http_client
-        from gateway.lark.content import CHANNEL_TYPE
+        from gateway.lark.api.client import open_http_client
+        from gateway.lark.chat.content import CHANNEL_TYPE
 
         self.found.looking_at = "the platform"
         active = [view for view in views if view.status == "active" and view.channel_type == CHANNEL_TYPE]
@@ -321,7 +321,7 @@ def key_state(settings: Settings) -> tuple[bool, str]:
 
 def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, str] | None:
     """Through which proxy platforms are reached, None when directly; credentials are not shown."""
-    from gateway.lark.proxy import Proxies
+    from gateway.lark.api.proxy import Proxies
 
     secret = settings.lark.proxy_url
     try:
@@ -333,7 +333,7 @@ def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, s
 
 def certificate_state() -> tuple[bool, str] | None:
     """Who vouches for platforms, None when that is left to this machine's own authorities."""
-    from gateway.lark.client import trusted_context
+    from gateway.lark.api.client import trusted_context
 
     try:
         trusted_context()

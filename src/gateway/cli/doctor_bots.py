@@ -9,7 +9,8 @@ from uuid import UUID
 
 import trio
 
-from gateway.errors import GatewayError, LarkError, LarkRefused, LarkThrottled, LarkUnauthorized
+from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnauthorized
+from gateway.errors import GatewayError
 from gateway.keyring import UnreadableSecret
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ ADVICE = {
 }
 
 Ask = Callable[["InstallationView"], Awaitable[str]]
-"""Ask the platform about a bot: what is wrong and what to do, "" when all is well. Raises the LarkError family."""
+"""Ask the platform about a bot: what is wrong and what to do, "" when all is well. Raises the PlatformError family."""
 
 
 def is_well(view: InstallationView) -> bool:
@@ -104,13 +105,13 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
             return await ask(view)
     except trio.TooSlowError:
         return f"the platform did not answer within {ASK_SECONDS:g} s; is it reachable from here?"
-    except LarkUnauthorized as error:
+    except PlatformUnauthorized as error:
         return f"the platform does not accept its app id and secret ({error}); give the new secret: `gateway lark add`"
-    except LarkThrottled:
+    except PlatformThrottled:
         return ""
-    except LarkRefused as error:
+    except PlatformRefused as error:
         return f"the platform does not say which bot it is ({error}); enable the bot in the developer console"
-    except LarkError as error:
+    except PlatformError as error:
         return f"the platform cannot be asked from here ({error}); is a proxy missing? see lark.proxy_url"
     except UnreadableSecret as error:
         return f"{error}; put the key that sealed it behind the others, or give the secret again: `gateway lark add`"
@@ -121,8 +122,8 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
 def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: object) -> Ask:
     """Ask Lark or Feishu itself, with the credentials as they are stored."""
     from gateway.keyring import open_config
-    from gateway.lark.client import LarkClient
-    from gateway.lark.region import Region, open_base_url
+    from gateway.lark.api.client import LarkClient
+    from gateway.lark.api.region import Region, open_base_url
     from gateway.postgres.installation_store import PostgresInstallationStore
 
     store = PostgresInstallationStore(pool)

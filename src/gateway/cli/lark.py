@@ -17,11 +17,11 @@ from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
-from gateway.work.bindings import BindingService
+from gateway.work.people.bindings import BindingService
 
 if TYPE_CHECKING:
     from gateway.channel.installation import InstallationView
-    from gateway.lark.installer import InstallationService, Installed, NewApp
+    from gateway.lark.install.service import InstallationService, Installed, NewApp
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def add(
 
     An agent whose bot is another app's keeps that one, and the command fails, unless --replace is given.
     """
-    from gateway.lark.installer import NewApp
+    from gateway.lark.install.service import NewApp
 
     app_secret = read_secret("App secret").strip()
     app = NewApp(
@@ -173,7 +173,7 @@ async def _list(settings: Settings) -> list[InstallationView]:
 @asynccontextmanager
 async def _installations(settings: Settings) -> AsyncIterator[InstallationService]:
     from gateway.daemon import open_database, open_keyring
-    from gateway.lark.installer import InstallationService, identify_with
+    from gateway.lark.install.service import InstallationService, identify_with
     from gateway.postgres.installation_store import PostgresInstallationStore
 
     async with open_database(settings, attach=True) as pool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.channel.installs import BegunScan, ScanStatus
-    from gateway.lark.installs import ScanDesk
+    from gateway.lark.install.scan import ScanDesk
 
 LOOK_SECONDS = 0.5
 QUIET_ZONE = 2
@@ -84,7 +84,7 @@ def install(
 
 async def _install(settings: Settings, wanted: Wanted) -> int:
     from gateway.daemon import open_database, open_keyring, scan_desk
-    from gateway.lark.client import open_http_client
+    from gateway.lark.api.client import open_http_client
 
     proxy = settings.lark.proxy_url
     async with (
@@ -128,7 +128,7 @@ async def _until_signal(
 
 async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: trio.CancelScope) -> None:
     """The first signal lets the step under way end, because its answer may be the one that grants."""
-    from gateway.lark.installs import DRAIN_SECONDS
+    from gateway.lark.install.scan import DRAIN_SECONDS
 
     async for _ in signals:
         if stop.is_set():

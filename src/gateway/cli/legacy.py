@@ -11,8 +11,8 @@ import trio
 from gateway.cli.output import config_option, json_option, plain, print_json, print_table, progress_bars, read_secret
 from gateway.cli.secrets import required_keyring
 from gateway.config import Settings, load_settings
-from gateway.work.legacy import ImportReport, import_legacy
-from gateway.work.legacy_rows import LegacyKey
+from gateway.legacy.importer import ImportReport, import_legacy
+from gateway.legacy.rows import LegacyKey
 from gateway.work.secrets import Progress
 
 
@@ -61,8 +61,8 @@ def import_(
 
 async def _import(settings: Settings, conninfo: str, key: LegacyKey, dry_run: bool, progress: Progress) -> _Imported:
     from gateway.daemon import open_database
-    from gateway.postgres.legacy_source_store import open_legacy_source
-    from gateway.postgres.legacy_store import open_legacy_target
+    from gateway.legacy.source_store import open_legacy_source
+    from gateway.legacy.target_store import open_legacy_target
 
     ring = required_keyring(settings)
     async with (

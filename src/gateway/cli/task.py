@@ -12,10 +12,10 @@ import trio
 
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record, print_table
 from gateway.config import Settings, load_settings
-from gateway.work.ports import TaskStatus
+from gateway.work.tasks.ports import TaskStatus
 
 if TYPE_CHECKING:
-    from gateway.work.task_views import SentForTask, TaskLine, TaskPage
+    from gateway.work.tasks.views import SentForTask, TaskLine, TaskPage
 
 ROWS_MAX = 1_000
 
@@ -80,8 +80,8 @@ async def _list(
     from gateway.daemon import open_database
     from gateway.postgres.directory_store import PostgresDirectoryStore
     from gateway.postgres.task_view_store import PostgresTaskViews
-    from gateway.work.directory import Directory
-    from gateway.work.task_views import TaskViews
+    from gateway.work.people.directory import Directory
+    from gateway.work.tasks.views import TaskViews
 
     async with open_database(settings, attach=True) as pool:
         place = None if workspace is None else await Directory(PostgresDirectoryStore(pool)).workspace(workspace)
@@ -93,7 +93,7 @@ async def _list(
 async def _show(settings: Settings, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
     from gateway.daemon import open_database
     from gateway.postgres.task_view_store import PostgresTaskViews
-    from gateway.work.task_views import TaskViews
+    from gateway.work.tasks.views import TaskViews
 
     async with open_database(settings, attach=True) as pool:
         return await TaskViews(PostgresTaskViews(pool)).find(task_id)

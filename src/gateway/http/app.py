@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
-from gateway.http import (
+from gateway.http.api import (
     attachments,
     autopilots,
     bindings,
@@ -26,21 +26,20 @@ from gateway.http import (
     health,
     identity,
     installations,
-    lark_events,
     outgoing,
     runtimes,
     tasks,
-    team,
     triggers,
-    webhooks,
 )
+from gateway.http.api import teams as team
+from gateway.http.api.bindings import LinkDesk
+from gateway.http.api.identity import SignIn
 from gateway.http.auth import Authenticate, authenticate_with
-from gateway.http.bindings import LinkDesk
 from gateway.http.body import error_response
 from gateway.http.bounds import SMALL, body_bounds, bound_of
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
-from gateway.http.identity import SignIn
+from gateway.http.ingress import lark_events, webhooks
 from gateway.http.places import PlaceLimits, Places
 from gateway.http.query import judge_queries
 from gateway.http.requests import BoundedConnection, BoundedRequest, refuse_many_parameters, too_large
@@ -50,21 +49,21 @@ from gateway.http.throttle import LoginThrottle
 if TYPE_CHECKING:
     from gateway.channel.installs import Installs
     from gateway.channel.push import TakePushed
-    from gateway.http.autopilots import TriggerViews
+    from gateway.http.api.autopilots import TriggerViews
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
-    from gateway.work.accounts import Accounts
-    from gateway.work.attachments import Attachments
-    from gateway.work.autopilots import AutopilotService
-    from gateway.work.bindings import BindingService
-    from gateway.work.chats import ChatService
-    from gateway.work.directory import Directory
+    from gateway.work.autopilots.autopilots import AutopilotService
     from gateway.work.feed import Feed
-    from gateway.work.issue_pages import IssuePages
-    from gateway.work.outgoing import OutgoingService
-    from gateway.work.tasks import TaskService
-    from gateway.work.team import TeamService
+    from gateway.work.issues.pages import IssuePages
+    from gateway.work.people.accounts import Accounts
+    from gateway.work.people.bindings import BindingService
+    from gateway.work.people.directory import Directory
+    from gateway.work.people.teams import TeamService
+    from gateway.work.tasks.attachments import Attachments
+    from gateway.work.tasks.chats import ChatService
+    from gateway.work.tasks.outgoing import OutgoingService
+    from gateway.work.tasks.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from quart import current_app, g, request
 
 from gateway.errors import RejectedRequest
 from gateway.http.session import Sessions, session_secret
-from gateway.work.directory import Principal, RuntimePrincipal, UserPrincipal
+from gateway.work.people.directory import Principal, RuntimePrincipal, UserPrincipal
 
 __all__ = [
     "Authenticate",

@@ -33,9 +33,9 @@ from gateway.core.replies import Reply, issue_link, quoted, say
 from gateway.ids import new_id
 from gateway.inbound.ports import Claim, HeldCommand, InboundStore, UserMessage
 from gateway.inbound.turn import Turn, words_of
-from gateway.work.issues import Filed, IssueDraft, IssueFile, IssueService
-from gateway.work.notices import Notice
-from gateway.work.sessions import Queueing
+from gateway.work.issues.issues import Filed, IssueDraft, IssueFile, IssueService
+from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.sessions import Queueing
 
 HELD_SECONDS = 3600.0
 

@@ -11,7 +11,7 @@ from gateway.batching import BATCH_MAX, WAITING_MAX, Batcher, run_batches
 from gateway.concurrency import reached
 from gateway.errors import StoreConflict
 from gateway.inbound.ports import IngestStore, PlainMessage
-from gateway.work.sessions import Queueing
+from gateway.work.tasks.sessions import Queueing
 
 log = structlog.get_logger()
 

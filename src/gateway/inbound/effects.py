@@ -14,7 +14,7 @@ import trio
 from gateway.concurrency import Signal, finishing, open_finishing_nursery, reached
 from gateway.core.attachments import FetchProblem
 from gateway.errors import StoreError
-from gateway.work.attachments import Attachment, Attachments, AttachmentStore, FetchFailed
+from gateway.work.tasks.attachments import Attachment, Attachments, AttachmentStore, FetchFailed
 
 POLL_SECONDS = 5.0
 HOLD_SECONDS = 5.0

@@ -19,13 +19,14 @@ from typing import Any
 import structlog
 import trio
 
+from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnauthorized
 from gateway.channel.lookup import Lookup, LookupOf
 from gateway.channel.message import ChatType, InboundMessage
 from gateway.core.enrichment import Additions, AuthorKind, Forwarded, Quoted, Recent, Said, Spot, neutralise, render
-from gateway.errors import GatewayError, LarkRefused, LarkThrottled, LarkUnauthorized
+from gateway.errors import GatewayError
 from gateway.inbound.ports import Installation
 from gateway.inbound.turn import quoted_by, thread_of
-from gateway.work.ports import ClaimedMessage, Place
+from gateway.work.tasks.ports import ClaimedMessage, Place
 
 BUDGET_SECONDS = 2.0
 """For all look-ups of one run together."""
@@ -374,9 +375,9 @@ def _bare(additions: Additions) -> Additions:
 def _judge(error: Exception, kind: str) -> str:
     """How a look-up ended. Its words may quote what must not be logged: of a bug only its type and place are."""
     match error:
-        case LarkThrottled():
+        case PlatformThrottled():
             return "throttled"
-        case LarkRefused() | LarkUnauthorized():
+        case PlatformRefused() | PlatformUnauthorized():
             return "refused"
         case GatewayError():
             return "unavailable"

@@ -50,7 +50,7 @@ from gateway.inbound.ports import (
     TextCommitter,
 )
 from gateway.inbound.turn import Turn, quoted_by, thread_of, words_of
-from gateway.work.sessions import creator_of, title_of
+from gateway.work.tasks.sessions import creator_of, title_of
 
 FINALISE_SECONDS = 1.0
 """How long a cancelled request may still take to mark or release its claim."""

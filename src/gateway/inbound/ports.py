@@ -12,8 +12,8 @@ from gateway.channel.message import MediaRef
 from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, Outcome
 from gateway.errors import StoreConflict
-from gateway.work.notices import Notice
-from gateway.work.sessions import Queueing
+from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.sessions import Queueing
 
 OutcomeObserver = Callable[[str, Outcome, DropReason | None], None]
 """Told of every decided message, and its channel type, for metrics. Must not raise."""

@@ -8,8 +8,8 @@ from uuid import UUID
 from gateway.channel.message import ChatType, InboundMessage, Source
 from gateway.core.replies import Reply, say
 from gateway.inbound.ports import Claim, Installation, UserMessage
-from gateway.work.notices import Notice, notice_key
-from gateway.work.sessions import Queueing
+from gateway.work.tasks.notices import Notice, notice_key
+from gateway.work.tasks.sessions import Queueing
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class SupervisorObserver:
 
 
 class FetchObserver:
-    """Counts files that were fetched, or not: a callback for `work.attachments`, given "ready" or a problem's slug."""
+    """Counts fetched files: a callback for `work.tasks.attachments`, given "ready" or a problem's slug."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -168,7 +168,7 @@ class WebhookObserver:
 
 
 class TaskObserver:
-    """Counts runs that ended: a callback for `work.tasks`, given the task's kind, its status and its length."""
+    """Counts runs that ended: a callback for `work.tasks.tasks`, given the task's kind, its status and its length."""
 
     def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics
@@ -181,7 +181,7 @@ class TaskObserver:
 
 
 class AutopilotObserver:
-    """Counts runs of autopilots: callbacks for `work.dispatching` (`began`) and `work.autopilots` (`ended`)."""
+    """Counts runs: callbacks for `work.autopilots.dispatch` (`began`) and `work.autopilots.autopilots` (`ended`)."""
 
     def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
+from gateway.channel.errors import PlatformThrottled, PlatformUnavailable
 from gateway.core.pacing import AppPace
-from gateway.errors import LarkThrottled, LarkUnavailable
 
 logger = structlog.get_logger(__name__)
 
@@ -63,11 +63,11 @@ class Governor:
 
     def learn(self, chat: str, error: Exception | None) -> None:
         """Take note of how a call to that chat ended."""
-        if isinstance(error, LarkThrottled):
+        if isinstance(error, PlatformThrottled):
             self._pace.answered()
             self._pace.throttled(None if error.whole_app else chat, trio.current_time(), error.retry_after)
             self._note("throttled_app" if error.whole_app else "throttled_chat")
-        elif not isinstance(error, LarkUnavailable):
+        elif not isinstance(error, PlatformUnavailable):
             self._pace.answered()
         elif seconds := self._pace.unanswered(trio.current_time()):
             self._note("breaker_opened")

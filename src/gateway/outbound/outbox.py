@@ -14,10 +14,14 @@ import structlog
 import trio
 
 from gateway.channel.channel import Channel, ReadBack, read_back_of
+from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.core.replies import Reply, in_every_language
-from gateway.core.sending import (
+from gateway.errors import LocalProtocolError, StoreError, StoreUnavailable
+from gateway.outbound.governor import Governor
+from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
+from gateway.outbound.sending import (
     DOUBT_SECONDS_MAX,
     UNSENT_SECONDS_MAX,
     FindOut,
@@ -26,17 +30,6 @@ from gateway.core.sending import (
     is_outlived,
     judge_attempt,
 )
-from gateway.errors import (
-    LarkError,
-    LarkRefused,
-    LarkThrottled,
-    LarkUnavailable,
-    LocalProtocolError,
-    StoreError,
-    StoreUnavailable,
-)
-from gateway.outbound.governor import Governor
-from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
 from gateway.outbound.typing import Typist
 
 logger = structlog.get_logger(__name__)
@@ -225,10 +218,10 @@ class _Sender:
                 with trio.fail_after(self._attempt_seconds):
                     result = await self._channel.send(_envelope(row, text))
         except trio.TooSlowError as error:
-            silent = LarkUnavailable(f"no answer within {self._attempt_seconds:g} s")
+            silent = PlatformUnavailable(f"no answer within {self._attempt_seconds:g} s")
             self._governor.learn(row.recipient, silent)
             raise silent from error
-        except LarkError as error:
+        except PlatformError as error:
             self._governor.learn(row.recipient, error)
             raise
         self._governor.learn(row.recipient, None)
@@ -246,7 +239,7 @@ class _Sender:
         known = await self._store.list_sent(row)
         try:
             found = await self._read_back(reader, row, row.first_attempt_at, known)
-        except LarkRefused as error:
+        except PlatformRefused as error:
             await self._settle_unknown(row, error.code, f"the chat cannot be read: {_reason(error)}")
         except Exception as error:
             await self._postpone_doubt(row, error)
@@ -259,8 +252,8 @@ class _Sender:
                 with trio.fail_after(READ_BACK_SECONDS):
                     return await reader.find_sent(_envelope(row, row.content), since=since, known=known)
         except trio.TooSlowError as error:
-            raise LarkUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
-        except LarkThrottled as error:
+            raise PlatformUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
+        except PlatformThrottled as error:
             self._governor.learn(row.recipient, error)
             raise
 
@@ -329,7 +322,7 @@ class _Sender:
 
     def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:
         log = logger.bind(row_id=str(row.id), kind=row.kind, attempts=row.attempts, reason=_reason(error))
-        if not isinstance(error, LarkError):
+        if not isinstance(error, PlatformError):
             self._record(row.kind, "fault")
             log.error("outbox_send_fault", exc_info=error)
         elif final:
@@ -356,9 +349,9 @@ class _NotComposed(LocalProtocolError):
 
 
 def _code(error: Exception) -> int:
-    return error.code if isinstance(error, LarkError) else 0
+    return error.code if isinstance(error, PlatformError) else 0
 
 
 def _reason(error: Exception) -> str:
     """What is kept of an error and shown: the platform's own words, but only the type of a fault of ours."""
-    return str(error)[:500] if isinstance(error, LarkError | _NotComposed) else type(error).__name__
+    return str(error)[:500] if isinstance(error, PlatformError | _NotComposed) else type(error).__name__

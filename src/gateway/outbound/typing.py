@@ -15,8 +15,15 @@ import structlog
 import trio
 
 from gateway.channel.channel import Channel, Typing, typing_of
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+)
 from gateway.concurrency import Signal, Workers, reached
-from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, StoreError
+from gateway.errors import StoreError
 from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Lease, TypingRow, TypingStore
 
@@ -157,13 +164,13 @@ class Typist:
 
     async def _call(self, message_id: str, call: Callable[[], Awaitable[T]]) -> T:
         if not self._governor.admits_typing():
-            raise LarkThrottled("messages go first", retry_after=NO_ROOM_SECONDS)
+            raise PlatformThrottled("messages go first", retry_after=NO_ROOM_SECONDS)
         try:
             with trio.fail_after(self._attempt_seconds):
                 return await call()
         except trio.TooSlowError as error:
-            raise LarkUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
-        except LarkThrottled as error:
+            raise PlatformUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
+        except PlatformThrottled as error:
             self._governor.learn(message_id, error)
             raise
 
@@ -183,7 +190,7 @@ class Typist:
 
     def _log_failure(self, row: TypingRow, action: str, error: Exception, delay: float | None) -> None:
         log = logger.bind(row_id=str(row.id), action=action, attempts=row.attempts, retry_seconds=delay)
-        if isinstance(error, LarkError):
+        if isinstance(error, PlatformError):
             log.info("typing_call_failed", code=error.code, reason=str(error)[:300])
         else:
             self._record(action, "fault")
@@ -197,17 +204,17 @@ def judge_failure(error: Exception, *, unwanted: bool, attempts: int) -> float |
     one, may have succeeded: then it is let be until the run ends. To take one away is worth more, because what stays
     is a lie; a throttle only delays it.
     """
-    if isinstance(error, LarkRefused):
+    if isinstance(error, PlatformRefused):
         return None if unwanted or attempts == 1 else REST_OF_RUN_SECONDS
     if unwanted:
         return None if attempts >= HIDE_ATTEMPTS_MAX else _hide_delay(error, attempts)
-    if isinstance(error, LarkThrottled | LarkUnauthorized):
+    if isinstance(error, PlatformThrottled | PlatformUnauthorized):
         return None if attempts == 1 else REST_OF_RUN_SECONDS
-    if isinstance(error, LarkUnavailable) and attempts < SHOW_ATTEMPTS_MAX:
+    if isinstance(error, PlatformUnavailable) and attempts < SHOW_ATTEMPTS_MAX:
         return _SHOW_RETRY_SECONDS * 2.0 ** (attempts - 1)
     return REST_OF_RUN_SECONDS
 
 
 def _hide_delay(error: Exception, attempts: int) -> float:
     delay = min(_HIDE_RETRY_SECONDS * 4.0 ** (attempts - 1), _HIDE_RETRY_MAX_SECONDS)
-    return max(delay, error.retry_after) if isinstance(error, LarkThrottled) else delay
+    return max(delay, error.retry_after) if isinstance(error, PlatformThrottled) else delay

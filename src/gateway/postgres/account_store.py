@@ -6,14 +6,14 @@ from uuid import UUID
 
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.accounts import Account, Membership
-from gateway.work.directory import User
+from gateway.work.people.accounts import Account, Membership
+from gateway.work.people.directory import User
 
 _Q = load("account.sql", Account, User, Membership)
 
 
 class PostgresAccountStore:
-    """Implements `work.accounts.AccountStore` on a pool that the caller owns."""
+    """Implements `work.people.accounts.AccountStore` on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -11,14 +11,14 @@ from gateway.core.attachments import Described, FetchProblem
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.attachments import Attachment, PlacedAttachment
-from gateway.work.ports import ClaimedMessage
+from gateway.work.tasks.attachments import Attachment, PlacedAttachment
+from gateway.work.tasks.ports import ClaimedMessage
 
 _Q = load("attachment.sql", Attachment, PlacedAttachment)
 
 
 class PostgresAttachmentStore:
-    """Implements gateway.work.attachments.AttachmentStore on a pool that the caller owns."""
+    """Implements gateway.work.tasks.attachments.AttachmentStore on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -12,13 +12,13 @@ from gateway.errors import StoreConflict
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.autopilots import AssigneeFound, AssigneeKind, Autopilot, AutopilotDraft, EndedRun, Run
+from gateway.work.autopilots.autopilots import AssigneeFound, AssigneeKind, Autopilot, AutopilotDraft, EndedRun, Run
 
 _Q = load("autopilot.sql", AssigneeFound, Autopilot, EndedRun, Run)
 
 
 class PostgresAutopilotStore:
-    """Implements gateway.work.autopilots.AutopilotStore on a pool that the caller owns."""
+    """Implements gateway.work.autopilots.autopilots.AutopilotStore on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -62,7 +62,7 @@ class PostgresAutopilotStore:
 
 
 class PostgresAutopilotChange:
-    """Implements gateway.work.autopilots.AutopilotChange within the store's transaction."""
+    """Implements gateway.work.autopilots.autopilots.AutopilotChange within the store's transaction."""
 
     def __init__(self, conn: TrioConnection[Any]) -> None:
         self._conn = conn

@@ -8,7 +8,7 @@ from uuid import UUID
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.bindings import Binding, BindingObstacles, BoundPerson, LinkAsked, RedeemRefusal, TokenAccount
+from gateway.work.people.bindings import Binding, BindingObstacles, BoundPerson, LinkAsked, RedeemRefusal, TokenAccount
 
 _Q = load("binding.sql", Binding, BindingObstacles, TokenAccount, BoundPerson, LinkAsked)
 
@@ -22,7 +22,7 @@ class _NotRedeemed(Exception):
 
 
 class PostgresBindingStore:
-    """Implements `work.bindings.BindingStore` and `work.prompts.PromptStore` on a pool that the caller owns."""
+    """Implements `work.people.bindings.BindingStore` and `work.people.binding_prompts.PromptStore` on a pool."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

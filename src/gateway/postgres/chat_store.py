@@ -11,8 +11,8 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.postgres.task_store import announce, ring_runtime
-from gateway.work.chats import Chat, ChatMessage, DeletedTask
-from gateway.work.ports import TaskStatus
+from gateway.work.tasks.chats import Chat, ChatMessage, DeletedTask
+from gateway.work.tasks.ports import TaskStatus
 
 _Q = load("chat.sql", Chat, ChatMessage, DeletedTask)
 LOCK_MILLISECONDS = 100
@@ -21,7 +21,7 @@ _ACTIVE = (TaskStatus.DISPATCHED, TaskStatus.RUNNING)
 
 
 class PostgresChatStore:
-    """Implements gateway.work.chats.ChatStore on a pool that the caller owns."""
+    """Implements gateway.work.tasks.chats.ChatStore on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -10,7 +10,7 @@ from gateway.errors import StoreConflict
 from gateway.postgres.binding_store import unbind_member
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.directory import (
+from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
     Agent,
@@ -29,7 +29,7 @@ Q = load("directory.sql", TokenOwner, User, Workspace, Member, Agent, Runtime, A
 
 
 class PostgresDirectoryStore:
-    """`work.directory.DirectoryStore` over a pool that the caller owns. Each method is one transaction."""
+    """`work.people.directory.DirectoryStore` over a pool that the caller owns. Each method is one transaction."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -14,7 +14,7 @@ from gateway.postgres.issue_store import PostgresFiling
 from gateway.postgres.pool import Pool, translating
 from gateway.postgres.statements import load
 from gateway.postgres.storable import storable_json
-from gateway.work.dispatching import GUARD_SECONDS, Firing, FoundRun, Order, RunDraft
+from gateway.work.autopilots.dispatch import GUARD_SECONDS, Firing, FoundRun, Order, RunDraft
 
 _Q = load("dispatch.sql", FoundRun, Order)
 
@@ -23,7 +23,7 @@ ONLINE_SECONDS = 150.0
 
 
 class PostgresDispatchStore:
-    """Implements gateway.work.dispatching.DispatchStore on a pool that the caller owns."""
+    """Implements gateway.work.autopilots.dispatch.DispatchStore on a pool that the caller owns."""
 
     def __init__(
         self, pool: Pool, *, online_seconds: float = ONLINE_SECONDS, mint: Callable[[], UUID] = new_id
@@ -57,7 +57,7 @@ class PostgresDispatchStore:
 
 
 class PostgresDispatching:
-    """Implements gateway.work.dispatching.Dispatching within the store's transaction."""
+    """Implements gateway.work.autopilots.dispatch.Dispatching within the store's transaction."""
 
     def __init__(
         self, conn: TrioConnection[Any], firing: Firing, online_seconds: float, mint: Callable[[], UUID]

@@ -32,9 +32,9 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.notices import Notice
-from gateway.work.ports import SILENT_SECONDS
-from gateway.work.sessions import Queueing, judge_queueing
+from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.ports import SILENT_SECONDS
+from gateway.work.tasks.sessions import Queueing, judge_queueing
 
 
 @dataclass(frozen=True, slots=True)

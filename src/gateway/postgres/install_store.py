@@ -21,8 +21,8 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.installation_store import NotSaved, find_installation, save_installation
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.access import may_manage_agent
-from gateway.work.bindings import RedeemRefusal
+from gateway.work.people.access import may_manage_agent
+from gateway.work.people.bindings import RedeemRefusal
 
 
 @dataclass(frozen=True, slots=True)

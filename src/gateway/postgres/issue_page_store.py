@@ -7,13 +7,13 @@ from uuid import UUID
 
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.issue_pages import CommentView, IssueView
+from gateway.work.issues.pages import CommentView, IssueView
 
 _Q = load("issue_page.sql", CommentView, IssueView)
 
 
 class PostgresIssuePages:
-    """Implements gateway.work.issue_pages.IssuePages on a pool that the caller owns."""
+    """Implements gateway.work.issues.pages.IssuePages on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -16,10 +16,10 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.issues import Issue, IssueDraft, IssueFile, Parent
-from gateway.work.notices import Notice
-from gateway.work.ports import SILENT_SECONDS
-from gateway.work.sessions import Queueing, judge_queueing
+from gateway.work.issues.issues import Issue, IssueDraft, IssueFile, Parent
+from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.ports import SILENT_SECONDS
+from gateway.work.tasks.sessions import Queueing, judge_queueing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ _Q = load("issue.sql", Issue, IssueFile, Parent, IssueTarget)
 
 
 class PostgresIssueStore:
-    """Implements gateway.work.issues.IssueStore on a pool that the caller owns.
+    """Implements gateway.work.issues.issues.IssueStore on a pool that the caller owns.
 
     A runtime that was not heard of for `silent_seconds` is not there.
     """
@@ -57,7 +57,7 @@ class PostgresIssueStore:
 
 
 class PostgresFiling:
-    """Implements gateway.work.issues.Filing within the store's transaction."""
+    """Implements gateway.work.issues.issues.Filing within the store's transaction."""
 
     def __init__(
         self, conn: TrioConnection[Any], mint: Callable[[], UUID], *, silent_seconds: float = SILENT_SECONDS

@@ -12,7 +12,7 @@ from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.notices import Notice
+from gateway.work.tasks.notices import Notice
 
 _Q = load("notice.sql")
 

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.outgoing import Outgoing, Owned
+from gateway.work.tasks.outgoing import Outgoing, Owned
 
 _Q = load("outgoing.sql", Outgoing, Owned)
 
 
 class PostgresOutgoingStore:
-    """Implements gateway.work.outgoing.OutgoingStore on a pool that the caller owns."""
+    """Implements gateway.work.tasks.outgoing.OutgoingStore on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -17,7 +17,7 @@ from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.ports import (
+from gateway.work.tasks.ports import (
     Attempt,
     Claim,
     ClaimedMessage,
@@ -41,7 +41,7 @@ TYPING_FRESH_SECONDS = 120.0
 
 
 class PostgresTaskStore:
-    """Implements gateway.work.ports.TaskStore on a pool that the caller owns.
+    """Implements gateway.work.tasks.ports.TaskStore on a pool that the caller owns.
 
     `divide` knows how many messages of a platform an answer takes. `typing_on` are the platforms where a message can
     show that it is being worked on; None: all of them.
@@ -166,7 +166,7 @@ class PostgresTaskStore:
 
 
 class PostgresTaskChange:
-    """Implements gateway.work.ports.TaskChange within the store's transaction."""
+    """Implements gateway.work.tasks.ports.TaskChange within the store's transaction."""
 
     def __init__(self, conn: TrioConnection[Any], task: Task, mint: Callable[[], UUID], divide: Divide) -> None:
         self._conn = conn

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.task_views import SentForTask, TaskLine, TaskPage
+from gateway.work.tasks.views import SentForTask, TaskLine, TaskPage
 
 _Q = load("task_view.sql", SentForTask, TaskLine, TaskPage)
 
 
 class PostgresTaskViews:
-    """Implements gateway.work.task_views.TaskViewStore on a pool that the caller owns."""
+    """Implements gateway.work.tasks.views.TaskViewStore on a pool that the caller owns."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -6,14 +6,14 @@ from uuid import UUID
 
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.directory import Agent
-from gateway.work.team import AgentChange, Project, Squad
+from gateway.work.people.directory import Agent
+from gateway.work.people.teams import AgentChange, Project, Squad
 
 _Q = load("team.sql", Agent, Project, Squad)
 
 
 class PostgresTeamStore:
-    """Implements gateway.work.team.TeamStore on a pool that the caller owns. Each method is one transaction or look."""
+    """Implements gateway.work.people.teams.TeamStore on a pool of the caller's. A method is one transaction."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -36,7 +36,7 @@ from gateway.webhooks.signature import (
     judge_signature,
     signature_headers,
 )
-from gateway.work.dispatching import Dispatched, Dispatcher, Firing
+from gateway.work.autopilots.dispatch import Dispatched, Dispatcher, Firing
 
 logger = structlog.get_logger(__name__)
 

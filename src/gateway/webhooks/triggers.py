@@ -20,7 +20,7 @@ from gateway.ids import WEBHOOK_TOKEN_PREFIX, new_id, new_token
 from gateway.keyring import KeyRing
 from gateway.webhooks.filters import EventFilter, filters_problem
 from gateway.webhooks.signature import SCHEMES, secret_problem
-from gateway.work.autopilots import Autopilot, AutopilotService, is_writable
+from gateway.work.autopilots.autopilots import Autopilot, AutopilotService, is_writable
 
 TOKEN_TAKEN = "autopilot_trigger_token_key"  # noqa: S105  (a constraint's name)
 TOKEN_ATTEMPTS_MAX = 3

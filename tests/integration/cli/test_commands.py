@@ -26,8 +26,8 @@ from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.migrate import migrate_down
 from gateway.postgres.pool import Pool, open_pool
-from gateway.work.accounts import Accounts
-from gateway.work.directory import Directory, RuntimePrincipal, UserPrincipal
+from gateway.work.people.accounts import Accounts
+from gateway.work.people.directory import Directory, RuntimePrincipal, UserPrincipal
 from support.processes import free_address
 
 

@@ -12,8 +12,8 @@ import trio
 
 from gateway.postgres.attachment_store import PostgresAttachmentStore
 from gateway.postgres.pool import Pool
-from gateway.work.attachments import Attachments
-from gateway.work.files import FileCache
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.file_cache import FileCache
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.task_http import TOKEN, USER_TOKEN, TaskServer, serving_tasks
 from support.task_world import World, open_world

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from gateway.lark.channel import TITLES
+from gateway.lark.chat.channel import TITLES
 from gateway.postgres.pool import Pool
 from support.people import Browser, Office, open_office
 

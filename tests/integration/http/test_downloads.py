@@ -10,8 +10,8 @@ import pytest
 
 from gateway.postgres.attachment_store import PostgresAttachmentStore
 from gateway.postgres.pool import Pool
-from gateway.work.attachments import Attachments
-from gateway.work.files import FileCache
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.file_cache import FileCache
 from support.file_source import FakeFiles, File, gone
 from support.people import Browser, Office, open_office
 

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import trio
 
-from gateway.http import events
+from gateway.http.api import events
 from gateway.http.places import RETRY_SECONDS, PlaceLimits
 from gateway.http.server import serve_http
 from gateway.postgres.driver import TrioConnection

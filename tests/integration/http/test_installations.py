@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 
 from gateway.keyring import KeyRing
-from gateway.lark.client import open_http_client
-from gateway.lark.installer import InstallationService, identify_over
-from gateway.lark.installs import ScanDesk, ask_over
+from gateway.lark.api.client import open_http_client
+from gateway.lark.install.scan import ScanDesk, ask_over
+from gateway.lark.install.service import InstallationService, identify_over
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool

@@ -9,8 +9,8 @@ import pytest
 from gateway.http.console.issues import in_pieces
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
-from gateway.work.issue_pages import parse_key
-from gateway.work.issues import IssueDraft, IssueService
+from gateway.work.issues.issues import IssueDraft, IssueService
+from gateway.work.issues.pages import parse_key
 from support.people import Office, open_office
 
 PICTURE = "/api/attachments/0190a1b2-0000-7000-8000-000000000001/download"

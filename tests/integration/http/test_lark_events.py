@@ -15,16 +15,17 @@ import trio
 from structlog.testing import capture_logs
 
 from gateway.channel.channel import Verdict
+from gateway.channel.errors import PlatformUnavailable
 from gateway.concurrency import Topics
-from gateway.errors import LarkUnavailable, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.http.app import JsonApp, Services, create_app
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.keyring import KeyRing
-from gateway.lark.client import BotIdentity
-from gateway.lark.installer import InstallationService, NewApp
-from gateway.lark.push import PushedEvents
-from gateway.lark.region import Region
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.api.region import Region
+from gateway.lark.chat.push import PushedEvents
+from gateway.lark.install.service import InstallationService, NewApp
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.postgres.inbound_store import PostgresInboundStore
@@ -32,7 +33,7 @@ from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.push_store import PostgresPushStore
 from gateway.postgres.task_store import PostgresTaskStore
-from gateway.work.tasks import TaskService
+from gateway.work.tasks.tasks import TaskService
 from support.lark_directory import Place, add_person, add_place
 from support.posted import KEY, TOKEN, Posted, challenge, encrypted, message_event, signed
 
@@ -283,7 +284,7 @@ async def test_bot_whose_posted_event_was_not_settled_is_degraded(pool: Pool, pl
 async def test_chat_with_too_many_waiting_events_is_refused_at_once(
     pool: Pool, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.lark.push.CHAT_WAITING_MAX", 2)
+    monkeypatch.setattr("gateway.lark.chat.push.CHAT_WAITING_MAX", 2)
     go_on, statuses = trio.Event(), list[int]()
 
     async def hang(_message: Any) -> Any:
@@ -314,7 +315,7 @@ async def test_events_of_one_chat_are_decided_in_the_order_they_came(pool: Pool,
     async def slow(message: Any) -> Any:
         began.append(message.message_id)
         await go_on.wait()
-        raise LarkUnavailable("enough")
+        raise PlatformUnavailable("enough")
 
     door = build(pool, place, slow)
     await door.install()

@@ -20,8 +20,8 @@ from gateway.http import app as http_app
 from gateway.http.app import JsonApp, Services, create_app
 from gateway.http.bounds import SMALL
 from gateway.keyring import KeyRing
-from gateway.lark.client import BotIdentity
-from gateway.lark.installer import InstallationService, NewApp
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.install.service import InstallationService, NewApp
 from gateway.observe.notify import Notifier
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool

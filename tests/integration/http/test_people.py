@@ -149,7 +149,7 @@ async def test_flood_of_attempts_is_refused_while_a_familiar_owner_gets_in(
     accounts = office.people.accounts
     await accounts._room.acquire_on_behalf_of("one")
     await accounts._room.acquire_on_behalf_of("other")
-    monkeypatch.setattr("gateway.work.accounts.VERIFICATIONS_WAITING_MAX", 3)
+    monkeypatch.setattr("gateway.work.people.accounts.VERIFICATIONS_WAITING_MAX", 3)
     answers: list[int] = []
 
     async def attack(number: int) -> None:

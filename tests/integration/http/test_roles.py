@@ -14,15 +14,15 @@ import msgspec
 
 from gateway.ids import token_hash
 from gateway.keyring import KeyRing
-from gateway.lark.client import BotIdentity
-from gateway.lark.installer import InstallationService
-from gateway.lark.installs import ScanDesk
-from gateway.lark.region import Region
-from gateway.lark.rest import Answer, Request
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.api.region import Region
+from gateway.lark.api.rest import Answer, Request
+from gateway.lark.install.scan import ScanDesk
+from gateway.lark.install.service import InstallationService
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
-from gateway.work.directory import Directory
+from gateway.work.people.directory import Directory
 from support.people import Browser, Office
 from support.webhooks import HookOffice, open_hook_office
 

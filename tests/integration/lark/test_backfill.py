@@ -9,13 +9,14 @@ import msgspec
 import pytest
 import trio
 
-from gateway.errors import LarkUnavailable, StoreUnavailable
+from gateway.channel.errors import PlatformUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.keyring import KeyRing
-from gateway.lark import backfill
-from gateway.lark.backfill import label_regions, learn_union_ids
-from gateway.lark.client import BotIdentity
-from gateway.lark.content import CHANNEL_TYPE
-from gateway.lark.region import Region
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.api.region import Region
+from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.install import backfill
+from gateway.lark.install.backfill import label_regions, learn_union_ids
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from support.lark_directory import add_installation, add_place
@@ -134,7 +135,7 @@ async def test_union_id_that_cannot_be_learnt_costs_no_other_row(rows: Rows, mon
 
     async def identify(app: str, _secret: str, _region: Region) -> BotIdentity:
         if app == app_id(3):
-            raise LarkUnavailable("away")
+            raise PlatformUnavailable("away")
         if app == app_id(4):
             await trio.sleep_forever()
         return BotIdentity("ou_bot", "" if app == app_id(5) else "on_bot")

@@ -8,19 +8,19 @@ import pytest
 import structlog
 import trio
 
-from gateway.errors import (
-    LarkError,
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    LarkUnreachable,
-    LocalProtocolError,
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+    PlatformUnreachable,
 )
-from gateway.lark import client as client_module
-from gateway.lark.cards import render_text
-from gateway.lark.client import LarkClient, open_http_client
-from gateway.lark.rest import TokenRejected
+from gateway.errors import LocalProtocolError
+from gateway.lark.api import client as client_module
+from gateway.lark.api.client import LarkClient, open_http_client
+from gateway.lark.api.rest import TokenRejected
+from gateway.lark.chat.cards import render_text
 from support.lark_rest import (
     BOT_PATH,
     ENDPOINT_PATH,
@@ -81,7 +81,7 @@ async def test_send_to_a_person_and_as_a_reply(platform: FakePlatform, client: L
 async def test_send_with_bad_input_calls_nothing(
     platform: FakePlatform, client: LarkClient, bad: dict[str, str]
 ) -> None:
-    with pytest.raises((LocalProtocolError, LarkRefused)):
+    with pytest.raises((LocalProtocolError, PlatformRefused)):
         fields = {"text": "hi", "uuid": "u-1", "chat_id": "oc_1"} | bad
         await client.send(render_text(fields.pop("text")), **fields)
     assert platform.calls == []
@@ -145,7 +145,7 @@ async def test_late_rejection_of_an_old_token_keeps_the_fresh_one(platform: Fake
 @pytest.mark.parametrize("code", [10003, 10014, 99991543, 99991662, 99991673])
 async def test_wrong_credentials_are_unauthorized(platform: FakePlatform, client: LarkClient, code: int) -> None:
     platform.script(TOKEN_PATH, Reply({"code": code, "msg": "app secret invalid"}))
-    with pytest.raises(LarkUnauthorized) as raised:
+    with pytest.raises(PlatformUnauthorized) as raised:
         await client.bot_info()
     assert raised.value.code == code
     await client.bot_info()
@@ -154,7 +154,7 @@ async def test_wrong_credentials_are_unauthorized(platform: FakePlatform, client
 async def test_throttle_says_how_long_to_wait(platform: FakePlatform, client: LarkClient) -> None:
     headers = {"X-Ogw-Ratelimit-Reset": "3"}
     platform.script(SEND_PATH, Reply({"code": 99991400, "msg": "too many"}, status=429, headers=headers))
-    with pytest.raises(LarkThrottled) as raised:
+    with pytest.raises(PlatformThrottled) as raised:
         await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
     assert raised.value.retry_after == 3
 
@@ -162,18 +162,18 @@ async def test_throttle_says_how_long_to_wait(platform: FakePlatform, client: La
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (Reply(status=502, raw=b"<html>bad gateway</html>"), LarkUnavailable),
-        (Reply(status=200, raw=b"<html>log in</html>"), LarkUnavailable),
-        (Reply(status=302, raw=b"", headers={"location": "http://127.0.0.1:9/elsewhere"}), LarkUnavailable),
-        (Reply(status=403, raw=b"<html>not from here</html>"), LarkRefused),
-        (Reply({"code": 230002, "msg": "bot not in chat"}, status=400), LarkRefused),
-        (Reply(close=True), LarkUnavailable),
-        (Reply(raw=b"x" * (client_module.ANSWER_BYTES_MAX + 1)), LarkUnavailable),
-        (Reply(raw=b"gzip", headers={"content-encoding": "gzip"}), LarkUnavailable),
+        (Reply(status=502, raw=b"<html>bad gateway</html>"), PlatformUnavailable),
+        (Reply(status=200, raw=b"<html>log in</html>"), PlatformUnavailable),
+        (Reply(status=302, raw=b"", headers={"location": "http://127.0.0.1:9/elsewhere"}), PlatformUnavailable),
+        (Reply(status=403, raw=b"<html>not from here</html>"), PlatformRefused),
+        (Reply({"code": 230002, "msg": "bot not in chat"}, status=400), PlatformRefused),
+        (Reply(close=True), PlatformUnavailable),
+        (Reply(raw=b"x" * (client_module.ANSWER_BYTES_MAX + 1)), PlatformUnavailable),
+        (Reply(raw=b"gzip", headers={"content-encoding": "gzip"}), PlatformUnavailable),
     ],
 )
 async def test_other_answers_become_lark_errors(
-    platform: FakePlatform, client: LarkClient, reply: Reply, error: type[LarkError]
+    platform: FakePlatform, client: LarkClient, reply: Reply, error: type[PlatformError]
 ) -> None:
     platform.script(SEND_PATH, reply)
     with pytest.raises(error) as raised:
@@ -184,21 +184,21 @@ async def test_other_answers_become_lark_errors(
 
 async def test_nobody_listening_means_that_nothing_was_done() -> None:
     async with open_http_client() as http:
-        with pytest.raises(LarkUnreachable, match=r"127\.0\.0\.1:9"):
+        with pytest.raises(PlatformUnreachable, match=r"127\.0\.0\.1:9"):
             await LarkClient("cli_a", SECRET, "http://127.0.0.1:9", http).bot_info()
 
 
 @pytest.mark.parametrize("base_url", ["ftp://127.0.0.1", "nonsense", "http://[", "http://127.0.0.1:99999"])
 async def test_impossible_base_url_is_unavailable(base_url: str) -> None:
     async with open_http_client() as http:
-        with pytest.raises(LarkUnavailable):
+        with pytest.raises(PlatformUnavailable):
             await LarkClient("cli_a", SECRET, base_url, http).bot_info()
 
 
 @pytest.mark.parametrize("reply", [Reply(close=True), Reply(status=502, raw=b"<html>bad gateway</html>")])
 async def test_message_without_a_token_never_left(platform: FakePlatform, client: LarkClient, reply: Reply) -> None:
     platform.script(TOKEN_PATH, reply)
-    with pytest.raises(LarkUnreachable):
+    with pytest.raises(PlatformUnreachable):
         await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
     assert platform.asked(SEND_PATH) == []
 
@@ -211,7 +211,7 @@ async def test_silent_platform_is_unavailable_within_the_send_timeout(platform: 
     platform.script(SEND_PATH, hang)
     async with open_http_client() as http:
         client = LarkClient("cli_a", SECRET, platform.base_url, http, send_timeout_seconds=0.3)
-        with trio.fail_after(5), pytest.raises(LarkUnavailable, match="not answered within"):
+        with trio.fail_after(5), pytest.raises(PlatformUnavailable, match="not answered within"):
             await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
         await client.send(render_text("hi"), uuid="u-1", chat_id="oc_1")
 
@@ -245,10 +245,10 @@ async def test_fetch_endpoint_posts_the_credentials_without_a_token(platform: Fa
 
 async def test_fetch_endpoint_tells_a_refusal_from_an_outage(platform: FakePlatform, client: LarkClient) -> None:
     platform.script(ENDPOINT_PATH, Reply({"code": 514, "msg": "auth failed"}), Reply(status=502, raw=b"<html>"))
-    with pytest.raises(LarkRefused) as refused:
+    with pytest.raises(PlatformRefused) as refused:
         await client.fetch_endpoint()
     assert refused.value.code == 514
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         await client.fetch_endpoint()
 
 
@@ -269,7 +269,7 @@ async def test_no_secret_reaches_a_log_or_an_error(
     platform: FakePlatform, client: LarkClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    errors: list[LarkError] = []
+    errors: list[PlatformError] = []
     failures = (Reply(close=True), Reply({"code": 5, "msg": "no"}), expired(), Reply(status=500))
     with structlog.testing.capture_logs() as events:
         for path in (TOKEN_PATH, BOT_PATH, ENDPOINT_PATH):
@@ -277,7 +277,7 @@ async def test_no_secret_reaches_a_log_or_an_error(
                 platform.script(path, failure, failure)
                 try:
                     await (client.fetch_endpoint() if path == ENDPOINT_PATH else client.bot_info())
-                except LarkError as error:
+                except PlatformError as error:
                     errors.append(error)
                 platform.scripted.clear()
     assert len(errors) == 12
@@ -300,7 +300,7 @@ async def test_loopback_is_never_proxied(
 async def test_other_hosts_go_through_the_proxy(platform: FakePlatform) -> None:
     async with open_http_client(proxy_url=platform.base_url) as http:
         client = LarkClient("cli_a", SECRET, "http://open.feishu.invalid", http)
-        with pytest.raises(LarkUnauthorized):
+        with pytest.raises(PlatformUnauthorized):
             await client.bot_info()
     assert [call.path for call in platform.calls] == [f"http://open.feishu.invalid{TOKEN_PATH}"]
 
@@ -362,7 +362,7 @@ async def test_waiting_for_another_calls_token_is_bounded(autojump_clock: trio.t
         raise AssertionError
 
     async def fail(client: LarkClient) -> None:
-        with pytest.raises(LarkUnavailable):
+        with pytest.raises(PlatformUnavailable):
             await client.bot_info()
 
     platform.script(TOKEN_PATH, hang)

@@ -10,13 +10,19 @@ import pytest
 import trio
 
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkRefused, Verdict
+from gateway.channel.errors import (
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+    PlatformUnreachable,
+)
 from gateway.channel.message import ChatType, InboundMessage, OutboundMessage, Tone
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable, LarkUnreachable
-from gateway.lark.cards import render_text
-from gateway.lark.channel import LarkChannel, lark_factory
-from gateway.lark.client import HttpClient, LarkClient, open_http_client
-from gateway.lark.clients import LarkClients
-from gateway.lark.connection import open_tcp_link
+from gateway.lark.api.client import HttpClient, LarkClient, open_http_client
+from gateway.lark.api.clients import LarkClients
+from gateway.lark.chat.cards import render_text
+from gateway.lark.chat.channel import LarkChannel, lark_factory
+from gateway.lark.chat.connection import open_tcp_link
 from gateway.simulator import Simulator, open_simulator
 from gateway.simulator.platform import App
 
@@ -74,7 +80,7 @@ async def test_identify_knows_the_bot(client: LarkClient, app: App) -> None:
 
 async def test_wrong_credentials_are_unauthorized(simulator: Simulator, app: App, http: HttpClient) -> None:
     for app_id, secret in ((app.app_id, "fake-wrong"), ("cli_0000000000000000", app.secret)):
-        with pytest.raises(LarkUnauthorized):
+        with pytest.raises(PlatformUnauthorized):
             await LarkClient(app_id, secret, simulator.base_url, http).identify()
 
 
@@ -91,7 +97,7 @@ async def test_send_again_after_a_lost_answer_is_one_message(
 ) -> None:
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
     simulator.fail_next(SEND_PATH, lose_answer=True)
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         await client.send(render_text("once"), uuid="u-1", chat_id=chat.chat_id)
     sent = await client.send(render_text("once"), uuid="u-1", chat_id=chat.chat_id)
     assert [message.message_id for message in simulator.sent(chat)] == [sent]
@@ -107,23 +113,23 @@ async def test_typing_shows_on_a_message_once_and_goes(
     assert [emoji for _, emoji in said.message.reactions.values()] == ["Typing"]
     await channel.hide_typing(said.message.message_id, handle)
     assert said.message.reactions == {}
-    with pytest.raises(LarkRefused):
+    with pytest.raises(PlatformRefused):
         await client.unreact(said.message.message_id, handle)
 
 
 async def test_send_to_a_stranger_chat_is_refused(client: LarkClient) -> None:
-    with pytest.raises(LarkRefused):
+    with pytest.raises(PlatformRefused):
         await client.send(render_text("hi"), uuid="u-1", chat_id="oc_00000000000000000000000000000000")
 
 
 async def test_send_beyond_the_rate_is_throttled(simulator: Simulator, client: LarkClient, app: App) -> None:
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
-    throttled: list[LarkThrottled] = []
+    throttled: list[PlatformThrottled] = []
 
     async def send(number: int) -> None:
         try:
             await client.send(render_text("hi"), uuid=f"u-{number}", chat_id=chat.chat_id)
-        except LarkThrottled as error:
+        except PlatformThrottled as error:
             throttled.append(error)
 
     async with trio.open_nursery() as nursery:
@@ -239,21 +245,21 @@ async def test_broken_list_does_not_pass_for_an_empty_one(simulator: Simulator, 
     message = OutboundMessage(text="hello", idempotency_key="u-1", chat_id=chat.chat_id, tone=Tone.ANSWER)
     await channel.send(message)
     simulator.fail_next(SEND_PATH, method="GET", body='{"code":0,"msg":"success","data":{}}', status=200)
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         await channel.find_sent(message, since=datetime.now(UTC), known=())
 
 
 async def test_token_that_is_refused_twice_leaves_no_doubt(simulator: Simulator, app: App, client: LarkClient) -> None:
     chat = simulator.direct_chat(simulator.create_person("Eve"), app)
     simulator.fail_next(SEND_PATH, times=2, code=99991663)
-    with pytest.raises(LarkUnreachable):
+    with pytest.raises(PlatformUnreachable):
         await client.send(render_text("hello"), uuid="u-1", chat_id=chat.chat_id)
     assert simulator.sent(chat) == []
 
 
 async def test_message_to_a_person_cannot_be_found(simulator: Simulator, app: App, http: HttpClient) -> None:
     channel = channel_on(simulator, http, config_of(app, []))
-    with pytest.raises(LarkRefused):
+    with pytest.raises(PlatformRefused):
         await channel.find_sent(
             OutboundMessage(text="hi", idempotency_key="u", user_id="ou_1"), since=datetime.now(UTC), known=()
         )

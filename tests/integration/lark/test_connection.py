@@ -15,7 +15,7 @@ import trio
 from trio_websocket import wrap_server_stream
 
 from gateway.channel.channel import ConnectionState, LinkLost
-from gateway.lark.connection import ConnectionSettings, open_tcp_link
+from gateway.lark.chat.connection import ConnectionSettings, open_tcp_link
 from gateway.lark.wire.endpoint import Endpoint
 from support.certificates import self_signed
 from support.lark_peer import Client, Peer, code_of, endpoint, loopback, play

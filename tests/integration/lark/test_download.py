@@ -13,20 +13,18 @@ from uuid import uuid4
 import pytest
 import trio
 
-from gateway.core.attachments import FetchProblem
-from gateway.errors import (
-    GatewayError,
-    LarkError,
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    LocalProtocolError,
-    StoreUnavailable,
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
 )
-from gateway.lark.client import LarkClient, open_http_client
-from gateway.lark.resources import LarkFiles
-from gateway.work.attachments import Attachment, FetchFailed
+from gateway.core.attachments import FetchProblem
+from gateway.errors import GatewayError, LocalProtocolError, StoreUnavailable
+from gateway.lark.api.client import LarkClient, open_http_client
+from gateway.lark.chat.resources import LarkFiles
+from gateway.work.tasks.attachments import Attachment, FetchFailed
 from support.file_peer import FilePeer, answer, chunked, hang, saying, serving_files
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100_000)
@@ -114,17 +112,17 @@ async def test_json_that_is_no_error_of_the_platform_is_a_file(body: bytes, extr
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (200, 234003, LarkRefused),
-        (400, 230002, LarkRefused),
-        (403, 99991672, LarkRefused),
-        (400, 99991543, LarkUnauthorized),
-        (200, 99991400, LarkThrottled),
-        (429, 99991400, LarkThrottled),
-        (500, 2200, LarkUnavailable),
-        (206, 0, LarkUnavailable),
+        (200, 234003, PlatformRefused),
+        (400, 230002, PlatformRefused),
+        (403, 99991672, PlatformRefused),
+        (400, 99991543, PlatformUnauthorized),
+        (200, 99991400, PlatformThrottled),
+        (429, 99991400, PlatformThrottled),
+        (500, 2200, PlatformUnavailable),
+        (206, 0, PlatformUnavailable),
     ],
 )
-async def test_error_in_place_of_a_file_is_raised(status: int, code: int, kind: type[LarkError]) -> None:
+async def test_error_in_place_of_a_file_is_raised(status: int, code: int, kind: type[PlatformError]) -> None:
     body = json.dumps({"code": code, "msg": "no"}).encode()
     async with serving_files(saying(answer(body, status=status))) as peer, client_of(peer) as client:
         sink = Sink()
@@ -134,8 +132,10 @@ async def test_error_in_place_of_a_file_is_raised(status: int, code: int, kind: 
         assert sink.began == []
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, LarkRefused), (502, LarkUnavailable), (204, LarkUnavailable)])
-async def test_status_without_the_platforms_words_is_judged_by_itself(status: int, kind: type[LarkError]) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, PlatformRefused), (502, PlatformUnavailable), (204, PlatformUnavailable)]
+)
+async def test_status_without_the_platforms_words_is_judged_by_itself(status: int, kind: type[PlatformError]) -> None:
     body = b"" if status == 204 else b"<html>" + bytes(100_000)
     page = answer(body, status=status, content_type="text/html")
     async with serving_files(saying(page)) as peer, client_of(peer) as client:
@@ -165,20 +165,20 @@ async def test_token_error_with_status_200_is_one_as_well() -> None:
 )
 async def test_torn_answer_is_no_file(torn: bytes) -> None:
     async with serving_files(saying(torn)) as peer, client_of(peer) as client:
-        with pytest.raises(LarkUnavailable):
+        with pytest.raises(PlatformUnavailable):
             await download(client, Sink())
 
 
 async def test_compressed_answer_is_refused() -> None:
     packed = answer(b"xx", content_type="image/png", extra="Content-Encoding: gzip\r\n")
     async with serving_files(saying(packed)) as peer, client_of(peer) as client:
-        with pytest.raises(LarkUnavailable, match="gzip"):
+        with pytest.raises(PlatformUnavailable, match="gzip"):
             await download(client, Sink())
 
 
 async def test_file_that_stalls_ends_with_its_time() -> None:
     async with serving_files(hang) as peer, client_of(peer) as client:
-        with pytest.raises(LarkUnavailable, match="did not arrive"):
+        with pytest.raises(PlatformUnavailable, match="did not arrive"):
             await download(client, Sink(), timeout=0.3)
 
 

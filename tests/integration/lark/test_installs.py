@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 from gateway.channel.installs import BegunScan, ScanRequest, ScanStatus
 from gateway.errors import RejectedRequest, StoreUnavailable
 from gateway.keyring import KeyRing
-from gateway.lark import installs
-from gateway.lark.client import open_http_client
-from gateway.lark.installer import InstallationService, NewApp, identify_over
-from gateway.lark.installs import ScanDesk, ask_over, run_installs
+from gateway.lark.api.client import open_http_client
+from gateway.lark.install import scan as installs
+from gateway.lark.install.scan import ScanDesk, ask_over, run_installs
+from gateway.lark.install.service import InstallationService, NewApp, identify_over
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore

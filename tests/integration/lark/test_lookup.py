@@ -12,13 +12,13 @@ from uuid import UUID
 import pytest
 import trio
 
+from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.installation import StoredInstallation
 from gateway.core.enrichment import Spot
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnavailable
 from gateway.keyring import UnreadableSecret
-from gateway.lark.client import HttpClient, open_http_client
-from gateway.lark.clients import InstallationClients, LarkClients, NoClient
-from gateway.lark.lookup import LarkLookup
+from gateway.lark.api.client import HttpClient, open_http_client
+from gateway.lark.api.clients import InstallationClients, LarkClients, NoClient
+from gateway.lark.chat.lookup import LarkLookup
 from support.lark_rest import SEND_PATH, TOKEN_PATH, FakePlatform, Reply, serving_platform
 
 LIST_PATH = SEND_PATH
@@ -143,7 +143,7 @@ async def test_failure_that_may_pass_is_tried_once_more(
     platform.script(READ_PATH, passing, items(item("om_1")))
     assert len(await lookup.message("om_1")) == 1
     platform.script(READ_PATH, passing, passing, items(item("om_1")))
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         await lookup.message("om_1")
     assert len(platform.asked(READ_PATH)) == 4
 
@@ -151,12 +151,12 @@ async def test_failure_that_may_pass_is_tried_once_more(
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (refusal(230011), LarkRefused),
-        (refusal(230027), LarkRefused),
-        (refusal(231003), LarkRefused),
-        (refusal(99991672), LarkRefused),
-        (refusal(99991400, 429), LarkThrottled),
-        (refusal(230020), LarkThrottled),
+        (refusal(230011), PlatformRefused),
+        (refusal(230027), PlatformRefused),
+        (refusal(231003), PlatformRefused),
+        (refusal(99991672), PlatformRefused),
+        (refusal(99991400, 429), PlatformThrottled),
+        (refusal(230020), PlatformThrottled),
     ],
 )
 async def test_refusal_and_throttle_are_not_tried_again(

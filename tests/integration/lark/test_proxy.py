@@ -20,13 +20,13 @@ import trio
 from structlog.testing import capture_logs
 
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
+from gateway.channel.errors import PlatformRefused, PlatformUnavailable
 from gateway.channel.message import InboundMessage, OutboundMessage
-from gateway.errors import LarkRefused, LarkUnavailable
-from gateway.lark.channel import lark_factory
-from gateway.lark.client import LarkClient, open_http_client
-from gateway.lark.clients import LarkClients
-from gateway.lark.connection import ConnectionSettings, open_tcp_link
-from gateway.lark.proxy import Proxies
+from gateway.lark.api.client import LarkClient, open_http_client
+from gateway.lark.api.clients import LarkClients
+from gateway.lark.api.proxy import Proxies
+from gateway.lark.chat.channel import lark_factory
+from gateway.lark.chat.connection import ConnectionSettings, open_tcp_link
 from gateway.lark.wire.endpoint import Endpoint
 from gateway.simulator import Simulator, open_simulator
 from support.certificates import self_signed
@@ -168,9 +168,9 @@ async def call_gets_through(base_url: str) -> bool:
     async with open_http_client() as http:
         try:
             await LarkClient("cli_unknown", "fake", base_url, http).fetch_endpoint()
-        except LarkRefused:
+        except PlatformRefused:
             return True  # the platform itself has answered
-        except LarkUnavailable:
+        except PlatformUnavailable:
             return False  # the name means nothing to us
     raise AssertionError
 
@@ -227,7 +227,7 @@ async def test_call_of_a_platform_that_nobody_vouches_for_says_so(tmp_path: Path
     async with secure_platform(server) as at, open_proxy() as proxy:
         host = NAME if proxied else "127.0.0.1"
         async with open_http_client(proxy_url=proxy.url() if proxied else None) as http:
-            with pytest.raises(LarkUnavailable, match=f"cannot reach https://{host}:") as caught:
+            with pytest.raises(PlatformUnavailable, match=f"cannot reach https://{host}:") as caught:
                 await LarkClient("cli_a", "fake-secret", f"https://{host}:{at.port}", http).fetch_endpoint()
     assert "its certificate is not believed: self-signed certificate" in str(caught.value)
     assert ("by way of the proxy" in str(caught.value)) is proxied
@@ -315,7 +315,7 @@ async def test_proxy_that_wants_other_credentials_is_a_refusal_with_words(given:
 async def test_call_through_a_proxy_that_wants_credentials_says_so(target: str) -> None:
     async with open_proxy(credentials="ann:fake-pass") as proxy:
         async with open_http_client(proxy_url=proxy.url(credentials="ann:fake-wrong")) as http:
-            with pytest.raises(LarkUnavailable, match="does not accept the user and password") as caught:
+            with pytest.raises(PlatformUnavailable, match="does not accept the user and password") as caught:
                 await LarkClient("cli_a", "fake-secret", target, http).fetch_endpoint()
     assert "fake-" not in str(caught.value)
 
@@ -328,7 +328,7 @@ async def test_proxy_that_is_away_is_named() -> None:
     assert f"the proxy http://127.0.0.1:{proxy.port} cannot be reached" in str(error)
     async with open_http_client(proxy_url=proxy.url()) as http:
         for target in (f"http://{NAME}:1", f"https://{NAME}:1"):
-            with pytest.raises(LarkUnavailable, match=f"by way of the proxy http://127.0.0.1:{proxy.port}"):
+            with pytest.raises(PlatformUnavailable, match=f"by way of the proxy http://127.0.0.1:{proxy.port}"):
                 await LarkClient("cli_a", "fake-secret", target, http).fetch_endpoint()
 
 

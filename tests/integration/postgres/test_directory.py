@@ -11,7 +11,7 @@ from gateway.errors import RejectedRequest
 from gateway.ids import new_id, token_hash
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
-from gateway.work.directory import Directory, RuntimePrincipal, User, UserPrincipal, Workspace
+from gateway.work.people.directory import Directory, RuntimePrincipal, User, UserPrincipal, Workspace
 
 
 @pytest.fixture

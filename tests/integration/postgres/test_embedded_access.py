@@ -24,7 +24,7 @@ from gateway.postgres.account import OWN_ACCOUNT, server_account
 from gateway.postgres.binaries import Account
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.embedded import open_embedded
-from gateway.work.files import FileCache
+from gateway.work.tasks.file_cache import FileCache
 
 SUPPORT = Path(__file__).parents[2] / "support"
 NOBODY, DAEMON, THROWAWAY = 65534, 1, 54_321

@@ -15,6 +15,7 @@ from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
 
+import gateway.legacy
 import gateway.postgres
 from gateway.assets import asset_dir
 from gateway.postgres import statements
@@ -40,9 +41,10 @@ PYTHON_TYPES = {
 
 def loaded_statements():
     """All of them: a store loads its file when it is imported."""
-    for module in pkgutil.iter_modules(gateway.postgres.__path__):
-        if module.name.endswith("_store"):
-            importlib.import_module(f"gateway.postgres.{module.name}")
+    for room in (gateway.postgres, gateway.legacy):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            if module.name.endswith("_store"):
+                importlib.import_module(module.name)
     return {f"{each.file}:{each.name}": each for each in LOADED if (asset_dir("sql") / each.file).is_file()}
 
 

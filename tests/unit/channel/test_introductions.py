@@ -8,10 +8,11 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.channel.errors import PlatformRefused, PlatformUnavailable
 from gateway.channel.lookup import Introductions, Lookup
 from gateway.core.enrichment import Recent, Said, Spot
 from gateway.core.introduction import Introduction
-from gateway.errors import GatewayError, LarkRefused, LarkUnavailable
+from gateway.errors import GatewayError
 
 BOT = UUID(int=7)
 
@@ -60,11 +61,11 @@ async def ask(told: Lookup | GatewayError, channel_type: str = "known") -> Intro
     [
         (Told(), Introduction("Eve", "Echo")),
         (Told(person=""), Introduction("", "Echo")),
-        (Told(person=LarkRefused("no right to see people", code=41050)), Introduction("", "Echo")),
-        (Told(bot=LarkUnavailable("no answer")), Introduction("Eve", "")),
+        (Told(person=PlatformRefused("no right to see people", code=41050)), Introduction("", "Echo")),
+        (Told(bot=PlatformUnavailable("no answer")), Introduction("Eve", "")),
         (Told(person_seconds=60), Introduction("", "Echo")),
         (Told(bot_seconds=60), Introduction("Eve", "")),
-        (LarkRefused("revoked"), Introduction()),
+        (PlatformRefused("revoked"), Introduction()),
     ],
 )
 async def test_page_gets_the_names_that_are_told_in_time(

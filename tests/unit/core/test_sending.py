@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sending import SETTLING_SECONDS, FindOut, GiveUp, Postpone, is_outlived, judge_attempt
-from gateway.errors import (
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    LarkUnreachable,
-    LocalProtocolError,
+from gateway.channel.errors import (
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+    PlatformUnreachable,
 )
+from gateway.errors import LocalProtocolError
+from gateway.outbound.sending import SETTLING_SECONDS, FindOut, GiveUp, Postpone, is_outlived, judge_attempt
 
 DAY = 24 * 3600.0
 
@@ -24,38 +24,43 @@ def judge(
 
 
 def test_unavailable_platform_leaves_a_doubt_and_backs_off_to_a_minute() -> None:
-    delays = [judge(LarkUnavailable("away"), attempts=number) for number in (1, 2, 3, 7, 500)]
+    delays = [judge(PlatformUnavailable("away"), attempts=number) for number in (1, 2, 3, 7, 500)]
     assert delays == [Postpone(seconds, True) for seconds in (1, 2, 4, 60, 60)]
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 10_000))
 def test_unavailable_platform_spreads_retries_around_the_delay(unit: float, attempts: int) -> None:
-    verdict = judge(LarkUnavailable("away"), attempts=attempts, unit=unit)
+    verdict = judge(PlatformUnavailable("away"), attempts=attempts, unit=unit)
     assert isinstance(verdict, Postpone)
     assert 0.5 <= verdict.delay_seconds <= 90
 
 
 def test_platform_that_was_not_reached_leaves_no_doubt() -> None:
-    assert judge(LarkUnreachable("no connection"), attempts=2) == Postpone(2, False)
-    assert judge(LarkUnreachable("no connection"), doubt=True, age=2 * DAY) == Postpone(1, False)
+    assert judge(PlatformUnreachable("no connection"), attempts=2) == Postpone(2, False)
+    assert judge(PlatformUnreachable("no connection"), doubt=True, age=2 * DAY) == Postpone(1, False)
 
 
 def test_refusal_is_final() -> None:
-    assert judge(LarkRefused("no")) == GiveUp()
+    assert judge(PlatformRefused("no")) == GiveUp()
 
 
 def test_throttling_leaves_no_doubt_and_waits_as_told() -> None:
-    assert judge(LarkThrottled("slow", retry_after=7)) == Postpone(7, False)
-    assert judge(LarkThrottled("slow", retry_after=0)) == Postpone(0.1, False)
+    assert judge(PlatformThrottled("slow", retry_after=7)) == Postpone(7, False)
+    assert judge(PlatformThrottled("slow", retry_after=0)) == Postpone(0.1, False)
 
 
 def test_bad_credentials_are_tried_slowly() -> None:
-    delays = [judge(LarkUnauthorized("bad secret"), attempts=number) for number in (1, 2, 5, 50)]
+    delays = [judge(PlatformUnauthorized("bad secret"), attempts=number) for number in (1, 2, 5, 50)]
     assert delays == [Postpone(seconds, False) for seconds in (60, 120, 900, 900)]
 
 
 @pytest.mark.parametrize(
-    "error", [LarkUnauthorized("bad secret"), LarkThrottled("slow", retry_after=1), LarkUnreachable("no connection")]
+    "error",
+    [
+        PlatformUnauthorized("bad secret"),
+        PlatformThrottled("slow", retry_after=1),
+        PlatformUnreachable("no connection"),
+    ],
 )
 def test_row_that_could_not_be_sent_for_a_day_is_given_up(error: Exception) -> None:
     assert judge(error, age=DAY) == GiveUp()
@@ -63,8 +68,8 @@ def test_row_that_could_not_be_sent_for_a_day_is_given_up(error: Exception) -> N
 
 
 def test_refusal_of_what_may_have_been_delivered_before_is_not_called_failed() -> None:
-    assert judge(LarkRefused("no"), doubt=True, idle=SETTLING_SECONDS) == FindOut()
-    assert judge(LarkRefused("no"), doubt=True, idle=20.0) == Postpone(SETTLING_SECONDS, True)
+    assert judge(PlatformRefused("no"), doubt=True, idle=SETTLING_SECONDS) == FindOut()
+    assert judge(PlatformRefused("no"), doubt=True, idle=20.0) == Postpone(SETTLING_SECONDS, True)
 
 
 def test_fault_that_kept_us_from_calling_is_given_up_at_the_fifth_attempt() -> None:

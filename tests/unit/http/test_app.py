@@ -11,8 +11,9 @@ import trio
 from quart import Response, redirect, request
 from structlog.testing import capture_logs
 
-from gateway.errors import LarkRefused, RejectedRequest, StoreConflict, StoreUnavailable
-from gateway.http import health
+from gateway.channel.errors import PlatformRefused
+from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.http.api import health
 from gateway.http.app import JsonApp
 from gateway.http.auth import (
     Principal,
@@ -107,7 +108,7 @@ ERRORS: dict[str, Exception] = {
     "rejected": RejectedRequest(409, "taken", "it is taken", field="name"),
     "away": StoreUnavailable("the database is away: secret details"),
     "conflict": StoreConflict("duplicate key: secret details"),
-    "lark": LarkRefused("no: secret details"),
+    "lark": PlatformRefused("no: secret details"),
     "bug": RuntimeError("secret details"),
 }
 

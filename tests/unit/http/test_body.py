@@ -129,7 +129,9 @@ def test_body_of_a_route_is_either_a_persons_or_a_runtimes(shape: type[msgspec.S
     assert issubclass(shape, PersonBody) ^ issubclass(shape, RuntimeBody)
     strict = {struct: struct.__struct_config__.forbid_unknown_fields for struct in structs_of(shapes.type_info(shape))}
     assert set(strict.values()) == {issubclass(shape, PersonBody)}, strict
-    assert issubclass(shape, RuntimeBody) == (shape.__module__ in {"gateway.http.runtimes", "gateway.http.tasks"})
+    assert issubclass(shape, RuntimeBody) == (
+        shape.__module__ in {"gateway.http.api.runtimes", "gateway.http.api.tasks"}
+    )
 
 
 def test_every_route_for_people_that_changes_something_reads_its_body() -> None:
@@ -143,7 +145,7 @@ def test_every_route_for_people_that_changes_something_reads_its_body() -> None:
                 continue
             seen += 1
             read = any(isinstance(node, ast.Name) and node.id == "read_json" for node in ast.walk(view))
-            if not read and module.__name__ not in {"gateway.http.runtimes", "gateway.http.tasks"}:
+            if not read and module.__name__ not in {"gateway.http.api.runtimes", "gateway.http.api.tasks"}:
                 unread.append(f"{module.__name__}.{view.name}")
     assert not unread
     assert seen > 15

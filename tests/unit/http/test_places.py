@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 
 from gateway.errors import RejectedRequest
-from gateway.http.attachments import FileBody
+from gateway.http.api.attachments import FileBody
 from gateway.http.places import RETRY_SECONDS, Places
 
 

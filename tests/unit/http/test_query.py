@@ -14,10 +14,10 @@ from werkzeug.routing import Rule
 
 from gateway import http
 from gateway.errors import RejectedRequest
+from gateway.http.api.deliveries import Hooks
 from gateway.http.app import JsonApp, People, Services, Workplace, create_app
-from gateway.http.deliveries import Hooks
+from gateway.http.ingress.webhooks import Ingress
 from gateway.http.query import LENIENT, declared, is_strict, number, one_of, read_query, text
-from gateway.http.webhooks import Ingress
 from gateway.observe.metrics import Metrics
 
 PARAMETERS = {"limit": number(1, 200), "status": one_of("sent", "failed"), "q": text(10)}

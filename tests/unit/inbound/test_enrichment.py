@@ -14,15 +14,16 @@ import pytest
 import structlog
 import trio
 
+from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import ReplyTo
 from gateway.core.enrichment import Author, Recent, Said, Spot
-from gateway.errors import LarkRefused, LarkThrottled, LarkUnavailable, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.inbound import enrichment
 from gateway.inbound.enrichment import Enricher, run_prefetch
 from gateway.inbound.ports import Installation
 from gateway.observe.events import LookupObserver
 from gateway.observe.metrics import Metrics
-from gateway.work.ports import ClaimedMessage, Place
+from gateway.work.tasks.ports import ClaimedMessage, Place
 from support.inbound_world import direct, grouped
 from support.simulated import simulated
 
@@ -156,9 +157,9 @@ async def test_more_lookups_than_one_run_may_make_are_marked() -> None:
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (LarkRefused("no", code=230027), "refused"),
-        (LarkThrottled("slower", retry_after=1), "throttled"),
-        (LarkUnavailable("gone"), "unavailable"),
+        (PlatformRefused("no", code=230027), "refused"),
+        (PlatformThrottled("slower", retry_after=1), "throttled"),
+        (PlatformUnavailable("gone"), "unavailable"),
         (ValueError(SECRET), "fault"),
     ],
 )
@@ -313,9 +314,9 @@ async def test_group_is_fetched_ahead_as_its_run_will_ask() -> None:
 @simulated
 async def test_refusal_is_not_asked_for_again_and_a_passing_failure_is() -> None:
     for error, asked in (
-        (LarkRefused("no"), 1),
-        (LarkThrottled("slower", retry_after=1), 1),
-        (LarkUnavailable("x"), 2),
+        (PlatformRefused("no"), 1),
+        (PlatformThrottled("slower", retry_after=1), 1),
+        (PlatformUnavailable("x"), 2),
     ):
         scene = Scene(FakeLookup(messages={"om_q": [quoted("om_q", "plan")]}, errors={"message": [error]}))
         async with scene.prefetching():

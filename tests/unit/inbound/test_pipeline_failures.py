@@ -15,7 +15,7 @@ from gateway.core.inbound import DropReason, Outcome
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import PlainMessage
-from gateway.work.sessions import Queueing
+from gateway.work.tasks.sessions import Queueing
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import direct, grouped, open_desk
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lark import callback
-from gateway.lark.callback import (
+from gateway.lark.chat import callback
+from gateway.lark.chat.callback import (
     CHALLENGE_CHARACTERS_MAX,
     CallbackSecrets,
     Challenge,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.lark.cards import (
+from gateway.lark.chat.cards import (
     CARD_REQUEST_BYTES_MAX,
     TEXT_REQUEST_BYTES_MAX,
     Rendered,

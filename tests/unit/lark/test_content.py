@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo
 from gateway.errors import RemoteProtocolError
-from gateway.lark.content import (
+from gateway.lark.chat.content import (
     ID_CHARS_MAX,
     Mention,
     bracketed_name,

@@ -6,6 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+)
 from gateway.channel.installation import (
     AgentHome,
     AppHolder,
@@ -14,19 +21,11 @@ from gateway.channel.installation import (
     InstallationDraft,
     InstallationView,
 )
-from gateway.errors import (
-    LarkError,
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    RejectedRequest,
-    StoreConflict,
-)
+from gateway.errors import RejectedRequest, StoreConflict
 from gateway.keyring import KeyRing, open_config
-from gateway.lark.client import BotIdentity
-from gateway.lark.installer import InstallationService, NewApp
-from gateway.lark.region import Region
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.api.region import Region
+from gateway.lark.install.service import InstallationService, NewApp
 
 RING = KeyRing([b"\x07" * 32])
 AGENT, WORKSPACE, OWNER = UUID(int=10), UUID(int=11), UUID(int=12)
@@ -113,7 +112,7 @@ def view(draft: InstallationDraft) -> InstallationView:
 class Platform:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Region]] = []
-        self.error: LarkError | None = None
+        self.error: PlatformError | None = None
 
     async def identify(self, app_id: str, app_secret: str, region: Region) -> BotIdentity:
         self.asked.append((app_id, app_secret, region))
@@ -272,12 +271,12 @@ async def test_add_for_an_agent_that_cannot_have_it_is_rejected(
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (LarkUnauthorized("app secret invalid", code=10014), "bad_credentials"),
-        (LarkRefused("no bot", code=11205), "bot_info_failed"),
+        (PlatformUnauthorized("app secret invalid", code=10014), "bad_credentials"),
+        (PlatformRefused("no bot", code=11205), "bot_info_failed"),
     ],
 )
 async def test_add_that_the_platform_refuses_stores_nothing(
-    service: InstallationService, store: MemoryStore, platform: Platform, error: LarkError, code: str
+    service: InstallationService, store: MemoryStore, platform: Platform, error: PlatformError, code: str
 ) -> None:
     platform.error = error
     with pytest.raises(RejectedRequest, match=str(error)) as raised:
@@ -286,9 +285,9 @@ async def test_add_that_the_platform_refuses_stores_nothing(
     assert store.drafts == []
 
 
-@pytest.mark.parametrize("error", [LarkUnavailable("no answer"), LarkThrottled("too many", retry_after=1)])
+@pytest.mark.parametrize("error", [PlatformUnavailable("no answer"), PlatformThrottled("too many", retry_after=1)])
 async def test_add_while_the_platform_is_away_stores_with_a_warning(
-    service: InstallationService, store: MemoryStore, platform: Platform, error: LarkError
+    service: InstallationService, store: MemoryStore, platform: Platform, error: PlatformError
 ) -> None:
     platform.error = error
     installed = await service.add(APP)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.enrichment import Author, AuthorKind, Said
-from gateway.lark.items import card_text, read_items
+from gateway.lark.chat.items import card_text, read_items
 
 APP = "cli_own"
 

@@ -10,13 +10,13 @@ import trio
 
 from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
+from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
-from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnavailable
-from gateway.lark.cards import Rendered
-from gateway.lark.channel import LarkChannel, lark_factory
-from gateway.lark.client import BotIdentity, HttpClient
-from gateway.lark.clients import LarkClients
-from gateway.lark.connection import RawLink
+from gateway.lark.api.client import BotIdentity, HttpClient
+from gateway.lark.api.clients import LarkClients
+from gateway.lark.chat.cards import Rendered
+from gateway.lark.chat.channel import LarkChannel, lark_factory
+from gateway.lark.chat.connection import RawLink
 from gateway.lark.wire.endpoint import Endpoint
 
 ID = UUID(int=1)
@@ -26,10 +26,10 @@ RAW = {"app_id": "cli_a", "app_secret": "fake-secret", "bot_open_id": "ou_bot", 
 class FakeClient:
     """Stands in for LarkClient: answers in the order given, remembers what was sent."""
 
-    def __init__(self, *answers: str | LarkError) -> None:
+    def __init__(self, *answers: str | PlatformError) -> None:
         self.answers = list(answers)
         self.sent: list[dict[str, Any]] = []
-        self.identity: BotIdentity | LarkError = BotIdentity("ou_bot", "on_bot")
+        self.identity: BotIdentity | PlatformError = BotIdentity("ou_bot", "on_bot")
 
     async def send(self, message: Rendered, **fields: Any) -> str:
         return await self._take({"type": message.type, "text": message.words, **fields})
@@ -37,7 +37,7 @@ class FakeClient:
     async def _take(self, fields: dict[str, Any]) -> str:
         self.sent.append(fields)
         answer = self.answers.pop(0)
-        if isinstance(answer, LarkError):
+        if isinstance(answer, PlatformError):
             raise answer
         return answer
 
@@ -49,12 +49,12 @@ class FakeClient:
         await self._take({"message_id": message_id, "reaction_id": reaction_id})
 
     async def identify(self) -> BotIdentity:
-        if isinstance(self.identity, LarkError):
+        if isinstance(self.identity, PlatformError):
             raise self.identity
         return self.identity
 
     async def fetch_endpoint(self) -> Endpoint:
-        raise LarkUnavailable("the platform is away")
+        raise PlatformUnavailable("the platform is away")
 
 
 async def nowhere(_endpoint: Endpoint) -> RawLink:
@@ -159,7 +159,7 @@ async def test_send_of_a_reply_stays_in_its_thread(thread: str) -> None:
 
 @pytest.mark.parametrize("code", [230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003])
 async def test_send_of_a_reply_that_is_impossible_goes_to_the_chat_with_the_same_key(code: int) -> None:
-    client = FakeClient(LarkRefused("no", code=code), "om_2")
+    client = FakeClient(PlatformRefused("no", code=code), "om_2")
     message = OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", thread_id="omt_1", reply_to="om_q")
     assert (await channel(client).send(message)).message_id == "om_2"
     assert [(sent["reply_to"], sent["uuid"]) for sent in client.sent] == [("om_q", "u"), ("", "u")]
@@ -168,15 +168,15 @@ async def test_send_of_a_reply_that_is_impossible_goes_to_the_chat_with_the_same
 @pytest.mark.parametrize(
     "error",
     [
-        LarkThrottled("slow down", retry_after=1, code=230020),
-        LarkUnavailable("being sent", code=230049),
-        LarkUnavailable("no answer"),
-        LarkRefused("bot not in chat", code=230002),
+        PlatformThrottled("slow down", retry_after=1, code=230020),
+        PlatformUnavailable("being sent", code=230049),
+        PlatformUnavailable("no answer"),
+        PlatformRefused("bot not in chat", code=230002),
     ],
 )
-async def test_send_of_a_reply_that_failed_otherwise_is_not_sent_twice(error: LarkError) -> None:
+async def test_send_of_a_reply_that_failed_otherwise_is_not_sent_twice(error: PlatformError) -> None:
     client = FakeClient(error)
-    with pytest.raises(LarkError) as raised:
+    with pytest.raises(PlatformError) as raised:
         await channel(client).send(OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", reply_to="om_q"))
     assert raised.value is error
     assert len(client.sent) == 1
@@ -199,15 +199,15 @@ async def test_send_draws_markdown_of_agents_and_errors_as_cards(text: str, tone
 
 @pytest.mark.parametrize("code", [230025, 230099])
 async def test_send_of_a_card_that_is_refused_goes_as_text_with_the_same_key(code: int) -> None:
-    client = FakeClient(LarkRefused("ErrCode: 11310", code=code), "om_2")
+    client = FakeClient(PlatformRefused("ErrCode: 11310", code=code), "om_2")
     message = OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
     assert (await channel(client).send(message)).message_id == "om_2"
     assert [(sent["type"], sent["uuid"]) for sent in client.sent] == [("interactive", "u"), ("text", "u")]
 
 
 async def test_send_of_a_card_whose_result_is_unknown_is_not_sent_as_text() -> None:
-    client = FakeClient(LarkUnavailable("no answer"))
-    with pytest.raises(LarkUnavailable):
+    client = FakeClient(PlatformUnavailable("no answer"))
+    with pytest.raises(PlatformUnavailable):
         await channel(client).send(
             OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
         )
@@ -216,7 +216,10 @@ async def test_send_of_a_card_whose_result_is_unknown_is_not_sent_as_text() -> N
 
 async def test_send_of_a_card_as_a_reply_finds_its_way_to_the_chat_as_text() -> None:
     client = FakeClient(
-        LarkRefused("gone", code=230011), LarkRefused("card", code=230099), LarkRefused("gone", code=230011), "om_4"
+        PlatformRefused("gone", code=230011),
+        PlatformRefused("card", code=230099),
+        PlatformRefused("gone", code=230011),
+        "om_4",
     )
     message = OutboundMessage(text="**bold**", idempotency_key="u", chat_id="oc_1", reply_to="om_q", tone=Tone.ANSWER)
     assert (await channel(client).send(message)).message_id == "om_4"
@@ -242,13 +245,14 @@ async def test_typing_is_a_reaction_of_the_bot() -> None:
 
 @pytest.mark.parametrize("code", [230011, 230110, 231003])
 async def test_typing_on_a_message_that_is_gone_went_with_it(code: int) -> None:
-    await channel(FakeClient(LarkRefused("gone", code=code))).hide_typing("om_1", "re_1")
+    await channel(FakeClient(PlatformRefused("gone", code=code))).hide_typing("om_1", "re_1")
 
 
 @pytest.mark.parametrize(
-    "error", [LarkRefused("no", code=231002), LarkThrottled("slow", retry_after=1.0), LarkUnavailable("away")]
+    "error",
+    [PlatformRefused("no", code=231002), PlatformThrottled("slow", retry_after=1.0), PlatformUnavailable("away")],
 )
-async def test_typing_that_cannot_be_taken_away_says_so(error: LarkError) -> None:
+async def test_typing_that_cannot_be_taken_away_says_so(error: PlatformError) -> None:
     with pytest.raises(type(error)):
         await channel(FakeClient(error)).hide_typing("om_1", "re_1")
     assert channel().type == "feishu"
@@ -272,7 +276,7 @@ async def test_run_of_a_bot_stored_without_identity_learns_it_first() -> None:
 
 async def test_run_connects_although_the_identity_stays_unknown() -> None:
     client = FakeClient()
-    client.identity = LarkUnavailable("away")
+    client.identity = PlatformUnavailable("away")
     config = ChannelConfig(type="feishu", installation_id=ID, raw={"app_id": "cli_a"}, handler=Handler())
     lonely = LarkChannel(config, client, open_stream=nowhere)  # type: ignore[arg-type]
     with trio.fail_after(5), pytest.raises(LinkLost, match="the platform is away"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lark.markdown import count_tables, divide, is_markdown
+from gateway.lark.chat.markdown import count_tables, divide, is_markdown
 
 
 @pytest.mark.parametrize(

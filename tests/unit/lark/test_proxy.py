@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.channel.channel import LinkLost, LinkRefused
 from gateway.errors import ConfigError
-from gateway.lark.proxy import HEADER_BYTES_MAX, Proxies, Proxy, Tunnel
+from gateway.lark.api.proxy import HEADER_BYTES_MAX, Proxies, Proxy, Tunnel
 
 PROXY = Proxy("proxy.example", 3128)
 WITH_PASSWORD = Proxy("proxy.example", 3128, credentials=("ann", "fake-pass:word"))

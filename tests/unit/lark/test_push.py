@@ -9,9 +9,9 @@ from uuid import UUID
 import httpx2
 import trio
 
-from gateway.lark.client import BotIdentity
-from gateway.lark.clients import LarkClients
-from gateway.lark.push import IDENTIFY_AGAIN_SECONDS, IDENTIFY_SECONDS, Bots, _Turns
+from gateway.lark.api.client import BotIdentity
+from gateway.lark.api.clients import LarkClients
+from gateway.lark.chat.push import IDENTIFY_AGAIN_SECONDS, IDENTIFY_SECONDS, Bots, _Turns
 from support.lark_rest import BOT_PATH, Call, FakePlatform, Reply
 from support.simulated import simulated
 

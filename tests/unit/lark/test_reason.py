@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.lark.reason import why
+from gateway.lark.api.reason import why
 
 
 def chain(*errors: Exception) -> Exception:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.lark.region import Region, accounts_base_url, console_url, is_international, open_base_url
+from gateway.lark.api.region import Region, accounts_base_url, console_url, is_international, open_base_url
 
 CASES: dict[str, list[dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "cases" / "registration.json").read_text(encoding="utf-8")

@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from gateway.errors import LocalProtocolError
-from gateway.lark.region import Region
-from gateway.lark.registration import (
+from gateway.lark.api.region import Region
+from gateway.lark.api.rest import Answer, Request
+from gateway.lark.install.device_flow import (
     PATH,
     Begun,
     Ended,
@@ -33,7 +34,6 @@ from gateway.lark.registration import (
     poll_request,
     scan_url,
 )
-from gateway.lark.rest import Answer, Request
 
 CASES: dict[str, list[dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "cases" / "registration.json").read_text(encoding="utf-8")

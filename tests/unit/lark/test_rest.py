@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import (
-    LarkError,
-    LarkRefused,
-    LarkThrottled,
-    LarkUnauthorized,
-    LarkUnavailable,
-    LocalProtocolError,
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
 )
-from gateway.lark import rest
-from gateway.lark.cards import TEXT_REQUEST_BYTES_MAX, render_card, render_text
-from gateway.lark.rest import Answer, Request, TokenRejected
+from gateway.errors import LocalProtocolError
+from gateway.lark.api import rest
+from gateway.lark.api.rest import Answer, Request, TokenRejected
+from gateway.lark.chat.cards import TEXT_REQUEST_BYTES_MAX, render_card, render_text
 
 TOKEN = "t-fake-token"
 
@@ -121,14 +121,14 @@ def test_send_request_takes_a_uuid_of_fifty_characters() -> None:
 
 def test_send_request_over_the_size_limit_is_refused_with_the_platforms_code() -> None:
     send(text="x" * (TEXT_REQUEST_BYTES_MAX - 100))
-    with pytest.raises(LarkRefused, match="153600") as raised:
+    with pytest.raises(PlatformRefused, match="153600") as raised:
         send(text="x" + "\n" * 60_000)
     assert raised.value.code == 230025
 
 
 def test_card_over_its_own_size_limit_is_refused_too() -> None:
     card = render_card("x" * 31_000)
-    with pytest.raises(LarkRefused, match="30720"):
+    with pytest.raises(PlatformRefused, match="30720"):
         rest.send_request(TOKEN, receive_id_type="chat_id", receive_id="oc_1", message=card, uuid="u")
 
 
@@ -153,18 +153,18 @@ def test_judge_of_a_success_returns_the_body() -> None:
         (99991663, TokenRejected),
         (99991664, TokenRejected),
         (99991671, TokenRejected),
-        (99991400, LarkThrottled),
-        (230020, LarkThrottled),
-        (10003, LarkUnauthorized),
-        (10014, LarkUnauthorized),
-        (99991543, LarkUnauthorized),
-        (99991662, LarkUnauthorized),
-        (99991673, LarkUnauthorized),
-        (230049, LarkUnavailable),
-        (230101, LarkUnavailable),
+        (99991400, PlatformThrottled),
+        (230020, PlatformThrottled),
+        (10003, PlatformUnauthorized),
+        (10014, PlatformUnauthorized),
+        (99991543, PlatformUnauthorized),
+        (99991662, PlatformUnauthorized),
+        (99991673, PlatformUnauthorized),
+        (230049, PlatformUnavailable),
+        (230101, PlatformUnavailable),
     ],
 )
-def test_judge_reads_the_code_whatever_the_status(status: int, code: int, error: type[LarkError]) -> None:
+def test_judge_reads_the_code_whatever_the_status(status: int, code: int, error: type[PlatformError]) -> None:
     with pytest.raises(error) as raised:
         rest.judge(answer(status, code=code, msg="no", error={"log_id": "log-7"}))
     assert (raised.value.code, raised.value.log_id) == (code, "log-7")
@@ -174,19 +174,19 @@ def test_judge_reads_the_code_whatever_the_status(status: int, code: int, error:
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404])
 @pytest.mark.parametrize("code", [230001, 230002, 230022, 99991672, 1, -1])
 def test_judge_of_another_code_is_a_refusal(status: int, code: int) -> None:
-    with pytest.raises(LarkRefused, match=rf"{code}.*no way") as raised:
+    with pytest.raises(PlatformRefused, match=rf"{code}.*no way") as raised:
         rest.judge(answer(status, {"x-tt-logid": "log-8"}, code=code, msg="no way"))
     assert (raised.value.code, raised.value.log_id) == (code, "log-8")
 
 
 @pytest.mark.parametrize("code", [0, 1, 230001])
 def test_judge_of_a_server_error_with_another_code_is_unavailable(code: int) -> None:
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         rest.judge(answer(502, code=code))
 
 
 def test_judge_of_a_failure_status_with_code_zero_is_no_success() -> None:
-    with pytest.raises(LarkRefused):
+    with pytest.raises(PlatformRefused):
         rest.judge(answer(404, code=0))
 
 
@@ -196,17 +196,17 @@ def test_judge_of_a_failure_status_with_code_zero_is_no_success() -> None:
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (500, LarkUnavailable),
-        (502, LarkUnavailable),
-        (200, LarkUnavailable),
-        (302, LarkUnavailable),
-        (408, LarkUnavailable),
-        (404, LarkRefused),
-        (429, LarkThrottled),
+        (500, PlatformUnavailable),
+        (502, PlatformUnavailable),
+        (200, PlatformUnavailable),
+        (302, PlatformUnavailable),
+        (408, PlatformUnavailable),
+        (404, PlatformRefused),
+        (429, PlatformThrottled),
     ],
 )
 def test_judge_of_a_body_that_is_not_the_platforms_goes_by_the_status(
-    body: bytes, status: int, error: type[LarkError]
+    body: bytes, status: int, error: type[PlatformError]
 ) -> None:
     with pytest.raises(error) as raised:
         rest.judge(Answer(status, body))
@@ -220,13 +220,13 @@ def test_judge_of_a_body_that_is_not_the_platforms_goes_by_the_status(
 @pytest.mark.parametrize(("status", "code"), [(429, 99991400), (400, 99991400), (200, 230020), (429, 5)])
 def test_judge_of_a_throttle_says_how_long_to_wait(header: str | None, seconds: float, status: int, code: int) -> None:
     headers = {} if header is None else {"x-ogw-ratelimit-reset": header}
-    with pytest.raises(LarkThrottled) as raised:
+    with pytest.raises(PlatformThrottled) as raised:
         rest.judge(answer(status, headers, code=code))
     assert raised.value.retry_after == seconds
 
 
 def test_judge_keeps_a_long_reason_short() -> None:
-    with pytest.raises(LarkRefused) as raised:
+    with pytest.raises(PlatformRefused) as raised:
         rest.judge(answer(code=5, msg="x" * 10_000))
     assert len(str(raised.value)) < 400
 
@@ -235,7 +235,7 @@ def test_judge_keeps_a_long_reason_short() -> None:
 def test_judge_of_anything_succeeds_or_raises_a_lark_error(status: int, body: bytes) -> None:
     try:
         rest.judge(Answer(status, body))
-    except LarkError:
+    except PlatformError:
         pass
     else:
         assert status // 100 == 2
@@ -253,7 +253,7 @@ def test_judge_tenant_token_with_an_odd_lifetime_has_none(expire: object) -> Non
 
 @pytest.mark.parametrize("token", [None, "", 7, "t-fake\r\nx: y", "t fake", "tökén"])
 def test_judge_tenant_token_that_cannot_stand_in_a_header_is_unavailable(token: object) -> None:
-    with pytest.raises(LarkUnavailable) as raised:
+    with pytest.raises(PlatformUnavailable) as raised:
         rest.judge_tenant_token(answer(code=0, tenant_access_token=token, expire=7200))
     assert "fake" not in str(raised.value)
 
@@ -265,7 +265,7 @@ def test_judge_bot_info_reads_the_top_level() -> None:
 
 @pytest.mark.parametrize("bot", [None, [], {}, {"open_id": ""}, {"open_id": 7}])
 def test_judge_bot_info_without_an_open_id_is_unavailable(bot: object) -> None:
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         rest.judge_bot_info(answer(code=0, bot=bot))
 
 
@@ -289,7 +289,7 @@ def test_judge_sent_returns_the_message_id() -> None:
 
 @pytest.mark.parametrize("data", [None, {}, {"message_id": ""}, {"message_id": 7}, []])
 def test_judge_sent_without_an_id_is_an_unknown_result(data: object) -> None:
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         rest.judge_sent(answer(code=0, data=data))
 
 
@@ -299,14 +299,14 @@ def test_judge_sent_without_an_id_is_an_unknown_result(data: object) -> None:
 def test_judge_tenant_token_of_a_refusal_is_about_the_app_and_not_the_call(
     status: int, fields: dict[str, object]
 ) -> None:
-    """LarkRefused would end the message for whose sake the token was fetched."""
-    with pytest.raises(LarkUnauthorized) as raised:
+    """PlatformRefused would end the message for whose sake the token was fetched."""
+    with pytest.raises(PlatformUnauthorized) as raised:
         rest.judge_tenant_token(answer(status, **fields))
     assert raised.value.code == fields["code"]
 
 
 def test_judge_tenant_token_of_a_proxys_refusal_says_nothing_about_the_app() -> None:
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         rest.judge_tenant_token(Answer(403, b"<html>not from here</html>"))
 
 
@@ -317,12 +317,12 @@ def test_reaction_is_named_by_the_answer() -> None:
 
 @pytest.mark.parametrize("data", [None, {}, {"reaction_id": ""}, {"reaction_id": 7}])
 def test_reaction_without_a_name_leaves_the_result_open(data: Any) -> None:
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         rest.judge_reacted(answer(code=0, data=data))
 
 
 def test_reaction_that_is_refused_is_an_error_of_the_family() -> None:
-    with pytest.raises(LarkRefused):
+    with pytest.raises(PlatformRefused):
         rest.judge_reacted(answer(400, code=231001, msg="reaction type is invalid."))
-    with pytest.raises(LarkThrottled):
+    with pytest.raises(PlatformThrottled):
         rest.judge_unreacted(answer(429, code=99991400, msg="too many"))

@@ -1,17 +1,23 @@
 import pytest
 
-from gateway.errors import LarkError, LarkRefused, LarkThrottled, LarkUnauthorized, LarkUnavailable
+from gateway.channel.errors import (
+    PlatformError,
+    PlatformRefused,
+    PlatformThrottled,
+    PlatformUnauthorized,
+    PlatformUnavailable,
+)
 from gateway.outbound.typing import HIDE_ATTEMPTS_MAX, REST_OF_RUN_SECONDS, judge_failure
 
-REFUSED = LarkRefused("no", code=230002)
-THROTTLED = LarkThrottled("slow down", retry_after=40)
-UNAUTHORIZED = LarkUnauthorized("which app?")
-AWAY = LarkUnavailable("away")
+REFUSED = PlatformRefused("no", code=230002)
+THROTTLED = PlatformThrottled("slow down", retry_after=40)
+UNAUTHORIZED = PlatformUnauthorized("which app?")
+AWAY = PlatformUnavailable("away")
 FAULT = ValueError("a mistake of ours")
 
 
 @pytest.mark.parametrize("error", [REFUSED, THROTTLED, UNAUTHORIZED])
-def test_showing_is_given_up_at_a_no_unless_an_earlier_attempt_may_have_succeeded(error: LarkError) -> None:
+def test_showing_is_given_up_at_a_no_unless_an_earlier_attempt_may_have_succeeded(error: PlatformError) -> None:
     assert judge_failure(error, unwanted=False, attempts=1) is None
     assert judge_failure(error, unwanted=False, attempts=2) == REST_OF_RUN_SECONDS
 

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from gateway.errors import RejectedRequest
-from gateway.work.access import may_change, may_manage_agent, may_use_agent, require_leader, require_writer
+from gateway.work.people.access import may_change, may_manage_agent, may_use_agent, require_leader, require_writer
 
 ME, OTHER = UUID(int=1), UUID(int=2)
 

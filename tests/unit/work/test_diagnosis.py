@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.work.diagnosis import DIAGNOSIS_CHARS_MAX, RULES, diagnose
-from gateway.work.failures import AGENT_REASONS
+from gateway.work.tasks.diagnosis import DIAGNOSIS_CHARS_MAX, RULES, diagnose
+from gateway.work.tasks.failures import AGENT_REASONS
 
 CASES = json.loads((Path(__file__).parent / "cases" / "failures.json").read_text())
 SAMPLES = [(error, reason) for reason, errors in CASES["last_words"].items() for error in errors]

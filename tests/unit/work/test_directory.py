@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gateway.work.directory import RESERVED_SLUGS, SLUG_LENGTH_MAX, slug_of
+from gateway.work.people.directory import RESERVED_SLUGS, SLUG_LENGTH_MAX, slug_of
 
 
 @pytest.mark.parametrize(

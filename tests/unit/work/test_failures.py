@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.work.failures import (
+from gateway.work.tasks.failures import (
     AGENT_REASONS,
     PLATFORM_REASONS,
     RETRY_DELAY_SECONDS,

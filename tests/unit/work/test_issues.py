@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from gateway.errors import RejectedRequest, StoreUnavailable
-from gateway.work.issues import IssueDraft, IssueService
+from gateway.work.issues.issues import IssueDraft, IssueService
 from support.issue_memory import MemoryIssues
 
 WORKSPACE = uuid4()

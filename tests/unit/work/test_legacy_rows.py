@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.keyring import KeyRing, UnreadableSecret
-from gateway.work import legacy_rows as rows
-from gateway.work.legacy_rows import LegacyKey, LegacyKeyRefused, Record, Skip, Standing
+from gateway.legacy import rows
+from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, Record, Skip, Standing
 
 KEY = b"\x05" * 32
 RING = KeyRing([b"\x07" * 32])

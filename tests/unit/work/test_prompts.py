@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.work.prompts import bind_link
+from gateway.work.people.binding_prompts import bind_link
 
 
 @pytest.mark.parametrize(

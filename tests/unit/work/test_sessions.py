@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway.work.sessions import Queueing, creator_of, judge_queueing, title_of
+from gateway.work.tasks.sessions import Queueing, creator_of, judge_queueing, title_of
 
 INSTALLER, SENDER = UUID(int=1), UUID(int=2)
 

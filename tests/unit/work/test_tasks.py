@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.work.ports import Claim, ClaimedMessage, Place, TaskStatus
-from gateway.work.tasks import ALLOWED_FROM, TERMINAL, Assignment, storable
+from gateway.work.tasks.ports import Claim, ClaimedMessage, Place, TaskStatus
+from gateway.work.tasks.tasks import ALLOWED_FROM, TERMINAL, Assignment, storable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from quart import Quart, Response, redirect
 from gateway.errors import RejectedRequest
 from gateway.http.console.pages import LOGIN_PATH, render_page
 from gateway.http.session import Sessions
-from gateway.work.issue_pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
+from gateway.work.issues.pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
 
 _PICTURE = re.compile(r"!\[\]\((/api/attachments/[0-9a-f-]{36}/download)\)")
 _RESERVED = frozenset({"api", "static"})

@@ -20,16 +20,16 @@ from gateway.http.console.language import LANGUAGES, accepted_languages, choose_
 from gateway.http.requests import read_form
 from gateway.http.session import Sessions, session_secret
 from gateway.ids import token_hash
-from gateway.work.accounts import SESSION_SECONDS
-from gateway.work.directory import User
+from gateway.work.people.accounts import SESSION_SECONDS
+from gateway.work.people.directory import User
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from gateway.http.api.bindings import LinkDesk
+    from gateway.http.api.identity import SignIn
     from gateway.http.app import People
-    from gateway.http.bindings import LinkDesk
-    from gateway.http.identity import SignIn
-    from gateway.work.bindings import LinkPreview
+    from gateway.work.people.bindings import LinkPreview
 
 LOGIN_PATH = "/login"
 BIND_PATH = "/lark/bind"

@@ -1,8 +1,8 @@
 """How a client is let in: the request for a connection URL, its answer, and a refused WebSocket handshake.
 
 The URL carries a single-use ticket in its query, so every dial starts with a new request, and the query is a secret.
-Two kinds of "no" matter: LarkRefused is about the credentials or the quota and will be repeated, LarkUnavailable may
-pass.
+Two kinds of "no" matter: PlatformRefused is about the credentials or the quota and will be repeated,
+PlatformUnavailable may pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
 
-from gateway.errors import LarkRefused, LarkUnavailable
+from gateway.channel.errors import PlatformRefused, PlatformUnavailable
 
 PATH: Final = "/callback/ws/endpoint"
 """Where the request goes (POST), on the open-platform host of the app's region. It takes no bearer token."""
@@ -106,23 +106,23 @@ def request_body(app_id: str, app_secret: str) -> bytes:
 def judge_answer(status: int, body: bytes) -> Endpoint:
     """Read the answer to the request.
 
-    Raises LarkRefused for a definite no (an unknown code counts as one), and LarkUnavailable for anything that may
-    pass: another HTTP status, a busy platform, an answer that cannot be read or does not say where to dial.
+    Raises PlatformRefused for a definite no (an unknown code counts as one), and PlatformUnavailable for anything that
+    may pass: another HTTP status, a busy platform, an answer that cannot be read or does not say where to dial.
     """
     answer = _decode(body)
     if status != 200:
         said = f": {_clip(answer.msg)}" if answer is not None and answer.msg else ""
-        raise LarkUnavailable(f"the request for a connection URL was answered with HTTP {status}{said}")
+        raise PlatformUnavailable(f"the request for a connection URL was answered with HTTP {status}{said}")
     if answer is None:
-        raise LarkUnavailable("the answer to the request for a connection URL is not the JSON it should be")
+        raise PlatformUnavailable("the answer to the request for a connection URL is not the JSON it should be")
     if answer.code in _PASSING:
-        raise LarkUnavailable(f"the platform is busy (code {answer.code}): {_clip(answer.msg)}", code=answer.code)
+        raise PlatformUnavailable(f"the platform is busy (code {answer.code}): {_clip(answer.msg)}", code=answer.code)
     if answer.code != 0:
-        raise LarkRefused(_explain(answer.code, answer.msg), code=answer.code)
+        raise PlatformRefused(_explain(answer.code, answer.msg), code=answer.code)
     return _read_endpoint(answer.data)
 
 
-def judge_handshake(status: int, headers: Iterable[tuple[bytes, bytes]]) -> LarkRefused | LarkUnavailable:
+def judge_handshake(status: int, headers: Iterable[tuple[bytes, bytes]]) -> PlatformRefused | PlatformUnavailable:
     """What a refused WebSocket upgrade means, as the error to raise.
 
     The HTTP `status` decides nothing: proxies refuse too. The platform says why in headers of its own.
@@ -132,11 +132,11 @@ def judge_handshake(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Lark
     reason = said.get(b"handshake-msg", b"").decode("utf-8", "replace")
     detail = _integer(said.get(b"handshake-autherrcode", b"").decode("latin-1"))
     if code == FORBIDDEN:
-        return LarkRefused(_explain(code, reason), code=code)
+        return PlatformRefused(_explain(code, reason), code=code)
     if code == AUTHENTICATION_FAILED and detail == TOO_MANY_CONNECTIONS:
-        return LarkRefused(_explain(detail, reason), code=detail)
+        return PlatformRefused(_explain(detail, reason), code=detail)
     shown = "" if code is None else f", code {code}"
-    return LarkUnavailable(
+    return PlatformUnavailable(
         f"the WebSocket handshake was answered with HTTP {status}{shown}: {_clip(reason)}", code=code or 0
     )
 
@@ -161,7 +161,7 @@ def _decode(body: bytes) -> _Answer | None:
 def _read_endpoint(data: object) -> Endpoint:
     url = data.get("URL") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(url, str) or not url:
-        raise LarkUnavailable("the platform accepted the app but gave no connection URL")
+        raise PlatformUnavailable("the platform accepted the app but gave no connection URL")
     return Endpoint(url, _service_id(url), read_client_config(data.get("ClientConfig")))
 
 
@@ -172,12 +172,12 @@ def _service_id(url: str) -> int:
         dialable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
         query = dict(reversed(parse_qsl(parts.query)))
     except ValueError as error:
-        raise LarkUnavailable("the connection URL cannot be parsed") from error
+        raise PlatformUnavailable("the connection URL cannot be parsed") from error
     if not dialable:
-        raise LarkUnavailable("the connection URL is not a WebSocket URL with a host")
+        raise PlatformUnavailable("the connection URL is not a WebSocket URL with a host")
     service_id = _integer(query.get("service_id", ""))
     if service_id is None or service_id not in _INT32:
-        raise LarkUnavailable("the connection URL has no service_id that fits 32 bits")
+        raise PlatformUnavailable("the connection URL has no service_id that fits 32 bits")
     return service_id
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.errors import LarkRefused, LarkUnavailable
+from gateway.channel.errors import PlatformRefused, PlatformUnavailable
 from gateway.lark.wire.endpoint import (
     ClientConfig,
     Endpoint,
@@ -31,7 +31,7 @@ def test_answer_of_a_vector_reaches_its_outcome(vector: dict[str, Any]) -> None:
         assert endpoint.service_id == vector["service_id"]
         assert endpoint.client_config.ping_interval_seconds == vector["ping_interval_seconds"]
         return
-    kind = LarkRefused if vector["outcome"] == "refused" else LarkUnavailable
+    kind = PlatformRefused if vector["outcome"] == "refused" else PlatformUnavailable
     with pytest.raises(kind) as caught:
         judge(vector)
     assert caught.value.code == vector.get("code", 0)
@@ -41,7 +41,7 @@ def test_answer_of_a_vector_reaches_its_outcome(vector: dict[str, Any]) -> None:
 def test_answer_of_a_vector_never_shows_a_ticket(vector: dict[str, Any]) -> None:
     try:
         shown = repr(judge(vector))
-    except (LarkRefused, LarkUnavailable) as error:
+    except (PlatformRefused, PlatformUnavailable) as error:
         shown = repr(error)
     assert "ticket" not in shown
     assert "service_id=" not in shown.replace("service_id=33", "").replace("service_id=7", "").replace(
@@ -77,12 +77,12 @@ def test_endpoint_shown_has_no_query() -> None:
 
 
 def test_refusal_says_in_words_what_to_look_at() -> None:
-    with pytest.raises(LarkRefused, match=r"app secret is not accepted \(auth failed\)"):
+    with pytest.raises(PlatformRefused, match=r"app secret is not accepted \(auth failed\)"):
         judge_answer(200, b'{"code":514,"msg":"auth failed"}')
 
 
 def test_refusal_of_a_talkative_platform_is_cut() -> None:
-    with pytest.raises(LarkRefused) as caught:
+    with pytest.raises(PlatformRefused) as caught:
         judge_answer(200, msgspec.json.encode({"code": 9, "msg": "x" * 10_000}))
     assert len(str(caught.value)) < 300
 
@@ -90,15 +90,15 @@ def test_refusal_of_a_talkative_platform_is_cut() -> None:
 @pytest.mark.parametrize(
     ("headers", "kind", "code"),
     [
-        ([(b"Handshake-Status", b"403"), (b"Handshake-Msg", b"forbidden")], LarkRefused, 403),
-        ([(b"handshake-status", b"514"), (b"handshake-autherrcode", b"1000040350")], LarkRefused, 1000040350),
-        ([(b"HANDSHAKE-STATUS", b"514"), (b"HANDSHAKE-AUTHERRCODE", b"1000040349")], LarkUnavailable, 514),
-        ([(b"handshake-status", b"514")], LarkUnavailable, 514),
-        ([(b"handshake-status", b"500")], LarkUnavailable, 500),
-        ([(b"handshake-status", b"not a number")], LarkUnavailable, 0),
-        ([(b"handshake-status", b"\xff")], LarkUnavailable, 0),
-        ([(b"handshake-msg", b"\xff\xfe")], LarkUnavailable, 0),
-        ([], LarkUnavailable, 0),
+        ([(b"Handshake-Status", b"403"), (b"Handshake-Msg", b"forbidden")], PlatformRefused, 403),
+        ([(b"handshake-status", b"514"), (b"handshake-autherrcode", b"1000040350")], PlatformRefused, 1000040350),
+        ([(b"HANDSHAKE-STATUS", b"514"), (b"HANDSHAKE-AUTHERRCODE", b"1000040349")], PlatformUnavailable, 514),
+        ([(b"handshake-status", b"514")], PlatformUnavailable, 514),
+        ([(b"handshake-status", b"500")], PlatformUnavailable, 500),
+        ([(b"handshake-status", b"not a number")], PlatformUnavailable, 0),
+        ([(b"handshake-status", b"\xff")], PlatformUnavailable, 0),
+        ([(b"handshake-msg", b"\xff\xfe")], PlatformUnavailable, 0),
+        ([], PlatformUnavailable, 0),
     ],
 )
 def test_handshake_refused_is_judged_by_its_headers(
@@ -124,5 +124,5 @@ def test_client_config_takes_seconds() -> None:
 
 
 def test_answer_nested_deeper_than_the_parser_goes_is_retried() -> None:
-    with pytest.raises(LarkUnavailable):
+    with pytest.raises(PlatformUnavailable):
         judge_answer(200, b'{"code":0,"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}")

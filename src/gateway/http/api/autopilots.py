@@ -1,0 +1,136 @@
+"""Autopilots: setting them up, starting them by hand, and their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response, request
+
+from gateway.http.auth import require_user
+from gateway.http.body import NoBody, PersonBody, json_response, read_json
+from gateway.http.paging import PAGED, listing, read_page
+from gateway.http.query import takes
+from gateway.ids import parse_id
+from gateway.work.autopilots.autopilots import (
+    AssigneeKind,
+    Autopilot,
+    AutopilotDraft,
+    AutopilotService,
+    AutopilotStatus,
+    ConcurrencyPolicy,
+    ExecutionMode,
+)
+from gateway.work.issues.issues import Priority
+
+if TYPE_CHECKING:
+    from gateway.work.people.directory import Directory
+
+HIDDEN = ("role", "assigned_by_id")
+"""What decisions need and nobody else."""
+
+TriggerViews = Callable[[Autopilot, UUID], Awaitable[Sequence[object]]]
+"""The triggers of an autopilot, as the person with that id may see them."""
+
+
+class CreateBody(PersonBody):
+    title: str
+    assignee_id: UUID
+    assignee_type: AssigneeKind = "agent"
+    description: str = ""
+    project_id: UUID | None = None
+    priority: Priority = "medium"
+    status: AutopilotStatus = "active"
+    execution_mode: ExecutionMode = "create_issue"
+    issue_title_template: str | None = ""
+    concurrency_policy: ConcurrencyPolicy = "skip"
+
+
+class ChangeBody(PersonBody):
+    """A field that is left out stays as it is."""
+
+    title: str | msgspec.UnsetType = msgspec.UNSET
+    assignee_id: UUID | msgspec.UnsetType = msgspec.UNSET
+    assignee_type: AssigneeKind | msgspec.UnsetType = msgspec.UNSET
+    description: str | msgspec.UnsetType = msgspec.UNSET
+    project_id: UUID | msgspec.UnsetType | None = msgspec.UNSET
+    priority: Priority | msgspec.UnsetType = msgspec.UNSET
+    status: AutopilotStatus | msgspec.UnsetType = msgspec.UNSET
+    execution_mode: ExecutionMode | msgspec.UnsetType = msgspec.UNSET
+    issue_title_template: str | msgspec.UnsetType | None = msgspec.UNSET
+    concurrency_policy: ConcurrencyPolicy | msgspec.UnsetType = msgspec.UNSET
+
+
+def add_routes(
+    app: Quart, autopilots: AutopilotService, directory: Directory, triggers: TriggerViews | None = None
+) -> None:
+    @app.get("/api/workspaces/<workspace>/autopilots")
+    @takes(**PAGED)
+    async def list_autopilots(workspace: str) -> Response:
+        user = await require_user()
+        page = read_page()
+        member = await directory.membership(workspace, user.user_id)
+        found, total = await autopilots.list(member.workspace_id, user.user_id, limit=page.limit, offset=page.offset)
+        return listing("autopilots", [_view(autopilot) for autopilot in found], page, total)
+
+    @app.post("/api/workspaces/<workspace>/autopilots")
+    async def create_autopilot(workspace: str) -> Response:
+        user = await require_user()
+        member = await directory.membership(workspace, user.user_id)
+        draft = AutopilotDraft(**_given(await read_json(CreateBody)))
+        created = await autopilots.create(member.workspace_id, user.user_id, member.role, draft)
+        return json_response(_view(created), 201)
+
+    @app.get("/api/autopilots/<id>")
+    async def get_autopilot(id: str) -> Response:
+        user = await require_user()
+        found = await autopilots.find(_id(id), user.user_id)
+        shown = [] if triggers is None else await triggers(found, user.user_id)
+        return json_response({**_view(found), "triggers": shown})
+
+    @app.patch("/api/autopilots/<id>")
+    async def change_autopilot(id: str) -> Response:
+        user = await require_user()
+        given = _given(await read_json(ChangeBody))
+        changed = await autopilots.update(_id(id), user.user_id, lambda draft: replace(draft, **given))
+        return json_response(_view(changed))
+
+    @app.post("/api/autopilots/<id>/trigger")
+    async def trigger_autopilot(id: str) -> Response:
+        """What a person starts by hand brings nothing with it."""
+        user = await require_user()
+        await read_json(NoBody)
+        run = await autopilots.trigger(_id(id), user.user_id, request.headers.get("Idempotency-Key"))
+        return json_response(asdict(run))
+
+    @app.get("/api/autopilots/<id>/runs")
+    @takes(**PAGED)
+    async def list_runs(id: str) -> Response:
+        user = await require_user()
+        page = read_page()
+        found, total = await autopilots.runs(_id(id), user.user_id, limit=page.limit, offset=page.offset)
+        return listing("runs", [asdict(run) for run in found], page, total)
+
+    @app.get("/api/autopilots/<id>/runs/<run_id>")
+    async def get_run(id: str, run_id: str) -> Response:
+        user = await require_user()
+        return json_response(asdict(await autopilots.run(_id(id), parse_id(run_id, field="run_id"), user.user_id)))
+
+
+def _id(text: str) -> UUID:
+    return parse_id(text, field="autopilot_id")
+
+
+def _given(body: CreateBody | ChangeBody) -> dict[str, Any]:
+    """The fields that were sent. No template and an empty one are the same."""
+    given = {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not msgspec.UNSET}
+    if given.get("issue_title_template", "") is None:
+        given["issue_title_template"] = ""
+    return given
+
+
+def _view(autopilot: Autopilot) -> dict[str, Any]:
+    return {name: value for name, value in asdict(autopilot).items() if name not in HIDDEN}

@@ -1,0 +1,116 @@
+"""Which person an account of a chat platform is: reading and redeeming a link, and looking after a bot's bindings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from limits import RateLimitItem, RateLimitItemPerMinute
+from quart import Quart, Response
+
+from gateway.errors import RejectedRequest
+from gateway.http.auth import require_user
+from gateway.http.body import PersonBody, json_response, no_content, read_json
+from gateway.http.throttle import Throttle
+from gateway.ids import parse_id
+from gateway.work.people.access import require_leader
+from gateway.work.people.bindings import BoundPerson
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from gateway.http.app import People
+    from gateway.work.people.bindings import Binding, LinkPreview
+
+LINKS_PER_PERSON = RateLimitItemPerMinute(30)
+"""How often one person may read or redeem links: each reading asks the platform for names."""
+
+
+class LinkBody(PersonBody):
+    token: str
+
+
+class LinkDesk:
+    """Reads and redeems binding links, throttled by person: for the API and for the page alike."""
+
+    def __init__(self, people: People, *, per_person: RateLimitItem = LINKS_PER_PERSON) -> None:
+        self._people = people
+        self._per_person = per_person
+        self._throttle = Throttle("links opened")
+
+    def require_on(self) -> None:
+        """Raises RejectedRequest (503) where no bot is served."""
+        if not self._people.platforms:
+            raise RejectedRequest(503, "lark_off", "no bots are served here: secret_key is unset")
+
+    async def preview(self, token: str, user_id: UUID) -> LinkPreview:
+        """See BindingService.preview; raises RejectedRequest (429, 503) besides."""
+        self._admit(user_id)
+        return await self._people.bindings.preview(token, user_id)
+
+    async def redeem(self, token: str, user_id: UUID) -> Binding:
+        """See BindingService.redeem; raises RejectedRequest (429, 503) besides."""
+        self._admit(user_id)
+        return await self._people.bindings.redeem(token, user_id)
+
+    def _admit(self, user_id: UUID) -> None:
+        self.require_on()
+        self._throttle.count(self._per_person, "person", str(user_id))
+
+
+def add_routes(app: Quart, people: People, links: LinkDesk) -> None:
+    bindings, directory = people.bindings, people.directory
+    of_bot = "/api/workspaces/<workspace>/lark/installations/<installation_id>/bindings"
+
+    @app.post("/api/lark/binding/preview")
+    async def preview_binding() -> Response:
+        """Says who would be bound to what, and burns nothing."""
+        user = await require_user()
+        links.require_on()
+        body = await read_json(LinkBody)
+        preview = await links.preview(body.token, user.user_id)
+        return json_response(preview.public(), headers={"Cache-Control": "no-store"})
+
+    @app.post("/api/lark/binding/redeem")
+    async def redeem_binding() -> Response:
+        user = await require_user()
+        links.require_on()
+        body = await read_json(LinkBody)
+        binding = await links.redeem(body.token, user.user_id)
+        return json_response(
+            {
+                "workspace_id": binding.workspace_id,
+                "installation_id": binding.installation_id,
+                "lark_open_id": binding.channel_user_id,
+            }
+        )
+
+    @app.get(of_bot)
+    async def list_bindings(workspace: str, installation_id: str) -> Response:
+        user = await require_user()
+        member = await directory.membership(workspace, user.user_id)
+        found = await bindings.people(member.workspace_id, parse_id(installation_id, field="installation_id"))
+        return json_response({"bindings": [_view(person) for person in found]})
+
+    @app.delete(f"{of_bot}/<binding_id>")
+    async def delete_binding(workspace: str, installation_id: str, binding_id: str) -> Response:
+        user = await require_user()
+        member = await directory.membership(workspace, user.user_id)
+        require_leader(member.role)
+        await bindings.delete(
+            member.workspace_id,
+            parse_id(installation_id, field="installation_id"),
+            parse_id(binding_id, field="binding_id"),
+        )
+        return no_content()
+
+
+def _view(person: BoundPerson) -> dict[str, object]:
+    return {
+        "id": person.id,
+        "installation_id": person.installation_id,
+        "lark_open_id": person.channel_user_id,
+        "user_id": person.user_id,
+        "email": person.email,
+        "name": person.name,
+        "bound_at": person.bound_at,
+    }

@@ -1,0 +1,187 @@
+"""The log of webhooks: finding deliveries, and running them once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from quart import Quart, Response, request
+
+from gateway.errors import RejectedRequest
+from gateway.http.auth import require_user
+from gateway.http.body import NoBody, PersonBody, json_response, read_json
+from gateway.http.paging import Paging, listing
+from gateway.http.query import Judge, given, one_of, takes, text
+from gateway.ids import parse_id
+from gateway.webhooks.log import DeliveryLog
+from gateway.webhooks.ports import STATUSES, BulkReplay, DeliveryFilter, ReplayFilter
+from gateway.webhooks.replay import BulkDesk, Plan, Replayer, checked_key
+from gateway.webhooks.triggers import TriggerDesk
+
+if TYPE_CHECKING:
+    from gateway.work.autopilots.autopilots import AutopilotService
+    from gateway.work.people.directory import Directory
+
+LOG = Paging(20, 100, asked_max=1_000)
+FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(255), "q": text()}
+BUDGET_DEFAULT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the routes for people who look after webhooks stand on."""
+
+    triggers: TriggerDesk
+    log: DeliveryLog
+    replayer: Replayer
+    bulk: BulkDesk
+
+
+class FilterBody(PersonBody):
+    status: str | None = None
+    event: str | None = None
+    q: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class BulkBody(PersonBody):
+    """Which deliveries are meant is said: by a filter, or by `all`. Nothing begins before `dry_run` is false."""
+
+    filter: FilterBody | None = None
+    all: bool = False
+    budget: int = BUDGET_DEFAULT
+    dry_run: bool = True
+
+
+def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory: Directory) -> None:
+    of_autopilot = "/api/autopilots/<id>/deliveries"
+
+    @app.get("/api/workspaces/<workspace>/deliveries")
+    @takes(**LOG.parameters, **FILTER)
+    async def list_workspace_deliveries(workspace: str) -> Response:
+        user = await require_user()
+        member = await directory.membership(workspace, user.user_id)
+        page = LOG.read()
+        rows, total = await hooks.log.page(
+            member.workspace_id, None, read_filter(), limit=page.limit, offset=page.offset
+        )
+        return listing("deliveries", rows, page, total)
+
+    @app.get(of_autopilot)
+    @takes(**LOG.parameters, **FILTER)
+    async def list_deliveries(id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find(_autopilot(id), user.user_id)
+        page = LOG.read()
+        rows, total = await hooks.log.page(
+            autopilot.workspace_id, autopilot.id, read_filter(), limit=page.limit, offset=page.offset
+        )
+        return listing("deliveries", rows, page, total)
+
+    @app.get(f"{of_autopilot}/<delivery_id>")
+    async def get_delivery(id: str, delivery_id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find(_autopilot(id), user.user_id)
+        return json_response(await hooks.log.find(autopilot.id, _delivery(delivery_id)))
+
+    @app.post(f"{of_autopilot}/<delivery_id>/replay")
+    async def replay_delivery(id: str, delivery_id: str) -> Response:
+        user = await require_user()
+        await read_json(NoBody)
+        key = checked_key(request.headers.get("Idempotency-Key"))
+        autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
+        replay_id, outcome = await hooks.replayer.replay(autopilot.id, _delivery(delivery_id), key)
+        row = await hooks.log.find(autopilot.id, replay_id)
+        if outcome == "failed":
+            return json_response({**row, "error": row["error"] or "the run could not be begun", "code": outcome}, 500)
+        return json_response(row, 201)
+
+    @app.post(f"{of_autopilot}/replays")
+    async def start_bulk_replay(id: str) -> Response:
+        user = await require_user()
+        body = await read_json(BulkBody)
+        autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
+        plan = await hooks.bulk.plan(autopilot.id, _replay_filter(body), body.budget)
+        if body.dry_run:
+            return json_response(_plan_view(plan))
+        replay = await hooks.bulk.start(autopilot.workspace_id, autopilot.id, user.user_id, plan)
+        return json_response({**_bulk_view(replay), "matched": plan.matched}, 201)
+
+    @app.get(f"{of_autopilot}/replays/<replay_id>")
+    async def get_bulk_replay(id: str, replay_id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find(_autopilot(id), user.user_id)
+        return json_response(_bulk_view(await hooks.bulk.find(autopilot.id, parse_id(replay_id, field="replay_id"))))
+
+    @app.delete(f"{of_autopilot}/replays/<replay_id>")
+    async def cancel_bulk_replay(id: str, replay_id: str) -> Response:
+        user = await require_user()
+        autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
+        ended = await hooks.bulk.cancel(autopilot.id, parse_id(replay_id, field="replay_id"))
+        return json_response(_bulk_view(ended))
+
+
+def read_filter() -> DeliveryFilter:
+    return DeliveryFilter(_text(given("status")), _text(given("event")), _text(given("q")))
+
+
+def _text(value: str | None) -> str | None:
+    """What was asked for; a blank asks for nothing. NUL stands in no row, and could not be asked for."""
+    return (value or "").replace("\x00", " ").strip() or None
+
+
+def _replay_filter(body: BulkBody) -> ReplayFilter:
+    """The filter that was asked for. Raises RejectedRequest (400) unless it selects, or `all` says that it need not."""
+    given = body.filter or FilterBody()
+    wanted = ReplayFilter(
+        _text(given.status), _text(given.event), _text(given.q), _instant(given.since), _instant(given.until)
+    )
+    if (wanted == ReplayFilter()) is body.all:
+        return wanted
+    if body.all:
+        message = "give either a filter or all: true, not both"
+        raise RejectedRequest(400, "filter_and_all", message, field="filter")
+    names = ", ".join(FilterBody.__struct_fields__)
+    message = f"say which deliveries are meant: give a filter with one of {names}, or all: true for every one of them"
+    raise RejectedRequest(400, "filter_missing", message, field="filter")
+
+
+def _instant(moment: datetime | None) -> datetime | None:
+    """A moment without a zone is meant in UTC, as all of ours are."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def _autopilot(text: str) -> UUID:
+    return parse_id(text, field="autopilot_id")
+
+
+def _delivery(text: str) -> UUID:
+    return parse_id(text, field="delivery_id")
+
+
+def _plan_view(plan: Plan) -> dict[str, object]:
+    return {
+        "id": None,
+        "dry_run": True,
+        "status": "planned",
+        "filter": _filter_view(asdict(plan.filter)),
+        "budget": plan.budget,
+        "matched": plan.matched,
+        "planned": plan.planned,
+        "count": plan.planned,
+    }
+
+
+def _bulk_view(replay: BulkReplay) -> dict[str, object]:
+    done = replay.accepted + replay.skipped + replay.failed
+    shown = {**asdict(replay), "filter": _filter_view(replay.filter)}
+    return {**shown, "dry_run": False, "count": replay.planned, "done": done}
+
+
+def _filter_view(stored: Mapping[str, object]) -> dict[str, object]:
+    """By the names that it is asked for by."""
+    return {"q" if name == "text" else name: value for name, value in stored.items()}

@@ -1,0 +1,87 @@
+"""Signing in and out, and who is signed in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from quart import Quart, Response
+
+from gateway.errors import StoreError
+from gateway.http.auth import require_user
+from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
+from gateway.http.client import request_address, throttle_key
+from gateway.http.session import Sessions, session_secret
+from gateway.http.throttle import LoginThrottle
+from gateway.work.people.accounts import SESSION_SECONDS, TooBusy
+
+if TYPE_CHECKING:
+    from gateway.http.app import People
+
+
+class LoginBody(PersonBody):
+    email: str
+    password: str
+
+
+class SignIn:
+    """One attempt to sign in, throttled: for the API and for the page."""
+
+    def __init__(self, people: People, throttle: LoginThrottle) -> None:
+        self._people = people
+        self._throttle = throttle
+
+    def require_budget(self) -> None:
+        """Raises RejectedRequest (429) for an address that failed too often. It needs nothing of the body."""
+        self._throttle.check(self._address())
+
+    async def attempt(self, email: str, password: str) -> str:
+        """The secret of a new session.
+
+        Raises RejectedRequest: 429 for too many failures or too many who sign in at once, 401 for a wrong pair. Only a
+        wrong pair counts, and an attempt that was given up, whose password was judged all the same.
+        """
+        address = self._address()
+        self._throttle.admit(address, email)
+        familiar = self._throttle.is_familiar(address, email)
+        try:
+            secret = await self._people.accounts.sign_in(email, password, familiar=familiar)
+        except (StoreError, TooBusy):
+            self._throttle.undecided(address, email)
+            raise
+        self._throttle.succeeded(address, email)
+        return secret
+
+    def _address(self) -> str:
+        return throttle_key(request_address(self._people.trusted_proxies))
+
+
+def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
+    accounts = people.accounts
+
+    @app.post("/api/auth/login")
+    async def login() -> Response:
+        sessions.refuse_foreign_origin()
+        sign_in.require_budget()
+        body = await read_json(LoginBody)
+        secret = await sign_in.attempt(body.email, body.password)
+        response = json_response({"signed_in": True}, headers={"Cache-Control": "no-store"})
+        sessions.start(response, secret, SESSION_SECONDS)
+        return response
+
+    @app.post("/api/auth/logout")
+    async def logout() -> Response:
+        sessions.refuse_foreign_origin()
+        await read_json(NoBody)
+        secret = session_secret()
+        if secret is not None:
+            await accounts.sign_out(secret)
+        response = no_content()
+        sessions.end(response)
+        return response
+
+    @app.get("/api/me")
+    async def me() -> Response:
+        user_id = (await require_user()).user_id
+        person = await accounts.person(user_id)
+        return json_response({**asdict(person), "workspaces": await accounts.memberships(user_id)})

@@ -1,0 +1,158 @@
+"""The bots of a workspace: connecting one by scanning a code, seeing whether they can hear, disconnecting them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quart import Quart, Response
+
+from gateway.channel.installation import InstallationView
+from gateway.channel.installs import Installs, ScanRequest
+from gateway.channel.push import events_url
+from gateway.errors import RejectedRequest
+from gateway.http.auth import require_user
+from gateway.http.body import PersonBody, json_response, no_content, read_json
+from gateway.http.paging import Paging
+from gateway.http.query import takes
+from gateway.ids import parse_id
+from gateway.work.people.access import LEADERS, may_manage_agent
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from gateway.http.app import People
+    from gateway.work.people.directory import Agent, Directory, Member
+
+REGION_DEFAULT = "feishu"
+AUDIT = Paging(20, 100)
+
+
+class BeginBody(PersonBody):
+    agent_id: str
+    region: str | None = None
+    replace: bool | None = None
+
+
+def add_routes(app: Quart, people: People) -> None:
+    directory = people.directory
+    of_workspace = "/api/workspaces/<workspace>/lark"
+
+    @app.get(f"{of_workspace}/installations")
+    async def list_installations(workspace: str) -> Response:
+        member = await _member(directory, workspace)
+        desk = people.installs if people.lark_on else None
+        views = [] if desk is None else await desk.list(member.workspace_id)
+        return json_response(
+            {
+                "installations": [] if desk is None else [_view(desk, view, people.public_url) for view in views],
+                "configured": people.lark_on,
+                "install_supported": desk is not None,
+            }
+        )
+
+    @app.post(f"{of_workspace}/install/begin")
+    async def begin_install(workspace: str) -> Response:
+        await require_user()
+        desk = _desk(people)
+        member = await _member(directory, workspace)
+        body = await read_json(BeginBody)
+        agent = await _agent(directory, member, parse_id(body.agent_id, field="agent_id"))
+        _require_manager(member, agent)
+        if agent.archived_at is not None:
+            raise RejectedRequest(409, "agent_archived", f"agent {agent.id} is archived", field="agent_id")
+        region = body.region or REGION_DEFAULT
+        request = ScanRequest(
+            member.workspace_id, agent.id, agent.name, member.user_id, region, replaces=bool(body.replace)
+        )
+        begun = await desk.begin(request)
+        return json_response(begun.public())
+
+    @app.get(f"{of_workspace}/install/<session_id>/status")
+    async def install_status(workspace: str, session_id: str) -> Response:
+        await require_user()
+        desk = _desk(people)
+        member = await _member(directory, workspace)
+        status = await desk.status(_session_id(session_id), member.workspace_id)
+        if status is None or (member.user_id != status.initiator_user_id and member.role not in LEADERS):
+            raise _no_session()
+        return json_response(status.public())
+
+    @app.delete(f"{of_workspace}/installations/<installation_id>")
+    async def revoke_installation(workspace: str, installation_id: str) -> Response:
+        desk, member, view = await _managed(people, workspace, installation_id)
+        await desk.revoke(member.workspace_id, view.id)
+        return no_content()
+
+    @app.get(f"{of_workspace}/installations/<installation_id>/audit")
+    @takes(**AUDIT.parameters)
+    async def list_audit(workspace: str, installation_id: str) -> Response:
+        desk, _, view = await _managed(people, workspace, installation_id)
+        page = AUDIT.read()
+        drops = await desk.drops(view.id, page.limit, page.offset)
+        return json_response({"audit": [drop.public() for drop in drops], "limit": page.limit, "offset": page.offset})
+
+
+def _view(desk: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
+    """What is public of a bot, where its app is managed, and where its events are posted to if they are."""
+    shown = view.public() | {"console_url": desk.console_url(view)}
+    return shown if view.event_mode != "http" else shown | {"events_url": events_url(public_url, view.id)}
+
+
+def _desk(people: People) -> Installs:
+    """Raises RejectedRequest (503) where no bot can be connected."""
+    if not people.lark_on:
+        raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
+    if people.installs is None:
+        raise RejectedRequest(503, "install_unsupported", "this server has no way to connect bots")
+    return people.installs
+
+
+async def _member(directory: Directory, workspace: str) -> Member:
+    """The caller's place in the workspace; 404 for a stranger."""
+    user = await require_user()
+    return await directory.membership(workspace, user.user_id)
+
+
+async def _agent(directory: Directory, member: Member, agent_id: UUID) -> Agent:
+    """An agent of the member's workspace. Any other is not there: 404."""
+    agent = await _find_agent(directory, agent_id)
+    if agent is None or agent.workspace_id != member.workspace_id:
+        raise RejectedRequest(404, "agent_not_found", f"there is no agent {agent_id}", field="agent_id")
+    return agent
+
+
+async def _find_agent(directory: Directory, agent_id: UUID) -> Agent | None:
+    try:
+        return await directory.agent(agent_id)
+    except RejectedRequest:
+        return None
+
+
+async def _managed(people: People, workspace: str, installation_id: str) -> tuple[Installs, Member, InstallationView]:
+    """A bot of the workspace that the caller may manage: as an admin, or as the owner of its agent."""
+    await require_user()
+    desk = _desk(people)
+    member = await _member(people.directory, workspace)
+    view = await desk.find(member.workspace_id, parse_id(installation_id, field="installation_id"))
+    # Nobody owns an agent that is gone: its bot is left to the admins.
+    _require_manager(member, await _find_agent(people.directory, view.agent_id))
+    return desk, member, view
+
+
+def _require_manager(member: Member, agent: Agent | None) -> None:
+    owner_id = agent.owner_id if agent is not None and agent.workspace_id == member.workspace_id else None
+    if not may_manage_agent(owner_id=owner_id, user_id=member.user_id, role=member.role):
+        message = "only owners and admins of the workspace, and the agent's owner, can do this"
+        raise RejectedRequest(403, "role_too_low", message)
+
+
+def _session_id(text: str) -> UUID:
+    """What is no session's id is a session that is not there: the page that asks has lost its own."""
+    try:
+        return parse_id(text)
+    except RejectedRequest:
+        raise _no_session() from None
+
+
+def _no_session() -> RejectedRequest:
+    return RejectedRequest(404, "session_not_found", "there is no such session, or it ended too long ago")

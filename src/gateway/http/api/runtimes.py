@@ -1,0 +1,205 @@
+"""Runtimes: the processes that work on tasks. They register, say that they live, and ask for work."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response
+
+from gateway.errors import RejectedRequest
+from gateway.http.api.tasks import AttemptNumber
+from gateway.http.auth import require_runtime
+from gateway.http.body import RuntimeBody, json_response, read_json
+from gateway.http.places import Places
+from gateway.http.query import given, takes
+from gateway.ids import parse_id
+from gateway.work.tasks.attachments import Attachment
+from gateway.work.tasks.ports import Attempt
+from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, Assignment
+
+if TYPE_CHECKING:
+    from gateway.http.app import Services
+
+RUNNING_MAX = 1_000
+"""Tasks that one runtime may say it works on."""
+HEARTBEAT_SECONDS = 15
+"""How often a runtime should be heard of; told to it when it registers."""
+
+
+class RunningTask(RuntimeBody):
+    """A claim that a runtime works on right now."""
+
+    id: UUID
+    attempt: AttemptNumber
+
+
+class RegisterBody(RuntimeBody):
+    """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays.
+
+    `instance` is one worker of several on the same token, by a name that it keeps when it is started again. Tasks that
+    it claimed before and does not name in `tasks` return to the queue.
+    """
+
+    name: str | None = None
+    kind: str = ""
+    version: str = ""
+    workspace_id: UUID | None = None
+    instance: str | None = None
+    tasks: list[RunningTask] = msgspec.field(default_factory=list)
+
+
+class HeartbeatBody(RuntimeBody):
+    """`tasks`: what the runtime is working on right now, for one that wants to be told when to stop."""
+
+    tasks: list[RunningTask] = msgspec.field(default_factory=list)
+
+
+class ClaimBody(RuntimeBody):
+    """`instance`: who claims, for a worker that registered under a name."""
+
+    instance: str | None = None
+
+
+def add_routes(app: Quart, services: Services) -> None:
+    tasks, limits = services.tasks, services.place_limits
+    waits = Places("claims", total=limits.claims, each=limits.claims_of_runtime)
+
+    @app.post("/api/runtimes/register")
+    async def register_runtime() -> Response:
+        runtime = await require_runtime()
+        body = await read_json(RegisterBody)
+        view = await tasks.register(
+            runtime,
+            body.workspace_id,
+            name=None if body.name is None else _label(body.name, "name", required=True),
+            kind=_label(body.kind, "kind"),
+            version=_label(body.version, "version"),
+            instance=_instance(body.instance),
+            working_on=_attempts(body.tasks),
+        )
+        return json_response({**dataclasses.asdict(view), "heartbeat_seconds": HEARTBEAT_SECONDS})
+
+    @app.post("/api/runtimes/<id>/heartbeat")
+    async def runtime_heartbeat(id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(HeartbeatBody)
+        stopped = await tasks.heartbeat(runtime, parse_id(id, field="runtime_id"), _attempts(body.tasks))
+        stop = [{"id": attempt.task_id, "attempt": attempt.number} for attempt in stopped]
+        return json_response({"status": "ok", "stop": stop})
+
+    @app.post("/api/runtimes/<id>/tasks/claim")
+    @takes(wait_seconds=_judge_wait)
+    async def claim_task(id: str) -> Response:
+        runtime = await require_runtime()
+        wait_seconds = float(given("wait_seconds") or 0)
+        instance = _instance((await read_json(ClaimBody)).instance)
+        with waits.take(runtime.runtime_id):
+            runtime_id = parse_id(id, field="runtime_id")
+            assignment = await tasks.claim(runtime, runtime_id, wait_seconds, instance=instance)
+        return json_response({"task": None if assignment is None else task_json(assignment)})
+
+
+def _attempts(tasks: list[RunningTask]) -> list[Attempt]:
+    if len(tasks) > RUNNING_MAX:
+        message = f"{len(tasks)} tasks are named, more than {RUNNING_MAX}; use several runtimes"
+        raise RejectedRequest(400, "invalid_body", message, field="tasks")
+    return [Attempt(task.id, task.attempt) for task in tasks]
+
+
+def _instance(name: str | None) -> str | None:
+    return None if name is None else _label(name, "instance", required=True)
+
+
+def task_json(assignment: Assignment) -> dict[str, object]:
+    """A claimed task as its agent reads it.
+
+    `id` and `attempt` are the identity of the claim. Everything that is said of it names both: reports, heartbeats, and
+    `?attempt=` of a download. Once the task was handed out again, the old number is refused with `attempt_over`.
+
+    `text`, and with it `prompt`, begins with what others said around the message, each piece in a block of its own:
+    `<recent_context count="">` (the last messages of the group or topic before this run), `<quoted_message
+    message_id="" sender="" type="">` (what the message answers to) and `<forwarded_messages count="">` (what it
+    bundles). Then come the sender's own words. In a list every message begins with `[name]: ` and goes on in lines that
+    begin with `| `; the agent's own earlier answers are `[assistant]: `. `[unable to fetch]` stands for what could not
+    be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
+    group, `prompt` has the author before each sender's words too.
+
+    `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
+    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's
+    words says so, such as `[report.pdf: unable to fetch]`.
+
+    A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
+    the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
+    """
+    claim = assignment.claim
+    return {
+        "id": claim.id,
+        "kind": claim.kind,
+        "agent": {"id": claim.agent_id, "name": claim.agent_name},
+        "workspace_id": claim.workspace_id,
+        "chat_session_id": claim.chat_session_id,
+        "context_generation": claim.context_generation,
+        "issue": _issue_json(assignment),
+        "prompt": assignment.prompt,
+        "messages": [
+            {
+                "role": message.role,
+                "author": message.author,
+                "text": message.with_additions,
+                "sent_at": message.sent_at,
+                "age_seconds": message.age_seconds,
+                "attachments": [_attachment_json(file) for file in message.attachments if not file.failed],
+            }
+            for message in assignment.messages
+        ],
+        "attempt": claim.attempt,
+        "deadline": claim.deadline,
+    }
+
+
+def _attachment_json(file: Attachment) -> dict[str, object]:
+    """`bytes` is null for a file that did not come in time: asking for it fetches it."""
+    described = file.described
+    return {
+        "n": file.n,
+        "kind": file.kind,
+        "name": described.name,
+        "mime_type": described.mime_type,
+        "bytes": file.bytes,
+    }
+
+
+def _issue_json(assignment: Assignment) -> dict[str, object] | None:
+    claim = assignment.claim
+    if claim.issue_id is None:
+        return None
+    return {
+        "id": claim.issue_id,
+        "key": claim.issue_key,
+        "title": claim.issue_title,
+        "description": claim.issue_description,
+        "status": claim.issue_status,
+    }
+
+
+def _judge_wait(value: str) -> str | None:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    return None if 0 <= seconds <= WAIT_SECONDS_MAX else f"a number from 0 to {WAIT_SECONDS_MAX:g}"
+
+
+def _label(text: str, field: str, *, required: bool = False) -> str:
+    """A line that people will see in lists and on terminals."""
+    text = text.strip()
+    least = int(required)
+    if not least <= len(text) <= 200 or not text.isprintable():
+        raise RejectedRequest(
+            400, "invalid_body", f"{field} must have {least} to 200 printable characters", field=field
+        )
+    return text

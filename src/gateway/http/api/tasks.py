@@ -1,0 +1,119 @@
+"""Tasks: what their runtime reports of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response
+
+from gateway.http.auth import require_runtime
+from gateway.http.body import RuntimeBody, json_response, read_json
+from gateway.ids import parse_id
+from gateway.work.tasks.ports import Attempt, Task, TaskStatus
+
+if TYPE_CHECKING:
+    from gateway.http.app import Services
+
+
+ATTEMPT_MAX = 2**31 - 1
+"""The largest number that the database can keep."""
+AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=ATTEMPT_MAX)]
+"""The number that a claim gave."""
+
+
+class AttemptBody(RuntimeBody):
+    """The claim that a report is about; every report needs it."""
+
+    attempt: AttemptNumber
+
+
+class ProgressBody(AttemptBody):
+    text: str
+
+
+class CompleteBody(AttemptBody):
+    """`stderr_tail`: the program's last words, for people who wonder why it said nothing else."""
+
+    output: str
+    stderr_tail: str | None = None
+
+
+class FailBody(AttemptBody):
+    error: str
+    failure_reason: str | None = None
+    stderr_tail: str | None = None
+
+
+def add_routes(app: Quart, services: Services) -> None:
+    tasks = services.tasks
+
+    @app.get("/api/tasks/<id>")
+    async def get_task(id: str) -> Response:
+        runtime = await require_runtime()
+        return json_response(_view(await tasks.find(runtime, _id(id))))
+
+    @app.post("/api/tasks/<id>/start")
+    async def start_task(id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(AttemptBody)
+        return _answer(id, await tasks.start(runtime, _attempt(id, body)))
+
+    @app.post("/api/tasks/<id>/progress")
+    async def report_progress(id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(ProgressBody)
+        return _answer(id, await tasks.progress(runtime, _attempt(id, body), body.text))
+
+    @app.post("/api/tasks/<id>/complete")
+    async def complete_task(id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(CompleteBody)
+        attempt = _attempt(id, body)
+        return _answer(id, await tasks.complete(runtime, attempt, body.output, stderr_tail=body.stderr_tail))
+
+    @app.post("/api/tasks/<id>/fail")
+    async def fail_task(id: str) -> Response:
+        runtime = await require_runtime()
+        body = await read_json(FailBody)
+        attempt, tail = _attempt(id, body), body.stderr_tail
+        return _answer(id, await tasks.fail(runtime, attempt, body.error, body.failure_reason, stderr_tail=tail))
+
+
+def _attempt(task_id: str, body: AttemptBody) -> Attempt:
+    return Attempt(_id(task_id), body.attempt)
+
+
+def _id(task_id: str) -> UUID:
+    return parse_id(task_id, field="task_id")
+
+
+def _answer(task_id: str, status: TaskStatus) -> Response:
+    return json_response({"id": _id(task_id), "status": status})
+
+
+def _view(task: Task) -> dict[str, object]:
+    """A task as its runtime may see it."""
+    return {
+        "id": task.id,
+        "workspace_id": task.workspace_id,
+        "agent_id": task.agent_id,
+        "runtime_id": task.runtime_id,
+        "kind": task.kind,
+        "status": task.status,
+        "chat_session_id": task.chat_session_id,
+        "issue_id": task.issue_id,
+        "attempt": task.attempt,
+        "max_attempts": task.max_attempts,
+        "progress": task.progress,
+        "result": task.result,
+        "error": task.error,
+        "failure_reason": task.failure_reason,
+        "stderr_tail": task.stderr_tail,
+        "available_at": task.available_at,
+        "dispatched_at": task.dispatched_at,
+        "started_at": task.started_at,
+        "completed_at": task.completed_at,
+        "created_at": task.created_at,
+    }

@@ -1,0 +1,96 @@
+"""The agents, squads and projects of a workspace."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from quart import Quart, Response
+
+from gateway.http.auth import require_user
+from gateway.http.body import PersonBody, json_response, read_json
+from gateway.http.paging import PAGED, listing, read_page
+from gateway.http.query import takes
+from gateway.ids import parse_id
+from gateway.work.people.directory import Visibility
+from gateway.work.people.teams import AgentChange
+
+if TYPE_CHECKING:
+    from gateway.work.people.directory import Directory, Member
+    from gateway.work.people.teams import TeamService
+
+
+class AgentBody(PersonBody):
+    name: str
+    runtime_id: UUID | None = None
+    visibility: Visibility = "workspace"
+
+
+class AgentChangeBody(PersonBody):
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    runtime_id: UUID | msgspec.UnsetType | None = msgspec.UNSET
+    archived: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class SquadBody(PersonBody):
+    name: str
+    leader_agent_id: UUID | None = None
+
+
+class ProjectBody(PersonBody):
+    name: str
+
+
+def add_routes(app: Quart, team: TeamService, directory: Directory) -> None:
+    async def the_member(workspace: str) -> Member:
+        return await directory.membership(workspace, (await require_user()).user_id)
+
+    @app.get("/api/workspaces/<workspace>/agents")
+    @takes(**PAGED)
+    async def list_agents(workspace: str) -> Response:
+        member, page = await the_member(workspace), read_page()
+        found, total = await team.agents(member, limit=page.limit, offset=page.offset)
+        return listing("agents", [asdict(agent) for agent in found], page, total)
+
+    @app.post("/api/workspaces/<workspace>/agents")
+    async def create_agent(workspace: str) -> Response:
+        member, body = await the_member(workspace), await read_json(AgentBody)
+        agent = await team.add_agent(member, body.name, runtime_id=body.runtime_id, visibility=body.visibility)
+        return json_response(asdict(agent), 201)
+
+    @app.patch("/api/agents/<id>")
+    async def change_agent(id: str) -> Response:
+        user, body = await require_user(), await read_json(AgentChangeBody)
+        change = AgentChange(
+            name=None if body.name is msgspec.UNSET else body.name,
+            sets_runtime=body.runtime_id is not msgspec.UNSET,
+            runtime_id=None if body.runtime_id is msgspec.UNSET else body.runtime_id,
+            archived=None if body.archived is msgspec.UNSET else body.archived,
+        )
+        return json_response(asdict(await team.change_agent(parse_id(id, field="agent_id"), user.user_id, change)))
+
+    @app.get("/api/workspaces/<workspace>/squads")
+    @takes(**PAGED)
+    async def list_squads(workspace: str) -> Response:
+        member, page = await the_member(workspace), read_page()
+        found, total = await team.squads(member, limit=page.limit, offset=page.offset)
+        return listing("squads", [asdict(squad) for squad in found], page, total)
+
+    @app.post("/api/workspaces/<workspace>/squads")
+    async def create_squad(workspace: str) -> Response:
+        member, body = await the_member(workspace), await read_json(SquadBody)
+        return json_response(asdict(await team.add_squad(member, body.name, body.leader_agent_id)), 201)
+
+    @app.get("/api/workspaces/<workspace>/projects")
+    @takes(**PAGED)
+    async def list_projects(workspace: str) -> Response:
+        member, page = await the_member(workspace), read_page()
+        found, total = await team.projects(member, limit=page.limit, offset=page.offset)
+        return listing("projects", [asdict(project) for project in found], page, total)
+
+    @app.post("/api/workspaces/<workspace>/projects")
+    async def create_project(workspace: str) -> Response:
+        member, body = await the_member(workspace), await read_json(ProjectBody)
+        return json_response(asdict(await team.add_project(member, body.name)), 201)

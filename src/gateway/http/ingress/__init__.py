@@ -1,0 +1,1 @@
+"""Entrances for other systems: webhooks, and events that a platform posts."""

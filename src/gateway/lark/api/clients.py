@@ -1,0 +1,84 @@
+"""One client per app for the whole process, so that one tenant token serves everybody who speaks for the app."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+from uuid import UUID
+
+from gateway.channel.installation import StoredInstallation
+from gateway.errors import GatewayError
+from gateway.lark.api.client import SEND_TIMEOUT_SECONDS, HttpClient, LarkClient
+from gateway.lark.api.region import open_base_url
+
+CLIENTS_MAX = 4096
+"""More apps than one process is meant to serve. A client that was pushed out lives on with whoever holds it."""
+
+
+class LarkClients:
+    """Clients by app, host and secret. The HTTP client is the caller's and stays open while they are used."""
+
+    def __init__(
+        self,
+        http: HttpClient,
+        *,
+        open_base_override: str | None = None,
+        send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
+        clients_max: int = CLIENTS_MAX,
+    ) -> None:
+        self._http = http
+        self._open_base_override = open_base_override
+        self._send_timeout = send_timeout_seconds
+        self._clients_max = clients_max
+        self._clients: OrderedDict[tuple[str, str, bytes], LarkClient] = OrderedDict()
+
+    def of(self, app_id: str, app_secret: str, region: str | None) -> LarkClient:
+        """The client of these credentials; a rotated secret gets a new one."""
+        base_url = open_base_url(region, self._open_base_override)
+        key = (app_id, base_url, hashlib.sha256(app_secret.encode()).digest())
+        client = self._clients.get(key)
+        if client is None:
+            client = LarkClient(app_id, app_secret, base_url, self._http, send_timeout_seconds=self._send_timeout)
+            self._clients[key] = client
+        self._clients.move_to_end(key)
+        while len(self._clients) > self._clients_max:
+            self._clients.popitem(last=False)
+        return client
+
+
+class NoClient(GatewayError):
+    """An installation for which nobody may speak now: unknown, revoked, or without credentials."""
+
+
+class InstallationSource(Protocol):
+    async def stored(self, installation_id: UUID) -> StoredInstallation | None:
+        """The installation as it is stored at this moment. Raises StoreUnavailable."""
+
+
+OpenSecrets = Callable[[StoredInstallation], dict[str, Any]]
+"""The config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
+
+
+class InstallationClients:
+    """Clients by installation, for whoever knows no more than its id."""
+
+    def __init__(self, source: InstallationSource, open_secrets: OpenSecrets, clients: LarkClients) -> None:
+        self._source = source
+        self._open_secrets = open_secrets
+        self._clients = clients
+
+    async def client_of(self, installation_id: UUID) -> LarkClient:
+        """Asks the store each time, so that a revoked bot says nothing more.
+
+        Raises NoClient, UnreadableSecret or StoreUnavailable.
+        """
+        installation = await self._source.stored(installation_id)
+        if installation is None or installation.revoked:
+            raise NoClient(f"installation {installation_id} is {'revoked' if installation else 'unknown'}")
+        opened = self._open_secrets(installation)
+        app_id, app_secret = opened.get("app_id"), opened.get("app_secret")
+        if not app_id or not app_secret:
+            raise NoClient(f"installation {installation_id} has no app id or no app secret")
+        return self._clients.of(app_id, app_secret, opened.get("region"))

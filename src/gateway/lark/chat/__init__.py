@@ -1,0 +1,1 @@
+"""Conversations on the platform: the long connection, messages in, answers out."""

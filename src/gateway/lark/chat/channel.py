@@ -1,0 +1,244 @@
+"""A Lark bot as a channel: its long connection hears, its REST client speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.channel.capability import Capability
+from gateway.channel.channel import (
+    ChannelConfig,
+    ChannelFactory,
+    ConnectionState,
+    InboundHandler,
+    LinkRefused,
+    Verdict,
+)
+from gateway.channel.errors import PlatformError, PlatformRefused
+from gateway.channel.message import OutboundMessage, SendResult, Tone
+from gateway.errors import RemoteProtocolError
+from gateway.lark.api.client import BotIdentity, LarkClient
+from gateway.lark.api.clients import LarkClients
+from gateway.lark.chat.cards import Rendered, render_answer, render_error, render_text
+from gateway.lark.chat.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
+from gateway.lark.chat.content import CHANNEL_TYPE, decode_event, order_key
+from gateway.lark.chat.read_back import find_sent
+from gateway.lark.wire.session import REDELIVER, SETTLED
+
+_log = structlog.get_logger()
+
+# A definite no to the reply alone: the quoted message or its topic is gone, hidden, or takes no replies. The chat
+# itself may still take the words. A throttle never belongs here, nor an open result: the second could be a double.
+_REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003})
+
+_TYPING_EMOJI = "Typing"
+# The message is recalled, deleted or not to be found, and what hung on it went with it.
+_MESSAGE_GONE = frozenset({230011, 230110, 231003})
+# A definite no to the card: it could not be built, is too long, or has more tables than a card takes.
+_CARD_IMPOSSIBLE = frozenset({230025, 230099})
+
+
+TITLES = {"en": "Lark", "zh-Hans": "飞书"}
+CAPABILITIES = (
+    Capability.TEXT
+    | Capability.RICH_CARD
+    | Capability.THREAD_REPLY
+    | Capability.QUOTE_REPLY
+    | Capability.TYPING_INDICATOR
+)
+IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
+"""The bot's union id is not among them: it follows from the ids that are, and is filled in later on live bots."""
+
+
+class LarkChannel:
+    """Implements gateway.channel.channel.Channel for one installation, and Typing and ReadBack too.
+
+    What it was given stays the caller's.
+    """
+
+    def __init__(
+        self,
+        config: ChannelConfig,
+        client: LarkClient,
+        *,
+        open_stream: OpenStream,
+        settings: ConnectionSettings | None = None,
+        on_ack: OnAck | None = None,
+        on_fault: OnFault | None = None,
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._open_stream = open_stream
+        self._settings = settings
+        self._on_ack = on_ack or _ignore
+        self._on_fault = on_fault or _ignore
+        self._app_id: str = config.raw["app_id"]
+        self._bot = BotIdentity(config.raw.get("bot_open_id", ""), config.raw.get("bot_union_id", ""))
+
+    @property
+    def type(self) -> str:
+        return CHANNEL_TYPE
+
+    @property
+    def capabilities(self) -> Capability:
+        return CAPABILITIES
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See Channel.run. An installation that was stored without its bot's identity asks for it first.
+
+        Events over HTTP need no link: then there is nothing to hold but the right to speak.
+        """
+        if not self._bot.open_id:
+            await self._learn_bot()
+        if self._config.raw.get("event_mode") == "http":
+            self._config.health.state = ConnectionState.HTTP
+            task_status.started()
+            await trio.sleep_forever()
+        await run_connection(
+            fetch_endpoint=self._client.fetch_endpoint,
+            open_stream=self._open_stream,
+            on_event=self.receive,
+            order_key=order_key,
+            fence=self._config.fence,
+            health=self._config.health,
+            settings=self._settings,
+            on_ack=self._on_ack,
+            on_fault=self._on_fault,
+            task_status=task_status,
+        )
+
+    async def receive(self, payload: bytes) -> int:
+        """Decide one event and return the code it is acknowledged with; see `receive_event`."""
+        return await receive_event(
+            payload,
+            app_id=self._app_id,
+            bot=self._bot,
+            installation_id=self._config.installation_id,
+            handler=self._config.handler,
+        )
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
+
+        A reply that the quoted message cannot take any more goes to the chat instead, and words that the platform
+        will not draw as a card go as text. Both only after a definite no, and with the same key.
+        """
+        rendered = _render(message)
+        try:
+            return await self._send_where_possible(message, rendered)
+        except PlatformRefused as error:
+            if rendered.type == "text" or error.code not in _CARD_IMPOSSIBLE:
+                raise
+            _log.info("lark_card_goes_as_text", installation_id=str(self._config.installation_id), code=error.code)
+        return await self._send_where_possible(message, render_text(message.text))
+
+    async def _send_where_possible(self, message: OutboundMessage, rendered: Rendered) -> SendResult:
+        if message.reply_to:
+            try:
+                return await self._send(message, rendered, reply_to=message.reply_to)
+            except PlatformRefused as error:
+                if error.code not in _REPLY_IMPOSSIBLE or not message.chat_id:
+                    raise
+                _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
+        return await self._send(message, rendered)
+
+    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
+        """See ReadBack.find_sent."""
+        return await find_sent(self._client, message, _render(message), since=since, known=known)
+
+    async def show_typing(self, message_id: str) -> str:
+        """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
+        return await self._client.react(message_id, _TYPING_EMOJI)
+
+    async def hide_typing(self, message_id: str, handle: str) -> None:
+        """See Typing.hide_typing."""
+        try:
+            await self._client.unreact(message_id, handle)
+        except PlatformRefused as error:
+            if error.code not in _MESSAGE_GONE:
+                raise
+
+    async def _send(self, message: OutboundMessage, rendered: Rendered, *, reply_to: str = "") -> SendResult:
+        message_id = await self._client.send(
+            rendered,
+            uuid=message.idempotency_key,
+            chat_id=message.chat_id,
+            open_id=message.user_id,
+            reply_to=reply_to,
+            in_thread=bool(message.thread_id),
+        )
+        return SendResult(message_id, (message_id,))
+
+    async def _learn_bot(self) -> None:
+        """Without its identity a bot hears private messages only, which beats not connecting."""
+        try:
+            self._bot = await self._client.identify()
+        except PlatformError as error:
+            installation_id = str(self._config.installation_id)
+            _log.warning("lark_bot_unknown", installation_id=installation_id, code=error.code, error=str(error))
+
+
+async def receive_event(
+    payload: bytes, *, app_id: str, bot: BotIdentity, installation_id: UUID, handler: InboundHandler
+) -> int:
+    """Decide one event of an app, whichever way it came, and return the code it is acknowledged with.
+
+    200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
+    An exception of the handler passes: it means 500.
+    """
+    try:
+        message = decode_event(payload, bot_open_id=bot.open_id, bot_union_id=bot.union_id)
+    except RemoteProtocolError as error:
+        _log.warning("lark_event_unreadable", installation_id=str(installation_id), error=str(error))
+        return SETTLED
+    if message is None:
+        return SETTLED
+    if not message.app_id:
+        message = replace(message, app_id=app_id)
+    elif message.app_id != app_id:
+        _log.warning("lark_event_of_another_app", installation_id=str(installation_id), event_id=message.event_id)
+        return SETTLED
+    verdict = await handler(message)
+    return SETTLED if verdict is Verdict.SETTLED else REDELIVER
+
+
+def lark_factory(
+    clients: LarkClients,
+    *,
+    open_stream: OpenStream,
+    settings: ConnectionSettings | None = None,
+    on_ack: OnAck | None = None,
+    on_fault: OnFault | None = None,
+) -> ChannelFactory:
+    """The factory for `feishu`. Channels of one app share its client with whoever else uses `clients`.
+
+    The factory raises LinkRefused for an installation without credentials.
+    """
+
+    def build(config: ChannelConfig) -> LarkChannel:
+        app_id, app_secret = config.raw.get("app_id"), config.raw.get("app_secret")
+        if not app_id or not app_secret:
+            raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
+        client = clients.of(app_id, app_secret, config.raw.get("region"))
+        return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
+
+    return build
+
+
+def _render(message: OutboundMessage) -> Rendered:
+    match message.tone:
+        case Tone.ANSWER:
+            return render_answer(message.text)
+        case Tone.ERROR:
+            return render_error(message.text)
+        case Tone.NOTICE:
+            return render_text(message.text)
+
+
+def _ignore(*_: object) -> None:
+    """Nobody measures."""

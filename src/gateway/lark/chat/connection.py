@@ -1,0 +1,740 @@
+"""The long connection on real sockets: bootstrap, dial, handshake, and the conversation until it ends.
+
+What to do is decided by `lark.wire.session`; this module moves bytes, keeps time and runs the tasks. The caller's task
+reads, keeps the connection alive and listens for silence. Beside it, and only while there is something to do, one task
+writes our frames and one per chat decides its events in order: of thousands of links nearly all are idle, and each task
+costs each of them memory. Reading and keeping alive stop when the caller is cancelled; deciding and writing get a
+second more, so that what was received is settled and acknowledged.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+import structlog
+import trio
+from h11 import ProtocolError as HttpProtocolError
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import ProtocolError as WebSocketProtocolError
+
+from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
+from gateway.channel.errors import PlatformError, PlatformRefused, PlatformUnauthorized
+from gateway.concurrency import Signal, Workers, open_workers, reached
+from gateway.errors import RemoteProtocolError
+from gateway.lark.api.proxy import Proxies, Proxy, Tunnel
+from gateway.lark.api.reason import why
+from gateway.lark.wire.assembler import AssemblerLimits
+from gateway.lark.wire.endpoint import Endpoint, judge_handshake
+from gateway.lark.wire.frame import Frame, encode
+from gateway.lark.wire.session import REDELIVER, Action, Deliver, Ignored, Ponged, Send, Session, WentDeaf
+
+log = structlog.get_logger()
+
+E = TypeVar("E", bound=Exception)
+T = TypeVar("T")
+
+DIRECT = Proxies({})
+
+_WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
+_RECEIVE_BYTES = 16 * 2**10  # several events at once when they come fast
+_CLOSE_WAIT_SECONDS_MIN = 0.02
+_CLOSE_WAIT_SECONDS_MAX = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Bounds of one connection.
+
+    Keepalive and the user time-out make the kernel give up on a vanished peer: within about 35 s here, with or without
+    data under way. `events_in_flight_max` and `bytes_in_flight_max` bound what was received and is not decided yet. A
+    chat that takes more than its share of them is answered 500; when many chats together fill them, the connection is
+    not read. `chunk_bytes_max` bounds what is kept of events that are not whole yet.
+    """
+
+    bootstrap_timeout_seconds: float = 15.0
+    dial_timeout_seconds: float = 15.0
+    tunnel_timeout_seconds: float = 10.0
+    handshake_timeout_seconds: float = 15.0
+    write_timeout_seconds: float = 10.0
+    handover_seconds: float = 1.0
+    frame_bytes_max: int = 2**20
+    events_in_flight_max: int = 1024
+    bytes_in_flight_max: int = 8 * 2**20
+    chunk_bytes_max: int = 4 * 2**20
+    send_queue_frames_max: int = 256
+    keepalive_idle_seconds: int = 20
+    keepalive_interval_seconds: int = 5
+    keepalive_probes: int = 3
+    user_timeout_seconds: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RawLink:
+    """A byte stream to the platform. `abort` closes it without awaiting anything, and may be called repeatedly."""
+
+    stream: trio.abc.Stream
+    abort: Callable[[], None]
+
+
+FetchEndpoint = Callable[[], Awaitable[Endpoint]]
+"""Asks the platform where to dial. Raises the PlatformError family."""
+OpenStream = Callable[[Endpoint], Awaitable[RawLink]]
+"""Dials, TLS included. Raises OSError, trio.BrokenResourceError, LinkLost or LinkRefused."""
+OnEvent = Callable[[bytes], Awaitable[int]]
+"""Decides one event: 200 or 500. An exception counts as 500."""
+OnAck = Callable[[float, int], None]
+"""Told of every event's acknowledgement when it is written: seconds since it was received, and the code."""
+OnFault = Callable[[], None]
+"""Told of every exception of `on_event` and `order_key`, for counting."""
+
+
+async def open_tcp_link(
+    endpoint: Endpoint,
+    *,
+    ssl_context: ssl.SSLContext,
+    proxies: Proxies = DIRECT,
+    settings: ConnectionSettings | None = None,
+) -> RawLink:
+    """The OpenStream over TCP; `ssl_context` is shared, because each costs close to a megabyte.
+
+    Raises OSError when nobody answers, trio.BrokenResourceError when TLS fails, LinkLost and LinkRefused for what a
+    proxy has to say. The caller owns the result.
+    """
+    settings = settings or ConnectionSettings()
+    proxy = proxies.route("https" if endpoint.tls else "http", endpoint.host, endpoint.port)
+    tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port) if proxy is None else await _reach(proxy)
+    try:
+        _tune(tcp.socket, settings)
+        stream: trio.abc.Stream = tcp
+        if proxy is not None:
+            stream = await _tunnel(tcp, proxy, endpoint, ssl_context, settings)
+        if endpoint.tls:
+            stream = await _secure(stream, ssl_context, endpoint.host)
+        return RawLink(stream, tcp.socket.close)
+    except BaseException:
+        tcp.socket.close()
+        raise
+
+
+async def _reach(proxy: Proxy) -> trio.SocketStream:
+    try:
+        return await trio.open_tcp_stream(proxy.host, proxy.port)
+    except OSError as error:
+        raise LinkLost(f"the proxy {proxy} cannot be reached: {error}") from error
+
+
+async def _tunnel(
+    tcp: trio.SocketStream, proxy: Proxy, endpoint: Endpoint, ssl_context: ssl.SSLContext, settings: ConnectionSettings
+) -> trio.abc.Stream:
+    """A stream to the endpoint through `tcp`, a connection to the proxy that stays the caller's."""
+    try:
+        with trio.fail_after(settings.tunnel_timeout_seconds):
+            stream = await _secure(tcp, ssl_context, proxy.host) if proxy.tls else tcp
+            tunnel = Tunnel(proxy, endpoint.host, endpoint.port)
+            await stream.send_all(tunnel.request())
+            while not tunnel.receive(bytes(await stream.receive_some(_RECEIVE_BYTES))):
+                pass
+            return stream
+    except trio.BrokenResourceError as error:
+        raise LinkLost(f"the connection to the proxy {proxy} broke: {why(error)}") from error
+    except trio.TooSlowError as error:
+        waited = settings.tunnel_timeout_seconds
+        raise LinkLost(f"the proxy {proxy} gave no whole answer to CONNECT within {waited:g} s") from error
+
+
+async def _secure(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
+    tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    await tls.do_handshake()
+    return tls
+
+
+def _tune(sock: trio.socket.SocketType, settings: ConnectionSettings) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": settings.keepalive_idle_seconds,
+        "TCP_KEEPINTVL": settings.keepalive_interval_seconds,
+        "TCP_KEEPCNT": settings.keepalive_probes,
+        "TCP_USER_TIMEOUT": settings.user_timeout_seconds * 1000,
+    }
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:  # Linux has them all, other systems some
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _ignore_ack(_seconds: float, _code: int) -> None:
+    return None
+
+
+def _ignore_fault() -> None:
+    return None
+
+
+async def run_connection(
+    *,
+    fetch_endpoint: FetchEndpoint,
+    open_stream: OpenStream,
+    on_event: OnEvent,
+    order_key: Callable[[bytes], str],
+    fence: Fence,
+    health: LinkHealth,
+    settings: ConnectionSettings | None = None,
+    wall_clock: Callable[[], datetime] = _utc_now,
+    on_ack: OnAck = _ignore_ack,
+    on_fault: OnFault = _ignore_fault,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Hold one long connection until cancelled; `started()` is called when it stands.
+
+    Events are decided concurrently, and one after the other where `order_key` gives them the same key; "" has no order.
+    A key with too much under way is answered 500 at once, so that no other key waits for it. What was refused comes
+    again later and is then decided after what its key received meanwhile: holding that back as well would delay it to
+    the platform's later attempts, minutes and hours away, and lose it after the last of them.
+
+    Resource handling: the socket is closed on every way out. Cancellation ends reading at once; events already received
+    are settled and acknowledged within `handover_seconds`, then the connection is closed. What does not make it is not
+    acknowledged, and the platform sends it again. When `fence` falls, the socket is closed there and then.
+
+    Error handling: raises LinkRefused for a definite no of the platform, LinkLost for everything that may pass. An
+    exception of `on_event` is logged, counted by `on_fault`, answered 500, and ends nothing.
+    """
+    settings = settings or ConnectionSettings()
+    session = Session(limits=AssemblerLimits(bytes_max=settings.chunk_bytes_max))
+    health.state, health.code, health.detail = ConnectionState.CONNECTING, 0, ""
+    try:
+        endpoint = await _bootstrap(fetch_endpoint, settings)
+        session.endpoint_given(endpoint)
+        raw = await _dial(endpoint, open_stream, settings)
+        with _owned(raw, fence):
+            conversation = _Conversation(
+                session,
+                raw,
+                settings,
+                on_event=on_event,
+                order_key=order_key,
+                health=health,
+                wall_clock=wall_clock,
+                on_ack=on_ack,
+                on_fault=on_fault,
+            )
+            await conversation.run(endpoint, task_status)
+    except LinkRefused as refusal:
+        session.refused()
+        health.state, health.code, health.detail = ConnectionState.REFUSED, refusal.code, refusal.reason
+        raise
+    except LinkLost as loss:
+        health.state = ConnectionState.DEAF if loss.deaf else ConnectionState.CONNECTING
+        health.detail = str(loss)
+        raise
+    finally:
+        session.ended()
+
+
+async def _bootstrap(fetch_endpoint: FetchEndpoint, settings: ConnectionSettings) -> Endpoint:
+    try:
+        with trio.fail_after(settings.bootstrap_timeout_seconds):
+            return await fetch_endpoint()
+    except (PlatformRefused, PlatformUnauthorized) as error:
+        raise LinkRefused(error.code, str(error)) from error
+    except PlatformError as error:
+        raise LinkLost(str(error)) from error
+    except trio.TooSlowError as error:
+        waited = settings.bootstrap_timeout_seconds
+        raise LinkLost(f"the platform gave no connection URL within {waited:g} s") from error
+
+
+async def _dial(endpoint: Endpoint, open_stream: OpenStream, settings: ConnectionSettings) -> RawLink:
+    try:
+        with trio.fail_after(settings.dial_timeout_seconds):
+            return await open_stream(endpoint)
+    except (OSError, trio.BrokenResourceError) as error:
+        raise LinkLost(f"{endpoint} cannot be reached: {why(error)}") from error
+    except trio.TooSlowError as error:
+        raise LinkLost(f"{endpoint} cannot be reached within {settings.dial_timeout_seconds:g} s") from error
+
+
+@contextmanager
+def _owned(raw: RawLink, fence: Fence) -> Iterator[None]:
+    retract = fence.on_fall(raw.abort)
+    try:
+        yield
+    finally:
+        retract()
+        raw.abort()
+
+
+class _Tap(trio.abc.Stream):
+    """What the WebSocket library takes for the stream: it tells when the stream ended, and can be corked.
+
+    Untold, the library waits on for the answer to a handshake that cannot come any more. Uncorked, it spends a system
+    call on every message, which is a good part of the cost of an acknowledgement.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_end = on_end
+        self._held: bytearray | None = None
+        # The library's reading task writes too: it answers pings and closes.
+        self._writing = trio.Lock()
+        self.ended = False
+
+    @asynccontextmanager
+    async def corked(self) -> AsyncIterator[None]:
+        """Hold back what is sent within the block, and write it at its end as one; nothing of it after an exception."""
+        held = self._held = bytearray()
+        try:
+            yield
+        finally:
+            self._held = None
+        await self.send_all(held)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._held is not None:
+            self._held += data
+            return
+        try:
+            async with self._writing:
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end()
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes | bytearray = b""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        finally:
+            if not data:
+                self._end()
+        return data
+
+    async def aclose(self) -> None:
+        self._end()
+        await self._stream.aclose()
+
+    def _end(self) -> None:
+        self.ended = True
+        self._on_end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    data: bytes
+    on_written: Callable[[], None] | None = None
+
+
+class _Writer:
+    """Frames on their way out, written by one task at a time: those that wait together go out together.
+
+    The task is one of `workers`, and lasts as long as there is something to write. A half-written frame ends the
+    connection: `on_failure` is told, and nothing is written any more.
+    """
+
+    def __init__(
+        self,
+        ws: WebSocketConnection,
+        tap: _Tap,
+        settings: ConnectionSettings,
+        workers: Workers,
+        on_failure: Callable[[LinkLost], None],
+    ) -> None:
+        self._ws = ws
+        self._tap = tap
+        self._frames_max = settings.send_queue_frames_max
+        self._timeout_seconds = settings.write_timeout_seconds
+        self._workers = workers
+        self._on_failure = on_failure
+        self._waiting: list[_Outgoing] = []
+        self._writing = False
+        self._closed = False
+        self._moved = trio.Event()
+
+    async def put(self, frame: Frame, on_written: Callable[[], None] | None = None) -> None:
+        """Queue a frame; waits while the queue is full.
+
+        On a link that ended this does nothing: the end is reported elsewhere, and what is not acknowledged comes again.
+        """
+        await trio.lowlevel.checkpoint()
+        while len(self._waiting) >= self._frames_max and not self._closed:
+            await self._moved.wait()
+        if self._closed:
+            return
+        self._waiting.append(_Outgoing(encode(frame), on_written))
+        if not self._writing:
+            self._writing = True
+            self._workers.start_soon(self._run)
+
+    async def finish(self) -> None:
+        """Take no more frames, and wait until those queued are written or lost."""
+        self._closed = True
+        while self._writing:
+            await self._moved.wait()
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                outgoing, self._waiting = self._waiting, []
+                self._move()
+                await self._write(outgoing)
+        except LinkLost as loss:
+            self._closed = True
+            self._waiting.clear()
+            self._on_failure(loss)
+        finally:
+            self._writing = False
+            self._move()
+
+    def _move(self) -> None:
+        """Wake those that wait for room, or for the end."""
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def _write(self, outgoing: Sequence[_Outgoing]) -> None:
+        try:
+            with trio.fail_after(self._timeout_seconds):
+                async with self._tap.corked():
+                    for each in outgoing:
+                        await self._ws.send_message(each.data)
+        except ConnectionClosed as closed:
+            raise LinkLost(_describe(closed)) from closed
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            raise LinkLost("the connection broke while a frame was being written") from broken
+        except trio.TooSlowError as error:
+            raise LinkLost(f"a frame could not be written within {self._timeout_seconds:g} s") from error
+        for each in outgoing:
+            if each.on_written is not None:
+                each.on_written()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What one key has under way, the head being decided. `shut`: it takes no more until it is empty."""
+
+    waiting: deque[Deliver]
+    bytes: int
+    shut: bool = False
+
+
+class _Lanes:
+    """Events under way: one after the other where they share a key, else concurrently; bounded in number and bytes.
+
+    A key may hold as much as is still free, which leaves room for others when several are stuck: one alone has half of
+    all there is, two have a third each. What goes beyond that is refused. A sixteenth it may always hold: when a burst
+    fills the room with a little of each of many keys, none of them is to blame, and the connection waits instead.
+
+    A key that was refused once takes nothing until what it holds is decided. So what it took and what it refused are
+    both unbroken stretches of the conversation, instead of every other event of it.
+    """
+
+    def __init__(self, decide: Callable[[Deliver], Awaitable[None]], settings: ConnectionSettings) -> None:
+        self._decide = decide
+        self._settings = settings
+        self._lanes: dict[object, _Lane] = {}
+        self._events = 0
+        self._bytes = 0
+        self._left = Signal()
+
+    def refuses(self, key: object, delivery: Deliver) -> bool:
+        """Whether the key has had its share. A key without anything under way never has."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return False
+        if not lane.shut:
+            events = _share(self._settings.events_in_flight_max, self._events)
+            bytes_ = _share(self._settings.bytes_in_flight_max, self._bytes)
+            lane.shut = len(lane.waiting) >= events or lane.bytes + len(delivery.payload) > bytes_
+            if lane.shut:
+                log.warning("chat_over_its_share", waiting=len(lane.waiting), bytes=lane.bytes)
+        return lane.shut
+
+    def has_room(self, delivery: Deliver) -> bool:
+        """Always for a first event, whatever its size."""
+        if self._events == 0:
+            return True
+        total_bytes = self._bytes + len(delivery.payload)
+        return self._events < self._settings.events_in_flight_max and total_bytes <= self._settings.bytes_in_flight_max
+
+    async def room(self, delivery: Deliver) -> None:
+        """Wait for room; one waiter at a time."""
+        while not self.has_room(delivery):
+            await self._left.wait()
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way; one waiter at a time, and not beside `room`."""
+        while self._events:
+            await self._left.wait()
+
+    def add(self, key: object, delivery: Deliver, workers: Workers) -> None:
+        size = len(delivery.payload)
+        self._events += 1
+        self._bytes += size
+        if (lane := self._lanes.get(key)) is not None:
+            lane.waiting.append(delivery)
+            lane.bytes += size
+        else:
+            self._lanes[key] = _Lane(deque((delivery,)), size)
+            workers.start_soon(self._run, key)
+
+    async def _run(self, key: object) -> None:
+        lane = self._lanes[key]
+        while lane.waiting:
+            await self._decide(lane.waiting[0])
+            size = len(lane.waiting.popleft().payload)
+            lane.bytes -= size
+            self._bytes -= size
+            self._events -= 1
+            self._left.set()
+        del self._lanes[key]
+
+
+def _share(total: int, taken: int) -> int:
+    """What one key may hold of a total of which so much is taken."""
+    return max(total - taken, total // 16)
+
+
+class _Conversation:
+    """One established link, from the WebSocket handshake to its end."""
+
+    def __init__(
+        self,
+        session: Session,
+        raw: RawLink,
+        settings: ConnectionSettings,
+        *,
+        on_event: OnEvent,
+        order_key: Callable[[bytes], str],
+        health: LinkHealth,
+        wall_clock: Callable[[], datetime],
+        on_ack: OnAck,
+        on_fault: OnFault,
+    ) -> None:
+        self._session = session
+        self._raw = raw
+        self._settings = settings
+        self._on_event = on_event
+        self._order_key = order_key
+        self._health = health
+        self._wall_clock = wall_clock
+        self._on_ack = on_ack
+        self._on_fault = on_fault
+        self._writer: _Writer  # from the handshake on, before which there is nothing to write
+        self._lanes = _Lanes(self._decide, settings)
+        self._body = trio.CancelScope()
+        self._ending: LinkLost | LinkRefused | None = None
+        self._round_trip_seconds = 0.0
+
+    async def run(self, endpoint: Endpoint, task_status: trio.TaskStatus[None]) -> None:
+        """Raises LinkRefused or LinkLost when the link cannot be made or ends; otherwise runs until cancelled."""
+        try:
+            async with open_workers(self._settings.handover_seconds) as workers:
+                with self._body:
+                    await self._converse(endpoint, workers, task_status)
+        except* ConnectionRejected as rejections:
+            self._end(_judge_rejection(_first(rejections)))
+        except* (HandshakeError, ConnectionClosed, WebSocketProtocolError, HttpProtocolError) as errors:
+            # From the reading task of the library; the latter two when it chokes on its own answer to nonsense.
+            self._end(LinkLost(f"the WebSocket failed: {_first(errors)}"))
+        if self._ending is not None:
+            raise self._ending
+
+    async def _converse(self, endpoint: Endpoint, workers: Workers, task_status: trio.TaskStatus[None]) -> None:
+        shaken = await self._shake_hands(endpoint, workers)
+        if shaken is None:
+            return
+        ws, tap = shaken
+        self._session.established(trio.current_time())
+        self._health.state = ConnectionState.LIVE
+        log.info("link_live", endpoint=str(endpoint), service_id=endpoint.service_id)
+        self._writer = _Writer(ws, tap, self._settings, workers, self._write_failed)
+        try:
+            task_status.started()
+            await self._read(ws, workers)
+        finally:
+            workers.start_soon(self._part, ws)
+
+    async def _shake_hands(self, endpoint: Endpoint, workers: Workers) -> tuple[WebSocketConnection, _Tap] | None:
+        """None when it failed; why is recorded then. A refusal surfaces as ConnectionRejected from `workers`."""
+        timeout = self._settings.handshake_timeout_seconds
+        established = False
+        try:
+            with trio.move_on_after(timeout) as scope:
+                tap = _Tap(self._raw.stream, scope.cancel)
+                ws = await wrap_client_stream(
+                    workers,  # type: ignore[arg-type]  # it only starts its reading task there
+                    tap,  # type: ignore[arg-type]  # any stream will do
+                    endpoint.authority,
+                    endpoint.resource,
+                    max_message_size=self._settings.frame_bytes_max + _WEBSOCKET_HEADROOM_BYTES,
+                    receive_buffer_size=_RECEIVE_BYTES,
+                )
+                established = True
+                return ws, tap
+            what = "the peer closed the connection" if tap.ended else f"nothing was answered within {timeout:g} s"
+            self._end(LinkLost(f"the WebSocket handshake with {endpoint} failed: {what}"))
+            return None
+        finally:
+            if not established:
+                self._raw.abort()  # or the library's reading task would wait for bytes until it is cancelled
+
+    async def _read(self, ws: WebSocketConnection, workers: Workers) -> None:
+        while True:
+            try:
+                message = await self._keeping_alive(ws.get_message, workers)
+            except ConnectionClosed as closed:
+                self._end(LinkLost(_describe(closed)))
+                return
+            if self._ending is not None:
+                return  # decided in the same turn of the scheduler that brought this message
+            if isinstance(message, bytes) and len(message) <= self._settings.frame_bytes_max:
+                await self._take(message, workers)
+            else:
+                log.warning("message_dropped", text=isinstance(message, str), length=len(message))
+
+    async def _take(self, message: bytes, workers: Workers) -> None:
+        try:
+            actions = self._session.receive(message, trio.current_time())
+        except RemoteProtocolError as error:
+            log.warning("frame_malformed", length=len(message), error=str(error))
+            return
+        self._health.last_frame_at = self._wall_clock()
+        for action in actions:
+            await self._act(action, workers)
+
+    async def _act(self, action: Action, workers: Workers) -> None:
+        match action:
+            case Send(frame):
+                await self._writer.put(frame)
+            case Deliver():
+                await self._deliver(action, workers)
+            case Ponged(seconds):
+                self._ponged(seconds)
+            case Ignored(reason):
+                log.warning("frame_ignored", reason=reason)
+            case WentDeaf(seconds):
+                self._end(LinkLost(f"nothing was heard for {seconds:.0f} s", deaf=True))
+
+    def _ponged(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._round_trip_seconds = seconds
+            self._health.pong_ms = seconds * 1000
+
+    async def _keeping_alive(self, wait: Callable[[], Awaitable[T]], workers: Workers) -> T:
+        """What `wait` returns, with a ping whenever one is due meanwhile and an ear for silence.
+
+        `wait` is cancelled and called again, so it must leave nothing behind when it is cancelled.
+        """
+        while True:
+            if trio.current_time() >= self._session.wake_at:
+                for action in self._session.tick(trio.current_time()):
+                    await self._act(action, workers)
+            with trio.move_on_at(self._session.wake_at):
+                return await wait()
+
+    async def _deliver(self, delivery: Deliver, workers: Workers) -> None:
+        reached("lark.received")
+        self._health.last_event_at = self._wall_clock()
+        key = self._key_of(delivery)
+        if self._lanes.refuses(key, delivery):
+            # The platform sends it again in 15 s. Nothing of it was claimed, so it is then a message like any other.
+            await self._answer(delivery, REDELIVER)
+            return
+        if not self._lanes.has_room(delivery):
+            self._session.pause()
+            await self._keeping_alive(partial(self._lanes.room, delivery), workers)
+            self._session.resume(trio.current_time())
+        self._lanes.add(key, delivery, workers)
+
+    def _key_of(self, delivery: Deliver) -> object:
+        """What the event waits for; itself, and so nothing, when it has no order."""
+        try:
+            return self._order_key(delivery.payload) or delivery
+        except Exception:
+            self._on_fault()
+            log.exception("event_has_no_order_key", **_transport_ids(delivery.frame))
+            return delivery
+
+    async def _decide(self, delivery: Deliver) -> None:
+        try:
+            code = await self._on_event(delivery.payload)
+        except Exception:
+            self._on_fault()
+            log.exception("event_failed", **_transport_ids(delivery.frame))
+            code = REDELIVER
+        reached("lark.before_ack")
+        await self._answer(delivery, code)
+
+    async def _answer(self, delivery: Deliver, code: int) -> None:
+        if code == REDELIVER:
+            self._health.asked_again_at = trio.current_time()
+        answer, *repeated = self._session.settle(delivery, code, trio.current_time())
+        await self._writer.put(answer, partial(self._acknowledged, delivery, code))
+        for frame in repeated:
+            await self._writer.put(frame)
+
+    def _acknowledged(self, delivery: Deliver, code: int) -> None:
+        reached("lark.acknowledged")
+        self._on_ack(trio.current_time() - delivery.received_at, code)
+
+    async def _part(self, ws: WebSocketConnection) -> None:
+        """Once reading has stopped: settle, acknowledge, say good-bye, close. It is bounded as every worker is then."""
+        await self._lanes.idle()
+        await self._writer.finish()
+        with trio.move_on_after(self._close_wait_seconds()):
+            await ws.aclose()
+        self._raw.abort()
+
+    def _close_wait_seconds(self) -> float:
+        # The peer's good-bye proves that it knows the link is over. A live one answers about as fast as it does a ping;
+        # a frozen one is not worth waiting for.
+        return min(_CLOSE_WAIT_SECONDS_MAX, max(_CLOSE_WAIT_SECONDS_MIN, 2 * self._round_trip_seconds))
+
+    def _write_failed(self, loss: LinkLost) -> None:
+        # What went out last may be half a frame: nothing may follow it.
+        self._raw.abort()
+        self._end(loss)
+
+    def _end(self, ending: LinkLost | LinkRefused) -> None:
+        """End the conversation; the first reason given is the one reported."""
+        if self._ending is None:
+            self._ending = ending
+        self._body.cancel()
+
+
+def _judge_rejection(rejection: ConnectionRejected) -> LinkLost | LinkRefused:
+    verdict = judge_handshake(rejection.status_code, rejection.headers or ())
+    if isinstance(verdict, PlatformRefused):
+        return LinkRefused(verdict.code, str(verdict))
+    return LinkLost(str(verdict))
+
+
+def _describe(closed: ConnectionClosed) -> str:
+    reason = closed.reason
+    if reason is None:
+        return "the connection was closed"
+    said = f": {reason.reason}" if reason.reason else ""
+    return f"the connection was closed ({reason.code} {reason.name}{said})"
+
+
+def _transport_ids(frame: Frame) -> dict[str, str]:
+    keys = (b"message_id", b"trace_id")
+    return {key.decode(): (frame.header(key) or b"").decode("utf-8", "replace")[:100] for key in keys}
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

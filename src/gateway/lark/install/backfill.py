@@ -1,0 +1,67 @@
+"""What older versions did not store of a bot, learnt once at every start: softly, one row after the other.
+
+Nothing waits for this, and nothing depends on it: a row that cannot be completed now is tried again at the next start.
+"""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from gateway.channel.installation import BackfillStore, StoredApp
+from gateway.errors import GatewayError, StoreUnavailable
+from gateway.keyring import KeyRing, open_config
+from gateway.lark.api.region import Region, is_international
+from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.install.service import Identify
+
+_log = structlog.get_logger()
+
+ROW_SECONDS = 10.0
+"""The bound of one row."""
+
+
+async def label_regions(store: BackfillStore, open_base_override: str | None) -> int:
+    """Say `lark` of rows at the default region, where every call went to the international platform all the time.
+
+    Returns how many rows were relabelled. With any other override, or none, nothing is known about them.
+    """
+    if not is_international(open_base_override):
+        return 0
+    labelled = 0
+    try:
+        for app in await store.unlabelled(CHANNEL_TYPE):
+            with trio.move_on_after(ROW_SECONDS):
+                labelled += await store.set_key(app, "region", Region.LARK.value, default=Region.FEISHU.value)
+    except StoreUnavailable as error:
+        _log.warning("lark_regions_not_labelled", error=str(error))
+    if labelled:
+        _log.info("lark_regions_labelled", region=Region.LARK.value, installations=labelled)
+    return labelled
+
+
+async def learn_union_ids(store: BackfillStore, ring: KeyRing, identify: Identify) -> int:
+    """Ask the platform for the union id of every active bot that lacks one. Returns how many were learnt."""
+    learnt = 0
+    try:
+        for app in await store.without_union_id(CHANNEL_TYPE):
+            learnt += await _learn_union_id(store, ring, identify, app)
+    except StoreUnavailable as error:
+        _log.warning("lark_union_ids_not_learnt", error=str(error))
+    return learnt
+
+
+async def _learn_union_id(store: BackfillStore, ring: KeyRing, identify: Identify, app: StoredApp) -> bool:
+    with trio.move_on_after(ROW_SECONDS):
+        try:
+            secrets = open_config(app.config, ring, app.id)
+            bot = await identify(app.app_id, secrets["app_secret"], Region.of(app.config.get("region")))
+            return bool(bot.union_id) and await store.set_key(app, "bot_union_id", bot.union_id)
+        except StoreUnavailable:
+            raise
+        except GatewayError as error:
+            _log.info("lark_union_id_not_learnt", installation_id=str(app.id), error=str(error))
+        except Exception:
+            # A row that nobody foresaw must not keep the others from being completed.
+            _log.exception("lark_union_id_backfill_failed", installation_id=str(app.id))
+    return False

@@ -1,0 +1,297 @@
+"""Registering an app by letting a person scan a code: requests, what answers mean, when to ask again. Sans-IO.
+
+This is the OAuth device flow (RFC 8628) with the platform's own turns. The body of an answer is judged before its HTTP
+status, because "still pending" comes as HTTP 400. A person may belong to the other cloud than the one that was asked:
+then the same device code goes on there, once.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from gateway.errors import GatewayError, LocalProtocolError
+from gateway.lark.api.region import Region
+from gateway.lark.api.rest import Answer, Request
+
+PATH = "/oauth/v1/app/registration"
+
+INTERVAL_DEFAULT_SECONDS = 5.0
+INTERVAL_MAX_SECONDS = 60.0
+LIFETIME_DEFAULT_SECONDS = 600.0
+LIFETIME_MAX_SECONDS = 3600.0
+SLOW_DOWN_SECONDS = 5.0
+
+INVALID_RESPONSE = "invalid_response"
+"""The code of an answer that says yes without what a yes has to bring."""
+
+SOURCE = "agent-gateway"
+AGENT_NAME_BLANK = "Agent"
+NAME_LENGTH_MAX = 64
+
+# What this gateway asks a new app to be allowed: to hear people, and groups that address it; to read what a group said
+# before; to speak, react and fetch files; and to know the names of those who write.
+TENANT_SCOPES = (
+    "contact:contact.base:readonly",
+    "contact:user.base:readonly",
+    "im:message.group_at_msg:readonly",
+    "im:message.group_msg",
+    "im:message.p2p_msg:readonly",
+    "im:message.reactions:read",
+    "im:message.reactions:write_only",
+    "im:message:readonly",
+    "im:message:send_as_bot",
+    "im:resource",
+)
+TENANT_EVENTS = ("im.message.receive_v1",)
+
+_TERMINAL = frozenset({"access_denied", "expired_token", "invalid_grant"})
+_CODE = re.compile(r"[\w.-]{1,80}", re.ASCII)
+_PLAIN = re.compile(r"[!-~]{1,512}")
+_FORM = (("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json"))
+
+
+# --- beginning --------------------------------------------------------------------------------------------------------
+
+
+class RegistrationRefused(GatewayError):
+    """The platform did not begin: `code` is its own word, `http_<status>`, or `invalid_response`."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a person has to scan, and how to ask whether they did. Seconds count from the answer."""
+
+    device_code: str = field(repr=False)
+    verification_url: str = field(repr=False)
+    interval_seconds: float = INTERVAL_DEFAULT_SECONDS
+    lifetime_seconds: float = LIFETIME_DEFAULT_SECONDS
+
+
+def begin_request() -> Request:
+    return _form(action="begin", archetype="PersonalAgent", auth_method="client_secret", request_user_info="open_id")
+
+
+def judge_begin(answer: Answer) -> Begun:
+    """Raises RegistrationRefused. The lifetime has two spellings in the wild; without either it is 600 s."""
+    fields = _json_object(answer.body)
+    if fields is None:
+        raise RegistrationRefused(_http_code(answer))
+    if (code := _error_code(fields)) is not None:
+        raise RegistrationRefused(code)
+    device_code, url = _text(fields, "device_code"), _text(fields, "verification_uri_complete")
+    if not 200 <= answer.status < 300:
+        raise RegistrationRefused(_http_code(answer))
+    if not device_code or not _is_web_address(url):
+        raise RegistrationRefused(INVALID_RESPONSE)
+    lifetime = _seconds(fields.get("expires_in")) or _seconds(fields.get("expire_in")) or LIFETIME_DEFAULT_SECONDS
+    interval = _seconds(fields.get("interval")) or INTERVAL_DEFAULT_SECONDS
+    return Begun(device_code, url, min(interval, INTERVAL_MAX_SECONDS), min(lifetime, LIFETIME_MAX_SECONDS))
+
+
+def name_preset(agent_name: str) -> str:
+    """What the new bot is called unless the person says otherwise: as the agent is."""
+    return " ".join(agent_name.split())[:NAME_LENGTH_MAX].strip() or AGENT_NAME_BLANK
+
+
+def scan_url(verification_url: str, name: str = "") -> str:
+    """The address behind the code. What it carries already stays as it is; an empty `name` presets nothing."""
+    parts = urlsplit(verification_url)
+    present = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    wanted = {"from": "sdk", "tp": "sdk", "source": SOURCE, "name": name, "addons": addons()}
+    added = urlencode({key: value for key, value in wanted.items() if value and key not in present}, quote_via=quote)
+    return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, added)))))
+
+
+def addons() -> str:
+    """The scopes and events that a new app is to have from its first minute, in the form the platform's page reads.
+
+    The same text every time, so that one code is one picture: sorted, without spaces, and without a time in the gzip.
+    """
+    wanted = {
+        "scopes": {"tenant": TENANT_SCOPES, "user": ()},
+        "events": {"items": {"tenant": TENANT_EVENTS, "user": ()}},
+    }
+    packed = gzip.compress(msgspec.json.encode(wanted), compresslevel=9, mtime=0)
+    return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+# --- asking whether somebody scanned ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Nobody has answered yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowDown:
+    """Nobody has answered yet, and we ask too often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """An answer that says nothing about the scan: a proxy's page, a platform in trouble. `code` names it."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The person belongs to the other cloud: the same device code goes on there."""
+
+    region: Region
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """An app was made for the person, whose id is the one that the new app sees."""
+
+    app_id: str
+    app_secret: str = field(repr=False)
+    open_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """It is over without an app; `code` is the platform's word, or `invalid_response`."""
+
+    code: str
+
+
+Outcome = Pending | SlowDown | Unclear | Moved | Granted | Ended
+
+
+def poll_request(device_code: str) -> Request:
+    """Raises LocalProtocolError without a device code, before anything is asked."""
+    if not device_code.strip():
+        raise LocalProtocolError("the device code is empty")
+    return _form(action="poll", device_code=device_code)
+
+
+def judge_poll(answer: Answer, polled: Region, *, moved: bool = False) -> Outcome:
+    """What an answer of the `polled` cloud means. `moved`: the one switch between clouds has been made.
+
+    The brand comes before the credentials: an app id with an empty secret is how the wrong cloud says yes.
+    """
+    fields = _json_object(answer.body)
+    if fields is None:
+        return Unclear(_http_code(answer))
+    if (code := _error_code(fields)) is not None:
+        return _judge_error(code, answer)
+    person = fields.get("user_info")
+    person = person if isinstance(person, dict) else {}
+    if not moved and (home := _brand(person)) not in {None, polled}:
+        return Moved(home)
+    app_id, secret, open_id = _text(fields, "client_id"), _text(fields, "client_secret"), _text(person, "open_id")
+    if not app_id or not secret:
+        return Unclear(_http_code(answer)) if _is_trouble(answer) else Pending()
+    if not all(map(_PLAIN.fullmatch, (app_id, secret, open_id))):
+        return Ended(INVALID_RESPONSE)
+    return Granted(app_id, secret, open_id)
+
+
+def _judge_error(code: str, answer: Answer) -> Outcome:
+    if code == "authorization_pending":
+        return Pending()
+    if code == "slow_down":
+        return SlowDown()
+    # Whatever else a platform in trouble says, it does not say it about this scan.
+    if code not in _TERMINAL and _is_trouble(answer):
+        return Unclear(_http_code(answer))
+    return Ended(code)
+
+
+def _brand(person: dict[str, Any]) -> Region | None:
+    brand = person.get("tenant_brand")
+    return Region(brand) if isinstance(brand, str) and brand in {region.value for region in Region} else None
+
+
+# --- when to ask again ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between two polls from now on, and until the next one."""
+
+    interval_seconds: float
+    delay_seconds: float
+
+
+def first_pace(begun: Begun) -> Pace:
+    """Nobody scans before they see the code: the first poll comes one interval after it is shown."""
+    return Pace(begun.interval_seconds, min(begun.interval_seconds, begun.lifetime_seconds))
+
+
+def next_pace(outcome: Outcome, interval_seconds: float, seconds_left: float) -> Pace:
+    """After an outcome that goes on. A move asks at once; nothing waits beyond the deadline."""
+    if isinstance(outcome, Moved):
+        return Pace(interval_seconds, 0.0)
+    if isinstance(outcome, SlowDown):
+        interval_seconds = min(interval_seconds + SLOW_DOWN_SECONDS, INTERVAL_MAX_SECONDS)
+    return Pace(interval_seconds, max(0.0, min(interval_seconds, seconds_left)))
+
+
+def is_over(seconds_left: float) -> bool:
+    return seconds_left <= 0
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _form(**fields: str) -> Request:
+    return Request("POST", PATH, _FORM, urlencode(fields).encode())
+
+
+def _is_trouble(answer: Answer) -> bool:
+    return answer.status >= 500 or answer.status == 429
+
+
+def _http_code(answer: Answer) -> str:
+    return f"http_{answer.status}"
+
+
+def _error_code(fields: dict[str, Any]) -> str | None:
+    """The error of an answer, fit to be stored and shown: whatever is no plain word is an invalid response."""
+    error = fields.get("error")
+    if error is None or error == "":
+        return None
+    return error if isinstance(error, str) and _CODE.fullmatch(error) else INVALID_RESPONSE
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _seconds(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) and value > 0 else None
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc) and url.isprintable() and " " not in url
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

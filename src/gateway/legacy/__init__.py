@@ -1,0 +1,1 @@
+"""The import from the reference product's database, with its stores."""

@@ -1,0 +1,343 @@
+"""Moving in from the reference product: its bots, who is bound to them, what was said, and whose they are.
+
+The old database is one snapshot and is only read; here everything is one transaction. What is here already stays as it
+is, so that an import may be repeated, also after a kill, and never takes back what was changed here since.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+from uuid import UUID
+
+from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.legacy import rows
+from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, Record, Row, Skip, Standing, uuid_in
+from gateway.work.secrets import Progress
+
+BATCH_ROWS = 500
+
+Translate = Callable[[Row, Standing], Record | Skip]
+
+DEPENDANTS: dict[str, Translate] = {
+    "user_binding": rows.user_binding,
+    "inbound_message_dedup": rows.inbound_message_dedup,
+    "inbound_audit": rows.inbound_audit,
+    "outbound_card_message": rows.outbound_card_message,
+    "binding_token": rows.binding_token,
+}
+"""Old table, without its prefix → what becomes of a row. Installations and their conversations come before."""
+
+
+Keep = Callable[[Record], None]
+
+
+def _forget(_made: Record) -> None:
+    """Nothing refers to it."""
+
+
+TABLES = (
+    "workspace",
+    "app_user",
+    "member",
+    "agent_runtime",
+    "agent",
+    "chat_session",
+    "chat_message",
+    "channel_installation",
+    "channel_user_binding",
+    "channel_chat_session_binding",
+    "channel_inbound_message_dedup",
+    "channel_inbound_audit",
+    "channel_outbound_card_message",
+    "channel_binding_token",
+)
+"""Ours, in the order in which a report names them."""
+
+
+class LegacySource(Protocol):
+    """The old database. Every method raises StoreError."""
+
+    def read(self, part: str, ids: Sequence[UUID] = ()) -> AsyncGenerator[tuple[list[Row], int], None]:
+        """The rows of a table in batches, each with how many there are in all; none of a table that does not exist.
+
+        `ids` says of which workspaces, or which rows; tables of the integration are read whole.
+        """
+
+
+class Placement(Enum):
+    """What became of a record here."""
+
+    NEW = "new"
+    KNOWN = "unchanged"
+    TAKEN = "taken"
+
+
+class LegacyTarget(Protocol):
+    """Our side, inside one transaction. Every method raises StoreError."""
+
+    async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
+        """Insert what is not here. TAKEN: another row stands where this one would go."""
+
+    async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
+        """`add` for people, with the id of whoever has this id or e-mail address now."""
+
+    async def reclaim(self, installation: Record) -> bool:
+        """Remove a dead installation, and what hangs on it, that keeps this one's app id. Whether there was one."""
+
+    async def obstacle(self, installation: Record) -> str:
+        """What stands in the way of an installation, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A row that could not come along and that somebody has to look at. `id` is its id in the old database."""
+
+    table: str
+    id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the rows of one table."""
+
+    new: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """Counts by our table, and what needs a person. `still_held`: bots that the old server is connected for."""
+
+    tables: dict[str, Tally] = field(default_factory=lambda: {table: Tally() for table in TABLES})
+    conflicts: list[Conflict] = field(default_factory=list)
+    still_held: list[UUID] = field(default_factory=list)
+
+    def count(self, table: str, placement: Placement) -> None:
+        tally = self.tables[table]
+        if placement is Placement.NEW:
+            tally.new += 1
+        else:
+            tally.unchanged += 1
+
+    def skip(self, table: str, row_id: str, skip: Skip) -> None:
+        tally = self.tables[table]
+        tally.skipped += 1
+        tally.reasons[skip.reason] += 1
+        if skip.named:
+            self.conflicts.append(Conflict(table, row_id, skip.reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _OldBot:
+    """An installation as it was, with its secrets opened; `broken` says why they do not open."""
+
+    row: Row
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    broken: str = ""
+
+
+async def import_legacy(
+    source: LegacySource, target: LegacyTarget, key: LegacyKey, ring: KeyRing, progress: Progress
+) -> ImportReport:
+    """Copy everything that belongs to a bot of the old database; the caller commits or rolls back.
+
+    Raises LegacyKeyRefused, before anything is written, when `key` opens none of the secrets.
+    """
+    work = _Import(source, target, ring, progress)
+    bots = await work.read_bots(key)
+    await work.copy_parents([bot.row for bot in bots])
+    await work.copy_installations(bots)
+    await work.copy_conversations()
+    for part, translate in DEPENDANTS.items():
+        await work.copy(f"channel_{part}", part, translate)
+    return work.report
+
+
+class _Import:
+    """One run: what has been placed so far, and what is to be said about it."""
+
+    def __init__(self, source: LegacySource, target: LegacyTarget, ring: KeyRing, progress: Progress) -> None:
+        self._source = source
+        self._target = target
+        self._ring = ring
+        self._progress = progress
+        self._here = Standing()
+        self.report = ImportReport()
+
+    # --- installations ------------------------------------------------------------------------------------------------
+
+    async def read_bots(self, key: LegacyKey) -> list[_OldBot]:
+        """Every bot of a platform we serve, secrets opened. First of all, because a wrong key must write nothing."""
+        bots: list[_OldBot] = []
+        for row in await self._all("installation"):
+            if (foreign := rows.foreign_type(row)) is not None:
+                self._skip("channel_installation", row, foreign)
+            else:
+                bots.append(_opened(row, key))
+        broken = [bot for bot in bots if bot.broken]
+        if broken and not any(bot.secrets for bot in bots):
+            raise LegacyKeyRefused(
+                f"the legacy key opens the secrets of none of {len(broken)} bots, so nothing was imported; give"
+                " the value of MULTICA_LARK_SECRET_KEY that the old server ran with"
+            )
+        return bots
+
+    async def copy_installations(self, bots: Sequence[_OldBot]) -> None:
+        table = "channel_installation"
+        for number, bot in enumerate(bots, 1):
+            self._progress(table, number, len(bots))
+            broken = Skip(f"its secrets cannot be moved: {bot.broken}", named=True) if bot.broken else None
+            made = broken or rows.installation(bot.row, bot.secrets, self._ring, self._here)
+            if isinstance(made, Skip):
+                self._skip(table, bot.row, made)
+            else:
+                await self._place_installation(bot.row, made)
+
+    async def _place_installation(self, row: Row, made: Record) -> None:
+        table = "channel_installation"
+        (placement,) = await self._target.add(table, [made])
+        # A bot that is in service may take its app back from one that is not, as it may when it is added by hand.
+        if placement is Placement.TAKEN and made["status"] == "active" and await self._target.reclaim(made):
+            (placement,) = await self._target.add(table, [made])
+        if placement is Placement.TAKEN:
+            self._skip(table, row, Skip(await self._target.obstacle(made), named=True))
+            return
+        self.report.count(table, placement)
+        if row.get("lease_runs") and made["status"] == "active":
+            self.report.still_held.append(made["id"])
+        self._here.installations[made["id"]] = made["workspace_id"]
+
+    # --- parents ------------------------------------------------------------------------------------------------------
+
+    async def copy_parents(self, installations: Sequence[Row]) -> None:
+        """The workspaces of the bots with all their people and agents."""
+        workspaces = _ids(installations, "workspace_id")
+        members = await self._all("member", workspaces)
+        agents = await self._all("agent", workspaces)
+        people = {
+            *_ids(members, "user_id"),
+            *_ids(agents, "owner_id"),
+            *_ids(installations, "installer_user_id"),
+        }
+        here = self._here
+        await self.copy(
+            "workspace", "workspace", _workspace, workspaces, keep=lambda made: here.workspaces.add(made["id"])
+        )
+        await self._copy_users(sorted(people))
+        await self._copy_read(
+            "member", members, rows.member, keep=lambda made: here.members.add((made["workspace_id"], made["user_id"]))
+        )
+        await self.copy("agent_runtime", "agent_runtime", rows.runtime, _ids(agents, "runtime_id"))
+        await self._copy_read(
+            "agent", agents, rows.agent, keep=lambda made: here.agents.add((made["workspace_id"], made["id"]))
+        )
+
+    async def _copy_users(self, ids: Sequence[UUID]) -> None:
+        async def place(batch: list[Row]) -> None:
+            made = self._translated("app_user", batch, _user)
+            placed = await self._target.add_users([record for _, record in made])
+            for (row, record), (placement, ours) in zip(made, placed, strict=True):
+                if ours is None:
+                    self._skip("app_user", row, Skip("the e-mail address was taken this very moment", named=True))
+                else:
+                    self.report.count("app_user", placement)
+                    self._here.users[record["id"]] = ours
+
+        await self._read("app_user", "user", ids, place)
+
+    # --- conversations ------------------------------------------------------------------------------------------------
+
+    async def copy_conversations(self) -> None:
+        """Conversations that a chat leads to, with what was said in them; then the chats."""
+        chats = [row for row in await self._all("chat_session_binding") if self._is_served(row)]
+        direct = {uuid_in(row, "chat_session_id") for row in chats if row.get("chat_type") == "p2p"}
+
+        def keep(made: Record) -> None:
+            self._here.sessions.add(made["id"])
+            if made["id"] in direct and made["creator_id"] is not None:
+                self._here.speakers[made["id"]] = made["creator_id"]
+
+        await self.copy("chat_session", "chat_session", rows.session, _ids(chats, "chat_session_id"), keep=keep)
+        await self.copy("chat_message", "chat_message", rows.message, sorted(self._here.sessions))
+        await self.copy("channel_chat_session_binding", "chat_session_binding", rows.chat_session_binding)
+
+    def _is_served(self, row: Row) -> bool:
+        return uuid_in(row, "installation_id") in self._here.installations
+
+    # --- rows of one table --------------------------------------------------------------------------------------------
+
+    async def copy(
+        self, table: str, part: str, translate: Translate, ids: Sequence[UUID] = (), *, keep: Keep = _forget
+    ) -> None:
+        """Copy a table; `keep` is told of every record that stands here afterwards, new or known."""
+        await self._read(table, part, ids, lambda batch: self._place(table, batch, translate, keep))
+
+    async def _copy_read(self, table: str, read: Sequence[Row], translate: Translate, *, keep: Keep) -> None:
+        """`copy` of rows that were read before."""
+        for start in range(0, len(read), BATCH_ROWS):
+            await self._place(table, read[start : start + BATCH_ROWS], translate, keep)
+            self._progress(table, min(start + BATCH_ROWS, len(read)), len(read))
+
+    async def _read(
+        self, table: str, part: str, ids: Sequence[UUID], place: Callable[[list[Row]], Awaitable[None]]
+    ) -> None:
+        done = 0
+        async with aclosing(self._source.read(part, ids)) as batches:
+            async for batch, total in batches:
+                await place(batch)
+                done += len(batch)
+                self._progress(table, done, total)
+
+    async def _place(self, table: str, batch: Sequence[Row], translate: Translate, keep: Keep) -> None:
+        made = self._translated(table, batch, translate)
+        placed = await self._target.add(table, [record for _, record in made])
+        for (row, record), placement in zip(made, placed, strict=True):
+            if placement is Placement.TAKEN:
+                self._skip(table, row, Skip("something else stands in its place here", named=True))
+            else:
+                self.report.count(table, placement)
+                keep(record)
+
+    def _translated(self, table: str, batch: Sequence[Row], translate: Translate) -> list[tuple[Row, Record]]:
+        made = []
+        for row in batch:
+            result = translate(row, self._here)
+            if isinstance(result, Skip):
+                self._skip(table, row, result)
+            else:
+                made.append((row, result))
+        return made
+
+    def _skip(self, table: str, row: Row, skip: Skip) -> None:
+        self.report.skip(table, rows.text_in(row, "id", "message_id", "token_hash"), skip)
+
+    async def _all(self, part: str, ids: Sequence[UUID] = ()) -> list[Row]:
+        async with aclosing(self._source.read(part, ids)) as batches:
+            return [row async for batch, _ in batches for row in batch]
+
+
+def _workspace(row: Row, _here: Standing) -> Record | Skip:
+    return rows.workspace(row)
+
+
+def _user(row: Row, _here: Standing) -> Record | Skip:
+    return rows.user(row)
+
+
+def _opened(row: Row, key: LegacyKey) -> _OldBot:
+    try:
+        return _OldBot(row, {name: key.open(sealed) for name, sealed in rows.sealed_secrets(row).items()})
+    except UnreadableSecret as error:
+        return _OldBot(row, broken=str(error))
+
+
+def _ids(read: Sequence[Row], name: str) -> list[UUID]:
+    return sorted({id_ for row in read if (id_ := uuid_in(row, name)) is not None})

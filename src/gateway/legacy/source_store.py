@@ -1,0 +1,117 @@
+"""The reference product's database, which an import reads. It is never written to: its one transaction is read-only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from uuid import UUID
+
+from psycopg import IsolationLevel
+
+from gateway.errors import StoreError
+from gateway.legacy.importer import BATCH_ROWS
+from gateway.legacy.rows import Row
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.pool import checked_conninfo, translating
+from gateway.postgres.statements import load
+
+_Q = load("legacy_source.sql")
+
+_PARENTS = {
+    "workspace": _Q.legacy_workspaces,
+    "user": _Q.legacy_users,
+    "member": _Q.legacy_members,
+    "agent": _Q.legacy_agents,
+    "agent_runtime": _Q.legacy_runtimes,
+    "chat_session": _Q.legacy_sessions,
+    "chat_message": _Q.legacy_messages,
+}
+_INTEGRATION = {
+    "lark": {
+        "installation": _Q.lark_installations,
+        "user_binding": _Q.lark_user_bindings,
+        "chat_session_binding": _Q.lark_chat_session_bindings,
+        "inbound_message_dedup": _Q.lark_inbound_message_dedups,
+        "inbound_audit": _Q.lark_inbound_audits,
+        "outbound_card_message": _Q.lark_outbound_card_messages,
+        "binding_token": _Q.lark_binding_tokens,
+    },
+    "channel": {
+        "installation": _Q.channel_installations,
+        "user_binding": _Q.channel_user_bindings,
+        "chat_session_binding": _Q.channel_chat_session_bindings,
+        "inbound_message_dedup": _Q.channel_inbound_message_dedups,
+        "inbound_audit": _Q.channel_inbound_audits,
+        "outbound_card_message": _Q.channel_outbound_card_messages,
+        "binding_token": _Q.channel_binding_tokens,
+    },
+}
+_NEEDED = ("workspace", "user", "member", "agent")
+
+
+class PostgresLegacySource:
+    """Implements `legacy.importer.LegacySource` on a connection inside the snapshot. Use `open_legacy_source`.
+
+    `shape` is `lark` or `channel`: which of the two generations of tables is read.
+    """
+
+    def __init__(self, connection: TrioConnection[Any], shape: str) -> None:
+        self._connection = connection
+        self.shape = shape
+
+    async def read(self, part: str, ids: Sequence[UUID] = ()) -> AsyncGenerator[tuple[list[Row], int], None]:
+        statement = _PARENTS.get(part) or _INTEGRATION[self.shape][part]
+        table = part if part in _PARENTS else f"{self.shape}_{part}"
+        with _of_the_old_database():
+            if not await _exists(self._connection, table):
+                return
+            async with self._connection.cursor(name="import") as cursor:
+                await cursor.execute(statement.sql, {"ids": list(ids)})
+                while batch := await cursor.fetchmany(BATCH_ROWS):
+                    yield [fields for fields, _ in batch], batch[0][1]
+
+
+@asynccontextmanager
+async def open_legacy_source(conninfo: str) -> AsyncIterator[PostgresLegacySource]:
+    """The old database as it is at this moment, for as long as the block.
+
+    Raises ConfigError for a conninfo that libpq cannot read, StoreUnavailable when the database cannot be reached, and
+    StoreError when it is not one to import from.
+    """
+    with _of_the_old_database():
+        connection = await TrioConnection.connect(checked_conninfo(conninfo, named="--from"))
+    async with connection:
+        await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        await connection.set_read_only(True)
+        async with connection.transaction():
+            with _of_the_old_database():
+                # Times of rows whose id is made from what they say must read the same in every run.
+                await connection.execute("set local time zone 'UTC'")
+                shape = await _shape(connection)
+            yield PostgresLegacySource(connection, shape)
+
+
+async def _shape(connection: TrioConnection[Any]) -> str:
+    missing = [table for table in _NEEDED if not await _exists(connection, table)]
+    lark, channel = [await _exists(connection, f"{shape}_installation") for shape in ("lark", "channel")]
+    if missing or not (lark or channel):
+        lacking = ", ".join(missing) or "lark_installation or channel_installation"
+        raise StoreError(f"it has no table {lacking}; is --from the right one?")
+    if channel and lark:
+        return "channel" if await _Q.legacy_has_later_rows(connection) else "lark"
+    return "channel" if channel else "lark"
+
+
+async def _exists(connection: TrioConnection[Any], table: str) -> bool:
+    return bool(await _Q.legacy_table_exists(connection, name=f'"{table}"'))
+
+
+@contextmanager
+def _of_the_old_database() -> Iterator[None]:
+    """Errors that say which of the two databases they are about."""
+    try:
+        with translating():
+            yield
+    except StoreError as error:
+        raise type(error)(f"the old database: {error}") from error

@@ -1,0 +1,355 @@
+"""How a firing becomes a run: what those who fire (webhooks, people) ask of autopilots, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import structlog
+
+from gateway.concurrency import reached
+from gateway.core.autopilot import Assignee, Skip, describe_run, judge_assignee, private_skip, render_title
+from gateway.errors import RejectedRequest, StoreError
+from gateway.ids import new_id
+from gateway.work.conflicts import despite_conflicts
+from gateway.work.issues.issues import Filing, IssueDraft, IssueService, Priority
+from gateway.work.people.access import may_use_agent
+
+logger = structlog.get_logger(__name__)
+
+RunSource = Literal["schedule", "manual", "webhook", "api"]
+Outcome = Literal["accepted", "skipped", "refused"]
+RunStatus = Literal["issue_created", "running", "completed", "failed", "skipped"]
+
+GUARD_SECONDS = 60.0
+"""How long an autopilot does not file the same issue again while its first run is still open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One request for a run.
+
+    A repeat of the same `delivery_id`, or of the same `idempotency_key` for the same autopilot, gets the run that the
+    first one got. `payload` is the envelope {event, eventPayload, request} of a webhook. `actor_id` is the person who
+    fires by hand; None for a machine. `again`: a person wants it once more although it was done just now (a replay).
+    """
+
+    autopilot_id: UUID
+    source: RunSource
+    trigger_id: UUID | None = None
+    delivery_id: UUID | None = None
+    idempotency_key: str | None = None
+    actor_id: UUID | None = None
+    payload: Mapping[str, Any] | None = field(default=None, repr=False)
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What became of a firing. Only a `refused` one has no run.
+
+    `accepted`: a run was begun. `skipped`: a run says in `reason` (for people; `reason_code` for programs) why nothing
+    was begun. `refused`: nothing was written, because the trigger or the autopilot is off; `reason` is then one of
+    `trigger_disabled`, `autopilot_paused`, `autopilot_archived`, `trigger_not_found`, `autopilot_not_found`.
+    `repeated`: the run is that of an earlier firing with the same delivery or key.
+    """
+
+    run_id: UUID | None
+    status: Outcome
+    reason: str = ""
+    reason_code: str = ""
+    repeated: bool = False
+
+
+class Dispatcher(Protocol):
+    """What those who fire need. Implemented by AutopilotDispatcher."""
+
+    async def dispatch(self, firing: Firing) -> Dispatched:
+        """Begin a run, or find the one that this firing began before, in one transaction of its own.
+
+        The run, its issue or task, the issue's own task and everything told about them commit together: a crash leaves
+        all of it or nothing, and the same firing again is then the first or a repeat.
+
+        Must not be called while holding a connection of the pool. Raises StoreUnavailable or StoreConflict; the same
+        firing may be tried again. Raises RejectedRequest (403) for a person who may not use a private assignee.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An autopilot and its assignee, as found when it fires. Only a firing of a trigger sets the trigger's fields."""
+
+    workspace_id: UUID
+    project_id: UUID | None
+    title: str
+    description: str = field(repr=False)
+    priority: Priority
+    status: str
+    execution_mode: str
+    issue_title_template: str
+    assignee_type: Literal["agent", "squad"]
+    assignee_id: UUID
+    # The person whose permission to use a private assignee counts; None for an agent's, which has it.
+    assigned_by_id: UUID | None
+    by_agent: bool
+    trigger_found: bool
+    trigger_enabled: bool
+    timezone: str
+    squad_found: bool
+    squad_archived: bool
+    agent_id: UUID | None
+    agent_archived: bool
+    agent_visibility: str
+    agent_owner_id: UUID | None
+    has_leader: bool
+    runtime_id: UUID | None
+    runtime_online: bool
+    fired_at: datetime
+
+    @property
+    def assignee(self) -> Assignee:
+        return Assignee(
+            self.assignee_type,
+            squad_found=self.squad_found,
+            squad_archived=self.squad_archived,
+            has_leader=self.has_leader,
+            agent_found=self.agent_id is not None,
+            agent_archived=self.agent_archived,
+            has_runtime=self.runtime_id is not None,
+            runtime_online=self.runtime_online,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """The run that an earlier firing began."""
+
+    id: UUID
+    status: str
+    reason_code: str | None
+    failure_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunDraft:
+    """A run to be written. `agent_id` is set for a run without an issue: then its task is queued with it."""
+
+    id: UUID
+    workspace_id: UUID
+    status: RunStatus
+    issue_id: UUID | None = None
+    agent_id: UUID | None = None
+    skip: Skip | None = None
+
+
+class Dispatching(Protocol):
+    """One transaction, which commits when its block ends without an exception."""
+
+    async def find_run(self) -> FoundRun | None:
+        """The run that the same delivery or key got before."""
+
+    async def find_order(self) -> Order | None:
+        """The autopilot; its agent cannot be archived before the commit."""
+
+    async def role_of(self, user_id: UUID) -> str | None:
+        """A member's role; None for a stranger. A failure of this look-up leaves the transaction usable."""
+
+    async def find_recent_issue(self, title: str, project_id: UUID | None) -> UUID | None:
+        """The issue that this autopilot filed just now under that title and for the same payload.
+
+        "Just now" is GUARD_SECONDS, and its run must still be open. Whoever would file the same waits here.
+        """
+
+    @property
+    def filing(self) -> Filing:
+        """To file an issue within this transaction."""
+
+    async def insert_run(self, draft: RunDraft) -> bool:
+        """Write the run, and queue its task. False when the same delivery or key has a run meanwhile."""
+
+
+class DispatchStore(Protocol):
+    """Every call raises StoreUnavailable, or StoreConflict when a concurrent change stood in the way."""
+
+    def dispatching(self, firing: Firing) -> AbstractAsyncContextManager[Dispatching]: ...
+
+    async def begin_plain(self, firings: Sequence[Firing]) -> Mapping[UUID, UUID]:
+        """Begin, in one statement, those runs about which there is nothing to decide; their ids by delivery."""
+
+    async def find_run(self, firing: Firing) -> FoundRun | None: ...
+
+
+Began = Callable[[str, str], None]
+"""Told of every new run, after the commit: its source, and why it was skipped (a code; empty when it was not)."""
+
+
+def _unheard(_source: str, _skipped_because: str) -> None:
+    return None
+
+
+class _OvertakenError(Exception):
+    """The same firing was committed by somebody else: undo what was done here for it."""
+
+
+class AutopilotDispatcher:
+    """Implements Dispatcher over a store, and files issues through the one service that files them."""
+
+    def __init__(
+        self,
+        store: DispatchStore,
+        issues: IssueService,
+        *,
+        began: Began = _unheard,
+        mint: Callable[[], UUID] = new_id,
+    ) -> None:
+        self._store = store
+        self._issues = issues
+        self._began = began
+        self._mint = mint
+
+    async def dispatch(self, firing: Firing) -> Dispatched:
+        return self._tell(firing, await despite_conflicts(partial(self._attempt, firing)))
+
+    async def dispatch_together(self, firings: Sequence[Firing]) -> list[Dispatched | None]:
+        """Begin the runs of several webhooks in one statement, each of them with a delivery and a trigger.
+
+        None for those that are not plain, or repeated: `dispatch` takes them. Raises what `dispatch` would.
+        """
+        begun = await self._store.begin_plain(firings)
+        runs = [None if firing.delivery_id is None else begun.get(firing.delivery_id) for firing in firings]
+        for firing, run_id in zip(firings, runs, strict=True):
+            if run_id is not None:
+                self._began(firing.source, "")
+        # One line for all: a storm is no time to write one for each.
+        logger.info("autopilots_fired", firings=len(firings), begun=len(begun))
+        return [None if run_id is None else Dispatched(run_id, "accepted") for run_id in runs]
+
+    def _tell(self, firing: Firing, done: Dispatched) -> Dispatched:
+        if done.run_id is not None and not done.repeated:
+            self._began(firing.source, done.reason_code)
+        logger.info(
+            "autopilot_fired",
+            autopilot_id=str(firing.autopilot_id),
+            source=firing.source,
+            run_id=None if done.run_id is None else str(done.run_id),
+            status=done.status,
+            reason=done.reason_code or done.reason,
+            repeated=done.repeated,
+        )
+        return done
+
+    async def _attempt(self, firing: Firing) -> Dispatched:
+        try:
+            async with self._store.dispatching(firing) as change:
+                done = await self._dispatch(change, firing)
+                reached("autopilot.dispatching")
+            return done
+        except _OvertakenError:
+            return _repeat(await self._store.find_run(firing))
+
+    async def _dispatch(self, change: Dispatching, firing: Firing) -> Dispatched:
+        found = await change.find_run()
+        if found is not None:
+            return _repeat(found)
+        order = await change.find_order()
+        refusal = _judge_firing(firing, order)
+        if order is None or refusal:
+            return Dispatched(None, "refused", refusal, refusal)
+        draft = await self._draft(change, firing, order)
+        reached("autopilot.drafted")
+        if not await change.insert_run(draft):
+            raise _OvertakenError
+        if draft.skip is not None:
+            return Dispatched(draft.id, "skipped", draft.skip.text, draft.skip.code)
+        return Dispatched(draft.id, "accepted")
+
+    async def _draft(self, change: Dispatching, firing: Firing, order: Order) -> RunDraft:
+        skip = judge_assignee(order.assignee, mode=order.execution_mode) or await _judge_access(change, firing, order)
+        if skip is not None:
+            return RunDraft(self._mint(), order.workspace_id, "skipped", skip=skip)
+        if order.execution_mode == "run_only":
+            return RunDraft(self._mint(), order.workspace_id, "running", agent_id=order.agent_id)
+        return await self._file_issue(change, firing, order)
+
+    async def _file_issue(self, change: Dispatching, firing: Firing, order: Order) -> RunDraft:
+        title = render_title(order.issue_title_template, order.title, order.fired_at, order.timezone)
+        if not firing.again and (recent := await change.find_recent_issue(title, order.project_id)) is not None:
+            skip = Skip("duplicate_issue", f"the same issue was filed less than {GUARD_SECONDS:g} s ago")
+            return RunDraft(self._mint(), order.workspace_id, "skipped", issue_id=recent, skip=skip)
+        filed = await self._issues.file_within(change.filing, _issue_draft(firing, order, title))
+        reached("autopilot.issue_filed")
+        return RunDraft(self._mint(), order.workspace_id, "issue_created", issue_id=filed.issue.id)
+
+
+def _issue_draft(firing: Firing, order: Order, title: str) -> IssueDraft:
+    description = describe_run(
+        order.description,
+        source=firing.source,
+        fired_at=order.fired_at,
+        timezone=order.timezone,
+        payload=firing.payload,
+    )
+    return IssueDraft(
+        order.workspace_id,
+        title,
+        description,
+        priority=order.priority,
+        project_id=order.project_id,
+        assignee_type=order.assignee_type,
+        assignee_id=order.assignee_id,
+        creator_type="system" if firing.actor_id is None else "member",
+        creator_id=firing.actor_id,
+        origin_type="autopilot",
+        origin_id=firing.autopilot_id,
+        allow_duplicate=True,
+    )
+
+
+def _judge_firing(firing: Firing, order: Order | None) -> str:
+    """Why nothing may begin, however the assignee is; empty when it may."""
+    if order is None:
+        return "autopilot_not_found"
+    if firing.trigger_id is not None and not order.trigger_found:
+        return "trigger_not_found"
+    if firing.trigger_id is not None and not order.trigger_enabled:
+        return "trigger_disabled"
+    if order.status == "active":
+        return ""
+    return "autopilot_archived" if order.status == "archived" else "autopilot_paused"
+
+
+async def _judge_access(change: Dispatching, firing: Firing, order: Order) -> Skip | None:
+    """Whether a private agent may be put to work by this autopilot, and by the person who fires it by hand.
+
+    Fails closed: an agent of which that cannot be found out is not put to work.
+    """
+    if order.agent_visibility != "private":
+        return None
+    try:
+        if not order.by_agent and not await _may_use(change, order, order.assigned_by_id):
+            return private_skip(order.assignee_type)
+        allowed = firing.actor_id is None or await _may_use(change, order, firing.actor_id)
+    except StoreError as error:
+        logger.warning("autopilot_access_unknown", autopilot_id=str(firing.autopilot_id), error=str(error))
+        return private_skip(order.assignee_type, checked=False)
+    if not allowed:
+        raise RejectedRequest(403, "private_agent", "the agent is private, and you may not use it")
+    return None
+
+
+async def _may_use(change: Dispatching, order: Order, user_id: UUID | None) -> bool:
+    role = None if user_id is None else await change.role_of(user_id)
+    return may_use_agent(visibility=order.agent_visibility, owner_id=order.agent_owner_id, user_id=user_id, role=role)
+
+
+def _repeat(found: FoundRun | None) -> Dispatched:
+    if found is None:
+        raise StoreError("a run stood in the way and is gone")
+    if found.status == "skipped":
+        return Dispatched(found.id, "skipped", found.failure_reason or "", found.reason_code or "", repeated=True)
+    return Dispatched(found.id, "accepted", repeated=True)

@@ -1,0 +1,1 @@
+"""Issues: filing them, and the page that shows one."""

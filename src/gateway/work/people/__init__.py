@@ -1,0 +1,1 @@
+"""Accounts, members and their rights, bindings to platform accounts, teams."""

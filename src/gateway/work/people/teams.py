@@ -1,0 +1,176 @@
+"""Who and what a workspace has to work with: its agents, its squads and its projects, as members see and make them.
+
+A private agent is there for its owner, and for owners and admins of the workspace; for others it is not. Who owns what
+counts as `work.people.access` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal, NoReturn, Protocol
+from uuid import UUID
+
+from gateway.errors import RejectedRequest, StoreConflict
+from gateway.ids import new_id
+from gateway.work.people.access import LEADERS, WRITERS, may_manage_agent, may_use_agent, require_writer
+from gateway.work.people.directory import Agent, DirectoryStore, Member, Visibility
+from gateway.work.tasks.tasks import storable
+
+NAME_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Squad:
+    id: UUID
+    workspace_id: UUID
+    name: str
+    leader_agent_id: UUID | None
+    archived_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: UUID
+    workspace_id: UUID
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChange:
+    """What shall become of an agent: None leaves it as it is, and so does a runtime that is not to be set."""
+
+    name: str | None = None
+    sets_runtime: bool = False
+    runtime_id: UUID | None = None
+    archived: bool | None = None
+
+
+class TeamStore(Protocol):
+    """Every call raises StoreUnavailable; writes raise StoreConflict for a name that is taken.
+
+    Lists are pages, by name, with the number of all rows.
+    """
+
+    async def agents(
+        self, workspace_id: UUID, owner_id: UUID | None, *, all_private: bool, limit: int, offset: int
+    ) -> tuple[list[Agent], int]:
+        """Without those that are private and not that owner's, unless `all_private`."""
+
+    async def squads(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Squad], int]: ...
+
+    async def projects(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Project], int]: ...
+
+    async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None: ...
+
+    async def add_squad(self, squad_id: UUID, workspace_id: UUID, name: str, leader_agent_id: UUID | None) -> Squad: ...
+
+    async def add_project(self, project_id: UUID, workspace_id: UUID, name: str) -> Project: ...
+
+
+class TeamService:
+    """What members may do. Raises RejectedRequest: 400 with the field, 403, 404, and 409 for a name that is taken."""
+
+    def __init__(self, store: TeamStore, directory: DirectoryStore, *, mint: Callable[[], UUID] = new_id) -> None:
+        self._store = store
+        self._directory = directory
+        self._mint = mint
+
+    async def agents(self, member: Member, *, limit: int, offset: int) -> tuple[list[Agent], int]:
+        """The agents that the member may see."""
+        owner_id = member.user_id if member.role in WRITERS else None
+        return await self._store.agents(
+            member.workspace_id, owner_id, all_private=member.role in LEADERS, limit=limit, offset=offset
+        )
+
+    async def squads(self, member: Member, *, limit: int, offset: int) -> tuple[list[Squad], int]:
+        return await self._store.squads(member.workspace_id, limit=limit, offset=offset)
+
+    async def projects(self, member: Member, *, limit: int, offset: int) -> tuple[list[Project], int]:
+        return await self._store.projects(member.workspace_id, limit=limit, offset=offset)
+
+    async def add_agent(
+        self, member: Member, name: str, *, runtime_id: UUID | None = None, visibility: Visibility = "workspace"
+    ) -> Agent:
+        """An agent that belongs to the member."""
+        require_writer(member.role)
+        await self._check_runtime(member.workspace_id, runtime_id)
+        with _named_once("agent"):
+            return await self._directory.add_agent(
+                agent_id=self._mint(),
+                workspace_id=member.workspace_id,
+                name=_name(name),
+                owner_id=member.user_id,
+                runtime_id=runtime_id,
+                visibility=visibility,
+            )
+
+    async def change_agent(self, agent_id: UUID, user_id: UUID, change: AgentChange) -> Agent:
+        """For the agent's owner, and owners and admins of the workspace."""
+        agent = await self._writable_agent(agent_id, user_id)
+        await self._check_runtime(agent.workspace_id, change.runtime_id)
+        if change.name is not None:
+            change = replace(change, name=_name(change.name))
+        with _named_once("agent"):
+            changed = await self._store.change_agent(agent, change)
+        return changed or _absent()
+
+    async def _writable_agent(self, agent_id: UUID, user_id: UUID) -> Agent:
+        agent = await self._directory.agent(agent_id)
+        member = None if agent is None else await self._directory.member(agent.workspace_id, user_id)
+        if agent is None or member is None or not _may_see(agent, member):
+            return _absent()
+        if not may_manage_agent(owner_id=agent.owner_id, user_id=user_id, role=member.role):
+            message = "only the agent's owner, and owners and admins of the workspace, can do this"
+            raise RejectedRequest(403, "role_too_low", message)
+        return agent
+
+    async def add_squad(self, member: Member, name: str, leader_agent_id: UUID | None) -> Squad:
+        require_writer(member.role)
+        leader = None if leader_agent_id is None else await self._directory.agent(leader_agent_id)
+        hidden = leader is None or leader.workspace_id != member.workspace_id or not _may_see(leader, member)
+        if leader_agent_id is not None and hidden:
+            message = f"this workspace has no agent {leader_agent_id}"
+            raise RejectedRequest(400, "unknown_agent", message, field="leader_agent_id")
+        with _named_once("squad"):
+            return await self._store.add_squad(self._mint(), member.workspace_id, _name(name), leader_agent_id)
+
+    async def add_project(self, member: Member, name: str) -> Project:
+        require_writer(member.role)
+        return await self._store.add_project(self._mint(), member.workspace_id, _name(name))
+
+    async def _check_runtime(self, workspace_id: UUID, runtime_id: UUID | None) -> None:
+        if runtime_id is not None and await self._directory.runtime(workspace_id, runtime_id) is None:
+            message = f"this workspace has no runtime {runtime_id}"
+            raise RejectedRequest(400, "unknown_runtime", message, field="runtime_id")
+
+
+def _may_see(agent: Agent, member: Member) -> bool:
+    return may_use_agent(visibility=agent.visibility, owner_id=agent.owner_id, user_id=member.user_id, role=member.role)
+
+
+def _absent() -> NoReturn:
+    raise RejectedRequest(404, "agent_not_found", "there is no such agent")
+
+
+def _name(text: str) -> str:
+    name = " ".join(storable(text).split())
+    if not 1 <= len(name) <= NAME_CHARS_MAX:
+        message = f"name has {len(name)} characters; it takes 1 to {NAME_CHARS_MAX}"
+        raise RejectedRequest(400, "invalid_name", message, field="name")
+    return name
+
+
+@contextmanager
+def _named_once(what: Literal["agent", "squad"]) -> Iterator[None]:
+    try:
+        yield
+    except StoreConflict as error:
+        if error.constraint != f"{what}_name_key":
+            raise
+        message = f"this workspace has a {what} of that name"
+        raise RejectedRequest(409, f"duplicate_{what}", message, field="name") from error

@@ -1,0 +1,516 @@
+"""Tasks from claim to one answer: what a runtime may do with them, and what becomes of those it lets down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NoReturn
+from uuid import UUID
+
+import structlog
+import trio
+
+from gateway.concurrency import Signal, Topics, reached
+from gateway.core.autopilot import describe_run
+from gateway.core.enrichment import as_label
+from gateway.core.markdown import is_blank
+from gateway.core.replies import Reply, say
+from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.work.conflicts import despite_conflicts
+from gateway.work.people.directory import RuntimePrincipal
+from gateway.work.tasks.failures import (
+    RUNTIME_OFFLINE,
+    RUNTIME_RECOVERY,
+    TIMEOUT,
+    apology,
+    failure_comment,
+    judge_failure,
+    reason_of,
+)
+from gateway.work.tasks.ports import (
+    Attempt,
+    ClaimedMessage,
+    ClaimedRun,
+    End,
+    Enrich,
+    HandOut,
+    JsonObject,
+    Loss,
+    LossLimits,
+    RuntimeView,
+    Task,
+    TaskChange,
+    TaskStatus,
+    TaskStore,
+    with_words,
+)
+
+logger = structlog.get_logger(__name__)
+
+WAIT_SECONDS_MAX = 60.0
+RECHECK_SECONDS = 15.0
+"""A long poll looks again this often although nobody rang: for what nobody announces, such as a raised capacity."""
+MESSAGES_MAX = 200
+ERROR_CHARS_MAX = 8_000
+PROGRESS_CHARS_MAX = 4_000
+STDERR_TAIL_BYTES_MAX = 4_096
+ORPHANS_MAX = 1_000
+"""Tasks that one registration gives back; those beyond it return when they are found silent."""
+UNDELIVERED_MAX = 5
+"""Claims in a row that were not started; so many cost an attempt."""
+TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
+    "start": frozenset({TaskStatus.DISPATCHED}),
+    "progress": frozenset({TaskStatus.RUNNING}),
+    "complete": frozenset({TaskStatus.RUNNING}),
+    "fail": frozenset({TaskStatus.DISPATCHED, TaskStatus.RUNNING}),
+}
+"""What a runtime may ask for, by the status of the task. Ending what has ended is allowed too, and changes nothing."""
+
+OpenLost = Callable[[Sequence[UUID]], AbstractAsyncContextManager[TaskChange | None]]
+"""The next lost task that is not among those passed over, under its lock."""
+
+
+Ended = Callable[[str, str, float | None], None]
+"""Told of every run that ended, after the commit: the task's kind, its status, seconds since its claim."""
+
+
+def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a run. `failure_reason` is "" when it did not fail; one that failed may be queued again."""
+
+    status: TaskStatus
+    failure_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment(HandOut):
+    """A claimed task with everything its run needs."""
+
+    @property
+    def prompt(self) -> str:
+        """Everything as one text. In a group, where several people may speak, it says who said what."""
+        if self.claim.kind == "issue":
+            missing = "\n".join(line for message in self.messages for line in message.missing)
+            parts = (self.claim.issue_title, self.claim.issue_description, missing)
+            return "\n\n".join(part for part in parts if part)
+        if self.claim.run is not None:
+            return _run_prompt(self.claim.run)
+        shared = self.place is not None and self.place.is_group
+        told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
+        return "\n\n".join(text for text in told if text)
+
+
+def _spoken(message: ClaimedMessage) -> str:
+    words = message.words
+    return f"[{as_label(message.author)}]: {words}" if message.author and words else words
+
+
+def _run_prompt(run: ClaimedRun) -> str:
+    words = run.description if run.description.strip() else run.title
+    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, payload=run.payload)
+
+
+class TaskService:
+    """What runtimes may do. Raises RejectedRequest: 404 for what is not theirs, 409 for a task in the wrong status.
+
+    Everything that is said of a claimed task names its attempt. An older one is 409 `attempt_over` and one that was
+    never handed out 409 `attempt_unknown`; neither changes anything.
+
+    Somebody must ring `queue` with a runtime's id (as text) when work for it appears, and everything at once after
+    notifications may have been missed.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        queue: Topics,
+        *,
+        limits: LossLimits | None = None,
+        ended: Ended = _unheard,
+        enrich: Enrich | None = None,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._limits = limits or LossLimits()
+        self._ended = ended
+        self._enrich = enrich
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on nobody waits for work: long polls return at once, with what there is. For a shutdown."""
+        self._draining = True
+        self._queue.ring_all()
+
+    async def register(
+        self,
+        runtime: RuntimePrincipal,
+        workspace_id: UUID | None,
+        *,
+        name: str | None,
+        kind: str,
+        version: str,
+        instance: str | None = None,
+        working_on: Sequence[Attempt] = (),
+    ) -> RuntimeView:
+        """Describe the runtime. What `instance` claimed and does not work on any more returns to the queue at once.
+
+        The instance is one worker of the runtime, by a name that it keeps when it is started again.
+        """
+        if workspace_id not in {None, runtime.workspace_id}:
+            _absent("workspace")
+        try:
+            view = await self._store.register_runtime(runtime.runtime_id, name=name, kind=kind, version=version)
+        except StoreConflict as error:
+            message = f"another runtime of this workspace is called {name!r}"
+            raise RejectedRequest(409, "name_taken", message, field="name") from error
+        if view is None:
+            _absent("runtime")
+        if instance is not None:
+            orphaned = partial(self._store.change_orphaned, runtime.runtime_id, instance, working_on)
+            await self._return_each(orphaned, ORPHANS_MAX)
+        return view
+
+    async def heartbeat(
+        self, runtime: RuntimePrincipal, runtime_id: UUID, working_on: Sequence[Attempt] = ()
+    ) -> list[Attempt]:
+        """Note that the runtime lives, and what it works on. Returns those of them that it should stop."""
+        self._require_self(runtime, runtime_id)
+        await self._store.touch_runtime(runtime_id)
+        if not working_on:
+            return []
+        held = await self._store.see_tasks(runtime_id, working_on)
+        return [attempt for attempt in working_on if attempt not in held]
+
+    async def claim(
+        self, runtime: RuntimePrincipal, runtime_id: UUID, wait_seconds: float = 0.0, *, instance: str | None = None
+    ) -> Assignment | None:
+        """The runtime's next task, waiting for one at most `wait_seconds`; the claim counts as a heartbeat.
+
+        What others said around its messages is looked up once it is claimed, so the answer may take seconds longer.
+        No connection is held while waiting or looking up. A cancelled call may leave a task dispatched that nobody
+        heard of: it returns to the queue as undelivered.
+        """
+        self._require_self(runtime, runtime_id)
+        assignment = await self._next(runtime_id, instance, wait_seconds)
+        if assignment is None or assignment.place is None or self._enrich is None:
+            return assignment
+        enriched = await self._enrich(assignment.place, assignment.messages)
+        return replace(assignment, messages=tuple(enriched))
+
+    async def _next(self, runtime_id: UUID, instance: str | None, wait_seconds: float) -> Assignment | None:
+        deadline = trio.current_time() + min(wait_seconds, WAIT_SECONDS_MAX)
+        with self._queue.hear(str(runtime_id)) as rung:
+            while True:
+                await self._store.touch_runtime(runtime_id)
+                assignment = await self._claim_once(runtime_id, instance)
+                if assignment is not None or self._draining or trio.current_time() >= deadline:
+                    return assignment
+                await self._wait_for_work(runtime_id, rung, deadline)
+
+    async def _wait_for_work(self, runtime_id: UUID, rung: Signal, deadline: float) -> None:
+        pauses = [RECHECK_SECONDS, deadline - trio.current_time()]
+        due = await self._store.seconds_to_next(runtime_id)
+        if due is not None:
+            # A hair more than asked, so that the next look does not come a rounding error too early.
+            pauses.append(max(due, 0.0) + 0.005)
+        await rung.wait(min(pauses))
+
+    async def _claim_once(self, runtime_id: UUID, instance: str | None) -> Assignment | None:
+        async def attempt() -> Assignment | None:
+            found = await self._store.claim(
+                runtime_id, instance, messages_max=MESSAGES_MAX, running_seconds=self._limits.running_seconds
+            )
+            return None if found is None else Assignment(found.claim, found.messages, found.place)
+
+        return await despite_conflicts(attempt)
+
+    async def start(self, runtime: RuntimePrincipal, attempt: Attempt) -> TaskStatus:
+        async with self._change(runtime, attempt) as change:
+            _require_status(change.task, "start")
+            await change.start()
+            await change.announce("task:running", event_fields(change.task, TaskStatus.RUNNING))
+        return TaskStatus.RUNNING
+
+    async def progress(self, runtime: RuntimePrincipal, attempt: Attempt, text: str) -> TaskStatus:
+        async with self._change(runtime, attempt) as change:
+            _require_status(change.task, "progress")
+            await change.record_progress(storable(text)[:PROGRESS_CHARS_MAX])
+            await change.announce("task:progress", event_fields(change.task, TaskStatus.RUNNING))
+        return TaskStatus.RUNNING
+
+    async def complete(
+        self, runtime: RuntimePrincipal, attempt: Attempt, output: str, *, stderr_tail: str | None = None
+    ) -> TaskStatus:
+        """End the run with its answer. One transaction: status, message or comment, row of the outbox, events."""
+        words = storable(output)
+        end = End(result={"output": words}, stderr_tail=bounded_tail(stderr_tail))
+
+        async def finish() -> TaskStatus:
+            async with self._change(runtime, attempt, ends=True) as change:
+                if _has_ended(change.task, attempt):
+                    return TaskStatus(change.task.status)
+                _require_status(change.task, "complete")
+                await self._complete(change, words, end)
+                reached("task.completing")
+            return self._tell(change.task, Fate(TaskStatus.COMPLETED))
+
+        return await despite_conflicts(finish)
+
+    async def _complete(self, change: TaskChange, output: str, end: End) -> None:
+        task = change.task
+        await change.finish(TaskStatus.COMPLETED, end)
+        if task.kind == "chat":
+            done: dict[str, object] = {
+                "workspace_id": task.workspace_id,
+                "chat_session_id": task.chat_session_id,
+                "task_id": task.id,
+            }
+            if is_blank(output):
+                # Somebody asked and waits: silence would look like a run that never ends.
+                await change.send_reply("notice", say(Reply.NO_ANSWER, task.language))
+            else:
+                done["message_id"] = await change.append_answer(output)
+                await change.send_reply("answer", output)
+            await change.announce("chat:done", done)
+        if task.kind == "issue" and not is_blank(output):
+            await _comment(change, output, by_agent=True)
+        await change.announce("task:completed", event_fields(task, TaskStatus.COMPLETED))
+        await change.ring()
+
+    async def fail(
+        self,
+        runtime: RuntimePrincipal,
+        attempt: Attempt,
+        error: str,
+        failure_reason: str | None = None,
+        *,
+        stderr_tail: str | None = None,
+    ) -> TaskStatus:
+        """End the run without an answer: try again when that may help, else tell the person once.
+
+        Without a reason of the closed vocabulary the error says which one it is.
+        """
+        words = storable(error)
+        reason = reason_of(failure_reason, words)
+        end = End(error=words[-ERROR_CHARS_MAX:], failure_reason=reason, stderr_tail=bounded_tail(stderr_tail))
+
+        async def finish() -> TaskStatus:
+            async with self._change(runtime, attempt, ends=True) as change:
+                if _has_ended(change.task, attempt):
+                    return TaskStatus(change.task.status)
+                _require_status(change.task, "fail")
+                fate = await _fail(change, reason, end, reported=True)
+            return self._tell(change.task, fate)
+
+        return await despite_conflicts(finish)
+
+    async def find(self, runtime: RuntimePrincipal, task_id: UUID) -> Task:
+        task = await self._store.find(task_id)
+        return task if task is not None and _is_of(task, runtime) else _absent("task")
+
+    async def return_lost(self, batch_max: int = 100) -> int:
+        """Deal with claimed tasks that nobody works on any more, each in a transaction of its own; how many.
+
+        A task that cannot be dealt with is logged and passed over, so that it does not stand before the others.
+        Raises StoreUnavailable.
+        """
+        return await self._return_each(partial(self._store.change_lost, self._limits), batch_max)
+
+    async def _return_each(self, open_lost: OpenLost, batch_max: int) -> int:
+        seen: list[UUID] = []
+        failed = 0
+        while len(seen) < batch_max:
+            before = len(seen)
+            try:
+                if not await self._return_next(open_lost, seen):
+                    break
+            except StoreUnavailable:
+                raise
+            except Exception:
+                if len(seen) == before:
+                    raise
+                failed += 1
+                logger.exception("lost_task_not_returned", task_id=str(seen[-1]))
+        return len(seen) - failed
+
+    async def _return_next(self, open_lost: OpenLost, seen: list[UUID]) -> bool:
+        """Deal with one that is not among `seen`, and add it there. False when there is none."""
+        before = len(seen)
+
+        async def attempt() -> bool:
+            del seen[before:]
+            async with open_lost(seen) as change:
+                if change is None:
+                    return False
+                seen.append(change.task.id)
+                fate = await _return(change)
+            self._tell(change.task, fate)
+            return True
+
+        return await despite_conflicts(attempt)
+
+    @asynccontextmanager
+    async def _change(
+        self, runtime: RuntimePrincipal, attempt: Attempt, *, ends: bool = False
+    ) -> AsyncIterator[TaskChange]:
+        """The task of that attempt, under its lock. `ends`: for a report that may come twice."""
+        async with self._store.change(attempt.task_id) as change:
+            if change is None or not _is_of(change.task, runtime):
+                _absent("task")
+            if not (ends and _has_ended(change.task, attempt)):
+                require_attempt(change.task, attempt.number)
+            yield change
+
+    def _tell(self, task: Task, fate: Fate) -> TaskStatus:
+        """After the commit. Of an error's words only the reason that was read from them may stand in a log."""
+        if fate.failure_reason:
+            logger.warning(
+                "task_failed",
+                task_id=str(task.id),
+                agent_id=str(task.agent_id),
+                kind=task.kind,
+                attempt=task.attempt,
+                failure_reason=fate.failure_reason,
+                status=str(fate.status),
+            )
+        if fate.status in TERMINAL:
+            self._ended(task.kind, fate.status, task.run_seconds)
+        return fate.status
+
+    def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
+        if runtime.runtime_id != runtime_id:
+            _absent("runtime")
+
+
+async def _fail(change: TaskChange, reason: str, end: End, *, reported: bool = False) -> Fate:
+    task = change.task
+    retry = judge_failure(reason, kind=task.kind, attempt=task.tries, max_attempts=task.max_attempts)
+    if retry is not None:
+        await change.announce("task:failed", _failure_fields(task, reason, retry_pending=True))
+        queued = await change.requeue(end, delay_seconds=retry.delay_seconds, forgiven=False, reported=reported)
+        return Fate(await _tell_requeued(change, queued=queued), reason)
+    await change.finish(TaskStatus.FAILED, end)
+    if task.kind == "chat":
+        await change.send_reply("error", apology(reason, task.language))
+    if task.kind == "issue":
+        await _comment(change, failure_comment(reason, task.language), by_agent=False)
+    await change.ring()
+    await change.announce("task:failed", _failure_fields(task, reason, retry_pending=False))
+    return Fate(TaskStatus.FAILED, reason)
+
+
+async def _comment(change: TaskChange, text: str, *, by_agent: bool) -> None:
+    """What the run of an issue came to, where people look for it. No chat hears of it: that turn is over."""
+    task = change.task
+    comment_id = await change.append_comment(text, by_agent=by_agent)
+    fields = {"workspace_id": task.workspace_id, "issue_id": task.issue_id, "comment_id": comment_id}
+    await change.announce("comment:created", fields)
+
+
+async def _tell_requeued(change: TaskChange, *, queued: bool) -> TaskStatus:
+    """Back in the queue, or merged into the run that waits there. The person is told nothing: nothing is decided."""
+    status = TaskStatus.QUEUED if queued else TaskStatus.CANCELLED
+    await change.announce(f"task:{status}", event_fields(change.task, status))
+    await change.ring()
+    return status
+
+
+async def _return(change: TaskChange) -> Fate:
+    """A lost task: one that never started loses no attempt, because nothing was tried. Not for ever, though."""
+    task = change.task
+    logger.warning("task_lost", task_id=str(task.id), loss=task.loss, attempt=task.attempt)
+    if task.loss == Loss.UNDELIVERED:
+        return await _return_undelivered(change, task.undelivered + 1)
+    reason, words = _LOST[Loss(task.loss or Loss.RUNTIME_OFFLINE)]
+    return await _fail(change, reason, End(error=words, failure_reason=reason))
+
+
+_LOST = {
+    Loss.TIMEOUT: (TIMEOUT, "it ran for longer than any run may"),
+    Loss.RUNTIME_OFFLINE: (RUNTIME_OFFLINE, "its runtime went silent"),
+    Loss.RESTARTED: (RUNTIME_RECOVERY, "its worker was started again"),
+}
+
+
+async def _return_undelivered(change: TaskChange, in_a_row: int) -> Fate:
+    """A runtime that ends on reading the task, say, would be handed it again and again."""
+    if in_a_row >= UNDELIVERED_MAX:
+        await change.note_undelivered(0)
+        words = f"its runtime did not start it {in_a_row} times in a row"
+        return await _fail(change, RUNTIME_OFFLINE, End(error=words, failure_reason=RUNTIME_OFFLINE))
+    await change.note_undelivered(in_a_row)
+    end = End(error="its runtime never started it", failure_reason=RUNTIME_OFFLINE)
+    return Fate(await _tell_requeued(change, queued=await change.requeue(end, forgiven=True, reported=False)))
+
+
+def event_fields(task: Task, status: TaskStatus) -> JsonObject:
+    """What every event of a task carries: ids and the status, no content."""
+    return {
+        "workspace_id": task.workspace_id,
+        "task_id": task.id,
+        "agent_id": task.agent_id,
+        "issue_id": task.issue_id,
+        "chat_session_id": task.chat_session_id,
+        "status": status,
+    }
+
+
+def _failure_fields(task: Task, reason: str, *, retry_pending: bool) -> JsonObject:
+    status = TaskStatus.QUEUED if retry_pending else TaskStatus.FAILED
+    return {**event_fields(task, status), "failure_reason": reason, "retry_pending": retry_pending}
+
+
+def storable(text: str) -> str:
+    """`text` as Postgres can keep it: no NUL, no half of a surrogate pair."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def bounded_tail(text: str | None) -> str | None:
+    """The end of `text` in at most so many bytes; None for nothing at all."""
+    tail = storable(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
+    return tail or None
+
+
+def _has_ended(task: Task, attempt: Attempt) -> bool:
+    """Tell whether this very attempt was ended before, so that ending it again changes nothing.
+
+    One that its worker gave up is remembered until the task is claimed again: the answer to the report may have been
+    lost.
+    """
+    if task.attempt == attempt.number:
+        return task.status in TERMINAL
+    return task.status == TaskStatus.QUEUED and task.reported_attempt == attempt.number
+
+
+def require_attempt(task: Task, number: int) -> None:
+    """Raise RejectedRequest (409) unless that is the task's attempt."""
+    if number != task.attempt:
+        old = number < task.attempt
+        code, state = ("attempt_over", "is over") if old else ("attempt_unknown", "was never handed out")
+        message = f"attempt {number} of this task {state}; it is at attempt {task.attempt}"
+        raise RejectedRequest(409, code, message, attempt=task.attempt, task_status=task.status)
+
+
+def _is_of(task: Task, runtime: RuntimePrincipal) -> bool:
+    """Whether the runtime may know of the task: it claimed it, or would be the one to claim it."""
+    owner = task.runtime_id or task.agent_runtime_id
+    return task.workspace_id == runtime.workspace_id and owner == runtime.runtime_id
+
+
+def _require_status(task: Task, action: str) -> None:
+    if task.status not in ALLOWED_FROM[action]:
+        allowed = " or ".join(sorted(ALLOWED_FROM[action]))
+        message = f"a task that is {task.status} cannot be asked to {action}; it must be {allowed}"
+        raise RejectedRequest(409, "wrong_status", message, task_status=task.status)
+
+
+def _absent(what: str) -> NoReturn:
+    raise RejectedRequest(404, "not_found", f"no such {what}")
