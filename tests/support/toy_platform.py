@@ -35,7 +35,8 @@ from gateway.channel.registry import Traits
 from gateway.concurrency import open_finishing_nursery
 from gateway.core.attachments import FetchProblem
 from gateway.core.enrichment import Author, AuthorKind, Recent, Said, Spot
-from gateway.daemon import Register, Supplies
+from gateway.daemon.foundation import Foundation
+from gateway.daemon.platforms import Register
 from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
 from support.toy_town import Line, Spoken, Town
 
@@ -237,9 +238,9 @@ def in_pieces(text: str) -> list[str]:
 def toy(town: Town) -> Register:
     """All that has to be said to the daemon about a platform of bare words."""
 
-    def register(supplies: Supplies) -> None:
+    def register(foundation: Foundation) -> None:
         traits = Traits(titles={"en": "Toy Town"}, identity_keys=("app_id", "gate"))
-        supplies.registry.register(TOY, partial(ToyChannel, town, TOY), traits)
+        foundation.registry.register(TOY, partial(ToyChannel, town, TOY), traits)
 
     return register
 
@@ -247,7 +248,7 @@ def toy(town: Town) -> Register:
 def full_toy(town: Town) -> Register:
     """The same for one that can do everything."""
 
-    def register(supplies: Supplies) -> None:
+    def register(foundation: Foundation) -> None:
         async def lookup_of(_installation_id: UUID) -> ToyLookup:
             return ToyLookup(town)
 
@@ -258,7 +259,7 @@ def full_toy(town: Town) -> Register:
             divide=in_pieces,
             lookup_of=lookup_of,
         )
-        supplies.registry.register(FULL, partial(FullToyChannel, town, FULL), traits)
-        supplies.files[FULL] = ToyFiles(town)
+        foundation.registry.register(FULL, partial(FullToyChannel, town, FULL), traits)
+        foundation.files[FULL] = ToyFiles(town)
 
     return register

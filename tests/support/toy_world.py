@@ -15,7 +15,9 @@ import trio
 
 from gateway.channel.installation import InstallationDraft
 from gateway.config import load_settings
-from gateway.daemon import PLATFORMS, Ready, Register, run_daemon
+from gateway.daemon.intake import Ready
+from gateway.daemon.platforms import PLATFORMS, Register
+from gateway.daemon.run import run_daemon
 from gateway.ids import new_id
 from gateway.keyring import KeyRing
 from gateway.observe.notify import Notifier

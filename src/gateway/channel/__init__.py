@@ -3,7 +3,7 @@
 How to add a platform
 ---------------------
 
-A function that registers it, named in `daemon.PLATFORMS`: nothing else is told. The tests serve such a
+A function that registers it, named in `daemon.platforms.PLATFORMS`: nothing else is told. The tests serve such a
 platform beside Lark, so its adapter is an example that works.
 
 *The slug* is short and for ever: it stands in every row as `channel_type`, and in metrics.
@@ -30,10 +30,10 @@ decides anything, but for three keys. `app_id` is there, names the bot, and is u
 without the ending, and key rotation finds it by the ending. `allow_bots` means the same everywhere. Rows are written
 through `channel.installation.InstallationStore.save`.
 
-*The registration* is `Registry.register(slug, factory, traits)`, called by a function that `daemon.PLATFORMS` names;
-`daemon.Supplies` is what it may build on. `channel.registry.Traits` are what others must know: what people
+*The registration* is `Registry.register(slug, factory, traits)`, called by a function that `daemon.platforms` names;
+`daemon.foundation.Foundation` is what it may build on. `channel.registry.Traits` are what others must know: what people
 call the platform, what its channels can do, which keys of a config make another link, how long answers are divided, how
-to read back what was said. Files in messages come from the source that the platform puts into `Supplies.files`.
+to read back what was said. Files in messages come from the source that the platform puts into `Foundation.files`.
 
 *What a platform cannot do* it leaves out. Without `Capability.TYPING_INDICATOR` (with it, a channel implements
 `channel.channel.Typing`) no sign is asked for; without `channel.channel.ReadBack` an answer of which nobody knows

@@ -247,7 +247,7 @@ def _perform(config: Path | None, action: Callable[[Directory], Awaitable[T]]) -
 
 
 async def _perform_on(settings: Settings, action: Callable[[Directory], Awaitable[T]]) -> T:
-    from gateway.daemon import open_database
+    from gateway.daemon.database import open_database
     from gateway.postgres.directory_store import PostgresDirectoryStore
 
     async with open_database(settings, attach=True) as pool:

@@ -172,7 +172,7 @@ async def _list(settings: Settings) -> list[InstallationView]:
 
 @asynccontextmanager
 async def _installations(settings: Settings) -> AsyncIterator[InstallationService]:
-    from gateway.daemon import open_database, open_keyring
+    from gateway.daemon.database import open_database, open_keyring
     from gateway.lark.install.service import InstallationService, identify_with
     from gateway.postgres.installation_store import PostgresInstallationStore
 
@@ -189,7 +189,7 @@ def _with_bindings(config: Path | None, action: Callable[[BindingService], Await
 
 
 async def _on_bindings(settings: Settings, action: Callable[[BindingService], Awaitable[T]]) -> T:
-    from gateway.daemon import open_database
+    from gateway.daemon.database import open_database
     from gateway.postgres.binding_store import PostgresBindingStore
 
     async with open_database(settings, attach=True) as pool:

@@ -83,7 +83,8 @@ def install(
 
 
 async def _install(settings: Settings, wanted: Wanted) -> int:
-    from gateway.daemon import open_database, open_keyring, scan_desk
+    from gateway.daemon.database import open_database, open_keyring
+    from gateway.daemon.platforms import scan_desk
     from gateway.lark.api.client import open_http_client
 
     proxy = settings.lark.proxy_url

@@ -60,7 +60,7 @@ def import_(
 
 
 async def _import(settings: Settings, conninfo: str, key: LegacyKey, dry_run: bool, progress: Progress) -> _Imported:
-    from gateway.daemon import open_database
+    from gateway.daemon.database import open_database
     from gateway.legacy.source_store import open_legacy_source
     from gateway.legacy.target_store import open_legacy_target
 

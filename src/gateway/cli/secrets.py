@@ -39,7 +39,7 @@ def rotate(context: click.Context, config: Path | None, as_json: bool) -> None:
 
 
 async def _rotate(settings: Settings, progress: Progress) -> Rotation:
-    from gateway.daemon import open_database
+    from gateway.daemon.database import open_database
     from gateway.postgres.secret_store import shelves_of
 
     ring = required_keyring(settings)
@@ -49,7 +49,7 @@ async def _rotate(settings: Settings, progress: Progress) -> Rotation:
 
 def required_keyring(settings: Settings) -> KeyRing:
     """Raises ConfigError when there is no key."""
-    from gateway.daemon import open_keyring
+    from gateway.daemon.database import open_keyring
 
     ring = open_keyring(settings)
     if ring is None:

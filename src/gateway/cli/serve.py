@@ -61,7 +61,8 @@ def _exit_now() -> NoReturn:
 
 
 async def _serve(settings: Settings) -> None:
-    from gateway.daemon import Ready, run_daemon
+    from gateway.daemon.intake import Ready
+    from gateway.daemon.run import run_daemon
     from gateway.observe.notify import Notifier
 
     notifier = Notifier()

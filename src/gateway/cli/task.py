@@ -77,7 +77,7 @@ def _row(line: TaskLine) -> tuple[object, ...]:
 async def _list(
     settings: Settings, workspace: str | None, agent: str | None, status: str | None, limit: int
 ) -> list[TaskLine]:
-    from gateway.daemon import open_database
+    from gateway.daemon.database import open_database
     from gateway.postgres.directory_store import PostgresDirectoryStore
     from gateway.postgres.task_view_store import PostgresTaskViews
     from gateway.work.people.directory import Directory
@@ -91,7 +91,7 @@ async def _list(
 
 
 async def _show(settings: Settings, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
-    from gateway.daemon import open_database
+    from gateway.daemon.database import open_database
     from gateway.postgres.task_view_store import PostgresTaskViews
     from gateway.work.tasks.views import TaskViews
 

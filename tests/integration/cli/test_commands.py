@@ -18,7 +18,7 @@ import trio
 from pydantic import SecretStr
 
 from gateway.config import HttpSettings, Settings
-from gateway.daemon import run_daemon
+from gateway.daemon.run import run_daemon
 from gateway.errors import RejectedRequest
 from gateway.ids import new_id
 from gateway.observe.notify import Notifier

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from gateway.config import load_settings
-from gateway.daemon import open_keyring
+from gateway.daemon.database import open_keyring
 from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.pool import Pool
 from gateway.postgres.secret_store import shelves_of

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from gateway.config import Settings
-from gateway.daemon import run_daemon
+from gateway.daemon.run import run_daemon
 from gateway.http import app as http_app
 from gateway.http.app import JsonApp, Services, create_app
 from gateway.http.bounds import SMALL

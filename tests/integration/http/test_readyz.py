@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from gateway.config import HttpSettings, Settings
-from gateway.daemon import run_daemon
+from gateway.daemon.run import run_daemon
 from gateway.observe.notify import Notifier
 from support.database import execute_blocking
 

@@ -17,7 +17,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from gateway.config import Settings
-from gateway.daemon import open_keyring
+from gateway.daemon.database import open_keyring
 from gateway.errors import ConfigError
 from gateway.postgres import access, account
 from gateway.postgres.account import OWN_ACCOUNT, server_account

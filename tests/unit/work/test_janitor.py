@@ -4,8 +4,8 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from gateway.daemon.janitor import Sweep, run_janitor
 from gateway.errors import StoreUnavailable
-from gateway.work.janitor import Sweep, run_janitor
 
 
 class Chore:

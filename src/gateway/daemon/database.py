@@ -1,0 +1,128 @@
+"""The database and the keys, as the daemon and the commands open them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gateway.config import Settings
+from gateway.errors import ConfigError
+from gateway.keyring import KeyRing, generate_key, open_config
+from gateway.postgres.migrate import migrate_up, pending
+from gateway.postgres.pool import Pool, checked_conninfo, open_pool
+
+if TYPE_CHECKING:
+    from gateway.channel.installation import StoredInstallation
+    from gateway.supervisor.ports import Installation
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Pool]:
+    """A pool on the configured database, its schema brought up to date; closed with the block.
+
+    Without `database_url` the embedded server is used: `attach=False` owns it (the daemon), `attach=True` joins one
+    that runs, else starts it for the block. Raises ConfigError or StoreUnavailable.
+    """
+    async with open_migrated(settings, attach=attach) as conninfo, open_pool_on(conninfo, settings) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
+    """The conninfo of the configured database once its schema is up to date; see `open_database`."""
+    if settings.database_url is not None:
+        yield await _migrated(checked_conninfo(settings.database_url.get_secret_value()))
+        return
+    # Only the embedded server needs it, and importing it costs every command of an external database time.
+    from gateway.postgres.embedded import open_embedded
+
+    async with open_embedded(settings.state_dir, attach=attach, database_user=settings.database_user) as conninfo:
+        yield await _migrated(conninfo)
+
+
+async def _migrated(conninfo: str) -> str:
+    if await pending(conninfo):
+        applied = await migrate_up(conninfo)
+        log.info("migrated", applied=applied)
+    return conninfo
+
+
+def open_pool_on(
+    conninfo: str, settings: Settings, *, size_max: int | None = None
+) -> AbstractAsyncContextManager[Pool]:
+    """A pool within the configured limits; `size_max` replaces that of its size."""
+    limits = settings.limits
+    return open_pool(
+        conninfo,
+        size_max=size_max or limits.database_connections_max,
+        connect_timeout_seconds=limits.database_connect_timeout_seconds,
+    )
+
+
+def open_keyring(settings: Settings) -> KeyRing | None:
+    """The keys that seal and open stored secrets; None when there is no key, which turns Lark off.
+
+    With the embedded database a missing key is made once and kept beside it, mode 0600: both are lost or kept together.
+    Raises ConfigError for a key that is not one.
+    """
+    if settings.secret_key is not None:
+        return KeyRing.parse(settings.secret_key.get_secret_value())
+    if not settings.embedded:
+        return None
+    return KeyRing.parse(_own_key(settings.state_dir / "secret.key"))
+
+
+def open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
+    """An installation's config with its secrets in clear. Raises UnreadableSecret."""
+    return open_config(installation.config, ring, installation.id)
+
+
+def _own_key(path: Path) -> str:
+    try:
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state_dir: {path.parent} cannot be used: {error.strerror}") from error
+    try:
+        if not path.exists():
+            _write_key(path)
+        _close_to_others(path)
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"secret_key: {path} cannot be used: {error}") from error
+
+
+def _close_to_others(path: Path) -> None:
+    """A key that was copied or restored may have come with wider rights. One on a read-only disk keeps them."""
+    if path.stat().st_mode & 0o077:
+        with suppress(OSError):
+            path.chmod(0o600)
+        log.warning("secret_key_was_readable", path=str(path), closed=not path.stat().st_mode & 0o077)
+
+
+def _write_key(path: Path) -> None:
+    """Make the key file whole or not at all: a reader, or a crash, must never meet half a key."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(generate_key() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if os.geteuid() == 0:
+            # A command of root may come before the first start of a daemon that runs as another account.
+            place = path.parent.stat()
+            os.chown(draft, place.st_uid, place.st_gid, follow_symlinks=False)
+        # A link fails when another process made the file first; theirs counts then.
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

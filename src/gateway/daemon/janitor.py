@@ -1,0 +1,98 @@
+"""Chores: work that is due now and then and that no request asks for. Which there are, and how each is run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from gateway.daemon.foundation import Foundation
+from gateway.errors import StoreUnavailable
+from gateway.postgres.janitor_store import PostgresJanitorStore
+from gateway.postgres.notices import PostgresAbsences
+
+if TYPE_CHECKING:
+    from gateway.daemon.services import Services
+
+logger = structlog.get_logger(__name__)
+
+
+async def run_chores(foundation: Foundation, services: Services) -> None:
+    """Do the chores of this process until cancelled; see `run_janitor`."""
+    store, deliveries = PostgresJanitorStore(foundation.pool), services.webhooks.deliveries
+    absences = PostgresAbsences(foundation.pool, silent_seconds=foundation.settings.limits.runtime_silence_seconds)
+    kept = foundation.settings.limits.history_days_max * 86_400.0
+    days = foundation.settings.webhooks.retention_days
+    sweeps = [
+        Sweep("lost_tasks", 10, services.tasks.return_lost),
+        Sweep("absences", 10, absences.tell),
+        Sweep("attachment_files", 600, services.attachments.sweep),
+        Sweep("inbound_claims", 600, store.purge_inbound_dedup),
+        Sweep("held_commands", 600, store.purge_held_commands),
+        Sweep("binding_tokens", 600, store.purge_binding_tokens),
+        Sweep("binding_prompts", 600, store.purge_binding_prompts),
+        Sweep("install_sessions", 600, store.purge_install_sessions),
+        Sweep("user_sessions", 600, store.purge_user_sessions),
+        Sweep("outbound_messages", 600, partial(store.purge_outbound, kept)),
+        Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
+        Sweep("typing", 600, store.purge_typing),
+        Sweep("stale_deliveries", 5, services.webhooks.intake.finish_stale),
+        Sweep("waiting_deliveries", 1, services.webhooks.turns.begin),
+        Sweep("delivery_counts", 10, deliveries.fold_tally),
+        Sweep("autopilot_runs", 5, services.autopilots.count_ended),
+    ]
+    if days:
+        sweeps.append(Sweep("deliveries", 600, partial(deliveries.purge, days * 86_400.0)))
+    await run_janitor(sweeps)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One chore: `run` does a bounded piece of it and says how many things it touched."""
+
+    name: str
+    every_seconds: float
+    run: Callable[[], Awaitable[int]]
+
+
+async def run_janitor(
+    sweeps: Sequence[Sweep],
+    *,
+    timeout_seconds: float = 30.0,
+    random_unit: Callable[[], float] = random.random,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Do each chore in its rhythm until cancelled. Every process may run this at the same time as others.
+
+    A chore is a unit of work: one that raises, or takes longer than `timeout_seconds`, is logged and comes again. The
+    first round is spread over each chore's period by `random_unit` in [0, 1), so that replicas do not march in step.
+    """
+    async with trio.open_nursery() as nursery:
+        for sweep in sweeps:
+            nursery.start_soon(_repeat, sweep, timeout_seconds, sweep.every_seconds * random_unit())
+        task_status.started()
+
+
+async def _repeat(sweep: Sweep, timeout_seconds: float, first_pause: float) -> None:
+    await trio.sleep(first_pause)
+    while True:
+        await _run_once(sweep, timeout_seconds)
+        await trio.sleep(sweep.every_seconds)
+
+
+async def _run_once(sweep: Sweep, timeout_seconds: float) -> None:
+    try:
+        with trio.fail_after(timeout_seconds):
+            touched = await sweep.run()
+    except (StoreUnavailable, trio.TooSlowError) as error:
+        logger.warning("sweep_postponed", sweep=sweep.name, error=str(error))
+    except Exception:
+        logger.exception("sweep_failed", sweep=sweep.name)
+    else:
+        if touched:
+            logger.info("sweep_done", sweep=sweep.name, touched=touched)

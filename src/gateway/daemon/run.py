@@ -1,0 +1,83 @@
+"""The whole daemon as one nesting, which is also the order of its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from gateway import __version__
+from gateway.config import Settings
+from gateway.daemon.database import open_keyring, open_migrated, open_pool_on
+from gateway.daemon.foundation import Foundation
+from gateway.daemon.intake import Ready, start_intake
+from gateway.daemon.platforms import PLATFORMS, Register
+from gateway.daemon.services import open_services, run_backfills, start_services
+from gateway.keyring import KeyRing
+from gateway.lark.api.client import open_http_client, trusted_context
+from gateway.lark.api.clients import LarkClients
+from gateway.observe.notify import Notifier, run_watchdog
+
+log = structlog.get_logger()
+
+LEASE_CONNECTIONS = 4
+
+
+async def run_daemon(
+    settings: Settings,
+    *,
+    stop: trio.Event,
+    notifier: Notifier,
+    platforms: Sequence[Register] = PLATFORMS,
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run everything until `stop` is set; `started()` gives the addresses once traffic can be taken.
+
+    On `stop` intake ends first: HTTP finishes what is in flight, every bot settles and acknowledges what it received
+    and hands its lease over. What is not done within `limits.drain_seconds` is cancelled.
+
+    Raises ConfigError and StoreUnavailable at the start. Later, only what fails outside any unit of work gets here.
+    """
+    ring = open_keyring(settings)
+    async with open_migrated(settings, attach=False) as conninfo, trio.open_nursery() as root:
+        root.start_soon(run_watchdog, notifier)
+        root.start_soon(_cancel_after_drain, stop, settings.limits.drain_seconds, root.cancel_scope)
+        async with _open_foundation(settings, conninfo, ring) as foundation, trio.open_nursery() as running:
+            for register in platforms:
+                register(foundation)
+            services = open_services(foundation)
+            await start_services(running, foundation, services)
+            async with trio.open_nursery() as intake:
+                ready = await start_intake(intake, foundation, services, stop)
+                log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)
+                task_status.started(ready)
+                running.start_soon(run_backfills, foundation)
+            running.cancel_scope.cancel()
+        root.cancel_scope.cancel()
+
+
+async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    await trio.sleep(seconds)
+    log.error("drain_abandoned", seconds=seconds)
+    scope.cancel()
+
+
+@asynccontextmanager
+async def _open_foundation(settings: Settings, conninfo: str, ring: KeyRing | None) -> AsyncIterator[Foundation]:
+    """Open pools and the HTTP client; both end with the block."""
+    proxy = settings.lark.proxy_url
+    tls = trusted_context()
+    async with (
+        open_pool_on(conninfo, settings) as pool,
+        open_pool_on(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
+        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls) as http,
+    ):
+        lark = LarkClients(
+            http,
+            open_base_override=settings.lark.open_base_url,
+            send_timeout_seconds=settings.hub.reply_timeout_seconds,
+        )
+        yield Foundation(settings, conninfo, pool, lease_pool, http, tls, ring, lark)

@@ -1,0 +1,238 @@
+"""What runs beside the bots and outlives the intake: taking messages in, runs, autopilots, webhooks, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from gateway.batching import Batcher, run_batches
+from gateway.channel.capability import Capability
+from gateway.daemon.foundation import Foundation, utc_now
+from gateway.daemon.janitor import run_chores
+from gateway.inbound.commands import CommandDesk
+from gateway.inbound.committer import Committer, run_committer
+from gateway.inbound.effects import run_attachments
+from gateway.inbound.enrichment import Enricher, run_prefetch
+from gateway.inbound.pipeline import InboundPipeline
+from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.chat.push import Bots, PushedEvents
+from gateway.lark.install.backfill import label_regions, learn_union_ids
+from gateway.lark.install.service import identify_over
+from gateway.observe.events import (
+    AckObserver,
+    AutopilotObserver,
+    FetchObserver,
+    InboundObserver,
+    LookupObserver,
+    TaskObserver,
+    WebhookObserver,
+)
+from gateway.postgres.attachment_store import PostgresAttachmentStore
+from gateway.postgres.autopilot_store import PostgresAutopilotStore
+from gateway.postgres.dispatch_store import PostgresDispatchStore
+from gateway.postgres.driver import TrioConnection
+from gateway.postgres.inbound_store import PostgresInboundStore
+from gateway.postgres.installation_store import PostgresInstallationStore
+from gateway.postgres.issue_store import PostgresIssueStore
+from gateway.postgres.listen import run_listener
+from gateway.postgres.migrate import announce_daemon
+from gateway.postgres.push_store import PostgresPushStore
+from gateway.postgres.task_store import PostgresTaskStore
+from gateway.postgres.webhook_store import PostgresWebhookStore
+from gateway.webhooks.delivery import Intake
+from gateway.webhooks.known import KnownTokens
+from gateway.webhooks.limits import Gates
+from gateway.webhooks.replay import Replayer, run_replays
+from gateway.webhooks.turns import Turns
+from gateway.work.autopilots.autopilots import AutopilotService
+from gateway.work.autopilots.dispatch import AutopilotDispatcher
+from gateway.work.issues.issues import IssueService
+from gateway.work.tasks.attachments import Attachments, PlatformFiles
+from gateway.work.tasks.file_cache import FileCache
+from gateway.work.tasks.ports import LossLimits
+from gateway.work.tasks.tasks import TaskService
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """Messages on their way in. `pushed` takes events that are posted to us; None while Lark is off."""
+
+    store: PostgresInboundStore
+    committer: Committer
+    enricher: Enricher
+    pipeline: InboundPipeline
+    pushed: PushedEvents | None
+
+
+@dataclass(frozen=True, slots=True)
+class Webhooks:
+    """Deliveries: their log, and what judges, writes and begins them. `turns` begins those that wait for theirs."""
+
+    deliveries: PostgresWebhookStore
+    known_tokens: KnownTokens
+    gates: Gates
+    recording: Batcher[Any, Any]
+    beginning: Batcher[Any, Any]
+    intake: Intake
+    replayer: Replayer
+    turns: Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that intake stands on. `open_services` builds it, `start_services` sets it going."""
+
+    inbound: Inbound
+    tasks: TaskService
+    attachments: Attachments
+    autopilots: AutopilotService
+    webhooks: Webhooks
+
+
+def open_services(foundation: Foundation) -> Services:
+    """Wire the services. Nothing runs yet, and nothing is owned: pools and clients stay the caller's."""
+    limits = LossLimits(silent_seconds=foundation.settings.limits.runtime_silence_seconds)
+    issues = IssueService(PostgresIssueStore(foundation.pool, silent_seconds=limits.silent_seconds))
+    inbound = _inbound(foundation, issues)
+    tasks = TaskService(
+        PostgresTaskStore(
+            foundation.pool,
+            divide=foundation.registry.divide,
+            typing_on=foundation.registry.types_with(Capability.TYPING_INDICATOR),
+        ),
+        foundation.wakes.tasks,
+        limits=limits,
+        ended=TaskObserver(foundation.metrics),
+        enrich=inbound.enricher.enrich,
+    )
+    runs = AutopilotObserver(foundation.metrics)
+    dispatcher = AutopilotDispatcher(
+        PostgresDispatchStore(foundation.pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+    )
+    autopilots = AutopilotService(PostgresAutopilotStore(foundation.pool), dispatcher, ended=runs.ended)
+    return Services(inbound, tasks, _attachments(foundation), autopilots, _webhooks(foundation, dispatcher))
+
+
+def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
+    settings = foundation.settings
+    store = PostgresInboundStore(
+        foundation.pool,
+        batch_window_seconds=settings.hub.batch_window_seconds,
+        silent_seconds=settings.limits.runtime_silence_seconds,
+    )
+    commands = CommandDesk(
+        store,
+        issues,
+        public_url=settings.http.public_url,
+        stale_after_seconds=settings.hub.stale_after_seconds,
+    )
+    committer = Committer()
+    enricher = Enricher(foundation.registry.lookups(), observe=LookupObserver(foundation.metrics))
+    pipeline = InboundPipeline(
+        store, committer, commands, observe=InboundObserver(foundation.metrics), ingested=enricher.expect
+    )
+    pushed = None if foundation.ring is None else _pushed_events(foundation, foundation.ring, pipeline)
+    return Inbound(store, committer, enricher, pipeline, pushed)
+
+
+def _pushed_events(foundation: Foundation, ring: Any, pipeline: InboundPipeline) -> PushedEvents:
+    """Events that Lark posts, which go into the same pipeline as those of a long connection."""
+    return PushedEvents(
+        PostgresPushStore(foundation.pool),
+        ring,
+        pipeline.receive,
+        Bots(foundation.lark).learn,
+        on_ack=AckObserver(foundation.metrics, CHANNEL_TYPE),
+        on_fault=foundation.count_fault("frame"),
+    )
+
+
+def _attachments(foundation: Foundation) -> Attachments:
+    limits = foundation.settings.limits
+    cache = FileCache(
+        foundation.settings.state_dir / "attachments",
+        bytes_max=limits.attachment_storage_bytes_max,
+        unused_seconds_max=limits.attachment_storage_days_max * 86_400,
+    )
+    return Attachments(
+        PostgresAttachmentStore(foundation.pool),
+        PlatformFiles(foundation.files),
+        cache,
+        bytes_max=limits.attachment_bytes_max,
+        at_once=limits.attachments_at_once_max,
+        record=FetchObserver(foundation.metrics),
+    )
+
+
+def _webhooks(foundation: Foundation, dispatcher: AutopilotDispatcher) -> Webhooks:
+    settings = foundation.settings.webhooks
+    gates = Gates(per_token_per_minute=settings.per_token_per_minute, per_ip_per_minute=settings.per_ip_per_minute)
+    deliveries = PostgresWebhookStore(foundation.pool)
+    recording = Batcher("deliveries", deliveries.record)
+    beginning = Batcher("runs", dispatcher.dispatch_together)
+    intake = Intake(
+        deliveries,
+        dispatcher,
+        foundation.ring,
+        clock=utc_now,
+        record=recording.submit,
+        begin=beginning.submit,
+        observe=WebhookObserver(foundation.metrics),
+    )
+    return Webhooks(
+        deliveries=deliveries,
+        known_tokens=KnownTokens(deliveries),
+        gates=gates,
+        recording=recording,
+        beginning=beginning,
+        intake=intake,
+        replayer=Replayer(deliveries, intake),
+        turns=Turns(deliveries, intake, gates),
+    )
+
+
+async def start_services(nursery: trio.Nursery, foundation: Foundation, services: Services) -> None:
+    """Start everything in `nursery`, which is cancelled once intake has drained; return when intake may begin."""
+    inbound, webhooks, wakes = services.inbound, services.webhooks, foundation.wakes
+    await nursery.start(partial(run_committer, inbound.committer, inbound.store))
+    heard = {**wakes.callbacks(), "gateway_webhook": webhooks.known_tokens.hear}
+    await nursery.start(partial(run_listener, partial(_connect_listener, foundation.conninfo), heard))
+    await nursery.start(partial(run_prefetch, inbound.enricher, inbound.store.find_installation))
+    await nursery.start(
+        partial(
+            run_attachments,
+            services.attachments,
+            PostgresAttachmentStore(foundation.pool),
+            wakes.attachments,
+            on_fault=foundation.count_fault("attachment"),
+        )
+    )
+    nursery.start_soon(run_chores, foundation, services)
+    await nursery.start(run_batches, webhooks.recording)
+    await nursery.start(run_batches, webhooks.beginning)
+    nursery.start_soon(run_replays, webhooks.deliveries, webhooks.replayer, wakes.replays)
+    if inbound.pushed is not None:
+        await nursery.start(inbound.pushed.run)
+
+
+async def _connect_listener(conninfo: str) -> TrioConnection[Any]:
+    """A connection to listen on, by which `gateway migrate down` knows that a daemon runs."""
+    connection = await TrioConnection.connect(conninfo, autocommit=True)
+    try:
+        await announce_daemon(connection)
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+async def run_backfills(foundation: Foundation) -> None:
+    """Learn once, in the background, what older versions did not store."""
+    override = foundation.settings.lark.open_base_url
+    store = PostgresInstallationStore(foundation.pool)
+    await label_regions(store, override)
+    if foundation.ring is not None:
+        await learn_union_ids(store, foundation.ring, identify_over(foundation.http, override))
