@@ -16,7 +16,7 @@ import trio
 from gateway.core.replies import WORDS, Reply
 from gateway.keyring import KeyRing, generate_key, open_config
 from gateway.postgres.pool import Pool
-from gateway.postgres.secret_store import shelves_of
+from gateway.postgres.secret_store import secret_tables
 from gateway.simulator.server import open_simulator
 from gateway.work.secrets import rotate_secrets
 from support.processes import free_address
@@ -261,7 +261,7 @@ async def test_key_rotation_finds_the_secrets_of_every_platform_and_restarts_not
 ) -> None:
     newest = generate_key()
     ring = KeyRing.parse(f"{newest},{world.key}")
-    rotation = await rotate_secrets(shelves_of(world.pool), ring, lambda *_: None)
+    rotation = await rotate_secrets(secret_tables(world.pool), ring, lambda *_: None)
     assert rotation.troubles == []
     (config,) = (await world.rows("select config from channel_installation"))[0]
     assert open_config(config, KeyRing.parse(newest), bot.id)["door_key"] == "fake"

@@ -14,7 +14,7 @@ import trio
 from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
 from gateway.core.claim import ClaimRow
 from gateway.core.inbound import DropReason, Outcome
-from gateway.inbound.commands import CommandDesk
+from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import InboundStore
@@ -134,7 +134,9 @@ class InboundWorld(Protocol):
 class Desk:
     """A pipeline, the outcomes it observed, and the ids of the messages that it gave to runs."""
 
-    def __init__(self, store: InboundStore, committer: Committer | None, commands: CommandDesk | None = None) -> None:
+    def __init__(
+        self, store: InboundStore, committer: Committer | None, commands: CommandService | None = None
+    ) -> None:
         self.outcomes: list[tuple[Outcome, DropReason | None]] = []
         self.ingested: list[str] = []
         pipeline = InboundPipeline(store, committer, commands, observe=self._observe, ingested=self._ingest)
@@ -159,8 +161,8 @@ async def open_desk(store: InboundStore, *, fused: bool, issues: IssueStore | No
         nursery.cancel_scope.cancel()
 
 
-def _commands(store: InboundStore, issues: IssueStore) -> CommandDesk:
-    return CommandDesk(store, IssueService(issues), public_url="https://gateway.example.test")
+def _commands(store: InboundStore, issues: IssueStore) -> CommandService:
+    return CommandService(store, IssueService(issues), public_url="https://gateway.example.test")
 
 
 def direct(message_id: str = "om_1", text: str = "hello", *, sender: str = "ou_ann", **changes: Any) -> InboundMessage:

@@ -17,7 +17,7 @@ from gateway.concurrency import Signal
 from gateway.errors import StoreUnavailable
 from gateway.outbound.outbox import STORED, run_outbox
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingStore
-from gateway.outbound.typing import Typist
+from gateway.outbound.typing import TypingSender
 
 INSTALLATION = UUID(int=7)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -146,10 +146,10 @@ async def sending(
     composers: Mapping[str, Compose] = STORED,
     typing: TypingStore | None = None,
 ) -> AsyncIterator[Signal]:
-    """An outbox at work, with a typist beside it where there are signs to show; cancelled when the block ends."""
+    """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
     channel = platform.channel()
-    typist = None if typing is None else Typist(Lease(installation_id, epoch), channel, typing, wake=wake)
+    typing_sender = None if typing is None else TypingSender(Lease(installation_id, epoch), channel, typing, wake=wake)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
@@ -160,7 +160,7 @@ async def sending(
             wake=wake,
             concurrency=concurrency,
             composers=composers,
-            typist=typist,
+            typing_sender=typing_sender,
             random_unit=lambda: 0.5,
             task_status=task_status,
         )

@@ -22,7 +22,7 @@ from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
 from gateway.outbound.ports import Lease, OutboxRow, TypingRow
 from gateway.outbound.sending import FAULTS_MAX
-from gateway.outbound.typing import Typist
+from gateway.outbound.typing import TypingSender
 from support.chaotic_platform import ChaoticPlatform, Seen
 from support.outbox_channel import INSTALLATION, MemoryOutboxStore, Stored
 from support.seeded import run_seeded
@@ -125,7 +125,7 @@ class World(Generic[P]):
         _running.set(daemon)
         lease = Lease(INSTALLATION, daemon.epoch)
         channel, governor = self.platform.channel(daemon), Governor()
-        typist = Typist(lease, channel, TypingWire(self, daemon), wake=daemon.wake, governor=governor)
+        typing_sender = TypingSender(lease, channel, TypingWire(self, daemon), wake=daemon.wake, governor=governor)
         with daemon.scope:
             await run_outbox(
                 installation_id=INSTALLATION,
@@ -133,7 +133,7 @@ class World(Generic[P]):
                 channel=channel,
                 store=StoreWire(self, daemon),
                 wake=daemon.wake,
-                typist=typist,
+                typing_sender=typing_sender,
                 governor=governor,
                 random_unit=self.rng.random,
             )

@@ -32,8 +32,8 @@ from gateway.webhooks.delivery import Intake
 from gateway.webhooks.known import KnownTokens
 from gateway.webhooks.limits import Gates
 from gateway.webhooks.log import DeliveryLog
-from gateway.webhooks.replay import BulkDesk, Replayer
-from gateway.webhooks.triggers import TriggerDesk
+from gateway.webhooks.replay import BulkReplays, Replayer
+from gateway.webhooks.triggers import TriggerService
 from gateway.webhooks.turns import Turns
 from gateway.work.autopilots.dispatch import Dispatcher
 from gateway.work.people.directory import Directory
@@ -193,14 +193,14 @@ async def open_hook_office(
         store, autopilots.dispatcher, ring, clock=lambda: datetime.now(UTC), observe=WebhookObserver(office.metrics)
     )
     replayer = Replayer(store, intake)
-    triggers = TriggerDesk(
+    triggers = TriggerService(
         PostgresTriggerStore(pool),
         workplace.autopilots,
         ring,
         clock=lambda: datetime.now(UTC),
         public_url=public_url,
     )
-    hooks = Hooks(triggers, DeliveryLog(store), replayer, BulkDesk(store, wake))
+    hooks = Hooks(triggers, DeliveryLog(store), replayer, BulkReplays(store, wake))
     people = replace(office.people, workplace=replace(workplace, triggers=triggers.views, hooks=hooks))
     gates = Gates(per_token_per_minute=0, per_ip_per_minute=0)
     ingress = Ingress(intake, gates, KnownTokens(store), limited=lambda _: None)

@@ -16,7 +16,7 @@ ALLOWED = {
     "cli/agent_server.py": "a deadline is measured against it when the server sends no Date",
     "cli/doctor.py": "shows how long ago something was",
     "cli/lark_install.py": "shows until when a code can be scanned",
-    "daemon/foundation.py": "judges the timestamps that senders of webhooks sign, and the ends that people give to secrets",
+    "daemon/foundation.py": "judges timestamps that senders sign, and the ends that people give to secrets",
     "lark/chat/connection.py": "shows when a bot last heard something",
     "observe/events.py": "a gauge that Prometheus compares with its own wall clock",
     "postgres/migrate.py": "notes beside a migration when it was applied",

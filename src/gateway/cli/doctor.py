@@ -140,7 +140,7 @@ class _Doctor:
     async def _look_at_contents(self, pool: Pool) -> None:
         from gateway.postgres.doctor_store import PostgresCheckup
         from gateway.postgres.installation_store import PostgresInstallationStore
-        from gateway.postgres.secret_store import shelves_of
+        from gateway.postgres.secret_store import secret_tables
         from gateway.work.secrets import open_secrets
 
         found, silent = self.found, self.settings.limits.runtime_silence_seconds
@@ -152,7 +152,7 @@ class _Doctor:
         await self._look_at_daemon(needed=is_daemon_needed(views, links, found.runtimes, troubles))
         found.looking_at = "the stored secrets"
         ring = existing_ring(self.settings)
-        found.note("secrets", *judge_secrets(await open_secrets(shelves_of(pool), ring)))
+        found.note("secrets", *judge_secrets(await open_secrets(secret_tables(pool), ring)))
         answers = await self._ask_platform(pool, ring, views)
         self._judge_bots(views, links, answers)
         for runtime in found.runtimes:

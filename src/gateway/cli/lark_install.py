@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.channel.installs import BegunScan, ScanStatus
-    from gateway.lark.install.scan import ScanDesk
+    from gateway.lark.install.scan import ScanService
 
 LOOK_SECONDS = 0.5
 QUIET_ZONE = 2
@@ -84,7 +84,7 @@ def install(
 
 async def _install(settings: Settings, wanted: Wanted) -> int:
     from gateway.daemon.database import open_database, open_keyring
-    from gateway.daemon.platforms import scan_desk
+    from gateway.daemon.platforms import scan_service
     from gateway.lark.api.client import open_http_client
 
     proxy = settings.lark.proxy_url
@@ -95,24 +95,24 @@ async def _install(settings: Settings, wanted: Wanted) -> int:
         ring = open_keyring(settings)
         if ring is None:
             raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
-        desk = scan_desk(settings, pool, http, ring)
-        request = await desk.request_for(
+        service = scan_service(settings, pool, http, ring)
+        request = await service.request_for(
             wanted.agent_id, wanted.region, wanted.installer_email, replaces=wanted.replaces
         )
-        begun = await desk.begin(request)
+        begun = await service.begin(request)
         # Before anybody sees the code: from then on a signal stops the waiting, and a server that this command started.
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             _show_code(begun, wanted.as_json)
             with _countdown(begun, shown=not wanted.as_json) as tell:
-                status = await _until_signal(desk, begun, request.workspace_id, tell, signals)
+                status = await _until_signal(service, begun, request.workspace_id, tell, signals)
         if status is None or status.installation_id is None:
             return _show_end(begun, status, wanted.as_json)
-        _show_bot(shown(await desk.find(request.workspace_id, status.installation_id), settings), wanted.as_json)
+        _show_bot(shown(await service.find(request.workspace_id, status.installation_id), settings), wanted.as_json)
         return 0
 
 
 async def _until_signal(
-    desk: ScanDesk,
+    service: ScanService,
     begun: BegunScan,
     workspace_id: UUID,
     tell: Callable[[ScanStatus], None],
@@ -122,9 +122,9 @@ async def _until_signal(
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, signals, stop, nursery.cancel_scope)
-        await _follow_until(desk, begun, workspace_id, tell, stop)
+        await _follow_until(service, begun, workspace_id, tell, stop)
         nursery.cancel_scope.cancel()
-    return await desk.status(begun.session_id, workspace_id)
+    return await service.status(begun.session_id, workspace_id)
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -139,13 +139,13 @@ async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: 
 
 
 async def _follow_until(
-    desk: ScanDesk, begun: BegunScan, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
+    service: ScanService, begun: BegunScan, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
 ) -> None:
     """As `_follow`. A database that is away is waited for, as long as the code is good for something."""
     until = trio.current_time() + begun.expires_in_seconds
     while True:
         try:
-            return await _follow(desk, begun.session_id, workspace_id, tell, stop)
+            return await _follow(service, begun.session_id, workspace_id, tell, stop)
         except StoreUnavailable:
             if stop.is_set() or trio.current_time() >= until:
                 raise
@@ -154,17 +154,17 @@ async def _follow_until(
 
 
 async def _follow(
-    desk: ScanDesk, session_id: UUID, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
+    service: ScanService, session_id: UUID, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
 ) -> None:
     """Take the steps that are due, until the session ends. A daemon may take some of them: the row lease decides."""
     while not stop.is_set():
-        status = await desk.status(session_id, workspace_id)
+        status = await service.status(session_id, workspace_id)
         if status is None or status.status != "pending":
             return
         tell(status)
-        scan = await desk.take(session_id)
+        scan = await service.take(session_id)
         if scan is not None:
-            await desk.advance(scan)
+            await service.advance(scan)
         else:
             with trio.move_on_after(LOOK_SECONDS):
                 await stop.wait()

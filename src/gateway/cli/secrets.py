@@ -40,11 +40,11 @@ def rotate(context: click.Context, config: Path | None, as_json: bool) -> None:
 
 async def _rotate(settings: Settings, progress: Progress) -> Rotation:
     from gateway.daemon.database import open_database
-    from gateway.postgres.secret_store import shelves_of
+    from gateway.postgres.secret_store import secret_tables
 
     ring = required_keyring(settings)
     async with open_database(settings, attach=True) as pool:
-        return await rotate_secrets(shelves_of(pool), ring, progress)
+        return await rotate_secrets(secret_tables(pool), ring, progress)
 
 
 def required_keyring(settings: Settings) -> KeyRing:

@@ -15,7 +15,7 @@ from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
 from gateway.daemon.database import open_secrets
 from gateway.daemon.foundation import Foundation, utc_now
-from gateway.daemon.platforms import scan_desk
+from gateway.daemon.platforms import scan_service
 from gateway.daemon.services import Services
 from gateway.http import app as http
 from gateway.http.api.deliveries import Hooks
@@ -24,13 +24,13 @@ from gateway.http.metrics import KEEP_ALIVE_SECONDS, create_metrics_app
 from gateway.http.places import PlaceLimits
 from gateway.http.server import serve_http
 from gateway.keyring import KeyRing
-from gateway.lark.install.scan import ScanDesk, run_installs
+from gateway.lark.install.scan import ScanService, run_installs
 from gateway.observe.events import GovernorObserver, OutboxObserver, SupervisorObserver, TaskObserver, TypingObserver
 from gateway.observe.health import Readiness
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
 from gateway.outbound.ports import Lease
-from gateway.outbound.typing import Typist
+from gateway.outbound.typing import TypingSender
 from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.chat_store import PostgresChatStore
@@ -47,8 +47,8 @@ from gateway.postgres.typing_store import PostgresTypingStore
 from gateway.supervisor.ports import Installation
 from gateway.supervisor.sweep import Fleet, run_supervisor
 from gateway.webhooks.log import DeliveryLog
-from gateway.webhooks.replay import BulkDesk
-from gateway.webhooks.triggers import TriggerDesk
+from gateway.webhooks.replay import BulkReplays
+from gateway.webhooks.triggers import TriggerService
 from gateway.work.people.accounts import Accounts
 from gateway.work.people.binding_prompts import BindingPrompts
 from gateway.work.people.bindings import BindingService
@@ -125,7 +125,7 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
     attempt_seconds = settings.hub.reply_timeout_seconds
     governor = Governor(GovernorObserver(metrics))
     with foundation.wakes.outbox.hear(str(installation.id)) as wake:
-        typist = Typist(
+        typing_sender = TypingSender(
             Lease(installation.id, epoch),
             channel,
             PostgresTypingStore(foundation.pool),
@@ -142,18 +142,20 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
             wake=wake,
             attempt_seconds=attempt_seconds,
             record=OutboxObserver(metrics),
-            typist=typist,
+            typing_sender=typing_sender,
             governor=governor,
             composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
         )
 
 
-async def _start_installs(nursery: trio.Nursery, foundation: Foundation, ring: KeyRing, stop: trio.Event) -> ScanDesk:
-    desk = scan_desk(
+async def _start_installs(
+    nursery: trio.Nursery, foundation: Foundation, ring: KeyRing, stop: trio.Event
+) -> ScanService:
+    service = scan_service(
         foundation.settings, foundation.pool, foundation.http, ring, on_fault=foundation.count_fault("install")
     )
-    await nursery.start(partial(run_installs, desk, stop=stop))
-    return desk
+    await nursery.start(partial(run_installs, service, stop=stop))
+    return service
 
 
 def _lease_settings(settings: Settings) -> LeaseSettings:
@@ -164,7 +166,7 @@ def _lease_settings(settings: Settings) -> LeaseSettings:
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
-def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: ScanDesk | None) -> http.Services:
+def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: ScanService | None) -> http.Services:
     directory = Directory(PostgresDirectoryStore(foundation.pool))
     pushed, limits = services.inbound.pushed, foundation.settings.limits
     return http.Services(
@@ -200,7 +202,9 @@ def _ingress(foundation: Foundation, services: Services) -> Ingress:
     )
 
 
-def _people(foundation: Foundation, services: Services, directory: Directory, installs: ScanDesk | None) -> http.People:
+def _people(
+    foundation: Foundation, services: Services, directory: Directory, installs: ScanService | None
+) -> http.People:
     pool, settings = foundation.pool, foundation.settings
     return http.People(
         accounts=Accounts(PostgresAccountStore(pool)),
@@ -221,14 +225,14 @@ def _people(foundation: Foundation, services: Services, directory: Directory, in
 
 def _workplace(foundation: Foundation, services: Services) -> http.Workplace:
     pool, deliveries = foundation.pool, services.webhooks.deliveries
-    triggers = TriggerDesk(
+    triggers = TriggerService(
         PostgresTriggerStore(pool),
         services.autopilots,
         foundation.ring,
         clock=utc_now,
         public_url=foundation.settings.http.public_url,
     )
-    bulk = BulkDesk(deliveries, foundation.wakes.replays)
+    bulk = BulkReplays(deliveries, foundation.wakes.replays)
     hooks = Hooks(triggers, DeliveryLog(deliveries), services.webhooks.replayer, bulk)
     team = TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool))
     return http.Workplace(team, services.autopilots, triggers.views, hooks)

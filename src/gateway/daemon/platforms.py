@@ -24,7 +24,7 @@ from gateway.lark.chat.connection import ConnectionSettings, open_tcp_link
 from gateway.lark.chat.content import CHANNEL_TYPE
 from gateway.lark.chat.lookup import LarkLookup
 from gateway.lark.chat.resources import LarkFiles
-from gateway.lark.install.scan import ScanDesk, ask_over
+from gateway.lark.install.scan import ScanService, ask_over
 from gateway.lark.install.service import InstallationService, identify_over
 from gateway.observe.events import AckObserver
 from gateway.postgres.install_store import PostgresInstallStore
@@ -80,12 +80,12 @@ def _lark_factory(foundation: Foundation) -> ChannelFactory:
 PLATFORMS: tuple[Register, ...] = (register_lark,)
 
 
-def scan_desk(
+def scan_service(
     settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing, *, on_fault: Callable[[], None] = lambda: None
-) -> ScanDesk:
+) -> ScanService:
     """The service that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
     identify = identify_over(http, settings.lark.open_base_url)
-    return ScanDesk(
+    return ScanService(
         PostgresInstallStore(pool),
         InstallationService(PostgresInstallationStore(pool), ring, identify),
         ring,

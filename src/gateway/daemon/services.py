@@ -12,7 +12,7 @@ from gateway.batching import Batcher, run_batches
 from gateway.channel.capability import Capability
 from gateway.daemon.foundation import Foundation, utc_now
 from gateway.daemon.janitor import run_chores
-from gateway.inbound.commands import CommandDesk
+from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.effects import run_attachments
 from gateway.inbound.enrichment import Enricher, run_prefetch
@@ -123,7 +123,7 @@ def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
         batch_window_seconds=settings.hub.batch_window_seconds,
         silent_seconds=settings.limits.runtime_silence_seconds,
     )
-    commands = CommandDesk(
+    commands = CommandService(
         store,
         issues,
         public_url=settings.http.public_url,

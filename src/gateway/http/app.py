@@ -32,7 +32,7 @@ from gateway.http.api import (
     triggers,
 )
 from gateway.http.api import teams as team
-from gateway.http.api.bindings import LinkDesk
+from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
 from gateway.http.auth import Authenticate, authenticate_with
 from gateway.http.body import error_response
@@ -149,7 +149,7 @@ def create_app(services: Services) -> JsonApp:
     if services.webhooks is not None:
         webhooks.add_routes(app, services.webhooks)
     if people is not None and sessions is not None:
-        sign_in, links = SignIn(people, LoginThrottle()), LinkDesk(people)
+        sign_in, links = SignIn(people, LoginThrottle()), BindingLinks(people)
         identity.add_routes(app, people, sessions, sign_in)
         pages.add_routes(app, people, sessions, sign_in, links)
         issue_pages.add_routes(app, people.issues, sessions)

@@ -55,7 +55,7 @@ _RUN_OBSTACLES = {
 }
 
 
-class CommandDesk:
+class CommandService:
     """Takes commands. Stateless: any number may be taken at a time.
 
     Every method that returns a settlement returns None when the claim was lost: then nothing was written.

@@ -53,16 +53,16 @@ async def run_attachments(
 
     Resource handling: cancelled, it lets fetches go on for `drain_seconds`, and gives back those that are not done.
     """
-    courier = _Courier(attachments, store, wake, on_fault)
+    fetcher = _Fetcher(attachments, store, wake, on_fault)
     async with open_finishing_nursery(drain_seconds) as nursery:
         task_status.started()
         while True:
-            for row in await courier.take():
-                nursery.start_soon(courier.bring, row)
+            for row in await fetcher.take():
+                nursery.start_soon(fetcher.bring, row)
             await wake.wait(poll_seconds)
 
 
-class _Courier:
+class _Fetcher:
     def __init__(
         self, attachments: Attachments, store: AttachmentStore, wake: Signal, on_fault: Callable[[], None]
     ) -> None:

@@ -2,7 +2,7 @@
 
     installation → claim → sender and group filter → identity and membership → session → append, mark, enqueue
 
-A command of the sender's goes the same way, and what it asks for is done in place of the enqueuing (`CommandDesk`).
+A command of the sender's goes the same way, and what it asks for is done in place of the enqueuing (`CommandService`).
 
 A message that needs no outside call and whose session exists goes through all of it in one statement (`TextCommitter`);
 whatever that statement does not take falls to the steps here, which alone decide what is dropped and why.
@@ -36,7 +36,7 @@ from gateway.core.commands import parse_command
 from gateway.core.inbound import DropReason, Outcome, Settlement
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.ids import new_id
-from gateway.inbound.commands import OUTCOMES, CommandDesk
+from gateway.inbound.commands import OUTCOMES, CommandService
 from gateway.inbound.ports import (
     Claim,
     Conversation,
@@ -69,7 +69,7 @@ class InboundPipeline:
         self,
         store: InboundStore,
         committer: TextCommitter | None,
-        commands: CommandDesk | None = None,
+        commands: CommandService | None = None,
         *,
         observe: OutcomeObserver = _observe_nothing,
         ingested: Callable[[InboundMessage], None] | None = None,

@@ -30,7 +30,7 @@ from gateway.outbound.sending import (
     is_outlived,
     judge_attempt,
 )
-from gateway.outbound.typing import Typist
+from gateway.outbound.typing import TypingSender
 
 logger = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ async def run_outbox(
     concurrency: int = CONCURRENCY_MAX,
     record: Record = _unrecorded,
     composers: Mapping[str, Compose] = STORED,
-    typist: Typist | None = None,
+    typing_sender: TypingSender | None = None,
     governor: Governor | None = None,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -77,8 +77,8 @@ async def run_outbox(
     """Send one installation's rows until cancelled. Run it inside the lease's scope, and set `wake` for new rows.
 
     Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
-    A row whose kind is one of `composers` gets its text there, anew for each attempt. A `typist` of the same bot and
-    with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots. The
+    A row whose kind is one of `composers` gets its text there, anew for each attempt. A `typing_sender` of the same bot
+    and with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots. The
     `governor` is shared with whatever else calls in the bot's name.
 
     Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
@@ -95,7 +95,7 @@ async def run_outbox(
         rung = True
         while True:
             # First, because an answer waits for the sign of its run to go.
-            typing_pause = IDLE_SECONDS if typist is None else await typist.serve_due(nursery, rung=rung)
+            typing_pause = IDLE_SECONDS if typing_sender is None else await typing_sender.serve_due(nursery, rung=rung)
             pause = await sender.send_due(nursery, concurrency)
             rung = await wake.wait(min(pause, typing_pause))
 

@@ -50,7 +50,7 @@ def unrecorded(_action: str, _outcome: str) -> None:
     """Nobody counts."""
 
 
-class Typist:
+class TypingSender:
     """Shows and takes away the signs of one bot, within the loop and the nursery of its outbox.
 
     `wake` is the outbox's: it is set by whoever wants a sign or wants one gone, and here when one was dealt with, for

@@ -11,9 +11,9 @@ from uuid import UUID
 import trio
 
 from gateway.channel.channel import ConnectionState, LinkHealth
-from gateway.postgres.convoy import Convoy
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
+from gateway.postgres.shared_calls import SharedCalls
 from gateway.postgres.statements import load
 from gateway.postgres.storable import shown_code, shown_text
 from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
@@ -51,8 +51,8 @@ class PostgresLeaseStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._others = trio.CapacityLimiter(max(1, pool.size_max - 1))
-        self._acquires = Convoy(self._acquire_together)
-        self._releases = Convoy(self._release_together)
+        self._acquires = SharedCalls(self._acquire_together)
+        self._releases = SharedCalls(self._release_together)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[TrioConnection[Any]]:

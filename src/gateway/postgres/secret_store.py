@@ -1,4 +1,4 @@
-"""Stored secrets in Postgres, one shelf for each kind of row that keeps them."""
+"""Stored secrets in Postgres, one table for each kind of row that keeps them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ KINDS = (
 """Everything that is sealed. What is not here loses its secrets when an old key is taken off the ring."""
 
 
-class PostgresSecretShelf:
-    """Implements `work.secrets.SecretShelf` for one kind, on a pool that the caller owns."""
+class PostgresSecretTable:
+    """Implements `work.secrets.SecretTable` for one kind, on a pool that the caller owns."""
 
     def __init__(self, pool: Pool, kind: SecretKind) -> None:
         self._pool = pool
@@ -71,6 +71,6 @@ class PostgresSecretShelf:
             return replaced > 0
 
 
-def shelves_of(pool: Pool) -> list[PostgresSecretShelf]:
-    """A shelf for each kind there is."""
-    return [PostgresSecretShelf(pool, kind) for kind in KINDS]
+def secret_tables(pool: Pool) -> list[PostgresSecretTable]:
+    """A table for each kind there is."""
+    return [PostgresSecretTable(pool, kind) for kind in KINDS]

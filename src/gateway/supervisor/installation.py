@@ -32,7 +32,7 @@ _RACE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
+class InstallationContext:
     """What every installation of this process works with. `jitter` gives numbers in [0, 1)."""
 
     leases: Leases
@@ -91,7 +91,7 @@ class Assignment:
             self.free_at = max(self.free_at, trio.current_time() + seconds)
 
 
-async def run_installation(assignment: Assignment, equipment: Equipment) -> None:
+async def run_installation(assignment: Assignment, context: InstallationContext) -> None:
     """Serve one installation until its assignment is drained.
 
     A predecessor, the same installation under older credentials, has ended before this one asks for the lease. One that
@@ -99,40 +99,40 @@ async def run_installation(assignment: Assignment, equipment: Equipment) -> None
     as long as it is owed.
     Cancellation drains nothing: the link is cut, and the lease released if that takes no time.
     """
-    leases = equipment.leases
+    leases = context.leases
     try:
         if assignment.predecessor is not None:
             with trio.move_on_after(DRAIN_SECONDS + RELEASE_SECONDS + leases.settings.ttl_seconds):
                 await assignment.predecessor.ended.wait()
             assignment.predecessor = None
-        with equipment.releases.hear(str(assignment.id)) as wake:
+        with context.releases.hear(str(assignment.id)) as wake:
             assignment.wake = wake
             while not assignment.draining.is_set():
-                await _one_round(assignment, equipment)
+                await _one_round(assignment, context)
     finally:
         if assignment.maybe_held:
             await leases.release(assignment.id, assignment.token, None, LinkHealth(ConnectionState.STANDBY))
         assignment.ended.set()
 
 
-async def _one_round(assignment: Assignment, equipment: Equipment) -> None:
+async def _one_round(assignment: Assignment, context: InstallationContext) -> None:
     """Ask for the lease once, and do what the answer calls for."""
     assignment.maybe_held, unsure_before = True, assignment.maybe_held
     try:
-        answer = await equipment.leases.acquire(assignment.id, assignment.token)
+        answer = await context.leases.acquire(assignment.id, assignment.token)
     except StoreError as error:
         if not unsure_before:
             logger.warning("lease_request_failed", installation_id=str(assignment.id), error=type(error).__name__)
-        await _rest(assignment, equipment.retry_pause())
+        await _rest(assignment, context.retry_pause())
         return
     assignment.maybe_held = False
     if isinstance(answer, Lease):
-        await _rest(assignment, await _serve(assignment, equipment, answer))
+        await _rest(assignment, await _serve(assignment, context, answer))
     elif isinstance(answer, HeldElsewhere):
         await _stand_by(assignment, answer.seconds)
     else:
         # Revoked since the last sweep. The next one ends this assignment.
-        await _rest(assignment, equipment.leases.settings.poll_seconds)
+        await _rest(assignment, context.leases.settings.poll_seconds)
 
 
 async def _rest(assignment: Assignment, seconds: float) -> None:
@@ -150,7 +150,7 @@ async def _stand_by(assignment: Assignment, seconds: float) -> None:
             assignment.free_at = trio.current_time()
 
 
-async def _serve(assignment: Assignment, equipment: Equipment, lease: Lease) -> float:
+async def _serve(assignment: Assignment, context: InstallationContext, lease: Lease) -> float:
     """Hold the lease and, under it, the link. Returns how long to wait before asking for the lease again.
 
     The lease is released whenever the link is down, also while a refusal is waited out: another process may have a way
@@ -158,21 +158,21 @@ async def _serve(assignment: Assignment, equipment: Equipment, lease: Lease) -> 
     its own back-off the platform sees at most one attempt per process and pause.
     """
     if assignment.free_at is not None:
-        equipment.leases.observer.took_over(max(trio.current_time() - assignment.free_at, 0.0))
+        context.leases.observer.took_over(max(trio.current_time() - assignment.free_at, 0.0))
         assignment.free_at = None
     assignment.health = lease.health
     try:
-        async with hold_lease(equipment.leases, lease):
-            pause = await _try_link(assignment, equipment, lease)
+        async with hold_lease(context.leases, lease):
+            pause = await _try_link(assignment, context, lease)
     except LeaseLost as error:
         logger.warning("lease_lost", installation_id=str(assignment.id), epoch=lease.epoch, because=str(error))
-        return equipment.retry_pause()
+        return context.retry_pause()
     return pause
 
 
-async def _try_link(assignment: Assignment, equipment: Equipment, lease: Lease) -> float:
+async def _try_link(assignment: Assignment, context: InstallationContext, lease: Lease) -> float:
     """Hold the link until it ends, for whatever reason; `lease.health` says what that was. Returns the pause."""
-    link = assignment.link = _Link(assignment, equipment, lease)
+    link = assignment.link = _Link(assignment, context, lease)
     pause = 0.0
     try:
         await link.hold()
@@ -185,7 +185,7 @@ async def _try_link(assignment: Assignment, equipment: Equipment, lease: Lease) 
     except* StoreError as group:
         pause = max(pause, link.lost(LinkLost(f"the database failed: {_first(group)}")))
     except* Exception as group:
-        equipment.leases.observer.unexpected_error("installation")
+        context.leases.observer.unexpected_error("installation")
         logger.exception("installation_failed", installation_id=str(assignment.id), exc_info=group)
         pause = max(pause, link.lost(LinkLost(f"internal error: {type(_first(group)).__name__}")))
     finally:
@@ -196,9 +196,9 @@ async def _try_link(assignment: Assignment, equipment: Equipment, lease: Lease) 
 class _Link:
     """One attempt to hold one link, and the judgement of its end."""
 
-    def __init__(self, assignment: Assignment, equipment: Equipment, lease: Lease) -> None:
+    def __init__(self, assignment: Assignment, context: InstallationContext, lease: Lease) -> None:
         self._assignment = assignment
-        self._equipment = equipment
+        self._context = context
         self._lease = lease
         self._established_at = math.inf
         self._intake = trio.CancelScope()
@@ -214,7 +214,7 @@ class _Link:
 
             def established() -> None:
                 self._established()
-                sending.start_soon(self._equipment.run_outbox, installation, self._lease.epoch, channel)
+                sending.start_soon(self._context.run_outbox, installation, self._lease.epoch, channel)
 
             with self._intake:
                 if self._assignment.draining.is_set():
@@ -230,13 +230,13 @@ class _Link:
         self._intake.cancel()
 
     def _build(self) -> Channel:
-        self._equipment.leases.changed.set()
-        return self._equipment.registry.build(
+        self._context.leases.changed.set()
+        return self._context.registry.build(
             ChannelConfig(
                 type=self._assignment.installation.channel_type,
                 installation_id=self._assignment.id,
                 raw=self._assignment.opened,
-                handler=self._equipment.handler_for(self._assignment.installation),
+                handler=self._context.handler_for(self._assignment.installation),
                 fence=self._lease.fence,
                 health=self._lease.health,
             )
@@ -246,7 +246,7 @@ class _Link:
         self._established_at = trio.current_time()
         if self._lease.health.state is ConnectionState.CONNECTING:
             self._lease.health.state = ConnectionState.LIVE
-        self._equipment.leases.changed.set()
+        self._context.leases.changed.set()
         logger.info("link_established", installation_id=str(self._assignment.id), epoch=self._lease.epoch)
 
     @property
@@ -261,7 +261,7 @@ class _Link:
 
     def lost(self, error: LinkLost) -> float:
         self.ended_as(ConnectionState.DEAF if error.deaf else ConnectionState.CONNECTING, detail=str(error))
-        pause, self._assignment.backoff = self._assignment.backoff.lost(self._healthy_seconds, self._equipment.jitter())
+        pause, self._assignment.backoff = self._assignment.backoff.lost(self._healthy_seconds, self._context.jitter())
         self._log_end("link_lost", pause, deaf=error.deaf, reason=str(error))
         return pause
 

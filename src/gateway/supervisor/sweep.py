@@ -26,7 +26,7 @@ from gateway.core.lease import SHIELDS_UNDER_LEASE_SECONDS, LeaseSettings, lease
 from gateway.core.reconcile import Roster, Start, fingerprint
 from gateway.errors import StoreError
 from gateway.keyring import UnreadableSecret
-from gateway.supervisor.installation import Assignment, Equipment, run_installation
+from gateway.supervisor.installation import Assignment, InstallationContext, run_installation
 from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_recorder, run_lease_keeper
 from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, Observer, OpenSecrets, RunOutbox, Unobserved
 
@@ -207,7 +207,7 @@ async def run_supervisor(
     """
     leases = Leases(store, settings, observer or Unobserved())
     fleet = Fleet(leases, registry, open_secrets, node_id)
-    equipment = Equipment(leases, registry, handler_for, run_outbox, releases, jitter)
+    context = InstallationContext(leases, registry, handler_for, run_outbox, releases, jitter)
     if not settings.shields_fit:
         logger.warning("lease_margin_short", margin_seconds=settings.margin_seconds, needed=SHIELDS_UNDER_LEASE_SECONDS)
     task_status.started(fleet)
@@ -217,15 +217,15 @@ async def run_supervisor(
         async with trio.open_nursery() as installations:
             async with trio.open_nursery() as sweeping:
                 sweeping.start_soon(_cancel_when, stop, sweeping.cancel_scope)
-                await _keep_sweeping(fleet, equipment, wake, installations)
+                await _keep_sweeping(fleet, context, wake, installations)
             fleet.drain()
             installations.cancel_scope.deadline = trio.current_time() + shutdown_seconds
         services.cancel_scope.cancel()
 
 
-async def _keep_sweeping(fleet: Fleet, equipment: Equipment, wake: Signal, installations: trio.Nursery) -> None:
+async def _keep_sweeping(fleet: Fleet, context: InstallationContext, wake: Signal, installations: trio.Nursery) -> None:
     while True:
-        await _sweep(fleet, equipment, installations)
+        await _sweep(fleet, context, installations)
         await trio.sleep(_SWEEP_GAP_SECONDS)
         await wake.wait(fleet.leases.settings.poll_seconds)
 
@@ -235,12 +235,12 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _sweep(fleet: Fleet, equipment: Equipment, installations: trio.Nursery) -> None:
+async def _sweep(fleet: Fleet, context: InstallationContext, installations: trio.Nursery) -> None:
     store = fleet.leases.store
     try:
         with trio.fail_after(SWEEP_SECONDS):
-            for assignment in fleet.adopt(await _list(fleet, equipment)):
-                installations.start_soon(_run_assignment, assignment, equipment, fleet)
+            for assignment in fleet.adopt(await _list(fleet, context)):
+                installations.start_soon(_run_assignment, assignment, context, fleet)
             fleet.swept_at = trio.current_time()
             for installation_id, problem in fleet.unreadable():
                 if await store.mark(installation_id, ConnectionState.UNREADABLE_SECRET, problem):
@@ -249,10 +249,10 @@ async def _sweep(fleet: Fleet, equipment: Equipment, installations: trio.Nursery
         logger.warning("sweep_failed", error=type(error).__name__)
 
 
-async def _list(fleet: Fleet, equipment: Equipment) -> Sequence[Installation]:
+async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installation]:
     """What should be served. A row that cannot even be read (a config nested too deep, say) must not end what runs."""
     try:
-        return await fleet.leases.store.list_active(equipment.registry.types())
+        return await fleet.leases.store.list_active(context.registry.types())
     except StoreError:
         raise
     except Exception as error:
@@ -261,11 +261,11 @@ async def _list(fleet: Fleet, equipment: Equipment) -> Sequence[Installation]:
         raise StoreError("the installations cannot be read") from error
 
 
-async def _run_assignment(assignment: Assignment, equipment: Equipment, fleet: Fleet) -> None:
+async def _run_assignment(assignment: Assignment, context: InstallationContext, fleet: Fleet) -> None:
     try:
         # Whatever is logged under this task, by the link too, says whose it is.
         structlog.contextvars.bind_contextvars(installation_id=str(assignment.id))
-        await run_installation(assignment, equipment)
+        await run_installation(assignment, context)
         if assignment.gone:
             await _mark_revoked(assignment.id, fleet.leases.store)
     finally:

@@ -105,7 +105,7 @@ class Plan:
         return min(self.matched, self.budget)
 
 
-class BulkDesk:
+class BulkReplays:
     """Plans bulk replays, starts and ends them. `wake` rings whoever carries them out in this process."""
 
     def __init__(self, store: BulkStore, wake: Signal, *, mint: Callable[[], UUID] = new_id) -> None:

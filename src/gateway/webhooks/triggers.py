@@ -113,7 +113,7 @@ class TriggerStore(Protocol):
     async def delete_secret(self, workspace_id: UUID, trigger_id: UUID, secret_id: UUID) -> bool: ...
 
 
-class TriggerDesk:
+class TriggerService:
     """What people may do with the webhook triggers of an autopilot; who may is the autopilot's own rule.
 
     Raises RejectedRequest: 400 for a bad value with its field, 403, 404, 409, and 503 without a key to seal with.

@@ -27,7 +27,7 @@ class StoredSecret:
     sealed: str = field(repr=False)
 
 
-class SecretShelf(Protocol):
+class SecretTable(Protocol):
     """One kind of row that keeps secrets. Every method raises StoreUnavailable."""
 
     @property
@@ -97,7 +97,7 @@ class Rotation:
         ]
 
 
-async def rotate_secrets(shelves: Sequence[SecretShelf], ring: KeyRing, progress: Progress) -> Rotation:
+async def rotate_secrets(tables: Sequence[SecretTable], ring: KeyRing, progress: Progress) -> Rotation:
     """Seal every stored secret anew that is not under the ring's newest key.
 
     May run beside daemons and changes of credentials: a value is replaced only where it still is the one that was read,
@@ -105,29 +105,29 @@ async def rotate_secrets(shelves: Sequence[SecretShelf], ring: KeyRing, progress
     not open is noted and left as it is. Ended early, by whatever, it has moved some and can simply be run again.
     """
     rotation = Rotation()
-    total = sum([await shelf.count() for shelf in shelves])
+    total = sum([await table.count() for table in tables])
     for _ in range(PASSES_MAX):
         rotation.begin_pass()
-        moved = [await _pass(shelf, ring, rotation, total, progress) for shelf in shelves]
+        moved = [await _pass(table, ring, rotation, total, progress) for table in tables]
         if not any(moved):
             break
     return rotation
 
 
-async def _pass(shelf: SecretShelf, ring: KeyRing, rotation: Rotation, total: int, progress: Progress) -> bool:
+async def _pass(table: SecretTable, ring: KeyRing, rotation: Rotation, total: int, progress: Progress) -> bool:
     """Whether there was anything to move."""
     moved, last = False, None
-    while page := await shelf.page(last, PAGE_ROWS):
+    while page := await table.page(last, PAGE_ROWS):
         for secret in page:
-            moved |= await _reseal(shelf, secret, ring, rotation)
+            moved |= await _reseal(table, secret, ring, rotation)
             done = len(rotation.outcomes)
             progress("secrets", done, max(done, total))
         last = page[-1]
     return moved
 
 
-async def _reseal(shelf: SecretShelf, secret: StoredSecret, ring: KeyRing, rotation: Rotation) -> bool:
-    key = (shelf.kind, secret.owner_id, secret.name)
+async def _reseal(table: SecretTable, secret: StoredSecret, ring: KeyRing, rotation: Rotation) -> bool:
+    key = (table.kind, secret.owner_id, secret.name)
     try:
         sealed = ring.reseal_text(secret.sealed, owner=secret.owner_id)
     except UnreadableSecret as error:
@@ -136,7 +136,7 @@ async def _reseal(shelf: SecretShelf, secret: StoredSecret, ring: KeyRing, rotat
     if sealed is None:
         rotation.note(key, Outcome.CURRENT)
         return False
-    if await shelf.replace(secret, sealed):
+    if await table.replace(secret, sealed):
         rotation.note(key, Outcome.RESEALED)
     else:
         rotation.note(key, Outcome.CHANGING, "it changed while it was being sealed")
@@ -151,16 +151,16 @@ class Opened:
     troubles: list[Trouble]
 
 
-async def open_secrets(shelves: Sequence[SecretShelf], ring: KeyRing | None) -> Opened:
+async def open_secrets(tables: Sequence[SecretTable], ring: KeyRing | None) -> Opened:
     """Open every stored secret and keep none. Without a ring none opens. Raises StoreUnavailable."""
     total, troubles = 0, []
-    for shelf in shelves:
+    for table in tables:
         last: StoredSecret | None = None
-        while page := await shelf.page(last, PAGE_ROWS):
+        while page := await table.page(last, PAGE_ROWS):
             total += len(page)
             for secret in page:
                 if reason := _why_shut(secret, ring):
-                    troubles.append(Trouble(shelf.kind, secret.owner_id, secret.name, reason))
+                    troubles.append(Trouble(table.kind, secret.owner_id, secret.name, reason))
             last = page[-1]
     return Opened(total, troubles)
 

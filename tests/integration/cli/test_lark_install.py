@@ -17,7 +17,7 @@ import trio
 
 from gateway.keyring import KeyRing, generate_key
 from gateway.lark.api.client import open_http_client
-from gateway.lark.install.scan import ScanDesk, ask_over, run_installs
+from gateway.lark.install.scan import ScanService, ask_over, run_installs
 from gateway.lark.install.service import InstallationService, identify_over
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
@@ -237,7 +237,7 @@ async def finish_by_daemon(terminal: Terminal) -> None:
     ring, base, stop = KeyRing.parse(terminal.key), terminal.platform.base_url, trio.Event()
     async with open_http_client() as http, trio.open_nursery() as nursery:
         bots = InstallationService(PostgresInstallationStore(terminal.pool), ring, identify_over(http, base))
-        desk = ScanDesk(PostgresInstallStore(terminal.pool), bots, ring, ask_over(http), accounts_base_override=base)
+        desk = ScanService(PostgresInstallStore(terminal.pool), bots, ring, ask_over(http), accounts_base_override=base)
         await nursery.start(partial(run_installs, desk, stop=stop))
         with trio.fail_after(SECONDS):
             while await terminal.sql("select count(*), bool_or(status = 'pending') from lark_install_session") != [

@@ -11,7 +11,7 @@ from gateway.config import load_settings
 from gateway.daemon.database import open_keyring
 from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.pool import Pool
-from gateway.postgres.secret_store import shelves_of
+from gateway.postgres.secret_store import secret_tables
 from gateway.work.secrets import rotate_secrets
 from support.lark_directory import Place, add_agent, add_installation, add_place
 from support.terminal import Terminal, open_terminal
@@ -134,11 +134,11 @@ async def test_rotate_survives_a_config_that_is_no_object(terminal: Terminal, po
 
 async def test_replacement_of_a_value_that_changed_changes_nothing(pool: Pool, place: Place) -> None:
     bot = await add_bot(pool, place, 1, OLD)
-    shelf = shelves_of(pool)[0]
-    read = list(await shelf.page(None, 10))
+    table = secret_tables(pool)[0]
+    read = list(await table.page(None, 10))
     fresh = {"app_secret_encrypted": seal(OLD, bot, "fake-fresh"), "bot_union_id": "on_late"}
     await execute(pool, "update channel_installation set config = config || %s::jsonb where id = %s", fresh, bot)
-    outcomes = {each.name: await shelf.replace(each, seal(NEW, bot, "fake-stale")) for each in read}
+    outcomes = {each.name: await table.replace(each, seal(NEW, bot, "fake-stale")) for each in read}
     assert outcomes == {"app_secret_encrypted": False, "encrypt_key_encrypted": True}
     after = (await configs(pool))[bot]
     assert (after["app_secret_encrypted"], after["bot_union_id"]) == tuple(fresh.values())
@@ -149,7 +149,7 @@ async def test_two_rotations_at_once_leave_every_secret_readable(pool: Pool, pla
     ring = KeyRing.parse(f"{NEW},{OLD}")
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(rotate_secrets, shelves_of(pool), ring, lambda _what, _done, _total: None)
+            nursery.start_soon(rotate_secrets, secret_tables(pool), ring, lambda _what, _done, _total: None)
     after = await configs(pool)
     for number, bot in enumerate(bots):
         assert opened(after[bot], bot)["app_secret_encrypted"] == f"fake-app_secret-{number}"
@@ -195,9 +195,9 @@ async def test_secrets_of_webhooks_are_on_a_shelf_of_their_own(pool: Pool, place
             " values (%s, %s, %s, %s, 'et-1')",
             (secret_id, place.workspace_id, trigger_id, "not sealed at all"),
         )
-    shelf = shelves_of(pool)[-1]
-    (found,) = await shelf.page(None, 10)
-    assert (await shelf.count(), found.owner_id, found.sealed) == (1, secret_id, "not sealed at all")
-    assert await shelf.page(found, 10) == []
-    assert await shelf.replace(found, "sealed anew")
-    assert not await shelf.replace(found, "sealed again")
+    table = secret_tables(pool)[-1]
+    (found,) = await table.page(None, 10)
+    assert (await table.count(), found.owner_id, found.sealed) == (1, secret_id, "not sealed at all")
+    assert await table.page(found, 10) == []
+    assert await table.replace(found, "sealed anew")
+    assert not await table.replace(found, "sealed again")

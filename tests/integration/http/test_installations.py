@@ -12,7 +12,7 @@ import pytest
 
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import open_http_client
-from gateway.lark.install.scan import ScanDesk, ask_over
+from gateway.lark.install.scan import ScanService, ask_over
 from gateway.lark.install.service import InstallationService, identify_over
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
@@ -31,7 +31,7 @@ RING = KeyRing([b"\x07" * 32])
 class Desk:
     """An office whose bots are connected at a platform of our own."""
 
-    def __init__(self, office: Office, flow: DeviceFlow, desk: ScanDesk | None) -> None:
+    def __init__(self, office: Office, flow: DeviceFlow, desk: ScanService | None) -> None:
         self.office = office
         self.flow = flow
         self.desk = desk
@@ -64,7 +64,7 @@ class Desk:
 async def desk(pool: Pool) -> AsyncIterator[Desk]:
     async with serving_platform() as platform, open_http_client() as http:
         bots = InstallationService(PostgresInstallationStore(pool), RING, identify_over(http, platform.base_url))
-        scans = ScanDesk(
+        scans = ScanService(
             PostgresInstallStore(pool), bots, RING, ask_over(http), accounts_base_override=platform.base_url
         )
         office = await open_office(pool, installs=scans)

@@ -17,7 +17,7 @@ from gateway.keyring import KeyRing
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.region import Region
 from gateway.lark.api.rest import Answer, Request
-from gateway.lark.install.scan import ScanDesk
+from gateway.lark.install.scan import ScanService
 from gateway.lark.install.service import InstallationService
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
@@ -246,7 +246,7 @@ async def _open_stage(pool: Pool) -> Stage:
         return BotIdentity("ou_bot")
 
     bots = InstallationService(PostgresInstallationStore(pool), RING, identify)
-    hooks = await open_hook_office(pool, ring=RING, installs=ScanDesk(PostgresInstallStore(pool), bots, RING, ask))
+    hooks = await open_hook_office(pool, ring=RING, installs=ScanService(PostgresInstallStore(pool), bots, RING, ask))
     stage, office = Stage(hooks), hooks.office
     office.people.feed.end()  # a stream of events that is over says whether it was opened
     await office.sql("update agent set id = %s", AGENT_ID)

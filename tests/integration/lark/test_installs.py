@@ -19,14 +19,14 @@ from gateway.errors import RejectedRequest, StoreUnavailable
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import open_http_client
 from gateway.lark.install import scan as installs
-from gateway.lark.install.scan import ScanDesk, ask_over, run_installs
+from gateway.lark.install.scan import ScanService, ask_over, run_installs
 from gateway.lark.install.service import InstallationService, NewApp, identify_over
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.pool import Pool
-from gateway.postgres.secret_store import shelves_of
+from gateway.postgres.secret_store import secret_tables
 from gateway.work.secrets import Outcome, Rotation, rotate_secrets
 from support.device_flow import (
     APP_ID,
@@ -53,7 +53,7 @@ class Scene:
     place: Place
     platform: FakePlatform
     flow: DeviceFlow
-    desk: ScanDesk
+    desk: ScanService
     bots: InstallationService
     new_desk: Any
     desk_with: Any
@@ -70,7 +70,7 @@ class Scene:
         assert found is not None
         return found
 
-    async def step(self, desk: ScanDesk | None = None) -> None:
+    async def step(self, desk: ScanService | None = None) -> None:
         """The next step, however long the session was told to wait."""
         await self.sql("update lark_install_session set next_poll_at = now()")
         at = desk or self.desk
@@ -93,13 +93,13 @@ async def scene(database: str, pool: Pool) -> AsyncIterator[Scene]:
     place = await add_place(pool)
     async with serving_platform() as platform, open_http_client() as http:
 
-        def desk_with(ring: KeyRing) -> ScanDesk:
+        def desk_with(ring: KeyRing) -> ScanService:
             bots = InstallationService(PostgresInstallationStore(pool), ring, identify_over(http, platform.base_url))
-            return ScanDesk(
+            return ScanService(
                 PostgresInstallStore(pool), bots, ring, ask_over(http), accounts_base_override=platform.base_url
             )
 
-        def new_desk() -> ScanDesk:
+        def new_desk() -> ScanService:
             return desk_with(RING)
 
         bots = InstallationService(PostgresInstallationStore(pool), RING, identify_over(http, platform.base_url))
@@ -191,7 +191,7 @@ async def test_scan_asks_the_hosts_of_its_region(scene: Scene, region: str, host
         asked.append(base_url)
         return await through(scene.platform.base_url, request)
 
-    desk = ScanDesk(PostgresInstallStore(scene.pool), scene.bots, RING, ask)
+    desk = ScanService(PostgresInstallStore(scene.pool), scene.bots, RING, ask)
     await desk.begin(scene.request(region=region))
     scene.flow.polls = [of_brand("lark"), granted(brand="lark")]
     await scene.step(desk)
@@ -563,7 +563,7 @@ async def test_two_processes_take_one_step_at_a_time(scene: Scene) -> None:
     await scene.sql("update lark_install_session set next_poll_at = now()")
     taken = []
 
-    async def take(desk: ScanDesk) -> None:
+    async def take(desk: ScanService) -> None:
         taken.append(await desk.take())
 
     async with trio.open_nursery() as nursery:
@@ -817,7 +817,7 @@ async def test_secrets_are_neither_stored_in_the_clear_nor_logged(scene: Scene) 
 
 
 async def rotate(pool: Pool, ring: KeyRing) -> Rotation:
-    return await rotate_secrets(shelves_of(pool), ring, lambda *_: None)
+    return await rotate_secrets(secret_tables(pool), ring, lambda *_: None)
 
 
 async def test_scan_goes_on_after_the_key_that_sealed_it_is_taken_off_the_ring(scene: Scene) -> None:

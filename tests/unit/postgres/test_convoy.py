@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway.errors import StoreUnavailable
-from gateway.postgres.convoy import Convoy
+from gateway.postgres.shared_calls import SharedCalls
 
 
 class Statement:
@@ -30,16 +30,16 @@ class Statement:
 async def test_lone_call_runs_at_once() -> None:
     statement = Statement()
     statement.go.release()
-    assert await Convoy(statement).join(4) == 8
+    assert await SharedCalls(statement).join(4) == 8
 
 
 async def test_calls_that_arrive_during_a_run_share_the_next() -> None:
     statement = Statement()
-    convoy = Convoy(statement, calls_max=3)
+    shared_calls = SharedCalls(statement, calls_max=3)
     results: dict[int, int | None] = {}
 
     async def join(value: int) -> None:
-        results[value] = await convoy.join(value)
+        results[value] = await shared_calls.join(value)
 
     async with trio.open_nursery() as nursery:
         for value in (1, 2, 13, 4, 5):
@@ -53,15 +53,15 @@ async def test_calls_that_arrive_during_a_run_share_the_next() -> None:
 
 async def test_failure_is_raised_to_its_caller_alone() -> None:
     statement = Statement()
-    convoy = Convoy(statement)
+    shared_calls = SharedCalls(statement)
     results: list[int | None] = []
 
     async def fail() -> None:
         with pytest.raises(StoreUnavailable):
-            await convoy.join(0)
+            await shared_calls.join(0)
 
     async def join(value: int) -> None:
-        results.append(await convoy.join(value))
+        results.append(await shared_calls.join(value))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(join, 1)
@@ -78,15 +78,15 @@ async def test_failure_is_raised_to_its_caller_alone() -> None:
 
 async def test_cancelled_call_leaves_the_others_to_the_next(autojump_clock: MockClock) -> None:
     statement = Statement()
-    convoy = Convoy(statement)
+    shared_calls = SharedCalls(statement)
     results: list[int | None] = []
 
     async def give_up(value: int, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            await convoy.join(value)
+            await shared_calls.join(value)
 
     async def join(value: int) -> None:
-        results.append(await convoy.join(value))
+        results.append(await shared_calls.join(value))
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

@@ -9,7 +9,7 @@ RING = KeyRing([NEW, OLD])
 Key = tuple[UUID, str]
 
 
-class Shelf:
+class Table:
     """Secrets in memory; `meddle` is what somebody else does right before a replacement."""
 
     kind = "drawer"
@@ -48,28 +48,28 @@ def silent(_what: str, _done: int, _total: int) -> None: ...
 
 
 async def test_rotate_moves_what_is_under_an_older_key_and_leaves_the_rest() -> None:
-    shelf = Shelf()
-    old = [shelf.put(number, f"fake-{number}", OLD) for number in range(5)]
-    new = shelf.put(9, "fake-9", NEW)
-    before = shelf.kept[new]
-    rotation = await rotate_secrets([shelf], RING, silent)
-    assert [shelf.opened(key) for key in old] == [f"fake-{number}" for number in range(5)]
-    assert shelf.kept[new] == before
+    table = Table()
+    old = [table.put(number, f"fake-{number}", OLD) for number in range(5)]
+    new = table.put(9, "fake-9", NEW)
+    before = table.kept[new]
+    rotation = await rotate_secrets([table], RING, silent)
+    assert [table.opened(key) for key in old] == [f"fake-{number}" for number in range(5)]
+    assert table.kept[new] == before
     assert (rotation.count(Outcome.RESEALED), rotation.count(Outcome.CURRENT)) == (5, 1)
     assert rotation.troubles == []
-    again = await rotate_secrets([shelf], RING, silent)
+    again = await rotate_secrets([table], RING, silent)
     assert (again.count(Outcome.RESEALED), again.count(Outcome.CURRENT)) == (0, 6)
-    assert shelf.writes == 5
+    assert table.writes == 5
 
 
 async def test_rotate_names_what_does_not_open_and_goes_on() -> None:
-    shelf = Shelf()
-    lost = shelf.put(1, "fake-lost", LOST, "app")
-    before, old = shelf.kept[lost], shelf.put(2, "fake-2", OLD)
-    shelf.kept[UUID(int=3), "s"] = "None"
-    rotation = await rotate_secrets([shelf], RING, silent)
-    assert shelf.opened(old) == "fake-2"
-    assert shelf.kept[lost] == before
+    table = Table()
+    lost = table.put(1, "fake-lost", LOST, "app")
+    before, old = table.kept[lost], table.put(2, "fake-2", OLD)
+    table.kept[UUID(int=3), "s"] = "None"
+    rotation = await rotate_secrets([table], RING, silent)
+    assert table.opened(old) == "fake-2"
+    assert table.kept[lost] == before
     assert [(each.kind, each.owner_id.int, each.name) for each in rotation.troubles] == [
         ("drawer", 1, "app"),
         ("drawer", 3, "s"),
@@ -79,67 +79,67 @@ async def test_rotate_names_what_does_not_open_and_goes_on() -> None:
 
 
 async def test_rotate_finds_a_forged_value_under_the_newest_key_unreadable() -> None:
-    shelf = Shelf()
-    shelf.kept[UUID(int=2), "s"] = shelf.kept[shelf.put(1, "fake-1", NEW)]
-    rotation = await rotate_secrets([shelf], RING, silent)
+    table = Table()
+    table.kept[UUID(int=2), "s"] = table.kept[table.put(1, "fake-1", NEW)]
+    rotation = await rotate_secrets([table], RING, silent)
     assert [trouble.owner_id.int for trouble in rotation.troubles] == [2]
 
 
 async def test_rotate_never_overwrites_what_was_changed_meanwhile() -> None:
-    shelf = Shelf()
-    key = shelf.put(1, "fake-before", OLD)
+    table = Table()
+    key = table.put(1, "fake-before", OLD)
 
     def change_once(_secret: StoredSecret) -> None:
-        shelf.meddle = lambda _secret: None
-        shelf.put(1, "fake-after", OLD)
+        table.meddle = lambda _secret: None
+        table.put(1, "fake-after", OLD)
 
-    shelf.meddle = change_once
-    rotation = await rotate_secrets([shelf], RING, silent)
-    assert shelf.opened(key) == "fake-after"
+    table.meddle = change_once
+    rotation = await rotate_secrets([table], RING, silent)
+    assert table.opened(key) == "fake-after"
     assert (rotation.count(Outcome.RESEALED), rotation.troubles) == (1, [])
 
 
 async def test_rotate_gives_up_on_what_never_holds_still() -> None:
-    shelf = Shelf()
+    table = Table()
     seen: list[StoredSecret] = []
 
     def change(secret: StoredSecret) -> None:
         seen.append(secret)
-        shelf.put(1, f"fake-{len(seen)}", OLD)
+        table.put(1, f"fake-{len(seen)}", OLD)
 
-    shelf.meddle = change
-    shelf.put(1, "fake-0", OLD)
-    rotation = await rotate_secrets([shelf], RING, silent)
+    table.meddle = change
+    table.put(1, "fake-0", OLD)
+    rotation = await rotate_secrets([table], RING, silent)
     assert len(seen) == PASSES_MAX
     assert rotation.count(Outcome.CHANGING) == len(rotation.troubles) == 1
 
 
 async def test_rotate_forgets_what_was_taken_away_meanwhile() -> None:
-    shelf = Shelf()
-    key = shelf.put(1, "fake-1", OLD)
-    shelf.meddle = lambda _secret: shelf.kept.clear()
-    rotation = await rotate_secrets([shelf], RING, silent)
-    assert key not in shelf.kept
+    table = Table()
+    key = table.put(1, "fake-1", OLD)
+    table.meddle = lambda _secret: table.kept.clear()
+    rotation = await rotate_secrets([table], RING, silent)
+    assert key not in table.kept
     assert rotation.troubles == []
 
 
 async def test_rotate_tells_how_far_it_is() -> None:
-    shelf, told = Shelf(), []
+    table, told = Table(), []
     for number in range(3):
-        shelf.put(number, "fake", OLD)
-    await rotate_secrets([shelf], RING, lambda what, done, total: told.append((what, done, total)))
+        table.put(number, "fake", OLD)
+    await rotate_secrets([table], RING, lambda what, done, total: told.append((what, done, total)))
     assert told[:3] == [("secrets", 1, 3), ("secrets", 2, 3), ("secrets", 3, 3)]
     assert set(told[3:]) == {("secrets", 3, 3)}
 
 
 async def test_open_tries_every_secret_and_changes_none() -> None:
-    shelf = Shelf()
+    table = Table()
     for number, key in enumerate((OLD, NEW, LOST, NEW)):
-        shelf.put(number, f"fake-{number}", key)
-    shelf.kept[UUID(int=9), "s"] = "None"
-    before = dict(shelf.kept)
-    opened = await open_secrets([shelf, shelf], RING)
+        table.put(number, f"fake-{number}", key)
+    table.kept[UUID(int=9), "s"] = "None"
+    before = dict(table.kept)
+    opened = await open_secrets([table, table], RING)
     assert (opened.total, [each.owner_id.int for each in opened.troubles]) == (10, [2, 9, 2, 9])
     assert "fake" not in repr(opened)
-    assert shelf.kept == before
-    assert len((await open_secrets([shelf], None)).troubles) == 5
+    assert table.kept == before
+    assert len((await open_secrets([table], None)).troubles) == 5

@@ -29,7 +29,7 @@ class LinkBody(PersonBody):
     token: str
 
 
-class LinkDesk:
+class BindingLinks:
     """Reads and redeems binding links, throttled by person: for the API and for the page alike."""
 
     def __init__(self, people: People, *, per_person: RateLimitItem = LINKS_PER_PERSON) -> None:
@@ -57,7 +57,7 @@ class LinkDesk:
         self._throttle.count(self._per_person, "person", str(user_id))
 
 
-def add_routes(app: Quart, people: People, links: LinkDesk) -> None:
+def add_routes(app: Quart, people: People, links: BindingLinks) -> None:
     bindings, directory = people.bindings, people.directory
     of_bot = "/api/workspaces/<workspace>/lark/installations/<installation_id>/bindings"
 

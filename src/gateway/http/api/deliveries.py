@@ -18,8 +18,8 @@ from gateway.http.query import Judge, given, one_of, takes, text
 from gateway.ids import parse_id
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.ports import STATUSES, BulkReplay, DeliveryFilter, ReplayFilter
-from gateway.webhooks.replay import BulkDesk, Plan, Replayer, checked_key
-from gateway.webhooks.triggers import TriggerDesk
+from gateway.webhooks.replay import BulkReplays, Plan, Replayer, checked_key
+from gateway.webhooks.triggers import TriggerService
 
 if TYPE_CHECKING:
     from gateway.work.autopilots.autopilots import AutopilotService
@@ -34,10 +34,10 @@ BUDGET_DEFAULT = 100
 class Hooks:
     """What the routes for people who look after webhooks stand on."""
 
-    triggers: TriggerDesk
+    triggers: TriggerService
     log: DeliveryLog
     replayer: Replayer
-    bulk: BulkDesk
+    bulk: BulkReplays
 
 
 class FilterBody(PersonBody):

@@ -40,20 +40,20 @@ def add_routes(app: Quart, people: People) -> None:
     @app.get(f"{of_workspace}/installations")
     async def list_installations(workspace: str) -> Response:
         member = await _member(directory, workspace)
-        desk = people.installs if people.lark_on else None
-        views = [] if desk is None else await desk.list(member.workspace_id)
+        service = people.installs if people.lark_on else None
+        views = [] if service is None else await service.list(member.workspace_id)
         return json_response(
             {
-                "installations": [] if desk is None else [_view(desk, view, people.public_url) for view in views],
+                "installations": [] if service is None else [_view(service, view, people.public_url) for view in views],
                 "configured": people.lark_on,
-                "install_supported": desk is not None,
+                "install_supported": service is not None,
             }
         )
 
     @app.post(f"{of_workspace}/install/begin")
     async def begin_install(workspace: str) -> Response:
         await require_user()
-        desk = _desk(people)
+        service = _service(people)
         member = await _member(directory, workspace)
         body = await read_json(BeginBody)
         agent = await _agent(directory, member, parse_id(body.agent_id, field="agent_id"))
@@ -64,41 +64,41 @@ def add_routes(app: Quart, people: People) -> None:
         request = ScanRequest(
             member.workspace_id, agent.id, agent.name, member.user_id, region, replaces=bool(body.replace)
         )
-        begun = await desk.begin(request)
+        begun = await service.begin(request)
         return json_response(begun.public())
 
     @app.get(f"{of_workspace}/install/<session_id>/status")
     async def install_status(workspace: str, session_id: str) -> Response:
         await require_user()
-        desk = _desk(people)
+        service = _service(people)
         member = await _member(directory, workspace)
-        status = await desk.status(_session_id(session_id), member.workspace_id)
+        status = await service.status(_session_id(session_id), member.workspace_id)
         if status is None or (member.user_id != status.initiator_user_id and member.role not in LEADERS):
             raise _no_session()
         return json_response(status.public())
 
     @app.delete(f"{of_workspace}/installations/<installation_id>")
     async def revoke_installation(workspace: str, installation_id: str) -> Response:
-        desk, member, view = await _managed(people, workspace, installation_id)
-        await desk.revoke(member.workspace_id, view.id)
+        service, member, view = await _managed(people, workspace, installation_id)
+        await service.revoke(member.workspace_id, view.id)
         return no_content()
 
     @app.get(f"{of_workspace}/installations/<installation_id>/audit")
     @takes(**AUDIT.parameters)
     async def list_audit(workspace: str, installation_id: str) -> Response:
-        desk, _, view = await _managed(people, workspace, installation_id)
+        service, _, view = await _managed(people, workspace, installation_id)
         page = AUDIT.read()
-        drops = await desk.drops(view.id, page.limit, page.offset)
+        drops = await service.drops(view.id, page.limit, page.offset)
         return json_response({"audit": [drop.public() for drop in drops], "limit": page.limit, "offset": page.offset})
 
 
-def _view(desk: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
+def _view(service: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
     """What is public of a bot, where its app is managed, and where its events are posted to if they are."""
-    shown = view.public() | {"console_url": desk.console_url(view)}
+    shown = view.public() | {"console_url": service.console_url(view)}
     return shown if view.event_mode != "http" else shown | {"events_url": events_url(public_url, view.id)}
 
 
-def _desk(people: People) -> Installs:
+def _service(people: People) -> Installs:
     """Raises RejectedRequest (503) where no bot can be connected."""
     if not people.lark_on:
         raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
@@ -131,12 +131,12 @@ async def _find_agent(directory: Directory, agent_id: UUID) -> Agent | None:
 async def _managed(people: People, workspace: str, installation_id: str) -> tuple[Installs, Member, InstallationView]:
     """A bot of the workspace that the caller may manage: as an admin, or as the owner of its agent."""
     await require_user()
-    desk = _desk(people)
+    service = _service(people)
     member = await _member(people.directory, workspace)
-    view = await desk.find(member.workspace_id, parse_id(installation_id, field="installation_id"))
+    view = await service.find(member.workspace_id, parse_id(installation_id, field="installation_id"))
     # Nobody owns an agent that is gone: its bot is left to the admins.
     _require_manager(member, await _find_agent(people.directory, view.agent_id))
-    return desk, member, view
+    return service, member, view
 
 
 def _require_manager(member: Member, agent: Agent | None) -> None:

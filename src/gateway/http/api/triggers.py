@@ -14,7 +14,7 @@ from gateway.http.auth import require_user
 from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
 from gateway.ids import parse_id
 from gateway.webhooks.filters import EventFilter
-from gateway.webhooks.triggers import TriggerChange, TriggerDesk
+from gateway.webhooks.triggers import TriggerChange, TriggerService
 
 UNSET = msgspec.UNSET
 
@@ -56,14 +56,14 @@ class AddSecretBody(PersonBody):
     expires_at: datetime | None = None
 
 
-def add_routes(app: Quart, desk: TriggerDesk) -> None:
+def add_routes(app: Quart, service: TriggerService) -> None:
     all_of = "/api/autopilots/<id>/triggers"
     one = f"{all_of}/<trigger_id>"
 
     @app.get(all_of)
     async def list_triggers(id: str) -> Response:
         user = await require_user()
-        return json_response({"triggers": await desk.list(_autopilot(id), user.user_id)})
+        return json_response({"triggers": await service.list(_autopilot(id), user.user_id)})
 
     @app.post(all_of)
     async def create_trigger(id: str) -> Response:
@@ -71,7 +71,7 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
         body = await read_json(CreateBody)
         _refuse_schedule(body)
         change = TriggerChange(enabled=body.enabled, label=body.label, filters=_filters(body.event_filters or ()))
-        return json_response(await desk.create(_autopilot(id), user.user_id, body.kind, body.provider, change), 201)
+        return json_response(await service.create(_autopilot(id), user.user_id, body.kind, body.provider, change), 201)
 
     @app.patch(one)
     async def change_trigger(id: str, trigger_id: str) -> Response:
@@ -81,31 +81,31 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
         sets_filters = body.event_filters is not UNSET
         filters = _filters(body.event_filters if isinstance(body.event_filters, tuple) else ())
         change = TriggerChange(body.enabled, body.label, sets_filters, filters, body.provider)
-        return json_response(await desk.change(_autopilot(id), _trigger(trigger_id), user.user_id, change))
+        return json_response(await service.change(_autopilot(id), _trigger(trigger_id), user.user_id, change))
 
     @app.delete(one)
     async def delete_trigger(id: str, trigger_id: str) -> Response:
         user = await require_user()
-        await desk.delete(_autopilot(id), _trigger(trigger_id), user.user_id)
+        await service.delete(_autopilot(id), _trigger(trigger_id), user.user_id)
         return no_content()
 
     @app.post(f"{one}/rotate-token")
     async def rotate_token(id: str, trigger_id: str) -> Response:
         user = await require_user()
         await read_json(NoBody)
-        return json_response(await desk.rotate_token(_autopilot(id), _trigger(trigger_id), user.user_id))
+        return json_response(await service.rotate_token(_autopilot(id), _trigger(trigger_id), user.user_id))
 
     @app.put(f"{one}/signing-secret")
     async def replace_secrets(id: str, trigger_id: str) -> Response:
         user = await require_user()
         secret = (await read_json(ReplaceSecretBody)).signing_secret or ""
-        return json_response(await desk.replace_secrets(_autopilot(id), _trigger(trigger_id), user.user_id, secret))
+        return json_response(await service.replace_secrets(_autopilot(id), _trigger(trigger_id), user.user_id, secret))
 
     @app.post(f"{one}/signing-secrets")
     async def add_secret(id: str, trigger_id: str) -> Response:
         user = await require_user()
         body = await read_json(AddSecretBody)
-        added = await desk.add_secret(
+        added = await service.add_secret(
             _autopilot(id), _trigger(trigger_id), user.user_id, body.signing_secret, body.expires_at
         )
         return json_response(added, 201)
@@ -113,7 +113,7 @@ def add_routes(app: Quart, desk: TriggerDesk) -> None:
     @app.delete(f"{one}/signing-secrets/<secret_id>")
     async def delete_secret(id: str, trigger_id: str, secret_id: str) -> Response:
         user = await require_user()
-        await desk.delete_secret(
+        await service.delete_secret(
             _autopilot(id), _trigger(trigger_id), parse_id(secret_id, field="secret_id"), user.user_id
         )
         return no_content()

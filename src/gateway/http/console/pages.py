@@ -26,7 +26,7 @@ from gateway.work.people.directory import User
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from gateway.http.api.bindings import LinkDesk
+    from gateway.http.api.bindings import BindingLinks
     from gateway.http.api.identity import SignIn
     from gateway.http.app import People
     from gateway.work.people.bindings import LinkPreview
@@ -54,7 +54,7 @@ _HEADERS = {
 _pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
 
 
-def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn, links: LinkDesk) -> None:
+def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn, links: BindingLinks) -> None:
     _add_static(app)
     _add_login(app, people, sessions, sign_in)
     _add_bind(app, BindPages(links, people.platforms), sessions)
@@ -153,7 +153,7 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
 class BindPages:
     """The pages of a binding link: what it asks for, and what became of it."""
 
-    def __init__(self, links: LinkDesk, platforms: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, links: BindingLinks, platforms: Sequence[Mapping[str, str]]) -> None:
         self._links = links
         self._platforms = platforms
 

@@ -106,7 +106,7 @@ def ask_over(http: HttpClient) -> Ask:
     return ask
 
 
-class ScanDesk:
+class ScanService:
     """Begins scans and takes them further. Implements gateway.channel.installs.Installs.
 
     What the platform tells in confidence is sealed with `ring` for the session's id before it is stored. `on_fault` is
@@ -414,7 +414,7 @@ class ScanDesk:
 
 
 async def run_installs(
-    desk: ScanDesk, *, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    service: ScanService, *, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Take every scan further that is due, until `stop` is set; steps under way then get a few seconds to end.
 
@@ -422,48 +422,48 @@ async def run_installs(
     """
     slots = trio.Semaphore(STEPS_AT_ONCE_MAX)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_wake_on_stop, desk, stop)
+        nursery.start_soon(_wake_on_stop, service, stop)
         task_status.started()
         while not stop.is_set():
             await slots.acquire()
-            scan = await _take(desk)
+            scan = await _take(service)
             if scan is not None:
-                nursery.start_soon(_advance, desk, scan, slots)
+                nursery.start_soon(_advance, service, scan, slots)
             else:
                 slots.release()
-                await desk.wake.wait(await _pause(desk))
+                await service.wake.wait(await _pause(service))
         nursery.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
 
 
-async def _wake_on_stop(desk: ScanDesk, stop: trio.Event) -> None:
+async def _wake_on_stop(service: ScanService, stop: trio.Event) -> None:
     await stop.wait()
-    desk.wake.set()
+    service.wake.set()
 
 
-async def _take(desk: ScanDesk) -> ScanInHand | None:
+async def _take(service: ScanService) -> ScanInHand | None:
     try:
-        return await desk.take()
+        return await service.take()
     except StoreUnavailable as error:
         _log.warning("lark_installs_postponed", error=str(error))
         return None
 
 
-async def _pause(desk: ScanDesk) -> float:
+async def _pause(service: ScanService) -> float:
     """Until the next session is due. Other processes begin scans too, so never for long."""
     try:
-        seconds = await desk.seconds_to_next()
+        seconds = await service.seconds_to_next()
     except StoreUnavailable:
         return IDLE_SECONDS
     return IDLE_SECONDS if seconds is None else min(max(seconds, PAUSE_SECONDS_MIN), IDLE_SECONDS)
 
 
-async def _advance(desk: ScanDesk, scan: ScanInHand, slots: trio.Semaphore) -> None:
+async def _advance(service: ScanService, scan: ScanInHand, slots: trio.Semaphore) -> None:
     try:
-        await desk.advance(scan)
+        await service.advance(scan)
     finally:
         slots.release()
         # The next step may be due already: a scan that moved to the other cloud is asked for there at once.
-        desk.wake.set()
+        service.wake.set()
 
 
 def _not_begun(code: str, why: str) -> RejectedRequest:

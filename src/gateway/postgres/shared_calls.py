@@ -14,7 +14,7 @@ R = TypeVar("R")
 CALLS_MAX = 500
 
 
-class Convoy(Generic[C, R]):
+class SharedCalls(Generic[C, R]):
     """Calls of one kind, of which one at a time runs: with all that wait, which then find theirs done.
 
     A lone call waits for nobody. `run` gets at most `calls_max` calls and gives the results it has; no call needs one.
