@@ -14,8 +14,9 @@ from gateway.channel.message import InboundMessage
 from gateway.concurrency import Signal
 from gateway.lark.api.client import open_http_client
 from gateway.lark.api.clients import LarkClients
-from gateway.lark.chat.channel import lark_factory
+from gateway.lark.chat.channel import KEY_SECONDS, LIMITS, lark_factory
 from gateway.lark.chat.connection import open_tcp_link
+from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
@@ -68,6 +69,8 @@ async def test_fifty_chats_at_once_are_served_below_every_limit_and_none_waits_f
                 channel=build(ChannelConfig("feishu", UUID(int=1), raw, _settled)),
                 store=PostgresOutboxStore(pool),
                 wake=Signal(),
+                governor=Governor(limits=LIMITS),
+                key_seconds=KEY_SECONDS,
             )
         )
         messages = BACKLOG + SHORT * (CHATS - 1)

@@ -332,7 +332,10 @@ async def test_answer_in_doubt_for_too_long_is_looked_for_where_the_platform_can
     town.whisper("ada", "@bee", "say it")
     await runtime.answer("surely")
     await town.until_answered("~ada")
-    await world.rows("update outbound_message set first_attempt_at = now() - interval '1 hour', available_at = now()")
+    await world.rows(
+        "update outbound_message set first_attempt_at = now() - interval '1 hour',"
+        " last_attempt_at = now() - interval '2 minutes', available_at = now()"
+    )
     await world.until("select status = 'sent' from outbound_message", seconds=20)
     assert [answer.text for answer in town.answers("~ada")] == ["surely"]
 

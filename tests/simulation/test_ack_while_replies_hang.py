@@ -17,8 +17,9 @@ from gateway.channel.channel import ChannelConfig
 from gateway.concurrency import Signal
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.chat.cards import Rendered
-from gateway.lark.chat.channel import LarkChannel
+from gateway.lark.chat.channel import KEY_SECONDS, LIMITS, LarkChannel
 from gateway.lark.wire.endpoint import Endpoint
+from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import open_desk
@@ -82,7 +83,15 @@ async def conversing() -> AsyncIterator[Scene]:
         )
         await nursery.start(channel.run)
         await accepted.wait()
-        speak = partial(run_outbox, installation_id=INSTALLATION, lease_epoch=1, channel=channel, store=outbox)
+        speak = partial(
+            run_outbox,
+            installation_id=INSTALLATION,
+            lease_epoch=1,
+            channel=channel,
+            store=outbox,
+            governor=Governor(limits=LIMITS),
+            key_seconds=KEY_SECONDS,
+        )
         # Longer than the hang: the answer must arrive in the end, not be cut off.
         nursery.start_soon(partial(speak, wake=Signal(), attempt_seconds=2 * HANG_SECONDS))
         yield Scene(world, client, outbox, peers[0])

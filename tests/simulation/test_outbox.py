@@ -218,7 +218,7 @@ async def test_outbox_reading_is_tried_again_while_the_platform_is_away(store: M
         await trio.sleep(600)
     assert [row.status for row in store.rows.values()] == ["sent"]
     assert [later - earlier for earlier, later in zip(platform.reads, platform.reads[1:], strict=False)] == [
-        pytest.approx(60, abs=1)
+        pytest.approx(75, abs=1)
     ] * 2
 
 
@@ -535,3 +535,21 @@ async def test_outbox_row_that_cannot_be_composed_is_given_up(store: MemoryOutbo
     async with sending(store, platform, composers={"answer": compose}):
         await trio.sleep(600)
     assert (platform.calls, row.status, row.error) == ([], "failed", "RuntimeError")
+
+
+@simulated
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_outbox_reads_before_it_repeats_where_the_platform_keeps_no_keys(
+    store: MemoryOutboxStore, delivered: bool
+) -> None:
+    platform = ReadableToy()
+    lost = raising(PlatformUnavailable("the answer was lost"))
+    (platform.after if delivered else platform.before)["hello"] = [lost]
+    row = store.add("hello")
+    async with sending(store, platform, key_seconds=0):
+        await trio.sleep(30)
+        assert (len(platform.calls), platform.reads) == (1, [])
+        await trio.sleep(120)
+    assert row.status == "sent"
+    assert len(platform.reads) == 1
+    assert len(platform.calls) == (1 if delivered else 2)

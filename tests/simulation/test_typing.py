@@ -72,7 +72,11 @@ async def test_sign_that_goes_slowly_holds_the_answer_back_for_a_second_at_most(
 @simulated
 @pytest.mark.parametrize(
     "error",
-    [PlatformUnavailable("away"), PlatformThrottled("slow down", retry_after=7), PlatformUnauthorized("which app?")],
+    [
+        PlatformUnavailable("away"),
+        PlatformThrottled("slow down", retry_after=7, whole_app=False),
+        PlatformUnauthorized("which app?"),
+    ],
 )
 async def test_sign_that_cannot_go_now_is_taken_away_after_the_answer(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: PlatformError

@@ -15,6 +15,8 @@ from gateway.channel.capability import Capability
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal
 from gateway.errors import StoreUnavailable
+from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
+from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingStore
 from gateway.outbound.typing import TypingSender
@@ -145,11 +147,12 @@ async def sending(
     concurrency: int = 8,
     composers: Mapping[str, Compose] = STORED,
     typing: TypingStore | None = None,
+    key_seconds: float = KEY_SECONDS,
 ) -> AsyncIterator[Signal]:
     """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
-    channel = platform.channel()
-    typing_sender = None if typing is None else TypingSender(Lease(installation_id, epoch), channel, typing, wake=wake)
+    channel, governor, lease = platform.channel(), Governor(limits=LIMITS), Lease(installation_id, epoch)
+    typing_sender = None if typing is None else TypingSender(lease, channel, typing, wake=wake, governor=governor)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
@@ -158,6 +161,8 @@ async def sending(
             channel=channel,
             store=store,
             wake=wake,
+            governor=governor,
+            key_seconds=key_seconds,
             concurrency=concurrency,
             composers=composers,
             typing_sender=typing_sender,

@@ -18,6 +18,7 @@ from gateway.channel.channel import Channel
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal, watch_points
 from gateway.errors import StoreUnavailable
+from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
 from gateway.outbound.ports import Lease, OutboxRow, TypingRow
@@ -124,7 +125,7 @@ class World(Generic[P]):
     async def _run(self, daemon: Daemon) -> None:
         _running.set(daemon)
         lease = Lease(INSTALLATION, daemon.epoch)
-        channel, governor = self.platform.channel(daemon), Governor()
+        channel, governor = self.platform.channel(daemon), Governor(limits=LIMITS)
         typing_sender = TypingSender(lease, channel, TypingWire(self, daemon), wake=daemon.wake, governor=governor)
         with daemon.scope:
             await run_outbox(
@@ -133,6 +134,7 @@ class World(Generic[P]):
                 channel=channel,
                 store=StoreWire(self, daemon),
                 wake=daemon.wake,
+                key_seconds=KEY_SECONDS,
                 typing_sender=typing_sender,
                 governor=governor,
                 random_unit=self.rng.random,

@@ -239,7 +239,7 @@ def toy(town: Town) -> Register:
     """All that has to be said to the daemon about a platform of bare words."""
 
     def register(foundation: Foundation) -> None:
-        traits = Traits(titles={"en": "Toy Town"}, identity_keys=("app_id", "gate"))
+        traits = Traits(titles={"en": "Toy Town"}, identity_keys=("app_id", "gate"), key_seconds=3600.0)
         foundation.registry.register(TOY, partial(ToyChannel, town, TOY), traits)
 
     return register
@@ -258,6 +258,7 @@ def full_toy(town: Town) -> Register:
             identity_keys=("app_id", "gate"),
             divide=in_pieces,
             lookup_of=lookup_of,
+            key_seconds=3600.0,
         )
         foundation.registry.register(FULL, partial(FullToyChannel, town, FULL), traits)
         foundation.files[FULL] = ToyFiles(town)

@@ -21,8 +21,9 @@ the sender typed. `addressed_to_bot` decides in groups, where anything else is d
 is what commands go stale by.
 
 *What goes out* is `Channel.send` of a `channel.message.OutboundMessage`, to a chat, or to a person who has to be asked
-to bind. It must be safe to repeat with the same `idempotency_key` for an hour. Failures are those of `channel.errors`,
-each of which says whether anything may have been sent. Pacing is that of the first platform (`core.pacing`).
+to bind. Failures are those of `channel.errors`, each of which says whether anything may have been sent. The platform
+declares what it takes in a time (`Traits.limits`), and for how long it drops a repeat by its `idempotency_key`
+(`Traits.key_seconds`); where it keeps no keys, a message in doubt is looked for, and never sent again blindly.
 
 *The installation* is a row of `channel_installation`: the type, an agent, and a JSON config by which only the adapter
 decides anything, but for three keys. `app_id` is there, names the bot, and is unique for the type. A key that ends in

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gateway.channel.capability import Capability
 from gateway.channel.channel import Channel, ChannelConfig, ChannelFactory
 from gateway.channel.lookup import LookupOf
+from gateway.core.pacing import UNLIMITED, Limits
 from gateway.errors import GatewayError
 
 
@@ -30,7 +31,9 @@ class Traits:
     `titles` is what people call it, by language; without one it goes by its slug. `capabilities` are those of its
     channels: without `TYPING_INDICATOR` no sign is ever asked for. A link is made anew when one of the
     `identity_keys` of its installation's config changes, or a secret in it. `divide` gives the texts of the messages
-    that an answer takes. `lookup_of` reads back what was said; None where nothing can be read back.
+    that an answer takes. `lookup_of` reads back what was said; None where nothing can be read back. `limits` are what
+    the platform takes in a time. `key_seconds` is for how long it drops a repeated message by its idempotency key: with
+    0 a message whose result is unknown is never sent again.
     """
 
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -38,6 +41,8 @@ class Traits:
     identity_keys: tuple[str, ...] = ("app_id",)
     divide: Callable[[str], Sequence[str]] = _undivided
     lookup_of: LookupOf | None = None
+    limits: Limits = UNLIMITED
+    key_seconds: float = 0.0
 
 
 _BARE = Traits()
@@ -66,17 +71,17 @@ class Registry:
     def types(self) -> list[str]:
         return sorted(self._factories)
 
+    def traits(self, channel_type: str) -> Traits:
+        """See Traits. A platform that is not registered, or not any more, has those of a bare one."""
+        return self._traits.get(channel_type, _BARE)
+
     def types_with(self, ability: Capability) -> list[str]:
         """The platforms whose channels can do that."""
         return [channel_type for channel_type in self.types() if self._traits[channel_type].capabilities.has(ability)]
 
-    def identity_keys(self, channel_type: str) -> tuple[str, ...]:
-        """See Traits. What is not registered, any more, is told apart as a bare platform is."""
-        return self._traits.get(channel_type, _BARE).identity_keys
-
     def divide(self, channel_type: str, text: str) -> Sequence[str]:
         """The texts of the messages that a text takes on a platform."""
-        return self._traits.get(channel_type, _BARE).divide(text)
+        return self.traits(channel_type).divide(text)
 
     def lookups(self) -> dict[str, LookupOf]:
         """How to read back what was said, by platform."""

@@ -1,4 +1,4 @@
-"""How fast an app may speak: the platform's limits, kept by not breaking them. Pure; times are seconds of one clock.
+"""How fast an app may speak: its platform's limits, kept by not breaking them. Pure; times are seconds of one clock.
 
 A limit is a window: so many calls in any stretch of so many seconds. It is kept exactly, by remembering the last calls,
 because a bucket that refills lets up to twice as many through within one window. The platform counts calls when they
@@ -25,8 +25,15 @@ class Limit:
     seconds: float
 
 
-APP_LIMITS = (Limit(50, 1.0), Limit(1000, 60.0))
-CHAT_LIMITS = (Limit(5, 1.0),)
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a platform takes of one app, and of that in one chat. Without any, there is nothing to keep."""
+
+    app: tuple[Limit, ...] = ()
+    chat: tuple[Limit, ...] = ()
+
+
+UNLIMITED = Limits()
 TYPING_SHARE = 0.5
 """The share of an app's limits that decoration may fill: what says something goes first."""
 
@@ -43,7 +50,7 @@ class Pace:
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self._limits = limits
-        calls_max = max(limit.calls for limit in limits)
+        calls_max = max((limit.calls for limit in limits), default=0)
         self._under_way: deque[float] = deque(maxlen=calls_max)
         self._ended: deque[float] = deque(maxlen=calls_max)
         self._paused_until = float("-inf")
@@ -81,8 +88,9 @@ class AppPace:
     `reserve` hands out places in the order in which it is asked, so nobody overtakes and none is handed out twice.
     """
 
-    def __init__(self) -> None:
-        self._app = Pace(APP_LIMITS)
+    def __init__(self, limits: Limits = UNLIMITED) -> None:
+        self._limits = limits
+        self._app = Pace(limits.app)
         self._chats: OrderedDict[str, Pace] = OrderedDict()
         self._failures = 0
 
@@ -139,7 +147,7 @@ class AppPace:
     def _chat(self, chat: str) -> Pace:
         pace = self._chats.get(chat)
         if pace is None:
-            pace = self._chats[chat] = Pace(CHAT_LIMITS)
+            pace = self._chats[chat] = Pace(self._limits.chat)
             while len(self._chats) > CHATS_MAX:
                 self._chats.popitem(last=False)
         self._chats.move_to_end(chat)

@@ -123,7 +123,8 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
     settings, metrics = foundation.settings, foundation.metrics
     prompts = BindingPrompts(PostgresBindingStore(foundation.pool), public_url=settings.http.public_url)
     attempt_seconds = settings.hub.reply_timeout_seconds
-    governor = Governor(GovernorObserver(metrics))
+    traits = foundation.registry.traits(channel.type)
+    governor = Governor(GovernorObserver(metrics), limits=traits.limits)
     with foundation.wakes.outbox.hear(str(installation.id)) as wake:
         typing_sender = TypingSender(
             Lease(installation.id, epoch),
@@ -140,6 +141,7 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
             channel=channel,
             store=PostgresOutboxStore(foundation.pool),
             wake=wake,
+            key_seconds=traits.key_seconds,
             attempt_seconds=attempt_seconds,
             record=OutboxObserver(metrics),
             typing_sender=typing_sender,

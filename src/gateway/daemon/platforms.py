@@ -55,6 +55,8 @@ def register_lark(foundation: Foundation) -> None:
         identity_keys=lark.IDENTITY_KEYS,
         divide=split_answer,
         lookup_of=lookup_of,
+        limits=lark.LIMITS,
+        key_seconds=lark.KEY_SECONDS,
     )
     foundation.registry.register(CHANNEL_TYPE, _lark_factory(foundation), traits)
     foundation.files[CHANNEL_TYPE] = LarkFiles(clients.client_of)

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from gateway.channel.errors import PlatformThrottled, PlatformUnavailable
-from gateway.core.pacing import AppPace
+from gateway.core.pacing import UNLIMITED, AppPace, Limits
 
 logger = structlog.get_logger(__name__)
 
@@ -24,8 +24,9 @@ def _unnoted(_event: str) -> None:
 class Governor:
     """The pace of one app, on trio's clock. It lives as long as the lease: its holder alone speaks for the app."""
 
-    def __init__(self, note: Note = _unnoted) -> None:
-        self._pace = AppPace()
+    def __init__(self, note: Note = _unnoted, *, limits: Limits = UNLIMITED) -> None:
+        """`limits` are those that the bot's platform declares."""
+        self._pace = AppPace(limits)
         self._note = note
 
     def app_wait(self) -> float:

@@ -22,12 +22,14 @@ from gateway.errors import LocalProtocolError, StoreError, StoreUnavailable
 from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
 from gateway.outbound.sending import (
-    DOUBT_SECONDS_MAX,
+    SETTLING_SECONDS,
     UNSENT_SECONDS_MAX,
     FindOut,
     GiveUp,
     Postpone,
     is_outlived,
+    is_repeatable,
+    is_settled,
     judge_attempt,
 )
 from gateway.outbound.typing import TypingSender
@@ -65,12 +67,13 @@ async def run_outbox(
     channel: Channel,
     store: OutboxStore,
     wake: Signal,
+    governor: Governor,
+    key_seconds: float,
     attempt_seconds: float = 2.5,
     concurrency: int = CONCURRENCY_MAX,
     record: Record = _unrecorded,
     composers: Mapping[str, Compose] = STORED,
     typing_sender: TypingSender | None = None,
-    governor: Governor | None = None,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -79,7 +82,8 @@ async def run_outbox(
     Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
     A row whose kind is one of `composers` gets its text there, anew for each attempt. A `typing_sender` of the same bot
     and with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots. The
-    `governor` is shared with whatever else calls in the bot's name.
+    `governor` is shared with whatever else calls in the bot's name. `key_seconds` is for how long the platform drops a
+    repeat by its idempotency key; 0: it does not, and a message in doubt is looked for instead of being sent again.
 
     Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
     `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
@@ -88,7 +92,7 @@ async def run_outbox(
     """
     lease = Lease(installation_id, lease_epoch)
     sender = _Sender(
-        lease, channel, store, wake, governor or Governor(), attempt_seconds, record, composers, random_unit
+        lease, channel, store, wake, governor, key_seconds, attempt_seconds, record, composers, random_unit
     )
     async with open_workers(PARK_SECONDS) as nursery:
         task_status.started()
@@ -109,6 +113,7 @@ class _Sender:
     _store: OutboxStore
     _wake: Signal
     _governor: Governor
+    _key_seconds: float
     _attempt_seconds: float
     _record: Record
     _composers: Mapping[str, Compose]
@@ -188,8 +193,13 @@ class _Sender:
             await self._fail(row, 0, f"not sent: it waited {row.age_seconds / 3600:.0f} hours for its bot")
             logger.error("outbox_row_outlived", row_id=str(row.id), kind=row.kind)
             return
-        if row.doubt_seconds is not None and row.doubt_seconds > DOUBT_SECONDS_MAX:
-            await self._resolve_doubt(row)
+        doubt_seconds = row.doubt_seconds
+        if doubt_seconds is not None and not is_repeatable(doubt_seconds=doubt_seconds, key_seconds=self._key_seconds):
+            if is_settled(idle_seconds=row.idle_seconds):
+                await self._resolve_doubt(row)
+            else:
+                # The chat does not tell yet whether the last attempt succeeded.
+                await self._postpone(row, SETTLING_SECONDS, 0, "the result of the last attempt is unknown")
             return
         try:
             text = await self._text(row)
@@ -262,9 +272,7 @@ class _Sender:
             await self._settle_unknown(row, 0, "the chat could not be read for a day")
             return
         self._log_failure(row, error, final=False)
-        delay = READ_BACK_RETRY_SECONDS * (0.5 + self._random_unit())
-        await self._store.postpone(self._lease, row, delay, 0, _reason(error), doubtful=True)
-        self._record(row.kind, "postponed")
+        await self._postpone(row, READ_BACK_RETRY_SECONDS * (1 + self._random_unit() / 2), 0, _reason(error))
 
     async def _settle_read_back(self, row: OutboxRow, message_id: str | None, final: Exception | None) -> None:
         if message_id is None and final is not None:
@@ -311,8 +319,11 @@ class _Sender:
             case FindOut():
                 await self._resolve_doubt(row, error)
             case Postpone(delay, doubtful):
-                await self._store.postpone(self._lease, row, delay, _code(error), _reason(error), doubtful=doubtful)
-                self._record(row.kind, "postponed")
+                await self._postpone(row, delay, _code(error), _reason(error), doubtful=doubtful)
+
+    async def _postpone(self, row: OutboxRow, seconds: float, code: int, reason: str, *, doubtful: bool = True) -> None:
+        await self._store.postpone(self._lease, row, seconds, code, reason, doubtful=doubtful)
+        self._record(row.kind, "postponed")
 
     async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
         """Final. Where a run was to be heard of, its chat hears that it will not be; of a failed notice nobody does."""

@@ -1,8 +1,9 @@
 """What follows from the outcome of one attempt to send, without I/O.
 
 Three kinds of failure: the platform said no (nothing was sent, and saying it again is pointless), it said not now or
-was not reached (nothing was sent), or nobody knows. The last one is repeated with the same idempotency key, which the
-platform honours for one hour; past that a repeat could be a second message, so the chat is read instead.
+was not reached (nothing was sent), or the result is unknown. An unknown one is repeated with the same idempotency key
+for as long as the platform honours it. Past that, or where it honours none, a repeat could be a second message, so the
+chat is read instead.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from gateway.channel.errors import (
 )
 from gateway.errors import LocalProtocolError
 
-DOUBT_SECONDS_MAX = 55 * 60.0
-"""The platform's hour, less what clocks and calls may take."""
+KEY_SHARE = 11 / 12
+"""The part of an idempotency key's time that is used; the rest is for clocks and calls."""
 UNSENT_SECONDS_MAX = 24 * 3600.0
 """An answer that could not be sent for so long is not worth sending any more."""
 SETTLING_SECONDS = 60.0
@@ -48,6 +49,16 @@ class GiveUp:
 @dataclass(frozen=True, slots=True)
 class FindOut:
     """Never again; but an earlier attempt may have succeeded, and then it would be a lie that the row failed."""
+
+
+def is_repeatable(*, doubt_seconds: float, key_seconds: float) -> bool:
+    """Whether a row whose first doubtful attempt began `doubt_seconds` ago may be sent again under the same key."""
+    return doubt_seconds <= key_seconds * KEY_SHARE and key_seconds > 0
+
+
+def is_settled(*, idle_seconds: float) -> bool:
+    """Whether an attempt that began so long ago would be visible by now, had it succeeded."""
+    return idle_seconds >= SETTLING_SECONDS
 
 
 def is_outlived(*, age_seconds: float, in_doubt: bool) -> bool:

@@ -69,7 +69,7 @@ class TypingSender:
         store: TypingStore,
         *,
         wake: Signal,
-        governor: Governor | None = None,
+        governor: Governor,
         attempt_seconds: float = 2.5,
         record: Record = unrecorded,
     ) -> None:
@@ -77,7 +77,7 @@ class TypingSender:
         self._typing = typing_of(channel)
         self._store = store
         self._wake = wake
-        self._governor = governor or Governor()
+        self._governor = governor
         self._attempt_seconds = attempt_seconds
         self._record = record
         self._busy: set[UUID] = set()

@@ -146,7 +146,7 @@ class Fleet:
         self._told.discard(installation.id)
         try:
             opened = self._open_secrets(installation)
-            identity = self._registry.identity_keys(installation.channel_type)
+            identity = self._registry.traits(installation.channel_type).identity_keys
             said = fingerprint(self._digest_key, installation.channel_type, installation.config, opened, identity)
         except UnreadableSecret as error:
             logger.warning("secret_unreadable", installation_id=str(installation.id), error=str(error))

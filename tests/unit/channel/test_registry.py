@@ -93,7 +93,7 @@ def test_registry_tells_what_each_platform_brought_along() -> None:
     assert [registry.divide(slug, "a b") for slug in ("bare", "full", "gone")] == [["a b"], ["a", "b"], ["a b"]]
     assert registry.lookups() == {"full": lookup_of}
     assert registry.titles() == [{"en": "bare"}, {"en": "Full", "ja": "全部"}]
-    assert [registry.identity_keys(slug) for slug in ("full", "gone")] == [("app_id", "gate"), ("app_id",)]
+    assert [registry.traits(slug).identity_keys for slug in ("full", "gone")] == [("app_id", "gate"), ("app_id",)]
 
 
 def test_registry_second_registration_replaces_the_traits_as_well() -> None:

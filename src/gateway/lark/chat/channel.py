@@ -21,6 +21,7 @@ from gateway.channel.channel import (
 )
 from gateway.channel.errors import PlatformError, PlatformRefused
 from gateway.channel.message import OutboundMessage, SendResult, Tone
+from gateway.core.pacing import Limit, Limits
 from gateway.errors import RemoteProtocolError
 from gateway.lark.api.client import BotIdentity, LarkClient
 from gateway.lark.api.clients import LarkClients
@@ -53,6 +54,12 @@ CAPABILITIES = (
 )
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
 """The bot's union id is not among them: it follows from the ids that are, and is filled in later on live bots."""
+
+
+LIMITS = Limits(app=(Limit(50, 1.0), Limit(1000, 60.0)), chat=(Limit(5, 1.0),))
+"""The platform's documented limits for sending messages, by app and by chat."""
+KEY_SECONDS = 3600.0
+"""The platform drops a message with a `uuid` that it saw within the last hour."""
 
 
 class LarkChannel:

@@ -12,7 +12,15 @@ from gateway.channel.errors import (
     PlatformUnreachable,
 )
 from gateway.errors import LocalProtocolError
-from gateway.outbound.sending import SETTLING_SECONDS, FindOut, GiveUp, Postpone, is_outlived, judge_attempt
+from gateway.outbound.sending import (
+    SETTLING_SECONDS,
+    FindOut,
+    GiveUp,
+    Postpone,
+    is_outlived,
+    is_repeatable,
+    judge_attempt,
+)
 
 DAY = 24 * 3600.0
 
@@ -88,3 +96,9 @@ def test_row_is_outlived_after_a_day_unless_it_may_have_been_sent() -> None:
     assert not is_outlived(age_seconds=DAY - 1, in_doubt=False)
     assert is_outlived(age_seconds=DAY, in_doubt=False)
     assert not is_outlived(age_seconds=DAY, in_doubt=True)
+
+
+def test_key_is_used_for_a_little_less_than_it_is_honoured() -> None:
+    assert is_repeatable(doubt_seconds=55 * 60, key_seconds=3600)
+    assert not is_repeatable(doubt_seconds=55 * 60 + 1, key_seconds=3600)
+    assert not is_repeatable(doubt_seconds=0, key_seconds=0)
