@@ -158,7 +158,7 @@ async def test_failed_answer_is_told_of_once_in_its_own_place_and_language(
     world = await open_world(pool, language="zh-Hans")
     session = await world.add_session(thread_id="omt_1", config={"chat_id": "oc_real"})
     assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.id, "hello")
+    await world.service.complete(world.runtime, assignment.claim.identity, "hello")
     (answer,) = await world.outbox()
     await world.sql(
         "insert into outbound_message (id, workspace_id, installation_id, task_id, kind, part, recipient_id, uuid)"
