@@ -10,6 +10,9 @@ from quart import request
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+PROXIES_MAX = 16
+"""Proxies in a row that are looked through. A longer list takes time to read, and only a client makes one up."""
+
 
 def request_address(trusted: Sequence[Network]) -> Address | None:
     """The address of the current request's client, as `client_address` finds it."""
@@ -28,7 +31,7 @@ def client_address(
     that it was called from, so the list is read from its end. The client is the first entry found there that is not
     itself a trusted proxy; what stands to the left of it is the client's own claim and is ignored. An entry that is no
     address ends the search: the client is then known only as the proxy that wrote it. When every entry is trusted, the
-    left-most one is the client.
+    left-most one is the client, or the one before which PROXIES_MAX were looked through.
 
     X-Real-IP counts only without X-Forwarded-For, and both count only when the peer lies in `trusted`.
     """
@@ -36,7 +39,8 @@ def client_address(
     if client is None or not _is_trusted(client, trusted):
         return client
     # A blank entry says nothing, as in every list of a header.
-    entries = [entry for line in forwarded_for for entry in line.split(",") if entry.strip()]
+    pieces = ",".join(forwarded_for).rsplit(",", PROXIES_MAX)[-PROXIES_MAX:]
+    entries = [entry for entry in pieces if entry.strip()]
     for entry in reversed(entries or [real_ip or ""]):
         found = _parsed(entry)
         if found is None:

@@ -118,7 +118,8 @@ async def test_file_is_kept_from_an_attempt_that_is_over(
     task = await claimed(world, client, "f")
     await world.sql("update agent_task set attempt = 2")
     for number, status, code in (
-        ("2", 200, None), ("1", 409, "attempt_over"), ("3", 409, "attempt_unknown"), (str(2**31 - 1), 409, "attempt_unknown"),
+        ("2", 200, None), ("1", 409, "attempt_over"),
+        ("3", 409, "attempt_unknown"), (str(2**31 - 1), 409, "attempt_unknown"),
         *((wrong, 400, "invalid_parameter") for wrong in ("", "0", "-1", "x", "1.0", "\u0661", str(2**31), "9" * 11)),
     ):  # fmt: skip
         answer = await get(client, task, params={"attempt": number})

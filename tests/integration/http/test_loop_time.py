@@ -226,4 +226,4 @@ async def test_no_stranger_holds_the_loop(daemon: Daemon, meter: LoopMeter) -> N
         postings += [Posting(method, some, lines, b"a=b") for lines in (CREDENTIALS if private else heads())]
         postings += [Posting(method, some + query) for query in (QUERIES[:1] if private else QUERIES)]
         await attack.send_all(postings)
-    assert attack.held == [], attack.sent
+    assert not attack.held, "\n".join(attack.held)

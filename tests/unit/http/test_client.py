@@ -9,7 +9,7 @@ import pytest
 from quart import Quart
 from werkzeug.datastructures import Headers
 
-from gateway.http.client import client_address, request_address, throttle_key
+from gateway.http.client import PROXIES_MAX, client_address, request_address, throttle_key
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48"))
 
@@ -99,3 +99,10 @@ def test_host_part_of_an_address_is_the_expected_one(case: dict[str, Any]) -> No
 def test_real_ip_counts_where_nothing_was_forwarded(forwarded: list[str], real_ip: str, client: str) -> None:
     assert str(client_address("10.0.0.1", forwarded, TRUSTED, real_ip=real_ip)) == client
     assert str(client_address("192.0.2.1", forwarded, TRUSTED, real_ip=real_ip)) == "192.0.2.1"
+
+
+def test_only_so_many_proxies_in_a_row_are_looked_through() -> None:
+    proxies = [f"10.0.0.{number}" for number in range(PROXIES_MAX + 3)]
+    assert str(client_address("10.1.1.1", [",".join(["192.0.2.1", *proxies])], TRUSTED)) == "10.0.0.3"
+    few = proxies[: PROXIES_MAX - 1]
+    assert str(client_address("10.1.1.1", [",".join(["192.0.2.1", *few])], TRUSTED)) == "192.0.2.1"
