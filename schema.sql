@@ -1547,10 +1547,24 @@ CREATE INDEX agent_task_autopilot_run_idx ON public.agent_task USING btree (auto
 
 
 --
+-- Name: agent_task_chat_session_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX agent_task_chat_session_idx ON public.agent_task USING btree (chat_session_id) WHERE (chat_session_id IS NOT NULL);
+
+
+--
 -- Name: agent_task_due_idx; Type: INDEX; Schema: public; Owner: -
 --
 
 CREATE INDEX agent_task_due_idx ON public.agent_task USING btree (agent_id, priority DESC, created_at) WHERE (status = 'queued'::text);
+
+
+--
+-- Name: agent_task_issue_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX agent_task_issue_idx ON public.agent_task USING btree (issue_id) WHERE (issue_id IS NOT NULL);
 
 
 --
@@ -1614,6 +1628,13 @@ CREATE INDEX autopilot_run_trigger_idx ON public.autopilot_run USING btree (trig
 --
 
 CREATE INDEX autopilot_run_uncounted_idx ON public.autopilot_run USING btree (completed_at) WHERE ((counted_at IS NULL) AND (status = ANY (ARRAY['completed'::text, 'failed'::text])));
+
+
+--
+-- Name: autopilot_run_workspace_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX autopilot_run_workspace_idx ON public.autopilot_run USING btree (workspace_id, triggered_at DESC);
 
 
 --
@@ -1761,6 +1782,13 @@ CREATE INDEX chat_message_task_idx ON public.chat_message USING btree (task_id) 
 --
 
 CREATE INDEX chat_message_waiting_idx ON public.chat_message USING btree (chat_session_id) WHERE ((task_id IS NULL) AND (role = 'user'::text));
+
+
+--
+-- Name: chat_session_agent_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX chat_session_agent_idx ON public.chat_session USING btree (agent_id);
 
 
 --

@@ -39,7 +39,7 @@ select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, a
   workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
   coalesce(task.runtime_id, agent.runtime_id) as runtime_id, runtime.name as runtime,
   runtime.last_heartbeat_at as runtime_last_heartbeat_at, task.created_at, task.available_at, task.dispatched_at,
-  task.started_at, task.completed_at, task.undelivered, task.error, to_jsonb(task) ->> 'stderr_tail' as stderr_tail
+  task.started_at, task.completed_at, task.undelivered, task.error, task.stderr_tail
 from agent_task task
 join workspace on workspace.id = task.workspace_id
 join agent on agent.id = task.agent_id
