@@ -121,10 +121,15 @@ async def test_text_that_no_database_can_hold_is_settled_and_harms_nobody(world:
 async def test_message_above_the_websocket_limit_ends_with_1009_and_a_new_connection(world: World) -> None:
     bot, other = await world.add_bot("Attacked"), await world.add_bot("Bystander")
     async with world.daemon() as daemon:
-        (connection,), (bystander,) = await bot.connected(), await other.connected()
-        world.sim.push_raw(connection, bytes(6 * 2**20))
-        with trio.fail_after(15):
-            await connection.ended.wait()
+        (bystander,) = await other.connected()
+        # The reason is said if it can be said at once: on a busy machine the socket may be closed before.
+        for _ in range(3):
+            (connection,) = await bot.connected()
+            world.sim.push_raw(connection, bytes(6 * 2**20))
+            with trio.fail_after(15):
+                await connection.ended.wait()
+            if "1009" in connection.closing:
+                break
         assert "1009" in connection.closing
         (again,) = await bot.connected()
         assert again is not connection

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOGIN_PATH = "/login"
 BIND_PATH = "/lark/bind"
+LINK_TOKEN_CHARS_MAX = 128
 NEXT_LENGTH_MAX = 2_048
 STATES = {400: "missing", 403: "not_member", 409: "taken", 410: "over", 429: "too_many"}
 """What the page says for the status of a refusal; `other` for any that is not here."""
@@ -128,7 +129,7 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
     @app.get(BIND_PATH)
     async def bind_page() -> Response:
         """Shows what the link asks for. To open it binds nothing."""
-        token = request.args.get("token", "").strip()
+        token = link_token(request.args.get("token", ""))
         user_id = await sessions.signed_in()
         if not token or user_id is None:
             return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
@@ -142,12 +143,18 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
         except RejectedRequest as refusal:
             return pages.say("", "elsewhere", refusal.status)
         form = await read_form()
-        token, user_id = form.get("token", "").strip(), await sessions.signed_in()
+        token, user_id = link_token(form.get("token", "")), await sessions.signed_in()
         if not token or user_id is None:
             return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
         if not hmac.compare_digest(form.get("proof", "").encode(), form_proof().encode()):
             return await pages.offer(token, user_id, changed=True)
         return await pages.redeem(token, user_id)
+
+
+def link_token(text: str) -> str:
+    """The token of a binding link; "" for a text that is longer than any, which would only cost a page its time."""
+    token = text.strip()
+    return token if len(token) <= LINK_TOKEN_CHARS_MAX else ""
 
 
 class BindPages:

@@ -45,7 +45,7 @@ DIRECT = Proxies({})
 
 _WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
 _RECEIVE_BYTES = 16 * 2**10  # several events at once when they come fast
-_CLOSE_WAIT_SECONDS_MIN = 0.1
+_CLOSE_WAIT_SECONDS_MIN = 0.02
 _CLOSE_WAIT_SECONDS_MAX = 0.25
 
 
