@@ -11,7 +11,7 @@ from uuid import UUID
 from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationDraft, InstallationView
 
 SESSION_KEEP_SECONDS = 1800.0
-"""How long the status of an ended session can still be read."""
+"""The time for which the status of an ended session can still be read."""
 
 
 class InstallReason(StrEnum):

@@ -14,7 +14,7 @@ from gateway.core.introduction import Introduction, plain_name
 from gateway.errors import GatewayError
 
 INTRODUCTION_SECONDS = 1.5
-"""How long a page waits for names from a platform; after that it is shown without them."""
+"""The time that a page waits for names from a platform; after that it is shown without them."""
 
 _log = structlog.get_logger()
 

@@ -43,7 +43,7 @@ def where_to_post(public_url: str | None, installation_id: UUID) -> str:
 
 
 class PushStore(Protocol):
-    """Both methods raise StoreUnavailable."""
+    """The store of installations that take posted events. Both methods raise StoreUnavailable."""
 
     async def find(self, installation_id: UUID) -> PushTarget | None:
         """Return the installation; None if it is unknown, or its workspace or agent is gone."""

@@ -58,17 +58,17 @@ _log = structlog.get_logger()
 STEP_SECONDS = 40.0
 """The time limit of one step: a poll, then two calls about the new bot, each with a time limit of its own."""
 LEASE_SECONDS = 8.0
-"""How long a step holds its session without renewing. A lost process delays a scan by this long."""
+"""The time that a step holds its session without renewing. A lost process delays a scan by this much."""
 RENEW_SECONDS = 2.5
 RELEASE_SECONDS = 1.0
 FINISH_SECONDS = 120.0
 """The least time that a granted app gets, from the grant, until the platform has to name its bot."""
 RETRY_SECONDS = 3.0
 KEEP_SECONDS = 600.0
-"""How long a step with a granted app waits for an unavailable database: the app's secret is known here only."""
+"""The time that a step with a granted app waits for an unavailable database. No other process knows the secret."""
 KEEP_RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 4.0
-"""How long a step may go on when the process stops: the answer under way may be the grant of an app."""
+"""The time that a step may go on when the process stops: the answer under way may be the grant of an app."""
 STEPS_AT_ONCE_MAX = 8
 PENDING_MAX = 50
 """The most pending sessions of one workspace: each of them is polled every few seconds."""
@@ -233,7 +233,8 @@ class ScanService:
     async def _hold(self, scan: ScanInHand, step: _Step) -> None:
         """Renew the row lease, and cancel the step once another process holds it.
 
-        Writes of the step would then change no row. The exception is a grant that is not stored yet.
+        Without the lease, the writes of the step change no row. A step with a grant that is not stored yet is not
+        cancelled: a grant can be stored without the lease.
         """
         while True:
             await trio.sleep(RENEW_SECONDS)
@@ -254,7 +255,7 @@ class ScanService:
                 return  # The lease then runs out by itself.
 
     async def _guarded_step(self, scan: ScanInHand, step: _Step) -> bool:
-        """Take the step. Return True if it ended, even by failing; False if it has to be taken again."""
+        """Take the step. Return True if it ended, even by failing; False if StoreUnavailable postponed it."""
         try:
             await self._step(scan, step)
         except StoreUnavailable as error:

@@ -1,8 +1,8 @@
 """One frame of the Lark long connection, and its encoding.
 
 A binary WebSocket message holds exactly one frame. Control frames carry pings and pongs. Data frames carry events to us
-and their acknowledgements back. Strings stay bytes here: an acknowledgement sends the fields of
-the received frame back, and nothing may be re-encoded on the way.
+and their acknowledgements back. Strings stay bytes here: an acknowledgement sends the fields of the
+received frame back, and nothing may be re-encoded on the way.
 """
 
 from __future__ import annotations

@@ -74,7 +74,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deliver:
-    """Decide this event, then call `Session.settle` with this object. `frame` is the one that completed the event."""
+    """Decide this event, then call `Session.settle` with this object. `frame` is the one that completed the event.
+
+    A delivery equals only itself, so it may serve as a key.
+    """
 
     frame: Frame
     payload: bytes
@@ -189,7 +192,7 @@ class Session:
         if self._state is not State.LIVE:
             raise LocalProtocolError(f"a frame was received in state {self._state.name}")
         frame = decode(data)
-        self._heard_at = now
+        self._heard_at = now  # after decoding: a malformed message is no sign of life
         if frame.method == CONTROL:
             return self._control(frame, now)
         if frame.method == DATA:
@@ -251,7 +254,7 @@ class Session:
 
     def _data(self, frame: Frame, now: float) -> list[Action]:
         if frame.header(b"type") not in (b"event", None):
-            # Not an event, so there is nothing to decide. Unanswered, the platform would send it again four times.
+            # There is no event to decide. If this stayed unanswered, the platform would send it again four times.
             return [Send(acknowledge(frame, SETTLED, 0))]
         total = _number(frame.header(b"sum"))
         # A count of pieces that is missing, unreadable, 0 or 1 means an event in one frame.
@@ -262,6 +265,7 @@ class Session:
     def _piece(self, frame: Frame, total: int, now: float) -> list[Action]:
         message_id = frame.header(b"message_id") or b""
         index = _number(frame.header(b"seq"))
+        # The assembler ignores a piece with the index -1.
         outcome = self._assembler.admit(message_id, total, -1 if index is None else index, frame.payload or b"", now)
         if isinstance(outcome, bytes):
             delivery = Deliver(frame, outcome, now, split=True)
