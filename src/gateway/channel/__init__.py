@@ -3,47 +3,50 @@
 How to add a platform
 ---------------------
 
-A function that registers it, named in `daemon.platforms.PLATFORMS`: nothing else is told. The tests serve such a
-platform beside Lark, so its adapter is an example that works.
+Write a function that registers the platform, and name it in `daemon.platforms.PLATFORMS`. Nothing else has to know.
+The tests serve such a platform beside Lark, so its adapter is an example that works.
 
-*The slug* is short and for ever: it stands in every row as `channel_type`, and in metrics.
+*The slug* is short and never changes: it is stored in every row as `channel_type`, and it appears in metrics.
 
-*The channel* implements `channel.channel.Channel`. `run` holds the link. It calls `started()` once the platform has
-accepted the bot, registers with `ChannelConfig.fence` what cuts the link without waiting, and updates
-`ChannelConfig.health`. LinkRefused ends it where the platform will not have the bot, LinkLost where trying again may
-help; both may come in an exception group. Cancelled, it has one second to settle what it received. Whatever was heard
-goes to `ChannelConfig.handler`, messages of one chat in the order in which they came: SETTLED is acknowledged,
-REDELIVER or an exception makes the platform tell it again. Where the platform never tells twice, the channel has to.
+*The channel* implements `channel.channel.Channel`. `run` holds the link to the platform. It calls `started()` once the
+platform has accepted the bot. It registers with `ChannelConfig.fence` a function that cuts the link without waiting,
+and it updates `ChannelConfig.health`. It raises LinkRefused when the platform rejects the bot, and LinkLost when trying
+again may help; both may come in an exception group. When it is cancelled, it has one second to settle the messages it
+already received. It passes every received message to `ChannelConfig.handler`, messages of one chat in the order in
+which they arrived. SETTLED means: acknowledge the message to the platform. REDELIVER or an exception means: make the
+platform send the message again. If the platform never sends a message twice, the channel itself has to repeat it.
 
-*What comes in* is a `channel.message.InboundMessage`. Ids are the platform's own, and only have to be unique for one
-bot: `message_id` is what makes a message the same when it comes again. `app_id` is the bot, and `command_text` what
-the sender typed. `addressed_to_bot` decides in groups, where anything else is dropped before it is stored. `sent_at`
-is what commands go stale by.
+*An incoming message* is a `channel.message.InboundMessage`. Ids are the platform's own, and only have to be unique for
+one bot: two deliveries with the same `message_id` are the same message. `app_id` is the bot, and `command_text` is what
+the sender typed. In groups, a message is dropped before it is stored unless `addressed_to_bot` is true. `sent_at`
+decides when a command is too old to be obeyed.
 
-*What goes out* is `Channel.send` of a `channel.message.OutboundMessage`, to a chat, or to a person who has to be asked
-to bind. Failures are those of `channel.errors`, each of which says whether anything may have been sent. The platform
-declares what it takes in a time (`Traits.limits`), and for how long it drops a repeat by its `idempotency_key`
-(`Traits.key_seconds`); where it keeps no keys, a message in doubt is looked for, and never sent again blindly.
+*An outgoing message* is a `channel.message.OutboundMessage`, passed to `Channel.send`. It goes to a chat, or to a
+person who has to be asked to bind an account. Failures are those of `channel.errors`; each of them says whether the
+message may have been sent. The platform declares its rate limits (`Traits.limits`), and for how long it drops a
+repeated message with the same `idempotency_key` (`Traits.key_seconds`). If it keeps no keys, a message whose result is
+unknown is looked for on the platform, and is never sent again blindly.
 
-*The installation* is a row of `channel_installation`: the type, an agent, and a JSON config by which only the adapter
-decides anything, but for three keys. `app_id` is there, names the bot, and is unique for the type. A key that ends in
-`_encrypted` holds a secret, base64 of what the key ring sealed for the id of the row; the channel finds it opened,
-without the ending, and key rotation finds it by the ending. `allow_bots` means the same everywhere. Rows are written
-through `channel.installation.InstallationStore.save`.
+*The installation* is a row of `channel_installation`: the type, an agent, and a JSON config. Only the adapter reads the
+config, except for three kinds of key. `app_id` is required, names the bot, and is unique for the type. A key that ends
+in `_encrypted` holds a secret: base64 of what the key ring sealed for the id of the row. The channel gets that secret
+opened, under the key without the ending; key rotation finds secrets by the ending. `allow_bots` means the same on every
+platform. Rows are written through `channel.installation.InstallationStore.save`.
 
-*The registration* is `Registry.register(slug, factory, traits)`, called by a function that `daemon.platforms` names;
-`daemon.foundation.Foundation` is what it may build on. `channel.registry.Traits` are what others must know: what people
-call the platform, what its channels can do, which keys of a config make another link, how long answers are divided, how
-to read back what was said. Files in messages come from the source that the platform puts into `Foundation.files`.
+*The registration* is a call of `Registry.register(slug, factory, traits)` by the function named in `daemon.platforms`.
+`daemon.foundation.Foundation` is what that function may build on. `channel.registry.Traits` are the facts that the rest
+of the gateway needs: what people call the platform, what its channels can do, which config keys require a new link when
+they change, how long answers are divided, and how to read back past messages. Files in messages come from the source
+that the platform puts into `Foundation.files`.
 
-*What a platform cannot do* it leaves out. Without `Capability.TYPING_INDICATOR` (with it, a channel implements
-`channel.channel.Typing`) no sign is asked for; without `channel.channel.ReadBack` an answer of which nobody knows
-whether it arrived is shown as unknown after an hour; without a lookup an agent reads `[unable to fetch]`; without a
-source a file is said to be unavailable; without a way to divide, every answer is one message.
+*Missing abilities* are simply left out. Without `Capability.TYPING_INDICATOR` the gateway never asks for a typing sign;
+a channel with it implements `channel.channel.Typing`. Without `channel.channel.ReadBack`, an answer whose delivery is
+uncertain is shown as unknown after an hour. Without a lookup an agent reads `[unable to fetch]`. Without a source for
+files, a file is said to be unavailable. Without a way to divide, every answer is one message.
 
-*What stays Lark's alone*: the command group `gateway lark` and the routes below `/api/workspaces/…/lark/` connect and
-list Lark's bots, so a platform brings its own way to write its rows. A link to bind an account leads to `/lark/bind` on
-every platform, and `gateway lark bind` binds an account of any bot. An issue that was filed by a command has the origin
-`lark_chat` wherever the chat was. Events that a platform posts need a route of their own beside
-`http.ingress.lark_events`.
+*Some things remain Lark's alone*. The command group `gateway lark` and the routes below `/api/workspaces/…/lark/`
+connect and list only Lark's bots, so another platform needs its own way to write its rows. A link to bind an account
+leads to `/lark/bind` on every platform, and `gateway lark bind` binds an account of any bot. An issue filed by a
+command has the origin `lark_chat`, on whatever platform the chat was. Events that another platform posts need a route
+of their own beside `http.ingress.lark_events`.
 """

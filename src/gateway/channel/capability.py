@@ -1,4 +1,4 @@
-"""What a channel can do, as a set of bits whose order is fixed because it is stored and shown."""
+"""Abilities of a channel, as a set of bits. Their order is fixed, because it is stored and shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Capability(IntFlag):
     MESSAGE_EDIT = 1 << 7
 
     def has(self, needed: int) -> bool:
-        """Whether every bit of `needed` is here; nothing needed is always here."""
+        """True if every bit of `needed` is set; always true when `needed` is 0."""
         return int(self) & needed == needed
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a chat platform implements to be served by the gateway."""
+"""Interfaces that a chat platform implements to be served by the gateway."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from gateway.errors import GatewayError
 
 
 class Verdict(Enum):
-    """What the platform is told of an inbound message."""
+    """The answer to the platform about an inbound message."""
 
     SETTLED = "settled"
-    """Its outcome is committed: acknowledge, never deliver it again."""
+    """The outcome of the message is committed: acknowledge it, so that it is never delivered again."""
     REDELIVER = "redeliver"
-    """Nothing is lost if it comes again: another worker holds it, or the store was away."""
+    """The message has to be delivered again: another worker holds it, or the store was unavailable."""
 
 
 InboundHandler = Callable[[InboundMessage], Awaitable[Verdict]]
-"""Decides one message. An exception is an infrastructure failure: the adapter asks for redelivery and lives on."""
+"""Decides one message. An exception is an infrastructure failure: the adapter asks for redelivery and goes on."""
 
 
 class ConnectionState(StrEnum):
-    """Whether a bot can hear, as stored and shown."""
+    """The state of a bot's link, as stored and shown; `HEARING` are the states in which events arrive."""
 
     CONNECTING = "connecting"
     LIVE = "live"
@@ -44,15 +44,15 @@ class ConnectionState(StrEnum):
 
 HEARING = frozenset({ConnectionState.LIVE, ConnectionState.HTTP})
 DEGRADED_SECONDS = 60.0
-"""A bot that hears counts as degraded for so long after it asked the platform to send some event again."""
+"""A bot that receives events counts as degraded for this long after it asked the platform to send one again."""
 
 
 @dataclass(slots=True)
 class LinkHealth:
-    """What is known of a link, updated in place by the channel and stored by the supervisor on change or every 5 s.
+    """Observations about a link, updated in place by the channel. The supervisor stores them on change or every 5 s.
 
-    Times are wall-clock UTC for display; they decide nothing. `asked_again_at` is when the platform was last told to
-    send an event again, by the monotonic clock.
+    Times are wall-clock UTC, for display only. The exception is `asked_again_at`: it is the time, by the monotonic
+    clock, at which the platform was last told to send an event again.
     """
 
     state: ConnectionState = ConnectionState.CONNECTING
@@ -64,17 +64,21 @@ class LinkHealth:
     asked_again_at: float | None = None
 
     def degraded_seconds(self, now: float) -> float:
-        """For how much longer the link counts as degraded; 0 when it does not. `now` is of the monotonic clock."""
+        """Return for how many more seconds the link counts as degraded; 0 if it does not.
+
+        `now` is a time of the monotonic clock.
+        """
         if self.asked_again_at is None or self.state not in HEARING:
             return 0.0
         return max(0.0, self.asked_again_at + DEGRADED_SECONDS - now)
 
 
 class Fence:
-    """The end of the right to speak, delivered synchronously.
+    """Cuts a channel's link synchronously when the lease ends, and with it the right to speak for the bot.
 
-    Cancellation asks; a fence does not. A channel registers how to tear its link down without awaiting anything, and
-    `fall` calls it at the moment the lease ends, even while a shielded call keeps the channel's own tasks alive.
+    Cancellation takes effect only at a checkpoint outside a shield; a fence takes effect at once. A channel registers a
+    function that tears its link down without awaiting anything. `fall` calls that function at the moment the lease
+    ends, even while a shielded call keeps the channel's own tasks alive.
     """
 
     def __init__(self) -> None:
@@ -86,7 +90,7 @@ class Fence:
         return self._fallen
 
     def on_fall(self, teardown: Callable[[], None]) -> Callable[[], None]:
-        """Register `teardown`; called at once when the fence fell already. Returns a function that takes it back."""
+        """Register `teardown`, or call it at once if the fence has fallen. Return a function that unregisters it."""
         if self._fallen:
             teardown()
             return lambda: None
@@ -94,14 +98,17 @@ class Fence:
         return lambda: self._teardowns.remove(teardown) if teardown in self._teardowns else None
 
     def fall(self) -> None:
-        """Tear everything down, now and for good. What fails spares nothing else: all of it is raised at the end."""
+        """Call every registered teardown, now and for good.
+
+        A teardown that raises does not stop the others. Raises all their exceptions as a group at the end.
+        """
         self._fallen = True
         teardowns, self._teardowns = self._teardowns, []
         failures = []
         for teardown in teardowns:
             try:
                 teardown()
-            except Exception as error:  # Whatever it is: the other links must still be cut.
+            except Exception as error:  # Of any kind: the other teardowns must still run.
                 failures.append(error)
         if failures:
             raise ExceptionGroup("a link could not be torn down", failures)
@@ -109,7 +116,10 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class ChannelConfig:
-    """What a factory gets. `raw` is the installation's stored config with secrets opened; only the adapter reads it."""
+    """The arguments of a factory. `raw` is the stored config of the installation with its secrets opened.
+
+    Only the adapter reads `raw`.
+    """
 
     type: str
     installation_id: UUID
@@ -120,7 +130,7 @@ class ChannelConfig:
 
 
 class LinkRefused(GatewayError):
-    """The platform will not have this bot: bad secret, forbidden, too many connections. Retried slowly, and shown.
+    """The platform rejects this bot: bad secret, forbidden, too many connections. Retried slowly, and shown.
 
     `code` and `reason` are the platform's own.
     """
@@ -150,11 +160,11 @@ class Channel(Protocol):
         """The platform's slug: stored in the database, and the registry's key."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the link until cancelled; `started()` is called once it is established.
+        """Hold the link until cancelled; call `started()` once it is established.
 
-        Resource handling: the link is the channel's own and closed on every way out. Cancellation means hand-over: stop
-        reading, settle and acknowledge what was received within one second, close. A channel may be run again.
-        Raises LinkRefused or LinkLost when the link cannot be made or ends; never returns otherwise.
+        Resource handling: the channel owns the link and closes it on every way out. Cancellation means hand-over: the
+        channel stops reading, settles and acknowledges what it received within one second, and closes. A channel may be
+        run again. Raises LinkRefused or LinkLost when the link cannot be made or ends. Never returns.
         """
 
     async def send(self, message: OutboundMessage) -> SendResult:
@@ -166,37 +176,37 @@ class Channel(Protocol):
 
 @runtime_checkable
 class ReadBack(Protocol):
-    """What a channel may be able to do besides: find out whether a message was delivered after all."""
+    """An optional ability of a channel: to find out whether a message in doubt was delivered."""
 
     async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
-        """The platform's id of the message if it was delivered after `since`; None: it certainly was not.
+        """Return the platform's id of the message if it was delivered after `since`; None if it certainly was not.
 
-        `known` are ids of other messages of ours. Raises the PlatformError family; PlatformRefused when that cannot be
-        told.
+        `known` are ids of other messages that the bot sent. Raises the PlatformError family; PlatformRefused means that
+        the question cannot be answered.
         """
 
 
 def read_back_of(channel: Channel) -> ReadBack | None:
-    """The channel as one that can read back; None when it cannot."""
+    """Return the channel as a `ReadBack`; None if it does not implement it."""
     return channel if isinstance(channel, ReadBack) else None
 
 
 @runtime_checkable
 class Typing(Protocol):
-    """What a channel with `Capability.TYPING_INDICATOR` can do besides. Both calls raise the PlatformError family."""
+    """The additional calls of a channel with `Capability.TYPING_INDICATOR`. Both raise the PlatformError family."""
 
     async def show_typing(self, message_id: str) -> str:
-        """Let a message show that its answer is being worked on; returns the handle to take that away with.
+        """Show on a message that its answer is being worked on. Return the handle for `hide_typing`.
 
-        Safe to repeat: a message shows it once, and a repeat returns the handle of what is there.
+        Safe to repeat: a message shows the sign once, and a repeat returns the handle of the sign that is there.
         """
 
     async def hide_typing(self, message_id: str, handle: str) -> None:
-        """Take it away. Nothing to complain about when the message itself is gone."""
+        """Remove the sign. Raises nothing if the message itself is gone."""
 
 
 def typing_of(channel: Channel) -> Typing | None:
-    """The channel as one that can show typing; None when it says that it cannot."""
+    """Return the channel as a `Typing`; None if its capabilities lack the typing indicator."""
     able = channel.capabilities.has(Capability.TYPING_INDICATOR)
     return channel if able and isinstance(channel, Typing) else None
 

@@ -1,4 +1,7 @@
-"""Failures of a call to a chat platform, split by what the caller may do next. Adapters translate into them."""
+"""Failures of a call to a chat platform, split by what the caller may do next.
+
+Adapters translate the errors of their platform into these.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from gateway.errors import GatewayError
 
 
 class PlatformError(GatewayError):
-    """A platform answered a call with a no, or failed to answer it.
+    """A platform refused a call, or failed to answer it.
 
-    `code` is the platform's own number (0 when there was none), `log_id` what its support asks for.
+    `code` is the platform's own error number (0 if there was none). `log_id` is the id that the platform's support
+    asks for.
     """
 
     def __init__(self, message: str, *, code: int = 0, log_id: str = "") -> None:
@@ -18,17 +22,18 @@ class PlatformError(GatewayError):
 
 
 class PlatformUnavailable(PlatformError):
-    """No answer, or an answer that promises nothing: the result is unknown. Retry with the same idempotency key."""
+    """There was no answer, or an answer that leaves the result unknown. Retry with the same idempotency key."""
 
 
 class PlatformUnreachable(PlatformUnavailable):
-    """The call never left: no connection, or no token for it. Nothing was done, and a retry is as good as new."""
+    """The call was never made: no connection, or no token for it. Nothing was done, so a retry is a first try."""
 
 
 class PlatformThrottled(PlatformError):
-    """Too many calls. Retry after `retry_after` seconds; nothing was done.
+    """Too many calls were made. Nothing was done; retry after `retry_after` seconds.
 
-    `whole_app`: every call of the app is meant; else those to this one chat, person or message.
+    `whole_app` is True if the limit is on every call of the app. Otherwise it is on calls to this one chat, person or
+    message.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class PlatformThrottled(PlatformError):
 
 
 class PlatformRefused(PlatformError):
-    """A definite no for this one call. Record it; the same call will be refused again."""
+    """The platform definitely refused this one call. Record it; the same call will be refused again."""
 
 
 class PlatformUnauthorized(PlatformError):

@@ -1,4 +1,4 @@
-"""A bot that was connected to an agent: the row, and what its store can do."""
+"""An installation is a bot that was connected to an agent: its row, and the interface of its store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEGRADED = "degraded: some events were answered 500 within the last minute, and 
 
 @dataclass(frozen=True, slots=True)
 class AgentHome:
-    """Where an agent lives. `owner_id` is the workspace's first owner, None when it has none left."""
+    """The workspace of an agent. `owner_id` is the workspace's first owner, None if it has none left."""
 
     workspace_id: UUID
     archived: bool
@@ -23,9 +23,9 @@ class AgentHome:
 
 @dataclass(frozen=True, slots=True)
 class InstallationDraft:
-    """What an installation is to become. `config` holds secrets in sealed form only.
+    """An installation that is to be written. `config` holds secrets in sealed form only.
 
-    `replaces`: it may take the place of another app's live bot.
+    `replaces` is True if it may take the place of another app's live bot.
     """
 
     id: UUID
@@ -39,7 +39,7 @@ class InstallationDraft:
 
 @dataclass(frozen=True, slots=True)
 class BotInPlace:
-    """The live bot of an agent: its app, and how many linked accounts and conversations hang on it."""
+    """The live bot of an agent: its app, and how many linked accounts and conversations depend on it."""
 
     id: UUID
     app_id: str
@@ -49,10 +49,10 @@ class BotInPlace:
 
 @dataclass(frozen=True, slots=True)
 class InstallationView:
-    """What may be shown of an installation and its link: no secret, no lease token.
+    """The parts of an installation and its link that may be shown: no secret, no lease token.
 
-    `state` is what is true now: a link whose holder let the lease run out is `standby`, whatever was stored last.
-    `degraded`: it hears, and asked the platform within the last minute to send some event again.
+    `state` is the state at this moment: a link whose lease ran out is `standby`, whatever state was stored last.
+    `degraded` is True if the bot receives events, and asked the platform within the last minute to send one again.
     """
 
     id: UUID
@@ -76,7 +76,7 @@ class InstallationView:
 
     @property
     def shown_state(self) -> str:
-        """The state in the words of a list."""
+        """The state as lists show it."""
         return f"{self.state} (degraded)" if self.degraded else self.state
 
     @property
@@ -84,7 +84,7 @@ class InstallationView:
         return self.detail or (DEGRADED if self.degraded else "")
 
     def public(self) -> dict[str, Any]:
-        """The JSON object of the API and of `--json`."""
+        """Return the JSON object of the API and of `--json`."""
         connection = ("state", "degraded", "code", "last_frame_at", "last_event_at", "pong_ms")
         top = ("id", "workspace_id", "agent_id", "app_id", "region", "event_mode", "status", "bot_open_id")
         return {
@@ -97,7 +97,7 @@ class InstallationView:
 
 @dataclass(frozen=True, slots=True)
 class StoredInstallation:
-    """What speaking for an installation takes. `config` is as stored: its secrets are sealed."""
+    """The parts of an installation that are needed to speak for it. `config` is as stored: its secrets are sealed."""
 
     id: UUID
     config: dict[str, Any] = field(repr=False)
@@ -106,7 +106,7 @@ class StoredInstallation:
 
 @dataclass(frozen=True, slots=True)
 class AppHolder:
-    """The installation that has an app id. `leased`: a process may still hold its link."""
+    """The installation that has an app id. `leased` is True if a process may still hold its link."""
 
     id: UUID
     agent_id: UUID
@@ -116,7 +116,7 @@ class AppHolder:
 
 @dataclass(frozen=True, slots=True)
 class DroppedMessage:
-    """That something was not taken in, and why; never what it said."""
+    """The record of an event that was dropped, and the reason. It never holds the words of the message."""
 
     id: UUID
     event_type: str
@@ -127,7 +127,7 @@ class DroppedMessage:
     received_at: datetime
 
     def public(self) -> dict[str, Any]:
-        """The JSON object of the API."""
+        """Return the JSON object of the API."""
         return {
             "id": self.id,
             "event_type": self.event_type,
@@ -141,7 +141,7 @@ class DroppedMessage:
 
 @dataclass(frozen=True, slots=True)
 class StoredApp:
-    """A row as a job in the background finds it. `config` holds secrets in sealed form only."""
+    """An installation row as the backfill reads it. `config` holds secrets in sealed form only."""
 
     id: UUID
     workspace_id: UUID
@@ -159,40 +159,51 @@ class InstallationStore(Protocol):
     async def id_of(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> UUID | None: ...
 
     async def bot_in_place(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> BotInPlace | None:
-        """None when the agent has no bot, or a revoked one."""
+        """Return the live bot of an agent; None if it has no bot, or a revoked one."""
 
     async def save(self, draft: InstallationDraft) -> InstallationView | BotInPlace | None:
         """Write the draft as active and announce it, in one transaction; the lease columns stay as they are.
 
-        A dead row that holds the same app id (revoked under another agent, or without agent or workspace), and is not
-        leased any more, goes first with everything that hangs on it. The bot in place, with nothing changed, when it is
-        another app's and the draft does not replace. None, with nothing changed, when the agent's row has another id
-        than the draft's: it appeared since `id_of`. Raises StoreConflict when the app id belongs to a row that stays.
+        First removes a dead row that holds the same app id and is not leased any more, with everything that depends on
+        it. A row is dead if it was revoked under another agent, or has no agent or workspace.
+
+        Returns the bot in place, with nothing changed, if that bot is another app's and the draft does not replace it.
+        Returns None, with nothing changed, if the agent's row has another id than the draft: the row appeared since
+        `id_of` was called. Raises StoreConflict if the app id belongs to a row that was not removed.
         """
 
     async def app_holder(self, channel_type: str, app_id: str) -> AppHolder | None: ...
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
-        """None when there is no such row in the workspace. Revoking twice is revoking once."""
+        """Revoke an installation; None if there is no such row in the workspace. Safe to repeat."""
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
-        """Also one whose agent is gone. None for another workspace's than the one named."""
+        """Return an installation, also one whose agent is gone.
+
+        None if it is unknown, or belongs to another workspace than `workspace_id`.
+        """
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
-        """Oldest first. Of one workspace, also those whose agent is gone; of all, only what can be served."""
+        """Return installations, oldest first.
+
+        For one workspace, those whose agent is gone are included. For all workspaces, only those that can be served.
+        """
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
-        """What was not taken in, newest first."""
+        """Return the dropped events, newest first."""
 
 
 class BackfillStore(Protocol):
-    """What older versions did not store. Every method raises StoreUnavailable."""
+    """Access to rows that lack values older versions did not store. Every method raises StoreUnavailable."""
 
     async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        """Rows whose region is the default, or none."""
+        """Return the rows whose region is the default or missing."""
 
     async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
-        """Active rows that lack it."""
+        """Return the active rows that lack the bot's union id."""
 
     async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
-        """Set one key of a row's config, if the row still belongs to that app and the key is still at its default."""
+        """Set one key of a row's config, if the row still has that app and the key is still at its default.
+
+        Returns True if the key was set.
+        """

@@ -1,4 +1,4 @@
-"""Connecting a bot by scanning a code: the session that a scan is, its store, and what the pages for people may ask."""
+"""Connecting a bot by scanning a code: the scan session, its store, and the requests of the web pages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uuid import UUID
 from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationDraft, InstallationView
 
 SESSION_KEEP_SECONDS = 1800.0
-"""How long an ended session still answers what became of it."""
+"""The time for which the status of an ended session can still be read."""
 
 
 class InstallReason(StrEnum):
-    """Why a scan did not connect a bot. Part of the API."""
+    """The reason that a scan did not connect a bot. Part of the API."""
 
     EXPIRED = "expired"
     ACCESS_DENIED = "access_denied"
@@ -30,10 +30,10 @@ class InstallReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """Whose bot it is to be: an agent of a workspace, connected by one of its members.
+    """The agent that is to get a bot, its workspace, and the member who connects it.
 
-    `replaces`: it may take the place of another app's live bot. `vouched`: an operator answers for the member, who need
-    not manage the agent.
+    `replaces` is True if the new bot may take the place of another app's live bot. `vouched` is True if an operator
+    answers for the member, who then need not manage the agent.
     """
 
     workspace_id: UUID
@@ -47,7 +47,7 @@ class ScanRequest:
 
 @dataclass(frozen=True, slots=True)
 class BegunScan:
-    """What a person scans, and how long they have."""
+    """The code that a person scans, and how long they have."""
 
     session_id: UUID
     qr_code_url: str = field(repr=False)
@@ -55,7 +55,7 @@ class BegunScan:
     poll_interval_seconds: float
 
     def public(self) -> dict[str, Any]:
-        """The JSON object of the API and of `--json`; seconds are whole."""
+        """Return the JSON object of the API and of `--json`; seconds are whole."""
         return {
             "session_id": self.session_id,
             "qr_code_url": self.qr_code_url,
@@ -66,7 +66,7 @@ class BegunScan:
 
 @dataclass(frozen=True, slots=True)
 class NewScan:
-    """A session to be stored. The device code is sealed for the session's id; seconds count from now."""
+    """A session that is to be stored. The device code is sealed for the session's id; seconds count from now."""
 
     id: UUID
     request: ScanRequest
@@ -80,9 +80,9 @@ class NewScan:
 class ScanInHand:
     """A pending session whose row lease this process took. Both secrets are sealed for the session's id.
 
-    `polled_region` is the cloud that is asked now, `region` the one that was asked first. `credentials` are those of
-    the new app, once it was granted: then nothing is polled any more, and what is left is to store it. `replaces` and
-    `vouched` are the request's.
+    `polled_region` is the cloud that is asked now, and `region` is the one that was asked first. `credentials` are
+    those of the new app, once the platform granted it: polling is then over, and only storing the app is left.
+    `replaces` and `vouched` are the request's.
     """
 
     id: UUID
@@ -106,7 +106,7 @@ class ScanInHand:
 
 @dataclass(frozen=True, slots=True)
 class ScanStatus:
-    """What became of a session so far. `error_message` of a pending one is the trouble that its last poll had."""
+    """The state of a session. `error_message` of a pending one is the problem of its last poll."""
 
     initiator_user_id: UUID
     status: str
@@ -116,7 +116,7 @@ class ScanStatus:
     seconds_left: float
 
     def public(self) -> dict[str, Any]:
-        """The JSON object of the API; what is not known is not named."""
+        """Return the JSON object of the API; keys without a value are left out."""
         optional = {
             "installation_id": self.installation_id,
             "error_reason": self.error_reason,
@@ -135,86 +135,98 @@ class InstallerAccount:
 
 
 class ScanRefusal(StrEnum):
-    """Why a granted app was not stored; nothing was."""
+    """The reason that a granted app was not stored. Nothing at all was stored then."""
 
     ROW_CHANGED = "row_changed"
     """The agent's row has another id than the draft's."""
     NOT_BOUND = "not_bound"
-    """The installer is no member any more, or the account is somebody else's."""
+    """The installer is no member any more, or the account is bound to another person."""
     FORBIDDEN = "forbidden"
-    """Who began may not manage the agent's bot any more."""
+    """The member who began the scan may not manage the agent's bot any more."""
     SESSION_OVER = "session_over"
-    """The session ended, or another process has it in hand now."""
+    """The session ended, or another process holds its lease now."""
 
 
 class InstallStore(Protocol):
-    """Sessions. Its clock alone says what is due and what is over. Every method raises StoreUnavailable.
+    """The store of sessions. Every method raises StoreUnavailable.
 
-    What changes a session in hand says False, and changes nothing, once it ended or another process took it.
+    The clock of the store alone decides which sessions are due and which are over. A method that changes a session in
+    hand returns False, and changes nothing, once the session ended or another process took it.
     """
 
     async def add(self, scan: NewScan, pending_max: int) -> bool:
-        """False, and nothing is stored, when its workspace has so many pending ones."""
+        """Store a session. False, with nothing stored, if its workspace has `pending_max` pending ones already."""
 
     async def take(self, poller: UUID, lease_seconds: float, session_id: UUID | None = None) -> ScanInHand | None:
-        """A session that is due and in nobody's hand, for `lease_seconds`; of one id, or any. None when none is."""
+        """Lease a due session that no process holds, for `lease_seconds`: the one of `session_id`, or any.
+
+        None if there is no such session.
+        """
 
     async def put_back(
         self, scan: ScanInHand, *, region: str, interval_seconds: float, delay_seconds: float, problem: str
     ) -> bool:
-        """Let go of it until it is due again."""
+        """Release the session until it is due again after `delay_seconds`, and store the other values in it."""
 
     async def hold(self, scan: ScanInHand, lease_seconds: float) -> bool:
-        """Keep it in hand for so long from now; 0 lets go of it as it is."""
+        """Renew the lease for `lease_seconds` from now; 0 releases the session unchanged."""
 
     async def grant(self, scan: ScanInHand, *, credentials: bytes, lease_seconds: float, finish_seconds: float) -> bool:
-        """Keep what the platform granted, before anything is made of it: a crash from here on costs nothing.
+        """Store the credentials that the platform granted, before anything else is done with them.
 
-        The session gets at least `finish_seconds` more, and is in hand for `lease_seconds`, whoever took it meanwhile.
-        False once it ended, or has the grant of somebody else.
+        A crash after this call loses nothing. The session gets at least `finish_seconds` more. This process holds it
+        for `lease_seconds`, even if another process took it meanwhile. False if the session ended, or already has the
+        grant of another process.
         """
 
     async def finish(
         self, scan: ScanInHand, draft: InstallationDraft, installer: InstallerAccount
     ) -> InstallationView | BotInPlace | ScanRefusal:
-        """All in one transaction: reclaim dead rows, store the bot, bind its installer, end the session, announce it.
+        """Reclaim dead rows, store the bot, bind its installer, end the session, and announce it, in one transaction.
 
-        Whether who began may still do so, and whether the agent has another app's bot by now, is judged in it too.
-        Raises StoreConflict when the app belongs to a row that stays.
+        The same transaction checks that the member who began the scan may still connect the bot, and whether the agent
+        has another app's bot by now. Raises StoreConflict if the app belongs to a row that was not removed.
         """
 
     async def fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> bool:
-        """End it without a bot."""
+        """End the session without a bot."""
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None:
-        """None for another workspace's, and for one that ended too long ago."""
+        """Return the state of a session.
+
+        None for a session of another workspace, and for one that ended more than `SESSION_KEEP_SECONDS` ago.
+        """
 
     async def seconds_to_next(self) -> float | None:
-        """Until the next session is due or falls out of a lost process' hand. None while there is none."""
+        """Return the seconds until a session is due, or until the lease on it runs out. None if there is no session."""
 
 
 class Installs(Protocol):
-    """What the pages for people may do with bots."""
+    """The operations on bots that the web pages offer."""
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses.
+        """Begin a scan. Raises RejectedRequest.
 
-        409 when the agent has a live bot that the request does not replace.
+        400 for a bad region, 429 for too many scans at once, 502 if the platform refuses, 409 if the agent has a live
+        bot that the request does not replace.
         """
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None: ...
 
     async def list(self, workspace_id: UUID) -> Sequence[InstallationView]:
-        """Oldest first, revoked ones and those whose agent is gone too."""
+        """Return the installations of a workspace, oldest first.
+
+        Revoked ones are included, and those whose agent is gone.
+        """
 
     async def find(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
-        """Raises RejectedRequest (404)."""
+        """Return an installation. Raises RejectedRequest (404)."""
 
     async def revoke(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
-        """Raises RejectedRequest (404)."""
+        """Revoke an installation. Raises RejectedRequest (404)."""
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
-        """What a bot did not take in, and why, newest first."""
+        """Return the messages that a bot dropped, with the reasons, newest first."""
 
     def console_url(self, view: InstallationView) -> str:
-        """Where a person manages the app, at its platform."""
+        """Return the address of the platform's page on which a person manages the app."""

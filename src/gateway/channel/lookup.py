@@ -1,4 +1,4 @@
-"""Reading back what was said on a platform, and what people and bots are called there, where it allows that."""
+"""Reading past messages of a platform, and the names of people and bots there, where the platform allows that."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from gateway.core.introduction import Introduction, plain_name
 from gateway.errors import GatewayError
 
 INTRODUCTION_SECONDS = 1.5
-"""How long a page waits for the names that a platform tells; then it is shown without them."""
+"""The time that a page waits for names from a platform; after that it is shown without them."""
 
 _log = structlog.get_logger()
 
 
 class Lookup(Protocol):
-    """What one bot may read. Every call raises the PlatformError family; a definite no is not asked again.
+    """The messages and names that one bot may read. Every call raises the PlatformError family.
 
-    What comes back is other people's: it may be handed on, and is not stored or logged.
+    A call that the platform definitely refused is not repeated. The results are other people's words: they may be
+    handed on, and are not stored or logged.
     """
 
     async def message(self, message_id: str) -> Sequence[Said]:
-        """The message, then everything that it bundles, at any depth. Empty when there is no such message."""
+        """Return the message, then every message bundled in it, at any depth. Empty if there is no such message."""
 
     async def recent(self, spot: Spot) -> Recent:
-        """The last messages that precede the spot, as `Spot.preceding` decides."""
+        """Return the last messages before the spot, as `Spot.preceding` selects them."""
 
     async def names(self, ids: Collection[str]) -> Mapping[str, str]:
-        """What people are called. Who is unknown, or may not be seen, is left out."""
+        """Return the names of people by id. People who are unknown, or whom the bot may not see, are left out."""
 
     async def bot_name(self) -> str:
-        """What the bot itself is called; "" when the platform does not say."""
+        """Return the name of the bot itself; "" if the platform does not say."""
 
 
 LookupOf = Callable[[UUID], Awaitable[Lookup]]
-"""What an installation may read. Raises a GatewayError when nobody may speak for it."""
+"""(installation id) → its `Lookup`. Raises a GatewayError if the installation may not be used."""
 
 
 class Introductions:
-    """Asks platforms what a person and a bot are called, for the reader of a page."""
+    """Asks platforms for the names of a person and a bot, to show them on a page."""
 
     def __init__(self, lookups: Mapping[str, LookupOf], *, seconds: float = INTRODUCTION_SECONDS) -> None:
         """`lookups` are the platforms that can be asked, by channel type."""
@@ -51,7 +52,10 @@ class Introductions:
         self._seconds = seconds
 
     async def of(self, channel_type: str, installation_id: UUID, account_id: str) -> Introduction:
-        """The names that the platform tells in time. A refusal or a failure of it is a name less, never an error."""
+        """Return the names that the platform gives in time.
+
+        A refusal or a failure of the platform leaves a name out; it is never an error.
+        """
         told: dict[str, str] = {}
 
         async def ask(what: str, call: Callable[[], Awaitable[str]]) -> None:

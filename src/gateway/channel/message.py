@@ -1,4 +1,4 @@
-"""Envelopes: a message on its way in, and one on its way out."""
+"""Platform-neutral messages: the incoming one, and the outgoing one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class ChatType(StrEnum):
-    """A conversation of two, or of many."""
+    """A conversation of two, or of several people."""
 
     P2P = "p2p"
     GROUP = "group"
 
 
 class MessageType(StrEnum):
-    """The closed set of message kinds; what a platform calls its own maps into it."""
+    """The closed set of message kinds; an adapter maps the kinds of its platform into it."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -28,7 +28,7 @@ class MessageType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who wrote, and where. Ids are the platform's own."""
+    """The sender of a message and its chat. Ids are the platform's own."""
 
     channel_type: str
     chat_id: str
@@ -39,14 +39,14 @@ class Source:
 
     @property
     def session_key(self) -> str:
-        """What makes one conversation: the chat, or one topic of a group. A stray thread id in p2p is ignored."""
+        """The key of the conversation: the chat, or one topic of a group. A stray thread id in p2p is ignored."""
         if self.chat_type is ChatType.GROUP and self.thread_id:
             return f"{self.chat_id}:{self.thread_id}"
         return self.chat_id
 
 
 IMAGE_MARKER = "[Image]"
-"""What stands for a picture in the text of a message. The k-th of them is the k-th picture of its files."""
+"""Stands for a picture in the text of a message. The k-th marker is the k-th picture among its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class ReplyTo:
 
 @dataclass(frozen=True, slots=True)
 class InboundMessage:
-    """One message as the core sees it. Its repr, which may end up in a log, holds none of its words.
+    """One message as the core sees it. Its repr, which may end up in a log, leaves out the words of the message.
 
-    `command_text` is the sender's own words before anything was added to `text`; commands are read from it alone.
+    `command_text` holds the sender's own words, before anything was added to `text`; commands are read from it alone.
     `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock.
     """
 
@@ -91,12 +91,12 @@ class InboundMessage:
     skip_agent_run: bool = False
     event_type: str = ""
     bundle: bool = False
-    """It only wraps messages of others that were forwarded together; what they say is looked up."""
+    """True if the message only wraps messages of others that were forwarded together; those are looked up."""
     raw: Any = field(default=None, repr=False, compare=False)
 
 
 class Tone(StrEnum):
-    """Who speaks in a message, as far as it may look different."""
+    """The speaker of an outgoing message, because a platform may show each of them differently."""
 
     ANSWER = "answer"
     """The agent: its words may be Markdown."""
@@ -124,7 +124,7 @@ class OutboundMessage:
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """The platform's id of what was sent; `message_ids` has all of them when the adapter split the text."""
+    """The platform's id of the sent message; `message_ids` has all ids if the adapter split the text."""
 
     message_id: str
     message_ids: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Events that a platform posts to us, for installations without a long connection: the row, and its store."""
+"""Events that a platform posts over HTTP, for installations without a long connection: the row, and its store."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Protocol
 from uuid import UUID
 
 TakePushed = Callable[[UUID, Mapping[str, str], bytes], Awaitable[dict[str, str]]]
-"""(installation, headers, body as it came) → the JSON object to answer with, once the outcome is durable.
+"""(installation, headers, body as received) → the JSON object to answer with, once the outcome is durable.
 
 Raises RejectedRequest: 404 and 409 for an installation that takes no posted events, 400 and 401 for a body that is not
-the platform's, 500 when the platform should send it again, 503 when the secrets of the installation do not open.
+the platform's, 500 if the platform should send the event again, 503 if the installation's secrets do not open.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """An installation, revoked or not, as far as a posted event is concerned. Secrets in `config` are sealed.
+    """The parts of an installation, revoked or not, that a posted event needs. Secrets in `config` are sealed.
 
-    `now` is the database's clock: the one that all replicas agree on.
+    `now` is the time by the database's clock, the one clock that all replicas share.
     """
 
     id: UUID
@@ -30,12 +30,12 @@ class PushTarget:
 
 
 def events_url(public_url: str | None, installation_id: UUID) -> str | None:
-    """What an operator enters as the request URL in Lark's console; None when nobody said where we can be reached."""
+    """Return the request URL that an operator enters in Lark's console; None if `public_url` is not configured."""
     return None if public_url is None else f"{public_url}/api/webhooks/lark/{installation_id}"
 
 
 def where_to_post(public_url: str | None, installation_id: UUID) -> str:
-    """The same for an operator, in words."""
+    """Return a sentence for an operator with the request URL, or with the reason that it is unknown."""
     url = events_url(public_url, installation_id)
     if url is None:
         return "http.public_url is unset, so nobody can say which request URL the platform's console needs"
@@ -43,10 +43,10 @@ def where_to_post(public_url: str | None, installation_id: UUID) -> str:
 
 
 class PushStore(Protocol):
-    """Both methods raise StoreUnavailable."""
+    """The store of installations that take posted events. Both methods raise StoreUnavailable."""
 
     async def find(self, installation_id: UUID) -> PushTarget | None:
-        """None also for a row whose workspace or agent is gone."""
+        """Return the installation; None if it is unknown, or its workspace or agent is gone."""
 
     async def heard(self, installation_ids: Iterable[UUID], asked_again: Iterable[UUID]) -> None:
-        """Store that these active installations had an event just now, and which of them need one of theirs again."""
+        """Store that these active installations had an event just now, and which of them asked for one again."""

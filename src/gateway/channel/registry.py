@@ -1,4 +1,4 @@
-"""Which platforms this process can serve, and what each of them brings along."""
+"""The platforms that this process can serve, with the traits of each."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def _undivided(text: str) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What others must know of a platform without having a channel of it. The defaults are a platform of bare words.
+    """The facts about a platform that other code needs without a channel of it. The defaults suit plain text only.
 
-    `titles` is what people call it, by language; without one it goes by its slug. `capabilities` are those of its
-    channels: without `TYPING_INDICATOR` no sign is ever asked for. A link is made anew when one of the
-    `identity_keys` of its installation's config changes, or a secret in it. `divide` gives the texts of the messages
-    that an answer takes. `lookup_of` reads back what was said; None where nothing can be read back. `limits` are what
-    the platform takes in a time. `key_seconds` is for how long it drops a repeated message by its idempotency key: with
-    0 a message whose result is unknown is never sent again.
+    `titles` are the names that people use for the platform, by language; without one it is shown by its slug.
+    `capabilities` are those of its channels: without `TYPING_INDICATOR` no typing sign is ever asked for.
+    `identity_keys` are config keys of an installation: a link is made anew when one of them changes, or a secret.
+    `divide` returns the texts of the messages that an answer is sent as. `lookup_of` reads past messages; None if the
+    platform offers no such reading. `limits` are the rate limits of the platform. `key_seconds` is for how long the
+    platform drops a repeated message by its idempotency key: with 0, a message whose result is unknown is never sent
+    again.
     """
 
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Registry:
             self._traits[channel_type] = traits
 
     def build(self, config: ChannelConfig) -> Channel:
-        """Raises UnknownChannelType."""
+        """Make a channel with the factory of its type. Raises UnknownChannelType."""
         try:
             factory = self._factories[config.type]
         except KeyError as error:
@@ -72,22 +73,22 @@ class Registry:
         return sorted(self._factories)
 
     def traits(self, channel_type: str) -> Traits:
-        """See Traits. A platform that is not registered, or not any more, has those of a bare one."""
+        """Return the traits of a platform; the defaults if it is not, or no longer, registered."""
         return self._traits.get(channel_type, _BARE)
 
     def types_with(self, ability: Capability) -> list[str]:
-        """The platforms whose channels can do that."""
+        """Return the platforms whose channels have the ability."""
         return [channel_type for channel_type in self.types() if self._traits[channel_type].capabilities.has(ability)]
 
     def divide(self, channel_type: str, text: str) -> Sequence[str]:
-        """The texts of the messages that a text takes on a platform."""
+        """Return the texts of the messages that a text is sent as on a platform."""
         return self.traits(channel_type).divide(text)
 
     def lookups(self) -> dict[str, LookupOf]:
-        """How to read back what was said, by platform."""
+        """Return the function that finds a lookup, by platform; platforms without one are left out."""
         known = ((channel_type, traits.lookup_of) for channel_type, traits in self._traits.items())
         return {channel_type: lookup_of for channel_type, lookup_of in known if lookup_of is not None}
 
     def titles(self) -> list[Mapping[str, str]]:
-        """What people call the platforms, by language; `en` is always there."""
+        """Return the names that people use for the platforms, by language; `en` is always there."""
         return [{"en": channel_type, **self._traits[channel_type].titles} for channel_type in self.types()]

@@ -1,1 +1,1 @@
-"""Lark and Feishu: sans-IO judgement of REST answers and events; the client and the connection that carry them."""
+"""Lark and Feishu: sans-IO reading of REST answers and events; the HTTP client and the long connection."""

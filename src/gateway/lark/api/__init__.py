@@ -1,1 +1,1 @@
-"""Calls to the platform's HTTP API: requests, answers, tokens, the two clouds, and the proxy between."""
+"""Calls to the platform's HTTP API: requests, answers, tokens, the two clouds, and proxies."""

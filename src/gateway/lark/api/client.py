@@ -1,4 +1,4 @@
-"""The Lark client of one app, over an HTTP client that all of them share.
+"""The Lark client of one app, over an HTTP client that all such clients share.
 
 No secret, token or connection ticket goes into a log line or an exception's text.
 """
@@ -29,19 +29,22 @@ from gateway.lark.wire import endpoint
 _log = structlog.get_logger()
 
 HttpClient = httpx2.AsyncClient
-"""What `open_http_client` yields, for those who only pass it on."""
+"""The type that `open_http_client` yields, for modules that only pass it on."""
 
 T = TypeVar("T")
 
 
 class ResourceSink(Protocol):
-    """Where a download goes. What it raises ends the download."""
+    """The receiver of a download. An exception that it raises ends the download."""
 
     def begin(self, *, content_type: str, disposition: str, length: int | None) -> None:
-        """Told once, when it is certain that a file comes. `length` is None when the platform does not say."""
+        """Begin a file. Called once, when it is certain that a file comes.
+
+        `length` is None if the platform does not say it.
+        """
 
     async def write(self, chunk: bytes) -> None:
-        """Must not be interrupted by a cancellation: that has to meet the read (see `_each_chunk`)."""
+        """Write a piece of the file. A cancellation must not interrupt it, only the read (see `_each_chunk`)."""
 
 
 CALL_TIMEOUT_SECONDS = 10.0
@@ -56,7 +59,8 @@ PROXY_AUTHENTICATION_REQUIRED = 407
 TOKEN_REFRESH_EARLY_SECONDS = 180.0
 TOKEN_LIFETIME_MIN_SECONDS = 120.0
 
-# No connection, so no request. A time-out or a broken connection later says nothing about what was done.
+# With these errors there was no connection, so no request was sent. After any later time-out or broken connection it
+# is unknown what the platform did.
 _NEVER_LEFT = (
     httpx2.ConnectError,
     httpx2.ConnectTimeout,
@@ -68,10 +72,11 @@ _NEVER_LEFT = (
 
 
 def trusted_context() -> ssl.SSLContext:
-    """Whom to believe to be the platform, for calls and long connections alike.
+    """Return the TLS context with the trusted certificate authorities, for calls and long connections alike.
 
-    SSL_CERT_FILE or SSL_CERT_DIR say so, else the authorities of this machine: also where those are not at the path
-    that OpenSSL was built with, as happens to a binary. Raises ConfigError for a file that cannot be read.
+    The authorities come from SSL_CERT_FILE or SSL_CERT_DIR, else from this machine. Those of this machine are found
+    even where they are not at the path that OpenSSL was built with, as happens to a binary. Raises ConfigError for a
+    file that cannot be read.
     """
     try:
         return httpx2.create_ssl_context()
@@ -88,12 +93,12 @@ async def open_http_client(
     ssl_context: ssl.SSLContext | None = None,
     connections_max: int = CONNECTIONS_MAX,
 ) -> AsyncIterator[HttpClient]:
-    """The connection pool that every LarkClient uses; closed with the block.
+    """Open the connection pool that every LarkClient uses; it is closed at the end of the block.
 
     `proxy_url` replaces the standard proxy variables; loopback is never proxied. `ssl_context` is `trusted_context()`
     unless given. Raises ConfigError for a proxy or a file of certificates that cannot be used. Redirects are not
-    followed: the platform sends none, and a token must not travel. Cookies are not kept: apps have nothing to tell each
-    other.
+    followed: the platform sends none, and a token must not reach another host. Cookies are not kept: the calls of one
+    app must not carry those of another.
     """
     context = trusted_context() if ssl_context is None else ssl_context
     limits = httpx2.Limits(
@@ -112,7 +117,7 @@ async def open_http_client(
 
 
 class _Routed(httpx2.AsyncBaseTransport):
-    """Sends each request the way that `proxies` decides; a pool of connections for every way."""
+    """Sends each request directly or through the proxy that `proxies` chooses. Each of these has its own pool."""
 
     def __init__(self, proxies: Proxies, context: ssl.SSLContext, limits: httpx2.Limits) -> None:
         self._proxies = proxies
@@ -151,7 +156,7 @@ def _transport(proxy: Proxy | None, context: ssl.SSLContext, limits: httpx2.Limi
 
 @dataclass(frozen=True, slots=True)
 class BotIdentity:
-    """What an app's bot is called by the platform; `union_id` is "" when the app may not see it."""
+    """The platform's ids of an app's bot; `union_id` is "" if the app may not see it."""
 
     open_id: str
     union_id: str = ""
@@ -164,10 +169,10 @@ class _HeldToken:
 
 
 class LarkClient:
-    """Calls of one app on one host. Holds the app's tenant token; the HTTP client is the caller's and stays open.
+    """Makes the calls of one app to one host. Holds the app's tenant token; the caller owns and closes the HTTP client.
 
-    Calls may run concurrently; of those that find no fresh token one fetches it and the others wait for it. Cancelling
-    a call leaves the client usable; what it asked for may still have happened.
+    Calls may run concurrently. If several find no fresh token, one fetches it and the others wait for it. A cancelled
+    call leaves the client usable; the platform may still have done what was asked.
     """
 
     def __init__(
@@ -197,25 +202,32 @@ class LarkClient:
         return f"<LarkClient of {self._app_id} at {self._base_url}>"
 
     async def fetch_endpoint(self) -> endpoint.Endpoint:
-        """Where to dial the long connection, once. Raises PlatformRefused for a no, else PlatformUnavailable."""
+        """Return where to dial the long connection; the URL is good for one dial.
+
+        Raises PlatformRefused for a definite no, else PlatformUnavailable.
+        """
         body = endpoint.request_body(self._app_id, self._app_secret)
         request = rest.Request("POST", endpoint.PATH, tuple(endpoint.HEADERS.items()), body)
         answer = await self._exchange(request, self._call_timeout)
         return endpoint.judge_answer(answer.status, answer.body)
 
     async def bot_info(self) -> rest.BotInfo:
-        """The app's bot; PlatformUnauthorized tells a wrong app id or secret. Raises the PlatformError family."""
+        """Return the app's bot. Raises the PlatformError family; PlatformUnauthorized for a wrong app id or secret."""
         return await self._call(rest.bot_info_request, rest.judge_bot_info)
 
     async def union_id(self, open_id: str) -> str:
-        """What all apps of one developer call the same person or bot, "" when it is not shown.
+        """Return the id under which all apps of one developer know a person or bot; "" if the app may not see it.
 
-        Raises the PlatformError family; PlatformRefused is common, because the app may lack the contact scope.
+        Raises the PlatformError family. PlatformRefused is common, because the app may lack the contact scope.
         """
         return await self._call(lambda token: rest.person_request(token, open_id), rest.judge_union_id)
 
     async def identify(self) -> BotIdentity:
-        """The bot with both of its ids. Raises the PlatformError family, but not for the union id, which many hide."""
+        """Return the bot with both of its ids.
+
+        Raises the PlatformError family. A failure to get the union id is logged and leaves it "": many apps may not see
+        it.
+        """
         bot = await self.bot_info()
         try:
             return BotIdentity(bot.open_id, await self.union_id(bot.open_id))
@@ -233,9 +245,9 @@ class LarkClient:
         reply_to: str = "",
         in_thread: bool = False,
     ) -> str:
-        """Send a message and return its id: a reply to `reply_to` if given, else to the chat or the person.
+        """Send a message and return its id: a reply to `reply_to` if given, else a message to the chat or the person.
 
-        Within an hour a repeat with the same `uuid` is the same message. Raises LocalProtocolError for bad input
+        Within an hour, a repeat with the same `uuid` creates no second message. Raises LocalProtocolError for bad input
         before anything is called, and the PlatformError family.
         """
 
@@ -248,7 +260,7 @@ class LarkClient:
                 )
             return rest.send_request(token, receive_id_type="open_id", receive_id=open_id, message=message, uuid=uuid)
 
-        request(token="")  # Judges the input; a bad one must not cost a token call.
+        request(token="")  # Checks the input first, so that bad input costs no call for a token.
         return await self._call(request, rest.judge_sent, timeout=self._send_timeout)
 
     async def download(
@@ -260,16 +272,16 @@ class LarkClient:
         sink: ResourceSink,
         timeout: float = DOWNLOAD_TIMEOUT_SECONDS,
     ) -> None:
-        """Fetch a file of a message into the sink, without ever holding it whole. `timeout` bounds everything.
+        """Fetch a file of a message into the sink, piece by piece. `timeout` bounds the whole call.
 
-        Raises LocalProtocolError for a blank id or key, the PlatformError family, and what the sink raises. A sink that
-        has begun when this fails holds a part of the file.
+        Raises LocalProtocolError for a blank id or key, the PlatformError family, and anything that the sink raises. If
+        this fails after `sink.begin`, the sink holds a part of the file.
         """
 
         def build(token: str) -> rest.Request:
             return rest.resource_request(token, message_id=message_id, key=key, resource_type=resource_type)
 
-        build("")  # Judges the input; a bad one must not cost a token call.
+        build("")  # Checks the input first, so that bad input costs no call for a token.
         deadline = trio.current_time() + timeout
         with trio.move_on_at(deadline):
             try:
@@ -296,13 +308,13 @@ class LarkClient:
     # --- reading back -------------------------------------------------------------------------------------------------
 
     async def read_message(self, message_id: str) -> rest.Page:
-        """A message and, if it is a bundle, what lies in it. Raises the PlatformError family."""
+        """Return a message and, if it is a bundle, the messages in it. Raises the PlatformError family."""
         return await self._call(lambda token: rest.message_request(token, message_id), rest.judge_page)
 
     async def list_messages(
         self, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
     ) -> rest.Page:
-        """The newest messages of a chat or a topic. `start` and `end` are seconds since 1970, for a chat only.
+        """Return the newest messages of a chat or a topic. `start` and `end` are seconds since 1970, for a chat only.
 
         Raises the PlatformError family.
         """
@@ -315,7 +327,10 @@ class LarkClient:
         return await self._call(request, rest.judge_page)
 
     async def people_names(self, open_ids: Sequence[str]) -> dict[str, str]:
-        """Names of up to 50 people by open id; who may not be seen is left out. Raises the PlatformError family."""
+        """Return the names of up to 50 people by open id. Raises the PlatformError family.
+
+        People whom the app may not see are left out.
+        """
         return await self._call(lambda token: rest.people_request(token, open_ids), rest.judge_names)
 
     # --- reactions ----------------------------------------------------------------------------------------------------
@@ -323,7 +338,7 @@ class LarkClient:
     async def react(self, message_id: str, emoji_type: str) -> str:
         """Add the bot's reaction to a message and return its id. Raises the PlatformError family.
 
-        A bot has at most one reaction of a kind on a message: a repeat names the one that is there.
+        A bot has at most one reaction of a kind on a message: a repeat returns the id of the one that is there.
         """
         return await self._call(
             lambda token: rest.react_request(token, message_id=message_id, emoji_type=emoji_type),
@@ -332,7 +347,7 @@ class LarkClient:
         )
 
     async def unreact(self, message_id: str, reaction_id: str) -> None:
-        """Take the bot's own reaction back. Raises the PlatformError family."""
+        """Remove the bot's own reaction. Raises the PlatformError family."""
         await self._call(
             lambda token: rest.unreact_request(token, message_id=message_id, reaction_id=reaction_id),
             rest.judge_unreacted,
@@ -344,9 +359,9 @@ class LarkClient:
     async def _call(
         self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], *, timeout: float | None = None
     ) -> T:
-        """One authorised exchange, repeated once with a fresh token when the platform dropped ours.
+        """Make one authorised call; repeat it once with a fresh token if the platform no longer accepts the held one.
 
-        `timeout` bounds both tries together, the token call included.
+        `timeout` bounds both tries together, the calls for a token included.
         """
         deadline = trio.current_time() + (self._call_timeout if timeout is None else timeout)
         try:
@@ -366,7 +381,10 @@ class LarkClient:
             raise
 
     async def _granted_token(self, deadline: float) -> str:
-        """As `_token`; a call that got no token never left, which is more than `unavailable` says."""
+        """Return the token as `_token` does, but turn PlatformUnavailable into PlatformUnreachable.
+
+        Without a token the call itself was never made, so it is certain that nothing was done.
+        """
         try:
             return await self._token(deadline)
         except PlatformUnreachable:
@@ -387,12 +405,13 @@ class LarkClient:
         request = rest.tenant_token_request(self._app_id, self._app_secret)
         answer = await self._exchange(request, deadline - trio.current_time())
         token = rest.judge_tenant_token(answer)
-        # However short the lifetime: a token that is stale as it arrives would be fetched again for every call.
+        # The minimum applies however short the lifetime: a token that is stale on arrival would be fetched for every
+        # call.
         lifetime = max(token.lifetime_seconds, TOKEN_LIFETIME_MIN_SECONDS)
         return _HeldToken(token.value, asked_at + max(lifetime - TOKEN_REFRESH_EARLY_SECONDS, lifetime / 2))
 
     def _drop(self, token: str) -> None:
-        """Forget a refused token, unless a fresh one took its place already."""
+        """Forget a refused token, unless a fresh one replaced it already."""
         if self._held is not None and self._held.value == token:
             self._held = None
 
@@ -401,7 +420,10 @@ class LarkClient:
 
 
 async def exchange(http: HttpClient, base_url: str, request: rest.Request, timeout: float) -> rest.Answer:
-    """One request, one answer of any status. Raises PlatformUnavailable when there is no whole answer in time."""
+    """Send one request and return the answer, of any status.
+
+    Raises PlatformUnreachable if there was no connection, PlatformUnavailable if there is no whole answer in time.
+    """
     with trio.move_on_after(max(timeout, 0)):
         return await _exchange(http, base_url, request)
     raise PlatformUnavailable(f"{request.path.partition('?')[0]} was not answered within {max(timeout, 0):.3g} s")
@@ -421,10 +443,10 @@ async def _exchange(http: HttpClient, base_url: str, request: rest.Request) -> r
 
 
 async def _read_body(response: httpx2.Response) -> bytes:
-    """The whole body, of bounded size, which nothing may have compressed: we ask that of every request.
+    """Return the whole body, of bounded size and uncompressed, as every request asks for.
 
-    What is too long is read to its end and dropped, within the call's deadline: to stop in the middle would leave the
-    library's generators to the garbage collector.
+    A body that is too long is read to its end and dropped, within the call's deadline. To stop in the middle would
+    leave the library's generators to the garbage collector.
     """
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
@@ -443,7 +465,7 @@ async def _read_body(response: httpx2.Response) -> bytes:
 
 
 async def _receive(response: httpx2.Response, sink: ResourceSink) -> None:
-    """Pass a file on, or raise what the platform says instead of it."""
+    """Pass a file on to the sink, or raise the error that the platform sent instead of it."""
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise PlatformUnavailable(f"the file is encoded as {encoding[:40]!r}, which was not asked for")
@@ -452,7 +474,10 @@ async def _receive(response: httpx2.Response, sink: ResourceSink) -> None:
 
 
 class _Receiver:
-    """Takes the body of an answer that is a file or an error. What may be an error is held back until that is known."""
+    """Takes the body of an answer that is a file or an error.
+
+    A body that may be an error is held back until it is known to be the file.
+    """
 
     def __init__(self, status: int, headers: dict[str, str], sink: ResourceSink) -> None:
         self._status = status
@@ -500,8 +525,9 @@ class _Receiver:
 async def _each_chunk(response: httpx2.Response, receiver: _Receiver) -> None:
     """Give the body to the receiver, piece by piece.
 
-    The library's generators lie inside each other, and only a run to the end or a cancellation at their innermost read
-    closes all of them; to leave the loop would leave them to the garbage collector. So an unwanted rest is cancelled.
+    The library reads through nested generators. Only reading to the end, or a cancellation at the innermost read,
+    closes all of them; leaving the loop early would leave them to the garbage collector. So after a failure of the
+    receiver the read is cancelled, and the failure is raised afterwards.
     """
     failure: Exception | None = None
     with trio.CancelScope() as reading:
@@ -512,7 +538,7 @@ async def _each_chunk(response: httpx2.Response, receiver: _Receiver) -> None:
             reading.cancel()
         async for chunk in response.aiter_raw():
             if failure is not None:
-                continue
+                continue  # the cancellation takes effect at the next read, which may still return a chunk it has
             try:
                 await receiver.take(chunk)
             except Exception as error:

@@ -1,4 +1,4 @@
-"""One client per app for the whole process, so that one tenant token serves everybody who speaks for the app."""
+"""One client per app for the whole process, so that every user of the app shares one tenant token."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gateway.lark.api.client import SEND_TIMEOUT_SECONDS, HttpClient, LarkClient
 from gateway.lark.api.region import open_base_url
 
 CLIENTS_MAX = 4096
-"""More apps than one process is meant to serve. A client that was pushed out lives on with whoever holds it."""
+"""More apps than one process is meant to serve. An evicted client stays usable for the callers that hold it."""
 
 
 class LarkClients:
-    """Clients by app, host and secret. The HTTP client is the caller's and stays open while they are used."""
+    """Clients by app, host and secret. The caller owns the HTTP client and keeps it open while they are used."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class LarkClients:
         self._clients: OrderedDict[tuple[str, str, bytes], LarkClient] = OrderedDict()
 
     def of(self, app_id: str, app_secret: str, region: str | None) -> LarkClient:
-        """The client of these credentials; a rotated secret gets a new one."""
+        """Return the client of these credentials; a rotated secret gets a new client."""
         base_url = open_base_url(region, self._open_base_override)
         key = (app_id, base_url, hashlib.sha256(app_secret.encode()).digest())
         client = self._clients.get(key)
@@ -49,20 +49,20 @@ class LarkClients:
 
 
 class NoClient(GatewayError):
-    """An installation for which nobody may speak now: unknown, revoked, or without credentials."""
+    """There is no client for an installation: it is unknown, revoked, or without credentials."""
 
 
 class InstallationSource(Protocol):
     async def stored(self, installation_id: UUID) -> StoredInstallation | None:
-        """The installation as it is stored at this moment. Raises StoreUnavailable."""
+        """Return the installation as it is stored at this moment; None if unknown. Raises StoreUnavailable."""
 
 
 OpenSecrets = Callable[[StoredInstallation], dict[str, Any]]
-"""The config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
+"""Returns the config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
 
 
 class InstallationClients:
-    """Clients by installation, for whoever knows no more than its id."""
+    """Clients by installation, for callers that know only its id."""
 
     def __init__(self, source: InstallationSource, open_secrets: OpenSecrets, clients: LarkClients) -> None:
         self._source = source
@@ -70,7 +70,7 @@ class InstallationClients:
         self._clients = clients
 
     async def client_of(self, installation_id: UUID) -> LarkClient:
-        """Asks the store each time, so that a revoked bot says nothing more.
+        """Return the client of an installation. Asks the store each time, so that a revoked bot sends nothing more.
 
         Raises NoClient, UnreadableSecret or StoreUnavailable.
         """

@@ -1,7 +1,6 @@
-"""Whether a call or a connection goes through a proxy, through which, and what is said to it. Sans-IO.
+"""The choice of a proxy for a call or a connection, and the CONNECT exchange with the proxy. Sans-IO.
 
-One decision for both: the HTTP client and the dialler ask the same `Proxies`, so what the bootstrap can reach, the
-socket can.
+The HTTP client and the dialler of long connections ask the same `Proxies`. So both reach the platform the same way.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from gateway.channel.channel import LinkLost, LinkRefused
 from gateway.errors import ConfigError
 
 HEADER_BYTES_MAX = 16 * 2**10
-"""What a proxy may answer to CONNECT before it is not believed to be one."""
+"""The longest answer to CONNECT, in bytes. Anything longer is not taken for the answer of a proxy."""
 _PORTS = {"http": 80, "https": 443}
 _REASON_CHARACTERS_MAX = 100
 _NO_PORT = re.compile(r"[^:]*|\[[^\]]*\]|[^\[\]:]*:[^\[\]:]*:[^\[\]]*")
-"""A name or an IPv4 address, an IPv6 address in brackets, or a bare one."""
+"""An entry without a port: a name or an IPv4 address, an IPv6 address in brackets, or one without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,10 @@ class Proxy:
 
     @classmethod
     def parse(cls, text: str, key: str) -> Proxy:
-        """Raises ConfigError, which names `key` and shows nothing of the text: it may hold a password."""
+        """Read the URL of a proxy. Raises ConfigError.
+
+        The error names `key` and shows nothing of the text, which may hold a password.
+        """
         try:
             parts = urlsplit(text if "://" in text else f"http://{text}")
             host, port = parts.hostname, parts.port
@@ -56,14 +58,14 @@ class Proxy:
 
     @property
     def authorization(self) -> str | None:
-        """The value of Proxy-Authorization."""
+        """The value of the Proxy-Authorization header; None without credentials."""
         if self.credentials is None:
             return None
         return "Basic " + base64.b64encode(":".join(self.credentials).encode()).decode()
 
 
 class Proxies:
-    """Which proxy a target is reached through."""
+    """The proxies by scheme, and the targets that are exempt from them."""
 
     def __init__(self, by_scheme: Mapping[str, Proxy], exempt: tuple[_Exempt, ...] = ()) -> None:
         self._by_scheme = dict(by_scheme)
@@ -71,9 +73,10 @@ class Proxies:
 
     @classmethod
     def of(cls, proxy_url: str | None, environ: Mapping[str, str]) -> Proxies:
-        """`proxy_url` replaces all of the standard variables, NO_PROXY too. Raises ConfigError that names the culprit.
+        """Read the proxies from `proxy_url`, or from the standard variables if it is None.
 
-        A variable counts in small letters, if it is set so, else in capitals; an empty one is no proxy.
+        `proxy_url` replaces all of the standard variables, NO_PROXY too. A variable is read in lower case if it is set
+        so, else in upper case; an empty one means no proxy. Raises ConfigError, which names the faulty setting.
         """
         if proxy_url is not None:
             proxy = Proxy.parse(proxy_url, "lark.proxy_url")
@@ -86,14 +89,14 @@ class Proxies:
 
     @property
     def known(self) -> list[Proxy]:
-        """Each of them once."""
+        """All proxies, each of them once."""
         return list(dict.fromkeys(self._by_scheme.values()))
 
     def route(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy for a target, None for the direct way.
+        """Return the proxy for a target; None for a direct connection.
 
-        `scheme` is http or https: ws goes as the former, wss as the latter. This machine is always reached directly, by
-        its addresses and as localhost.
+        `scheme` is http or https; pass http for ws, and https for wss. Loopback addresses and localhost are always
+        reached directly.
         """
         name = host.lower().strip("[]").rstrip(".")
         if _is_loopback(name) or any(exempt.covers(name, port) for exempt in self._exempt):
@@ -102,7 +105,7 @@ class Proxies:
 
 
 class Tunnel:
-    """One CONNECT: what to send, and whether the answer opens the way."""
+    """One CONNECT exchange with a proxy: the bytes to send, and the reading of the answer."""
 
     def __init__(self, proxy: Proxy, host: str, port: int) -> None:
         self._proxy = proxy
@@ -110,7 +113,10 @@ class Tunnel:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES_MAX)
 
     def request(self) -> bytes:
-        """Raises LinkLost for a target that cannot be asked for: its name came from outside."""
+        """Return the CONNECT request as bytes.
+
+        Raises LinkLost for a target that does not fit into a request: its name came from outside.
+        """
         headers = [("Host", self._target), ("User-Agent", f"agent-gateway/{__version__}")]
         if self._proxy.authorization is not None:
             headers.append(("Proxy-Authorization", self._proxy.authorization))
@@ -121,10 +127,10 @@ class Tunnel:
         return (self._http.send(asked) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
 
     def receive(self, data: bytes) -> bool:
-        """Take what the proxy sent, b"" for its end; True once the tunnel stands.
+        """Take bytes from the proxy, b"" for the end of its stream. Return True once the tunnel is established.
 
-        Raises LinkLost, and LinkRefused for what an operator has to settle.
-        Bytes behind the answer are nobody's: whoever is at the other end speaks second, in TLS and in plain.
+        Raises LinkLost, and LinkRefused for a problem that an operator has to solve. Bytes after the answer are an
+        error: in TLS as in plain WebSocket the client speaks first, so the target cannot have sent them.
         """
         if not data:
             raise LinkLost(f"the proxy {self._proxy} closed the connection instead of answering CONNECT")
@@ -156,19 +162,19 @@ class Tunnel:
 
 
 def credentials_wanted(proxy: Proxy) -> str:
-    """A 407 in words."""
+    """Explain a 407 answer to an operator."""
     what = "wants a user and password" if proxy.credentials is None else "does not accept the user and password given"
     return f"the proxy {proxy} {what} (407); see lark.proxy_url or the standard proxy variables"
 
 
 def authority(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
+    """Return `host:port`, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Exempt:
-    """An entry of NO_PROXY. `name` covers itself and what is below it, or with a leading dot only the latter."""
+    """An entry of NO_PROXY. `name` covers itself and its subdomains, or with a leading dot only the subdomains."""
 
     name: str = ""
     network: IPv4Network | IPv6Network | None = None
@@ -186,7 +192,7 @@ class _Exempt:
 
 
 def _exemptions(text: str) -> Iterator[_Exempt]:
-    """Entries that cannot be read are passed over, as other programs do that read the same variable."""
+    """Read NO_PROXY. Unreadable entries are skipped, as other programs that read the same variable do."""
     for entry in re.split(r"[,\s]+", text.lower()):
         if entry == "*":
             yield _Exempt(everything=True)
@@ -224,6 +230,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The name it was found under, and its value."""
+    """Return the spelling under which a variable was found, and its value."""
     spelt = name if name in environ else name.upper()
     return spelt, environ.get(spelt, "").strip()

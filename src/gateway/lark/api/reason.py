@@ -1,4 +1,7 @@
-"""What an operator is told of a connection that failed. Libraries wrap the cause, often without a word of their own."""
+"""The reason that an operator is told when a connection failed.
+
+Libraries wrap the cause, often in an exception without a text of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ _DEPTH_MAX = 8
 
 
 def why(error: BaseException) -> str:
-    """The first words along the chain of what caused an exception, "" when there are none."""
+    """Return the first non-empty text in the chain of causes of an exception, "" if there is none."""
     link: BaseException | None = error
     for _ in range(_DEPTH_MAX):
         if link is None:

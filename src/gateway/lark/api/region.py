@@ -1,4 +1,4 @@
-"""Which hosts serve an app: Feishu and Lark International are two clouds with the same paths and separate accounts."""
+"""Hosts by region: Feishu and Lark International are two clouds with the same paths and separate accounts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from urllib.parse import quote, urlsplit
 
 
 class Region(StrEnum):
-    """The cloud an app lives in. Tokens, ids and credentials of one are unknown to the other."""
+    """The cloud of an app. Tokens, ids and credentials of one cloud are unknown to the other."""
 
     FEISHU = "feishu"
     LARK = "lark"
 
     @classmethod
     def of(cls, stored: object) -> Region:
-        """The region of a stored value; anything unknown is feishu, where every old row lives."""
+        """Return the region of a stored value. Any unknown value is feishu, the region of every old row."""
         return cls.LARK if stored == cls.LARK.value else cls.FEISHU
 
     @property
@@ -33,22 +33,31 @@ _ACCOUNTS_HOSTS = {Region.FEISHU: "https://accounts.feishu.cn", Region.LARK: "ht
 
 
 def open_base_url(region: object, override: str | None = None) -> str:
-    """Base URL without a trailing slash. A non-blank `override` replaces the host of every region."""
+    """Return the base URL of the Open Platform, without a trailing slash.
+
+    A non-blank `override` replaces the host of every region.
+    """
     return (override or "").strip().rstrip("/") or Region.of(region).open_host
 
 
 def accounts_base_url(region: object, override: str | None = None) -> str:
-    """The same for the device flow, which has an override of its own."""
+    """Return the base URL of the accounts server, without a trailing slash.
+
+    The device flow has an override of its own; a non-blank one replaces the host of every region.
+    """
     return (override or "").strip().rstrip("/") or Region.of(region).accounts_host
 
 
 def console_url(region: object, app_id: str) -> str:
-    """Where a person manages an app. No override applies: this is for browsers, and only the platform has pages."""
+    """Return the address of the page on which a person manages an app.
+
+    No override applies: this address is for browsers, and only the platform itself has pages.
+    """
     return f"{Region.of(region).open_host}/app/{quote(app_id, safe='')}"
 
 
 def is_international(override: str | None) -> bool:
-    """Whether an override of the open host names the international platform itself, and not a proxy or a test."""
+    """True if an override of the open host names the international platform itself, not a proxy or a test server."""
     try:
         parts = urlsplit((override or "").strip())
         own_port = parts.port in {None, 443 if parts.scheme == "https" else 80}

@@ -1,7 +1,7 @@
 """The REST calls of the Open Platform: build a request, judge an answer. Sans-IO.
 
-The platform's own code decides before the HTTP status does: business errors come as HTTP 400 as well as 200, with the
-same JSON body, so the body of every status is decoded.
+The platform's own code in the body decides before the HTTP status does. Business errors come as HTTP 400 as well as
+200, with the same JSON body; so the body is decoded whatever the status.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _TOKEN_INVALID = frozenset({99991663, 99991664, 99991671})
 _APP_THROTTLED, _CHAT_THROTTLED = 99991400, 230020
 # 10003 and 10014 are answers of the token call; the others are about the app: wrong, disabled, not available.
 _APP_REFUSED = frozenset({10003, 10014, 99991543, 99991662, 99991673})
-# "Still being sent" and "sending is off for now": the result is open, and the same uuid makes a repeat safe.
+# "Still being sent" and "sending is off for now": the result is unknown, and the same uuid makes a repeat safe.
 _UNDECIDED = frozenset({230049, 230101})
 _TOKEN_SHAPE = re.compile(r"[!-~]+")
 
 
 class TokenRejected(PlatformUnreachable):
-    """The tenant token is not accepted any more. Nothing was done: a fresh token makes the call good."""
+    """The tenant token is not accepted any more. Nothing was done; the call can be repeated with a fresh token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, unjudged. Header names are lower case."""
+    """An HTTP answer before it is judged. Header names are lower case."""
 
     status: int
     body: bytes = field(repr=False)
@@ -65,7 +65,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class TenantToken:
-    """`lifetime_seconds` counts from the moment the request was sent."""
+    """A tenant token. `lifetime_seconds` counts from the moment the request was sent."""
 
     value: str = field(repr=False)
     lifetime_seconds: float
@@ -80,7 +80,7 @@ class BotInfo:
 
 
 def tenant_token_request(app_id: str, app_secret: str) -> Request:
-    """Raises LocalProtocolError when a credential is blank."""
+    """Build the request for a tenant token. Raises LocalProtocolError if a credential is blank."""
     _need(app_id, "app id")
     _need(app_secret, "app secret")
     return _post(
@@ -89,19 +89,21 @@ def tenant_token_request(app_id: str, app_secret: str) -> Request:
 
 
 def judge_tenant_token(answer: Answer) -> TenantToken:
-    """Raises PlatformUnauthorized for a no of the platform, else PlatformUnavailable or PlatformThrottled.
+    """Read the tenant token. Raises PlatformUnauthorized if the platform refuses it.
 
-    Never PlatformRefused: that would say no to the call which needs the token, and the message it sends would be given
-    up. The token stands at the top of the answer, not under `data`.
+    Otherwise raises PlatformUnavailable or PlatformThrottled, never PlatformRefused: the caller would take that for a
+    refusal of the call that needs the token, and would give up the message to be sent. The token stands at the top of
+    the answer, not under `data`.
     """
     try:
         fields = judge(answer)
     except PlatformRefused as error:
-        # Without a code it was a proxy that said no, which says nothing about the app.
+        # Without a code the refusal came from a proxy, and says nothing about the app.
         kind = PlatformUnauthorized if error.code else PlatformUnavailable
         raise kind(str(error), code=error.code, log_id=error.log_id) from error
     value, lifetime = fields.get("tenant_access_token"), fields.get("expire")
-    # It goes into a header: what cannot stand there would be quoted, in full, by the error of the HTTP library.
+    # The token goes into a header. For characters that a header cannot hold, the HTTP library raises an error that
+    # quotes the whole value, so the secret would reach the log.
     if not isinstance(value, str) or not _TOKEN_SHAPE.fullmatch(value):
         raise PlatformUnavailable("the platform answered without a usable token", log_id=_log_id(answer, fields))
     return TenantToken(value, float(lifetime) if isinstance(lifetime, int | float) else 0.0)
@@ -112,7 +114,7 @@ def bot_info_request(token: str) -> Request:
 
 
 def judge_bot_info(answer: Answer) -> BotInfo:
-    """Raises the PlatformError family. `bot` stands at the top of the answer, not under `data`."""
+    """Read the app's bot. Raises the PlatformError family. `bot` stands at the top of the answer, not under `data`."""
     fields = judge(answer)
     bot = fields.get("bot")
     open_id = bot.get("open_id") if isinstance(bot, dict) else None
@@ -123,13 +125,13 @@ def judge_bot_info(answer: Answer) -> BotInfo:
 
 
 def person_request(token: str, open_id: str) -> Request:
-    """Look up a person, or a bot, by open id. Raises LocalProtocolError when it is blank."""
+    """Build the request to look up a person or a bot by open id. Raises LocalProtocolError if it is blank."""
     _need(open_id, "open id")
     return _get(f"/open-apis/contact/v3/users/{quote(open_id, safe='')}?user_id_type=open_id", token)
 
 
 def judge_union_id(answer: Answer) -> str:
-    """The union id, "" when the app may not see it. Raises the PlatformError family."""
+    """Read the union id, "" if the app may not see it. Raises the PlatformError family."""
     user = _data(judge(answer)).get("user")
     union_id = user.get("union_id") if isinstance(user, dict) else None
     return union_id if isinstance(union_id, str) else ""
@@ -138,21 +140,27 @@ def judge_union_id(answer: Answer) -> str:
 def send_request(
     token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, message: Rendered, uuid: str
 ) -> Request:
-    """A new message. `uuid` makes repeats within an hour one message. See `check_message` for what it raises."""
+    """Build the request to send a new message. Repeats within an hour with the same `uuid` are one message.
+
+    Raises LocalProtocolError for a blank receiver, and the errors of `check_message`.
+    """
     _need(receive_id, receive_id_type)
     body = {"receive_id": receive_id, **_message_body(message, uuid)}
     return _post(f"/open-apis/im/v1/messages?receive_id_type={receive_id_type}", body, token=token)
 
 
 def reply_request(token: str, *, message_id: str, message: Rendered, uuid: str, in_thread: bool) -> Request:
-    """A reply that quotes `message_id`; `in_thread` starts or continues its topic. Raises as `check_message` does."""
+    """Build the request to send a reply that quotes `message_id`; `in_thread` starts or continues its topic.
+
+    Raises LocalProtocolError for a blank message id, and the errors of `check_message`.
+    """
     _need(message_id, "message id to reply to")
     body = {**_message_body(message, uuid), "reply_in_thread": in_thread}
     return _post(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reply", body, token=token)
 
 
 def judge_sent(answer: Answer) -> str:
-    """The id of the message that is now in the chat. Raises the PlatformError family."""
+    """Read the id of the message that is now in the chat. Raises the PlatformError family."""
     fields = judge(answer)
     message_id = _data(fields).get("message_id")
     if not isinstance(message_id, str) or not message_id:
@@ -161,10 +169,11 @@ def judge_sent(answer: Answer) -> str:
 
 
 def check_message(message: Rendered, uuid: str) -> None:
-    """Refuse what can never be sent, before anything is called.
+    """Refuse a message that can never be sent, before anything is called.
 
-    Raises LocalProtocolError for an empty text or a uuid that is not 1 to 50 characters, and PlatformRefused with the
-    platform's own code when the message is over its limit: that one is a person's or an agent's doing, not a bug.
+    Raises LocalProtocolError for an empty text, or a uuid that is not 1 to 50 characters long. Raises PlatformRefused
+    with the platform's own code for a message that is over its limit: that is caused by a person or an agent, and is no
+    bug.
     """
     if not message.words.strip():
         raise LocalProtocolError("the text is empty")
@@ -176,7 +185,7 @@ def check_message(message: Rendered, uuid: str) -> None:
 
 
 def judge(answer: Answer) -> dict[str, Any]:
-    """The body of a call that succeeded. Raises the PlatformError family."""
+    """Return the body of a call that succeeded. Raises the PlatformError family if it failed."""
     fields = _json_object(answer.body)
     code = None if fields is None else fields.get("code")
     if fields is None or not isinstance(code, int) or isinstance(code, bool):
@@ -202,9 +211,9 @@ def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
 
 
 def _without_code(answer: Answer) -> Exception:
-    """A body that is not the platform's: a proxy or a gateway in between spoke, and its status is all there is.
+    """Return the error for a body that is not the platform's: a proxy in between answered, so only the status counts.
 
-    Only a 4xx says that nothing was done. What looks like a success without its words promises nothing.
+    Only a 4xx means that nothing was done. A success status without the platform's JSON leaves the result unknown.
     """
     log_id = _log_id(answer, {})
     said = f"HTTP {answer.status} with {len(answer.body)} bytes that are not an answer of the platform"
@@ -216,7 +225,7 @@ def _without_code(answer: Answer) -> Exception:
 
 
 def _retry_after(answer: Answer) -> float:
-    """Seconds to wait. The platform has a header of its own for it and no Retry-After."""
+    """Return the seconds to wait. The platform has a header of its own for them and sends no Retry-After."""
     try:
         seconds = float(answer.headers.get("x-ogw-ratelimit-reset", ""))
     except ValueError:
@@ -277,14 +286,17 @@ def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def react_request(token: str, *, message_id: str, emoji_type: str) -> Request:
-    """Add the bot's reaction to a message. `emoji_type` is one of the platform's names, capitals included."""
+    """Build the request to add the bot's reaction to a message. Raises LocalProtocolError for a blank value.
+
+    `emoji_type` is one of the platform's names; upper and lower case matter.
+    """
     _need(message_id, "message id to react to")
     _need(emoji_type, "emoji type")
     return _post(_reactions(message_id), {"reaction_type": {"emoji_type": emoji_type}}, token=token)
 
 
 def judge_reacted(answer: Answer) -> str:
-    """The id of the reaction that is there now. Raises the PlatformError family."""
+    """Read the id of the reaction that is there now. Raises the PlatformError family."""
     fields = judge(answer)
     reaction_id = _data(fields).get("reaction_id")
     if not isinstance(reaction_id, str) or not reaction_id:
@@ -293,7 +305,7 @@ def judge_reacted(answer: Answer) -> str:
 
 
 def unreact_request(token: str, *, message_id: str, reaction_id: str) -> Request:
-    """Take the bot's own reaction back."""
+    """Build the request to remove the bot's own reaction. Raises LocalProtocolError for a blank id."""
     _need(message_id, "message id to react to")
     _need(reaction_id, "reaction id")
     path = f"{_reactions(message_id)}/{quote(reaction_id, safe='')}"
@@ -301,7 +313,7 @@ def unreact_request(token: str, *, message_id: str, reaction_id: str) -> Request
 
 
 def judge_unreacted(answer: Answer) -> None:
-    """Raises the PlatformError family."""
+    """Check that the reaction was removed. Raises the PlatformError family."""
     judge(answer)
 
 
@@ -319,8 +331,8 @@ NAMES_MAX = 50
 class Page:
     """Messages as the platform shows them, newest first, and the token of the next page ("" after the last).
 
-    `complete` tells a page of a list that says itself whether another follows. What a page does not show was not said
-    only if that is so: a broken answer looks like an empty page.
+    `complete` is True if the answer itself says whether another page follows. Only then does the absence of a message
+    mean that it was not sent: a broken answer looks like an empty page.
     """
 
     items: tuple[Any, ...] = field(repr=False)
@@ -329,7 +341,10 @@ class Page:
 
 
 def message_request(token: str, message_id: str) -> Request:
-    """One message; of a bundle also what lies in it. Raises LocalProtocolError for a blank id."""
+    """Build the request for one message and, if it is a bundle, the messages in it.
+
+    Raises LocalProtocolError for a blank id.
+    """
     _need(message_id, "message id")
     return _get(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}?user_id_type=open_id", token)
 
@@ -337,9 +352,10 @@ def message_request(token: str, message_id: str) -> Request:
 def messages_request(
     token: str, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
 ) -> Request:
-    """The newest messages of a chat, or of one topic, up to `PAGE_MESSAGES_MAX`.
+    """Build the request for the newest messages of a chat, or of one topic, up to `PAGE_MESSAGES_MAX`.
 
-    `start` and `end` are seconds since 1970, 0 for none; a topic takes neither, and they are left out there.
+    `start` and `end` are seconds since 1970, 0 for no bound. The platform takes neither for a topic, so they are left
+    out there. Raises LocalProtocolError if both ids are blank.
     """
     _need(thread_id or chat_id, "chat or thread id")
     query = {
@@ -356,7 +372,7 @@ def messages_request(
 
 
 def judge_page(answer: Answer) -> Page:
-    """The messages of an answer, whichever of the two calls it was. Raises the PlatformError family."""
+    """Read the messages of an answer to `message_request` or `messages_request`. Raises the PlatformError family."""
     data = _data(judge(answer))
     items, token, has_more = data.get("items"), data.get("page_token"), data.get("has_more")
     more = has_more is True and isinstance(token, str)
@@ -365,7 +381,7 @@ def judge_page(answer: Answer) -> Page:
 
 
 def people_request(token: str, open_ids: Sequence[str]) -> Request:
-    """Up to `NAMES_MAX` people at once. Raises LocalProtocolError for none and for more."""
+    """Build the request for up to `NAMES_MAX` people. Raises LocalProtocolError for none and for more."""
     if not 0 < len(open_ids) <= NAMES_MAX:
         raise LocalProtocolError(f"1 to {NAMES_MAX} people can be looked up at once, not {len(open_ids)}")
     query = [*(("user_ids", open_id) for open_id in open_ids), ("user_id_type", "open_id")]
@@ -373,7 +389,10 @@ def people_request(token: str, open_ids: Sequence[str]) -> Request:
 
 
 def judge_names(answer: Answer) -> dict[str, str]:
-    """Names by open id; who has none, or may not be seen, is left out. Raises the PlatformError family."""
+    """Read the names by open id. Raises the PlatformError family.
+
+    People who have no name, or whom the app may not see, are left out.
+    """
     items = _data(judge(answer)).get("items")
     people = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     named = ((person.get("open_id"), person.get("name")) for person in people)
@@ -385,11 +404,14 @@ def judge_names(answer: Answer) -> dict[str, str]:
 ResourceType = Literal["image", "file"]
 
 JSON_ERROR_BYTES_MAX = 64 * 1024
-"""No error of the platform is longer. What is longer and JSON is somebody's file."""
+"""The longest error of the platform. A longer JSON body is the file that was asked for."""
 
 
 def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> Request:
-    """A file that a message carries. The platform knows two types: an image, and everything else."""
+    """Build the request for a file of a message. The platform knows two types: an image, and everything else.
+
+    Raises LocalProtocolError for a blank id or key.
+    """
     _need(message_id, "message id")
     _need(key, "file key")
     path = f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/resources/{quote(key, safe='')}"
@@ -397,10 +419,10 @@ def resource_request(token: str, *, message_id: str, key: str, resource_type: Re
 
 
 def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether the body has to be read before it is known to be the file.
+    """True if the body may be an error, so that it has to be read before it is known to be the file.
 
-    An error comes as JSON, also with HTTP 200; so does a file that is JSON, which unlike an error has a name for
-    itself.
+    An error comes as JSON, also with HTTP 200. A file may be JSON too, but unlike an error it comes with a
+    `content-disposition` header.
     """
     if status != 200:
         return True
@@ -409,9 +431,9 @@ def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
 
 
 def judge_resource(answer: Answer) -> None:
-    """Return when the body is the file after all. Raises the PlatformError family.
+    """Return if the body is the file after all. Raises the PlatformError family if it is an error.
 
-    An error is an object with a code other than 0 and a message; any other JSON is what somebody sent.
+    An error is an object with a code other than 0 and a message; any other JSON with HTTP 200 is the file.
     """
     if answer.status == 200:
         fields = _json_object(answer.body)

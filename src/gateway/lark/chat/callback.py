@@ -1,8 +1,8 @@
-"""An event that the platform posts to us: whether it is the platform's, and what it says.
+"""Verifies and reads an event that the platform posts over HTTP. Sans-IO.
 
-Sans-IO. With an encrypt key the body is a ciphertext and its raw bytes are signed; without one all that vouches for a
-body is the verification token inside. The question whether this address takes events at all (the challenge) need not
-be signed: there the token vouches too. Whatever comes in, the answer is a verdict and never an exception.
+With an encrypt key the body is a ciphertext, and its raw bytes are signed. Without one, only the verification token
+inside the body proves that it is the platform's. The challenge, by which the console asks whether this address takes
+events, need not be signed: there the token is proof too. The result is always a judgement, never an exception.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NONCE_HEADER = "x-lark-request-nonce"
 SIGNATURE_HEADER = "x-lark-signature"
 
 TIMESTAMP_WINDOW = timedelta(minutes=5)
-"""How far the time in a signature may be off, either way. A redelivery is signed anew."""
+"""The largest difference of a signature's time from ours, either way. A redelivery gets a new signature."""
 CHALLENGE_CHARACTERS_MAX = 1024
 UNSIGNED_BYTES_MAX = 8_192
-"""A body that no signature covers is opened below this only: enough for a challenge, and for nothing else."""
+"""The largest body that is decrypted without a valid signature: enough for a challenge, and for nothing else."""
 _TOKEN_BYTES_MAX = 4_096
 _TIMESTAMP_DIGITS_MAX = 12
 _BLOCK_BYTES = 16
@@ -39,14 +39,17 @@ _BLOCK_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class CallbackSecrets:
-    """What the platform's console and we share; an empty text is a secret that was not set."""
+    """The secrets shared with the platform's console; an empty text means that the secret is not set."""
 
     encrypt_key: str = field(default="", repr=False)
     verification_token: str = field(default="", repr=False)
 
 
 class Reason(StrEnum):
-    """Why a body was refused. What cannot be verified has one reason only: a second would be an oracle."""
+    """The reason that a body was refused.
+
+    All bodies without a valid signature have one reason: a second would be an oracle for a stranger.
+    """
 
     UNVERIFIED = "unverified"
     STALE = "stale_timestamp"
@@ -56,21 +59,21 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """The console asks whether somebody is here: send `text` back."""
+    """The console asks whether this address takes events: send `text` back."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event of the platform's, in the clear: what the long connection would have carried."""
+    """A verified event in plain text, as the long connection would have carried it."""
 
     payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing of it may be used."""
+    """The body was refused; nothing in it may be used."""
 
     reason: Reason
 
@@ -79,7 +82,7 @@ Judgement = Challenge | Event | Refused
 
 
 def judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, *, now: datetime) -> Judgement:
-    """Decide what a posted body is. `headers` may be spelt in any case, `body` is what came over the wire."""
+    """Judge a posted body. Header names may be in any case; `body` is the raw bytes as received."""
     if not secrets.encrypt_key:
         return _judge_plain(body, secrets)
     lowered = {name.lower(): value for name, value in headers.items()}
@@ -91,13 +94,13 @@ def judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, *, 
 
 
 def signature(timestamp: str, nonce: str, encrypt_key: str, body: bytes) -> str:
-    """What the platform puts into its signature header: it covers the raw bytes, not what they decode to."""
+    """Return the expected value of the signature header. It covers the raw bytes, not the decrypted text."""
     said = (timestamp + nonce + encrypt_key).encode(errors="surrogatepass")
     return hashlib.sha256(said + body).hexdigest()
 
 
 def decrypt(encrypted: str, encrypt_key: str) -> bytes | None:
-    """The plaintext of an `encrypt` field; None for what was not encrypted with this key."""
+    """Return the plaintext of an `encrypt` field; None if it was not encrypted with this key."""
     try:
         raw = base64.b64decode(encrypted, validate=True)
     except ValueError:
@@ -114,7 +117,7 @@ def decrypt(encrypted: str, encrypt_key: str) -> bytes | None:
 
 
 def _judge_plain(body: bytes, secrets: CallbackSecrets) -> Judgement:
-    # Anybody may post here: only a body with the right token is worth the time of decoding all of it.
+    # Any stranger may post here, so the body is decoded in full only if it has the right token.
     token = _peek_token(body)
     if token is None:
         return Refused(Reason.UNREADABLE)
@@ -125,7 +128,10 @@ def _judge_plain(body: bytes, secrets: CallbackSecrets) -> Judgement:
 
 
 def _judge_unsigned(body: bytes, secrets: CallbackSecrets, refused: Refused) -> Judgement:
-    """A challenge that only somebody with the key can have written is good without a signature; nothing else is."""
+    """Judge a body without a valid signature: accept an encrypted challenge with the right token, and nothing else.
+
+    Only a holder of the encrypt key can have written such a challenge.
+    """
     plaintext = _plaintext(body, secrets.encrypt_key) if len(body) <= UNSIGNED_BYTES_MAX else None
     envelope = None if plaintext is None or plaintext is body else _object(plaintext)
     if envelope is None or not _is_challenge(envelope) or not _token_matches(envelope, secrets):
@@ -135,7 +141,7 @@ def _judge_unsigned(body: bytes, secrets: CallbackSecrets, refused: Refused) -> 
 
 
 def _judge_signed(body: bytes, secrets: CallbackSecrets) -> Judgement:
-    """The signature vouches already. A token that is there must be the right one all the same."""
+    """Judge a body with a valid signature, which is proof enough. If it has a token, the token must be right too."""
     plaintext = _plaintext(body, secrets.encrypt_key)
     envelope = None if plaintext is None else _object(plaintext)
     if plaintext is None or envelope is None:
@@ -155,7 +161,7 @@ def _opened(envelope: dict[str, Any], payload: bytes) -> Judgement:
 
 
 def _plaintext(body: bytes, encrypt_key: str) -> bytes | None:
-    """The body itself when it is not encrypted; None when it does not open."""
+    """Return the decrypted body, or the body itself if it is not encrypted; None if it cannot be decrypted."""
     envelope = _object(body)
     if envelope is None:
         return None
@@ -169,7 +175,10 @@ def _is_signed(headers: Mapping[str, str], body: bytes, encrypt_key: str) -> boo
 
 
 def _is_fresh(timestamp: str, now: datetime) -> bool:
-    """Seconds since 1970. The signature covers them, so that an old request cannot be sent again."""
+    """True if the time is within the window. It is in seconds since 1970.
+
+    The signature covers the time, so an old request cannot be sent again.
+    """
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _TIMESTAMP_DIGITS_MAX):
         return False
     return abs(int(timestamp) - now.timestamp()) <= TIMESTAMP_WINDOW.total_seconds()
@@ -180,12 +189,12 @@ def _is_challenge(envelope: dict[str, Any]) -> bool:
 
 
 def _token_matches(envelope: dict[str, Any], secrets: CallbackSecrets) -> bool:
-    """A token that was never set matches nothing."""
+    """True if the token of the envelope is ours. A token that is not set matches nothing."""
     return bool(secrets.verification_token) and _same(_token(envelope), secrets.verification_token)
 
 
 def _token(envelope: dict[str, Any]) -> str:
-    """In the header of the present envelope, at the top of the older one and of a challenge."""
+    """Return the token: from the header of the present envelope, or from the top of an older one or of a challenge."""
     header = envelope.get("header")
     token = header.get("token") if isinstance(header, dict) else envelope.get("token")
     return token if isinstance(token, str) else ""
@@ -201,8 +210,9 @@ class _Peek(msgspec.Struct):
 
 
 def _peek_token(body: bytes) -> str | None:
-    """What `_token` would say of the body, found without building anything of the rest; None for no JSON object."""
-    # msgspec refuses half a surrogate pair, which is legal here. Which character it is half of does not matter.
+    """Return the token as `_token` does, without decoding the rest of the body; None if it is not a JSON object."""
+    # A lone surrogate is legal here, but msgspec refuses it. So every surrogate escape is replaced by another
+    # character; the result is used for the token only.
     whole = body.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
     try:
         peek = msgspec.json.decode(whole, type=_Peek)
@@ -216,12 +226,12 @@ def _peek_token(body: bytes) -> str | None:
 
 
 def _same(said: str, expected: str) -> bool:
-    """In a time that does not tell how much of it is right."""
+    """Compare two secrets in constant time, so that the time does not tell how much of a guess is right."""
     return hmac.compare_digest(said.encode(errors="surrogatepass"), expected.encode(errors="surrogatepass"))
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be sent back: JSON can carry half a character, UTF-8 cannot."""
+    """True if the text can be sent back: JSON can hold a lone surrogate, UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

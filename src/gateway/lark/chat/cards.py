@@ -1,7 +1,7 @@
-"""What a message looks like on the platform: plain text, or a card. Pure.
+"""Renders a message for the platform: as plain text, or as a card. Pure.
 
-Cards are of schema 2.0. Every card says `update_multi`: one that does not can be patched by nobody, and the platform
-answers such a patch with success.
+Cards are of schema 2.0. Every card sets `update_multi`: a card without it cannot be patched, and the platform answers
+such a patch with success although it has no effect.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from gateway.core.markdown import shortened
 from gateway.lark.chat.markdown import count_tables, divide, is_markdown
 
 TEXT_REQUEST_BYTES_MAX = 150 * 1024
-"""What the platform takes for a text message, the whole body counted."""
+"""The platform's limit on a text message, for the whole request body."""
 CARD_REQUEST_BYTES_MAX = 30 * 1024
-"""The same for a card."""
+"""The platform's limit on a card, for the whole request body."""
 CARD_TABLES_MAX = 3
-"""A card with more tables may be refused as a whole."""
+"""The platform may refuse a card with more tables as a whole."""
 CARDS_MAX = 5
-"""An answer that would fill more cards is sent as text, of which fewer messages hold more."""
+"""An answer that would fill more cards is sent as text, because a text message holds more."""
 SUMMARY_CHARS_MAX = 80
 
 _ENVELOPE_BYTES = 1024
-"""Room for everything in a request that is not the words: ids, the card around them, its summary."""
+"""Room in a request for everything but the words: ids, the frame of the card, its summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A message as the platform takes it: `content` is JSON inside a string, made from `words`."""
+    """A message in the platform's form: `content` is JSON inside a string, made from `words`."""
 
     type: Literal["text", "interactive"]
     content: str = field(repr=False)
@@ -38,7 +38,7 @@ class Rendered:
 
     @property
     def request_bytes(self) -> int:
-        """What it costs in a request body, where it is encoded once more."""
+        """The bytes that the content takes in a request body, where it is encoded as JSON once more."""
         return len(msgspec.json.encode({"content": self.content}))
 
     @property
@@ -47,7 +47,7 @@ class Rendered:
 
 
 def split_answer(text: str) -> list[str]:
-    """An answer as the texts of the messages that will carry it, each of which `render_answer` can render."""
+    """Split an answer into the texts of its messages, each of which `render_answer` can render."""
     if wants_card(text):
         parts = divide(text, weight=_weight, limit=CARD_REQUEST_BYTES_MAX - _ENVELOPE_BYTES)
         if len(parts) <= CARDS_MAX:
@@ -56,12 +56,12 @@ def split_answer(text: str) -> list[str]:
 
 
 def wants_card(text: str) -> bool:
-    """Whether a card shows `text` better than plain text does, and is able to."""
+    """True if a card shows `text` better than plain text does, and can draw all of its tables."""
     return is_markdown(text) and count_tables(text) <= CARD_TABLES_MAX
 
 
 def render_answer(text: str) -> Rendered:
-    """A card for Markdown that fits into one, else plain text."""
+    """Render Markdown that fits into one card as a card, anything else as plain text."""
     if wants_card(text):
         card = render_card(text)
         if card.request_bytes <= CARD_REQUEST_BYTES_MAX - _ENVELOPE_BYTES // 2:
@@ -74,12 +74,12 @@ def render_text(text: str) -> Rendered:
 
 
 def render_card(markdown: str) -> Rendered:
-    """The words, and nothing around them."""
+    """Render a card that holds the words and nothing else."""
     return _card(markdown, summary=markdown)
 
 
 def render_error(markdown: str) -> Rendered:
-    """A card that nobody takes for an answer."""
+    """Render a card with a red header, so that it is not mistaken for an answer."""
     header = {"template": "red", "title": {"tag": "plain_text", "content": "⚠️"}}
     return _card(markdown, summary=f"⚠️ {markdown}", header=header)
 
@@ -95,5 +95,5 @@ def _card(words: str, *, summary: str, **parts: Any) -> Rendered:
 
 
 def _weight(text: str) -> int:
-    """Bytes of `text` in a request: it is encoded as JSON twice, character by character."""
+    """Return the bytes of `text` in a request, where it is encoded as JSON twice, character by character."""
     return len(msgspec.json.encode(msgspec.json.encode(text).decode())) - len(b'"\\"\\""')

@@ -1,4 +1,4 @@
-"""A Lark bot as a channel: its long connection hears, its REST client speaks."""
+"""A Lark bot as a channel: it receives over its long connection and sends over its REST client."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ from gateway.lark.wire.session import REDELIVER, SETTLED
 
 _log = structlog.get_logger()
 
-# A definite no to the reply alone: the quoted message or its topic is gone, hidden, or takes no replies. The chat
-# itself may still take the words. A throttle never belongs here, nor an open result: the second could be a double.
+# The reply alone was definitely refused: the quoted message or its topic is gone, hidden, or takes no replies. The chat
+# itself may still accept the words. Codes of a throttle or of an unknown result must never stand here: after an
+# unknown result a second message could be a duplicate.
 _REPLY_IMPOSSIBLE = frozenset({230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003})
 
 _TYPING_EMOJI = "Typing"
-# The message is recalled, deleted or not to be found, and what hung on it went with it.
+# The message is recalled, deleted or unknown, and its reactions are gone with it.
 _MESSAGE_GONE = frozenset({230011, 230110, 231003})
-# A definite no to the card: it could not be built, is too long, or has more tables than a card takes.
+# The card was definitely refused: it could not be built, is too long, or has too many tables.
 _CARD_IMPOSSIBLE = frozenset({230025, 230099})
 
 
@@ -53,7 +54,10 @@ CAPABILITIES = (
     | Capability.TYPING_INDICATOR
 )
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
-"""The bot's union id is not among them: it follows from the ids that are, and is filled in later on live bots."""
+"""The config keys that need a new link when they change.
+
+The bot's union id is left out: it follows from the other ids, and is filled in later on live bots.
+"""
 
 
 LIMITS = Limits(app=(Limit(50, 1.0), Limit(1000, 60.0)), chat=(Limit(5, 1.0),))
@@ -65,7 +69,7 @@ KEY_SECONDS = 3600.0
 class LarkChannel:
     """Implements gateway.channel.channel.Channel for one installation, and Typing and ReadBack too.
 
-    What it was given stays the caller's.
+    The caller owns what it passes in.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class LarkChannel:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See Channel.run. An installation that was stored without its bot's identity asks for it first.
 
-        Events over HTTP need no link: then there is nothing to hold but the right to speak.
+        With events over HTTP there is no link. Then this only waits, while the lease gives the right to send.
         """
         if not self._bot.open_id:
             await self._learn_bot()
@@ -120,7 +124,7 @@ class LarkChannel:
         )
 
     async def receive(self, payload: bytes) -> int:
-        """Decide one event and return the code it is acknowledged with; see `receive_event`."""
+        """Decide one event and return the code to acknowledge it with; see `receive_event`."""
         return await receive_event(
             payload,
             app_id=self._app_id,
@@ -132,8 +136,8 @@ class LarkChannel:
     async def send(self, message: OutboundMessage) -> SendResult:
         """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
 
-        A reply that the quoted message cannot take any more goes to the chat instead, and words that the platform
-        will not draw as a card go as text. Both only after a definite no, and with the same key.
+        If the quoted message cannot be replied to any more, the message goes to the chat instead. If the platform
+        refuses the card, the words go as text. Both happen only after a definite no, and with the same key.
         """
         rendered = _render(message)
         try:
@@ -159,7 +163,7 @@ class LarkChannel:
         return await find_sent(self._client, message, _render(message), since=since, known=known)
 
     async def show_typing(self, message_id: str) -> str:
-        """See Typing.show_typing: a reaction of the bot, which everybody in the chat sees."""
+        """See Typing.show_typing. The sign is a reaction of the bot, which everyone in the chat sees."""
         return await self._client.react(message_id, _TYPING_EMOJI)
 
     async def hide_typing(self, message_id: str, handle: str) -> None:
@@ -182,7 +186,10 @@ class LarkChannel:
         return SendResult(message_id, (message_id,))
 
     async def _learn_bot(self) -> None:
-        """Without its identity a bot hears private messages only, which beats not connecting."""
+        """Ask the platform for the bot's identity.
+
+        A failure is only logged: without its identity a bot still receives private messages.
+        """
         try:
             self._bot = await self._client.identify()
         except PlatformError as error:
@@ -193,10 +200,10 @@ class LarkChannel:
 async def receive_event(
     payload: bytes, *, app_id: str, bot: BotIdentity, installation_id: UUID, handler: InboundHandler
 ) -> int:
-    """Decide one event of an app, whichever way it came, and return the code it is acknowledged with.
+    """Decide one event of an app, from either transport, and return the code to acknowledge it with.
 
-    200 also for what is not wanted or cannot be read, which no redelivery would change; 500 asks for redelivery.
-    An exception of the handler passes: it means 500.
+    200 is also the code for events that are unwanted or unreadable, because redelivery would not change them. 500 asks
+    for redelivery. Raises what the handler raises; the caller treats that as 500.
     """
     try:
         message = decode_event(payload, bot_open_id=bot.open_id, bot_union_id=bot.union_id)
@@ -222,7 +229,7 @@ def lark_factory(
     on_ack: OnAck | None = None,
     on_fault: OnFault | None = None,
 ) -> ChannelFactory:
-    """The factory for `feishu`. Channels of one app share its client with whoever else uses `clients`.
+    """Return the factory for `feishu`. Channels of one app share its client with all other users of `clients`.
 
     The factory raises LinkRefused for an installation without credentials.
     """
@@ -248,4 +255,4 @@ def _render(message: OutboundMessage) -> Rendered:
 
 
 def _ignore(*_: object) -> None:
-    """Nobody measures."""
+    """Do nothing; stands in for a missing callback."""

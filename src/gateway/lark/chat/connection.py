@@ -1,10 +1,12 @@
 """The long connection on real sockets: bootstrap, dial, handshake, and the conversation until it ends.
 
-What to do is decided by `lark.wire.session`; this module moves bytes, keeps time and runs the tasks. The caller's task
-reads, keeps the connection alive and listens for silence. Beside it, and only while there is something to do, one task
-writes our frames and one per chat decides its events in order: of thousands of links nearly all are idle, and each task
-costs each of them memory. Reading and keeping alive stop when the caller is cancelled; deciding and writing get a
-second more, so that what was received is settled and acknowledged.
+`lark.wire.session` decides what to do; this module moves bytes, keeps time and runs the tasks. The caller's task reads,
+keeps the connection alive and notices silence. One more task writes our frames, and one task per chat decides the
+events of that chat in order. These tasks exist only while they have something to do: of thousands of links nearly all
+are idle, and each task would cost each of them memory.
+
+When the caller is cancelled, reading and keeping alive stop at once. Deciding and writing get a second more, so that
+events already received are settled and acknowledged.
 """
 
 from __future__ import annotations
@@ -53,10 +55,11 @@ _CLOSE_WAIT_SECONDS_MAX = 0.25
 class ConnectionSettings:
     """Bounds of one connection.
 
-    Keepalive and the user time-out make the kernel give up on a vanished peer: within about 35 s here, with or without
-    data under way. `events_in_flight_max` and `bytes_in_flight_max` bound what was received and is not decided yet. A
-    chat that takes more than its share of them is answered 500; when many chats together fill them, the connection is
-    not read. `chunk_bytes_max` bounds what is kept of events that are not whole yet.
+    TCP keepalive and the TCP user time-out make the kernel give up on a vanished peer, with or without unacknowledged
+    data, within about 35 s here. `events_in_flight_max` and `bytes_in_flight_max` bound the events that were received
+    and are not decided yet. Events of a chat that takes more than its share of them are answered 500. While many chats
+    together fill them, the connection is not read. `chunk_bytes_max` bounds the kept pieces of split events that are
+    not complete yet.
     """
 
     bootstrap_timeout_seconds: float = 15.0
@@ -78,7 +81,7 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class RawLink:
-    """A byte stream to the platform. `abort` closes it without awaiting anything, and may be called repeatedly."""
+    """A byte stream to the platform. `abort` closes it without awaiting anything; it may be called repeatedly."""
 
     stream: trio.abc.Stream
     abort: Callable[[], None]
@@ -91,9 +94,9 @@ OpenStream = Callable[[Endpoint], Awaitable[RawLink]]
 OnEvent = Callable[[bytes], Awaitable[int]]
 """Decides one event: 200 or 500. An exception counts as 500."""
 OnAck = Callable[[float, int], None]
-"""Told of every event's acknowledgement when it is written: seconds since it was received, and the code."""
+"""Called when the answer to an event is written: (seconds since the event was received, code)."""
 OnFault = Callable[[], None]
-"""Told of every exception of `on_event` and `order_key`, for counting."""
+"""Called for every exception of `on_event` and `order_key`, to count them."""
 
 
 async def open_tcp_link(
@@ -103,10 +106,11 @@ async def open_tcp_link(
     proxies: Proxies = DIRECT,
     settings: ConnectionSettings | None = None,
 ) -> RawLink:
-    """The OpenStream over TCP; `ssl_context` is shared, because each costs close to a megabyte.
+    """Dial over TCP, as an OpenStream. `ssl_context` is shared, because each takes close to a megabyte.
 
-    Raises OSError when nobody answers, trio.BrokenResourceError when TLS fails, LinkLost and LinkRefused for what a
-    proxy has to say. The caller owns the result.
+    Raises OSError if the peer does not answer, trio.BrokenResourceError if TLS fails, and LinkLost or LinkRefused for
+    a failure at the proxy. The caller owns the result. On every other way out, cancellation included, the socket is
+    closed.
     """
     settings = settings or ConnectionSettings()
     proxy = proxies.route("https" if endpoint.tls else "http", endpoint.host, endpoint.port)
@@ -120,6 +124,7 @@ async def open_tcp_link(
             stream = await _secure(stream, ssl_context, endpoint.host)
         return RawLink(stream, tcp.socket.close)
     except BaseException:
+        # The bare socket, without awaiting: closing TLS would first write to a peer that may be silent.
         tcp.socket.close()
         raise
 
@@ -134,7 +139,7 @@ async def _reach(proxy: Proxy) -> trio.SocketStream:
 async def _tunnel(
     tcp: trio.SocketStream, proxy: Proxy, endpoint: Endpoint, ssl_context: ssl.SSLContext, settings: ConnectionSettings
 ) -> trio.abc.Stream:
-    """A stream to the endpoint through `tcp`, a connection to the proxy that stays the caller's."""
+    """Return a stream to the endpoint through `tcp`, a connection to the proxy, which the caller owns and closes."""
     try:
         with trio.fail_after(settings.tunnel_timeout_seconds):
             stream = await _secure(tcp, ssl_context, proxy.host) if proxy.tls else tcp
@@ -166,7 +171,7 @@ def _tune(sock: trio.socket.SocketType, settings: ConnectionSettings) -> None:
         "TCP_USER_TIMEOUT": settings.user_timeout_seconds * 1000,
     }
     for name, value in options.items():
-        if (option := getattr(socket, name, None)) is not None:  # Linux has them all, other systems some
+        if (option := getattr(socket, name, None)) is not None:  # Linux has all of them, other systems some
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
@@ -196,19 +201,21 @@ async def run_connection(
     on_fault: OnFault = _ignore_fault,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Hold one long connection until cancelled; `started()` is called when it stands.
+    """Hold one long connection until cancelled; call `started()` once it is established.
 
-    Events are decided concurrently, and one after the other where `order_key` gives them the same key; "" has no order.
-    A key with too much under way is answered 500 at once, so that no other key waits for it. What was refused comes
-    again later and is then decided after what its key received meanwhile: holding that back as well would delay it to
-    the platform's later attempts, minutes and hours away, and lose it after the last of them.
+    Events with the same `order_key` are decided one after the other, all others concurrently; "" means no order. If too
+    many events of one key are under way, further ones are answered 500 at once, so that no other key waits for them.
+    The platform sends a refused event again later, and it is then decided after the events that its key received
+    meanwhile. Those are not held back: they would be delayed to the platform's later attempts, minutes and hours away,
+    and lost after the last of them.
 
-    Resource handling: the socket is closed on every way out. Cancellation ends reading at once; events already received
-    are settled and acknowledged within `handover_seconds`, then the connection is closed. What does not make it is not
-    acknowledged, and the platform sends it again. When `fence` falls, the socket is closed there and then.
+    Resource handling: the socket is closed on every way out. Cancellation ends reading at once. Events already received
+    are settled and acknowledged within `handover_seconds`, then the connection is closed. Events that are not settled
+    in that time are not acknowledged, and the platform sends them again. When `fence` falls, the socket is closed at
+    once.
 
     Error handling: raises LinkRefused for a definite no of the platform, LinkLost for everything that may pass. An
-    exception of `on_event` is logged, counted by `on_fault`, answered 500, and ends nothing.
+    exception of `on_event` is logged, counted by `on_fault` and answered 500; the connection goes on.
     """
     settings = settings or ConnectionSettings()
     session = Session(limits=AssemblerLimits(bytes_max=settings.chunk_bytes_max))
@@ -267,6 +274,7 @@ async def _dial(endpoint: Endpoint, open_stream: OpenStream, settings: Connectio
 
 @contextmanager
 def _owned(raw: RawLink, fence: Fence) -> Iterator[None]:
+    """Close the link at the end of the block, or at once when the fence falls."""
     retract = fence.on_fall(raw.abort)
     try:
         yield
@@ -276,29 +284,29 @@ def _owned(raw: RawLink, fence: Fence) -> Iterator[None]:
 
 
 class _Tap(trio.abc.Stream):
-    """What the WebSocket library takes for the stream: it tells when the stream ended, and can be corked.
+    """The stream given to the WebSocket library: it reports the end of the real stream, and can collect writes.
 
-    Untold, the library waits on for the answer to a handshake that cannot come any more. Uncorked, it spends a system
-    call on every message, which is a good part of the cost of an acknowledgement.
+    Without the report, the library would wait on for a handshake answer that cannot come any more. Without collecting,
+    the library spends a system call on every message, which is a good part of the cost of an acknowledgement.
     """
 
     def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
         self._stream = stream
         self._on_end = on_end
         self._held: bytearray | None = None
-        # The library's reading task writes too: it answers pings and closes.
+        # The library's reading task writes too, to answer pings and closes; a trio stream allows one writer at a time.
         self._writing = trio.Lock()
         self.ended = False
 
     @asynccontextmanager
     async def corked(self) -> AsyncIterator[None]:
-        """Hold back what is sent within the block, and write it at its end as one; nothing of it after an exception."""
+        """Collect the bytes sent within the block and write them as one at its end; drop them after an exception."""
         held = self._held = bytearray()
         try:
             yield
         finally:
             self._held = None
-        await self.send_all(held)
+        await self.send_all(held)  # not in `finally`: after an exception nothing is written
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._held is not None:
@@ -319,7 +327,7 @@ class _Tap(trio.abc.Stream):
         try:
             data = await self._stream.receive_some(max_bytes)
         finally:
-            if not data:
+            if not data:  # the end of the stream, or an exception
                 self._end()
         return data
 
@@ -339,10 +347,10 @@ class _Outgoing:
 
 
 class _Writer:
-    """Frames on their way out, written by one task at a time: those that wait together go out together.
+    """The queue of outgoing frames, written by one task at a time. Frames that wait together are written together.
 
-    The task is one of `workers`, and lasts as long as there is something to write. A half-written frame ends the
-    connection: `on_failure` is told, and nothing is written any more.
+    The task is one of `workers`, and lasts as long as there are frames to write. A write that fails may leave half a
+    frame, so it ends the connection: `on_failure` is called, and nothing more is written.
     """
 
     def __init__(
@@ -365,10 +373,12 @@ class _Writer:
         self._moved = trio.Event()
 
     async def put(self, frame: Frame, on_written: Callable[[], None] | None = None) -> None:
-        """Queue a frame; waits while the queue is full.
+        """Queue a frame; wait while the queue is full. A cancelled call has queued nothing.
 
-        On a link that ended this does nothing: the end is reported elsewhere, and what is not acknowledged comes again.
+        After the link ended this does nothing: the end is reported elsewhere, and the platform sends events again that
+        were not acknowledged.
         """
+        # At the start, because nothing may be awaited between the last check and the queueing.
         await trio.lowlevel.checkpoint()
         while len(self._waiting) >= self._frames_max and not self._closed:
             await self._moved.wait()
@@ -380,7 +390,7 @@ class _Writer:
             self._workers.start_soon(self._run)
 
     async def finish(self) -> None:
-        """Take no more frames, and wait until those queued are written or lost."""
+        """Take no more frames, and wait until the queued ones are written or lost."""
         self._closed = True
         while self._writing:
             await self._moved.wait()
@@ -388,6 +398,7 @@ class _Writer:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                # All at once: frames that are queued during this write form the next one.
                 outgoing, self._waiting = self._waiting, []
                 self._move()
                 await self._write(outgoing)
@@ -400,13 +411,14 @@ class _Writer:
             self._move()
 
     def _move(self) -> None:
-        """Wake those that wait for room, or for the end."""
+        """Wake the tasks that wait for room in the queue, or for the last write."""
         self._moved.set()
         self._moved = trio.Event()
 
     async def _write(self, outgoing: Sequence[_Outgoing]) -> None:
         try:
             with trio.fail_after(self._timeout_seconds):
+                # The library writes into the tap's buffer here; the one real write is at the end of the block.
                 async with self._tap.corked():
                     for each in outgoing:
                         await self._ws.send_message(each.data)
@@ -423,7 +435,7 @@ class _Writer:
 
 @dataclass(slots=True)
 class _Lane:
-    """What one key has under way, the head being decided. `shut`: it takes no more until it is empty."""
+    """The undecided events of one key; the first is being decided. If `shut`, it takes no more until it is empty."""
 
     waiting: deque[Deliver]
     bytes: int
@@ -431,14 +443,15 @@ class _Lane:
 
 
 class _Lanes:
-    """Events under way: one after the other where they share a key, else concurrently; bounded in number and bytes.
+    """The undecided events: one after the other for each key, otherwise concurrent; bounded in number and bytes.
 
-    A key may hold as much as is still free, which leaves room for others when several are stuck: one alone has half of
-    all there is, two have a third each. What goes beyond that is refused. A sixteenth it may always hold: when a burst
-    fills the room with a little of each of many keys, none of them is to blame, and the connection waits instead.
+    A key may hold as much as is still free. This leaves room for others even when several keys are stuck: one stuck key
+    holds half of the whole, two hold a third each. Events beyond that are refused. But a key may always hold a
+    sixteenth of the whole: a burst may fill the room with a few events of each of many keys. Then no key is to blame,
+    and the connection waits instead.
 
-    A key that was refused once takes nothing until what it holds is decided. So what it took and what it refused are
-    both unbroken stretches of the conversation, instead of every other event of it.
+    After a refusal, a key takes no events until all that it holds are decided. So the accepted events and the refused
+    ones are both unbroken stretches of the conversation, instead of alternating.
     """
 
     def __init__(self, decide: Callable[[Deliver], Awaitable[None]], settings: ConnectionSettings) -> None:
@@ -450,7 +463,7 @@ class _Lanes:
         self._left = Signal()
 
     def refuses(self, key: object, delivery: Deliver) -> bool:
-        """Whether the key has had its share. A key without anything under way never has."""
+        """True if the key has used up its share. A key without undecided events is never refused."""
         lane = self._lanes.get(key)
         if lane is None:
             return False
@@ -463,19 +476,19 @@ class _Lanes:
         return lane.shut
 
     def has_room(self, delivery: Deliver) -> bool:
-        """Always for a first event, whatever its size."""
+        """True if there is room for the event; always true if no other is under way, whatever the size."""
         if self._events == 0:
             return True
         total_bytes = self._bytes + len(delivery.payload)
         return self._events < self._settings.events_in_flight_max and total_bytes <= self._settings.bytes_in_flight_max
 
     async def room(self, delivery: Deliver) -> None:
-        """Wait for room; one waiter at a time."""
+        """Wait for room for the event. There may be one waiter at a time."""
         while not self.has_room(delivery):
             await self._left.wait()
 
     async def idle(self) -> None:
-        """Wait until nothing is under way; one waiter at a time, and not beside `room`."""
+        """Wait until all events are decided. There may be one waiter at a time, and none in `room` meanwhile."""
         while self._events:
             await self._left.wait()
 
@@ -493,6 +506,7 @@ class _Lanes:
     async def _run(self, key: object) -> None:
         lane = self._lanes[key]
         while lane.waiting:
+            # It stays in the lane while it is decided, so that its bytes count until then.
             await self._decide(lane.waiting[0])
             size = len(lane.waiting.popleft().payload)
             lane.bytes -= size
@@ -503,7 +517,7 @@ class _Lanes:
 
 
 def _share(total: int, taken: int) -> int:
-    """What one key may hold of a total of which so much is taken."""
+    """Return how much one key may hold of a total of which `taken` is in use."""
     return max(total - taken, total // 16)
 
 
@@ -532,22 +546,25 @@ class _Conversation:
         self._wall_clock = wall_clock
         self._on_ack = on_ack
         self._on_fault = on_fault
-        self._writer: _Writer  # from the handshake on, before which there is nothing to write
+        self._writer: _Writer  # set after the handshake; before it there is nothing to write
         self._lanes = _Lanes(self._decide, settings)
         self._body = trio.CancelScope()
         self._ending: LinkLost | LinkRefused | None = None
         self._round_trip_seconds = 0.0
 
     async def run(self, endpoint: Endpoint, task_status: trio.TaskStatus[None]) -> None:
-        """Raises LinkRefused or LinkLost when the link cannot be made or ends; otherwise runs until cancelled."""
+        """Converse until cancelled. Raises LinkRefused or LinkLost when the link cannot be made or ends."""
         try:
             async with open_workers(self._settings.handover_seconds) as workers:
+                # `_end` cancels the body only, so the workers keep their time to settle and acknowledge.
                 with self._body:
                     await self._converse(endpoint, workers, task_status)
+        # Exceptions of workers come in groups. The ending is raised below, outside of any group.
         except* ConnectionRejected as rejections:
             self._end(_judge_rejection(_first(rejections)))
         except* (HandshakeError, ConnectionClosed, WebSocketProtocolError, HttpProtocolError) as errors:
-            # From the reading task of the library; the latter two when it chokes on its own answer to nonsense.
+            # From the reading task of the library. The last two come when the peer sent nonsense and the library fails
+            # at its own answer to it.
             self._end(LinkLost(f"the WebSocket failed: {_first(errors)}"))
         if self._ending is not None:
             raise self._ending
@@ -565,14 +582,19 @@ class _Conversation:
             task_status.started()
             await self._read(ws, workers)
         finally:
+            # As a worker: this task may be cancelled, and could then await nothing.
             workers.start_soon(self._part, ws)
 
     async def _shake_hands(self, endpoint: Endpoint, workers: Workers) -> tuple[WebSocketConnection, _Tap] | None:
-        """None when it failed; why is recorded then. A refusal surfaces as ConnectionRejected from `workers`."""
+        """Make the WebSocket handshake; None if it failed, with the reason recorded by `_end`.
+
+        A refusal by the platform is raised as ConnectionRejected by `workers`.
+        """
         timeout = self._settings.handshake_timeout_seconds
         established = False
         try:
             with trio.move_on_after(timeout) as scope:
+                # If the stream ends, the scope is cancelled: the library itself would wait until the time-out.
                 tap = _Tap(self._raw.stream, scope.cancel)
                 ws = await wrap_client_stream(
                     workers,  # type: ignore[arg-type]  # it only starts its reading task there
@@ -589,7 +611,7 @@ class _Conversation:
             return None
         finally:
             if not established:
-                self._raw.abort()  # or the library's reading task would wait for bytes until it is cancelled
+                self._raw.abort()  # else the library's reading task would wait for bytes until it is cancelled
 
     async def _read(self, ws: WebSocketConnection, workers: Workers) -> None:
         while True:
@@ -599,7 +621,7 @@ class _Conversation:
                 self._end(LinkLost(_describe(closed)))
                 return
             if self._ending is not None:
-                return  # decided in the same turn of the scheduler that brought this message
+                return  # the end was decided in the same turn of the scheduler that brought this message
             if isinstance(message, bytes) and len(message) <= self._settings.frame_bytes_max:
                 await self._take(message, workers)
             else:
@@ -634,14 +656,15 @@ class _Conversation:
             self._health.pong_ms = seconds * 1000
 
     async def _keeping_alive(self, wait: Callable[[], Awaitable[T]], workers: Workers) -> T:
-        """What `wait` returns, with a ping whenever one is due meanwhile and an ear for silence.
+        """Return the result of `wait`; meanwhile send the pings that are due, and end the conversation after silence.
 
-        `wait` is cancelled and called again, so it must leave nothing behind when it is cancelled.
+        `wait` is cancelled and called again, so it must lose nothing when it is cancelled.
         """
         while True:
             if trio.current_time() >= self._session.wake_at:
                 for action in self._session.tick(trio.current_time()):
                     await self._act(action, workers)
+            # After WentDeaf `wake_at` is infinite, but `_body` is cancelled, so the wait ends at once.
             with trio.move_on_at(self._session.wake_at):
                 return await wait()
 
@@ -650,17 +673,18 @@ class _Conversation:
         self._health.last_event_at = self._wall_clock()
         key = self._key_of(delivery)
         if self._lanes.refuses(key, delivery):
-            # The platform sends it again in 15 s. Nothing of it was claimed, so it is then a message like any other.
+            # The platform sends it again in 15 s. No claim was made for it, so it is then a message like any other.
             await self._answer(delivery, REDELIVER)
             return
         if not self._lanes.has_room(delivery):
+            # The connection is not read meanwhile. Without the pause, that would count as silence of the platform.
             self._session.pause()
             await self._keeping_alive(partial(self._lanes.room, delivery), workers)
             self._session.resume(trio.current_time())
         self._lanes.add(key, delivery, workers)
 
     def _key_of(self, delivery: Deliver) -> object:
-        """What the event waits for; itself, and so nothing, when it has no order."""
+        """Return the key of the lane for an event. An event without order is its own key, so it waits for no other."""
         try:
             return self._order_key(delivery.payload) or delivery
         except Exception:
@@ -681,6 +705,7 @@ class _Conversation:
     async def _answer(self, delivery: Deliver, code: int) -> None:
         if code == REDELIVER:
             self._health.asked_again_at = trio.current_time()
+        # The first answer is to the event itself; the others are to late pieces of it, and are not measured.
         answer, *repeated = self._session.settle(delivery, code, trio.current_time())
         await self._writer.put(answer, partial(self._acknowledged, delivery, code))
         for frame in repeated:
@@ -691,7 +716,10 @@ class _Conversation:
         self._on_ack(trio.current_time() - delivery.received_at, code)
 
     async def _part(self, ws: WebSocketConnection) -> None:
-        """Once reading has stopped: settle, acknowledge, say good-bye, close. It is bounded as every worker is then."""
+        """End the link after reading has stopped: finish events and answers, then close the WebSocket and the socket.
+
+        Like every worker, it is cancelled `handover_seconds` after the body was left.
+        """
         await self._lanes.idle()
         await self._writer.finish()
         with trio.move_on_after(self._close_wait_seconds()):
@@ -699,12 +727,12 @@ class _Conversation:
         self._raw.abort()
 
     def _close_wait_seconds(self) -> float:
-        # The peer's good-bye proves that it knows the link is over. A live one answers about as fast as it does a ping;
-        # a frozen one is not worth waiting for.
+        # The peer's close frame proves that it knows that the link is over. A live peer answers about as fast as it
+        # answers a ping; a frozen one is not worth waiting for.
         return min(_CLOSE_WAIT_SECONDS_MAX, max(_CLOSE_WAIT_SECONDS_MIN, 2 * self._round_trip_seconds))
 
     def _write_failed(self, loss: LinkLost) -> None:
-        # What went out last may be half a frame: nothing may follow it.
+        # The last write may have ended inside a frame, so nothing may follow it.
         self._raw.abort()
         self._end(loss)
 
@@ -736,5 +764,6 @@ def _transport_ids(frame: Frame) -> dict[str, str]:
 
 
 def _first(group: BaseExceptionGroup[E]) -> E:
+    """Return the first exception in a group, or in the groups within it, that is no group itself."""
     found = group.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,7 +1,7 @@
-"""From the payload of an event to an envelope: which event it is, who wrote it, and what it says as plain text.
+"""Reads the payload of an event into an InboundMessage: its kind, its sender, and its text as plain text.
 
-Sans-IO. A payload comes from outside: every field may be missing or of another type, and only what a message cannot do
-without (its id, its chat, its sender) makes it unacceptable.
+Sans-IO. A payload comes from outside, so every field may be missing or of another type. A message is refused only if it
+lacks its id, its chat or its sender.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.channel.message import IMAGE_MARKER, ChatType, InboundMessage, Medi
 from gateway.errors import RemoteProtocolError
 
 CHANNEL_TYPE = "feishu"
-"""One slug for both clouds; which of them an app lives in is its `region`."""
+"""The slug of both clouds; the `region` of an app tells them apart."""
 
 RECEIVED = "im.message.receive_v1"
 
@@ -30,12 +30,12 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL and lone surrogates: JSON can carry them, Postgres text cannot."""
 
 _PLACEHOLDER = re.compile(r"@[^@]{1,64}")
-"""Where a mention's key can stand: at an `@`, and no further than the next one."""
+"""The places where the key of a mention can stand: from an `@` to the next one at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """Somebody named in a message. `key` is the placeholder that stands in the text."""
+    """A person or bot mentioned in a message. `key` is the placeholder in the text."""
 
     key: str
     name: str = ""
@@ -45,7 +45,7 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message says, as text with its placeholders, and the files it carries."""
+    """The text of a message, with its placeholders, and the files it carries."""
 
     text: str
     media: tuple[MediaRef, ...] = ()
@@ -67,7 +67,7 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 def order_key(payload: bytes) -> str:
-    """The chat that an event belongs to, "" when it has none or cannot be read. Builds nothing but that string."""
+    """Return the chat id of an event, "" if it has none or is unreadable. Decodes nothing but that string."""
     try:
         return _envelope_decoder.decode(payload).event.message.chat_id
     except msgspec.ValidationError:
@@ -77,7 +77,10 @@ def order_key(payload: bytes) -> str:
 
 
 def _order_key_leniently(payload: bytes) -> str:
-    """What `decode_event` reads in the end must keep its place in its chat."""
+    """Return the chat id of an event that only the lenient parser can read.
+
+    `decode_event` accepts such an event too, so it must keep its place in the order of its chat.
+    """
     try:
         envelope = _parse_leniently(payload)
     except RemoteProtocolError:
@@ -86,11 +89,13 @@ def _order_key_leniently(payload: bytes) -> str:
 
 
 def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "") -> InboundMessage | None:
-    """Read one event; None when it is not a received message, which is no error.
+    """Read one event; None if it is not a received message, which is no error.
 
-    The bot is recognised among the mentioned by its union id when that is known, else by its open id: an open id is
-    seen differently by each app, so that of a sibling bot can equal ours. Raises RemoteProtocolError for what is not
-    JSON, and for a message without id, chat or sender (an app may go without), or with an id of an absurd length.
+    The bot is recognised among the mentions by its union id if that is known, else by its open id. The union id is
+    better, because each app sees open ids of its own, so the open id of a sibling bot can equal ours.
+
+    Raises RemoteProtocolError for a payload that is not JSON, and for a message without id, chat or sender, or with an
+    id of an absurd length. Only an app may be a sender without an open id.
     """
     if not payload.strip():
         return None
@@ -100,7 +105,7 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
     header, event = _object(envelope, "header"), _object(envelope, "event")
     if _text(envelope, "type") not in {"", "event_callback"}:
         return None
-    # The older envelope has no header: the type and the app stand in the event, the id is called uuid.
+    # The older envelope has no header: type and app stand in the event, and the id is called uuid.
     event_type = _text(header, "event_type") or _text(event, "type")
     if event_type != RECEIVED:
         return None
@@ -113,14 +118,14 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
 
 
 def message_type(platform_type: str) -> MessageType:
-    """What the platform calls it, in the envelope's closed set."""
+    """Return the message kind for the platform's name of it."""
     return _TYPES.get(platform_type, MessageType.UNKNOWN)
 
 
 def flatten(platform_type: str, content: str, *, placeholders: Sequence[str] = ()) -> Content:
-    """A message as plain text. Malformed content of a type that has words is an empty text, never an error.
+    """Return a message as plain text. Malformed content of a type with words gives an empty text, never an error.
 
-    `placeholders` are the mention keys of the message: where a rich text names one of them, the key is kept for
+    `placeholders` are the mention keys of the message. If a rich text contains one of them, the key is kept for
     `rewrite_mentions`.
     """
     fields = _content_fields(content)
@@ -132,7 +137,7 @@ def flatten(platform_type: str, content: str, *, placeholders: Sequence[str] = (
 
 
 def bracketed_name(platform_type: str) -> str:
-    """What stands for a message without a text form, e.g. `[Location]`; a type that is new to us lends its own name."""
+    """Return the text for a message without a text form, e.g. `[Location]`; an unknown type is shown by its name."""
     if platform_type in _BRACKETED:
         return _BRACKETED[platform_type]
     known_shape = re.fullmatch(r"[a-z][a-z0-9_]{0,39}", platform_type)
@@ -140,11 +145,12 @@ def bracketed_name(platform_type: str) -> str:
 
 
 def rewrite_mentions(text: str, mentions: Sequence[Mention], is_own: Callable[[Mention], bool]) -> str:
-    """Put names where placeholders stand, and take the bot's own mention out together with one adjacent blank.
+    """Replace placeholders by names, and remove the bot's own mention together with one adjacent blank.
 
-    One pass from the left, the longest key first (`@_user_1` begins `@_user_10`); what was put in is not read again.
-    The blank is the one that follows, else the one before. No other white space changes; a mention without a name
-    stays as it is. The time grows with the text, not with the number of mentions: both come from outside.
+    Works in one pass from the left, and tries the longest key first, because `@_user_1` is the beginning of
+    `@_user_10`. Inserted names are not read again. The removed blank is the one after the mention, else the one before.
+    No other white space changes; a mention without a name stays as it is. Text and mentions come from outside, so the
+    running time must depend on the length of the text only, not on the number of mentions.
     """
     by_key = {mention.key: mention for mention in mentions if _PLACEHOLDER.fullmatch(mention.key)}
     written: list[str] = []
@@ -165,19 +171,19 @@ def rewrite_mentions(text: str, mentions: Sequence[Mention], is_own: Callable[[M
 
 
 def _named_at_the_start(candidate: str, by_key: Mapping[str, Mention]) -> Mention | None:
-    """The mention with the longest key that `candidate` begins with."""
+    """Return the mention whose key is the longest one that `candidate` begins with; None if there is none."""
     lengths = range(len(candidate), 1, -1)
     return next((by_key[candidate[:length]] for length in lengths if candidate[:length] in by_key), None)
 
 
 def _write(written: list[str], piece: str) -> None:
-    """Add what is not empty: the last piece then ends as the text does."""
+    """Append a piece unless it is empty, so that the last piece always holds the end of the text."""
     if piece:
         written.append(piece)
 
 
 def is_bot(mention: Mention, *, bot_open_id: str, bot_union_id: str) -> bool:
-    """Whether a mention means this bot. Naming everybody does not, and an empty id never matches."""
+    """True if a mention means this bot. A mention of all does not, and an empty id never matches."""
     if mention.key == "@_all":
         return False
     if bot_union_id:
@@ -217,7 +223,7 @@ def _read_message(
 
 def _source(message: dict[str, Any], sender: dict[str, Any]) -> Source:
     sender_id = _object(sender, "sender_id")
-    # An app may speak without an open id. That it is one is enough to judge it.
+    # An app may send without an open id. Later checks need to know only that the sender is an app.
     read_open_id = _id if _is_app(sender) else _required
     return Source(
         channel_type=CHANNEL_TYPE,
@@ -264,12 +270,12 @@ def _reply_to(message: dict[str, Any]) -> ReplyTo | None:
 
 
 def _chat_type(name: str) -> ChatType:
-    """A conversation we have no name for (a topic group, say) is many people: there a bot speaks only when asked."""
+    """Return the chat type. An unknown kind, such as a topic group, is a group: there a bot speaks only if asked."""
     return ChatType.P2P if name == "p2p" else ChatType.GROUP
 
 
 def moment(milliseconds: object) -> datetime | None:
-    """A time of the platform's clock: milliseconds since 1970, usually as a string."""
+    """Read a time of the platform's clock: milliseconds since 1970, usually as a string. None if it is unreadable."""
     if not isinstance(milliseconds, str | int) or isinstance(milliseconds, bool):
         return None
     try:
@@ -317,7 +323,7 @@ _BRACKETED = {
 
 
 def _flatten_post(fields: dict[str, Any], placeholders: frozenset[str]) -> Content:
-    """The title, then a line per paragraph with its spans one blank apart."""
+    """Return a rich text as the title, then a line per paragraph, with one blank between its spans."""
     paragraphs = fields.get("content")
     lines: list[str] = []
     media: list[MediaRef] = []
@@ -354,7 +360,7 @@ def _link(words: str, href: str) -> str:
 
 
 def _named(user_id: str, user_name: str, placeholders: frozenset[str]) -> str:
-    """A mention in rich text: its placeholder while the message says who that is, else the name the span carries."""
+    """Return a mention in rich text: its placeholder if the message lists it, else the name in the span."""
     if user_id in placeholders or not user_name:
         return user_id
     return f"@{user_name}"
@@ -391,11 +397,11 @@ def _content_fields(content: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-# Reading JSON that may hold anything.
+# Reading untrusted JSON.
 
 
 def parse_json(data: bytes) -> Any:
-    """Decode JSON. Raises RemoteProtocolError."""
+    """Decode JSON, also with lone surrogates in it. Raises RemoteProtocolError."""
     try:
         return msgspec.json.decode(data)
     except (ValueError, RecursionError):
@@ -403,7 +409,10 @@ def parse_json(data: bytes) -> Any:
 
 
 def _parse_leniently(data: bytes) -> Any:
-    """The standard library accepts half an emoji (a lone surrogate), which a client that cuts text does send."""
+    """Decode JSON with the standard library, which accepts lone surrogates.
+
+    A client that cuts a text inside an emoji does send them.
+    """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -421,12 +430,12 @@ def _raw_text(fields: dict[str, Any], name: str) -> str:
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
-    """A string that the database can hold; "" for anything else."""
+    """Return a string without the characters that the database cannot hold; "" if the value is no string."""
     return _UNSTORABLE.sub("", _raw_text(fields, name))
 
 
 def _id(fields: dict[str, Any], name: str) -> str:
-    """An id that may be missing. Raises RemoteProtocolError for one that no platform gives out."""
+    """Return an id, "" if it is missing. Raises RemoteProtocolError for one over `ID_CHARS_MAX` characters."""
     value = _text(fields, name)
     if len(value) > ID_CHARS_MAX:
         raise RemoteProtocolError(f"a message whose {name} has {len(value)} characters; the limit is {ID_CHARS_MAX}")

@@ -1,4 +1,4 @@
-"""Messages as the platform's REST calls show them: flat mentions, bots by their app id, a bundle as a list. Sans-IO."""
+"""Reads messages as REST calls return them: flat mentions, bots by their app id, a bundle as a list. Sans-IO."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CARD_PIECES_MAX = 200
 
 
 def read_items(items: Sequence[object], *, app_id: str) -> list[Said]:
-    """Messages in the order given; `app_id` tells our own bot. What has no id is left out."""
+    """Read messages, in the order given. `app_id` identifies our own bot. Items without an id are left out."""
     read = (read_item(item, app_id=app_id) for item in items if isinstance(item, dict))
     return [said for said in read if said is not None]
 
@@ -42,7 +42,7 @@ def read_item(item: dict[str, Any], *, app_id: str) -> Said | None:
 
 
 def card_text(content: str) -> str:
-    """The words of a card as far as they are simply there, a line per element; "" when there are none."""
+    """Return the words of a card that stand in it as plain values, a line per element; "" if there are none."""
     try:
         card = json.loads(content)
     except (ValueError, RecursionError):
@@ -52,7 +52,7 @@ def card_text(content: str) -> str:
 
 
 def _card_lines(node: object, depth: int) -> Iterator[str]:
-    """Titles, texts and Markdown, wherever they lie; a paragraph of spans is one line."""
+    """Yield titles, texts and Markdown at any place in a card; a paragraph of spans is one line."""
     if depth > _CARD_DEPTH_MAX:
         return
     if isinstance(node, list):
@@ -71,7 +71,7 @@ def _card_lines(node: object, depth: int) -> Iterator[str]:
 
 
 def _author(sender: dict[str, Any], app_id: str) -> Author:
-    """A bot is named by its app, a person by the open id that this app sees."""
+    """Return the author: a bot by its app id, a person by the open id that this app sees."""
     sender_id = _text(sender, "id")
     if _text(sender, "sender_type") == "app" or _text(sender, "id_type") == "app_id":
         return Author(sender_id, AuthorKind.ASSISTANT if sender_id == app_id else AuthorKind.BOT)

@@ -1,4 +1,4 @@
-"""Reading back what was said in Lark, as one bot may see it."""
+"""Reads past messages of Lark, as far as one bot may see them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PAGES_MAX = 2
 
 
 class LarkLookup:
-    """Implements gateway.channel.lookup.Lookup over one app's client, which stays the caller's.
+    """Implements gateway.channel.lookup.Lookup over one app's client, which the caller owns.
 
-    A call that got no answer is tried once more; a refusal or a throttle never is.
+    A call that got no answer is tried once more; a refused or throttled call is not.
     """
 
     def __init__(self, client: LarkClient) -> None:
@@ -31,11 +31,11 @@ class LarkLookup:
         """See Lookup.message."""
         page = await _twice(lambda: self._client.read_message(message_id))
         found = read_items(page.items, app_id=self._client.app_id)
-        # The message itself comes first, wherever the platform puts it among what it bundles.
+        # The message itself comes first, wherever the platform puts it among the messages that it bundles.
         return sorted(found, key=lambda said: said.message_id != message_id) if _has(found, message_id) else ()
 
     async def recent(self, spot: Spot) -> Recent:
-        """See Lookup.recent. Reads two pages at most; what they do not reach makes the answer incomplete."""
+        """See Lookup.recent. Reads two pages at most; if they do not reach far enough, the answer is incomplete."""
         listed: list[Said] = []
         page_token = ""
         for _ in range(PAGES_MAX):
@@ -64,7 +64,7 @@ class LarkLookup:
         return await self._client.list_messages(
             chat_id=spot.chat_id,
             thread_id=spot.thread_id,
-            # Whole seconds here, so wider than the spot on both sides: the spot itself decides.
+            # The platform takes whole seconds, so the range is rounded outwards; the spot selects exactly.
             start=0 if spot.since is None else math.floor(spot.since.timestamp()),
             end=math.ceil(spot.before.timestamp()),
             page_token=page_token,
@@ -80,7 +80,7 @@ def _has(found: Sequence[Said], message_id: str) -> bool:
 
 
 async def _twice(call: Callable[[], Awaitable[T]]) -> T:
-    """Once more after a failure that may pass. Raises what the second try raised."""
+    """Call once more after PlatformUnavailable. Raises what the second try raised."""
     try:
         return await call()
     except PlatformUnavailable:

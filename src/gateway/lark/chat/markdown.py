@@ -1,6 +1,6 @@
-"""Whether an answer is Markdown, and how a long one is divided. Pure.
+"""Recognises Markdown in answers, and divides long answers. Pure.
 
-The platform shows Markdown in cards only, and takes less of it in one message than of plain text.
+The platform shows Markdown in cards only, and a card holds less than a plain text message.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 Weight = Callable[[str], int]
-"""What a text costs in a request. It must add up: the weight of two texts together is the sum of theirs."""
+"""Returns the size of a text in a request. Weights must add up: that of two texts together is the sum of theirs."""
 
 _MARKUP = re.compile(
     r"""
@@ -32,18 +32,21 @@ _BREAKS = (" ", "\t", "。", "，", "、", ".", ",", ";", "!", "?")
 
 
 def is_markdown(text: str) -> bool:
-    """Whether `text` would lose something when shown as it is."""
+    """True if `text` has markup that would be lost if it were shown as plain text."""
     return _MARKUP.search(text) is not None
 
 
 def count_tables(text: str) -> int:
-    """How many tables a card would have to draw; what stands in a code block is none."""
+    """Return the number of tables that a card would have to draw; tables in code blocks do not count."""
     prose = (block for block in _blocks(text) if not _FENCE.match(block))
     return sum(_is_table_rule(line) for block in prose for line in block.splitlines())
 
 
 def _is_table_rule(line: str) -> bool:
-    """The line between the head of a table and its rows. Not a pattern: blanks without end would make it slow."""
+    """True for the line between the head of a table and its rows.
+
+    This is no regular expression, because a long run of blanks would make one slow.
+    """
     if "|" not in line:
         return False
     cells = line.strip().removeprefix("|").removesuffix("|").split("|")
@@ -51,10 +54,11 @@ def _is_table_rule(line: str) -> bool:
 
 
 def divide(text: str, *, weight: Weight, limit: int) -> list[str]:
-    """`text` in parts of at most `limit`, in order, cut between paragraphs and around code blocks if possible.
+    """Divide `text` into parts of at most `limit`, in order, cut between paragraphs and around code blocks if possible.
 
-    A code block that is too long alone is closed and opened again; a paragraph is cut at a line, a blank, or anywhere.
-    Nothing but white space at the cuts is lost. `limit` must leave room for a fence and a character.
+    A code block that is too long for one part is closed and opened again. A paragraph that is too long is cut at the
+    end of a line, at a blank, or anywhere. Only white space at the cuts is lost. `limit` must leave room for a fence
+    and a character.
     """
     if weight(text) <= limit:
         return [text]
@@ -64,7 +68,7 @@ def divide(text: str, *, weight: Weight, limit: int) -> list[str]:
 
 
 def _packed(pieces: Iterable[str], weight: Weight, limit: int) -> Iterator[str]:
-    """As many neighbours together as go into one part."""
+    """Join neighbouring pieces as long as they fit into one part."""
     held, held_weight = "", 0
     for piece in pieces:
         added = weight(piece)
@@ -76,7 +80,7 @@ def _packed(pieces: Iterable[str], weight: Weight, limit: int) -> Iterator[str]:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Paragraphs, each with the blank lines after it, and code blocks. Joined they are the text."""
+    """Yield paragraphs, each with the blank lines after it, and code blocks. Joined, they are the whole text."""
     block: list[str] = []
     fence = ""
     for line in text.splitlines(keepends=True):
@@ -98,7 +102,7 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _pieces(block: str, weight: Weight, limit: int) -> Iterator[str]:
-    """A block, in several pieces when it is too heavy for one part."""
+    """Yield a block, in several pieces if it is too heavy for one part."""
     if weight(block) <= limit:
         yield block
     elif fence := _FENCE.match(block):
@@ -108,13 +112,13 @@ def _pieces(block: str, weight: Weight, limit: int) -> Iterator[str]:
 
 
 def _pieces_of_code(block: str, mark: str, weight: Weight, limit: int) -> Iterator[str]:
-    """Each piece is a code block of its own, opened like the first one."""
+    """Yield the pieces of a code block, each a code block of its own with the same opening line."""
     opening, *body = block.splitlines(keepends=True)
     closing = f"{mark}\n"
     if body and body[-1].strip() == mark:
         body.pop()
     room = limit - weight(opening) - weight(closing) - weight("\n")
-    if room < limit // 2:  # An opening line of such a length is no name of a language.
+    if room < limit // 2:  # An opening line that long names no language: treat the block as text.
         yield from _lines(block.splitlines(keepends=True), weight, limit)
         return
     for lines in _packed(_lines(body, weight, room), weight, room):
@@ -122,7 +126,7 @@ def _pieces_of_code(block: str, mark: str, weight: Weight, limit: int) -> Iterat
 
 
 def _lines(lines: Iterable[str], weight: Weight, limit: int) -> Iterator[str]:
-    """The lines, with those that are too heavy cut."""
+    """Yield the lines; cut those that are too heavy."""
     for line in lines:
         rest = line
         while weight(rest) > limit:
@@ -133,7 +137,7 @@ def _lines(lines: Iterable[str], weight: Weight, limit: int) -> Iterator[str]:
 
 
 def _cut(line: str, weight: Weight, limit: int) -> int:
-    """Where to cut: as late as fits, and after a blank or a stop if one is near."""
+    """Return the index at which to cut: as late as fits, but after a blank or a punctuation mark if one is near."""
     low, high = 1, len(line) - 1
     while low < high:
         middle = (low + high + 1) // 2

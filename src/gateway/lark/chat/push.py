@@ -1,7 +1,7 @@
-"""Events over HTTP: what the platform posts is verified here and then goes the way of every other event.
+"""Events over HTTP: a posted event is verified here, and is then handled like an event of a long connection.
 
-Any replica may take a posted event, whoever holds the lease of its installation: that a message exists once is its
-claim's doing. The lease decides only who speaks.
+Any replica may take a posted event, whichever process holds the lease of the installation. The claim of a message makes
+sure that it is handled once. The lease only decides which process sends.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _log = structlog.get_logger()
 
 JUDGED_HERE_BYTES_MAX = 65_536
 HEARD_EVERY_SECONDS = 5.0
-"""How often it is stored when the last event came."""
+"""The interval at which the times of the last events are stored."""
 HEARD_STORE_SECONDS = 5.0
 CHAT_WAITING_MAX = 64
-"""Events of one chat that wait for the one before them, each an open request. More are to be sent again."""
+"""The most events of one chat that wait for their turn, each an open request. Others are to be sent again."""
 IDENTIFY_SECONDS = 1.5
-"""How long an event may wait for its bot's identity: the platform wants an answer within three seconds."""
+"""The longest wait of an event for its bot's identity: the platform wants an answer within three seconds."""
 IDENTIFY_AGAIN_SECONDS = 60.0
 
 _REFUSALS = {
@@ -50,11 +50,11 @@ _REFUSALS = {
 }
 
 LearnBot = Callable[[UUID, Mapping[str, Any]], Awaitable[BotIdentity]]
-"""(installation, its opened config) → the bot; an empty identity when it cannot be learnt now. Raises nothing."""
+"""(installation, its opened config) → the bot; an empty identity if it cannot be learnt now. Raises nothing."""
 
 
 class PushedEvents:
-    """Takes posted events; `run` stores when they came. It owns nothing it was given."""
+    """Takes posted events; `run` stores the times at which they came. The caller owns what it passes in."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PushedEvents:
         on_ack: OnAck,
         on_fault: OnFault,
     ) -> None:
-        """Without `ring` no secret can be opened, and everything is refused."""
+        """Without `ring` no secret can be opened, and all events are refused."""
         self._store = store
         self._ring = ring
         self._handler = handler
@@ -81,7 +81,8 @@ class PushedEvents:
     async def take(self, installation_id: UUID, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         """Implements gateway.channel.push.TakePushed.
 
-        Cancellation gives the message's claim back, or finds it durable already: either way a redelivery is right.
+        A cancelled call either gives the message's claim back or has made its outcome durable; a redelivery is safe in
+        both cases.
         """
         received_at = trio.current_time()
         target = await self._find(installation_id)
@@ -99,7 +100,7 @@ class PushedEvents:
                 raise RejectedRequest(status, code, words)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Store when events came, until cancelled; many events make one statement. Nothing waits for it."""
+        """Store the times of events until cancelled. One statement stores many times; nothing waits for it."""
         task_status.started()
         while True:
             await self._news.wait()
@@ -109,7 +110,9 @@ class PushedEvents:
                 with trio.fail_after(HEARD_STORE_SECONDS):
                     await self._store.heard(heard | asked_again, asked_again)
             except (StoreError, trio.TooSlowError) as error:
-                self._asked_again |= asked_again  # what keeps a bot from settling is often what keeps us from storing
+                # Kept for the next turn: the fault that keeps an event from being settled often keeps this from being
+                # stored, too.
+                self._asked_again |= asked_again
                 _log.warning("last_event_not_stored", installations=len(heard), error=type(error).__name__)
             await trio.sleep(HEARD_EVERY_SECONDS)
 
@@ -118,7 +121,7 @@ class PushedEvents:
         if target is None or target.channel_type != CHANNEL_TYPE:
             raise RejectedRequest(404, "not_found", "there is no such installation")
         if target.config.get("event_mode") != "http":
-            # Told apart from an unknown one: whoever has the id of the installation put it into the console.
+            # A 404 would hide the reason. The id can be known only from the console into which an operator put it.
             words = "the installation takes its events over the long connection; add it again with --event-mode http"
             raise RejectedRequest(409, "not_in_http_mode", words)
         return target
@@ -147,9 +150,10 @@ class PushedEvents:
         return {"msg": "success"}
 
     async def _decide(self, target: PushTarget, opened: Mapping[str, Any], payload: bytes) -> int:
-        """200 once the outcome is committed, 500 when a redelivery would help."""
+        """Return 200 once the outcome of the event is committed, 500 if a redelivery would help."""
         try:
             chat = order_key(payload)
+            # An event without a chat has no order, so it gets a turn of its own.
             turn = (target.id, chat) if chat else object()
             if self._turns.waiting(turn) >= CHAT_WAITING_MAX:
                 return REDELIVER
@@ -170,14 +174,17 @@ class PushedEvents:
 
 
 async def _judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, now: datetime) -> Judgement:
-    """Judge a body, a large one in a thread: anybody may post here, and hashing and opening it takes milliseconds."""
+    """Judge a body; a large one in a thread.
+
+    Any stranger may post here, and it takes milliseconds to hash and decrypt a large body.
+    """
     if len(body) <= JUDGED_HERE_BYTES_MAX:
         return judge(headers, body, secrets, now=now)
     return await trio.to_thread.run_sync(partial(judge, headers, body, secrets, now=now))
 
 
 class Bots:
-    """Which bot an installation has. Rows that were stored while the platform was away do not say."""
+    """The identities of bots. Rows that were stored while the platform was unavailable lack them."""
 
     def __init__(self, clients: LarkClients) -> None:
         self._clients = clients
@@ -186,9 +193,9 @@ class Bots:
         self._turns = _Turns()
 
     async def learn(self, installation_id: UUID, opened: Mapping[str, Any]) -> BotIdentity:
-        """Implements LearnBot: what is stored, else the platform's answer, asked for once a minute until it comes.
+        """Implements LearnBot: return the stored identity, else ask the platform, once a minute until it answers.
 
-        Without its identity a bot hears private messages only, which beats not hearing.
+        Without its identity a bot receives private messages only, which is better than no messages.
         """
         if opened.get("bot_open_id"):
             return BotIdentity(opened["bot_open_id"], opened.get("bot_union_id", ""))
@@ -208,13 +215,13 @@ class Bots:
 
 
 class _Turns:
-    """One at a time where they share a key, in the order of their coming."""
+    """Lets tasks with the same key run one at a time, in the order in which they came."""
 
     def __init__(self) -> None:
         self._lines: dict[object, trio.Lock] = {}
 
     def waiting(self, key: object) -> int:
-        """How many wait for their turn."""
+        """Return the number of tasks that wait for their turn."""
         line = self._lines.get(key)
         return 0 if line is None else line.statistics().tasks_waiting
 

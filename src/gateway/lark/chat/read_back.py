@@ -1,9 +1,9 @@
-"""Whether a message reached its chat after all, read off the chat.
+"""Finds out from the messages of a chat whether a message in doubt reached it.
 
-The platform does not tell the idempotency key of what it lists, so a message is known by who sent it, when, and what it
-says. Not everything is listed as it was sent: a card may come back in other words or none, a mention as a name, and a
-message that somebody recalled without its content. Such a one counts as ours when nothing else of ours explains it: a
-message too few is better than one twice.
+The platform does not list idempotency keys, so a message is recognised by its sender, its time and its words. Some
+messages are listed differently from how they were sent: a card may have other words or none, a mention becomes a name,
+and a recalled message has no content. Such a message is taken for the one in doubt unless it is another known message
+of the bot. A message too few is better than the same message twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.lark.chat.cards import Rendered
 from gateway.lark.chat.items import CARD, read_items
 
 WINDOW = timedelta(minutes=70)
-"""After its first attempt a message was tried for no longer than this."""
+"""The longest time from the first attempt to send a message to the last one."""
 CLOCKS_APART = timedelta(seconds=60)
 PAGES_MAX = 20
 
@@ -27,18 +27,17 @@ PAGES_MAX = 20
 async def find_sent(
     client: LarkClient, message: OutboundMessage, rendered: Rendered, *, since: datetime, known: Collection[str]
 ) -> str | None:
-    """See ReadBack.find_sent. A reply is looked for in its topic and in the chat, where it may have gone instead.
+    """See ReadBack.find_sent. A reply is looked for in its topic, and in the chat to which it may have gone instead.
 
-    `rendered` is how the message was sent; a card may have gone as text instead.
-
-    Raises PlatformRefused also for a chat in which more was said than can be read, PlatformUnavailable for a broken
-    answer.
+    `rendered` is the form in which the message was sent; a card may have gone as text instead. Raises PlatformRefused
+    also for a chat with more messages in the window than can be read, PlatformUnavailable for a broken answer.
     """
     if not message.chat_id:
         raise PlatformRefused("a person's direct chat is known by its own id only")
     containers = (message.thread_id, "") if message.thread_id else ("",)
     listed = [await _said_by_us(client, message.chat_id, thread_id, since) for thread_id in containers]
     unexplained = [said for said_by_us in listed for said in said_by_us if said.message_id not in known]
+    # The surest test first: an exact match, then a listing that may differ, then a recalled message.
     for is_it in (_says_it, _may_say_it, _is_gone):
         found = [said.message_id for said in unexplained if is_it(said, message, rendered)]
         if found:
@@ -47,7 +46,7 @@ async def find_sent(
 
 
 async def _said_by_us(client: LarkClient, chat_id: str, thread_id: str, since: datetime) -> list[Said]:
-    """What the bot said in the window, newest first."""
+    """Return the bot's own messages in the window, newest first."""
     first, last = since - CLOCKS_APART, since + WINDOW
     said_by_us: list[Said] = []
     token = ""
@@ -74,7 +73,7 @@ def _is_ours(said: Said, first: datetime, last: datetime) -> bool:
 
 
 def _says_it(said: Said, message: OutboundMessage, rendered: Rendered) -> bool:
-    """Whether the words are those of the message, as it was rendered or as plain text."""
+    """True if the words are those of the message, as it was rendered or as plain text."""
     if said.gone:
         return False
     item = {"message_id": "ours", "msg_type": rendered.type, "body": {"content": rendered.content}}
@@ -83,7 +82,7 @@ def _says_it(said: Said, message: OutboundMessage, rendered: Rendered) -> bool:
 
 
 def _may_say_it(said: Said, message: OutboundMessage, rendered: Rendered) -> bool:
-    """Whether its words, as they are listed, cannot tell it from the message."""
+    """True if the listed words cannot rule it out: cards and mentions are not listed as they were sent."""
     if said.gone:
         return False
     return said.type == CARD if rendered.type == CARD else said.type == rendered.type and "<at " in message.text

@@ -14,7 +14,7 @@ from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
 ClientOf = Callable[[UUID], Awaitable[LarkClient]]
 """The client of an installation. Raises a GatewayError for one that is revoked, unknown or has an unreadable secret."""
 
-# The bot left the chat, the message was recalled, deleted or is gone, or it is a kind that is not given out.
+# The bot left the chat, the message was recalled, deleted or is gone, or the platform does not give out this kind.
 _GONE = frozenset({230002, 230011, 230110, 230111, 231003, 234003, 234004, 234043})
 _TOO_LARGE = 234037
 

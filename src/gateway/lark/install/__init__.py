@@ -1,1 +1,1 @@
-"""Connecting a bot: the device flow behind a scanned code, its session, and what becomes an installation."""
+"""Connecting a bot: the device flow behind a scanned code, the scan session, and the installation made from it."""

@@ -1,6 +1,6 @@
-"""What older versions did not store of a bot, learnt once at every start: softly, one row after the other.
+"""Completes bots with values that older versions did not store, once at every start, one row after the other.
 
-Nothing waits for this, and nothing depends on it: a row that cannot be completed now is tried again at the next start.
+Nothing waits for this, and nothing depends on it. A row that cannot be completed now is tried again at the next start.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from gateway.lark.install.service import Identify
 _log = structlog.get_logger()
 
 ROW_SECONDS = 10.0
-"""The bound of one row."""
+"""The time limit of one row."""
 
 
 async def label_regions(store: BackfillStore, open_base_override: str | None) -> int:
-    """Say `lark` of rows at the default region, where every call went to the international platform all the time.
+    """Set the region `lark` in rows at the default region, if `open_base_override` names the international platform.
 
-    Returns how many rows were relabelled. With any other override, or none, nothing is known about them.
+    With that override, every call of these bots went to the international platform all the time. With any other
+    override, or none, their true region is unknown, and nothing is changed. Returns the number of changed rows.
     """
     if not is_international(open_base_override):
         return 0
@@ -41,7 +42,7 @@ async def label_regions(store: BackfillStore, open_base_override: str | None) ->
 
 
 async def learn_union_ids(store: BackfillStore, ring: KeyRing, identify: Identify) -> int:
-    """Ask the platform for the union id of every active bot that lacks one. Returns how many were learnt."""
+    """Ask the platform for the union id of every active bot that lacks one. Return how many were stored."""
     learnt = 0
     try:
         for app in await store.without_union_id(CHANNEL_TYPE):
@@ -62,6 +63,6 @@ async def _learn_union_id(store: BackfillStore, ring: KeyRing, identify: Identif
         except GatewayError as error:
             _log.info("lark_union_id_not_learnt", installation_id=str(app.id), error=str(error))
         except Exception:
-            # A row that nobody foresaw must not keep the others from being completed.
+            # An unforeseen fault in one row must not keep the others from being completed.
             _log.exception("lark_union_id_backfill_failed", installation_id=str(app.id))
     return False

@@ -1,8 +1,8 @@
-"""Registering an app by letting a person scan a code: requests, what answers mean, when to ask again. Sans-IO.
+"""Registering an app by letting a person scan a code: requests, the meaning of answers, the time of polls. Sans-IO.
 
-This is the OAuth device flow (RFC 8628) with the platform's own turns. The body of an answer is judged before its HTTP
-status, because "still pending" comes as HTTP 400. A person may belong to the other cloud than the one that was asked:
-then the same device code goes on there, once.
+This is the OAuth device flow (RFC 8628) with differences of the platform's own. The body of an answer is judged before
+its HTTP status, because "still pending" comes as HTTP 400. The person who scans may belong to the cloud that was not
+asked. Then polling continues in that cloud with the same device code; this happens at most once.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LIFETIME_MAX_SECONDS = 3600.0
 SLOW_DOWN_SECONDS = 5.0
 
 INVALID_RESPONSE = "invalid_response"
-"""The code of an answer that says yes without what a yes has to bring."""
+"""The code of an answer that reports success without the required values, or an error that is no plain word."""
 
 SOURCE = "agent-gateway"
 AGENT_NAME_BLANK = "Agent"
 NAME_LENGTH_MAX = 64
 
-# What this gateway asks a new app to be allowed: to hear people, and groups that address it; to read what a group said
-# before; to speak, react and fetch files; and to know the names of those who write.
+# The permissions that a new app is to have: to receive direct messages, and group messages that address it; to read
+# earlier messages of a group; to send, react and fetch files; and to look up the names of senders.
 TENANT_SCOPES = (
     "contact:contact.base:readonly",
     "contact:user.base:readonly",
@@ -62,7 +62,7 @@ _FORM = (("content-type", "application/x-www-form-urlencoded"), ("accept", "appl
 
 
 class RegistrationRefused(GatewayError):
-    """The platform did not begin: `code` is its own word, `http_<status>`, or `invalid_response`."""
+    """The platform did not begin a registration. `code` is its own code, `http_<status>`, or `invalid_response`."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -71,7 +71,7 @@ class RegistrationRefused(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What a person has to scan, and how to ask whether they did. Seconds count from the answer."""
+    """A registration that has begun: the code to scan, and the values for polling. Seconds count from the answer."""
 
     device_code: str = field(repr=False)
     verification_url: str = field(repr=False)
@@ -84,7 +84,10 @@ def begin_request() -> Request:
 
 
 def judge_begin(answer: Answer) -> Begun:
-    """Raises RegistrationRefused. The lifetime has two spellings in the wild; without either it is 600 s."""
+    """Read the answer to `begin_request`. Raises RegistrationRefused.
+
+    The field for the lifetime occurs in two spellings; without either, the lifetime is 600 s.
+    """
     fields = _json_object(answer.body)
     if fields is None:
         raise RegistrationRefused(_http_code(answer))
@@ -101,12 +104,15 @@ def judge_begin(answer: Answer) -> Begun:
 
 
 def name_preset(agent_name: str) -> str:
-    """What the new bot is called unless the person says otherwise: as the agent is."""
+    """Return the suggested name of the new bot, which the person may change: the name of the agent."""
     return " ".join(agent_name.split())[:NAME_LENGTH_MAX].strip() or AGENT_NAME_BLANK
 
 
 def scan_url(verification_url: str, name: str = "") -> str:
-    """The address behind the code. What it carries already stays as it is; an empty `name` presets nothing."""
+    """Return the address to show as a code: `verification_url` with our parameters added.
+
+    Parameters that it has already stay as they are. An empty `name` presets no name.
+    """
     parts = urlsplit(verification_url)
     present = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
     wanted = {"from": "sdk", "tp": "sdk", "source": SOURCE, "name": name, "addons": addons()}
@@ -115,9 +121,10 @@ def scan_url(verification_url: str, name: str = "") -> str:
 
 
 def addons() -> str:
-    """The scopes and events that a new app is to have from its first minute, in the form the platform's page reads.
+    """Return the scopes and events that a new app is to have at once, in the form that the platform's page reads.
 
-    The same text every time, so that one code is one picture: sorted, without spaces, and without a time in the gzip.
+    The text is the same every time, so that the same address always gives the same picture of a code: sorted, without
+    spaces, and without a time in the gzip header.
     """
     wanted = {
         "scopes": {"tenant": TENANT_SCOPES, "user": ()},
@@ -127,36 +134,36 @@ def addons() -> str:
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-# --- asking whether somebody scanned ----------------------------------------------------------------------------------
+# --- polling for the scan ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Nobody has answered yet."""
+    """The person has not confirmed yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlowDown:
-    """Nobody has answered yet, and we ask too often."""
+    """The person has not confirmed yet, and we poll too often."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """An answer that says nothing about the scan: a proxy's page, a platform in trouble. `code` names it."""
+    """The answer says nothing about the scan: it is a proxy's page, or the platform has a fault. `code` names it."""
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The person belongs to the other cloud: the same device code goes on there."""
+    """The person belongs to the other cloud, `region`: polling continues there with the same device code."""
 
     region: Region
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """An app was made for the person, whose id is the one that the new app sees."""
+    """An app was made for the person. `open_id` is the person's id as the new app sees it."""
 
     app_id: str
     app_secret: str = field(repr=False)
@@ -165,7 +172,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It is over without an app; `code` is the platform's word, or `invalid_response`."""
+    """The registration ended without an app. `code` is the platform's code, or `invalid_response`."""
 
     code: str
 
@@ -174,16 +181,16 @@ Outcome = Pending | SlowDown | Unclear | Moved | Granted | Ended
 
 
 def poll_request(device_code: str) -> Request:
-    """Raises LocalProtocolError without a device code, before anything is asked."""
+    """Build the request of one poll. Raises LocalProtocolError for a blank device code."""
     if not device_code.strip():
         raise LocalProtocolError("the device code is empty")
     return _form(action="poll", device_code=device_code)
 
 
 def judge_poll(answer: Answer, polled: Region, *, moved: bool = False) -> Outcome:
-    """What an answer of the `polled` cloud means. `moved`: the one switch between clouds has been made.
+    """Judge an answer of the `polled` cloud. `moved` is True if the one switch between clouds was made already.
 
-    The brand comes before the credentials: an app id with an empty secret is how the wrong cloud says yes.
+    The person's brand is read before the credentials: the wrong cloud confirms with an app id and an empty secret.
     """
     fields = _json_object(answer.body)
     if fields is None:
@@ -207,7 +214,7 @@ def _judge_error(code: str, answer: Answer) -> Outcome:
         return Pending()
     if code == "slow_down":
         return SlowDown()
-    # Whatever else a platform in trouble says, it does not say it about this scan.
+    # With HTTP 5xx or 429, any other error is about the platform's own trouble, not about this scan.
     if code not in _TERMINAL and _is_trouble(answer):
         return Unclear(_http_code(answer))
     return Ended(code)
@@ -223,19 +230,22 @@ def _brand(person: dict[str, Any]) -> Region | None:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between two polls from now on, and until the next one."""
+    """The seconds between two polls from now on, and the seconds until the next poll."""
 
     interval_seconds: float
     delay_seconds: float
 
 
 def first_pace(begun: Begun) -> Pace:
-    """Nobody scans before they see the code: the first poll comes one interval after it is shown."""
+    """Return the pace of the first poll: one interval after the code is shown, because no scan can come before."""
     return Pace(begun.interval_seconds, min(begun.interval_seconds, begun.lifetime_seconds))
 
 
 def next_pace(outcome: Outcome, interval_seconds: float, seconds_left: float) -> Pace:
-    """After an outcome that goes on. A move asks at once; nothing waits beyond the deadline."""
+    """Return the pace after an outcome that does not end the session.
+
+    After a move to the other cloud the next poll is due at once. No poll is set beyond the deadline.
+    """
     if isinstance(outcome, Moved):
         return Pace(interval_seconds, 0.0)
     if isinstance(outcome, SlowDown):
@@ -263,7 +273,10 @@ def _http_code(answer: Answer) -> str:
 
 
 def _error_code(fields: dict[str, Any]) -> str | None:
-    """The error of an answer, fit to be stored and shown: whatever is no plain word is an invalid response."""
+    """Return the error of an answer, fit to be stored and shown; None if there is none.
+
+    An error that is not a plain word becomes `invalid_response`.
+    """
     error = fields.get("error")
     if error is None or error == "":
         return None

@@ -1,7 +1,7 @@
-"""Connecting a bot by scanning a code: beginning, polling under a row lease, and making an installation of the answer.
+"""Connecting a bot by scanning a code: beginning, polling under a row lease, and storing the granted app.
 
-The database owns every session: any process may take the next step of any of them, so that a lost process costs a scan
-some seconds and nothing else. A step is one exchange with the platform, or the storing of what it granted.
+The database owns every session, and any process may take the next step of any session. So a lost process delays a scan
+by some seconds and nothing else. A step is one exchange with the platform, or the storing of the app that it granted.
 """
 
 from __future__ import annotations
@@ -56,29 +56,29 @@ from gateway.lark.install.service import InstallationService, NewApp
 _log = structlog.get_logger()
 
 STEP_SECONDS = 40.0
-"""The bound of one step: a poll, and after it two calls about the new bot, each with a bound of its own."""
+"""The time limit of one step: a poll, then two calls about the new bot, each with a time limit of its own."""
 LEASE_SECONDS = 8.0
-"""How long a step has its session without renewing: what a lost process costs a scan."""
+"""The time that a step holds its session without renewing. A lost process delays a scan by this much."""
 RENEW_SECONDS = 2.5
 RELEASE_SECONDS = 1.0
 FINISH_SECONDS = 120.0
-"""What a granted app gets at least, from the grant, for the platform to name its bot."""
+"""The least time that a granted app gets, from the grant, until the platform has to name its bot."""
 RETRY_SECONDS = 3.0
 KEEP_SECONDS = 600.0
-"""How long a step waits with a granted app for a database that is away: nobody else knows the app's secret."""
+"""The time that a step with a granted app waits for an unavailable database. No other process knows the secret."""
 KEEP_RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 4.0
-"""How long a step may go on when the process stops: the answer under way may be the one that grants."""
+"""The time that a step may go on when the process stops: the answer under way may be the grant of an app."""
 STEPS_AT_ONCE_MAX = 8
 PENDING_MAX = 50
-"""Sessions of one workspace that may be pending: each is polled every few seconds."""
+"""The most pending sessions of one workspace: each of them is polled every few seconds."""
 IDLE_SECONDS = 5.0
 PAUSE_SECONDS_MIN = 0.2
 _SAVE_ATTEMPTS = 3
 _MESSAGE_LENGTH_MAX = 300
 
 NO_ANSWER = "no_answer"
-"""The trouble of a poll that nobody answered, beside `http_<status>` for answers that say nothing."""
+"""The problem code of an unanswered poll; answers that say nothing about the scan have `http_<status>`."""
 
 _REASONS = {
     "access_denied": InstallReason.ACCESS_DENIED,
@@ -89,7 +89,7 @@ _REASONS = {
 
 @dataclass(eq=False, slots=True)
 class _Step:
-    """One step under way. `knows` something that is stored nowhere yet, and that nobody can ask for again."""
+    """One step under way. `knows` is True while it holds a grant that is not stored and cannot be fetched again."""
 
     scope: trio.CancelScope
     knows: bool = False
@@ -109,8 +109,8 @@ def ask_over(http: HttpClient) -> Ask:
 class ScanService:
     """Begins scans and takes them further. Implements gateway.channel.installs.Installs.
 
-    What the platform tells in confidence is sealed with `ring` for the session's id before it is stored. `on_fault` is
-    called for every exception that nobody expected.
+    The secrets that the platform sends are sealed with `ring` for the session's id before they are stored. `on_fault`
+    is called for every unexpected exception.
     """
 
     def __init__(
@@ -130,27 +130,28 @@ class ScanService:
         self._accounts_base_override = accounts_base_override
         self._on_fault = on_fault
         self.wake = Signal()
-        """Set by a new session, for `run_installs` in this process."""
+        """Set by a new session, to wake `run_installs` in this process."""
 
-    # --- what people ask ----------------------------------------------------------------------------------------------
+    # --- requests of people -------------------------------------------------------------------------------------------
 
     async def request_for(
         self, agent_id: UUID, region: str, installer_email: str | None, *, replaces: bool = False
     ) -> ScanRequest:
-        """An operator's request; the installer defaults to the workspace's owner. Raises RejectedRequest."""
+        """Return an operator's request; the installer defaults to the workspace's owner. Raises RejectedRequest."""
         home, installer = await self._installations.installer_of(agent_id, installer_email)
         return ScanRequest(home.workspace_id, agent_id, home.name, installer, region, replaces=replaces, vouched=True)
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Raises RejectedRequest: 400 for a bad region, 429 for too many at once, 502 when the platform refuses.
+        """Begin a scan. Raises RejectedRequest.
 
-        409 when the agent has a live bot and the request does not replace; 404 when the agent goes at this moment.
+        400 for a bad region, 429 for too many scans at once, 502 if the platform refuses, 409 if the agent has a live
+        bot that the request does not replace, 404 if the agent or the member is deleted at this moment.
         """
         if request.region not in {region.value for region in Region}:
             message = f"region {request.region[:40]!r} is not one of {', '.join(Region)}"
             raise RejectedRequest(400, "invalid_region", message, field="region")
         if not request.replaces:
-            # The app of a scan is made by it: it is never the one in place.
+            # A scan makes a new app, so that app is never the bot in place.
             await self._installations.require_no_bot(request.workspace_id, request.agent_id, request.agent_name)
         try:
             begun = judge_begin(await self._ask(self._base_url(request.region), begin_request()))
@@ -205,17 +206,17 @@ class ScanService:
     # --- one step -----------------------------------------------------------------------------------------------------
 
     async def take(self, session_id: UUID | None = None) -> ScanInHand | None:
-        """The right to the next step of a session that is due, of one or of any. Raises StoreUnavailable."""
+        """Lease a due session for its next step: the one of `session_id`, or any. Raises StoreUnavailable."""
         return await self._store.take(new_id(), LEASE_SECONDS, session_id)
 
     async def seconds_to_next(self) -> float | None:
         return await self._store.seconds_to_next()
 
     async def advance(self, scan: ScanInHand) -> None:
-        """Take the step, the session's row lease renewed meanwhile.
+        """Take the next step, and renew the session's row lease meanwhile.
 
-        A step is a unit of work: it raises nothing, and what nobody foresaw ends this one scan. Cancelled, or without
-        a database, it leaves the session pending for whoever comes next.
+        A step raises nothing: an unexpected exception is logged and ends this one scan. If it is cancelled, or the
+        database is unavailable, the session stays pending, and any process takes the step later.
         """
         done = False
         try:
@@ -230,7 +231,11 @@ class ScanService:
                 await self._let_go(scan)
 
     async def _hold(self, scan: ScanInHand, step: _Step) -> None:
-        """Renew the row lease; once it is somebody else's, what the step would write finds no row any more."""
+        """Renew the row lease, and cancel the step once another process holds it.
+
+        Without the lease, the writes of the step change no row. A step with a grant that is not stored yet is not
+        cancelled: a grant can be stored without the lease.
+        """
         while True:
             await trio.sleep(RENEW_SECONDS)
             try:
@@ -247,10 +252,10 @@ class ScanService:
             try:
                 await self._store.hold(scan, 0)
             except StoreError:
-                return  # The lease ends by itself.
+                return  # The lease then runs out by itself.
 
     async def _guarded_step(self, scan: ScanInHand, step: _Step) -> bool:
-        """Whether the step came to its end, whatever that was."""
+        """Take the step. Return True if it ended, even by failing; False if StoreUnavailable postponed it."""
         try:
             await self._step(scan, step)
         except StoreUnavailable as error:
@@ -277,7 +282,10 @@ class ScanService:
             await self._poll(scan, step)
 
     async def _poll(self, scan: ScanInHand, step: _Step) -> None:
-        """Ask, at the deadline too: an app of the last seconds, or of an hour without any process, is there to take."""
+        """Poll, also when the deadline has passed.
+
+        The app may have been granted in the last seconds, or in an hour in which no process ran.
+        """
         outcome = await self._outcome(scan)
         over = is_over(scan.seconds_left)
         if isinstance(outcome, Granted):
@@ -316,8 +324,9 @@ class ScanService:
     # --- an app was granted -------------------------------------------------------------------------------------------
 
     async def _grant(self, scan: ScanInHand, granted: Granted, step: _Step) -> None:
-        """Keep it before anything else, cancelled or not: the platform may say it only once."""
+        """Store the grant before anything else, even when cancelled: the platform may send it only once."""
         sealed = self._ring.seal(msgspec.json.encode(granted), owner=scan.id)
+        # While the grant is known to this step only, a lost row lease must not cancel the step: see `_hold`.
         step.knows, step.scope.deadline = True, trio.current_time() + KEEP_SECONDS
         kept = await self._keep(scan, sealed)
         step.knows, step.scope.deadline = False, trio.current_time() + STEP_SECONDS
@@ -326,7 +335,7 @@ class ScanService:
             await self._complete(scan, granted)
 
     async def _keep(self, scan: ScanInHand, sealed: bytes) -> bool:
-        """Whether the scan is this step's to finish. A database that is away is waited for."""
+        """Store the grant. Return True if this step is to finish the scan. Waits for an unavailable database."""
         while True:
             problem = f"no answer from the database within {DRAIN_SECONDS:g} s"
             with finishing(DRAIN_SECONDS):
@@ -393,7 +402,7 @@ class ScanService:
             _log.warning("lark_install_taken_over", session_id=str(scan.id))
 
     async def _retry(self, scan: ScanInHand, problem: str) -> None:
-        """The app is ours already: what stands in its way for a moment gets time, and then the last word."""
+        """Try a granted app again later; once its time is over, end the session with the problem as its reason."""
         if scan.credentials is not None and is_over(scan.seconds_left):
             await self._fail(scan, InstallReason.BOT_INFO_FAILED, problem)
             return
@@ -416,9 +425,9 @@ class ScanService:
 async def run_installs(
     service: ScanService, *, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Take every scan further that is due, until `stop` is set; steps under way then get a few seconds to end.
+    """Take the next step of every due scan until `stop` is set. Steps under way then get `DRAIN_SECONDS` to end.
 
-    Any number of processes may run this. A database that is away is waited for.
+    Any number of processes may run this. It waits for an unavailable database.
     """
     slots = trio.Semaphore(STEPS_AT_ONCE_MAX)
     async with trio.open_nursery() as nursery:
@@ -449,7 +458,7 @@ async def _take(service: ScanService) -> ScanInHand | None:
 
 
 async def _pause(service: ScanService) -> float:
-    """Until the next session is due. Other processes begin scans too, so never for long."""
+    """Return the seconds until the next session is due, bounded, because other processes begin scans too."""
     try:
         seconds = await service.seconds_to_next()
     except StoreUnavailable:
@@ -462,7 +471,7 @@ async def _advance(service: ScanService, scan: ScanInHand, slots: trio.Semaphore
         await service.advance(scan)
     finally:
         slots.release()
-        # The next step may be due already: a scan that moved to the other cloud is asked for there at once.
+        # The next step may be due already: a scan that moved to the other cloud is polled there at once.
         service.wake.set()
 
 

@@ -1,4 +1,7 @@
-"""Connecting a bot to an agent, and disconnecting it: the only writer of installation rows, their leases apart."""
+"""Connecting a bot to an agent, and disconnecting it.
+
+Every installation row is drafted here; its lease is written elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,9 @@ _SAVE_ATTEMPTS = 3
 class NewApp:
     """An app made by hand in the platform's console, for one agent.
 
-    `installer_email` None means the workspace's owner. The encrypt key and the verification token are the console's,
-    for events over HTTP, which need at least the token: nothing else vouches for what is posted. `replaces`: the app
-    may take the place of another one that is the agent's live bot.
+    `installer_email` None means the workspace's owner. The encrypt key and the verification token come from the
+    console. Events over HTTP need at least the token, because nothing else proves that the platform posted them.
+    `replaces` is True if the app may take the place of another app that is the agent's live bot.
     """
 
     agent_id: UUID
@@ -60,7 +63,7 @@ class NewApp:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """The installation, and what the operator should know about it ("" for nothing)."""
+    """The installation, and a warning for the operator ("" for none)."""
 
     installation: InstallationView
     warning: str = ""
@@ -71,7 +74,7 @@ Identify = Callable[[str, str, Region], Awaitable[BotIdentity]]
 
 
 def identify_with(open_base_override: str | None = None, *, proxy_url: str | None = None) -> Identify:
-    """Ask the platform itself, over a connection of its own for each question."""
+    """Return an `Identify` that asks the platform, over a new connection for each call."""
 
     async def identify(app_id: str, app_secret: str, region: Region) -> BotIdentity:
         async with open_http_client(proxy_url=proxy_url, connections_max=1) as http:
@@ -81,7 +84,7 @@ def identify_with(open_base_override: str | None = None, *, proxy_url: str | Non
 
 
 def identify_over(http: HttpClient, open_base_override: str | None = None) -> Identify:
-    """Ask the platform itself, over connections that the caller shares."""
+    """Return an `Identify` that asks the platform, over connections that the caller owns and shares."""
 
     async def identify(app_id: str, app_secret: str, region: Region) -> BotIdentity:
         return await LarkClient(app_id, app_secret, open_base_url(region, open_base_override), http).identify()
@@ -92,7 +95,7 @@ def identify_over(http: HttpClient, open_base_override: str | None = None) -> Id
 class InstallationService:
     """Adds, lists and revokes installations.
 
-    Secrets are sealed with `ring`, under the id of their row; without a ring nothing can be added.
+    Secrets are sealed with `ring` for the id of their row; without a ring nothing can be added.
     """
 
     def __init__(self, store: InstallationStore, ring: KeyRing | None, identify: Identify) -> None:
@@ -103,10 +106,12 @@ class InstallationService:
     async def add(self, app: NewApp) -> Installed:
         """Connect an app to an agent: a new installation, or new credentials for the one the agent has.
 
-        An agent that had a revoked installation gets it back, with the people bound to it. Raises RejectedRequest: 400
-        for bad input or credentials the platform does not accept, 404 for an unknown agent, 409 for an archived agent,
-        an app that belongs to another agent, or an agent with another app's live bot that `app` does not replace. A
-        platform that cannot be reached is a warning, not an error.
+        An agent that had a revoked installation gets it back, with the people bound to it. If the platform cannot be
+        reached, the app is stored unchecked, with a warning.
+
+        Raises RejectedRequest: 400 for bad input or credentials the platform does not accept, 404 for an unknown agent,
+        409 for an archived agent, an app that belongs to another agent, or an agent with another app's live bot that
+        `app` does not replace, and 503 without a key ring.
         """
         ring = self._require_ring()
         _check(app)
@@ -124,7 +129,7 @@ class InstallationService:
         raise RejectedRequest(409, "installation_changed", "the agent's installation keeps changing; try again")
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
-        """Raises RejectedRequest (404), also for another workspace's or another platform's."""
+        """Return an installation. Raises RejectedRequest (404), also for another workspace's or another platform's."""
         found = await self._store.find(installation_id, workspace_id)
         if found is None or found.channel_type != CHANNEL_TYPE:
             raise _no_installation(installation_id)
@@ -140,22 +145,26 @@ class InstallationService:
         return _with_region(revoked)
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
-        """Oldest first, revoked ones too; None lists every workspace's. Other platforms' are not ours to show."""
+        """Return Lark installations, oldest first, also revoked ones; None lists those of every workspace.
+
+        Installations of other platforms are left out.
+        """
         views = await self._store.list(workspace_id)
         return [_with_region(view) for view in views if view.channel_type == CHANNEL_TYPE]
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
-        """What the bot did not take in, and why, newest first."""
+        """Return the messages that a bot dropped, with the reasons, newest first."""
         return await self._store.drops(installation_id, limit, offset)
 
     def console_url(self, installation: InstallationView) -> str:
-        """Where a person manages the app, at its platform."""
+        """Return the address of the platform's page on which a person manages the app."""
         return console_url(installation.region, installation.app_id)
 
     async def installer_of(self, agent_id: UUID, email: str | None) -> tuple[AgentHome, UUID]:
-        """Where an agent lives, and who connects its bot: a member by e-mail address, or the workspace's owner.
+        """Return the home of an agent, and the user who connects its bot.
 
-        Raises RejectedRequest as `add` does.
+        That user is the member with the e-mail address, or the workspace's owner without one. Raises RejectedRequest as
+        `add` does.
         """
         home = await self._find_home(agent_id)
         return home, await self._find_installer(home, email)
@@ -165,19 +174,19 @@ class InstallationService:
         return await self._identify(app_id, app_secret, region)
 
     async def draft(self, app: NewApp, installer: UUID, bot: BotIdentity) -> InstallationDraft:
-        """The row that an app is to become, its secrets sealed. Raises RejectedRequest as `add` does."""
+        """Return the row to write for an app, its secrets sealed. Raises RejectedRequest as `add` does."""
         ring = self._require_ring()
         home = await self._find_home(app.agent_id)
         return await self._draft(app, home, installer, bot, ring)
 
     async def require_no_bot(self, workspace_id: UUID, agent_id: UUID, agent_name: str, *, app_id: str = "") -> None:
-        """Raises RejectedRequest (409) for an agent that has a live bot, unless it is the bot of app `app_id`."""
+        """Check that an agent has no live bot, or the bot of app `app_id`. Raises RejectedRequest (409) otherwise."""
         in_place = await self._store.bot_in_place(workspace_id, agent_id, CHANNEL_TYPE)
         if in_place is not None and in_place.app_id != app_id:
             raise _agent_has_bot(agent_id, agent_name, in_place)
 
     async def taken(self, app_id: str) -> RejectedRequest | None:
-        """Whose an app is, in the words of a refusal; None when it is nobody's."""
+        """Return the refusal that names the installation an app belongs to; None if it belongs to none."""
         holder = await self._store.app_holder(CHANNEL_TYPE, app_id)
         return None if holder is None else _app_taken(app_id, holder)
 
@@ -208,7 +217,7 @@ class InstallationService:
         return user_id
 
     async def _ask_platform(self, app: NewApp) -> tuple[BotIdentity, str]:
-        """The bot, and a warning when the platform could not say."""
+        """Return the bot, and a warning if the platform could not be asked ("" if it could)."""
         try:
             return await self._identify(app.app_id, app.app_secret, Region.of(app.region)), ""
         except PlatformUnauthorized as error:
@@ -236,7 +245,7 @@ class InstallationService:
     async def _draft(
         self, app: NewApp, home: AgentHome, installer: UUID, bot: BotIdentity, ring: KeyRing
     ) -> InstallationDraft:
-        # The id must be known before anything is sealed: it is part of what the seal covers.
+        # The id must be known before anything is sealed, because the seal covers the id too.
         known = await self._store.id_of(home.workspace_id, app.agent_id, CHANNEL_TYPE)
         installation_id = known or new_id()
         return InstallationDraft(
@@ -251,7 +260,7 @@ class InstallationService:
 
 
 def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id: UUID) -> dict[str, Any]:
-    """The config column of an installation: secrets sealed, empty optional keys left out."""
+    """Return the config column of an installation: secrets sealed, empty optional keys left out."""
     sealed = {
         f"{name}_encrypted": ring.seal_text(secret, owner=installation_id)
         for name, secret in (
@@ -272,7 +281,7 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
 
 
 def _with_region(view: InstallationView) -> InstallationView:
-    """Rows that nobody ever said a region of are of the first one."""
+    """Return the view with a region: rows without one belong to Feishu, the first region."""
     return view if view.region else replace(view, region=Region.FEISHU.value)
 
 
@@ -294,7 +303,7 @@ def _check(app: NewApp) -> None:
 
 
 def _check_secret(name: str, secret: str, *, needed: bool) -> None:
-    """The refusal never repeats the value."""
+    """Check a secret. Raises RejectedRequest (400), which never repeats the value."""
     if needed and not secret:
         raise RejectedRequest(400, f"invalid_{name}", f"{name} is empty", field=name)
     if len(secret) > SECRET_LENGTH_MAX or not secret.isprintable() or secret != secret.strip():
@@ -314,7 +323,10 @@ def _no_installation(installation_id: UUID) -> RejectedRequest:
 
 
 def _agent_has_bot(agent_id: UUID, agent_name: str, bot: BotInPlace) -> RejectedRequest:
-    """Names the bot in place, and says what becomes of what hangs on it: who replaces it must know both."""
+    """Return the refusal for an agent with a live bot.
+
+    It names that bot, and says what happens to its accounts and conversations: a caller who replaces it must know both.
+    """
     message = (
         f"agent {agent_name or agent_id} has a bot already: app {bot.app_id}, installation {bot.id}. "
         "With `--replace` (over HTTP `replace: true`) the new app takes its place, and the present one stops at once. "

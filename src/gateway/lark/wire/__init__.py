@@ -1,1 +1,1 @@
-"""The long connection's protocol, sans-IO: frames, chunks, the session's states, bootstrap answers."""
+"""The protocol of the long connection, sans-IO: frames, split events, session states, bootstrap answers."""

@@ -1,10 +1,11 @@
 """Puts events together again that the platform split over several frames.
 
-Every frame of a split event has the same transport id, the number of pieces and its own index; they arrive in any
-order. Nothing is acknowledged before the set is complete, and an incomplete set is sent again as a whole, so forgetting
-is always safe. One assembler serves one connection.
+Every frame of a split event carries the same transport id, the number of pieces, and its own index. The pieces may
+arrive in any order. Nothing is acknowledged before the set is complete, and the platform sends an incomplete set again
+as a whole; so it is always safe to forget a set. One assembler serves one connection.
 
-What a peer claims allocates nothing: memory follows the bytes that arrived, and all of it is bounded.
+The number of pieces that a peer claims allocates no memory. Memory grows only with the bytes that arrived, and it is
+bounded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from enum import Enum, auto
 
 @dataclass(frozen=True, slots=True)
 class AssemblerLimits:
-    """`ttl_seconds` runs from the last piece of a set, and from the completion of one."""
+    """The bounds of an assembler.
+
+    `ttl_seconds` runs from the last piece of an incomplete set, and from the completion of a complete one.
+    """
 
     ttl_seconds: float = 5.0
     pieces_max: int = 1024
@@ -26,17 +30,17 @@ class AssemblerLimits:
 
 
 class Piece(Enum):
-    """What became of a piece that did not complete its set."""
+    """The outcome of a piece that did not complete its set."""
 
     WAITING = auto()
-    """Kept; more are to come. Not to be acknowledged."""
+    """The piece was kept; more are to come. It must not be acknowledged."""
     IGNORED = auto()
-    """It makes no sense, contradicts the pieces before it, or there is no room. Not to be acknowledged."""
+    """The piece is malformed, contradicts earlier ones, or there is no room. It must not be acknowledged."""
     LATE = auto()
-    """Its set was completed a moment ago: never to be delivered again, and answered as that delivery was."""
+    """The set was completed a moment ago. It is not delivered again; the piece gets the answer of that delivery."""
 
 
-_PIECE_OVERHEAD_BYTES = 128  # what keeping even an empty piece costs
+_PIECE_OVERHEAD_BYTES = 128  # the memory that even an empty piece takes
 
 
 @dataclass(slots=True)
@@ -48,7 +52,7 @@ class _Partial:
 
 
 class Assembler:
-    """Sets under way, and the ids of those just completed. Times are seconds of one monotonic clock."""
+    """Holds incomplete sets, and the ids of those just completed. Times are seconds of one monotonic clock."""
 
     def __init__(self, limits: AssemblerLimits | None = None) -> None:
         self._limits = limits or AssemblerLimits()
@@ -58,13 +62,13 @@ class Assembler:
 
     @property
     def held_bytes(self) -> int:
-        """What the pieces being kept cost, overhead included."""
+        """The memory that the kept pieces take, overhead included."""
         return self._held_bytes
 
     def admit(self, message_id: bytes, total: int, index: int, payload: bytes, now: float) -> bytes | Piece:
-        """Take one piece. Returns the whole payload when it was the last one missing.
+        """Take one piece. Return the whole payload if it was the last one missing.
 
-        A repeated piece changes nothing but extends the set's life. An empty piece is a piece.
+        A repeated piece only extends the set's life. An empty piece counts like any other.
         """
         self.expire(now)
         if not self._plausible(message_id, total, index):
@@ -79,11 +83,11 @@ class Assembler:
         return self._add(message_id, partial, index, payload, now)
 
     def forget(self, message_id: bytes) -> None:
-        """Let a completed set begin anew: its delivery failed, and a repetition is wanted."""
+        """Allow a completed set to begin anew, because its delivery failed and the platform is to repeat it."""
         self._completed.pop(message_id, None)
 
     def expire(self, now: float) -> None:
-        """Drop what is past its time. Both maps are ordered by time of expiry."""
+        """Drop incomplete sets and completed ids that have expired. Both maps are ordered by time of expiry."""
         while (oldest := next(iter(self._partials.items()), None)) and oldest[1].expires_at <= now:
             self._drop(oldest[0])
         while (done := next(iter(self._completed.items()), None)) and done[1] <= now:
@@ -104,12 +108,12 @@ class Assembler:
 
     def _add(self, message_id: bytes, partial: _Partial, index: int, payload: bytes, now: float) -> bytes | Piece:
         if index not in partial.pieces and not self._hold(partial, index, payload):
-            self._drop(message_id)  # without this piece the set cannot be completed any more
+            self._drop(message_id)  # without this piece the set can never be complete
             return Piece.IGNORED
         if len(partial.pieces) == partial.total:
             return self._complete(message_id, partial, now)
         partial.expires_at = now + self._limits.ttl_seconds
-        self._partials[message_id] = self._partials.pop(message_id)  # keeps the order of expiry
+        self._partials[message_id] = self._partials.pop(message_id)  # moved to the end: keeps the order of expiry
         return Piece.WAITING
 
     def _hold(self, partial: _Partial, index: int, payload: bytes) -> bool:

@@ -1,8 +1,8 @@
-"""How a client is let in: the request for a connection URL, its answer, and a refused WebSocket handshake.
+"""The bootstrap of the long connection: the request for a URL, its answer, and a refused WebSocket handshake.
 
-The URL carries a single-use ticket in its query, so every dial starts with a new request, and the query is a secret.
-Two kinds of "no" matter: PlatformRefused is about the credentials or the quota and will be repeated,
-PlatformUnavailable may pass.
+The URL carries a single-use ticket in its query. So every dial starts with a new request, and the query is a secret.
+There are two kinds of refusal. PlatformRefused is about the credentials or the quota, and the same request will be
+refused again. PlatformUnavailable may pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from gateway.channel.errors import PlatformRefused, PlatformUnavailable
 
 PATH: Final = "/callback/ws/endpoint"
-"""Where the request goes (POST), on the open-platform host of the app's region. It takes no bearer token."""
+"""The path of the request (POST), on the open-platform host of the app's region. It takes no bearer token."""
 HEADERS: Final = {"Content-Type": "application/json", "locale": "zh"}
 """Sent with the request. The locale chooses the language of refusals; the platform's own clients send this one."""
 
@@ -44,10 +44,10 @@ _MESSAGE_CHARACTERS_MAX: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """What the platform asks of its clients; sent with the URL and again in pongs.
+    """Settings that the platform asks its clients to use; sent with the URL and again in pongs.
 
-    Its reconnect members are not read: when to dial again is the supervisor's decision, not the peer's. None means
-    that nothing usable was said, and the last good value stays.
+    The members about reconnecting are not read: the supervisor decides when to dial again, not the platform. None means
+    that the platform sent no usable value, and the last good value stays.
     """
 
     ping_interval_seconds: float | None = None
@@ -55,7 +55,7 @@ class ClientConfig:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to dial, once. `service_id` goes into every frame we send."""
+    """The address of one dial; a second dial needs a new one. `service_id` goes into every frame that we send."""
 
     url: str = field(repr=False)
     service_id: int
@@ -75,12 +75,12 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """For the Host header: the port only when it is not the scheme's own."""
+        """The value of the Host header: host and port as in the URL, without user and password."""
         return self._parts.netloc.rpartition("@")[2]
 
     @property
     def resource(self) -> str:
-        """Path and query: secret, because the ticket is in it."""
+        """Path and query. They are secret, because the ticket is in the query."""
         path = self._parts.path or "/"
         return f"{path}?{self._parts.query}" if self._parts.query else path
 
@@ -99,15 +99,15 @@ class _Answer(msgspec.Struct):
 
 
 def request_body(app_id: str, app_secret: str) -> bytes:
-    """The JSON body of the request; its keys are capitalised unlike everywhere else in this API."""
+    """Return the JSON body of the request. Unlike everywhere else in this API, its keys are capitalised."""
     return msgspec.json.encode({"AppID": app_id, "AppSecret": app_secret})
 
 
 def judge_answer(status: int, body: bytes) -> Endpoint:
     """Read the answer to the request.
 
-    Raises PlatformRefused for a definite no (an unknown code counts as one), and PlatformUnavailable for anything that
-    may pass: another HTTP status, a busy platform, an answer that cannot be read or does not say where to dial.
+    Raises PlatformRefused for a definite no; an unknown code counts as one. Raises PlatformUnavailable for anything
+    that may pass: an HTTP status other than 200, a busy platform, an answer that is unreadable or has no usable URL.
     """
     answer = _decode(body)
     if status != 200:
@@ -123,9 +123,10 @@ def judge_answer(status: int, body: bytes) -> Endpoint:
 
 
 def judge_handshake(status: int, headers: Iterable[tuple[bytes, bytes]]) -> PlatformRefused | PlatformUnavailable:
-    """What a refused WebSocket upgrade means, as the error to raise.
+    """Return the error to raise for a refused WebSocket upgrade.
 
-    The HTTP `status` decides nothing: proxies refuse too. The platform says why in headers of its own.
+    The HTTP `status` decides nothing, because proxies refuse upgrades too. The platform gives its reason in headers of
+    its own.
     """
     said = {name.lower(): value for name, value in headers}
     code = _integer(said.get(b"handshake-status", b"").decode("latin-1"))
@@ -142,7 +143,7 @@ def judge_handshake(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Plat
 
 
 def read_client_config(value: object) -> ClientConfig:
-    """Read a decoded ClientConfig object; anything missing, non-positive or implausible is as if it was not said."""
+    """Read a decoded ClientConfig object. A missing, non-positive or implausible value is ignored."""
     interval = value.get("PingInterval") if isinstance(value, dict) else None
     if not isinstance(interval, int | float) or isinstance(interval, bool):
         return ClientConfig()
@@ -166,7 +167,7 @@ def _read_endpoint(data: object) -> Endpoint:
 
 
 def _service_id(url: str) -> int:
-    # The messages leave the URL out: its query is a ticket.
+    # The error messages leave the URL out, because its query holds the ticket.
     try:
         parts = urlsplit(url)
         dialable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0

@@ -1,8 +1,8 @@
-"""One frame of the Lark long connection, and the bytes it is on the wire.
+"""One frame of the Lark long connection, and its encoding.
 
-A binary WebSocket message holds exactly one frame. Control frames carry pings and pongs, data frames carry events to us
-and their acknowledgements back. Strings stay bytes here: the platform echoes whatever it sent, so nothing may be
-re-encoded on the way through.
+A binary WebSocket message holds exactly one frame. Control frames carry pings and pongs. Data frames carry events to us
+and their acknowledgements back. Strings stay bytes here: an acknowledgement sends the fields of the
+received frame back, and nothing may be re-encoded on the way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA = 1
 """Method of events and their acknowledgements."""
 
 HEADERS_MAX = 256
-"""More than this in one frame is refused: real ones carry about eight, and each takes many times its size in memory."""
+"""A frame with more headers is refused. Real ones carry about eight; each takes many times its size in memory."""
 
 _FRAME_FIELDS = frozenset(range(1, 10))
 _HEADER_FIELDS = frozenset((1, 2))
@@ -31,7 +31,7 @@ _ACK_PAYLOAD = b'{"code":%d,"headers":null,"data":null}'
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded frame. `payload` tells absent (None) from present and empty; `service` and `method` are int32."""
+    """A decoded frame. `payload` is None if absent, b"" if present and empty; `service` and `method` are int32."""
 
     seq_id: int = 0
     log_id: int = 0
@@ -44,7 +44,7 @@ class Frame:
     log_id_new: bytes = b""
 
     def header(self, key: bytes) -> bytes | None:
-        """The first value under `key`; a repeated key does not override it."""
+        """Return the first value under `key`; None if there is none. A repeated key does not override the first."""
         for name, value in self.headers:
             if name == key:
                 return value
@@ -52,9 +52,10 @@ class Frame:
 
 
 def encode(frame: Frame) -> bytes:
-    """The bytes the platform's own marshaller would emit: every field but an absent payload, empty ones included.
+    """Return the bytes that the platform's own marshaller would emit.
 
-    Raises LocalProtocolError when a number does not fit its field.
+    Every field is written, empty ones too, except an absent payload. Raises LocalProtocolError if a number does not fit
+    its field.
     """
     try:
         message = pbbp2_pb2.Frame(
@@ -74,7 +75,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(data: bytes) -> Frame:
-    """Read one frame as the most tolerant of the known peers would: absent fields are zero, unknown ones are dropped.
+    """Read one frame as the most tolerant of the known clients would: absent fields are zero, unknown ones dropped.
 
     Raises RemoteProtocolError for an empty message, malformed bytes, a known field of the wrong wire type, or more
     than `HEADERS_MAX` headers.
@@ -109,7 +110,7 @@ def _read_headers(headers: Iterable[pbbp2_pb2.Header]) -> Iterable[tuple[bytes, 
 
 
 def _refuse_wrong_wire_types(message: Message, known: frozenset[int]) -> None:
-    # The library files a known field that came with another wire type under the unknown ones instead of failing.
+    # The library does not fail for a known field with another wire type. It lists such a field among the unknown ones.
     unknown = UnknownFieldSet(message)
     for field in (unknown[index] for index in range(len(unknown))):
         if field.field_number in known:
@@ -117,19 +118,20 @@ def _refuse_wrong_wire_types(message: Message, known: frozenset[int]) -> None:
 
 
 def ping(service: int) -> Frame:
-    """What keeps the connection alive: sent by us at the interval the platform asks for."""
+    """Return the frame that keeps the connection alive. We send it at the interval that the platform asks for."""
     return Frame(service=service, headers=((b"type", b"ping"),))
 
 
 def pong(service: int, payload: bytes | None = None) -> Frame:
-    """The answer to a ping; the platform's carries a JSON ClientConfig, ours nothing."""
+    """Return the answer to a ping. The platform's pong carries a JSON ClientConfig, ours nothing."""
     return Frame(service=service, headers=((b"type", b"pong"),), payload=payload)
 
 
 def acknowledge(inbound: Frame, code: int, elapsed_ms: int) -> Frame:
-    """The answer to a data frame: 200 settles it, 500 asks for it again.
+    """Return the answer to a data frame: 200 settles it, 500 asks for it again.
 
-    Everything received goes back, in order: one of the headers is the return address of the server that waits for it.
+    All headers go back as received, in order: one of them is the return address of the platform's server that waits for
+    the answer.
     """
     headers = (*inbound.headers, (b"biz_rt", b"%d" % elapsed_ms))
     return replace(inbound, headers=headers, payload=_ACK_PAYLOAD % code)
