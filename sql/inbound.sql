@@ -1,4 +1,8 @@
 -- The inbound path: the sender of a message, the claim that makes it exist once, and the rows that it becomes.
+--
+-- Several statements notify listeners in a WITH part that only selects pg_notify (told, announced). Postgres runs such
+-- a part only if the main query reads it. So the main query has a condition like "(select count(*) from told) >= 0",
+-- which is always true.
 
 -- name: get_installation_by_app(channel_type, app_id)^
 -- record_class: Installation
@@ -279,12 +283,13 @@ from target
 where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 
 -- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, quoted_ids, bundles, window_seconds, silent_seconds, lock_milliseconds)
--- The fused path: takes in many messages that need no outside call, in one statement. A crash leaves a message whole or
--- leaves nothing of it. Read it by its parts, in this order:
+-- The fused path: takes in many messages that need no outside call, in one statement. After a crash a message is stored
+-- whole or not at all. These are the parts of the statement, in order:
 --
 -- patience: Limits the time that this statement waits for a row lock. Locked conversations are left out (see eligible),
 --   but a queued run that another transaction has locked cannot be left out in advance. The statement waits for it only
---   this long. The limit is set inside the statement, before anything can wait, and it covers this statement only.
+--   this long. The limit must be set before anything can wait: so patience is materialized, and event reads from it. It
+--   is local to the transaction, which holds this statement only.
 -- event: The messages, one row each, in the order given (ordinal).
 -- eligible: An event is taken in only when every join holds and its claim is new. All other events leave no trace here
 --   and are judged by the statements above, on the two-phase path.
@@ -293,7 +298,8 @@ where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0
 --   A conversation that is locked elsewhere is skipped, because one slow transaction must not hold up every other bot.
 --   An agent without a runtime is left to the two-phase path, which tells the sender of it. The same is true for an
 --   agent whose runtime is silent, until the conversation has been told of that silence.
--- claimed: Claims are inserted in key order, as protection against deadlocks.
+-- claimed: Claims are inserted in key order, as protection against deadlocks. Of equal messages in the batch only the
+--   first gets a claim. A claim that exists already yields no row.
 -- fresh: The token is new for each event and ties the event's rows together. So the same message twice in one batch
 --   becomes one claim and one row.
 -- latest: The last event of each conversation. It alone sets the reply target and queues or moves the run.

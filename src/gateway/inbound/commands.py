@@ -169,7 +169,7 @@ class CommandService:
         reached("inbound.committed")
         return Settlement(OUTCOMES[queueing])
 
-    # commands that came too late
+    # commands that were too old when they arrived
 
     async def _hold(self, turn: Turn, age_seconds: float) -> Settlement | None:
         words = words_of(turn.message)

@@ -58,7 +58,7 @@ from gateway.inbound.turn import Turn, quoted_by, thread_of, words_of
 from gateway.work.tasks.sessions import creator_of, title_of
 
 FINALISE_SECONDS = 1.0
-"""Time that a cancelled request may still take to mark or release its claim."""
+"""Time to mark or release a claim. In this time a cancellation does not interrupt it."""
 
 log = structlog.get_logger()
 
@@ -193,8 +193,8 @@ class InboundPipeline:
     ) -> Settlement:
         """Write the audit row (and the question to bind) and mark the claim, even while being cancelled.
 
-        Settle the message as a duplicate if the claim was lost. Raises StoreUnavailable when the store takes longer
-        than `FINALISE_SECONDS` after a cancellation.
+        If the claim was lost, the message counts as a duplicate. Raises StoreUnavailable when the store takes longer
+        than `FINALISE_SECONDS`.
         """
         if settlement.reason is None:
             return settlement
@@ -214,7 +214,7 @@ class InboundPipeline:
     async def _released_on_failure(self, claim: Claim | None) -> AsyncIterator[None]:
         """Give the claim back when the block fails or is cancelled.
 
-        The store refuses to release what is marked, so a failure after the append committed undoes nothing.
+        The store does not release a marked claim, so a failure after the append has committed undoes nothing.
         """
         try:
             yield
