@@ -11,7 +11,7 @@ KEY_CHARS_MAX = 255
 IDEMPOTENCY_KEY = "idempotency-key"
 GITHUB_DELIVERY = "x-github-delivery"
 STRIPE_EVENT = "stripe-event-id"
-"""Not the name of a header: Stripe puts the id of an event in the body."""
+"""Names the source of a key that is no header: Stripe puts the id of an event in the body."""
 
 # The places where each provider writes the name of a delivery, the most specific first. GitLab repeats an event's UUID
 # for hooks that its own hooks caused, so its idempotency key comes before the UUID.
@@ -27,7 +27,7 @@ _ALWAYS = (IDEMPOTENCY_KEY, GITHUB_DELIVERY)
 
 @dataclass(frozen=True, slots=True)
 class DedupeKey:
-    """A name that is unique among the deliveries of a trigger, and the header (or body field) that it came from."""
+    """The name of a delivery within its trigger, and the header (or body field) that it came from."""
 
     key: str
     source: str

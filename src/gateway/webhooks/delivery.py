@@ -41,7 +41,7 @@ from gateway.work.autopilots.dispatch import Dispatched, Dispatcher, Firing
 logger = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 10.0
-"""Time that a delivery may take once its row is being written, even if its sender has hung up."""
+"""Time from the judgement of a request to its answer. In this time a sender that hangs up does not interrupt it."""
 JUDGEMENTS_MAX = 5
 TRIGGERS_MAX = 2_000
 """Triggers that one process remembers."""
@@ -183,9 +183,9 @@ class Intake:
     ) -> Answer | None:
         """Take one request in and settle it. None when its token has been taken away meanwhile.
 
-        A request is settled even if its sender hangs up. After a cancellation, this takes at most SETTLE_SECONDS.
-        Raises LimitReached as `gates` does. Raises StoreError when the request could not be stored, so that the sender
-        should send it again.
+        A request is settled even if its sender hangs up: for SETTLE_SECONDS a cancellation does not interrupt it.
+        Raises LimitReached as `gates` does. Raises StoreError when the request could not be stored, or was not settled
+        in that time. The sender should send it again then.
         """
         answer: Answer | None = None
         with finishing(SETTLE_SECONDS) as scope:
@@ -204,6 +204,7 @@ class Intake:
             try:
                 gates.count(address, row.id, standing)
             except LimitReached:
+                # The remembered trigger may be outdated. The refusal is final only if its revision is still the same.
                 current = await self.reread(trigger)
                 if current is not None and current.row.revision == row.revision:
                     raise
@@ -214,6 +215,7 @@ class Intake:
                 if recorded is not None:
                     reached("webhooks.recorded")
                     return await self._settle(judged, recorded)
+                # The row was not written, because the trigger has a newer revision: judge the request again by it.
                 self._triggers.pop(row.token, None)
                 current = await self.find_trigger(row.token)
             if current is None:

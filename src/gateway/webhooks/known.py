@@ -84,6 +84,7 @@ class KnownTokens:
         except BaseException:
             self._is_complete = False
             raise
+        # Tokens that were announced during the reading may be missing from its pages.
         self._digests = digests | self._heard
         logger.info("webhook_tokens_read", count=len(digests))
 

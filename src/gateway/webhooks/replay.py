@@ -194,6 +194,7 @@ async def _carry_out(store: BulkStore, replayer: Replayer, lease_seconds: float)
         outcome = await _replay_item(replayer, work, item)
         reached("webhooks.bulk_item")
         if not await store.advance_bulk(work.id, token, item, outcome, lease_seconds):
+            # It was cancelled, or its lease went to another process. In both cases this process must stop.
             return True
         done, after = done + 1, item
     await store.complete_bulk(work.id, token)
