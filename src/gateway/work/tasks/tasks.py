@@ -349,6 +349,7 @@ class TaskService:
                 raise
             except Exception:
                 if len(seen) == before:
+                    # No task was opened, so there is none to pass over: the next look would fail in the same way.
                     raise
                 failed += 1
                 logger.exception("lost_task_not_returned", task_id=str(seen[-1]))
@@ -359,6 +360,7 @@ class TaskService:
         before = len(seen)
 
         async def attempt() -> bool:
+            # After a conflict the attempt is repeated: forget the task that the last attempt added.
             del seen[before:]
             async with open_lost(seen) as change:
                 if change is None:
