@@ -232,8 +232,8 @@ where chat_session_id = :session_id;
 -- old start time. The exception is an old start time of about now: the runtime's look may then happen during this
 -- transaction, skip the locked row, and find no reason to look again. So the runtime is notified in that case too.
 -- An agent without a runtime gets no notification.
--- Live listeners are told of a run once, when it is queued. The returned id is task_id only if this statement inserted
--- the row.
+-- Live listeners are told of a run once, when it is queued. The id in `queued` equals task_id only if this statement
+-- inserted the row.
 -- An absence of the agent is noted on the conversation. `untold` says that this was the first message to meet it.
 -- A runtime of another workspace counts as absent, because it could never take the run.
 with target as (
