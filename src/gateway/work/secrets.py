@@ -12,7 +12,7 @@ from gateway.keyring import KeyRing, UnreadableSecret
 
 PAGE_ROWS = 500
 PASSES_MAX = 5
-"""Passes over all secrets in one rotation, while other processes keep changing them."""
+"""Passes that one rotation makes at most over all secrets, while other processes keep changing them."""
 
 Progress = Callable[[str, int, int], None]
 """Called with progress. Arguments: a name for the work, the number done, the total."""
@@ -47,7 +47,11 @@ class SecretTable(Protocol):
 
 
 class Outcome(Enum):
-    """The outcome for one secret."""
+    """The outcome for one secret.
+
+    RESEALED: this rotation moved it under the newest key. CURRENT: it was under the newest key before. UNREADABLE: no
+    key of the ring opens it. CHANGING: it was changed or removed while it was being sealed.
+    """
 
     RESEALED = "resealed"
     CURRENT = "current"

@@ -198,7 +198,7 @@ class IssueService:
     async def _prefix(self, workspace_id: UUID) -> str | None:
         """Return the prefix of the workspace's issue keys, or None when the store fails.
 
-        The issue is filed all the same. Its key is then incomplete in the reply only.
+        The issue is filed all the same, because it matters more than the first half of its key.
         """
         try:
             return await self._store.find_prefix(workspace_id)
