@@ -1,8 +1,12 @@
--- The inbound path: who a message is from, the claim that makes it exist once, and what it becomes.
+-- The inbound path: the sender of a message, the claim that makes it exist once, and the rows that it becomes.
+--
+-- Several statements notify listeners in a WITH part that only selects pg_notify (told, announced). Postgres runs such
+-- a part only if the main query reads it. So the main query has a condition like "(select count(*) from told) >= 0",
+-- which is always true.
 
 -- name: get_installation_by_app(channel_type, app_id)^
 -- record_class: Installation
--- Served by the functional unique index. allow_bots is a JSON boolean that older rows do not have.
+-- The look-up uses the functional unique index. allow_bots is a JSON boolean that older rows do not have.
 select id, workspace_id, agent_id, installer_user_id, status = 'revoked' as revoked,
   coalesce(config -> 'allow_bots' = 'true'::jsonb, false) as allow_bots,
   coalesce((select language from workspace where workspace.id = channel_installation.workspace_id), 'en') as language
@@ -10,8 +14,9 @@ from channel_installation
 where channel_type = :channel_type and config ->> 'app_id' = :app_id;
 
 -- name: claim_inbound_dedup(installation_id, message_id, token)$
--- The first delivery inserts the claim; a later one takes over a claim that was left in flight for 60 s. Every claim gets
--- a new token, so that whoever held the old one can finish nothing any more. No row: somebody else has it.
+-- The first delivery inserts the claim. A later one takes over a claim that was left in flight for 60 s. Every claim
+-- gets a new token, so that the holder of the old token can no longer finish anything. No row means that the claim is
+-- another worker's, or already processed.
 insert into channel_inbound_message_dedup (installation_id, message_id, claim_token)
 values (:installation_id, :message_id, :token)
 on conflict (installation_id, message_id) do update
@@ -22,26 +27,28 @@ returning claim_token;
 
 -- name: get_inbound_claim(installation_id, message_id)^
 -- record_class: ClaimRow
--- A statement of its own: inside the claiming statement the row of a concurrent winner would not be visible.
+-- This is a statement of its own because the row of a concurrent winner would not be visible inside the claiming
+-- statement.
 select claim_token as token, received_at, processed_at
 from channel_inbound_message_dedup
 where installation_id = :installation_id and message_id = :message_id;
 
 -- name: mark_inbound_processed(installation_id, message_id, token)!
--- Zero rows: the claim was lost, and the transaction this belongs to must not commit.
+-- Zero rows mean that the claim was lost. The transaction that this statement belongs to must not commit then.
 update channel_inbound_message_dedup set processed_at = now()
 where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null;
 
 -- name: release_inbound_claim(installation_id, message_id, token)!
--- Fenced like the mark: what is processed, or somebody else's, stays.
+-- Fenced like the mark: a claim that is processed, or that another worker holds, stays.
 delete from channel_inbound_message_dedup
 where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null;
 
 -- name: record_inbound_drop(installation_id, channel_type, chat_id, event_type, event_id, message_id, reason, token, asked, prompt_id)$
 -- The audit row, the mark and the question to bind are one statement, so a crash cannot leave one without the others.
--- Without a token there is no claim to mark; with a lost claim nothing is written, because its new holder audits.
--- Nobody is asked twice within five minutes (the row of channel_binding_prompt decides between two who ask at the same
--- moment), nor while the last question has not left. Returns the audit rows written.
+-- Without a token there is no claim to mark. With a lost claim nothing is written, because the new holder writes the
+-- audit row. A sender is asked at most once in five minutes, and never while the last question still waits to be sent.
+-- The row of channel_binding_prompt decides between two processes that would ask at the same moment.
+-- Returns the number of audit rows written.
 with marked as (
   update channel_inbound_message_dedup set processed_at = now()
   where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null
@@ -76,22 +83,22 @@ select count(*) from audited;
 
 -- name: get_user_binding(installation_id, workspace_id, sender_id)^
 -- record_class: Identity
--- Membership is read at this moment: a binding may outlive it.
+-- Membership is read at this moment, because a binding may outlive it.
 select person.user_id,
   exists (select from member where member.workspace_id = :workspace_id and member.user_id = person.user_id) as is_member
 from channel_user_binding person
 where person.installation_id = :installation_id and person.channel_user_id = :sender_id;
 
 -- name: get_chat_session_binding(installation_id, session_key)$
--- Joined, because a binding whose session is gone is no binding.
+-- Joined with the session, because a binding whose session is gone does not count.
 select session.id
 from channel_chat_session_binding conversation
 join chat_session session on session.id = conversation.chat_session_id
 where conversation.installation_id = :installation_id and conversation.channel_chat_id = :session_key;
 
 -- name: create_chat_session_binding(binding_id, session_id, workspace_id, agent_id, installation_id, channel_type, session_key, chat_type, config, creator_id, title)$
--- Binding and session in one statement: a loser of the race makes no orphan session, gets no row, and re-reads the winner.
--- A creator whose account is gone is nobody.
+-- Creates binding and session in one statement. The loser of a race leaves no orphan session, gets no row, and reads
+-- the winner's row. A creator whose account is gone is stored as null.
 with conversation as (
   insert into channel_chat_session_binding
     (id, workspace_id, chat_session_id, installation_id, channel_type, channel_chat_id, chat_type, config)
@@ -105,26 +112,27 @@ from conversation
 returning id;
 
 -- name: delete_orphaned_chat_session_binding(installation_id, session_key)!
--- A binding whose session was deleted blocks its conversation. A statement of its own, because only a snapshot that sees
--- the binding is certain to see the session that was made with it: inside the conflict of create_chat_session_binding
--- the winner of a race would look like an orphan.
+-- A binding whose session was deleted blocks its conversation, so it is removed. This is a statement of its own,
+-- because only a snapshot that sees the binding is certain to see the session that was created with it. Inside the
+-- conflict of create_chat_session_binding, the binding of a race's winner would look like an orphan.
 delete from channel_chat_session_binding binding
 where binding.installation_id = :installation_id and binding.channel_chat_id = :session_key
   and not exists (select from chat_session where chat_session.id = binding.chat_session_id);
 
 -- name: lock_chat_session(session_id)$
--- Serialises what is appended to one conversation, and fixes the generation the message belongs to.
+-- Serialises the appends to one conversation, and fixes the generation that the message belongs to.
 select context_generation from chat_session where id = :session_id for no key update;
 
 -- name: advance_context(session_id)$
--- A fresh start: what was said under the generations before is left aside. Locks like lock_chat_session.
+-- Begins a new generation. Messages of earlier generations are no longer part of the context. Locks like
+-- lock_chat_session.
 update chat_session set context_generation = context_generation + 1, updated_at = now()
 where id = :session_id
 returning context_generation;
 
 -- name: append_user_message(id, session_id, author_id, kind, content, context_generation, sent_at, message_id, quoted_id, bundle)!
--- The session moves to the top of its lists together with what was said in it, and live listeners are told of it. No run
--- consumes a channel_command.
+-- The session moves to the top of the session lists in the same statement, and live listeners are told of the message.
+-- No run consumes a message of kind channel_command.
 with touched as (
   update chat_session set updated_at = now() where id = :session_id
   returning workspace_id
@@ -141,8 +149,8 @@ select :id, :session_id, 'user', :kind, :content, :author_id, :context_generatio
 where (select count(*) from told) >= 0;
 
 -- name: attach_media(ids, message_id, session_id, channel_message_id, kinds, channel_keys, names, awaited)!
--- Promises, in the transaction of their message: whoever fetches is told at the commit, and a run waits for them until
--- their deadline. Files of a command are not fetched before something comes of it.
+-- Writes one pending row for each file, in the transaction of its message. The fetchers are notified at the commit, and
+-- a run waits for the files until their deadline. Files of a command are not fetched until the command is carried out.
 with told as (
   select pg_notify('gateway_attachment', '') where :awaited
 )
@@ -158,7 +166,7 @@ cross join unnest(:ids::uuid[], :kinds::text[], :channel_keys::text[], :names::t
 where conversation.chat_session_id = :session_id and (select count(*) from told) >= 0;
 
 -- name: adopt_attachments(message_id, former_id)!
--- What a held command asked for is said in a message of its own, and its files belong to that one.
+-- When a held command is carried out, its text is appended as a new message. The command's files move to that message.
 with told as (
   select pg_notify('gateway_attachment', '')
 )
@@ -168,7 +176,7 @@ set chat_message_id = :message_id,
 where chat_message_id = :former_id and (select count(*) from told) >= 0;
 
 -- name: hold_command(message_id, session_id, author_id, words)!
--- One per person and conversation: the newest is the one that is asked about.
+-- Holds one command per person and conversation. A newer command replaces it, because the question is about the newest.
 insert into channel_pending_command
   (chat_session_id, user_id, workspace_id, installation_id, chat_message_id, words)
 select conversation.chat_session_id, :author_id, conversation.workspace_id, conversation.installation_id, :message_id, :words
@@ -179,13 +187,14 @@ on conflict (chat_session_id, user_id) do update
     created_at = excluded.created_at;
 
 -- name: drop_held_command(session_id, author_id)!
--- Its sender went on to something else.
+-- Used when the sender went on to something else.
 delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id;
 
 -- name: take_held_command(session_id, author_id, held_seconds)^
 -- record_class: HeldCommand
--- Taken once, whatever it comes to. Ordinary messages do not look for held commands, they only move the conversation on:
--- that is seen here, by the order of the conversation. Run it before the confirmation itself is appended.
+-- A held command is taken once, even if carrying it out fails later. Ordinary messages do not touch held commands. They
+-- are noticed here instead: a later message of the same person in the conversation means that the command no longer
+-- counts. Run this before the confirmation itself is appended, or the confirmation would count as such a message.
 with taken as (
   delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id
   returning chat_message_id, words, created_at
@@ -200,7 +209,7 @@ where taken.created_at > now() - make_interval(secs => :held_seconds)
   );
 
 -- name: get_former_words(session_id, author_id, before)$
--- Commands included: a title can be taken from one.
+-- Commands are included, because a title can be taken from one.
 select content from chat_message
 where chat_session_id = :session_id and role = 'user' and author_user_id = :author_id
   and (:before::uuid is null or seq < (select seq from chat_message where id = :before))
@@ -208,7 +217,7 @@ order by seq desc
 limit 1;
 
 -- name: get_age(sent_at)$
--- This clock decides, as everywhere.
+-- The database's clock decides, as everywhere.
 select extract(epoch from now() - :sent_at::timestamptz)::double precision;
 
 -- name: update_reply_target(session_id, message_id, thread_id)!
@@ -218,12 +227,15 @@ where chat_session_id = :session_id;
 
 -- name: enqueue_chat_task(task_id, session_id, initiator_id, window_seconds, silent_seconds)^
 -- record_class: Enqueued
--- One waiting run per conversation: a later message joins it and moves its start. The runtime is told of a new row. Of a
--- moved one it learns when it looks at the old time, unless that is about now: then its look may fall into this
--- transaction, skip the locked row, and see no reason to look again. An agent without a runtime has nobody to tell.
--- Live listeners hear of a run once, when it is queued: the id says whether the row is this statement's own.
--- An absence of the agent is noted on the conversation, and `untold` says that this was the first message to meet it.
--- A runtime of another workspace is none that could come.
+-- One run waits per conversation. A later message joins it and moves its start.
+-- The runtime is notified of a new row. It usually needs no notification of a moved row, because it looks again at the
+-- old start time. The exception is an old start time of about now: the runtime's look may then happen during this
+-- transaction, skip the locked row, and find no reason to look again. So the runtime is notified in that case too.
+-- An agent without a runtime gets no notification.
+-- Live listeners are told of a run once, when it is queued. The id in `queued` equals task_id only if this statement
+-- inserted the row.
+-- An absence of the agent is noted on the conversation. `untold` says that this was the first message to meet it.
+-- A runtime of another workspace counts as absent, because it could never take the run.
 with target as (
   select session.id, session.workspace_id, session.agent_id, session.context_generation, agent.runtime_id,
     agent.archived_at is not null as agent_archived, session.archived_at is not null as session_archived,
@@ -271,20 +283,32 @@ from target
 where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 
 -- name: ingest_plain_messages(tokens, channel_types, app_ids, message_ids, session_keys, sender_ids, thread_ids, contents, sent_ats, quoted_ids, bundles, window_seconds, silent_seconds, lock_milliseconds)
--- The whole path for messages that need no outside call, many at a time: a crash leaves all of a message or nothing.
--- An event is taken in only when every join holds and its claim is new; all others leave no trace here and are judged by
--- the statements above. The fresh token ties the rows of one event together, so the same message twice in one batch is
--- one claim and one row. A conversation that is locked elsewhere is left out rather than waited for: one slow
--- transaction must not hold up every other bot. Claims are inserted in key order, as protection against deadlocks.
--- The look-ups are lateral so that each is one probe of a unique index per event: with plain joins the planner, which
--- cannot know how many events there are, reads whole tables or all people of a bot.
--- An agent without a runtime is left to the other path, which tells the sender of it. So is one whose runtime is silent,
--- until the conversation was told of that silence.
--- What cannot be left out beforehand (a queued run that somebody has locked) is waited for a moment only: the limit is
--- set by the statement itself, for itself, before it waits for anything.
--- Live listeners are told where the runtime is rung for, and of a run once: when it has the token, it was queued here. A
--- notification costs its commit a tenth, however many more go with it. What joins a run that waits for its window goes
--- without: that run's start is announced within seconds.
+-- The fused path: takes in many messages that need no outside call, in one statement. After a crash a message is stored
+-- whole or not at all. These are the parts of the statement, in order:
+--
+-- patience: Limits the time that this statement waits for a row lock. Locked conversations are left out (see eligible),
+--   but a queued run that another transaction has locked cannot be left out in advance. The statement waits for it only
+--   this long. The limit must be set before anything can wait: so patience is materialized, and event reads from it. It
+--   is local to the transaction, which holds this statement only.
+-- event: The messages, one row each, in the order given (ordinal).
+-- eligible: An event is taken in only when every join holds and its claim is new. All other events leave no trace here
+--   and are judged by the statements above, on the two-phase path.
+--   The look-ups are lateral so that each is one probe of a unique index per event. The planner cannot know how many
+--   events there are. With plain joins it reads whole tables, or all people of a bot.
+--   A conversation that is locked elsewhere is skipped, because one slow transaction must not hold up every other bot.
+--   An agent without a runtime is left to the two-phase path, which tells the sender of it. The same is true for an
+--   agent whose runtime is silent, until the conversation has been told of that silence.
+-- claimed: Claims are inserted in key order, as protection against deadlocks. Of equal messages in the batch only the
+--   first gets a claim. A claim that exists already yields no row.
+-- fresh: The token is new for each event and ties the event's rows together. So the same message twice in one batch
+--   becomes one claim and one row.
+-- latest: The last event of each conversation. It alone sets the reply target and queues or moves the run.
+-- rung: The conversations whose runtime is notified: those with a new run, and those whose old start time is about now
+--   (for the reason see enqueue_chat_task).
+-- announced: Live listeners are told of messages only where the runtime is notified. A commit with notifications costs
+--   a tenth more, and further notifications in it cost nothing. A message that joins a run which still waits for its
+--   window is not announced, because the start of that run is announced within seconds. A run is announced once: it was
+--   queued by this statement if its id is a token.
 with patience as materialized (
   select set_config('lock_timeout', :lock_milliseconds::text, true)
 ), event as (

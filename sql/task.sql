@@ -1,20 +1,21 @@
--- Tasks: what agents work on, from the queue to one answer.
+-- Tasks: the units of work of agents, from the queue to one answer.
 
 -- name: touch_runtime(runtime_id)!
--- At most one write every 5 s: a runtime with many claims in a row need not rewrite its row for each.
+-- Writes at most once every 5 s, so that a runtime with many claims in a row does not rewrite its row for each.
 update agent_runtime set last_heartbeat_at = now()
 where id = :runtime_id and (last_heartbeat_at is null or last_heartbeat_at < now() - interval '5 seconds');
 
 -- name: register_runtime(runtime_id, name, kind, version)^
 -- record_class: RuntimeView
--- The row was made by an operator together with its token; the runtime only describes itself.
+-- An operator created the row together with its token. The runtime only describes itself.
 update agent_runtime set name = coalesce(:name::text, name), kind = :kind, version = :version, last_heartbeat_at = now()
 where id = :runtime_id
 returning id, workspace_id, name, kind, version;
 
 -- name: see_tasks(runtime_id, task_ids, attempts)
--- A runtime that names its tasks is held to it: from then on each task must be named again, so that a crashed worker's
--- tasks are found although another worker of the same runtime is alive. An attempt that is over keeps no task alive.
+-- Notes the tasks that a runtime names in its heartbeat. Once named, a task must be named again and again, or it counts
+-- as lost. This finds the tasks of a crashed worker although another worker of the same runtime is alive. Naming an
+-- attempt that is over keeps no task alive.
 update agent_task task set seen_at = now()
 from unnest(:task_ids::uuid[], :attempts::integer[]) as named (id, attempt)
 where task.id = named.id and task.attempt = named.attempt and task.runtime_id = :runtime_id
@@ -22,9 +23,10 @@ where task.id = named.id and task.attempt = named.attempt and task.runtime_id = 
 returning task.id, task.attempt;
 
 -- name: claimable_agents(runtime_id)
--- The agents of this runtime that have something to do and room to do it, the most urgent first. Only a guess: the
--- answer counts when it is repeated under the agent's lock. agent.runtime_id is no foreign key, so it may name another
--- workspace's runtime: that one gets nothing. A run waits for the files of its messages, until their deadline.
+-- The agents of this runtime that have a task to claim and capacity for it, the most urgent first. This is only a
+-- guess, read without locks: claim_task repeats the check under the agent's lock. agent.runtime_id is not a foreign
+-- key, so it may name another workspace's runtime, which gets nothing. A run waits for the files of its messages until
+-- their deadline.
 select agent.id
 from agent
 cross join lateral (
@@ -58,12 +60,14 @@ order by best.priority desc, best.created_at, best.id
 limit 8;
 
 -- name: lock_agent(agent_id, runtime_id)$
--- Serialises the claims of one agent: its capacity is counted by the next statement, whose snapshot sees every earlier
--- claim. NO KEY, because messages that arrive meanwhile reference the agent's key and must not wait.
+-- Serialises the claims of one agent. The next statement counts the agent's capacity. It must be a statement of its
+-- own, so that its snapshot is taken under this lock and sees every earlier claim. NO KEY, because rows that are
+-- inserted meanwhile for arriving messages reference the agent's key, and must not wait.
 select id from agent where id = :agent_id and runtime_id = :runtime_id and archived_at is null for no key update;
 
 -- name: claim_task(agent_id, runtime_id, instance)$
--- One task of the locked agent. A row that a concurrent message is just extending is skipped: its commit rings again.
+-- Claims one task of the locked agent. A queued row that a concurrent message is just moving is skipped. Nothing is
+-- lost by that, because the runtime is notified again when that message commits.
 with picked as (
   select task.id
   from agent_task task
@@ -99,8 +103,8 @@ where task.id = picked.id
 returning task.id;
 
 -- name: take_messages(task_id, messages_max)!
--- What waits in the conversation belongs to this run from now on. Messages of different generations never meet in one
--- run: the oldest generation that is waiting, or that a former attempt took, goes first.
+-- Assigns the waiting messages of the conversation to this run. A run never gets messages of different generations. The
+-- oldest generation among the waiting messages and those of a former attempt goes first.
 with conversation as (
   select task.id as task_id, task.chat_session_id, min(message.context_generation) as generation
   from agent_task task
@@ -124,7 +128,7 @@ with conversation as (
 update chat_message message set task_id = :task_id from waiting where message.id = waiting.id;
 
 -- name: queue_the_rest(id, task_id)
--- Messages that this run could not take (another generation, or too many) get a run of their own.
+-- Queues another run for the messages that this run could not take, because they are of another generation or too many.
 with queued as (
   insert into agent_task
     (id, workspace_id, agent_id, kind, priority, chat_session_id, initiator_user_id, context_generation, max_attempts)
@@ -144,9 +148,10 @@ select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'wor
 from queued;
 
 -- name: want_typing(id, task_id, fresh_seconds, channel_types)!
--- The newest message of the run shows that somebody works on it, unless it is old: one that comes again hours later must
--- not. A clock of the platform that is ahead does not make it younger. A second attempt shows it once more, but not
--- while the first one's is still being taken away. Nothing is written where the platform has no such sign.
+-- Asks for the typing sign on the newest message of the run. An old message gets none, because a message may be
+-- delivered again hours later. A platform clock that runs ahead does not make a message younger. A second attempt shows
+-- the sign again, but not while the sign of the first attempt is still being removed. Nothing is written for a platform
+-- that has no such sign.
 insert into channel_typing (id, workspace_id, installation_id, task_id, channel_message_id, show_before)
 select :id, installation.workspace_id, installation.id, newest.task_id, newest.channel_message_id,
   newest.said_at + make_interval(secs => :fresh_seconds)
@@ -170,7 +175,7 @@ where channel_typing.status in ('gone', 'failed');
 
 -- name: get_claim(task_id, running_seconds)^
 -- record_class: Claim
--- The run has the deadline that the search for lost tasks will hold it to, counted from the hand-out.
+-- The deadline of the run is counted from this hand-out. After it, the search for lost tasks gives the run up.
 select task.id, task.kind, task.workspace_id, task.agent_id, agent.name as agent_name, task.chat_session_id,
   task.issue_id, workspace.issue_prefix || '-' || issue.number as issue_key, issue.title as issue_title,
   issue.description as issue_description, issue.status as issue_status, task.attempt,
@@ -184,7 +189,8 @@ where task.id = :task_id;
 
 -- name: get_claimed_run(task_id)^
 -- record_class: ClaimedRun
--- What an autopilot's run without an issue is about; the trigger's zone for the time it tells.
+-- The content of an autopilot's run without an issue. The time zone is the trigger's, and the run's time is shown in
+-- it.
 select run.id, autopilot.title, autopilot.description, run.source, run.triggered_at,
   coalesce(trigger.timezone, 'UTC') as timezone, run.trigger_payload as payload
 from agent_task task
@@ -195,8 +201,8 @@ where task.id = :task_id;
 
 -- name: list_claimed_messages(task_id)
 -- record_class: ClaimedMessage
--- The age is judged by this clock against the platform's, which may run ahead. An issue's run gets the command that it
--- was filed by, if files came with it.
+-- The age compares the database's clock with the platform's, which may run ahead. An issue's run gets the command that
+-- filed the issue, if files came with that command.
 with own as (
   select id from chat_message where task_id = :task_id
   union
@@ -216,9 +222,9 @@ order by message.seq;
 
 -- name: get_place(task_id)^
 -- record_class: Place
--- Where a run's conversation happens, for looking up what was said around it. For a topic the config knows the chat
--- behind the key, which goes on with the topic. A later generation begins with its first message: older words of the
--- same chat are what somebody asked to leave behind.
+-- The place of a run's conversation, for looking up the messages around it. The key of a topic is the chat's id
+-- followed by the topic's id, and the config holds the chat's id. A later generation begins with its first message
+-- (since_id). Older messages of the chat must not be looked up, because a person asked to leave them behind.
 select conversation.installation_id, conversation.channel_type, known.chat_id,
   substr(conversation.channel_chat_id, length(known.chat_id) + 2) as thread_id,
   conversation.chat_type = 'group' as is_group, started.since_id, started.since
@@ -237,8 +243,8 @@ left join lateral (
 where task.id = :task_id and task.kind = 'chat';
 
 -- name: seconds_to_next(runtime_id)$
--- Only tasks that wait for their time, or for files, which have a deadline. What waits for room or for another run is
--- rung for when that ends, and so is a run whose files have come.
+-- Counts only tasks that wait for their start time, or for files, which have a deadline. The runtime is notified of all
+-- others: when capacity becomes free, when another run of the conversation ends, or when the files have arrived.
 select extract(epoch from min(greatest(task.available_at, files.deadline_at)) - clock_timestamp())::double precision
 from agent
 join agent_task task on task.agent_id = agent.id
@@ -257,7 +263,7 @@ where agent.runtime_id = :runtime_id and agent.archived_at is null and task.stat
 
 -- name: get_task(task_id)^
 -- record_class: Task
--- For showing it. Who decides on it takes the lock below.
+-- For display only. A decision about the task must use lock_task.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
   task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
@@ -270,8 +276,8 @@ where task.id = :task_id;
 
 -- name: lock_task(task_id)^
 -- record_class: Task
--- Every change of a task's status happens under this lock, so that a second end finds the first. NO KEY, because
--- messages reference the task's key.
+-- Every change of a task's status happens under this lock, so that a second report of an end sees the first one. NO
+-- KEY, because messages reference the task's key.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
   task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
@@ -285,8 +291,9 @@ for no key update of task;
 
 -- name: lock_lost_task(silent_seconds, unstarted_seconds, running_seconds, passed_over)^
 -- record_class: Task
--- A claimed task that nobody works on any more. A runtime whose row is gone is silent; a task that its runtime used to
--- name in its heartbeats is judged by that. SKIP LOCKED: what is being changed right now is not lost.
+-- Locks a claimed task that no runtime works on any more. A runtime whose row is gone counts as silent. A task that was
+-- named in heartbeats (seen_at) must still be named: the older of the two times decides. SKIP LOCKED, because a task
+-- that is being changed right now is not lost.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
   task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
@@ -313,8 +320,8 @@ for no key update of task skip locked;
 
 -- name: lock_orphaned_task(runtime_id, instance, kept_ids, kept_attempts, passed_over)^
 -- record_class: Task
--- The next task that an instance claimed and does not work on: it has been started again. Waits for what is being
--- changed right now, because an end that is rolled back leaves an orphan.
+-- Locks the next task that an instance claimed and no longer works on, because the instance has been started again. It
+-- waits for tasks that are being changed right now: if that change is rolled back, the task is an orphan after all.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
   task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
@@ -335,23 +342,24 @@ limit 1
 for no key update of task;
 
 -- name: start_task(task_id, attempt)!
--- From here on the run may have had effects: losing it counts against the tries.
+-- A started run may have had effects, so losing it counts as a try.
 update agent_task set status = 'running', started_at = now(), undelivered = 0
 where id = :task_id and attempt = :attempt and status = 'dispatched';
 
 -- name: record_progress(task_id, attempt, progress)!
--- Shown while it runs; the next attempt starts without.
+-- The progress is shown while the task runs. The next attempt starts without it.
 update agent_task set progress = :progress where id = :task_id and attempt = :attempt and status = 'running';
 
 -- name: finish_task(task_id, attempt, status, result, error, failure_reason, stderr_tail)!
--- What has ended stays as it ended, and no attempt ends another one.
+-- A task that has ended stays as it is, and an attempt cannot end another attempt.
 update agent_task
 set status = :status, result = :result::jsonb, error = :error, failure_reason = :failure_reason,
   stderr_tail = :stderr_tail, completed_at = now()
 where id = :task_id and attempt = :attempt and status in ('queued', 'dispatched', 'running');
 
 -- name: lock_waiting_sibling(task_id)$
--- The run that already waits where this one would have to wait; locked, so that it still does when it gets the messages.
+-- Finds the run that already waits for the same conversation. It is locked, so that it still waits when it gets the
+-- messages.
 select sibling.id
 from agent_task task
 join agent_task sibling on sibling.id <> task.id and sibling.kind = task.kind
@@ -364,9 +372,10 @@ limit 1
 for no key update of sibling;
 
 -- name: pass_attempt_on(sibling_id, task_id, forgiven)!
--- The sibling inherits what was tried in vain with the messages it gets. Else a conversation in which a run always waits
--- (more messages than one run takes, or somebody who keeps writing) would be tried again for ever. Compared are the
--- tries that count; the sibling's own number only grows.
+-- The waiting run (the sibling) gets the messages of this run, and inherits the tries that failed with them. Otherwise
+-- a conversation in which a run always waits would be tried again for ever. A run always waits when there are more
+-- messages than one run takes, or when a person keeps writing. The tries that count are compared (attempt minus
+-- forgiven). The sibling's attempt number only grows.
 update agent_task sibling
 set attempt = sibling.forgiven + greatest(
     sibling.attempt - sibling.forgiven,
@@ -378,17 +387,17 @@ from agent_task task
 where sibling.id = :sibling_id and sibling.status = 'queued' and task.id = :task_id;
 
 -- name: release_messages(task_id)!
--- Back to waiting: the conversation's next claim takes them.
+-- The messages wait again. The conversation's next claim takes them.
 update chat_message set task_id = null where task_id = :task_id and role = 'user';
 
 -- name: note_undelivered(task_id, attempt, undelivered)!
--- Counted over claims in a row: the one that is started ends the row.
+-- The number of claims in a row that were not started. Starting the task resets it.
 update agent_task set undelivered = :undelivered
 where id = :task_id and attempt = :attempt and status in ('dispatched', 'running');
 
 -- name: requeue_task(task_id, attempt, forgiven, reported, delay_seconds, error, failure_reason, stderr_tail)!
--- The next claim is another attempt, also after one that was never started: the old number is worth nothing any more.
--- A second attempt goes before first ones: somebody has been waiting for it.
+-- The next claim is another attempt, even after one that was never started, so that late reports under the old number
+-- are refused. A second attempt goes before first attempts, because a person has been waiting for it.
 update agent_task
 set status = 'queued', runtime_id = null, instance = null, dispatched_at = null, started_at = null, seen_at = null,
   progress = null, attempt = attempt + 1, forgiven = forgiven + case when :forgiven then 1 else 0 end,
@@ -398,7 +407,7 @@ set status = 'queued', runtime_id = null, instance = null, dispatched_at = null,
 where id = :task_id and attempt = :attempt and status in ('dispatched', 'running');
 
 -- name: append_answer(id, task_id, content)!
--- In the generation of the run, which may be older than the conversation's by now.
+-- The answer belongs to the generation of the run, which may be older than the conversation's present one.
 with task as (
   select id, chat_session_id, context_generation from agent_task where id = :task_id
 ), touched as (
@@ -408,7 +417,7 @@ insert into chat_message (id, chat_session_id, role, content, task_id, context_g
 select :id, chat_session_id, 'assistant', :content, task.id, context_generation from task;
 
 -- name: append_comment(id, task_id, author_type, kind, body)!
--- On the issue that the run was for. The gateway itself is nobody in particular.
+-- Adds a comment to the run's issue. A comment of the gateway itself has no author id.
 insert into issue_comment (id, workspace_id, issue_id, author_type, author_id, kind, body)
 select :id, task.workspace_id, task.issue_id, :author_type, case when :author_type = 'agent' then task.agent_id end,
   :kind, :body
@@ -416,7 +425,7 @@ from agent_task task
 where task.id = :task_id and task.issue_id is not null;
 
 -- name: get_reply_channel(task_id)$
--- The platform that the task's conversation lives on; none while its bot is not connected.
+-- The platform of the task's conversation. No row while its bot is not active.
 select installation.channel_type
 from agent_task task
 join channel_chat_session_binding conversation on conversation.chat_session_id = task.chat_session_id
@@ -424,9 +433,10 @@ join channel_installation installation on installation.id = conversation.install
 where task.id = :task_id and installation.status = 'active';
 
 -- name: queue_reply(task_id, kind, ids, contents)!
--- To the chat that the session is bound to, while its bot is connected. For a topic the config knows the chat behind
--- the key. Only a topic is answered by quoting, because quoting is what keeps the answer inside it. A row's id is its
--- idempotency key as well. The parts of an answer are numbered in the order in which they are written and sent.
+-- Writes the rows to the outbox for the chat that the session is bound to, if its bot is active. For a topic the config
+-- holds the chat's id. Only an answer in a topic quotes a message, because the quote keeps the answer inside the topic.
+-- A row's id is its idempotency key as well. The parts of an answer are numbered in the order in which they are written
+-- and sent.
 insert into outbound_message
   (id, workspace_id, installation_id, chat_session_id, task_id, kind, part, recipient_id, thread_id,
    reply_to_message_id, content, uuid)
@@ -443,9 +453,9 @@ order by piece.ordinal
 on conflict (task_id, kind, part) where task_id is not null do nothing;
 
 -- name: announce_event(payload)^
--- Delivered with the commit, in the order of these calls.
+-- Listeners are notified at the commit, in the order of these calls.
 select pg_notify('gateway_event', :payload);
 
 -- name: ring_runtime(agent_id)^
--- An agent without a runtime has nobody to tell.
+-- Nothing is sent for an agent without a runtime.
 select pg_notify('gateway_task', runtime_id::text) from agent where id = :agent_id and runtime_id is not null;

@@ -1,7 +1,7 @@
--- Tasks as an operator looks for them: what became of a run and why, without what was said.
+-- Tasks as an operator sees them: the outcome of a run and its reason, without the content of conversations.
 
 -- name: find_agents(workspace_id, reference)
--- By id, by name, or by WORKSPACE/NAME. A name may be borne by agents of several workspaces.
+-- Finds agents by id, by name, or by WORKSPACE/NAME. Agents of several workspaces may have the same name.
 select agent.id, workspace.slug || '/' || agent.name as path
 from agent
 join workspace on workspace.id = agent.workspace_id
@@ -12,7 +12,7 @@ limit 20;
 
 -- name: list_tasks(workspace_id, agent_id, status, rows_max)
 -- record_class: TaskLine
--- The latest first. The runtime is the one that has the task, or else the one that it waits for.
+-- The latest first. The runtime is the one that claimed the task, or else the one that the task waits for.
 select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
   task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
   workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
@@ -33,7 +33,7 @@ limit :rows_max;
 
 -- name: show_task(task_id)^
 -- record_class: TaskPage
--- With the program's last words. Its answer is left out: that is part of a conversation.
+-- Includes the end of the program's stderr. The answer is left out, because it is part of a conversation.
 select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
   task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
   workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
@@ -50,7 +50,7 @@ where task.id = :task_id;
 
 -- name: list_messages_of_task(task_id)
 -- record_class: SentForTask
--- What the run said to its chat and what became of that, in the order in which it was written.
+-- The messages of the run to its chat and their outcome, in the order in which they were written.
 select id, kind, part, status, attempts, error_code, error, created_at, sent_at
 from outbound_message
 where task_id = :task_id

@@ -1,1 +1,1 @@
-"""From a platform's message to a durable one: the fixed order of steps, behind ports."""
+"""The inbound path: the fixed steps that turn a platform's message into a stored one, behind ports."""

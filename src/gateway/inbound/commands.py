@@ -1,10 +1,11 @@
-"""What becomes of a command: it is kept like any message, and done by the gateway instead of being told to the agent.
+"""Commands in a chat: stored like any message, and carried out by the gateway instead of the agent.
 
-The command is durable, and its claim marked, before anything is done: a failure after that is never repeated by a
-redelivery, so nothing is done twice. What its sender is told is written in the transaction that it tells of.
+The command is stored and its claim is marked before it is carried out. After a failure in between, a redelivery finds
+the mark and does not repeat the command, so nothing is done twice. The reply to the sender is written in the same
+transaction as the change it reports.
 
-A command that was too old when it arrived is not run, because its sender may have moved on. It is held, and runs if
-`/confirm` is the next thing they say within `HELD_SECONDS`.
+A command that is already too old when it arrives is not carried out, because its sender may have moved on. It is held
+instead. It runs if `/confirm` is the next thing the sender says within `HELD_SECONDS`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ OUTCOMES = {
     Queueing.AGENT_ARCHIVED: Outcome.AGENT_ARCHIVED,
     Queueing.SESSION_ARCHIVED: Outcome.INGESTED,
 }
-"""What a message came to, by what became of the run it asked for."""
+"""The outcome of a message, by the result of queueing its run."""
 
 _RUN_OBSTACLES = {
     Queueing.RUNTIME_SILENT: Reply.RUN_OFFLINE,
@@ -56,9 +57,9 @@ _RUN_OBSTACLES = {
 
 
 class CommandService:
-    """Takes commands. Stateless: any number may be taken at a time.
+    """Carries out commands. Stateless: any number of commands may be in progress at a time.
 
-    Every method that returns a settlement returns None when the claim was lost: then nothing was written.
+    Every method that returns a settlement returns None when the claim was lost. Nothing was written then.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class CommandService:
         stale_after_seconds: float = 600.0,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
-        """`public_url` is where people find an issue's page; without one the replies have no links."""
+        """`public_url` is the base of the links to issue pages. Without it the replies have no links."""
         self._store = store
         self._issues = issues
         self._public_url = public_url
@@ -78,10 +79,10 @@ class CommandService:
         self._mint = mint
 
     async def take(self, command: Command, turn: Turn) -> Settlement | None:
-        """Keep the command and do what it asks for.
+        """Store the command and carry it out.
 
-        Raises whatever went wrong. The claim says how far it got: one that is marked stands for a kept command, and
-        keeps a redelivery from doing the rest.
+        Raises any error that occurs on the way. The claim shows how far the command got: a marked claim means that the
+        command is stored, and that a redelivery will not carry out the rest.
         """
         age = 0.0 if turn.message.sent_at is None else await self._store.age_of(turn.message.sent_at)
         stale = age > self._stale_after
@@ -113,7 +114,10 @@ class CommandService:
         return settlement
 
     async def _file(self, title: str, command: FileIssue, asked: HeldCommand, turn: Turn) -> None:
-        """`asked` is the message that asked for it, whose files become the issue's; `turn` what the reply answers."""
+        """File the issue. The files of `asked`, the message with the command, become the issue's files.
+
+        The reply answers `turn`, which is the `/confirm` if the command was held.
+        """
         draft = IssueDraft(
             turn.installation.workspace_id,
             title,
@@ -143,7 +147,10 @@ class CommandService:
     # /new
 
     async def _clear(self, turn: Turn) -> Settlement | None:
-        """A bare one: nothing is said yet, so nothing is kept and nobody runs."""
+        """Carry out a `/new` without text.
+
+        It says nothing to the agent, so no message is stored and no run is queued.
+        """
         notice = turn.say(Reply.FRESH_PENDING)
         if not await self._store.start_fresh(turn.session_id, turn.author_id, turn.claim, notice):
             return None
@@ -155,14 +162,14 @@ class CommandService:
         return await self._append_fresh(replace(turn.entry(), text=body, fresh=True), turn, turn.claim)
 
     async def _append_fresh(self, entry: UserMessage, turn: Turn, claim: Claim | None) -> Settlement | None:
-        """The first message of a new generation, whatever it looks like: no command is read from it."""
+        """Append the first message of a new generation. It is never read as a command, even if it looks like one."""
         queueing = await self._store.append(entry, claim, turn.obstacles())
         if queueing is None:
             return None
         reached("inbound.committed")
         return Settlement(OUTCOMES[queueing])
 
-    # commands that came too late
+    # commands that were too old when they arrived
 
     async def _hold(self, turn: Turn, age_seconds: float) -> Settlement | None:
         words = words_of(turn.message)
@@ -172,7 +179,10 @@ class CommandService:
         return await self._keep(turn, Outcome.COMMAND_HELD, notice=notice, held_words=words)
 
     async def _refuse_confirmation(self, turn: Turn) -> Settlement | None:
-        """One that is old itself: whatever is held was not asked about when it was written."""
+        """Refuse a `/confirm` that is old itself.
+
+        The question about the held command was asked after it was written.
+        """
         return await self._keep(turn, Outcome.INGESTED, notice=turn.say(Reply.NOTHING_TO_CONFIRM))
 
     async def _confirm(self, turn: Turn) -> Settlement | None:
@@ -187,7 +197,7 @@ class CommandService:
         return Settlement(Outcome.INGESTED)
 
     async def _run(self, held: HeldCommand, turn: Turn) -> Settlement | None:
-        """Run what is confirmed by `turn`, which is what the replies answer to."""
+        """Carry out the held command that `turn` confirms. The replies answer `turn`."""
         match parse(held.words):
             case FileIssue() as command:
                 title = await self._title(command, turn, before=held.message_id)
@@ -212,7 +222,7 @@ class CommandService:
 
 
 def _illustrated(command: FileIssue, asked: HeldCommand, files: Sequence[IssueFile]) -> str | None:
-    """The description with its pictures in place; None when there are none in it."""
+    """Return the description with links in place of its image markers, or None when nothing was replaced."""
     images = [file.id for file in files if file.kind == "image"]
     places = [(IMAGE_MARKER, k, f"![]({download_path(image)})") for k, image in enumerate(images)]
     text, changed = description_with_media(asked.body, asked.words, places, fallback=command.description)

@@ -1,4 +1,4 @@
-"""One statement for all messages that are outstanding together: how they gather is the `Batcher`'s."""
+"""Write all messages that are waiting at the same moment in one statement. The `Batcher` gathers them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = structlog.get_logger()
 
 
 class Committer:
-    """Where messages are handed in. Somebody must run `run_committer` on it; one runner only."""
+    """Takes in messages and commits them in batches. Exactly one `run_committer` must run on it."""
 
     def __init__(self, *, waiting_max: int = WAITING_MAX, events_max: int = BATCH_MAX) -> None:
         self._store: IngestStore | None = None
         self._batcher = Batcher("messages", self._ingest, batch_max=events_max, waiting_max=waiting_max)
 
     async def submit(self, message: PlainMessage) -> Queueing | None:
-        """Hand in a message and wait until its statement has returned: None when it was not taken in.
+        """Hand in a message and wait until its statement has returned. None when the message was not taken in.
 
-        As `Batcher.submit`. A message that was cancelled with its statement on the way may still be committed, and its
-        redelivery finds it processed.
+        Errors and cancellation are those of `Batcher.submit`. If the caller is cancelled while the statement is
+        running, the message may still be committed. Its redelivery then finds it processed.
         """
         return await self._batcher.submit(message)
 
@@ -43,7 +43,8 @@ class Committer:
         try:
             taken = await self._store.ingest(messages)
         except StoreConflict as error:
-            # Halving would wait for the same row again and again while all bots wait. Alone, it delays only itself.
+            # Another transaction holds a row lock. Retrying the batch in halves would wait for that lock again and
+            # again, while all bots wait. On the two-phase path the blocked message delays only itself.
             log.info("inbound_batch_conflict", messages=len(messages), error=str(error))
             return [None] * len(messages)
         reached("inbound.fused.committed")
@@ -53,14 +54,15 @@ class Committer:
 async def run_committer(
     committer: Committer, store: IngestStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Commit what is handed in until cancelled.
+    """Commit the messages that are handed in, until cancelled.
 
-    Resource handling: as `run_batches`. Run it outside whatever submits, so that it ends last.
+    Resource handling: as for `run_batches`. Run it in a nursery outside the tasks that submit, so that it ends last.
 
-    Error handling: a failed statement concerns its messages only, as there. A batch that somebody stands in the way of
-    is not taken in: each of its messages goes the long way, on its own.
+    Error handling: as for `run_batches`, a failed statement affects its own messages only. A batch that meets a row
+    lock of another transaction is not taken in. Each of its messages then takes the two-phase path on its own.
 
-    There is one statement in flight at a time: with that, messages of one session keep their order without any other
-    measure. A second one was measured and bought nothing, because the commits of one batch are already shared.
+    Only one statement is in flight at a time, so messages of one session keep their order without any other measure. A
+    second statement in flight was measured and gained nothing, because the messages of one batch already share a
+    commit.
     """
     await committer.run(store, task_status=task_status)

@@ -1,7 +1,7 @@
-"""What a message sets off after it was acknowledged. Nothing of it stands between an event and its acknowledgement.
+"""Work that a message causes after its event was acknowledged. It never delays the acknowledgement.
 
-Files are fetched here. A row that was written with the message says what to fetch, so a crash loses nothing, and the
-run that waits for it has a deadline, so nothing here can keep a run from happening.
+Files are fetched here. A row written in the message's transaction says what to fetch, so a crash loses nothing. The run
+that waits for the files does so only until a deadline, so a failed fetch cannot prevent the run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from gateway.work.tasks.attachments import Attachment, Attachments, AttachmentSt
 
 POLL_SECONDS = 5.0
 HOLD_SECONDS = 5.0
-"""How often a fetch that goes on says so; after 15 s of silence somebody else takes it."""
+"""Interval at which a running fetch renews its hold. After 15 s without renewal another process may take the file."""
 TAKEN_MAX = 64
-"""Files that are seen to at a time. Far fewer are fetched at a time: one that waits to be tried again is in no way."""
+"""Files that this process holds at a time. Far fewer are fetched at a time: a file that waits for its next try takes no
+fetching slot."""
 DRAIN_SECONDS = 2.0
-"""What a fetch still gets when the process stops. One that does not make it is another process's to begin anew."""
+"""Time that a running fetch still gets when the process stops. After it the file is released, and another process
+starts its fetch from the beginning."""
 RELEASE_SECONDS = 1.0
 RETRY_FIRST_SECONDS = 1.0
 RETRY_MAX_SECONDS = 8.0
@@ -44,14 +46,16 @@ async def run_attachments(
     on_fault: Callable[[], None] = _nothing,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Fetch what waits until cancelled. Every process may run this at the same time as others.
+    """Fetch waiting files until cancelled. Several processes may do this at the same time.
 
-    `wake` says that something new waits; a slow poll finds what nobody announced and what a crash left.
+    `wake` signals that a new file waits. A slow poll finds files that were never announced, or that a crash left
+    behind.
 
-    Error handling: one file is one unit of work. Whatever goes wrong with it becomes its row's problem, is tried again
-    as long as a run waits for it, and touches nothing else.
+    Error handling: each file is one unit of work. An error is recorded in the file's row, the fetch is tried again
+    while a run waits for the file, and no other file is affected.
 
-    Resource handling: cancelled, it lets fetches go on for `drain_seconds`, and gives back those that are not done.
+    Resource handling: after a cancellation, running fetches go on for `drain_seconds`. Files that are not done by then
+    are released for another process.
     """
     fetcher = _Fetcher(attachments, store, wake, on_fault)
     async with open_finishing_nursery(drain_seconds) as nursery:
@@ -85,7 +89,7 @@ class _Fetcher:
         return rows
 
     async def bring(self, row: Attachment) -> None:
-        """One file from its row to its end. Raises nothing but a cancellation."""
+        """Fetch one file and settle its row. Raises nothing but a cancellation, which releases the row."""
         settled = False
         try:
             async with trio.open_nursery() as nursery:
@@ -97,7 +101,7 @@ class _Fetcher:
             self._taken -= 1
             if not settled:
                 await self._release(row)
-            # There may be more than there was room for.
+            # Look again at once: more files may be waiting than there was room for at the last look.
             self._wake.set()
 
     async def _settle(self, row: Attachment) -> None:
@@ -120,7 +124,10 @@ class _Fetcher:
             log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
 
     async def _fetch(self, row: Attachment) -> FetchFailed | None:
-        """Fetch, again and again while that may help and a run waits; None when it is there."""
+        """Fetch the file, with retries while the failure is transient and the run's deadline has not passed.
+
+        Return None when the file was fetched, else the last failure.
+        """
         deadline = trio.current_time() + row.seconds_left
         pause = RETRY_FIRST_SECONDS
         while True:

@@ -1,10 +1,12 @@
-"""What others said around the messages of a run: looked up when it is handed out, told to the agent, kept nowhere.
+"""Context for the messages of a run: what other people said around them, which is passed to the agent and not stored.
 
-Everything here is content of people who may not be bound and of messages that do not address the bot. It stays in this
-process's memory, for minutes, and goes into the answer to a claim: not into a table, a log line, a label or a file.
+Everything here is content of people who may not be bound, and of messages that do not address the bot. It stays in this
+process's memory for minutes, and goes into the answer to a claim. It never goes into a table, a log line, a metric
+label or a file.
 
-A look-up is begun as soon as a message is durable (`Enricher.expect`), so that the time for which its run waits for
-more messages hides it; the claim takes what is there, joins what is under way, and asks for the rest itself.
+A look-up begins as soon as a message is durable (`Enricher.expect`). A run waits a while for further messages before it
+starts, and the look-up happens in that time. When the run is claimed, the finished look-ups are used, those under way
+are awaited, and the rest are begun.
 """
 
 from __future__ import annotations
@@ -29,30 +31,31 @@ from gateway.inbound.turn import quoted_by, thread_of
 from gateway.work.tasks.ports import ClaimedMessage, Place
 
 BUDGET_SECONDS = 2.0
-"""For all look-ups of one run together."""
+"""Time for all look-ups of one run together."""
 NAMES_AFTER_SECONDS = 1.5
-"""When names are asked for at the latest, whoever else still has not answered."""
+"""Time after which the authors' names are asked for, even if other look-ups have not been answered yet."""
 LOOKUPS_MAX = 20
-"""For one run."""
+"""Look-ups for one run."""
 LOOKUPS_AT_ONCE_MAX = 40
-"""For all runs together: the connections to the platform are shared with what is being sent."""
+"""Look-ups in flight for all runs together. They share the connections to the platform with the messages being sent."""
 NAMES_MAX = 50
 
 PREFETCH_SECONDS = 5.0
 PREFETCHES_MAX = 8
 PREFETCHES_WAITING_MAX = 64
 BURST_SECONDS = 3.0
-"""Messages of one conversation that follow each other this closely are one run: what precedes it is asked for once."""
+"""Messages of one conversation that follow each other this closely become one run, so the messages before them are
+asked for once."""
 PLACES_MAX = 1024
 
 KEPT_SECONDS = 180.0
 KEPT_MAX = 512
 
 FindInstallation = Callable[[str, str], Awaitable[Installation | None]]
-"""By channel type and app id. Raises StoreUnavailable."""
+"""Finds a bot by channel type and app id. Raises StoreUnavailable."""
 
 Observe = Callable[[str, str], None]
-"""Told of every look-up: `message`, `recent` or `names`, and how it ended. Must not raise."""
+"""Called for every look-up with its kind (`message`, `recent` or `names`) and its outcome. Must not raise."""
 
 log = structlog.get_logger()
 
@@ -63,7 +66,7 @@ def _observe_nothing(_kind: str, _outcome: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """One look-up. `key` is the same whoever wishes it."""
+    """A look-up to make. Equal look-ups have the same `key`, also for different runs."""
 
     kind: str
     key: Hashable
@@ -72,7 +75,10 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Answer:
-    """A look-up that is under way until `done`. One that does not last says nothing: ask again."""
+    """The answer to a look-up, which is under way until `done` is set.
+
+    An answer without `lasts` must not be used by others: they make the look-up again.
+    """
 
     done: trio.Event = field(default_factory=trio.Event)
     lasts: bool = False
@@ -81,7 +87,7 @@ class _Answer:
 
 
 class _Memory:
-    """Answers of the last minutes and look-ups under way, the oldest of which go first."""
+    """The answers of the last minutes, and the look-ups under way. The oldest are dropped first."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[Hashable, _Answer] = OrderedDict()
@@ -92,7 +98,10 @@ class _Memory:
 
     @contextmanager
     def asking(self, key: Hashable) -> Iterator[_Answer]:
-        """A place for the answer; whoever waits for it is let go when the block ends, however that happens."""
+        """Enter an answer for the look-up made in the block.
+
+        All waiters are woken when the block ends, also by an error. The answer is kept only if the block sets `lasts`.
+        """
         answer = _Answer(asked_at=trio.current_time())
         self._answers[key] = answer
         try:
@@ -103,7 +112,10 @@ class _Memory:
             answer.done.set()
 
     def forget(self) -> None:
-        """Drop what is old, or too much. Everything stands here in order of time: the first that may stay ends it."""
+        """Drop answers that are too old, and the oldest ones beyond `KEPT_MAX`.
+
+        The entries are in order of time, so the loop ends at the first one that may stay.
+        """
         oldest = trio.current_time() - KEPT_SECONDS
         while self._answers:
             key, answer = next(iter(self._answers.items()))
@@ -114,7 +126,7 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """A message whose run will come: where to look, for what, and whether also for what was said before it."""
+    """A message that a run will take in, and its place. With `around` the messages before it are looked up too."""
 
     channel_type: str
     app_id: str
@@ -125,7 +137,7 @@ class _Expected:
 
 
 class Enricher:
-    """Adds to the messages of a run what others said around them. Any number of runs may be asked for at a time."""
+    """Adds the context to the messages of a run. It may be called for any number of runs at a time."""
 
     def __init__(
         self,
@@ -134,7 +146,10 @@ class Enricher:
         budget_seconds: float = BUDGET_SECONDS,
         observe: Observe = _observe_nothing,
     ) -> None:
-        """`lookups` by channel type; a platform that is missing there cannot be read, and what needs it is marked."""
+        """`lookups` is keyed by channel type. A platform without an entry cannot be read.
+
+        Context that would need such a platform is marked as missing.
+        """
         self._lookups = lookups
         self._budget = budget_seconds
         self._observe = observe
@@ -144,10 +159,11 @@ class Enricher:
         self._send, self._receive = trio.open_memory_channel[_Expected](PREFETCHES_WAITING_MAX)
 
     async def enrich(self, place: Place, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
-        """The messages with their additions, within the budget.
+        """Return the messages with their additions, within the budget.
 
-        Whatever could not be had is marked as such where it would stand; nothing of the platform's can make this fail.
-        Their own words lose what reads as a tag of ours. Holds no database connection while it waits for the platform.
+        An addition that could not be looked up is marked as missing in its place. No answer or failure of the platform
+        can make this fail. Text in the messages that reads like one of the gateway's own tags is neutralised.
+        No database connection is held while waiting for the platform.
         """
         wishes = _wishes(place, messages)
         found, names = await self._look_up(place, wishes, self._budget)
@@ -158,7 +174,10 @@ class Enricher:
         ]
 
     def expect(self, message: InboundMessage) -> None:
-        """A message is durable: begin to look up what its run will need. Never waits; under pressure, does nothing."""
+        """Begin the look-ups for a message that has just become durable.
+
+        Never waits; does nothing if the queue is full.
+        """
         around = message.source.chat_type is ChatType.GROUP and self._begins_burst(message)
         if message.sent_at is None or not (around or message.bundle or quoted_by(message)):
             return
@@ -179,7 +198,7 @@ class Enricher:
     async def _look_up(
         self, place: Place, wishes: Mapping[Hashable, _Wish], budget: float
     ) -> tuple[dict[Hashable, Any], Mapping[str, str]]:
-        """What was found by the end of the budget, by key, and the names of those who said it."""
+        """Return the answers found by the end of the budget, by key, and the names of their authors."""
         found: dict[Hashable, Any] = {}
         names: dict[str, str] = {}
         if not wishes:
@@ -217,7 +236,7 @@ class Enricher:
         return None
 
     async def _ask(self, lookup: Lookup, wish: _Wish) -> Any:
-        """The answer, asked for by us or by somebody else; None when there is none to be had."""
+        """Return the answer, from this look-up or from an equal one made for another caller. None if there is none."""
         while (known := self._memory.find(wish.key)) is not None:
             await known.done.wait()
             if known.lasts:
@@ -233,7 +252,8 @@ class Enricher:
                 outcome = _judge(error, wish.kind)
             finally:
                 self._observe(wish.kind, outcome)
-            # Asking again would not help, or would do harm; anything else may have passed by the next time.
+            # After these outcomes another request would not help, or would do harm (throttling). Any other failure may
+            # have passed by the next request.
             answer.lasts = outcome in {"found", "refused", "throttled"}
             return answer.value
 
@@ -251,9 +271,9 @@ async def run_prefetch(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Look up what is expected until cancelled, a few messages at a time, and forget in time what was found.
+    """Make the look-ups for expected messages until cancelled, a few messages at a time, and drop old answers.
 
-    A look-up that fails costs nothing but itself.
+    A look-up that fails affects no other one.
     """
 
     async def work() -> None:
@@ -275,11 +295,11 @@ async def run_prefetch(
         task_status.started()
 
 
-# What is wished for, and what became of it.
+# Look-ups to make, and additions made from their answers.
 
 
 def _wishes(place: Place, messages: Sequence[ClaimedMessage]) -> dict[Hashable, _Wish]:
-    """By key, and no more than `LOOKUPS_MAX`: what is beyond that is not asked for."""
+    """Return the look-ups for a run, by key. Look-ups beyond `LOOKUPS_MAX` are left out."""
     wishes: list[_Wish] = []
     if place.is_group and messages:
         wishes.append(_recent_wish(place, messages))
@@ -317,7 +337,7 @@ def _names_wish(place: Place, ids: Sequence[str]) -> _Wish:
 def _additions(
     place: Place, message: ClaimedMessage, messages: Sequence[ClaimedMessage], found: Mapping[Hashable, Any]
 ) -> Additions:
-    """What goes with a message; what surrounds the run goes with its first one."""
+    """Return the additions to a message. The messages before the run are added to its first message."""
     recent = None
     if place.is_group and message is messages[0]:
         recent = _recent(found.get(_recent_wish(place, messages).key), messages)
@@ -329,7 +349,10 @@ def _additions(
 
 
 def _recent(found: Recent | None, messages: Sequence[ClaimedMessage]) -> Recent:
-    """Without the run's own messages, whose times may be ours where the platform gave none."""
+    """Remove the run's own messages from the recent ones.
+
+    They may be among them, because a message without a time of the platform got the gateway's time.
+    """
     if found is None:
         return Recent(complete=False)
     own = {message.message_id for message in messages}
@@ -337,7 +360,7 @@ def _recent(found: Recent | None, messages: Sequence[ClaimedMessage]) -> Recent:
 
 
 def _quoted(place: Place, quoted_id: str, found: Mapping[Hashable, Any]) -> Quoted:
-    """A message of another chat is no answer to what is said in this one."""
+    """Return the quoted message, without its content if it belongs to another chat."""
     said: Sequence[Said] | None = found.get(_message_key(place, quoted_id))
     if said and said[0].chat_id in {"", place.chat_id}:
         return Quoted(quoted_id, tuple(said))
@@ -345,7 +368,7 @@ def _quoted(place: Place, quoted_id: str, found: Mapping[Hashable, Any]) -> Quot
 
 
 def _strangers(answers: Iterator[Any]) -> list[str]:
-    """Ids of people whose names are not known yet, in the order in which they were met."""
+    """Return the ids of people whose names are not known yet, in the order of their first message."""
     met: dict[str, None] = {}
     for answer in answers:
         for said in answer.messages if isinstance(answer, Recent) else answer or ():
@@ -356,7 +379,7 @@ def _strangers(answers: Iterator[Any]) -> list[str]:
 
 
 def _render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str]:
-    """A message that cannot be rendered must not cost the run: then it is as if nothing could be had."""
+    """Render the additions. If that fails, render all of them as missing, so that the run still happens."""
     try:
         return render(additions, names)
     except Exception as error:
@@ -373,7 +396,10 @@ def _bare(additions: Additions) -> Additions:
 
 
 def _judge(error: Exception, kind: str) -> str:
-    """How a look-up ended. Its words may quote what must not be logged: of a bug only its type and place are."""
+    """Return the outcome of a failed look-up.
+
+    The error's text may quote content that must not be logged, so only the type and place of a bug are logged.
+    """
     match error:
         case PlatformThrottled():
             return "throttled"
@@ -389,7 +415,7 @@ def _judge(error: Exception, kind: str) -> str:
     return "fault"
 
 
-# What is expected.
+# Expected messages.
 
 
 def _expected(message: InboundMessage, sent_at: datetime, *, around: bool) -> _Expected:

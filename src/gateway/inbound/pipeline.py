@@ -1,22 +1,27 @@
-"""What happens to an inbound message, in a fixed order.
+"""The steps that every inbound message goes through, in a fixed order.
 
     installation → claim → sender and group filter → identity and membership → session → append, mark, enqueue
 
-A command of the sender's goes the same way, and what it asks for is done in place of the enqueuing (`CommandService`).
+A command of the sender's takes the same steps. At the end the command is carried out (`CommandService`), in place of
+the enqueuing.
 
-A message that needs no outside call and whose session exists goes through all of it in one statement (`TextCommitter`);
-whatever that statement does not take falls to the steps here, which alone decide what is dropped and why.
+There are two paths. A message that needs no outside call and whose session exists goes through all steps in one
+statement: this is the fused path (`TextCommitter`). Every message that the statement does not take goes through the
+steps here: this is the two-phase path. It alone decides which messages are dropped, and why.
 
-What holds whatever crashes: a message exists once, because it is written in the transaction that marks its claim. A
-claim that was taken and not finished is given back on every way out but a crash, and after a crash it goes stale.
+These guarantees hold across any crash. A message exists once, because it is written in the transaction that marks its
+claim. A claim that was taken and not finished is given back on every way out except a crash. After a crash it goes
+stale.
 
 Points that tests may crash at (`concurrency.reached`):
 
 - `inbound.received`, `inbound.settled`: on entry, and when the verdict is about to be given; either path.
 - `inbound.fused.before`, `inbound.fused.committed`: around the shared statement, once per statement.
-- `inbound.claimed`: the claim is committed.  `inbound.before_append`: the session is there, the message is not.
-- `inbound.appended`: inside the transaction, before its COMMIT.  `inbound.committed`: after it.
-- `inbound.before_mark`: the message is to be dropped, and the claim not yet marked.
+- `inbound.claimed`: the claim is committed.
+- `inbound.before_append`: the session exists, the message does not yet.
+- `inbound.appended`: inside the transaction, before its COMMIT.
+- `inbound.committed`: after the COMMIT.
+- `inbound.before_mark`: the message is to be dropped, and the claim is not yet marked.
 """
 
 from __future__ import annotations
@@ -53,7 +58,7 @@ from gateway.inbound.turn import Turn, quoted_by, thread_of, words_of
 from gateway.work.tasks.sessions import creator_of, title_of
 
 FINALISE_SECONDS = 1.0
-"""How long a cancelled request may still take to mark or release its claim."""
+"""Time to mark or release a claim. In this time a cancellation does not interrupt it."""
 
 log = structlog.get_logger()
 
@@ -63,7 +68,7 @@ def _observe_nothing(_channel_type: str, _outcome: Outcome, _reason: DropReason 
 
 
 class InboundPipeline:
-    """Decides inbound messages. Stateless between messages: any number may be in `receive` at a time."""
+    """Decides the outcome of inbound messages. Stateless between messages: any number may be in `receive` at a time."""
 
     def __init__(
         self,
@@ -75,10 +80,10 @@ class InboundPipeline:
         ingested: Callable[[InboundMessage], None] | None = None,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
-        """`committer` is the fused path; without one every message goes through the steps.
+        """`committer` is the fused path. Without it every message takes the two-phase path.
 
-        Without `commands` a command is a message like any other. `ingested` is told of every message, commands
-        apart, that a run will take in, once that is durable; it must neither wait nor raise.
+        Without `commands` a command is a message like any other. `ingested` is called with every message that a run
+        will take in, as soon as the message is durable. It is not called for commands. It must neither wait nor raise.
         """
         self._store = store
         self._committer = committer
@@ -88,10 +93,11 @@ class InboundPipeline:
         self._mint = mint
 
     async def receive(self, message: InboundMessage) -> Verdict:
-        """Decide one message: SETTLED when its outcome is committed, REDELIVER when another worker has it in flight.
+        """Decide one message. SETTLED when its outcome is committed, REDELIVER when another worker has it in flight.
 
-        Raises StoreUnavailable, or whatever else went wrong, with the claim given back: redelivery starts at once.
-        Cancellation gives the claim back too, within `FINALISE_SECONDS`, unless the message is already durable.
+        Raises StoreUnavailable, or any other error that occurred. The claim is given back first, so a redelivery can
+        start at once. Cancellation gives the claim back too, within `FINALISE_SECONDS`, unless the message is already
+        durable.
         """
         reached("inbound.received")
         settlement = await self._fused(message) or await self._stepwise(message)
@@ -106,7 +112,7 @@ class InboundPipeline:
         return None if queueing is None else self._ingest(message, Settlement(OUTCOMES[queueing]))
 
     def _ingest(self, message: InboundMessage, settlement: Settlement) -> Settlement:
-        """The message is durable: whoever prepares its run may begin."""
+        """Announce a durable message, so that the preparation of its run may begin."""
         if settlement.outcome is Outcome.INGESTED and self._ingested is not None:
             self._ingested(message)
         return settlement
@@ -115,7 +121,8 @@ class InboundPipeline:
         installation = await self._store.find_installation(message.source.channel_type, message.app_id)
         reason = rules.refuse_installation(known=installation is not None, revoked=_revoked(installation))
         if installation is None or reason is not None:
-            # No claim: an unknown bot has none, and a revoked one must judge its messages anew when it is back.
+            # No claim is taken: an unknown bot has no claims. A revoked bot's messages must be judged anew if it
+            # returns.
             return await self._drop(message, installation, None, rules.dropped(reason or DropReason.INVALID_EVENT))
         if not message.message_id:
             return await self._claimed(message, installation, None)
@@ -129,12 +136,12 @@ class InboundPipeline:
         return settlement
 
     async def _claim(self, claim: Claim) -> ClaimAnswer:
-        """Take the claim; when the attempt itself is cut short, give back what it may have taken."""
+        """Take the claim. If the attempt itself fails or is cancelled, give back the claim that it may have taken."""
         async with self._released_on_failure(claim):
             return await self._store.claim(claim)
 
     async def _claimed(self, message: InboundMessage, installation: Installation, claim: Claim | None) -> Settlement:
-        """Everything after the claim: whichever way this ends, the claim is finalised."""
+        """Do every step after the claim. The claim is marked or released in every case but a crash."""
         async with self._released_on_failure(claim):
             reached("inbound.claimed")
             settlement = await self._decide(message, installation, claim)
@@ -154,7 +161,7 @@ class InboundPipeline:
         try:
             return await self._append(message, installation, identity, claim)
         except SessionGone:
-            # Somebody deleted the conversation just now, and nothing was written: this message begins the next one.
+            # The conversation was deleted in this very moment and nothing was written. This message begins a new one.
             log.info("inbound_session_gone", installation_id=str(installation.id), message_id=message.message_id)
             return await self._append(message, installation, identity, claim)
 
@@ -171,7 +178,7 @@ class InboundPipeline:
         return rules.duplicate(processed=claim is not None and await self._store.is_processed(claim))
 
     async def _take(self, turn: Turn) -> Settlement | None:
-        """Append the message, or do what it asks of the gateway; None when the claim was lost."""
+        """Append the message, or carry out its command. None when the claim was lost."""
         command = parse_command(words_of(turn.message))
         if command is not None and self._commands is not None:
             return await self._commands.take(command, turn)
@@ -186,7 +193,8 @@ class InboundPipeline:
     ) -> Settlement:
         """Write the audit row (and the question to bind) and mark the claim, even while being cancelled.
 
-        A lost claim makes it a duplicate.
+        If the claim was lost, the message counts as a duplicate. Raises StoreUnavailable when the store takes longer
+        than `FINALISE_SECONDS`.
         """
         if settlement.reason is None:
             return settlement
@@ -197,7 +205,7 @@ class InboundPipeline:
             raise StoreUnavailable(f"the store did not record a dropped message within {FINALISE_SECONDS} s")
         if not recorded and claim is not None:
             return rules.duplicate(processed=await self._store.is_processed(claim))
-        # An operator who wants to vouch for somebody needs to know the account; nothing else of it is kept.
+        # The account is logged because an operator needs it to bind the sender by hand. Nothing else of it is kept.
         account = {"channel_user_id": message.source.sender_id} if drop.reason is DropReason.UNBOUND_USER else {}
         log.info("inbound_dropped", reason=str(drop.reason), installation_id=str(drop.installation_id or ""), **account)
         return settlement
@@ -206,7 +214,7 @@ class InboundPipeline:
     async def _released_on_failure(self, claim: Claim | None) -> AsyncIterator[None]:
         """Give the claim back when the block fails or is cancelled.
 
-        The store refuses to release what is marked, so a failure after the append committed undoes nothing.
+        The store does not release a marked claim, so a failure after the append has committed undoes nothing.
         """
         try:
             yield
@@ -216,7 +224,10 @@ class InboundPipeline:
             raise
 
     async def _release(self, claim: Claim) -> None:
-        """Never raises: the failure that led here is the one to report, and a claim that stays goes stale by itself."""
+        """Give the claim back. Never raises a StoreError: the failure that led here is the one to report.
+
+        A claim that could not be given back goes stale by itself.
+        """
         released = False
         with finishing(FINALISE_SECONDS):
             try:
@@ -227,7 +238,10 @@ class InboundPipeline:
 
 
 def _is_plain(message: InboundMessage) -> bool:
-    """Whether one insert is all there is to it: no file, no setting to look up, no command."""
+    """True if the message needs nothing but an insert.
+
+    It has no files, needs no setting of the bot, and is no command.
+    """
     return (
         message.type is MessageType.TEXT
         and not message.media

@@ -1,4 +1,4 @@
-"""What the inbound path needs from a store, and the records they exchange."""
+"""The store interfaces of the inbound path, and the records that pass through them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.sessions import Queueing
 
 OutcomeObserver = Callable[[str, Outcome, DropReason | None], None]
-"""Told of every decided message, and its channel type, for metrics. Must not raise."""
+"""Called for every decided message with its channel type, outcome and drop reason, for metrics. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A bot, as far as the inbound path cares."""
+    """The fields of a bot that the inbound path reads."""
 
     id: UUID
     workspace_id: UUID
@@ -30,12 +30,12 @@ class Installation:
     revoked: bool
     allow_bots: bool
     language: str = "en"
-    """The workspace's, in which people of it are spoken to."""
+    """The workspace's language, used for everything the gateway says to its people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a platform's person is here, and whether they belong to the workspace at this moment."""
+    """The user that a platform account is bound to. `is_member`: they belong to the workspace at this moment."""
 
     user_id: UUID
     is_member: bool
@@ -43,7 +43,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim held by this worker. Only `token` may finish it."""
+    """A claim held by this worker. Only the holder of `token` can mark or release it."""
 
     installation_id: UUID
     message_id: str
@@ -62,14 +62,14 @@ class Drop:
     message_id: str
     reason: DropReason
     asked_to_bind: str | None = None
-    """The sender, where they are to be asked to bind their account; None: nobody is asked."""
+    """The sender's platform account, if the sender is to be asked to bind it. None when no question is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a session is found by, or made from.
+    """The fields that a session is found by or created from.
 
-    `key` names the conversation; `chat_id` is the platform's chat, which differs from the key for a topic of a group.
+    `key` names the conversation. `chat_id` is the platform's chat, which differs from the key for a topic of a group.
     """
 
     installation: Installation
@@ -85,9 +85,9 @@ class Conversation:
 class UserMessage:
     """A message to append to a session. An empty `message_id` leaves the session's reply target alone.
 
-    A `fresh` one begins a new generation of the conversation. `quoted_id` names the message it answers to, a `bundle`
-    wraps forwarded ones: both are looked up when a run takes the message in. `media` are the files it carries, which
-    are fetched later; with `media_of` it also takes over those of that former message.
+    A `fresh` message begins a new generation of the conversation. `quoted_id` names the message that it quotes. A
+    `bundle` contains forwarded messages. Both are looked up when a run takes the message in. `media` are the files of
+    the message, which are fetched later. With `media_of` the message also takes over the files of that earlier message.
     """
 
     id: UUID
@@ -106,7 +106,7 @@ class UserMessage:
 
 @dataclass(frozen=True, slots=True)
 class HeldCommand:
-    """A command as it was kept: the row it came with, the sender's own words, and the whole message."""
+    """A stored command: the id of its message, the sender's own words, and the text of the whole message."""
 
     message_id: UUID
     words: str = field(repr=False)
@@ -115,16 +115,16 @@ class HeldCommand:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What a confirmation found; None when nothing was held, or something was said in between."""
+    """The command that a `/confirm` found. None when none was held, or when its sender said something in between."""
 
     held: HeldCommand | None
 
 
 @dataclass(frozen=True, slots=True)
 class PlainMessage:
-    """A message that can be taken in by one statement, if its sender, session and claim allow it.
+    """A message that one statement can take in, if its sender, session and claim allow it.
 
-    `token` is fresh: the claim's, and the id of the row it becomes.
+    `token` is a new id. It becomes both the claim's token and the id of the message's row.
     """
 
     token: UUID
@@ -141,89 +141,102 @@ class PlainMessage:
 
 
 class SessionGone(StoreConflict):
-    """The conversation's session was deleted before anything could be written to it; nothing was."""
+    """The conversation's session was deleted before the message was written. Nothing was written."""
 
 
 class IngestStore(Protocol):
-    """The fused path's store."""
+    """The store of the fused path, which takes in many messages in one statement."""
 
     async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
-        """Take in what can be taken in, all of it in one atomic statement; by token, those that were.
+        """Take in every message that can be taken in, in one atomic statement. Return those, by token.
 
-        A message that is missing from the answer left no trace: it is a duplicate, is to be dropped, lacks a session,
-        or its session is busy. The two-phase path decides which. Order within a session is the order given.
-        Raises StoreUnavailable; StoreConflict when somebody stood in the way for longer than all the others can wait;
-        RemoteProtocolError when a text is not Unicode. Any error means none was taken in.
+        A message that is missing from the answer left no trace. It is a duplicate, or it is to be dropped, or it has no
+        session yet, or its session is locked. The two-phase path decides which. Within a session the given order is
+        kept. Raises StoreUnavailable. Raises StoreConflict when another transaction held a row lock for longer than the
+        other messages can wait. Raises RemoteProtocolError when a text is not Unicode. After any error no message was
+        taken in.
         """
 
 
 class InboundStore(IngestStore, Protocol):
-    """The two-phase path's store. Every call is one transaction of its own and raises StoreUnavailable.
+    """The store of the two-phase path. Every call is a transaction of its own and raises StoreUnavailable.
 
-    A cancelled call leaves no open transaction behind; whether it committed is then unknown.
+    A cancelled call leaves no open transaction behind. It is then unknown if the call committed.
     """
 
     async def find_installation(self, channel_type: str, app_id: str) -> Installation | None: ...
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
-        """Insert the claim, or retake one that was left in flight for 60 s by the database clock."""
+        """Insert the claim, or take over one that was left in flight for 60 s by the database clock."""
 
     async def is_processed(self, claim: Claim) -> bool:
-        """Whether the message's outcome is committed, by whichever worker."""
+        """True if the message's outcome is committed, by this worker or another one."""
 
     async def release(self, claim: Claim) -> bool:
-        """Give the claim back; False when it is not ours any more, or already processed."""
+        """Give the claim back. False when this worker no longer holds it, or when it is already processed."""
 
     async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
-        """Write the audit row, mark the claim and queue the question to bind: all or nothing; False for a lost claim.
+        """Write the audit row, mark the claim and queue the question to bind, all or none.
 
-        Nobody is asked again within 5 min by the database clock, nor while their last question waits to be sent.
+        False when the claim was lost. A sender is asked at most once in 5 min by the database clock, and never while
+        the last question to that sender still waits to be sent.
         """
 
     async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
-        """None when the sender is not bound to anybody."""
+        """Find the user that the sender's account is bound to. None when it is not bound."""
 
     async def ensure_session(self, conversation: Conversation) -> UUID:
-        """Find the conversation's session or make it. Two that race get the same one."""
+        """Find the conversation's session or create it. Two callers that race get the same session."""
 
     async def append(
         self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
     ) -> Queueing | None:
-        """In one transaction: the message, the session's reply target, the mark, the queued run, the notice for it.
+        """Write the message, the session's reply target, the claim's mark, the run and its notice, in one transaction.
 
-        A notice is written for the first message that meets an absence of the agent: a conversation is told once that
-        nobody runs it, and once again only if somebody did in between. None when the claim was lost: then nothing was
-        written. Raises SessionGone, as all do that write to a session.
+        `notices` holds the notice for each absence of the agent. A notice is written only for the first message that
+        meets the absence. The conversation is told again only if the agent came back in between.
+        None when the claim was lost. Nothing was written then.
+        Raises SessionGone, as every method does that writes to a session.
         """
 
     async def append_command(
         self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
     ) -> bool:
-        """As `append`, for a message that no run consumes. False when the claim was lost.
+        """Write a message that no run consumes, otherwise as `append`. False when the claim was lost.
 
-        With `held_words` the command is held for its sender in this session, in place of an earlier one.
+        With `held_words` the command is held for its sender in this session, in place of one that was held before.
         """
 
     async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
-        """Begin a new generation without a message. What the author has held is dropped. False: the claim was lost."""
+        """Begin a new generation without a message, and drop the author's held command.
+
+        False when the claim was lost.
+        """
 
     async def confirm(
         self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
     ) -> Confirmed | None:
-        """Append the confirmation as a command, and take what its author has held for at most `held_seconds`.
+        """Append the confirmation as a command, and take the command that is held for its author.
 
-        Only if nothing was said by them since; else the notice is written. None when the claim was lost.
+        The held command counts if it is at most `held_seconds` old and its author has said nothing since. If there is
+        no such command, the notice `otherwise` is written. None when the claim was lost.
         """
 
     async def find_former_words(self, session_id: UUID, author_id: UUID, *, before: UUID | None) -> str:
-        """What the author said last in the session, or last before that message; empty when nothing."""
+        """Return the author's last words in the session, or the last before the message `before`.
+
+        "" if there are none.
+        """
 
     async def age_of(self, sent_at: datetime) -> float:
-        """Seconds since then, by the database's clock."""
+        """Return the seconds since `sent_at`, by the database's clock."""
 
 
 class TextCommitter(Protocol):
-    """The fused path, as the pipeline sees it."""
+    """The pipeline's interface to the fused path."""
 
     async def submit(self, message: PlainMessage) -> Queueing | None:
-        """None when it was not taken in and left no trace. Raises what the store raised for this message."""
+        """Hand in a message. None when it was not taken in; it left no trace then.
+
+        Raises the error that the store raised for this message.
+        """

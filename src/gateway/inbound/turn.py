@@ -1,4 +1,4 @@
-"""One message of a member in its conversation, about to be appended."""
+"""A member's message, with its conversation, about to be appended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.work.tasks.sessions import Queueing
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Everything that is known of the message by now. `row_id` is the id of the row it becomes."""
+    """Everything known about a message just before it is appended. `row_id` is the id of the row that it becomes."""
 
     message: InboundMessage
     installation: Installation
@@ -24,7 +24,7 @@ class Turn:
     row_id: UUID
 
     def entry(self) -> UserMessage:
-        """The message as it is appended."""
+        """Return the message in the form in which it is appended."""
         return UserMessage(
             id=self.row_id,
             session_id=self.session_id,
@@ -40,7 +40,7 @@ class Turn:
         )
 
     def say(self, reply: Reply, **values: object) -> Notice:
-        """A reply to the message in the workspace's language."""
+        """Make a reply to the message, in the workspace's language."""
         return self.notice(say(reply, self.installation.language, **values))
 
     def notice(self, text: str) -> Notice:
@@ -57,7 +57,7 @@ class Turn:
         )
 
     def obstacles(self) -> dict[Queueing, Notice]:
-        """What the conversation is told when nobody takes its messages up. One that was put away stays silent."""
+        """Return the notices for a conversation whose agent is absent. An archived conversation gets no notice."""
         return {
             Queueing.RUNTIME_SILENT: self.say(Reply.AGENT_OFFLINE),
             Queueing.AGENT_OFFLINE: self.say(Reply.AGENT_OFFLINE),
@@ -66,14 +66,14 @@ class Turn:
 
 
 def words_of(message: InboundMessage) -> str:
-    """The sender's own words: what a command is read from."""
+    """Return the sender's own words. Commands are parsed from these."""
     return message.command_text or message.text
 
 
 def quoted_by(message: InboundMessage) -> str:
-    """The platform's id of the message that this one answers to, "" when it answers to none.
+    """Return the platform's id of the message that this one quotes, or "" when it quotes none.
 
-    Inside a topic everything hangs on the topic's first message: that is the place, not a quote.
+    Inside a topic every message refers to the topic's first one. Such a reference names the topic and is no quote.
     """
     reply = message.reply_to
     if reply is None or (thread_of(message.source) and reply.message_id == reply.root_id):
@@ -82,5 +82,8 @@ def quoted_by(message: InboundMessage) -> str:
 
 
 def thread_of(source: Source) -> str:
-    """Where an answer belongs: a topic of a group. In a direct chat a stray thread id is ignored, as in its key."""
+    """Return the id of the group topic that an answer belongs to, or "" outside a topic.
+
+    A direct chat has no topics: a stray thread id is ignored there, as it is in the session key.
+    """
     return source.thread_id if source.chat_type is ChatType.GROUP else ""

@@ -1,7 +1,8 @@
-"""Moving in from the reference product: its bots, who is bound to them, what was said, and whose they are.
+"""The import from the reference product: its bots, their bindings, conversations, workspaces, people and agents.
 
-The old database is one snapshot and is only read; here everything is one transaction. What is here already stays as it
-is, so that an import may be repeated, also after a kill, and never takes back what was changed here since.
+The old database is read in one snapshot and never written to. In our database the whole import is one transaction.
+A row that exists here already stays as it is. So an import may be repeated, also after it was killed, and it never
+undoes a change that was made here since.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ DEPENDANTS: dict[str, Translate] = {
     "outbound_card_message": rows.outbound_card_message,
     "binding_token": rows.binding_token,
 }
-"""Old table, without its prefix → what becomes of a row. Installations and their conversations come before."""
+"""Old table, without its prefix → the function that translates its rows. Installations and conversations are copied
+before these tables."""
 
 
 Keep = Callable[[Record], None]
 
 
 def _forget(_made: Record) -> None:
-    """Nothing refers to it."""
+    """Keep nothing of a record, for tables that no later row refers to."""
 
 
 TABLES = (
@@ -56,21 +58,22 @@ TABLES = (
     "channel_outbound_card_message",
     "channel_binding_token",
 )
-"""Ours, in the order in which a report names them."""
+"""Our tables, in the order in which a report names them."""
 
 
 class LegacySource(Protocol):
-    """The old database. Every method raises StoreError."""
+    """Read access to the old database. Every method raises StoreError."""
 
     def read(self, part: str, ids: Sequence[UUID] = ()) -> AsyncGenerator[tuple[list[Row], int], None]:
-        """The rows of a table in batches, each with how many there are in all; none of a table that does not exist.
+        """Yield the rows of a table in batches, each batch with the number of all rows.
 
-        `ids` says of which workspaces, or which rows; tables of the integration are read whole.
+        A table that does not exist yields nothing. `ids` selects workspaces, or rows, depending on the table. Tables of
+        the integration are read whole.
         """
 
 
 class Placement(Enum):
-    """What became of a record here."""
+    """The outcome of inserting a record."""
 
     NEW = "new"
     KNOWN = "unchanged"
@@ -78,24 +81,24 @@ class Placement(Enum):
 
 
 class LegacyTarget(Protocol):
-    """Our side, inside one transaction. Every method raises StoreError."""
+    """Write access to our database, inside one transaction. Every method raises StoreError."""
 
     async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
-        """Insert what is not here. TAKEN: another row stands where this one would go."""
+        """Insert the records that do not exist yet. TAKEN: another row conflicts with the record."""
 
     async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
-        """`add` for people, with the id of whoever has this id or e-mail address now."""
+        """Insert people as `add` does. Each result also names the person who has this id or e-mail address now."""
 
     async def reclaim(self, installation: Record) -> bool:
-        """Remove a dead installation, and what hangs on it, that keeps this one's app id. Whether there was one."""
+        """Remove a dead installation with the same app id, and all rows that depend on it. True if there was one."""
 
     async def obstacle(self, installation: Record) -> str:
-        """What stands in the way of an installation, in words."""
+        """Return a text that says which existing row conflicts with an installation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A row that could not come along and that somebody has to look at. `id` is its id in the old database."""
+    """A row that was not imported and that a person has to look at. `id` is its id in the old database."""
 
     table: str
     id: str
@@ -104,7 +107,7 @@ class Conflict:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the rows of one table."""
+    """The counts of one table's rows by outcome."""
 
     new: int = 0
     unchanged: int = 0
@@ -114,7 +117,10 @@ class Tally:
 
 @dataclass(slots=True)
 class ImportReport:
-    """Counts by our table, and what needs a person. `still_held`: bots that the old server is connected for."""
+    """Counts by our table, and the rows that a person has to look at.
+
+    `still_held`: bots that the old server is still connected for.
+    """
 
     tables: dict[str, Tally] = field(default_factory=lambda: {table: Tally() for table in TABLES})
     conflicts: list[Conflict] = field(default_factory=list)
@@ -137,7 +143,7 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True)
 class _OldBot:
-    """An installation as it was, with its secrets opened; `broken` says why they do not open."""
+    """An installation of the old database with its secrets opened. `broken` says why they cannot be opened."""
 
     row: Row
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
@@ -147,9 +153,9 @@ class _OldBot:
 async def import_legacy(
     source: LegacySource, target: LegacyTarget, key: LegacyKey, ring: KeyRing, progress: Progress
 ) -> ImportReport:
-    """Copy everything that belongs to a bot of the old database; the caller commits or rolls back.
+    """Copy everything that belongs to a bot of the old database. The caller commits or rolls back.
 
-    Raises LegacyKeyRefused, before anything is written, when `key` opens none of the secrets.
+    Raises LegacyKeyRefused when `key` opens none of the secrets. Nothing has been written then.
     """
     work = _Import(source, target, ring, progress)
     bots = await work.read_bots(key)
@@ -162,7 +168,7 @@ async def import_legacy(
 
 
 class _Import:
-    """One run: what has been placed so far, and what is to be said about it."""
+    """One run of the import: the rows placed so far, and the report."""
 
     def __init__(self, source: LegacySource, target: LegacyTarget, ring: KeyRing, progress: Progress) -> None:
         self._source = source
@@ -175,7 +181,10 @@ class _Import:
     # --- installations ------------------------------------------------------------------------------------------------
 
     async def read_bots(self, key: LegacyKey) -> list[_OldBot]:
-        """Every bot of a platform we serve, secrets opened. First of all, because a wrong key must write nothing."""
+        """Read every bot of a platform that is served here, and open its secrets.
+
+        This comes before all writes, because an import with a wrong key must write nothing.
+        """
         bots: list[_OldBot] = []
         for row in await self._all("installation"):
             if (foreign := rows.foreign_type(row)) is not None:
@@ -204,7 +213,7 @@ class _Import:
     async def _place_installation(self, row: Row, made: Record) -> None:
         table = "channel_installation"
         (placement,) = await self._target.add(table, [made])
-        # A bot that is in service may take its app back from one that is not, as it may when it is added by hand.
+        # An active bot may take its app over from a dead installation, as it may when a bot is added by hand.
         if placement is Placement.TAKEN and made["status"] == "active" and await self._target.reclaim(made):
             (placement,) = await self._target.add(table, [made])
         if placement is Placement.TAKEN:
@@ -218,7 +227,7 @@ class _Import:
     # --- parents ------------------------------------------------------------------------------------------------------
 
     async def copy_parents(self, installations: Sequence[Row]) -> None:
-        """The workspaces of the bots with all their people and agents."""
+        """Copy the workspaces of the bots with all their people and agents."""
         workspaces = _ids(installations, "workspace_id")
         members = await self._all("member", workspaces)
         agents = await self._all("agent", workspaces)
@@ -256,7 +265,7 @@ class _Import:
     # --- conversations ------------------------------------------------------------------------------------------------
 
     async def copy_conversations(self) -> None:
-        """Conversations that a chat leads to, with what was said in them; then the chats."""
+        """Copy the conversations that belong to a chat, then their messages, then the chats."""
         chats = [row for row in await self._all("chat_session_binding") if self._is_served(row)]
         direct = {uuid_in(row, "chat_session_id") for row in chats if row.get("chat_type") == "p2p"}
 
@@ -277,11 +286,11 @@ class _Import:
     async def copy(
         self, table: str, part: str, translate: Translate, ids: Sequence[UUID] = (), *, keep: Keep = _forget
     ) -> None:
-        """Copy a table; `keep` is told of every record that stands here afterwards, new or known."""
+        """Copy a table. `keep` is called with every record that exists here afterwards, new or known."""
         await self._read(table, part, ids, lambda batch: self._place(table, batch, translate, keep))
 
     async def _copy_read(self, table: str, read: Sequence[Row], translate: Translate, *, keep: Keep) -> None:
-        """`copy` of rows that were read before."""
+        """Copy rows that were read before, as `copy` does."""
         for start in range(0, len(read), BATCH_ROWS):
             await self._place(table, read[start : start + BATCH_ROWS], translate, keep)
             self._progress(table, min(start + BATCH_ROWS, len(read)), len(read))

@@ -1,7 +1,10 @@
-"""Rows of the reference product's database, made into rows of ours. A row goes in, a record or a reason comes out.
+"""The translation of rows of the reference product's database into rows of ours.
 
-A row is what the database says of itself as JSON, so a column that an older or newer schema does not have is simply not
-there. Two shapes are known: tables `lark_*`, and the later `channel_*`, which keep what is Lark's in a JSON config.
+Each function takes an old row and returns a record, or a Skip with the reason why there is none.
+
+A row is the JSON form that the old database gives of it. A column that an older or newer schema does not have is just
+absent. Two generations of tables are known: `lark_*`, and the later `channel_*`, which keep the fields that are
+specific to Lark in a JSON config.
 """
 
 from __future__ import annotations
@@ -39,26 +42,29 @@ Record = dict[str, Any]
 
 
 class LegacyKeyRefused(GatewayError):
-    """The old key is not a key, or not the one that sealed the old database's secrets."""
+    """The old key is malformed, or it is not the key that sealed the old database's secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A row that stays behind, and why. `named`: a person has to look at this one."""
+    """The reason why a row is not imported. `named`: a person has to look at this row."""
 
     reason: str
     named: bool = False
 
 
 class LegacyKey:
-    """The one key of the old database. What it seals is nonce (12) | ciphertext | tag (16), without associated data."""
+    """The only key of the old database.
+
+    A sealed secret is nonce (12) | ciphertext | tag (16), without associated data.
+    """
 
     def __init__(self, text: str) -> None:
         """Raises LegacyKeyRefused when `text` is not base64 of 32 bytes."""
         try:
             key = base64.b64decode("".join(text.split()), validate=True)
         except ValueError:
-            # Without `from`: the cause must never carry the key.
+            # The error is raised below, outside this block, because its cause must never carry the key.
             key = b""
         if len(key) != KEY_BYTES:
             raise LegacyKeyRefused(
@@ -68,7 +74,7 @@ class LegacyKey:
         self._cipher = AESGCM(key)
 
     def open(self, sealed: object) -> str:
-        """The secret in `sealed`: bytes as Postgres shows them (in hex), or base64. Raises UnreadableSecret."""
+        """Open a secret. `sealed` is in hex, as Postgres shows bytes, or in base64. Raises UnreadableSecret."""
         try:
             raw = _sealed_bytes(str(sealed))
             if len(raw) < _NONCE_BYTES + _TAG_BYTES:
@@ -81,13 +87,13 @@ class LegacyKey:
 def _sealed_bytes(text: str) -> bytes:
     if text.startswith("\\x"):
         return bytes.fromhex(text[2:])
-    # Its decoders take base64 that was broken into lines.
+    # The old product's decoders accept base64 that was broken into lines.
     return base64.b64decode("".join(text.split()), validate=True)
 
 
 @dataclass(slots=True)
 class Standing:
-    """What the rows before have become, by their old ids: what is not here cannot be referred to."""
+    """The rows placed so far, by their old ids. A later row can only refer to rows that are listed here."""
 
     workspaces: set[UUID] = field(default_factory=set)
     users: dict[UUID, UUID] = field(default_factory=dict)
@@ -100,10 +106,10 @@ class Standing:
     """Installation → its workspace."""
     sessions: set[UUID] = field(default_factory=set)
     speakers: dict[UUID, UUID] = field(default_factory=dict)
-    """Session of one person with a bot → that person, in our id."""
+    """Session of a direct chat → the person who chats with the bot, by our user id."""
 
     def user(self, row: Row, *names: str) -> UUID | None:
-        """Ours for the person that the first of these columns names."""
+        """Return our user id for the person that the first set column of `names` refers to."""
         old = uuid_in(row, *names)
         return self.users.get(old) if old is not None else None
 
@@ -112,7 +118,7 @@ class Standing:
 
 
 def uuid_in(row: Row, *names: str) -> UUID | None:
-    """The first of these columns that is set, if it is an id."""
+    """Return the value of the first column of `names` that is set, if it is an id."""
     try:
         return UUID(text_in(row, *names))
     except ValueError:
@@ -120,7 +126,7 @@ def uuid_in(row: Row, *names: str) -> UUID | None:
 
 
 def text_in(row: Row, *names: str) -> str:
-    """The first of these columns that says something, as text; "" when none does."""
+    """Return the first column of `names` that is not empty, as text, or "" when all are empty."""
     return next((str(row[name]) for name in names if _says(row.get(name))), "")
 
 
@@ -129,7 +135,7 @@ def _says(value: object) -> bool:
 
 
 def id_of(row: Row) -> UUID:
-    """Its own id; for a row without one that we could keep, an id that the same row gets in every run."""
+    """Return the row's own id. A row without a usable id gets an id made from its content, the same in every run."""
     return uuid_in(row, "id") or uuid5(_MADE_IDS, msgspec.json.encode(dict(row), order="sorted").decode())
 
 
@@ -139,7 +145,7 @@ def _config_of(row: Row) -> Record:
 
 
 def foreign_type(row: Row) -> Skip | None:
-    """Why a row is none of ours: other platforms share the later tables."""
+    """Return a Skip if the row belongs to another platform, because other platforms share the later tables."""
     channel_type = text_in(row, "channel_type") or CHANNEL_TYPE
     return None if channel_type == CHANNEL_TYPE else Skip(f"of channel type {channel_type}, which is not served here")
 
@@ -148,7 +154,10 @@ def foreign_type(row: Row) -> Skip | None:
 
 
 def workspace(row: Row) -> Record:
-    """A slug or an issue prefix that we could not store is made from the name."""
+    """Translate a workspace.
+
+    A slug or an issue prefix that cannot be stored here is replaced by one made from the name.
+    """
     name = text_in(row, "name", "slug") or "Workspace"
     slug = text_in(row, "slug").lower()
     if not _SLUG.fullmatch(slug):
@@ -171,7 +180,7 @@ def workspace(row: Row) -> Record:
 
 
 def user(row: Row) -> Record | Skip:
-    """Without a password: the old product has none that we could check."""
+    """Translate a person, without a password, because the old product stores none that could be checked here."""
     email = text_in(row, "email").strip().lower()
     if email.find("@") < 1:
         return Skip("a person without an e-mail address")
@@ -216,7 +225,7 @@ def agent(row: Row, here: Standing) -> Record | Skip:
         "name": text_in(row, "name") or "Agent",
         "owner_id": here.user(row, "owner_id"),
         "runtime_id": uuid_in(row, "runtime_id"),
-        # Anything but an open door is a closed one.
+        # An unknown visibility becomes private, so that an import never makes an agent more visible.
         "visibility": "workspace" if text_in(row, "visibility") in {"workspace", ""} else "private",
         "max_concurrent_tasks": most if isinstance(most, int) and most > 0 else 6,
         "archived_at": row.get("archived_at"),
@@ -263,13 +272,13 @@ def message(row: Row, here: Standing) -> Record | Skip:
 
 
 def sealed_secrets(row: Row) -> dict[str, Any]:
-    """What is sealed in an installation, by the key of our config that it belongs under."""
+    """Return the sealed secrets of an installation, by the key that they have in our config."""
     held = {**_config_of(row), **{name: value for name, value in row.items() if name.endswith(_SEALED_SUFFIX)}}
     return {name: value for name, value in held.items() if name.endswith(_SEALED_SUFFIX) and _says(value)}
 
 
 def installation(row: Row, secrets: Mapping[str, str], ring: KeyRing, here: Standing) -> Record | Skip:
-    """An installation with its opened `secrets` sealed by `ring` for it. No lease comes along."""
+    """Translate an installation. Its opened `secrets` are sealed anew by `ring`. Its lease is not imported."""
     id_, workspace_id, agent_id = (uuid_in(row, name) for name in ("id", "workspace_id", "agent_id"))
     config = _plain_config(row)
     if id_ is None or workspace_id is None or agent_id is None or (workspace_id, agent_id) not in here.agents:
@@ -293,14 +302,17 @@ def installation(row: Row, secrets: Mapping[str, str], ring: KeyRing, here: Stan
 
 
 def _plain_config(row: Row) -> Record:
-    """What a config says beside its secrets: what the later tables hold, or what the older ones have columns for."""
+    """Return an installation's config without its secrets.
+
+    The later tables hold it as JSON. For the older tables it is collected from their columns.
+    """
     columns = ("app_id", "tenant_key", "bot_open_id", "bot_union_id", "region")
     said = _config_of(row) if "config" in row else {name: row.get(name) for name in columns}
     config = {name: value for name, value in said.items() if _says(value) and not name.endswith(_SEALED_SUFFIX)}
     return config | {"region": config["region"] if config.get("region") in REGIONS else REGIONS[0]}
 
 
-# --- what hangs on an installation ------------------------------------------------------------------------------------
+# --- rows that belong to an installation ------------------------------------------------------------------------------
 
 
 def user_binding(row: Row, here: Standing) -> Record | Skip:
@@ -410,7 +422,10 @@ def outbound_card_message(row: Row, here: Standing) -> Record | Skip:
 
 
 def binding_token(row: Row, here: Standing) -> Record | Skip:
-    """Only the hash was ever stored, and it is made the same way here: a link that is on its way still works."""
+    """Translate the token of a binding link. Only its hash was ever stored.
+
+    The hash is made the same way here, so a link that was sent before the import still works.
+    """
     installation_id, token_hash = uuid_in(row, "installation_id"), text_in(row, "token_hash")
     workspace_id = here.installations.get(installation_id) if installation_id else None
     if workspace_id is None:

@@ -1,4 +1,7 @@
-"""The reference product's database, which an import reads. It is never written to: its one transaction is read-only."""
+"""Reads the reference product's database for an import.
+
+Its only transaction is read-only, so it is never written to.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ _NEEDED = ("workspace", "user", "member", "agent")
 class PostgresLegacySource:
     """Implements `legacy.importer.LegacySource` on a connection inside the snapshot. Use `open_legacy_source`.
 
-    `shape` is `lark` or `channel`: which of the two generations of tables is read.
+    `shape` is `lark` or `channel` and names the generation of tables that is read.
     """
 
     def __init__(self, connection: TrioConnection[Any], shape: str) -> None:
@@ -74,10 +77,10 @@ class PostgresLegacySource:
 
 @asynccontextmanager
 async def open_legacy_source(conninfo: str) -> AsyncIterator[PostgresLegacySource]:
-    """The old database as it is at this moment, for as long as the block.
+    """Open one snapshot of the old database for the duration of the block.
 
     Raises ConfigError for a conninfo that libpq cannot read, StoreUnavailable when the database cannot be reached, and
-    StoreError when it is not one to import from.
+    StoreError when it lacks the tables of the reference product.
     """
     with _of_the_old_database():
         connection = await TrioConnection.connect(checked_conninfo(conninfo, named="--from"))
@@ -86,7 +89,7 @@ async def open_legacy_source(conninfo: str) -> AsyncIterator[PostgresLegacySourc
         await connection.set_read_only(True)
         async with connection.transaction():
             with _of_the_old_database():
-                # Times of rows whose id is made from what they say must read the same in every run.
+                # Some rows get an id made from their content. Their times must read the same in every run.
                 await connection.execute("set local time zone 'UTC'")
                 shape = await _shape(connection)
             yield PostgresLegacySource(connection, shape)
@@ -109,7 +112,7 @@ async def _exists(connection: TrioConnection[Any], table: str) -> bool:
 
 @contextmanager
 def _of_the_old_database() -> Iterator[None]:
-    """Errors that say which of the two databases they are about."""
+    """Prefix the errors of the block, so that they say which of the two databases they are about."""
     try:
         with translating():
             yield

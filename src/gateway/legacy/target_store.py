@@ -1,4 +1,4 @@
-"""What an import from the reference product's database writes, in one transaction."""
+"""Writes an import from the reference product's database, in one transaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.postgres.statements import load
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What became of record `n` of a batch; neither added nor known means that something stands in its place."""
+    """The outcome of record `n` of a batch. Neither added nor known means that another row conflicts with it."""
 
     n: int
     added: bool
@@ -30,7 +30,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class PlacedUser:
-    """`user_id` is who has the id or the address now."""
+    """The outcome of person `n` of a batch. `user_id` is the person who has the id or the e-mail address now."""
 
     n: int
     added: bool
@@ -102,7 +102,7 @@ class PostgresLegacyTarget:
 
 @asynccontextmanager
 async def open_legacy_target(pool: Pool, *, dry_run: bool) -> AsyncIterator[PostgresLegacyTarget]:
-    """A transaction that is committed when the block ends well, and rolled back for a dry run or an exception.
+    """Open the import's transaction. It commits when the block ends well, and rolls back for a dry run or an exception.
 
     Raises StoreConflict while another import runs.
     """

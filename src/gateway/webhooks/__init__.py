@@ -1,1 +1,1 @@
-"""Webhooks: what a sender's request is worth, what becomes of it, and the log in which each can be found again."""
+"""Webhooks: the judgement of requests, their dispatch to autopilots, and the log that holds each delivery."""

@@ -1,4 +1,4 @@
-"""How a sender names a delivery, so that a second attempt at it is recognised."""
+"""The names that senders give their deliveries. A second attempt at the same delivery is recognised by its name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ KEY_CHARS_MAX = 255
 IDEMPOTENCY_KEY = "idempotency-key"
 GITHUB_DELIVERY = "x-github-delivery"
 STRIPE_EVENT = "stripe-event-id"
-"""Not a header: Stripe names its events in their bodies."""
+"""Names the source of a key that is no header: Stripe puts the id of an event in the body."""
 
-# Where each provider writes the name of a delivery, the most telling place first. GitLab repeats an event's UUID for
-# hooks that its own hooks caused, so its idempotency key comes before that.
+# The places where each provider writes the name of a delivery, the most specific first. GitLab repeats an event's UUID
+# for hooks that its own hooks caused, so its idempotency key comes before the UUID.
 _FIRST: dict[str, tuple[str, ...]] = {
     "github": (GITHUB_DELIVERY,),
     "gitlab": (IDEMPOTENCY_KEY, "x-gitlab-event-uuid"),
@@ -27,14 +27,17 @@ _ALWAYS = (IDEMPOTENCY_KEY, GITHUB_DELIVERY)
 
 @dataclass(frozen=True, slots=True)
 class DedupeKey:
-    """A delivery's name among those of its trigger, and where it stood."""
+    """The name of a delivery within its trigger, and the header (or body field) that it came from."""
 
     key: str
     source: str
 
 
 def dedupe_key(provider: str, headers: RequestHeaders, body: object = None) -> DedupeKey | None:
-    """The name of this delivery; None for a request that has none and so is always new. `body` is the parsed JSON."""
+    """Return the name of this delivery, or None for a request without one, which always counts as new.
+
+    `body` is the parsed JSON.
+    """
     for source in (*_FIRST.get(provider, ()), *_ALWAYS):
         value = _event_id(body) if source == STRIPE_EVENT else headers.first(source)
         if value:
@@ -48,7 +51,7 @@ def _event_id(body: object) -> str:
 
 
 def _bounded(key: str) -> str:
-    """The key itself, or a hash of one that an index could not hold."""
+    """Return the key itself, or its hash if the index could not hold the key."""
     if len(key) <= KEY_CHARS_MAX and key.isprintable():
         return key
     return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

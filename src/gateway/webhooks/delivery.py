@@ -1,7 +1,7 @@
-"""Taking a webhook in: judged, counted, written down, and only then dispatched. Its row says what became of it.
+"""The intake of webhooks: a request is judged, counted, stored, and only then dispatched. Its row holds the outcome.
 
-A request is judged by what its trigger looked like at one revision, which may be remembered from an earlier request.
-The statement that writes the row compares the revision, so a rotated token or secret counts from its commit on.
+A request is judged by one revision of its trigger, which may be remembered from an earlier request. The statement that
+writes the row compares the revision, so a rotated token or secret takes effect at its commit.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from gateway.work.autopilots.dispatch import Dispatched, Dispatcher, Firing
 logger = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 10.0
-"""How long a delivery may take once its row is being written, also when its sender has hung up."""
+"""Time from the judgement of a request to its answer. In this time a sender that hangs up does not interrupt it."""
 JUDGEMENTS_MAX = 5
 TRIGGERS_MAX = 2_000
 """Triggers that one process remembers."""
 FRESH_SECONDS = 1.0
-"""A request is refused by a trigger that was read at most so long ago."""
+"""Maximal age of the trigger that a request is refused by. An older one is read again first."""
 QUICK_BODY_BYTES_MAX = 8_192
-"""A body up to this size is read within a few milliseconds, however it is made."""
+"""A body up to this size is parsed within a few milliseconds, whatever it contains."""
 READERS_MAX = 2
-"""Larger bodies that are read at the same time."""
+"""Larger bodies that are parsed at the same time, in threads."""
 ATTEMPTS_MAX = 5
 STALE_ROWS_MAX = 50
 BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
@@ -58,7 +58,7 @@ BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A webhook trigger, ready to judge by, as it was at `read_at` (of a monotonic clock)."""
+    """A webhook trigger with opened secrets and parsed filters, as it was at `read_at` (of a monotonic clock)."""
 
     row: TriggerRow
     filters: tuple[EventFilter, ...] | None
@@ -79,14 +79,14 @@ class Answer:
 
 
 Observer = Callable[[str, str], None]
-"""Told of every delivery once it is decided: its provider, and what became of it."""
+"""Called for every delivery once it is decided, with its provider and its outcome."""
 
 
 Record = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
-"""Writes a request down; None when it was judged by an old revision of its trigger."""
+"""Stores a request. None when it was judged by an old revision of its trigger."""
 
 Begin = Callable[[Firing], Awaitable[Dispatched | None]]
-"""Begins a run about which there is nothing to decide; None for every other firing."""
+"""Begins a run that needs no further decision. None for every other firing."""
 
 
 def _unheard(_provider: str, _status: str) -> None:
@@ -94,7 +94,7 @@ def _unheard(_provider: str, _status: str) -> None:
 
 
 class Intake:
-    """Takes requests in and dispatches them. It owns nothing; a process has one."""
+    """Takes requests in and dispatches them. A process has one. It owns no resources that need closing."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Intake:
         mint: Callable[[], UUID] = new_id,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`record` and `begin` do for many requests at once what is otherwise done for each alone."""
+        """`record` and `begin` handle many requests in one statement. Without them each request is handled alone."""
         self._store = store
         self._record = record or self._record_alone
         self._begin_together = begin
@@ -122,17 +122,20 @@ class Intake:
         self._readers = trio.CapacityLimiter(READERS_MAX)
         self._triggers: OrderedDict[str, Trigger] = OrderedDict()
 
-    # --- whose request it is ------------------------------------------------------------------------------------------
+    # --- the trigger of a request -------------------------------------------------------------------------------------
 
     def remembered(self, token: str) -> Trigger | None:
-        """The trigger of a token, if this process has judged by it lately."""
+        """Return the trigger of a token if this process still remembers it."""
         known = self._triggers.get(token)
         if known is not None:
             self._triggers.move_to_end(token)
         return known
 
     async def find_trigger(self, token: str) -> Trigger | None:
-        """The trigger of a token; None for a token that does not exist. Raises StoreError when that is unknown."""
+        """Return the trigger of a token.
+
+        None for a token that does not exist. Raises StoreError when that is unknown.
+        """
         known = self.remembered(token)
         if known is not None:
             return known
@@ -140,10 +143,10 @@ class Intake:
         return None if row is None else self._remember(row)
 
     async def reread(self, trigger: Trigger) -> Trigger | None:
-        """The trigger as it is now, at least as of FRESH_SECONDS ago; None when its token has been taken away.
+        """Return the trigger as it was at most FRESH_SECONDS ago. None when its token has been taken away.
 
-        A request that its signature would let pass must not be refused for a secret that is no longer there. A storm
-        of bad requests asks the database once in FRESH_SECONDS.
+        A request with a valid signature must not be refused because of a remembered secret that no longer exists. A
+        storm of bad requests reads the database only once in FRESH_SECONDS.
         """
         now, token = self._monotonic(), trigger.row.token
         known = self._triggers.get(token, trigger)
@@ -166,7 +169,7 @@ class Intake:
         return trigger
 
     def _opened(self, sealed: str, owner: UUID) -> str | None:
-        """None for a secret that cannot be read: it matches nothing, and still requires a signature."""
+        """Open a secret. None when it cannot be opened: it then matches nothing, and still requires a signature."""
         try:
             return None if self._ring is None else self._ring.open_text(sealed, owner=owner)
         except UnreadableSecret as error:
@@ -178,10 +181,11 @@ class Intake:
     async def receive(
         self, trigger: Trigger, headers: RequestHeaders, body: bytes, *, gates: Gates, address: str
     ) -> Answer | None:
-        """Take one request in and settle it; None when its token has been taken away meanwhile.
+        """Take one request in and settle it. None when its token has been taken away meanwhile.
 
-        Once its row is being written it is settled also when its sender hangs up. Raises LimitReached as `gates` does,
-        and StoreError when it could not be written down: the sender should come again.
+        A request is settled even if its sender hangs up: for SETTLE_SECONDS a cancellation does not interrupt it.
+        Raises LimitReached as `gates` does. Raises StoreError when the request could not be stored, or was not settled
+        in that time. The sender should send it again then.
         """
         answer: Answer | None = None
         with finishing(SETTLE_SECONDS) as scope:
@@ -200,6 +204,7 @@ class Intake:
             try:
                 gates.count(address, row.id, standing)
             except LimitReached:
+                # The remembered trigger may be outdated. The refusal is final only if its revision is still the same.
                 current = await self.reread(trigger)
                 if current is not None and current.row.revision == row.revision:
                     raise
@@ -210,6 +215,7 @@ class Intake:
                 if recorded is not None:
                     reached("webhooks.recorded")
                     return await self._settle(judged, recorded)
+                # The row was not written, because the trigger has a newer revision: judge the request again by it.
                 self._triggers.pop(row.token, None)
                 current = await self.find_trigger(row.token)
             if current is None:
@@ -222,7 +228,7 @@ class Intake:
         return recorded
 
     async def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes, verdict: Verdict) -> _Judged:
-        """Judge what the request says; of one that is not believed that is not even read."""
+        """Judge the request. The body is parsed only if the signature was accepted."""
         delivery_id = self._mint()
         refusal, envelope = _refusal(verdict, delivery_id), None
         if refusal is None:
@@ -233,7 +239,10 @@ class Intake:
         return _Judged(trigger, headers, body, verdict, envelope, refusal, delivery_id)
 
     async def _read(self, body: bytes, headers: RequestHeaders) -> Envelope:
-        """Raises InvalidBody. What takes longer is read in a thread: meanwhile the loop has bots to answer."""
+        """Parse a body. Raises InvalidBody.
+
+        A large body is parsed in a thread, because the event loop must answer the bots meanwhile.
+        """
         if len(body) <= QUICK_BODY_BYTES_MAX:
             return normalise(body, headers)
         return await trio.to_thread.run_sync(normalise, body, headers, limiter=self._readers)
@@ -266,9 +275,10 @@ class Intake:
     # --- dispatch -----------------------------------------------------------------------------------------------------
 
     async def dispatch(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
-        """Begin the run of a queued delivery, or say what became of it when that was decided already.
+        """Begin the run of a queued delivery, or return its outcome when it was decided already.
 
-        A failure leaves the row failed, or queued where not even that could be written: the janitor finishes it then.
+        After a failure the row is marked as failed. If not even that can be written, the row stays queued and the
+        janitor finishes it later.
         """
         try:
             return await self._begin(provider, firing, delivery_id, trigger_id)
@@ -305,17 +315,17 @@ class Intake:
         return _failed(delivery_id)
 
     async def _as_decided(self, provider: str, delivery_id: UUID) -> Answer:
-        """The answer to a delivery that was settled while we were about to: by a run or by a janitor."""
+        """Return the answer to a delivery that was settled in the meantime, by its run or by a janitor."""
         settled = await self._store.verdict(delivery_id)
         if settled is None:
             return _failed(delivery_id)
         self._observe(provider, "skipped" if settled.skipped else settled.status)
         return _answer_of(settled)
 
-    # --- what somebody left behind ------------------------------------------------------------------------------------
+    # --- deliveries left behind by a process that died ----------------------------------------------------------------
 
     async def finish_stale(self) -> int:
-        """Dispatch deliveries whose receiver died between the row and its dispatch; returns how many were settled."""
+        """Dispatch deliveries whose process died between storing and dispatching them. Return the number settled."""
         settled = 0
         for stored in await self._store.claim_stale(STALE_ROWS_MAX):
             if await self.finish(stored):
@@ -323,9 +333,10 @@ class Intake:
         return settled
 
     async def finish(self, stored: StoredDelivery) -> bool:
-        """Begin the run of a stored delivery; False when that has to be tried again.
+        """Begin the run of a stored delivery. False when this has to be tried again.
 
-        One row is one unit of work: whatever escapes from it is its own failure, at the latest the last time.
+        Each row is one unit of work: an unexpected error affects only this row. It is tried again until ATTEMPTS_MAX,
+        and then the row is marked as failed.
         """
         try:
             await self._begin(stored.provider, stored_firing(stored), stored.id, stored.trigger_id)
@@ -343,7 +354,7 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A request, what it was judged by, and the answer that it gets at once if it is refused."""
+    """A judged request, with the trigger it was judged by. `refusal` is the answer if it is refused."""
 
     trigger: Trigger
     headers: RequestHeaders
@@ -359,7 +370,7 @@ class _Judged:
 
     @property
     def reason(self) -> str | None:
-        """Why nothing is to be started, as far as the request itself says."""
+        """The reason to start no run, as far as the request itself gives one."""
         if self.refusal is not None or self.envelope is None:
             return None if self.refusal is None else str(self.refusal.body["reason"])
         wanted = is_wanted(self.trigger.filters, self.envelope.event, self.envelope.payload)
@@ -396,7 +407,7 @@ class _Judged:
 
 
 def stored_firing(stored: StoredDelivery) -> Firing:
-    """What a row asks for without its request. Raises InvalidBody."""
+    """Make the firing of a stored delivery from its row alone. Raises InvalidBody."""
     return Firing(
         stored.autopilot_id,
         "webhook",
@@ -408,7 +419,7 @@ def stored_firing(stored: StoredDelivery) -> Firing:
 
 
 def _stored_payload(stored: StoredDelivery) -> dict[str, Any]:
-    """The envelope of a delivery from its row, with the event and the time it came with. Raises InvalidBody."""
+    """Make the envelope of a delivery from its row, with the stored event and arrival time. Raises InvalidBody."""
     if stored.raw_body is None:
         raise InvalidBody("the delivery has no stored body")
     pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
@@ -425,11 +436,12 @@ def _standing(verdict: Verdict) -> Standing:
 
 
 def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:
-    """The answer to a request that is not believed; None for one that is."""
+    """Return the answer to a request whose signature is not accepted. None when it is accepted."""
     if verdict.status in BELIEVED:
         return None
     if verdict.undecided:
-        # Ours to mend, and worth another attempt: not the sender's fault, and so not counted as one.
+        # The server's own fault: a stored secret cannot be opened. The sender may try again, and it does not count
+        # against the sender as a bad signature.
         return _rejected(503, "signing_secret_unreadable", delivery_id, verdict.detail)
     return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail)
 
@@ -458,7 +470,10 @@ def _accepted(delivery_id: UUID, run_id: UUID | None, autopilot_id: UUID, trigge
 
 
 def _words_of(error: Exception) -> str:
-    """What the log may say of an error: an unexpected one could repeat what a sender wrote."""
+    """Return the text of an error for the log. For an unexpected error that is its type only.
+
+    The text of an unexpected error could repeat what a sender wrote.
+    """
     return str(error) if isinstance(error, StoreError | RejectedRequest) else type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""A request's body in the one form that agents are given, whatever its sender's habits."""
+"""The envelope: the one form in which agents get the body of a request, whatever form its sender uses."""
 
 from __future__ import annotations
 
@@ -15,27 +15,33 @@ from gateway.webhooks.headers import RequestHeaders
 DEFAULT_EVENT = "webhook.received"
 EVENT_CHARS_MAX = 255
 DEPTH_MAX = 100
-"""Nesting of a body. Real ones have less than twenty; readers of the stored document recurse."""
+"""Nesting of a body.
+
+Real bodies have less than twenty levels. Bounded because readers of the stored document recurse.
+"""
 FORM = "application/x-www-form-urlencoded"
 
 _BOM = b"\xef\xbb\xbf"
-# An escaped NUL: its backslash is not itself escaped.
+# An escaped NUL. The group before it holds the escaped backslashes, so that the NUL's own backslash is not an escaped
+# one.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-# Every escape is consumed, so that none begins inside another one. The group is one half of a pair without the other.
+# Matches every escape whole, so that no match begins inside another escape. The group holds one half of a surrogate
+# pair that stands without its other half.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 
 
 class InvalidBody(Exception):
-    """The body is no JSON object or array. The text says why, and repeats nothing of the body."""
+    """The body is not a JSON object or array. The text says why, and repeats nothing of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a request says. `document` is `payload` as JSON that the database can hold; the rest is for deciding.
+    """The content of a request. `document` is `payload` as JSON that the database can hold.
 
-    `body` is the whole parsed body, which is the payload unless the caller sent an envelope of its own.
+    The other fields are only used for decisions. `body` is the whole parsed body. It equals the payload unless the
+    sender sent an envelope of its own.
     """
 
     event: str
@@ -45,7 +51,7 @@ class Envelope:
     content_type: str
 
     def render(self, received_at: datetime) -> bytes:
-        """The JSON that a run is given: `{event, eventPayload, request: {receivedAt, contentType}}`."""
+        """Return the JSON that a run gets: `{event, eventPayload, request: {receivedAt, contentType}}`."""
         request = {"receivedAt": received_at.astimezone(UTC).isoformat(), "contentType": self.content_type}
         return b"".join((
             b'{"event":', storable(msgspec.json.encode(self.event)),
@@ -70,17 +76,17 @@ def normalise(body: bytes, headers: RequestHeaders) -> Envelope:
 
 
 def storable(document: bytes) -> bytes:
-    """The JSON text with U+FFFD for each NUL, which Postgres stores neither in text nor in jsonb."""
+    """Return the JSON text with U+FFFD in place of each NUL, which Postgres stores neither in text nor in jsonb."""
     return _NUL.sub(rb"\1\\ufffd", document) if b"\\u0000" in document else document
 
 
 def shown_event(event: str) -> str:
-    """An event's name as the log holds it: bounded, and without NUL."""
+    """Return an event's name as the log holds it: bounded, and without NUL."""
     return event.strip()[:EVENT_CHARS_MAX].replace("\x00", "") or DEFAULT_EVENT
 
 
 def unread_event(headers: RequestHeaders) -> str:
-    """The name of an event whose body cannot be read: what its headers say."""
+    """Return the name of an event from the headers alone, for a body that cannot be read."""
     return shown_event(_event(None, headers))
 
 
@@ -96,16 +102,19 @@ def _json_text(body: bytes, content_type: str) -> bytes:
 
 
 def _whole_characters(text: bytes) -> bytes:
-    """The JSON text with U+FFFD for each half of a surrogate pair: who cuts a title may cut it within an emoji."""
+    """Return the JSON text with U+FFFD in place of each lone half of a surrogate pair.
+
+    Senders produce such halves when they cut a title in the middle of an emoji.
+    """
     if b"\\ud" not in text and b"\\uD" not in text:
         return text
     return _ESCAPE.sub(lambda found: found[0] if found[1] is None else b"\\ufffd", text)
 
 
 def _form_payload(form: bytes) -> bytes:
-    """The field in which GitHub's form-encoded hooks carry their JSON."""
+    """Return the value of the field in which GitHub's form-encoded hooks carry their JSON."""
     try:
-        # Latin-1 there and back: byte for byte, whatever the encoding of the text inside.
+        # Decoding and encoding as Latin-1 keeps every byte, whatever the encoding of the text inside.
         fields = parse_qsl(form.decode("latin-1"), keep_blank_values=True, max_num_fields=100, encoding="latin-1")
     except ValueError as error:
         raise InvalidBody("the body is not a form of at most 100 fields") from error
@@ -128,7 +137,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _is_deeper_than(depth: int, parsed: Any) -> bool:
-    """Level by level, without recursion."""
+    """Check level by level, because a recursive check could itself overflow."""
     level = [parsed]
     for _ in range(depth):
         level = [child for value in level for child in _children(value) if isinstance(child, dict | list)]
@@ -142,7 +151,10 @@ def _children(value: dict[str, Any] | list[Any]) -> Any:
 
 
 def _own_envelope(parsed: Any, text: bytes) -> bytes | None:
-    """The text of the payload of a body that is an envelope already. Its own words, so that no number is rounded."""
+    """Return the payload's original text if the body is an envelope already, else None.
+
+    The original text is kept so that no number is rounded.
+    """
     if not isinstance(parsed, dict) or "eventPayload" not in parsed:
         return None
     event = parsed.get("event")

@@ -1,4 +1,4 @@
-"""Which events a trigger wants."""
+"""Event filters: the events that a trigger reacts to."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ _NAME_CHARS_MAX = 255
 
 
 class EventFilter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event by name, and the actions of it that count; no actions means all of them."""
+    """An event by its name, and the actions that count for it. No actions means all of them."""
 
     event: str
     actions: tuple[str, ...] = ()
 
 
 def split_event(event: str) -> tuple[str, str, str]:
-    """(provider, name, action) of an event's name. A first part that is no known provider belongs to the name."""
+    """Split an event's name into (provider, name, action).
+
+    A first part that is not a known provider belongs to the name.
+    """
     provider, dot, rest = event.partition(".")
     if not dot or provider not in PROVIDER_PREFIXES:
         provider, rest = "", event
@@ -30,7 +33,10 @@ def split_event(event: str) -> tuple[str, str, str]:
 
 
 def read_filters(stored: bytes | str | None) -> tuple[EventFilter, ...] | None:
-    """The filters of a trigger as stored JSON; empty means that every event is wanted, None that nobody can tell."""
+    """Parse a trigger's filters from stored JSON.
+
+    Empty means that every event is wanted, None that they are unreadable.
+    """
     if not stored:
         return ()
     try:
@@ -40,7 +46,10 @@ def read_filters(stored: bytes | str | None) -> tuple[EventFilter, ...] | None:
 
 
 def is_wanted(filters: Sequence[EventFilter] | None, event: str, payload: object = None) -> bool:
-    """Whether one of `filters` lets the event pass. Filters that could not be read let nothing pass."""
+    """True if one of `filters` lets the event pass.
+
+    Unreadable filters (None) let nothing pass, empty ones everything.
+    """
     if filters is None:
         return False
     if not filters:
@@ -56,7 +65,7 @@ def is_wanted(filters: Sequence[EventFilter] | None, event: str, payload: object
 
 
 def filters_problem(filters: Sequence[EventFilter]) -> str | None:
-    """Why these cannot be the filters of a trigger; None when they can."""
+    """Return the reason why these cannot be the filters of a trigger, or None when they can."""
     if len(filters) > FILTERS_MAX:
         return f"a trigger has at most {FILTERS_MAX} event filters"
     names = [name for wanted in filters for name in (wanted.event, *wanted.actions)]
@@ -73,7 +82,7 @@ def _without_provider(event: str) -> str:
 
 
 def _actions(payload: Any) -> list[str]:
-    """What a payload says happened, in the fields that providers use for it."""
+    """Return the actions that a payload names, in the fields that providers use for them."""
     if not isinstance(payload, dict):
         return []
     return [value for field in _ACTION_FIELDS if isinstance(value := payload.get(field), str)]

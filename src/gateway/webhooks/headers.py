@@ -1,4 +1,4 @@
-"""A request's headers, as senders write them: any name several times, in any case, with any bytes."""
+"""A request's headers as senders may write them: a name may be repeated, in any case, with any bytes in its value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ KEPT = (
     "user-agent", "x-github-event", "x-github-delivery", "x-gitlab-event", "x-gitlab-event-uuid", "x-event-type",
     "idempotency-key", "webhook-id", "svix-id",
 )  # fmt: skip
-"""What the log keeps. Never a signature, never what proves somebody's identity."""
+"""Headers that the log keeps. A signature or any other credential must never be among them."""
 
 
 class RequestHeaders:
-    """Headers by lower-case name; values are stripped, and what is empty then counts as absent."""
+    """Headers by lower-case name. Values are stripped, and an empty value counts as absent."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         self._values: dict[str, list[str]] = {}
@@ -23,7 +23,7 @@ class RequestHeaders:
                 self._values.setdefault(name.lower(), []).append(stripped)
 
     def first(self, name: str) -> str:
-        """The first value of a header given in lower case; empty when there is none."""
+        """Return the first value of a header, or "" when there is none. The name is given in lower case."""
         return self._values.get(name, [""])[0]
 
     def every(self, name: str) -> list[str]:
@@ -33,13 +33,16 @@ class RequestHeaders:
         return name in self._values
 
     def kept(self, signature_headers: Iterable[str]) -> dict[str, str | bool]:
-        """What the log may show of them, and whether one of `signature_headers` was there at all."""
+        """Return the headers that the log may show. `signature_present`: one of `signature_headers` was there."""
         kept: dict[str, str | bool] = {name: shown(self.first(name)) for name in KEPT if name in self}
         return kept | {"signature_present": any(name in self for name in signature_headers)}
 
 
 def header_bytes(value: str) -> bytes:
-    """The bytes that a sender wrote: servers hand them over as Latin-1. Text that never was a header stays harmless."""
+    """Return the bytes that a sender wrote. Servers hand them over decoded as Latin-1.
+
+    Text that never was a header may hold other characters. It is encoded as UTF-8, without an error.
+    """
     try:
         return value.encode("latin-1")
     except UnicodeEncodeError:
@@ -47,5 +50,5 @@ def header_bytes(value: str) -> bytes:
 
 
 def shown(value: str) -> str:
-    """A header's value as the log holds it."""
+    """Return a header's value as the log holds it: bounded, without NUL, and valid Unicode."""
     return value[:VALUE_CHARS_MAX].replace("\x00", "").encode("utf-8", "replace").decode()

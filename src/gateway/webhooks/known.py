@@ -1,4 +1,7 @@
-"""The tokens that may exist, known without a look-up: an address that guessed too often gets none for the others."""
+"""The digests of existing tokens, kept in memory. They tell without a database look-up that a token cannot exist.
+
+An address that has guessed too often gets no look-up for a token that cannot exist.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,20 @@ from gateway.webhooks.ports import TokenStore
 logger = structlog.get_logger(__name__)
 
 TOKENS_MAX = 100_000
-"""Tokens that are known. Where there are more, every one may exist, and is looked up."""
+"""Tokens that are kept in memory. If more exist, every token counts as possible and is looked up."""
 PAGE_ROWS = 1_000
 DIGEST_BYTES = 8
 RETRY_SECONDS = 1.0
-"""How long after a failure to read them the next attempt comes."""
+"""Pause after a failed reading before the next attempt."""
 _FIRST = UUID(int=0)
 
 
 class KnownTokens:
-    """Digests of the tokens that exist, read when they are first needed, and kept up to date by announcements.
+    """Digests of the tokens that exist. They are read when first needed, and kept up to date by announcements.
 
-    A digest is the beginning of a token's SHA-256. It tells nothing of 256 random bits, and a token that has it by
-    chance is only looked up. Digests of tokens that were taken away stay until the next reading, with the same effect.
+    A digest is the beginning of a token's SHA-256. It reveals nothing about a token of 256 random bits. A wrong token
+    that has the same digest by chance only causes a look-up. The digests of deleted tokens stay until the next reading,
+    and also only cause a look-up.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class KnownTokens:
         self._failed_at = float("-inf")
 
     def hear(self, payload: str) -> None:
-        """Take the announcement of a new token, its digest in hex; "" says that some may have been missed."""
+        """Take in the announcement of a new token: its digest in hex, or "" when announcements may have been missed."""
         try:
             digest = bytes.fromhex(payload)
         except ValueError:
@@ -65,12 +69,12 @@ class KnownTokens:
         return digest in self._digests or len(self._digests) > self._tokens_max
 
     async def _read(self) -> None:
-        """All who wait for a reading share one, its failure included."""
+        """Read the digests. All callers that wait for a reading share one, and they share its failure too."""
         if self._is_complete:
             return
         if self._clock() - self._failed_at < RETRY_SECONDS:
             raise StoreUnavailable(f"the tokens could not be read less than {RETRY_SECONDS:g} s ago")
-        self._is_complete = True  # an announcement that some were missed may take it back meanwhile
+        self._is_complete = True  # set before the reading, so that `hear` can reset it while the reading is under way
         self._heard.clear()
         try:
             digests = await self._read_pages()
@@ -80,6 +84,7 @@ class KnownTokens:
         except BaseException:
             self._is_complete = False
             raise
+        # Tokens that were announced during the reading may be missing from its pages.
         self._digests = digests | self._heard
         logger.info("webhook_tokens_read", count=len(digests))
 

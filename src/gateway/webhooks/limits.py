@@ -1,11 +1,14 @@
-"""The limits of requests to triggers: some are refused beyond them, others wait for their turn. Counted per process.
+"""Rate limits for requests to triggers.
 
-A request is judged first and counted then, so that no other uses up the budget of a sender that proves itself:
+Beyond a limit a request is refused, or waits for its turn. Counted per process.
+
+A request is judged first and counted afterwards, so that bad requests cannot use up the budget of a sender with a valid
+signature:
 
 - Unknown tokens, and signatures that are missing or wrong, count against the address they came from.
 - Failures, and all requests at a trigger without a secret, count against the trigger.
-- A request with a valid signature is begun at once up to the pace, waits for its turn beyond it, and is refused only
-  above CEILING times the pace.
+- A request with a valid signature begins at once up to the pace, which is the limit per token. Beyond the pace it waits
+  for its turn. It is refused only above CEILING times the pace.
 """
 
 from __future__ import annotations
@@ -28,15 +31,15 @@ Gate = Literal["token", "ip"]
 
 MINUTE_SECONDS = 60
 KEYS_MAX = 100_000
-"""Keys that are counted at the same time. Beyond that, the one that has been quiet longest is forgotten."""
+"""Keys that are counted at the same time. Beyond that, the key that has been idle longest is forgotten."""
 CEILING = 10
-"""A sender that proves itself is refused above so many times its pace."""
+"""A sender with a valid signature is refused above this multiple of its pace."""
 
 Clock = Callable[[], float]
 
 
 class LimitReached(RejectedRequest):
-    """A request over a limit, for 429; `gate` says which limit."""
+    """A request over a limit, answered with 429. `gate` names the limit."""
 
     def __init__(self, gate: Gate, seconds: int) -> None:
         message = f"too many requests; try again in {seconds} s"
@@ -45,9 +48,10 @@ class LimitReached(RejectedRequest):
 
 
 class RecentHits(MemoryStorage):
-    """The hits of a moving window by key, in order, bounded in the number of keys.
+    """The hits of a moving window, by key and in order. The number of keys is bounded.
 
-    The library's own memory storage keeps every key it ever saw, and starts a thread to look through all of them.
+    The memory storage of the `limits` library is not used, because it keeps every key it ever saw, and starts a thread
+    that looks through all of them.
     """
 
     STORAGE_SCHEME = ["recent-hits"]  # noqa: RUF012  (declared so by the library)
@@ -90,10 +94,10 @@ class RecentHits(MemoryStorage):
 
 
 class RateLimit:
-    """At most so many hits of a key in any minute; 0 means no limit. The last minute slides, it does not begin anew.
+    """A limit of `per_minute` hits of a key in any minute. 0 means no limit. The minute is a sliding window.
 
-    Everything here is synchronous: no other task counts in between, so that no burst gets past the limit. The clock is
-    the monotonic one: a wall clock that is set moves no limit.
+    Every method is synchronous, so no other task can count between the check and the count, and no burst gets past the
+    limit. The clock is monotonic, so setting the wall clock moves no limit.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class RateLimit:
         clock: Clock = time.monotonic,
         minute_seconds: int | None = None,
     ) -> None:
-        """`minute_seconds` is what counts as a minute: MINUTE_SECONDS, but for tests that cannot wait for one."""
+        """`minute_seconds` is the length of the window. The default is MINUTE_SECONDS; tests use a shorter one."""
         self._gate: Gate = gate
         self._item = RateLimitItemPerSecond(per_minute, minute_seconds or MINUTE_SECONDS) if per_minute else None
         self._hits = RecentHits(keys_max=keys_max, clock=clock)
@@ -113,25 +117,25 @@ class RateLimit:
         self._clock = clock
 
     def take(self, key: str) -> bool:
-        """Count one, if there is room for it."""
+        """Count one hit if there is room for it. True if it was counted."""
         return self._item is None or self._limiter.hit(self._item, self._gate, key)
 
     def give_back(self, key: str) -> None:
-        """Undo a `take` of which nothing came."""
+        """Undo a `take` that was not used."""
         if self._item is not None:
             self._hits.give_back(self._item.key_for(self._gate, key))
 
     def has_room(self, key: str) -> bool:
-        """True if `take` would count one."""
+        """True if `take` would count a hit."""
         return self._item is None or self._limiter.test(self._item, self._gate, key)
 
     def hit(self, key: str) -> None:
-        """Count one. Raises LimitReached with the whole seconds after which to try again, at least one."""
+        """Count one hit. Raises LimitReached with the whole seconds after which to try again, at least one."""
         if self._item is not None and not self.take(key):
             raise self._refusal(self._item, key)
 
     def check(self, key: str) -> None:
-        """Raises what `hit` would, and counts nothing."""
+        """Raise LimitReached if `hit` would, and count nothing."""
         if self._item is not None and not self.has_room(key):
             raise self._refusal(self._item, key)
 
@@ -141,18 +145,18 @@ class RateLimit:
 
 
 class Standing(StrEnum):
-    """The worth of a request at a known trigger, once it is judged."""
+    """The result of judging a request at a known trigger."""
 
     PROVEN = "proven"
     """Its signature is valid."""
     UNPROVEN = "unproven"
-    """Its trigger asks for no signature, or has a secret that cannot be read."""
+    """The trigger asks for no signature, or has a secret that cannot be read."""
     DISPROVED = "disproved"
     """Its signature is missing or wrong."""
 
 
 class Gates:
-    """The limits of one process, by what a request has turned out to be."""
+    """The limits of one process. The standing of a request decides which of them apply."""
 
     def __init__(
         self,
@@ -162,7 +166,10 @@ class Gates:
         clock: Clock = time.monotonic,
         minute_seconds: int | None = None,
     ) -> None:
-        """0 turns off the limits per token, or the one per address."""
+        """`per_token_per_minute` sets the limits per token, `per_ip_per_minute` the one per address.
+
+        0 turns them off.
+        """
 
         def limit(gate: Gate, per_minute: int) -> RateLimit:
             return RateLimit(gate, per_minute, clock=clock, minute_seconds=minute_seconds)
@@ -176,7 +183,7 @@ class Gates:
     # --- before a request is judged -----------------------------------------------------------------------------------
 
     def is_spent(self, address: str) -> bool:
-        """True if this address has sent as many bad credentials as it may."""
+        """True if this address has used up its limit of bad credentials."""
         return not self._bad_credentials.has_room(address)
 
     def count_unknown(self, address: str) -> None:
@@ -184,7 +191,7 @@ class Gates:
         self._bad_credentials.hit(address)
 
     def check_unsigned(self, trigger_id: UUID) -> None:
-        """Raises LimitReached for a trigger that asks for no proof and has no room, so that no body need be read."""
+        """Raise LimitReached for a trigger that asks for no signature and has no room, before the body is read."""
         self._unproven.check(str(trigger_id))
 
     # --- once it is judged --------------------------------------------------------------------------------------------
@@ -197,25 +204,26 @@ class Gates:
         limit.hit(str(trigger_id))
 
     def has_to_wait(self, trigger_id: UUID, standing: Standing) -> bool:
-        """Ask for a request that was counted and begins a run: False lets it begin, and counts that."""
+        """True if a counted request that starts a run must wait for its turn. False lets it begin, and counts it."""
         if standing is not Standing.PROVEN:
             return False
-        # Those that came before it wait: it must not overtake them when the minute slides on.
+        # While earlier deliveries of this trigger wait, this one waits too. Otherwise it would overtake them as soon as
+        # the sliding window has room.
         if trigger_id not in self._waiting and self._pace.take(str(trigger_id)):
             return False
         self._waiting |= {trigger_id}
         return True
 
-    # --- those that wait ----------------------------------------------------------------------------------------------
+    # --- waiting deliveries -------------------------------------------------------------------------------------------
 
     def take_turn(self, trigger_id: UUID) -> bool:
-        """Count one that waits, and let it begin; False when there is no room."""
+        """Count a waiting delivery and let it begin. False when there is no room."""
         return self._pace.take(str(trigger_id))
 
     def give_back_turn(self, trigger_id: UUID) -> None:
-        """Undo a `take_turn` of which nothing came."""
+        """Undo a `take_turn` that was not used."""
         self._pace.give_back(str(trigger_id))
 
     def set_waiting(self, trigger_ids: Iterable[UUID]) -> None:
-        """Say at which triggers deliveries wait; at all others the next one may begin at once."""
+        """Set the triggers at which deliveries wait. At all other triggers the next delivery may begin at once."""
         self._waiting = frozenset(trigger_ids)

@@ -1,4 +1,4 @@
-"""Looking at the log of deliveries."""
+"""Read access to the log of deliveries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.webhooks.ports import Delivery, DeliveryDetail, DeliveryFilter, Log
 
 
 class DeliveryLog:
-    """The log as members of a workspace see it. Who is one is the caller's to check."""
+    """The log of deliveries as members of a workspace see it. The caller must check the membership."""
 
     def __init__(self, store: LogStore) -> None:
         self._store = store
@@ -20,7 +20,10 @@ class DeliveryLog:
     async def page(
         self, workspace_id: UUID, autopilot_id: UUID | None, wanted: DeliveryFilter, *, limit: int, offset: int
     ) -> tuple[list[Delivery], int]:
-        """The newest first, and how many there are in all; without an autopilot those of the whole workspace."""
+        """Return a page of deliveries, newest first, and their total number.
+
+        Without an autopilot these are the deliveries of the whole workspace.
+        """
         if autopilot_id is None:
             rows = await self._store.workspace_page(workspace_id, wanted, limit, offset)
         else:
@@ -28,7 +31,7 @@ class DeliveryLog:
         return rows, await self._store.count(workspace_id, autopilot_id, wanted)
 
     async def find(self, autopilot_id: UUID, delivery_id: UUID) -> dict[str, Any]:
-        """A delivery, whole, as JSON can hold it. Raises RejectedRequest (404)."""
+        """Return a whole delivery in a form that JSON can hold. Raises RejectedRequest (404)."""
         found = await self._store.find(autopilot_id, delivery_id)
         if found is None:
             raise RejectedRequest(404, "delivery_not_found", "this autopilot has no such delivery")
@@ -41,7 +44,7 @@ def _whole(delivery: DeliveryDetail) -> dict[str, Any]:
 
 
 def _shown_body(body: bytes | None) -> tuple[str | None, str | None]:
-    """The body as text, or in base64 where it is no text."""
+    """Return the body and its encoding: as text if it is UTF-8, else in base64."""
     if body is None:
         return None, None
     try:

@@ -1,4 +1,4 @@
-"""What the webhook layer needs of a store, and the rows it deals in."""
+"""The store interfaces of the webhook layer, and the rows that pass through them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DECIDED = "webhook_delivery_decided"
 
 @dataclass(frozen=True, slots=True)
 class TriggerRow:
-    """A webhook trigger as stored, with its sealed secrets, at one revision."""
+    """A stored webhook trigger at one revision, with its sealed secrets."""
 
     id: UUID
     workspace_id: UUID
@@ -30,10 +30,10 @@ class TriggerRow:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryDraft:
-    """A request that was judged by `revision` of its trigger, to be written down.
+    """A request to be stored, judged by `revision` of its trigger.
 
-    `verdict` is `rejected`, or `queued` for one that is believed; a `reason` of the latter leaves it ignored. One that
-    `waits` is begun when its turn comes.
+    `verdict` is `rejected`, or `queued` for a request whose signature was accepted. A `queued` request with a `reason`
+    is stored as ignored. A request that `waits` begins when its turn comes.
     """
 
     id: UUID
@@ -57,15 +57,15 @@ class DeliveryDraft:
 
     @property
     def holds_key(self) -> bool:
-        """Whether another delivery of the same name would be a repeat of this one."""
+        """True if a later delivery with the same name counts as a repeat of this one."""
         return self.dedupe_key is not None and self.verdict != "rejected"
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The row that a request or a replay has now. Another `id` than the request's own: it was there before.
+    """The row of a request or a replay. An `id` other than `request_id` means that an earlier row was found.
 
-    It `waits` for its turn also when others of its trigger do, although it need not itself.
+    The delivery `waits` for its turn if it must, or if other deliveries of its trigger already wait.
     """
 
     request_id: UUID
@@ -81,7 +81,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a delivery."""
+    """The outcome of a delivery."""
 
     id: UUID
     autopilot_id: UUID
@@ -95,7 +95,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class StoredDelivery:
-    """What is needed to dispatch a delivery without its request."""
+    """The stored fields from which a delivery is dispatched without its request."""
 
     id: UUID
     workspace_id: UUID
@@ -121,7 +121,7 @@ class TriggerState:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A row of the log without what is large."""
+    """A row of the log without its large columns."""
 
     id: UUID
     workspace_id: UUID | None
@@ -152,7 +152,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryDetail(Delivery):
-    """A row of the log, whole."""
+    """A whole row of the log."""
 
     selected_headers: Mapping[str, Any] = field(repr=False)
     raw_body: bytes | None = field(repr=False)
@@ -164,7 +164,7 @@ STATUSES = ("queued", "dispatched", "rejected", "ignored", "failed")
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries are meant. `text`: every word of it must begin a word of the body."""
+    """Selects deliveries. `text`: each of its words must be the beginning of a word in the body."""
 
     status: str | None = None
     event: str | None = None
@@ -173,7 +173,7 @@ class DeliveryFilter:
 
 @dataclass(frozen=True, slots=True)
 class ReplayFilter(DeliveryFilter):
-    """Which deliveries a bulk replay means: those received from `since` on and before `until`."""
+    """Selects the deliveries of a bulk replay: those received from `since` on and before `until`."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -181,7 +181,7 @@ class ReplayFilter(DeliveryFilter):
 
 @dataclass(frozen=True, slots=True)
 class BulkReplay:
-    """A bulk replay as people see it. `planned` is how many it goes through, at most its budget."""
+    """A bulk replay as people see it. `planned` is the number of deliveries to replay, at most `budget`."""
 
     id: UUID
     autopilot_id: UUID
@@ -198,7 +198,7 @@ class BulkReplay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayWork:
-    """A bulk replay as whoever carries it out sees it."""
+    """A bulk replay as the process sees it that carries it out."""
 
     id: UUID
     autopilot_id: UUID
@@ -217,44 +217,47 @@ class ReplayItem:
 
 
 class IntakeStore(Protocol):
-    """Where requests are written down. Every method raises StoreUnavailable or StoreConflict."""
+    """The store of requests. Every method raises StoreUnavailable or StoreConflict."""
 
     async def find_trigger(self, token: str) -> TriggerRow | None: ...
 
     async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
-        """Write requests down together; None for one that was judged by an old revision of its trigger."""
+        """Store requests together. The result is None for a request judged by an old revision of its trigger."""
 
     async def ignore(self, delivery_id: UUID, reason: str) -> bool:
-        """False when it was decided already."""
+        """Mark a delivery as ignored. False when it was decided already."""
 
     async def fail(self, delivery_id: UUID, error: str) -> bool:
-        """Give up a delivery. False when it was decided already."""
+        """Mark a delivery as failed. False when it was decided already."""
 
     async def verdict(self, delivery_id: UUID) -> Settled | None: ...
 
     async def claim_stale(self, rows_max: int) -> list[StoredDelivery]:
-        """Deliveries that somebody received and did not finish. Each is put off, so that others do not take it too."""
+        """Take deliveries that a process received and did not finish.
+
+        The next attempt at each is postponed, so that no other process takes it too.
+        """
 
 
 class TurnStore(Protocol):
     """Deliveries that wait for their turn, in a queue for each trigger. Any process may begin the first of a queue."""
 
     async def waiting_triggers(self, triggers_max: int) -> list[UUID]:
-        """The triggers at which deliveries wait."""
+        """Return the triggers at which deliveries wait."""
 
     async def claim_turn(self, trigger_id: UUID) -> StoredDelivery | None:
-        """The first of a trigger's queue, for one process at a time; None while another process has it.
+        """Claim the first delivery of a trigger's queue. None while another process has it.
 
-        It stays the first until it is decided: when its process dies, it is claimed again later.
+        The delivery stays the first until it is decided. If its process dies, it is claimed again later.
         """
 
     async def leave_queue(self, delivery_id: UUID) -> None:
-        """Let those behind it go first: it is tried again with what was left behind."""
+        """Take a delivery out of the queue, so that the ones behind it go on. `claim_stale` finds it later."""
 
 
 class TokenStore(Protocol):
     async def token_digests(self, after: UUID, rows_max: int) -> list[tuple[UUID, bytes]]:
-        """The ids and token digests of triggers behind that id, in the order of their ids."""
+        """Return the ids and token digests of the triggers with an id above `after`, in the order of their ids."""
 
 
 class ReplayStore(IntakeStore, Protocol):
@@ -263,11 +266,14 @@ class ReplayStore(IntakeStore, Protocol):
     async def trigger_state(self, autopilot_id: UUID, trigger_id: UUID) -> TriggerState | None: ...
 
     async def record_replay(self, replay_id: UUID, original_id: UUID, idempotency_key: str | None) -> Recorded | None:
-        """A new row for the same body, or the one that the same key made before. None: the original is gone."""
+        """Store a new row for the same body, or find the row that the same key made before.
+
+        None when the original is gone.
+        """
 
 
 class BulkStore(Protocol):
-    """Bulk replays: rows that any process may carry out, one process at a time."""
+    """The store of bulk replays. Any process may carry one out, one process at a time."""
 
     async def plan(self, autopilot_id: UUID, wanted: ReplayFilter) -> int: ...
 
@@ -294,13 +300,16 @@ class BulkStore(Protocol):
     async def advance_bulk(
         self, replay_id: UUID, token: UUID, item: ReplayItem, outcome: str, lease_seconds: float
     ) -> bool:
-        """Count `accepted`, `skipped` or `failed` and go on behind the item; False when the lease is lost."""
+        """Count the outcome (`accepted`, `skipped` or `failed`) and move the cursor past the item.
+
+        Renews the lease. False when the lease is lost.
+        """
 
     async def complete_bulk(self, replay_id: UUID, token: UUID) -> None: ...
 
 
 class LogStore(Protocol):
-    """Looking at the log."""
+    """The store of the log, read only."""
 
     async def page(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]: ...
 

@@ -1,4 +1,4 @@
-"""Running deliveries once more: one of them, or many by a plan that any process carries on."""
+"""Replays of deliveries: of a single one, or of many in a bulk replay, which any process can continue."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POLL_SECONDS = 5.0
 
 
 class Replayer:
-    """Replays one delivery at a time. A replay is a delivery of its own, and refers to the first one."""
+    """Replays a single delivery. The replay is a new delivery that refers to the original one."""
 
     def __init__(self, store: ReplayStore, intake: Intake, *, mint: Callable[[], UUID] = new_id) -> None:
         self._store = store
@@ -42,10 +42,10 @@ class Replayer:
         self._mint = mint
 
     async def replay(self, autopilot_id: UUID, delivery_id: UUID, idempotency_key: str | None) -> tuple[UUID, str]:
-        """(the new delivery's id, what became of it: accepted, skipped, ignored or failed).
+        """Replay a delivery. Return the new delivery's id and its outcome: accepted, skipped, ignored or failed.
 
-        The same key finds the replay that it made before. Raises RejectedRequest: 400 for what cannot be replayed, 404
-        for a delivery that is not there or whose trigger is gone.
+        The same key finds the replay that it made before. Raises RejectedRequest: 400 for a delivery that cannot be
+        replayed, 404 for a delivery that does not exist or whose trigger is gone.
         """
         original = await self._store.find_stored(autopilot_id, delivery_id)
         if original is None:
@@ -80,7 +80,10 @@ class Replayer:
 
 
 def checked_key(header: str | None) -> str | None:
-    """The key of an Idempotency-Key header. Raises RejectedRequest (400) for one that is too long."""
+    """Return the key of an Idempotency-Key header, or None without one.
+
+    Raises RejectedRequest (400) for a key that is too long or not printable.
+    """
     key = (header or "").strip()
     if len(key) > KEY_CHARS_MAX or not key.isprintable():
         message = f"an Idempotency-Key has at most {KEY_CHARS_MAX} printable characters"
@@ -94,7 +97,7 @@ def _refused(code: str, message: str) -> RejectedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a bulk replay would do: `matched` deliveries are meant, and `planned` of them would be replayed."""
+    """The extent of a bulk replay: `filter` selects `matched` deliveries, and `planned` of them would be replayed."""
 
     filter: ReplayFilter
     budget: int
@@ -106,7 +109,7 @@ class Plan:
 
 
 class BulkReplays:
-    """Plans bulk replays, starts and ends them. `wake` rings whoever carries them out in this process."""
+    """Plans, starts and ends bulk replays. `wake` wakes the task of this process that carries them out."""
 
     def __init__(self, store: BulkStore, wake: Signal, *, mint: Callable[[], UUID] = new_id) -> None:
         self._store = store
@@ -114,7 +117,7 @@ class BulkReplays:
         self._mint = mint
 
     async def plan(self, autopilot_id: UUID, wanted: ReplayFilter, budget: int) -> Plan:
-        """Raises RejectedRequest (400) for a budget that is none."""
+        """Make a plan. Raises RejectedRequest (400) for a budget outside 1 to BUDGET_MAX."""
         if not 1 <= budget <= BUDGET_MAX:
             message = f"a budget is a number of deliveries from 1 to {BUDGET_MAX}"
             raise RejectedRequest(400, "invalid_budget", message, field="budget")
@@ -140,7 +143,7 @@ class BulkReplays:
         return replay
 
     async def cancel(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay:
-        """End it; what was replayed by then stays. One that has ended stays as it is."""
+        """End a bulk replay. Deliveries replayed by then stay. One that has ended already stays as it is."""
         await self._store.cancel_bulk(autopilot_id, replay_id)
         return await self.find(autopilot_id, replay_id)
 
@@ -160,11 +163,11 @@ async def run_replays(
     lease_seconds: float = LEASE_SECONDS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Carry out bulk replays until cancelled, one at a time, whoever began them.
+    """Carry out bulk replays until cancelled, one at a time, including those that another process began.
 
-    Its progress is stored after each delivery, and each replay has a key of its own: a process that takes over from one
-    that was killed finds the replay that was made last and makes it no second time. A database that is away is waited
-    for. An unexpected failure is a failure of its delivery only.
+    Progress is stored after each delivery, and the bulk replay has an idempotency key of its own. So a process that
+    takes over from one that was killed finds the last replay and does not make it a second time. While the database is
+    away, this waits and tries again. An unexpected error fails its delivery only.
     """
     task_status.started()
     while True:
@@ -191,6 +194,7 @@ async def _carry_out(store: BulkStore, replayer: Replayer, lease_seconds: float)
         outcome = await _replay_item(replayer, work, item)
         reached("webhooks.bulk_item")
         if not await store.advance_bulk(work.id, token, item, outcome, lease_seconds):
+            # It was cancelled, or its lease went to another process. In both cases this process must stop.
             return True
         done, after = done + 1, item
     await store.complete_bulk(work.id, token)
@@ -198,7 +202,10 @@ async def _carry_out(store: BulkStore, replayer: Replayer, lease_seconds: float)
 
 
 async def _replay_item(replayer: Replayer, work: ReplayWork, item: ReplayItem) -> str:
-    """Counted as accepted, skipped or failed. A database that is away is not the delivery's failure."""
+    """Replay one delivery and return how to count it: accepted, skipped or failed.
+
+    Raises StoreUnavailable, because a database that is away is not a failure of the delivery.
+    """
     try:
         _, outcome = await replayer.replay(work.autopilot_id, item.id, f"bulk:{work.id}")
     except StoreUnavailable:

@@ -1,7 +1,8 @@
-"""Whether a request was written by somebody who knows the secret, judged on the raw bytes of its body.
+"""Signature checks: decide from the raw bytes of a request's body if its sender knows the trigger's secret.
 
-A provider's way of signing is data: which headers it uses, how the signature is written, what is signed, how old it may
-be. Whatever a header holds, the outcome is a verdict and never an exception; comparisons take constant time.
+A provider's way of signing is described by data (`Scheme`): the headers, the format of the signature, the bytes that
+are signed, and the maximal age. Any content of a header leads to a verdict, never to an exception. Comparisons take
+constant time.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from uuid import UUID
 from gateway.webhooks.headers import RequestHeaders, header_bytes
 
 TOLERANCE_SECONDS = 300
-"""How far a signed time may lie from now: a request that is replayed later is not believed."""
+"""Maximal distance of a signed time from now. It keeps a recorded request from being accepted later."""
 SIGNATURES_MAX = 20
-"""Of one header. A sender that rotates its secret writes two."""
+"""Signatures that are read from one header. A sender that rotates its secret writes two."""
 SECRET_CHARS_MIN = 16
 SECRET_CHARS_MAX = 512
 STANDARD_PREFIX = "whsec_"
@@ -39,7 +40,7 @@ class SignatureStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A secret in the clear. `value` is None for one that is stored but cannot be opened. Never shown."""
+    """A secret in the clear, which `repr` never shows. `value` is None for a stored secret that cannot be opened."""
 
     id: UUID
     value: str | None
@@ -51,10 +52,10 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`secret_id`: which secret matched. `detail` says what is wrong, and holds nothing that the sender wrote.
+    """The result of a signature check. `secret_id` is the secret that matched.
 
-    `undecided`: no readable secret matched, but there is one that could not be read. The request is not believed, and
-    the fault may be ours.
+    `detail` says what is wrong, and repeats nothing that the sender wrote. `undecided`: no readable secret matched, but
+    one secret could not be read. The request is not accepted then, and the fault may be the server's.
     """
 
     status: SignatureStatus
@@ -65,7 +66,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the headers assert: one of `signatures` over `prefix` and the body, made at `timestamp`."""
+    """The claim that the headers make: one of `signatures` signs `prefix` and the body, and was made at `timestamp`."""
 
     signatures: tuple[bytes, ...]
     prefix: bytes = b""
@@ -74,7 +75,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class HeaderNames:
-    """The headers of one dialect. A timestamp or an id that has a header of its own is part of what is signed."""
+    """The headers of one dialect. A timestamp or an id with a header of its own is part of the signed bytes."""
 
     signature: str
     timestamp: str = ""
@@ -82,7 +83,7 @@ class HeaderNames:
 
 
 class Malformed(Exception):
-    """The headers assert nothing that could be checked; the text says why. Never leaves this module."""
+    """The headers hold no signature that can be checked. The text says why. Never leaves this module."""
 
 
 Reader = Callable[[RequestHeaders, HeaderNames], Claim]
@@ -91,7 +92,7 @@ KeyOf = Callable[[str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How a provider signs. `digest` is None where the header is the secret itself."""
+    """A provider's way of signing. `digest` is None if the header holds the secret itself."""
 
     dialects: tuple[HeaderNames, ...]
     read: Reader
@@ -108,7 +109,7 @@ class Scheme:
 
 
 def _read_hex(headers: RequestHeaders, names: HeaderNames) -> Claim:
-    """`sha256=` and hex digits."""
+    """Read a header of the form `sha256=<hex>`."""
     kind, found, digits = _only(headers, names.signature).partition("=")
     if not found or kind != "sha256":
         raise Malformed("the signature does not begin with sha256=")
@@ -120,7 +121,7 @@ def _read_plain(headers: RequestHeaders, names: HeaderNames) -> Claim:
 
 
 def _read_pairs(headers: RequestHeaders, names: HeaderNames) -> Claim:
-    """`t=<seconds>,v1=<hex>,…`: pairs of other names are of other versions."""
+    """Read a header of the form `t=<seconds>,v1=<hex>,…`. Pairs with other names are of other versions and ignored."""
     pairs = [part.strip().partition("=") for part in _only(headers, names.signature).split(",")]
     times = [value for name, _, value in pairs if name == "t"]
     if len(times) != 1:
@@ -130,7 +131,7 @@ def _read_pairs(headers: RequestHeaders, names: HeaderNames) -> Claim:
 
 
 def _read_versions(headers: RequestHeaders, names: HeaderNames) -> Claim:
-    """`v1,<base64>`, several of them apart by blanks; id and time stand in headers of their own."""
+    """Read a header of the form `v1,<base64>`, repeated with blanks between. Id and time have headers of their own."""
     identity, time = _only(headers, names.id), _only(headers, names.timestamp)
     versions = [part.partition(",") for part in _only(headers, names.signature).split()]
     signatures = tuple(_readable(_unbase64, (value for version, _, value in versions if version == "v1")))
@@ -138,7 +139,7 @@ def _read_versions(headers: RequestHeaders, names: HeaderNames) -> Claim:
 
 
 def _only(headers: RequestHeaders, name: str) -> str:
-    """A header's one value: of two, nobody can say which one the sender meant."""
+    """Return the only value of a header. Raises Malformed for several, because the right one is unknown."""
     values = headers.every(name)
     if len(values) != 1:
         raise Malformed(f"the header {name} is {'missing' if not values else 'there more than once'}")
@@ -152,7 +153,7 @@ def _seconds(text: str) -> int:
 
 
 def _readable(decode: Callable[[str], bytes], texts: Iterable[str]) -> Iterator[bytes]:
-    """Those that can be read: one bad signature does not spoil a good one beside it."""
+    """Yield the signatures that can be decoded. A bad signature does not invalidate a good one beside it."""
     for count, text in enumerate(texts):
         if count == SIGNATURES_MAX:
             return
@@ -181,7 +182,7 @@ def _text_key(secret: str) -> bytes:
 
 
 def _standard_key(secret: str) -> bytes:
-    """The bytes that `whsec_` and base64 stand for. Raises Malformed."""
+    """Decode a secret written in base64, with or without `whsec_` before it. Raises Malformed."""
     return _unbase64(secret.removeprefix(STANDARD_PREFIX))
 
 
@@ -198,14 +199,14 @@ SCHEMES: dict[str, Scheme | None] = {
     "svix": Scheme((_SVIX, _WEBHOOK), _read_versions, _standard_key, tolerance_seconds=TOLERANCE_SECONDS),
     "none": None,
 }
-"""Every provider that a trigger can name. None: it never signs."""
+"""Every provider that a trigger can name, with its way of signing. None for a provider that never signs."""
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
 def asks_for_signature(provider: str, secrets: Sequence[Secret]) -> bool:
-    """True if requests have to be signed: there is a secret, and the sender is one that signs."""
+    """True if requests must be signed: the trigger has a secret, and its provider signs."""
     return bool(secrets) and SCHEMES.get(provider) is not None
 
 
@@ -214,8 +215,8 @@ def judge_signature(
 ) -> Verdict:
     """Judge a request by the secrets of its trigger.
 
-    Expired secrets match nothing, but they still require a signature: a trigger whose secrets have all expired believes
-    nobody.
+    Expired secrets match nothing, but they still require a signature. A trigger whose secrets have all expired accepts
+    no request.
     """
     scheme = SCHEMES.get(provider)
     if scheme is None or not asks_for_signature(provider, secrets):
@@ -232,7 +233,7 @@ def judge_signature(
 
 
 def secret_problem(provider: str, secret: str) -> str | None:
-    """Why `secret` cannot sign for `provider`; None when it can."""
+    """Return the reason why `secret` cannot sign for `provider`, or None when it can."""
     scheme = SCHEMES.get(provider)
     if scheme is None:
         return "this provider does not sign: a secret would never be checked"
@@ -248,7 +249,7 @@ def secret_problem(provider: str, secret: str) -> str | None:
 
 
 def signature_headers(provider: str) -> tuple[str, ...]:
-    """The headers in which this provider's signature may come."""
+    """Return the headers that may hold this provider's signature."""
     scheme = SCHEMES.get(provider)
     return () if scheme is None else scheme.signature_headers
 
@@ -280,7 +281,7 @@ def _matches(scheme: Scheme, claim: Claim, secret: str, body: bytes) -> bool:
     except Malformed:
         return False
     expected = key if scheme.digest is None else _signed(scheme.digest, key, claim.prefix, body)
-    # Every signature is compared, so that the time says nothing about which one it was.
+    # Every signature is compared, without a short circuit, so that the time taken does not reveal which one matched.
     return any([hmac.compare_digest(expected, signature) for signature in claim.signatures])  # noqa: C419
 
 

@@ -1,8 +1,8 @@
-"""Webhook triggers, as people set them up: an address that can be changed, a provider, filters, and secrets.
+"""The management of webhook triggers: an address that can be changed, a provider, filters, and secrets.
 
-A secret goes in and never comes out; what is shown of it is its last four characters. The address is a credential too:
-it is all that it takes to fire the agent with words of one's own. Both are shown to those who may change the trigger;
-other members see that there is one.
+A stored secret is never shown again, except for its last four characters. The address is a credential too, because it
+is all that a sender needs to start the agent with a text of its own. The address and the four characters are shown to
+people who may change the trigger. Other members only see that they exist.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TOKEN_TAKEN = "autopilot_trigger_token_key"  # noqa: S105  (a constraint's name)
 TOKEN_ATTEMPTS_MAX = 3
 LABEL_CHARS_MAX = 200
 SECRETS_MAX = 5
-"""Live at the same time, of one trigger."""
+"""Live secrets that one trigger may have at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerDetails:
-    """A trigger as stored. `secrets` holds what may be shown of each: id, hint, dates."""
+    """A stored trigger. `secrets` holds the parts of each secret that may be shown: id, hint, dates."""
 
     id: UUID
     workspace_id: UUID
@@ -55,12 +55,12 @@ _OPEN = (
     "id", "autopilot_id", "kind", "enabled", "cron_expression", "timezone", "next_run_at", "provider", "event_filters",
     "label", "last_fired_at", "created_at", "updated_at",
 )  # fmt: skip
-"""The fields of a trigger that every member sees. A new column is hidden until it is put here."""
+"""The fields of a trigger that every member sees. A new column is hidden until it is added here."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedSecret:
-    """A secret that is to be stored."""
+    """A sealed secret, ready to be stored."""
 
     id: UUID
     sealed: str = field(repr=False)
@@ -70,7 +70,7 @@ class SealedSecret:
 
 @dataclass(frozen=True, slots=True)
 class TriggerChange:
-    """What is None stays as it is; `filters` only counts with `sets_filters`."""
+    """A change to a trigger. A field that is None stays as it is. `filters` only counts with `sets_filters`."""
 
     enabled: bool | None = None
     label: str | None = None
@@ -80,7 +80,7 @@ class TriggerChange:
 
 
 class TriggerStore(Protocol):
-    """Every method raises StoreUnavailable."""
+    """The store of triggers. Every method raises StoreUnavailable."""
 
     async def triggers(self, autopilot_id: UUID) -> Sequence[TriggerDetails]: ...
 
@@ -96,25 +96,25 @@ class TriggerStore(Protocol):
         provider: str,
         change: TriggerChange,
     ) -> None:
-        """Raises StoreConflict with TOKEN_TAKEN when somebody has that token."""
+        """Add a trigger. Raises StoreConflict with TOKEN_TAKEN when another trigger has that token."""
 
     async def change(self, workspace_id: UUID, trigger_id: UUID, change: TriggerChange) -> None: ...
 
     async def rotate(self, workspace_id: UUID, trigger_id: UUID, token: str) -> None:
-        """Raises StoreConflict with TOKEN_TAKEN when somebody has that token."""
+        """Set a new token. Raises StoreConflict with TOKEN_TAKEN when another trigger has that token."""
 
     async def delete(self, workspace_id: UUID, trigger_id: UUID) -> None: ...
 
     async def put_secrets(
         self, workspace_id: UUID, trigger_id: UUID, secret: SealedSecret | None, user_id: UUID, *, replaces: bool
     ) -> bool:
-        """Add a secret, in the place of all others or beside them; False beyond SECRETS_MAX."""
+        """Add a secret, beside the others or in place of all of them (`replaces`). False beyond SECRETS_MAX."""
 
     async def delete_secret(self, workspace_id: UUID, trigger_id: UUID, secret_id: UUID) -> bool: ...
 
 
 class TriggerService:
-    """What people may do with the webhook triggers of an autopilot; who may is the autopilot's own rule.
+    """The actions of people on the webhook triggers of an autopilot. The autopilot's own rules decide who may do them.
 
     Raises RejectedRequest: 400 for a bad value with its field, 403, 404, 409, and 503 without a key to seal with.
     """
@@ -139,7 +139,7 @@ class TriggerService:
         self._mint_token = mint_token
 
     async def views(self, autopilot: Autopilot, user_id: UUID) -> list[dict[str, Any]]:
-        """All triggers of an autopilot that the person was shown, as they may see them."""
+        """Return all triggers of an autopilot as this person may see them. The caller has checked access to it."""
         triggers = await self._store.triggers(autopilot.id)
         return [self._view(trigger, to_writer=is_writable(autopilot, user_id)) for trigger in triggers]
 
@@ -177,7 +177,7 @@ class TriggerService:
         await self._store.delete(trigger.workspace_id, trigger.id)
 
     async def rotate_token(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> dict[str, Any]:
-        """Give it a new address; the old one answers 404 from now on."""
+        """Give a trigger a new address. The old address answers 404 from now on."""
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
         await self._with_token(lambda token: self._store.rotate(trigger.workspace_id, trigger.id, token))
         return await self._shown(autopilot_id, trigger_id)
@@ -185,7 +185,7 @@ class TriggerService:
     # --- secrets ------------------------------------------------------------------------------------------------------
 
     async def replace_secrets(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, secret: str) -> dict[str, Any]:
-        """Put one secret in the place of all others; an empty one leaves none."""
+        """Replace all secrets with this one. An empty string leaves none."""
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
         text = secret.strip()
         sealed = self._sealed(trigger, text, None) if text else None
@@ -195,7 +195,7 @@ class TriggerService:
     async def add_secret(
         self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, secret: str, expires_at: datetime | None
     ) -> dict[str, Any]:
-        """Let one more secret sign; returns what may be shown of it."""
+        """Add a secret beside the others. Return the parts of it that may be shown."""
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
         sealed = self._sealed(trigger, secret.strip(), self._checked_end(expires_at))
         added = await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=False)
@@ -230,7 +230,11 @@ class TriggerService:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     async def _with_token(self, store: Callable[[str], Any]) -> None:
-        """Two equal tokens of 256 random bits mean a broken source of randomness rather than chance: few attempts."""
+        """Store a trigger with a new token, with a few attempts if the token is taken.
+
+        A repeated token of 256 random bits means a broken source of randomness rather than chance, so more attempts
+        would not help. Raises the last StoreConflict.
+        """
         for attempt in range(1, TOKEN_ATTEMPTS_MAX + 1):
             try:
                 await store(self._mint_token(WEBHOOK_TOKEN_PREFIX))
@@ -256,7 +260,7 @@ class TriggerService:
         return trigger
 
     async def _shown(self, autopilot_id: UUID, trigger_id: UUID) -> dict[str, Any]:
-        """The answer to a change, which only reaches a person who may make one."""
+        """Return the answer to a change. Its reader may change the trigger, so the credentials are shown."""
         return self._view(await self._find(autopilot_id, trigger_id), to_writer=True)
 
     def _view(self, trigger: TriggerDetails, *, to_writer: bool) -> dict[str, Any]:
@@ -291,7 +295,10 @@ def _require_provider(provider: str) -> None:
 
 
 def _require_new_provider(trigger: TriggerDetails, provider: str) -> None:
-    """Secrets are of one way of signing: under another one they would match nothing, or not even be asked for."""
+    """Check a change of the provider. It is refused while the trigger has secrets.
+
+    Secrets belong to one way of signing. Under another one they would match nothing, or would not be asked for at all.
+    """
     _require_provider(provider)
     if trigger.kind != "webhook":
         raise _bad("provider", "only a webhook trigger has a provider")
@@ -310,7 +317,7 @@ def _checked(change: TriggerChange) -> TriggerChange:
 
 
 def stored_filters(filters: Sequence[EventFilter]) -> str | None:
-    """As JSON for the trigger's row; None where every event is wanted."""
+    """Return the filters as JSON for the trigger's row, or None when every event is wanted."""
     return msgspec.json.encode(filters).decode() if filters else None
 
 

@@ -1,4 +1,4 @@
-"""Beginning the deliveries that wait for their turn, at the pace of their triggers."""
+"""The start of deliveries that wait for their turn, at the pace of their triggers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gateway.webhooks.limits import Gates
 from gateway.webhooks.ports import TurnStore
 
 ROUND_TURNS_MAX = 500
-"""Deliveries that one round begins, of all triggers together."""
+"""Deliveries of all triggers together that one round begins."""
 TRIGGERS_MAX = 10_000
-"""Triggers that one round looks after."""
+"""Triggers that one round looks at."""
 
 
 class Turns:
-    """Begins deliveries that wait, also those of another process, alive or dead.
+    """Begins waiting deliveries, including those that another process took in, even if that process is still alive.
 
-    The rows are the queue: each says `queued` and has a place among those of its trigger. Only the first of a queue can
-    be claimed, by one process at a time, so that they begin in their order. The run is unique for its delivery: a
-    process that was given up for dead begins no second one. The pace is that of the process, and counts what it begins
-    at once as well.
+    The rows are the queue: each has the status `queued` and a place in its trigger's queue. Only the first of a queue
+    can be claimed, by one process at a time, so the deliveries begin in their order. A delivery has at most one run, so
+    a process that was wrongly believed dead begins no second one. The pace is counted per process. Deliveries that
+    begin at once, without waiting, count against it too.
     """
 
     def __init__(self, store: TurnStore, intake: Intake, gates: Gates) -> None:
@@ -30,7 +30,7 @@ class Turns:
         self._gates = gates
 
     async def begin(self) -> int:
-        """Begin all whose turn has come, one of each trigger after the other; returns how many were settled."""
+        """Begin all deliveries whose turn has come, in rounds of one per trigger. Return the number begun."""
         waiting = await self._store.waiting_triggers(TRIGGERS_MAX)
         self._gates.set_waiting(waiting)
         begun = 0
@@ -40,7 +40,7 @@ class Turns:
         return begun
 
     async def _begin_first(self, trigger_id: UUID) -> bool:
-        """False when none of this trigger can begin now."""
+        """Begin the first waiting delivery of a trigger. False when none can begin now."""
         if not self._gates.take_turn(trigger_id):
             return False
         stored = await self._store.claim_turn(trigger_id)

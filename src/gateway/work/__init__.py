@@ -1,1 +1,1 @@
-"""What agents work on: sessions, tasks, people and their agents."""
+"""The domain that agents work in: sessions, tasks, issues, autopilots, and people with their agents."""

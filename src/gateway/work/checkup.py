@@ -1,4 +1,4 @@
-"""Whether those who should work are there, and what waits for them: as an operator asks for it."""
+"""The records of a check-up by an operator: the state of bots and runtimes, waiting work, and recent failures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from datetime import datetime
 from uuid import UUID
 
 OVERDUE_SECONDS = 600.0
-"""What has been waiting for so long although its runtime is there is worth a word."""
+"""A task that has waited this long although its runtime is online is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A bot's link as it was stored last.
+    """The last stored state of a bot's connection.
 
-    `over_seconds` is how long ago its lease ran out, None when nobody ever held one; `unheard_seconds` how long ago the
-    last frame came.
+    `over_seconds` is the time since its lease ran out, None when there never was a lease. `unheard_seconds` is the time
+    since the last frame.
     """
 
     id: UUID
@@ -28,9 +28,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeHealth:
-    """A runtime and its agents; without an id: a workspace's agents that have none.
+    """A runtime and its agents. Without an `id` it stands for the agents of a workspace that have no runtime.
 
-    `bots` counts those of its agents that people may write to, `waiting` the tasks that might be claimed right now.
+    `bots` counts those of its agents that people can write to. `waiting` counts the tasks that could be claimed right
+    now.
     """
 
     id: UUID | None
@@ -47,13 +48,16 @@ class RuntimeHealth:
 
     @property
     def needed(self) -> bool:
-        """Whether somebody may be waiting for it."""
+        """True if tasks wait for the runtime, or people can write to one of its agents."""
         return self.waiting > 0 or self.bots > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Troubles:
-    """Of the last day: messages that were refused or may have arrived, runs that failed. And the enabled triggers."""
+    """Counts of the last day: messages that were refused, messages with an unknown outcome, and failed runs.
+
+    `triggers` is the number of enabled triggers.
+    """
 
     refused: int
     unknown: int

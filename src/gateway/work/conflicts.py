@@ -1,4 +1,4 @@
-"""Trying a transaction again that a concurrent one stood in the way of."""
+"""The repetition of transactions that conflict with concurrent ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFLICT_ATTEMPTS = 3
 
 
 async def despite_conflicts(attempt: Callable[[], Awaitable[T]], *, attempts: int = CONFLICT_ATTEMPTS) -> T:
-    """Run a whole transaction again when a concurrent one stood in its way; the last StoreConflict is raised."""
+    """Run a whole transaction, and run it again after a StoreConflict. Raises the StoreConflict of the last attempt."""
     for _ in range(attempts - 1):
         try:
             return await attempt()

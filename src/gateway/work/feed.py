@@ -1,7 +1,7 @@
-"""What happens in a workspace, told live to whoever listens: names and ids, never content.
+"""The live feed of events in a workspace. Events hold names and ids, never content.
 
-The database announces each event with the commit that makes it true, and every replica hears all of them. Nothing is
-kept: a listener that was away, or too slow, is told to read anew (`resync`).
+The database announces each event at the commit that makes it true, and every replica receives all of them. Events are
+not stored. A listener that was away or too slow is told to read the data again (`resync`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 from gateway.concurrency import Signal
 
 WAITING_MAX = 256
-"""Events that wait for one listener; one that falls further behind reads anew."""
+"""Events that wait for one listener. A listener that falls further behind gets a `resync` in their place."""
 RESYNC = "resync"
 
 logger = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """One event: its name (`task:completed`) and the ids that go with it."""
+    """One event: its name, such as `task:completed`, and its ids."""
 
     name: str
     fields: Mapping[str, Any]
@@ -42,14 +42,14 @@ class Listener:
         self._ended = False
 
     async def next(self, timeout: float) -> Happened | None:
-        """The next event; None when there was none for so many seconds, or there will be none any more."""
+        """Return the next event. None when none came within `timeout` seconds, or when the feed has ended."""
         if not self._waiting and not self._ended:
             await self._signal.wait(timeout)
         return self._waiting.popleft() if self._waiting else None
 
     @property
     def ended(self) -> bool:
-        """Whether nothing waits and nothing will come."""
+        """True if no event waits and none will come."""
         return self._ended and not self._waiting
 
     def put(self, happened: Happened) -> None:
@@ -66,14 +66,14 @@ class Listener:
 
 @dataclass(slots=True)
 class Feed:
-    """Hands out what the database announces. One per process."""
+    """Passes the announcements of the database to listeners. One per process."""
 
     _listeners: dict[UUID, set[Listener]] = field(default_factory=dict)
     _ended: bool = False
 
     @contextmanager
     def listen(self, workspace_id: UUID) -> Iterator[Listener]:
-        """Everything that happens there until the block ends."""
+        """Listen to the events of a workspace until the block ends."""
         listener = Listener()
         if self._ended:
             listener.end()
@@ -86,13 +86,16 @@ class Feed:
                 del self._listeners[workspace_id]
 
     def publish(self, payload: str) -> None:
-        """Take one announcement, JSON with at least `event` and `workspace_id`; "" says that some may be missing."""
+        """Take in one announcement: JSON with at least `event` and `workspace_id`.
+
+        "" means that some may have been lost.
+        """
         if not payload:
             for listener in self._everybody():
                 listener.put(Happened(RESYNC, {}))
             return
         if not self._listeners:
-            return  # every message is announced: what nobody hears is not read either
+            return  # every message is announced, so without listeners even the parsing is saved
         try:
             fields = msgspec.json.decode(payload, type=dict[str, Any])
             name, workspace_id = str(fields.pop("event")), UUID(fields["workspace_id"])
@@ -103,7 +106,7 @@ class Feed:
             listener.put(Happened(name, fields))
 
     def end(self) -> None:
-        """Every listener gets what waits for it, then its end. For a shutdown, which open streams would hold up."""
+        """End every listener after its waiting events. For a shutdown, which open streams would delay."""
         self._ended = True
         for listener in self._everybody():
             listener.end()

@@ -1,4 +1,4 @@
-"""Stored secrets, whatever they belong to, and their move under the newest key of the ring."""
+"""Stored secrets of every kind of row, and their rotation: each is sealed anew under the newest key of the ring."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gateway.keyring import KeyRing, UnreadableSecret
 
 PAGE_ROWS = 500
 PASSES_MAX = 5
-"""How often everything is gone through while others keep changing it."""
+"""Passes that one rotation makes at most over all secrets, while other processes keep changing them."""
 
 Progress = Callable[[str, int, int], None]
-"""(what, how many are done, how many there are)."""
+"""Called with progress. Arguments: a name for the work, the number done, the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """One sealed value in text form. It was sealed for the row `owner_id`, which keeps it under `name`."""
+    """A sealed value in text form. It was sealed for the row `owner_id`, which stores it under `name`."""
 
     owner_id: UUID
     name: str
@@ -28,26 +28,30 @@ class StoredSecret:
 
 
 class SecretTable(Protocol):
-    """One kind of row that keeps secrets. Every method raises StoreUnavailable."""
+    """One kind of row that stores secrets. Every method raises StoreUnavailable."""
 
     @property
     def kind(self) -> str:
-        """What its owners are called: `installation`."""
+        """The name for this kind of row, such as `installation`."""
 
     async def count(self) -> int: ...
 
     async def page(self, after: StoredSecret | None, rows_max: int) -> Sequence[StoredSecret]:
-        """The next ones in a fixed order; none when `after` was the last."""
+        """Return the secrets after `after` in a fixed order. Empty when `after` was the last."""
 
     async def replace(self, secret: StoredSecret, sealed: str) -> bool:
-        """Put `sealed` in the place of the value that was read, and touch nothing else.
+        """Replace the value that was read by `sealed`, and change nothing else.
 
-        False when it is not there any more: somebody changed the secret, or took it away, since it was read.
+        False when the stored value is another one by now, because the secret was changed or removed since it was read.
         """
 
 
 class Outcome(Enum):
-    """What became of one secret."""
+    """The outcome for one secret.
+
+    RESEALED: this rotation moved it under the newest key. CURRENT: it was under the newest key before. UNREADABLE: no
+    key of the ring opens it. CHANGING: it was changed or removed while it was being sealed.
+    """
 
     RESEALED = "resealed"
     CURRENT = "current"
@@ -57,7 +61,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A secret that is not under the newest key, whose it is, and why."""
+    """A secret that has a problem, with its owner and the reason: it cannot be opened, or kept changing."""
 
     kind: str
     owner_id: UUID
@@ -67,7 +71,7 @@ class Trouble:
 
 @dataclass(slots=True)
 class Rotation:
-    """What a rotation did. `resealed` were moved, `current` were under the newest key before."""
+    """The outcomes of a rotation, by secret, and the reasons of those that failed."""
 
     outcomes: dict[tuple[str, UUID, str], Outcome] = field(default_factory=dict)
     reasons: dict[tuple[str, UUID, str], str] = field(default_factory=dict)
@@ -76,20 +80,23 @@ class Rotation:
         return sum(each is outcome for each in self.outcomes.values())
 
     def note(self, key: tuple[str, UUID, str], outcome: Outcome, reason: str = "") -> None:
-        """The last word counts, except that what this rotation has moved is not called current afterwards."""
+        """Note an outcome. A later outcome replaces an earlier one.
+
+        The exception: a secret that this rotation has resealed stays RESEALED when a later pass finds it current.
+        """
         if outcome is Outcome.CURRENT and self.outcomes.get(key) is Outcome.RESEALED:
             return
         self.outcomes[key] = outcome
         self.reasons[key] = reason
 
     def begin_pass(self) -> None:
-        """Whatever was changing is looked at again, and is not there any more if it is not met."""
+        """Forget the secrets that were changing. The next pass sees them again, unless they were removed."""
         for key in [key for key, outcome in self.outcomes.items() if outcome is Outcome.CHANGING]:
             del self.outcomes[key]
 
     @property
     def troubles(self) -> list[Trouble]:
-        """In the order in which they were met."""
+        """The secrets with problems, in the order in which they were noted."""
         return [
             Trouble(*key, self.reasons[key])
             for key, outcome in self.outcomes.items()
@@ -100,9 +107,10 @@ class Rotation:
 async def rotate_secrets(tables: Sequence[SecretTable], ring: KeyRing, progress: Progress) -> Rotation:
     """Seal every stored secret anew that is not under the ring's newest key.
 
-    May run beside daemons and changes of credentials: a value is replaced only where it still is the one that was read,
-    and everything is gone through again until a pass finds nothing left to do, at most PASSES_MAX times. One that does
-    not open is noted and left as it is. Ended early, by whatever, it has moved some and can simply be run again.
+    It may run while daemons work and people change credentials. A value is replaced only if it is still the one that
+    was read. All secrets are read again until a pass finds nothing left to do, at most PASSES_MAX times. A secret that
+    cannot be opened is noted and left as it is. After an early end, by an error or a cancellation, some secrets have
+    been moved. It can then simply be run again.
     """
     rotation = Rotation()
     total = sum([await table.count() for table in tables])
@@ -115,7 +123,7 @@ async def rotate_secrets(tables: Sequence[SecretTable], ring: KeyRing, progress:
 
 
 async def _pass(table: SecretTable, ring: KeyRing, rotation: Rotation, total: int, progress: Progress) -> bool:
-    """Whether there was anything to move."""
+    """Go through one table. True if there was anything to move."""
     moved, last = False, None
     while page := await table.page(last, PAGE_ROWS):
         for secret in page:
@@ -145,14 +153,14 @@ async def _reseal(table: SecretTable, secret: StoredSecret, ring: KeyRing, rotat
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What opening every stored secret came to."""
+    """The result of opening every stored secret."""
 
     total: int
     troubles: list[Trouble]
 
 
 async def open_secrets(tables: Sequence[SecretTable], ring: KeyRing | None) -> Opened:
-    """Open every stored secret and keep none. Without a ring none opens. Raises StoreUnavailable."""
+    """Open every stored secret as a check, and keep none. Without a ring none opens. Raises StoreUnavailable."""
     total, troubles = 0, []
     for table in tables:
         last: StoredSecret | None = None

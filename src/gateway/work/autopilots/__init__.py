@@ -1,1 +1,1 @@
-"""Autopilots, and the runs that a delivery or a person sets going."""
+"""Autopilots, and the runs that a delivery or a person starts."""

@@ -1,7 +1,7 @@
-"""Autopilots, as people set them up, start them by hand and look at their runs.
+"""The management of autopilots: people set them up, start them by hand and look at their runs.
 
-Every member of the workspace may look. Whoever made an autopilot may change and start it, and so may owners and admins.
-Nobody may leave it with a private agent that they may not use themselves.
+Every member of the workspace may look. The person who made an autopilot may change and start it, and so may owners and
+admins. A person cannot save it with a private agent that they may not use themselves.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENDED_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class AutopilotDraft:
-    """What a person may set."""
+    """The fields of an autopilot that a person may set."""
 
     title: str
     assignee_id: UUID
@@ -50,7 +50,7 @@ class AutopilotDraft:
 
 @dataclass(frozen=True, slots=True)
 class Autopilot:
-    """An autopilot as stored. `role` is that of the member who looks at it."""
+    """A stored autopilot. `role` is the role of the member who looks at it."""
 
     id: UUID
     workspace_id: UUID
@@ -75,7 +75,7 @@ class Autopilot:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as stored. In a list a large `trigger_payload` is None."""
+    """A stored run. In a list a large `trigger_payload` is None."""
 
     id: UUID
     autopilot_id: UUID
@@ -95,7 +95,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """A run whose end nobody has counted before."""
+    """A run whose end was not counted before."""
 
     id: UUID
     source: str
@@ -106,7 +106,10 @@ class EndedRun:
 
 @dataclass(frozen=True, slots=True)
 class AssigneeFound:
-    """Who would work: the agent, or the squad's leader (then without one, and never private, if it has none)."""
+    """The agent that would work: the assigned agent, or the squad's leader.
+
+    For a squad without a leader `agent_id` is None, and the assignee is never private.
+    """
 
     agent_id: UUID | None
     visibility: str
@@ -117,10 +120,10 @@ class AutopilotChange(Protocol):
     """One transaction, which commits when its block ends without an exception."""
 
     async def find(self, autopilot_id: UUID, user_id: UUID) -> Autopilot | None:
-        """Under its row lock; None for strangers."""
+        """Find an autopilot and lock its row. None when it does not exist, or for a stranger."""
 
     async def find_assignee(self, workspace_id: UUID, kind: AssigneeKind, assignee_id: UUID) -> AssigneeFound | None:
-        """None for what this workspace does not have."""
+        """Find an assignee. None when this workspace does not have it."""
 
     async def has_project(self, workspace_id: UUID, project_id: UUID) -> bool: ...
 
@@ -134,26 +137,29 @@ class AutopilotChange(Protocol):
 
 
 class AutopilotStore(Protocol):
-    """Every call raises StoreUnavailable. `user_id` is who is looking: for a stranger nothing is there."""
+    """The store of autopilots.
+
+    Every call raises StoreUnavailable. `user_id` is the viewer: a stranger finds nothing.
+    """
 
     def changing(self) -> AbstractAsyncContextManager[AutopilotChange]: ...
 
     async def find(self, autopilot_id: UUID, user_id: UUID) -> Autopilot | None: ...
 
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Autopilot], int]:
-        """The newest first, and how many there are in all."""
+        """Return a page of autopilots, the newest first, and their total number."""
 
     async def runs(self, autopilot: Autopilot, *, limit: int, offset: int) -> tuple[Sequence[Run], int]:
-        """The newest first, and how many there are in all."""
+        """Return a page of runs, the newest first, and their total number."""
 
     async def run(self, autopilot: Autopilot, run_id: UUID) -> Run | None: ...
 
     async def take_ended(self, runs_max: int) -> Sequence[EndedRun]:
-        """Runs that ended and were not counted; they count as counted from now on, for every process."""
+        """Take runs that ended and were not counted yet. From now on they count as counted, for every process."""
 
 
 Ended = Callable[[str, str, str | None, str | None], None]
-"""Told of every run that ended, once among all processes: its source, status, reason code and failure text."""
+"""Called for every run that ended, once among all processes: its source, status, reason code and failure text."""
 
 
 def _unheard(_source: str, _status: str, _reason_code: str | None, _failure: str | None) -> None:
@@ -161,10 +167,11 @@ def _unheard(_source: str, _status: str, _reason_code: str | None, _failure: str
 
 
 class AutopilotService:
-    """What people may do with autopilots.
+    """The actions of people on autopilots.
 
-    Raises RejectedRequest: 400 for a bad value, with its field; 403 for what is another's; 404 for what strangers may
-    not see; 409 for what cannot be now.
+    Raises RejectedRequest: 400 for a bad value, with its field; 403 for an action that the person may not do; 404 for
+    an object that does not exist or that the person may not see; 409 for an action that the present state does not
+    allow.
     """
 
     def __init__(
@@ -181,14 +188,14 @@ class AutopilotService:
         self._mint = mint
 
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Autopilot], int]:
-        """For a member of the workspace: the page, and how many there are in all."""
+        """Return a page of autopilots and their total number, for a member of the workspace."""
         return await self._store.list(workspace_id, user_id, limit=limit, offset=offset)
 
     async def find(self, autopilot_id: UUID, user_id: UUID) -> Autopilot:
         return _found(await self._store.find(autopilot_id, user_id))
 
     async def find_writable(self, autopilot_id: UUID, user_id: UUID) -> Autopilot:
-        """The autopilot, for somebody who wants to change what belongs to it."""
+        """Find an autopilot for a person who wants to change it or its parts. 403 if they may not."""
         return _require_writable(await self.find(autopilot_id, user_id), user_id)
 
     async def create(self, workspace_id: UUID, user_id: UUID, role: str, draft: AutopilotDraft) -> Autopilot:
@@ -202,16 +209,17 @@ class AutopilotService:
     async def update(
         self, autopilot_id: UUID, user_id: UUID, amend: Callable[[AutopilotDraft], AutopilotDraft]
     ) -> Autopilot:
-        """`amend` is given what is set and returns what shall be.
+        """Change an autopilot. `amend` gets the present settings and returns the new ones.
 
-        Whoever gives it another assignee answers for that one from then on.
+        A person who sets another assignee becomes the assigner. From then on their own permission to use the assignee
+        counts.
         """
         async with self._store.changing() as change:
             autopilot = _require_writable(_found(await change.find(autopilot_id, user_id)), user_id)
             before = _settings(autopilot)
             draft = _checked(amend(before))
             await _check_place(change, autopilot.workspace_id, draft)
-            # To switch it off is always allowed: an agent may have become private since.
+            # Only to switch it off needs no access to the agent, because the agent may have become private since.
             if draft != replace(before, status=draft.status) or draft.status == "active":
                 await _check_access(change, autopilot.workspace_id, draft, user_id, autopilot.role)
             same = (draft.assignee_type, draft.assignee_id) == (before.assignee_type, before.assignee_id)
@@ -219,9 +227,9 @@ class AutopilotService:
             return await change.update(autopilot, draft, user_id, assigned_by_id=assigned_by)
 
     async def trigger(self, autopilot_id: UUID, user_id: UUID, idempotency_key: str | None) -> Run:
-        """Start it by hand. The same key again gets the same run.
+        """Start an autopilot by hand. The same idempotency key again gets the same run.
 
-        Raises also StoreConflict, when a concurrent change stood in the way again and again.
+        Also raises StoreConflict, when concurrent changes interfered in every attempt.
         """
         key = (idempotency_key or "").strip()
         if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
@@ -236,7 +244,7 @@ class AutopilotService:
         return await self.run(autopilot_id, done.run_id, user_id)
 
     async def runs(self, autopilot_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[Sequence[Run], int]:
-        """The page, the newest first, and how many there are in all."""
+        """Return a page of runs, the newest first, and their total number."""
         return await self._store.runs(await self.find(autopilot_id, user_id), limit=limit, offset=offset)
 
     async def run(self, autopilot_id: UUID, run_id: UUID, user_id: UUID) -> Run:
@@ -246,7 +254,7 @@ class AutopilotService:
         return run
 
     async def count_ended(self) -> int:
-        """Tell of runs that ended meanwhile, whoever ended them; how many."""
+        """Report runs that have ended since the last call, in any process, to `ended`. Return their number."""
         ended = await self._store.take_ended(ENDED_MAX)
         for run in ended:
             self._ended(run.source, run.status, run.reason_code, run.failure_reason)
@@ -260,7 +268,7 @@ def _found(autopilot: Autopilot | None) -> Autopilot:
 
 
 def is_writable(autopilot: Autopilot, user_id: UUID) -> bool:
-    """True if the person whose role it was read with may change it, and all that belongs to it."""
+    """True if the person may change the autopilot and its parts. It must have been read with this person's role."""
     creator_id = autopilot.created_by_id if autopilot.created_by_type == "member" else None
     return may_change(creator_id=creator_id, user_id=user_id, role=autopilot.role)
 

@@ -1,4 +1,4 @@
-"""How a firing becomes a run: what those who fire (webhooks, people) ask of autopilots, and what they are told."""
+"""The dispatch of firings: a webhook or a person fires an autopilot, and the firing becomes a run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Outcome = Literal["accepted", "skipped", "refused"]
 RunStatus = Literal["issue_created", "running", "completed", "failed", "skipped"]
 
 GUARD_SECONDS = 60.0
-"""How long an autopilot does not file the same issue again while its first run is still open."""
+"""Time in which an autopilot does not file the same issue again while the run of the first one is still open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One request for a run.
+    """A request for a run.
 
     A repeat of the same `delivery_id`, or of the same `idempotency_key` for the same autopilot, gets the run that the
     first one got. `payload` is the envelope {event, eventPayload, request} of a webhook. `actor_id` is the person who
-    fires by hand; None for a machine. `again`: a person wants it once more although it was done just now (a replay).
+    fires by hand, None for a machine. `again`: a person wants a new run although there was one just now (a replay).
     """
 
     autopilot_id: UUID
@@ -51,12 +51,13 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """What became of a firing. Only a `refused` one has no run.
+    """The outcome of a firing. Only a `refused` firing has no run.
 
-    `accepted`: a run was begun. `skipped`: a run says in `reason` (for people; `reason_code` for programs) why nothing
-    was begun. `refused`: nothing was written, because the trigger or the autopilot is off; `reason` is then one of
-    `trigger_disabled`, `autopilot_paused`, `autopilot_archived`, `trigger_not_found`, `autopilot_not_found`.
-    `repeated`: the run is that of an earlier firing with the same delivery or key.
+    `accepted`: a run was begun. `skipped`: a run was stored that starts nothing. Its `reason` says why, in words for
+    people, and `reason_code` in a code for programs. `refused`: nothing was written, because the trigger or the
+    autopilot is off or does not exist. `reason` is then one of `trigger_disabled`, `autopilot_paused`,
+    `autopilot_archived`, `trigger_not_found`, `autopilot_not_found`. `repeated`: the run is that of an earlier firing
+    with the same delivery or key.
     """
 
     run_id: UUID | None
@@ -67,22 +68,22 @@ class Dispatched:
 
 
 class Dispatcher(Protocol):
-    """What those who fire need. Implemented by AutopilotDispatcher."""
+    """The interface for callers that fire autopilots. Implemented by AutopilotDispatcher."""
 
     async def dispatch(self, firing: Firing) -> Dispatched:
         """Begin a run, or find the one that this firing began before, in one transaction of its own.
 
-        The run, its issue or task, the issue's own task and everything told about them commit together: a crash leaves
-        all of it or nothing, and the same firing again is then the first or a repeat.
+        The run, its issue or task, the issue's own task and all their announcements commit together, so a crash leaves
+        all of it or nothing. The same firing may be tried again after a failure: it then begins the run, or finds it.
 
-        Must not be called while holding a connection of the pool. Raises StoreUnavailable or StoreConflict; the same
-        firing may be tried again. Raises RejectedRequest (403) for a person who may not use a private assignee.
+        Must not be called while holding a connection of the pool. Raises StoreUnavailable or StoreConflict. Raises
+        RejectedRequest (403) for a person who may not use a private assignee.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An autopilot and its assignee, as found when it fires. Only a firing of a trigger sets the trigger's fields."""
+    """An autopilot and its assignee, as read when it fires. The trigger's fields are only set if a trigger fired."""
 
     workspace_id: UUID
     project_id: UUID | None
@@ -94,7 +95,8 @@ class Order:
     issue_title_template: str
     assignee_type: Literal["agent", "squad"]
     assignee_id: UUID
-    # The person whose permission to use a private assignee counts; None for an agent's, which has it.
+    # The person whose permission to use a private assignee counts. None for an autopilot made by an agent (by_agent),
+    # which needs no permission.
     assigned_by_id: UUID | None
     by_agent: bool
     trigger_found: bool
@@ -137,7 +139,7 @@ class FoundRun:
 
 @dataclass(frozen=True, slots=True)
 class RunDraft:
-    """A run to be written. `agent_id` is set for a run without an issue: then its task is queued with it."""
+    """A run to be written. `agent_id` is set for a run without an issue. The run's task is then queued with it."""
 
     id: UUID
     workspace_id: UUID
@@ -151,41 +153,41 @@ class Dispatching(Protocol):
     """One transaction, which commits when its block ends without an exception."""
 
     async def find_run(self) -> FoundRun | None:
-        """The run that the same delivery or key got before."""
+        """Find the run that the same delivery or key got before."""
 
     async def find_order(self) -> Order | None:
-        """The autopilot; its agent cannot be archived before the commit."""
+        """Read the autopilot and its assignee. The agent is locked, so it cannot be archived before the commit."""
 
     async def role_of(self, user_id: UUID) -> str | None:
-        """A member's role; None for a stranger. A failure of this look-up leaves the transaction usable."""
+        """Return a member's role, None for a stranger. A failure of this look-up leaves the transaction usable."""
 
     async def find_recent_issue(self, title: str, project_id: UUID | None) -> UUID | None:
-        """The issue that this autopilot filed just now under that title and for the same payload.
+        """Find the issue that this autopilot filed under that title and for the same payload within GUARD_SECONDS.
 
-        "Just now" is GUARD_SECONDS, and its run must still be open. Whoever would file the same waits here.
+        The issue's run must still be open. A concurrent firing that would file the same issue waits here.
         """
 
     @property
     def filing(self) -> Filing:
-        """To file an issue within this transaction."""
+        """The interface for filing an issue within this transaction."""
 
     async def insert_run(self, draft: RunDraft) -> bool:
-        """Write the run, and queue its task. False when the same delivery or key has a run meanwhile."""
+        """Write the run, and queue its task. False when the same delivery or key got a run in the meantime."""
 
 
 class DispatchStore(Protocol):
-    """Every call raises StoreUnavailable, or StoreConflict when a concurrent change stood in the way."""
+    """The store for dispatching. Every call raises StoreUnavailable, or StoreConflict after a concurrent change."""
 
     def dispatching(self, firing: Firing) -> AbstractAsyncContextManager[Dispatching]: ...
 
     async def begin_plain(self, firings: Sequence[Firing]) -> Mapping[UUID, UUID]:
-        """Begin, in one statement, those runs about which there is nothing to decide; their ids by delivery."""
+        """Begin, in one statement, the runs that need no further decision. Return their ids by delivery."""
 
     async def find_run(self, firing: Firing) -> FoundRun | None: ...
 
 
 Began = Callable[[str, str], None]
-"""Told of every new run, after the commit: its source, and why it was skipped (a code; empty when it was not)."""
+"""Called for every new run, after the commit, with its source and the code of why it was skipped ("" if it was not)."""
 
 
 def _unheard(_source: str, _skipped_because: str) -> None:
@@ -193,11 +195,11 @@ def _unheard(_source: str, _skipped_because: str) -> None:
 
 
 class _OvertakenError(Exception):
-    """The same firing was committed by somebody else: undo what was done here for it."""
+    """Another transaction committed a run for the same firing, so this one must be rolled back."""
 
 
 class AutopilotDispatcher:
-    """Implements Dispatcher over a store, and files issues through the one service that files them."""
+    """Implements Dispatcher over a store. Issues are filed through IssueService, which holds all rules for filing."""
 
     def __init__(
         self,
@@ -216,16 +218,17 @@ class AutopilotDispatcher:
         return self._tell(firing, await despite_conflicts(partial(self._attempt, firing)))
 
     async def dispatch_together(self, firings: Sequence[Firing]) -> list[Dispatched | None]:
-        """Begin the runs of several webhooks in one statement, each of them with a delivery and a trigger.
+        """Begin the runs of several webhooks in one statement. Each firing must have a delivery and a trigger.
 
-        None for those that are not plain, or repeated: `dispatch` takes them. Raises what `dispatch` would.
+        The result is None for a firing that needs a decision or is a repeat. The caller passes it to `dispatch`. Raises
+        the same errors as `dispatch`.
         """
         begun = await self._store.begin_plain(firings)
         runs = [None if firing.delivery_id is None else begun.get(firing.delivery_id) for firing in firings]
         for firing, run_id in zip(firings, runs, strict=True):
             if run_id is not None:
                 self._began(firing.source, "")
-        # One line for all: a storm is no time to write one for each.
+        # One log line for the whole batch, because under a storm of webhooks one line for each would be too many.
         logger.info("autopilots_fired", firings=len(firings), begun=len(begun))
         return [None if run_id is None else Dispatched(run_id, "accepted") for run_id in runs]
 
@@ -311,7 +314,7 @@ def _issue_draft(firing: Firing, order: Order, title: str) -> IssueDraft:
 
 
 def _judge_firing(firing: Firing, order: Order | None) -> str:
-    """Why nothing may begin, however the assignee is; empty when it may."""
+    """Return the reason why no run may begin for any assignee, or "" when one may begin."""
     if order is None:
         return "autopilot_not_found"
     if firing.trigger_id is not None and not order.trigger_found:
@@ -324,9 +327,10 @@ def _judge_firing(firing: Firing, order: Order | None) -> str:
 
 
 async def _judge_access(change: Dispatching, firing: Firing, order: Order) -> Skip | None:
-    """Whether a private agent may be put to work by this autopilot, and by the person who fires it by hand.
+    """Check that a private agent may be used by this autopilot, and by the person who fires it by hand.
 
-    Fails closed: an agent of which that cannot be found out is not put to work.
+    Return a Skip when the autopilot may not use it. Raises RejectedRequest (403) when the person may not. Fails closed:
+    when the permissions cannot be read, the agent is not used.
     """
     if order.agent_visibility != "private":
         return None

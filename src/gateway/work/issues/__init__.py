@@ -1,1 +1,1 @@
-"""Issues: filing them, and the page that shows one."""
+"""Issues: the filing of issues, and the page that shows one."""

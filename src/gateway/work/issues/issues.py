@@ -1,4 +1,4 @@
-"""Issues. There is one way to file them, and every rule is in it: no caller can leave one out."""
+"""The filing of issues. There is only one way to file them, so no caller can leave out a rule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class IssueDraft:
-    """An issue that somebody wants filed. `allow_duplicate` files it beside an open one of the same title."""
+    """An issue to be filed. `allow_duplicate` files it even if an open issue has the same title."""
 
     workspace_id: UUID
     title: str = field(repr=False)
@@ -45,12 +45,12 @@ class IssueDraft:
     origin_id: UUID | None = None
     allow_duplicate: bool = False
     source_message_id: UUID | None = None
-    """The message that asked for it: the files that came with it are the issue's."""
+    """The message that asked for the issue. The message's files become the issue's files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """An issue as stored."""
+    """A stored issue."""
 
     id: UUID
     workspace_id: UUID
@@ -63,7 +63,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What a child takes from its parent."""
+    """The fields of a parent that a child issue inherits or refers to."""
 
     id: UUID
     project_id: UUID | None
@@ -71,9 +71,9 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of a draft. A `duplicate` names the open issue that was there already; nothing was filed then.
+    """The outcome of a draft. `duplicate`: nothing was filed, and `issue` is the open issue that existed already.
 
-    `queueing` tells of the run of its agent, and is None when there is none to run.
+    `queueing` is the result of queueing the run of its agent. It is None when no agent has to run.
     """
 
     issue: Issue
@@ -84,14 +84,17 @@ class Filed:
 
 @dataclass(frozen=True, slots=True)
 class IssueFile:
-    """A file that came with the message which asked for the issue. `kind` is image, file, audio or video."""
+    """A file of the message that asked for the issue. `kind` is image, file, audio or video."""
 
     id: UUID
     kind: str
 
 
 Illustrate = Callable[[Sequence[IssueFile]], str | None]
-"""From an issue's files, in the order of their message, to the description that shows them; None: leave it as it is."""
+"""Makes a description that shows the issue's files, which are given in the order of their message.
+
+None leaves the description as it is.
+"""
 
 
 class Filing(Protocol):
@@ -102,22 +105,26 @@ class Filing(Protocol):
     async def has_project(self, workspace_id: UUID, project_id: UUID) -> bool: ...
 
     async def find_duplicate(self, draft: IssueDraft) -> Issue | None:
-        """The oldest open issue with the draft's title, project and parent; nobody files another until the commit.
+        """Find the oldest open issue with the draft's title, project and parent.
 
-        Titles are the same when they differ in case and white space only.
+        Concurrent filings of the same title wait until this transaction ends. Titles that differ only in case and white
+        space count as the same.
         """
 
     async def reserve_title(self, draft: IssueDraft) -> None:
-        """Wait for whoever files the same title, as `find_duplicate` does, without looking."""
+        """Wait for concurrent filings of the same title, as `find_duplicate` does, without looking for a duplicate."""
 
     async def insert(self, issue_id: UUID, draft: IssueDraft) -> Issue:
-        """File it under the workspace's next number."""
+        """Insert the issue under the workspace's next number."""
 
     async def take_attachments(self, issue_id: UUID, message_id: UUID) -> Sequence[IssueFile]:
-        """Make the files of the message the issue's, whose run now waits for them; in the message's order."""
+        """Move the files of the message to the issue, and return them in the message's order.
+
+        The issue's run now waits for them.
+        """
 
     async def describe(self, issue: Issue, description: str) -> None:
-        """Replace its description."""
+        """Replace the issue's description."""
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
         """Queue the run of the issue's agent, if it has one and is not in the backlog."""
@@ -125,11 +132,11 @@ class Filing(Protocol):
     async def send_notice(self, notice: Notice) -> None: ...
 
     async def announce(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Tell live listeners, after the commit; ids only, never content."""
+        """Tell live listeners, after the commit. The fields hold ids only, never content."""
 
 
 class IssueStore(Protocol):
-    """Every call raises StoreUnavailable, or StoreConflict when a concurrent change stood in the way."""
+    """The store of issues. Every call raises StoreUnavailable, or StoreConflict after a concurrent change."""
 
     async def find_prefix(self, workspace_id: UUID) -> str | None: ...
 
@@ -137,7 +144,7 @@ class IssueStore(Protocol):
 
 
 class IssueService:
-    """Files issues, for whoever asks."""
+    """Files issues for every caller, such as commands and autopilots."""
 
     def __init__(self, store: IssueStore, *, mint: Callable[[], UUID] = new_id) -> None:
         self._store = store
@@ -150,10 +157,10 @@ class IssueService:
         notice: Callable[[Filed], Notice] | None = None,
         illustrate: Illustrate | None = None,
     ) -> Filed:
-        """File the draft, queue its agent's run, and tell of it, in one transaction.
+        """File the draft, queue its agent's run, and announce it, in one transaction.
 
-        A draft that is a duplicate of an open issue is no error: the answer names that one. `notice` says what the
-        person who asked is told; it is written with the rest, or not at all. `illustrate` puts the files of the
+        A draft that is a duplicate of an open issue is not an error: the result names the open issue. `notice` makes
+        the message to the person who asked. It is written in the same transaction. `illustrate` puts the files of the
         message that asked into the description.
 
         Raises RejectedRequest (400) for an empty title, or a parent or project that this workspace does not have.
@@ -171,7 +178,7 @@ class IssueService:
     async def file_within(
         self, filing: Filing, draft: IssueDraft, *, prefix: str | None = None, illustrate: Illustrate | None = None
     ) -> Filed:
-        """File the draft as part of somebody else's transaction. Raises RejectedRequest as `file` does."""
+        """File the draft as part of the caller's transaction. Raises RejectedRequest as `file` does."""
         _require_title(draft)
         draft = await _placed(filing, draft)
         if draft.allow_duplicate:
@@ -189,7 +196,10 @@ class IssueService:
         return Filed(issue, identifier(prefix, issue.number), queueing=queueing)
 
     async def _prefix(self, workspace_id: UUID) -> str | None:
-        """None when it cannot be had: an issue is worth more than the first half of its name."""
+        """Return the prefix of the workspace's issue keys, or None when the store fails.
+
+        The issue is filed all the same, because it matters more than the first half of its key.
+        """
         try:
             return await self._store.find_prefix(workspace_id)
         except StoreError as error:
@@ -203,7 +213,7 @@ def _require_title(draft: IssueDraft) -> None:
 
 
 async def _placed(filing: Filing, draft: IssueDraft) -> IssueDraft:
-    """The draft in its place: a child without a project belongs to its parent's. Checked under locks."""
+    """Check the draft's parent and project under locks. A child without a project gets its parent's project."""
     if draft.parent_id is not None:
         parent = await filing.find_parent(draft.workspace_id, draft.parent_id)
         if parent is None:

@@ -1,4 +1,4 @@
-"""One issue, as a member of its workspace looks at it."""
+"""The page of one issue, for a member of its workspace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMENTS_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class IssueView:
-    """`key` is what people call it, such as ABC-1."""
+    """An issue on its page. `key` is its name for people, such as ABC-1."""
 
     id: UUID
     workspace_id: UUID
@@ -30,7 +30,7 @@ class IssueView:
 
 @dataclass(frozen=True, slots=True)
 class CommentView:
-    """What somebody said to an issue; the gateway itself has no name."""
+    """A comment on an issue. A comment of the gateway itself has no author's name."""
 
     author_type: str
     author: str
@@ -39,16 +39,16 @@ class CommentView:
 
 
 class IssuePages(Protocol):
-    """Both calls raise StoreUnavailable."""
+    """The store of issue pages. Both calls raise StoreUnavailable."""
 
     async def find(self, user_id: UUID, prefix: str, number: int, *, workspace: str | None) -> IssueView | None:
-        """None when there is none for that person, whoever else may see it. `workspace` is a slug."""
+        """Find an issue. None when it does not exist or the person may not see it. `workspace` is a slug."""
 
     async def comments(self, issue: IssueView, rows_max: int) -> Sequence[CommentView]:
-        """The latest ones, oldest first."""
+        """Return the latest comments, oldest first."""
 
 
 def parse_key(text: str) -> tuple[str, int] | None:
-    """Prefix and number of an issue's key; None for what is none."""
+    """Split an issue's key into prefix and number. None if the text is not a key."""
     match = _KEY.fullmatch(text)
     return None if match is None else (match[1], int(match[2]))

@@ -1,4 +1,4 @@
-"""Signing in with an e-mail address and a password, and the sessions that follow from it."""
+"""Sign-in with an e-mail address and a password, and the sessions that it opens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gateway.ids import SESSION_TOKEN_PREFIX, new_token, token_hash
 from gateway.work.people.directory import EMAIL_LENGTH_MAX, PASSWORD_LENGTH_MAX, TOKEN_LENGTH_MAX, User
 
 SESSION_SECONDS = 14 * 24 * 3600
-"""How long a session lasts. It is not prolonged by use."""
+"""Lifetime of a session. Use does not prolong it."""
 VERIFICATIONS_MAX = 2
-"""Passwords checked at the same time: each takes 64 MiB and a processor for a tenth of a second, on purpose.
+"""Passwords checked at the same time. By design each check takes 64 MiB and a processor for a tenth of a second.
 
-One more is kept for people who come from a familiar place.
+One more slot is reserved for people who come from a familiar place.
 """
 VERIFICATIONS_WAITING_MAX = 32
-"""Passwords that wait to be checked: about two seconds of work. Beyond that somebody floods us."""
+"""Passwords that wait to be checked. They are about two seconds of work. More than that is a flood, and is refused."""
 BUSY_SECONDS = 3
 
 
 class TooBusy(RejectedRequest):
-    """Too many passwords wait to be checked. Nothing was decided."""
+    """Too many passwords wait to be checked. This one was not checked."""
 
     def __init__(self) -> None:
         message = f"too many people are signing in at once; try again in {BUSY_SECONDS} s"
@@ -36,7 +36,7 @@ class TooBusy(RejectedRequest):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`password_hash` None: this person cannot sign in with a password."""
+    """A person's account. `password_hash` is None for a person who cannot sign in with a password."""
 
     id: UUID
     password_hash: str | None = field(repr=False)
@@ -44,7 +44,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A workspace of a person, and what they are in it."""
+    """A workspace of a person, and their role in it."""
 
     id: UUID
     name: str
@@ -53,15 +53,15 @@ class Membership:
 
 
 class AccountStore(Protocol):
-    """Every method raises StoreUnavailable."""
+    """The store of accounts and sessions. Every method raises StoreUnavailable."""
 
     async def account_by_email(self, email: str) -> Account | None: ...
 
     async def add_session(self, hashed: str, account: Account, seconds: float) -> bool:
-        """False when the account's password is another one by now."""
+        """Add a session. False when the account's password has been changed since it was read."""
 
     async def session_owner(self, hashed: str) -> UUID | None:
-        """None for a session that is unknown or over."""
+        """Find the person of a session. None for a session that is unknown or over."""
 
     async def end_session(self, hashed: str) -> None: ...
 
@@ -71,21 +71,21 @@ class AccountStore(Protocol):
 
 
 class Accounts:
-    """Who is signed in. Only hashes of sessions are stored."""
+    """Signs people in and out, and knows their sessions. Only hashes of session secrets are stored."""
 
     def __init__(self, store: AccountStore, *, passwords: PasswordHasher | None = None) -> None:
         self._store = store
         self._passwords = passwords or PasswordHasher()
         self._decoy = ""
         self._room = trio.CapacityLimiter(VERIFICATIONS_MAX)
-        # For owners, while strangers at many addresses keep the others busy.
+        # Lets people from a familiar place sign in while a flood from many addresses occupies the other slots.
         self._reserve = trio.CapacityLimiter(1)
 
     async def sign_in(self, email: str, password: str, *, familiar: bool = False) -> str:
-        """Open a session; its secret. `familiar`: this account was signed in to from the same place before.
+        """Open a session and return its secret. `familiar`: this account was signed in to from the same place before.
 
-        Raises RejectedRequest (401) for a wrong pair, after the same work whether the address is known or not, and
-        TooBusy (429) when too many wait for theirs already.
+        Raises RejectedRequest (401) for a wrong pair of address and password. The work is the same for known and
+        unknown addresses, so the time reveals nothing. Raises TooBusy (429) when too many checks wait already.
         """
         address = email.strip().lower()
         known = 0 < len(address) <= EMAIL_LENGTH_MAX and address.isprintable()
@@ -106,11 +106,11 @@ class Accounts:
         return secret
 
     async def sign_out(self, secret: str) -> None:
-        """End a session; one that is over already is fine."""
+        """End a session. A session that is over already is no error."""
         await self._store.end_session(token_hash(secret))
 
     async def owner(self, secret: str) -> UUID | None:
-        """Whose session it is; None for anything that is not a live session of ours."""
+        """Return the person of a session. None for any text that is not the secret of a live session."""
         if len(secret) > TOKEN_LENGTH_MAX or not secret.startswith(SESSION_TOKEN_PREFIX) or not secret.isascii():
             return None
         return await self._store.session_owner(token_hash(secret))
@@ -125,7 +125,7 @@ class Accounts:
         return await self._store.memberships(user_id)
 
     def _verify(self, stored: str | None, password: str) -> bool:
-        """Runs in a thread. Somebody who cannot sign in is measured against a decoy, so that it takes as long."""
+        """Check a password, in a thread. Without a stored hash a decoy is checked, so that it takes as long."""
         if not self._decoy:
             self._decoy = self._passwords.hash("nobody's password")
         try:

@@ -1,4 +1,4 @@
-"""Asking a person to bind their account: the words, and the link with its single-use token."""
+"""The question that asks a person to bind their account: its text, and the link with its single-use token."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _ASK_OPERATOR = {
 
 class PromptStore(Protocol):
     async def mint(self, hashed: str | None, installation_id: UUID, channel_user_id: str) -> str | None:
-        """Commit a token's hash, good for 15 min by the database clock; the language to ask in.
+        """Commit a token's hash, valid for 15 min by the database clock. Return the language to ask in.
 
-        None, and no token, when the account is bound already or its bot is out of service. Without `hashed` nothing is
-        minted. Raises StoreUnavailable.
+        None when the account is bound already or its bot is out of service. No token is stored then. Without `hashed`
+        no token is stored either. Raises StoreUnavailable.
         """
 
 
 class BindingPrompts:
-    """Writes the question at the moment it is sent, because only then may its link exist in clear."""
+    """Composes the question at the moment it is sent, because only then may its link exist in the clear."""
 
     def __init__(
         self, store: PromptStore, *, public_url: str | None, mint_token: Callable[[], str] = new_link_token
     ) -> None:
-        """Without `public_url` there is no page to link to, and the person is sent to an operator."""
+        """Without `public_url` there is no page to link to. The question then refers the person to an operator."""
         self._store = store
         self._public_url = public_url
         self._mint_token = mint_token
 
     async def compose(self, installation_id: UUID, channel_user_id: str) -> str | None:
-        """The question for one account, with a fresh token; None when there is nothing to ask any more.
+        """Compose the question for one account, with a new token. None when the question is no longer needed.
 
-        Every call mints another token. Earlier ones stay good until they end: the message that carries one may have
-        arrived although its sending looked like a failure.
+        Every call makes another token. Earlier tokens stay valid until they expire, because a message with one may have
+        arrived although its sending seemed to fail.
         """
         if self._public_url is None:
             language = await self._store.mint(None, installation_id, channel_user_id)
@@ -62,7 +62,7 @@ class BindingPrompts:
 
 
 def bind_link(public_url: str, token: str) -> str:
-    """Where a person redeems `token`."""
+    """Return the address of the page on which a person redeems `token`."""
     return f"{public_url.rstrip('/')}{BIND_PATH}?{urlencode({'token': token})}"
 
 

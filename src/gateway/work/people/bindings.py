@@ -1,4 +1,4 @@
-"""Which person a platform account is: an operator vouches for it, or the person redeems a link."""
+"""The bindings of platform accounts to people. An operator makes a binding, or the person redeems a link."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """`channel_user_id` is the platform's id of the account, as this one bot sees it."""
+    """A stored binding. `channel_user_id` is the platform's id of the account, as this one bot sees it."""
 
     id: UUID
     workspace_id: UUID
@@ -32,7 +32,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class BindingObstacles:
-    """What exists of a binding's parts, for telling why there is none."""
+    """The parts of a binding that exist, to explain why it could not be made."""
 
     installation: bool
     person: bool
@@ -42,7 +42,7 @@ class BindingObstacles:
 
 @dataclass(frozen=True, slots=True)
 class TokenAccount:
-    """Which account a binding link was sent to."""
+    """The account that a binding link was sent to."""
 
     workspace_id: UUID
     installation_id: UUID
@@ -51,10 +51,10 @@ class TokenAccount:
 
 @dataclass(frozen=True, slots=True)
 class LinkAsked:
-    """What a live binding link asks for, and how the person who reads it stands to that.
+    """The request of a live binding link, and its reader: the signed-in person who opened it.
 
-    `role` is None for a reader who is no member of the bot's workspace. `bound_user_id` is whose the platform account
-    is by now. `agent_id` and `agent_name` are None for a bot whose agent is gone.
+    `role` is None for a reader who is not a member of the bot's workspace. `bound_user_id` is the person that the
+    platform account is bound to by now. `agent_id` and `agent_name` are None for a bot whose agent is gone.
     """
 
     workspace_id: UUID
@@ -77,18 +77,18 @@ class LinkAsked:
 
 @dataclass(frozen=True, slots=True)
 class LinkPreview:
-    """What a member reads before they let a platform account speak in their name."""
+    """The page that a member reads before they let a platform account speak in their name."""
 
     asked: LinkAsked
     introduction: Introduction
 
     @property
     def bot_name(self) -> str:
-        """As the platform calls it, else the name of its agent, else its app's id."""
+        """The bot's name on the platform, else the name of its agent, else the id of its app."""
         return self.introduction.bot or self.asked.agent_name or self.asked.app_id
 
     def public(self) -> dict[str, Any]:
-        """The JSON object of the API; `person.name` is null where the platform does not tell it."""
+        """Return the JSON object of the API. The person's name is null if the platform does not tell it."""
         asked = self.asked
         agent = None if asked.agent_id is None else {"id": asked.agent_id, "name": asked.agent_name}
         return {
@@ -105,7 +105,7 @@ class LinkPreview:
 
 @dataclass(frozen=True, slots=True)
 class BoundPerson:
-    """A binding and who stands behind it."""
+    """A binding with its person's name and e-mail address."""
 
     id: UUID
     installation_id: UUID
@@ -117,7 +117,7 @@ class BoundPerson:
 
 
 class RedeemRefusal(Enum):
-    """Why a link did not bind. Whatever it was, the token is as good as it was before."""
+    """The reason why a link did not bind. In every case the token stays as it was."""
 
     TOKEN_OVER = "token_over"  # noqa: S105  (a reason, not a secret)
     NOT_A_MEMBER = "not_a_member"
@@ -125,33 +125,36 @@ class RedeemRefusal(Enum):
 
 
 class BindingStore(Protocol):
-    """Bindings. Every method raises StoreUnavailable."""
+    """The store of bindings. Every method raises StoreUnavailable."""
 
     async def create(self, binding_id: UUID, installation_id: UUID, channel_user_id: str, email: str) -> Binding | None:
-        """Bind, or return the binding that the same person has. None when a part is missing or the account taken."""
+        """Bind an account, or return the binding that the same person has already.
+
+        None when a part is missing, or the account is bound to another person.
+        """
 
     async def explain(self, installation_id: UUID, channel_user_id: str, email: str) -> BindingObstacles: ...
 
     async def delete(self, installation_id: UUID, channel_user_id: str) -> bool:
-        """Whether there was one."""
+        """Delete a binding. True if there was one."""
 
     async def redeem(self, hashed: str, user_id: UUID, binding_id: UUID) -> Binding | RedeemRefusal:
         """Consume a token and bind its account to a member of its workspace, in one transaction: both or neither."""
 
     async def preview(self, hashed: str, user_id: UUID) -> LinkAsked | None:
-        """What a live token asks for, to this reader; nothing is consumed. None when it is not live."""
+        """Read the request of a live token for this reader, without consuming the token. None when it is not live."""
 
     async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson] | None:
-        """None when the workspace has no such installation."""
+        """Return the bound people of an installation. None when the workspace has no such installation."""
 
     async def delete_by_id(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> bool:
-        """Whether there was one."""
+        """Delete a binding by its id. True if there was one."""
 
     async def list(self, installation_id: UUID) -> list[Binding]: ...
 
 
 Introduce = Callable[[str, UUID, str], Awaitable[Introduction]]
-"""(channel type, installation, account) → what the platform calls the person and the bot.
+"""Asks the platform for the names of the person and the bot. Arguments: channel type, installation, account.
 
 Never raises, and takes no longer than a page may wait.
 """
@@ -162,17 +165,17 @@ async def _unknown(_channel_type: str, _installation_id: UUID, _account_id: str)
 
 
 class BindingService:
-    """Binds accounts to members, on the word of an operator or by a link that the account received."""
+    """Binds accounts to members, by an operator's command or by a link that was sent to the account."""
 
     def __init__(self, store: BindingStore, introduce: Introduce = _unknown) -> None:
         self._store = store
         self._introduce = introduce
 
     async def bind(self, installation_id: UUID, channel_user_id: str, email: str) -> Binding:
-        """Bind a platform account to a member of the installation's workspace; binding the same pair again is fine.
+        """Bind a platform account to a member of the installation's workspace. Binding the same pair again is no error.
 
-        Raises RejectedRequest: 400 for a bad account id, 404 for an unknown installation or person, 403 for somebody
-        who is not a member, 409 when the account is bound to somebody else.
+        Raises RejectedRequest: 400 for a bad account id, 404 for an unknown installation or person, 403 for a person
+        who is not a member, 409 when the account is bound to another person.
         """
         if not 0 < len(channel_user_id) <= ACCOUNT_ID_LENGTH_MAX or not channel_user_id.isprintable():
             limit = f"1 to {ACCOUNT_ID_LENGTH_MAX} printable characters"
@@ -184,10 +187,10 @@ class BindingService:
         return binding
 
     async def preview(self, token: str, user_id: UUID) -> LinkPreview:
-        """Say whose account a link would bind, to which bot and to whom, and leave everything as it is.
+        """Describe the account that a link would bind, its bot and its person. Nothing is changed.
 
         Raises RejectedRequest exactly as `redeem` would at this moment. The platform is asked for names only after
-        that: a stranger learns nothing, and makes nobody ask.
+        these checks, so a stranger learns nothing and causes no request to the platform.
         """
         asked = await self._store.preview(_hash_of(token), user_id)
         if asked is None:
@@ -200,11 +203,11 @@ class BindingService:
         return LinkPreview(asked, introduction)
 
     async def redeem(self, token: str, user_id: UUID) -> Binding:
-        """Bind the account that a link was sent to, to the person who redeems it; a second link of theirs is fine.
+        """Bind the account that a link was sent to, to the person who redeems the link.
 
-        Raises RejectedRequest: 400 for a blank token, 410 for one that is unknown, over or used (which of them is not
-        told), 403 for somebody who is not a member, 409 when the account is bound to somebody else. A refusal leaves
-        the token usable.
+        A person whose account is bound already may redeem a second link. Raises RejectedRequest: 400 for a blank token,
+        410 for one that is unknown, expired or used (the answer does not tell which), 403 for a person who is not a
+        member, 409 when the account is bound to another person. A refusal leaves the token usable.
         """
         outcome = await self._store.redeem(_hash_of(token), user_id, new_id())
         if isinstance(outcome, RedeemRefusal):
@@ -212,30 +215,33 @@ class BindingService:
         return outcome
 
     async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson]:
-        """Oldest first. Raises RejectedRequest (404) for an installation that is not the workspace's."""
+        """Return the bound people, oldest binding first. Raises RejectedRequest (404) for a foreign installation."""
         people = await self._store.people(workspace_id, installation_id)
         if people is None:
             raise RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
         return people
 
     async def delete(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> None:
-        """Raises RejectedRequest (404) for a binding that is not of this workspace and installation."""
+        """Delete a binding. Raises RejectedRequest (404) if this workspace and installation do not have it."""
         if not await self._store.delete_by_id(workspace_id, installation_id, binding_id):
             raise RejectedRequest(404, "binding_not_found", f"there is no binding {binding_id}")
 
     async def unbind(self, installation_id: UUID, channel_user_id: str) -> None:
-        """Raises RejectedRequest (404) when the account is not bound."""
+        """Delete the binding of an account. Raises RejectedRequest (404) when the account is not bound."""
         if not await self._store.delete(installation_id, channel_user_id):
             message = f"account {channel_user_id} is not bound in installation {installation_id}"
             raise RejectedRequest(404, "binding_not_found", message)
 
     async def list(self, installation_id: UUID) -> list[Binding]:
-        """Oldest first; empty for an unknown installation."""
+        """Return the bindings of an installation, oldest first. Empty for an unknown installation."""
         return await self._store.list(installation_id)
 
 
 def _hash_of(token: str) -> str:
-    """The hash that a link's token is stored by. Raises RejectedRequest (400) for a blank, 410 for another shape."""
+    """Return the hash under which a link's token is stored.
+
+    Raises RejectedRequest: 400 for a blank token, 410 for a malformed one.
+    """
     if not token.strip():
         raise RejectedRequest(400, "missing_token", "the token is missing", field="token")
     if not _TOKEN.fullmatch(token):

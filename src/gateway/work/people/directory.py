@@ -1,4 +1,4 @@
-"""Who is there: people, workspaces, members, agents, runtimes, and the tokens that prove who calls."""
+"""The directory of people, workspaces, members, agents and runtimes, with the tokens that authenticate callers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Visibility = Literal["workspace", "private"]
 
 Language = Literal["en", "zh-Hans"]
 SPOKEN: tuple[Language, ...] = ("en", "zh-Hans")
-"""What people of a workspace are spoken to in."""
+"""The languages in which the gateway can speak to the people of a workspace."""
 
 NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 254
@@ -30,13 +30,13 @@ TOKEN_LENGTH_MAX = 128
 SLUG_LENGTH_MAX = 48
 SLUG_ATTEMPTS_MAX = 50
 LAST_OWNER = "member_last_owner"
-"""The constraint that a store names when the only owner would go."""
+"""The constraint that a store names when the only owner of a workspace would be removed."""
 
 MEMBER_REMOVED = "member:removed"
 """Announced to live listeners with `user_id`, when a membership ends."""
 
 RESERVED_SLUGS = frozenset({"api", "docs", "healthz", "issues", "lark", "login", "openapi", "readyz", "static"})
-"""First path segments of the server itself: a workspace of that slug would have no page."""
+"""First path segments of the server's own pages. A workspace with such a slug would have no page."""
 
 _PREFIX = re.compile(r"[A-Z][A-Z0-9]{0,9}")
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
@@ -45,14 +45,14 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
 @dataclass(frozen=True, slots=True)
 class UserPrincipal:
-    """A person calls."""
+    """The caller is a person."""
 
     user_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimePrincipal:
-    """A runtime calls; it acts within its workspace only."""
+    """The caller is a runtime. It acts within its workspace only."""
 
     runtime_id: UUID
     workspace_id: UUID
@@ -63,7 +63,7 @@ Principal = UserPrincipal | RuntimePrincipal
 
 @dataclass(frozen=True, slots=True)
 class TokenOwner:
-    """Who holds a live token: a person, or a runtime with its workspace."""
+    """The owner of a live token: a person, or a runtime with its workspace."""
 
     user_id: UUID | None
     runtime_id: UUID | None
@@ -127,7 +127,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """A token's public side."""
+    """The public fields of a token, without its secret."""
 
     id: UUID
     user_id: UUID | None
@@ -137,15 +137,15 @@ class ApiToken:
 
 
 class DirectoryStore(Protocol):
-    """What the directory needs of the database. Writes raise StoreConflict with the constraint they ran into."""
+    """The store of the directory. Writes raise StoreConflict with the constraint that they violate."""
 
     async def touch_token(self, hashed: str) -> TokenOwner | None:
-        """The owner of a live token; notes the use, at most once a minute."""
+        """Return the owner of a live token, and note its use, at most once a minute."""
 
     async def user_by_email(self, email: str) -> User | None: ...
 
     async def workspace(self, reference: str) -> Workspace | None:
-        """By slug, or by id in text form."""
+        """Find a workspace by its slug, or by its id in text form."""
 
     async def member(self, workspace_id: UUID, user_id: UUID) -> Member | None: ...
 
@@ -160,16 +160,16 @@ class DirectoryStore(Protocol):
     async def add_workspace(
         self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
     ) -> Workspace:
-        """The workspace and its owner's membership, in one transaction."""
+        """Add a workspace and its owner's membership, in one transaction."""
 
     async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None: ...
 
     async def add_member(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member: ...
 
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
-        """Ends a membership and every chat binding of that member in this workspace, in one transaction.
+        """End a membership and every chat binding of that member in this workspace, in one transaction.
 
-        Raises StoreConflict (LAST_OWNER) for the only owner there is.
+        Raises StoreConflict (LAST_OWNER) for the only owner.
         """
 
     async def add_agent(
@@ -188,21 +188,22 @@ class DirectoryStore(Protocol):
     ) -> Agent | None: ...
 
     async def set_password(self, user_id: UUID, password_hash: str) -> bool:
-        """Also ends the person's sessions. False when there is no such person."""
+        """Set a password, and end the person's sessions. False when there is no such person."""
 
     async def add_user_token(self, *, token_id: UUID, user_id: UUID, name: str, hashed: str) -> ApiToken: ...
 
     async def add_runtime(
         self, *, runtime_id: UUID, workspace_id: UUID, name: str, token_id: UUID, hashed: str
     ) -> Runtime:
-        """The runtime and its token, in one transaction."""
+        """Add a runtime and its token, in one transaction."""
 
 
 class Directory:
-    """The rules over a DirectoryStore.
+    """The directory with its rules, over a DirectoryStore.
 
-    Every method raises RejectedRequest with words for the person who asked: 400 for a bad value, 404 for something that
-    is not there, 409 for something that is there already; and StoreUnavailable when the database is away.
+    Every method raises RejectedRequest with a text for the person who asked: 400 for a bad value, 404 for an object
+    that does not exist, 409 for one that exists already. Every method raises StoreUnavailable when the database is
+    away.
     """
 
     def __init__(self, store: DirectoryStore) -> None:
@@ -210,7 +211,7 @@ class Directory:
         self._passwords = PasswordHasher()
 
     async def authenticate(self, token: str) -> Principal | None:
-        """Who holds a bearer token; None for anything that is not a live token of ours."""
+        """Return the owner of a bearer token. None for any text that is not a live token."""
         if len(token) > TOKEN_LENGTH_MAX or not token.startswith((USER_TOKEN_PREFIX, RUNTIME_TOKEN_PREFIX)):
             return None
         owner = await self._store.touch_token(token_hash(token))
@@ -229,14 +230,17 @@ class Directory:
         return user
 
     async def workspace(self, reference: str) -> Workspace:
-        """By slug or id."""
+        """Find a workspace by its slug or id."""
         workspace = await self._store.workspace(reference)
         if workspace is None:
             raise RejectedRequest(404, "unknown_workspace", f"no workspace has the slug or id {reference}")
         return workspace
 
     async def membership(self, reference: str, user_id: UUID) -> Member:
-        """A person's place in a workspace, by slug or id. For a stranger the workspace is not there: 404."""
+        """Find a person's membership in a workspace, given by slug or id.
+
+        A stranger gets 404, as for an unknown one.
+        """
         workspace = await self._store.workspace(reference) if reference.isprintable() else None
         member = None if workspace is None else await self._store.member(workspace.id, user_id)
         if member is None:
@@ -250,7 +254,7 @@ class Directory:
         return agent
 
     async def add_user(self, email: str, name: str = "", password: str | None = None) -> User:
-        """A person. Without a password they cannot log in to the console; a token is added separately."""
+        """Add a person. Without a password they cannot sign in to the console. A token is added separately."""
         address = _email(email)
         hashed = None if password is None else await self._hash(password)
         try:
@@ -261,12 +265,12 @@ class Directory:
             raise _taken("duplicate_user", f"a user with the e-mail address {address} exists", "email") from error
 
     async def set_password(self, user: User, password: str) -> None:
-        """From now on this password alone signs the person in: every session that another one opened is over."""
+        """Set a person's password. Every session that was opened with an earlier password ends."""
         if not await self._store.set_password(user.id, await self._hash(password)):
             raise RejectedRequest(404, "unknown_user", f"the account of {user.email} is gone")
 
     async def add_workspace(self, name: str, prefix: str, owner: User, language: Language = "en") -> Workspace:
-        """A workspace; its slug comes from the name, with a number where that is taken."""
+        """Add a workspace. Its slug is made from the name, with a number if that slug is taken."""
         if not _PREFIX.fullmatch(prefix):
             message = f"the prefix {prefix!r} is not 1 to 10 capital letters and digits with a letter first, like ABC"
             raise RejectedRequest(400, "invalid_prefix", message, field="prefix")
@@ -290,7 +294,7 @@ class Directory:
         )
 
     async def set_language(self, workspace: Workspace, language: Language) -> Workspace:
-        """In which its people are spoken to from now on."""
+        """Set the language in which the gateway speaks to the workspace's people from now on."""
         changed = await self._store.set_workspace_language(workspace.id, language)
         if changed is None:
             raise RejectedRequest(404, "unknown_workspace", f"no workspace is called {workspace.slug}")
@@ -304,9 +308,9 @@ class Directory:
             raise _taken("duplicate_member", message, "email") from error
 
     async def remove_member(self, workspace: Workspace, user: User) -> None:
-        """End a membership: the person's chat accounts are unbound from every bot of the workspace with it.
+        """End a membership. The person's chat accounts are unbound from every bot of the workspace too.
 
-        The only owner stays (409): new agents and bots would be in nobody's name.
+        The only owner cannot be removed (409), because new agents and bots would then have no owner.
         """
         try:
             removed = await self._store.remove_member(workspace.id, user.id)
@@ -325,7 +329,7 @@ class Directory:
         runtime_id: UUID | None = None,
         private: bool = False,
     ) -> Agent:
-        """An agent; without `owner` it belongs to the workspace's owner."""
+        """Add an agent. Without `owner` it belongs to the workspace's first owner."""
         title = _name(name)
         if owner is not None and await self._store.member(workspace.id, owner.id) is None:
             raise _no_member(workspace, owner)
@@ -345,7 +349,7 @@ class Directory:
             raise _taken("duplicate_agent", message, "name") from error
 
     async def set_agent(self, agent: Agent, *, runtime_id: UUID | None, archived: bool) -> Agent:
-        """Give an agent this runtime (None: none at all), and archive it or bring it back."""
+        """Set an agent's runtime (None removes it), and archive the agent or bring it back."""
         await self._check_runtime(agent.workspace_id, runtime_id)
         changed = await self._store.set_agent(
             agent_id=agent.id, workspace_id=agent.workspace_id, runtime_id=runtime_id, archived=archived
@@ -355,7 +359,10 @@ class Directory:
         return changed
 
     async def add_user_token(self, user: User, name: str = "") -> tuple[ApiToken, str]:
-        """A token for a person, and its secret: only its hash is kept, so this is the one time it can be shown."""
+        """Add a token for a person. Return it with its secret.
+
+        Only the secret's hash is stored, so this is the only time it can be shown.
+        """
         secret = new_token(USER_TOKEN_PREFIX)
         token = await self._store.add_user_token(
             token_id=new_id(), user_id=user.id, name=_short(name, "name"), hashed=token_hash(secret)
@@ -363,7 +370,7 @@ class Directory:
         return token, secret
 
     async def add_runtime(self, workspace: Workspace, name: str) -> tuple[Runtime, str]:
-        """A runtime, and the secret of its token, shown this one time."""
+        """Add a runtime. Return it with the secret of its token, which can only be shown this one time."""
         secret, title = new_token(RUNTIME_TOKEN_PREFIX), _name(name)
         try:
             runtime = await self._store.add_runtime(
@@ -383,12 +390,12 @@ class Directory:
         if not 0 < len(password) <= PASSWORD_LENGTH_MAX:
             message = f"the password must have 1 to {PASSWORD_LENGTH_MAX} characters"
             raise RejectedRequest(400, "invalid_password", message, field="password")
-        # A tenth of a second of arithmetic on purpose: elsewhere than on the event loop.
+        # Hashing takes a tenth of a second by design, so it runs in a thread and does not block the event loop.
         return await trio.to_thread.run_sync(self._passwords.hash, password)
 
 
 def slug_of(name: str) -> str:
-    """The path segment of a workspace name: lower-case ASCII letters and digits joined by single hyphens."""
+    """Make the path segment of a workspace from its name: lower-case ASCII letters and digits with single hyphens."""
     slug = _NOT_SLUG.sub("-", name.lower()).strip("-")[:SLUG_LENGTH_MAX].strip("-")
     return f"workspace-{slug}".strip("-") if not slug or slug in RESERVED_SLUGS else slug
 

@@ -1,7 +1,7 @@
-"""Who and what a workspace has to work with: its agents, its squads and its projects, as members see and make them.
+"""The agents, squads and projects of a workspace, as members see and create them.
 
-A private agent is there for its owner, and for owners and admins of the workspace; for others it is not. Who owns what
-counts as `work.people.access` says.
+A private agent is visible only to its owner, and to owners and admins of the workspace. Ownership counts by the rules
+of `work.people.access`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class AgentChange:
-    """What shall become of an agent: None leaves it as it is, and so does a runtime that is not to be set."""
+    """A change to an agent. A field that is None stays as it is. `runtime_id` only counts with `sets_runtime`."""
 
     name: str | None = None
     sets_runtime: bool = False
@@ -51,15 +51,15 @@ class AgentChange:
 
 
 class TeamStore(Protocol):
-    """Every call raises StoreUnavailable; writes raise StoreConflict for a name that is taken.
+    """The store of agents, squads and projects. Every call raises StoreUnavailable.
 
-    Lists are pages, by name, with the number of all rows.
+    Writes raise StoreConflict for a name that is taken. Lists are pages, ordered by name, with the number of all rows.
     """
 
     async def agents(
         self, workspace_id: UUID, owner_id: UUID | None, *, all_private: bool, limit: int, offset: int
     ) -> tuple[list[Agent], int]:
-        """Without those that are private and not that owner's, unless `all_private`."""
+        """Return a page of agents. Private agents of other owners are left out, unless `all_private`."""
 
     async def squads(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Squad], int]: ...
 
@@ -73,7 +73,10 @@ class TeamStore(Protocol):
 
 
 class TeamService:
-    """What members may do. Raises RejectedRequest: 400 with the field, 403, 404, and 409 for a name that is taken."""
+    """The actions of members.
+
+    Raises RejectedRequest: 400 with the field, 403, 404, and 409 for a name that is taken.
+    """
 
     def __init__(self, store: TeamStore, directory: DirectoryStore, *, mint: Callable[[], UUID] = new_id) -> None:
         self._store = store
@@ -81,7 +84,7 @@ class TeamService:
         self._mint = mint
 
     async def agents(self, member: Member, *, limit: int, offset: int) -> tuple[list[Agent], int]:
-        """The agents that the member may see."""
+        """Return a page of the agents that the member may see, and their total number."""
         owner_id = member.user_id if member.role in WRITERS else None
         return await self._store.agents(
             member.workspace_id, owner_id, all_private=member.role in LEADERS, limit=limit, offset=offset
@@ -96,7 +99,7 @@ class TeamService:
     async def add_agent(
         self, member: Member, name: str, *, runtime_id: UUID | None = None, visibility: Visibility = "workspace"
     ) -> Agent:
-        """An agent that belongs to the member."""
+        """Add an agent that belongs to the member."""
         require_writer(member.role)
         await self._check_runtime(member.workspace_id, runtime_id)
         with _named_once("agent"):
@@ -110,7 +113,7 @@ class TeamService:
             )
 
     async def change_agent(self, agent_id: UUID, user_id: UUID, change: AgentChange) -> Agent:
-        """For the agent's owner, and owners and admins of the workspace."""
+        """Change an agent. Only its owner, and owners and admins of the workspace, may do this."""
         agent = await self._writable_agent(agent_id, user_id)
         await self._check_runtime(agent.workspace_id, change.runtime_id)
         if change.name is not None:

@@ -1,1 +1,1 @@
-"""Conversations and the runs they ask for: queueing, claiming, finishing, files, and what is said to the chat."""
+"""Conversations and the runs they ask for: queueing, claiming, finishing, files, and the messages sent to the chat."""

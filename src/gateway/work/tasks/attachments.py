@@ -1,6 +1,6 @@
-"""Files that people send: fetched once from their platform, kept on disk under an id of ours, fetched again on demand.
+"""Files that people send: fetched once from their platform, kept on disk under our own id, and fetched again on demand.
 
-The platform keeps the file, so the disk is a cache: what is not here, on this replica or any more, is fetched again.
+The platform keeps the file, so the disk is only a cache. A file that is not on this replica's disk is fetched again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ logger = structlog.get_logger(__name__)
 FETCH_SECONDS = 45.0
 BYTES_MAX = 100 * 1024 * 1024
 IDS_MAX = 1_000
-"""Files that one statement asks about."""
+"""Ids in one statement that looks up which files still have a row."""
 
 Record = Callable[[str], None]
-"""Told of every fetch that ended: "ready" or the slug of its problem. Must not raise."""
+"""Called for every fetch that ended, with "ready" or the slug of its problem. Must not raise."""
 
 _STATUSES = {
     FetchProblem.NOT_AVAILABLE: 410,
@@ -39,10 +39,10 @@ _STATUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file as stored. `n` counts over the task when it was looked up through one, else over its message.
+    """A stored file. `n` is its number within the task if it was looked up through a task, else within its message.
 
-    `status` is pending, ready or failed; `error` the slug of a FetchProblem. `seconds_left` is how long a run still
-    waits for it, known of a taken one only. `channel_type` is empty when its bot is gone.
+    `status` is pending, ready or failed. `error` is the slug of a FetchProblem. `seconds_left` is the time that a run
+    still waits for it. It is only known for files returned by `take`. `channel_type` is empty when its bot is gone.
     """
 
     id: UUID
@@ -66,13 +66,13 @@ class Attachment:
 
     @property
     def described(self) -> Described:
-        """What to call it, also before it was fetched."""
+        """The file's name and type, also before it was fetched."""
         return describe(self.kind, self.name, content_type=self.mime_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedAttachment(Attachment):
-    """A file and what it belongs to: who may see that may see the file."""
+    """A file with its conversation or issue. A person who may see that may see the file."""
 
     workspace_id: UUID
     chat_session_id: UUID
@@ -80,7 +80,7 @@ class PlacedAttachment(Attachment):
 
 
 class FetchFailed(GatewayError):
-    """The file could not be had. `transient`: it may be had later, not before `retry_after` seconds have passed."""
+    """The file could not be fetched. `transient`: it may succeed later, at the earliest after `retry_after` seconds."""
 
     def __init__(
         self, problem: FetchProblem, message: str, *, transient: bool = False, retry_after: float = 0.0
@@ -92,30 +92,30 @@ class FetchFailed(GatewayError):
 
 
 class FileSink(Protocol):
-    """Where a source puts a file. Both raise FetchFailed when the file is not wanted any further."""
+    """The receiver of a file's content. Both methods raise FetchFailed when the file is no longer wanted."""
 
     def begin(self, *, content_type: str, disposition: str, length: int | None) -> None:
-        """What the platform's headers say, unchecked; before the first `write`."""
+        """Take the values of the platform's headers, unchecked. Called before the first `write`."""
 
     async def write(self, chunk: bytes) -> None:
-        """Not interrupted by a cancellation, which the source meets at its next read."""
+        """Write a chunk. A cancellation does not interrupt it: the source is cancelled at its next read."""
 
 
 class FileSource(Protocol):
     """A platform that files can be fetched from."""
 
     async def download(self, wanted: Attachment, sink: FileSink) -> None:
-        """Fetch the whole file into the sink. Raises FetchFailed, and whatever the sink raises.
+        """Fetch the whole file into the sink. Raises FetchFailed, and any error of the sink.
 
         The caller bounds the time by cancelling.
         """
 
 
 class PlatformFiles:
-    """Implements FileSource: every file comes from the platform of its bot."""
+    """Implements FileSource by fetching each file from the platform of its bot."""
 
     def __init__(self, sources: Mapping[str, FileSource]) -> None:
-        """By channel type. Platforms that are added later count too."""
+        """`sources` is keyed by channel type. Platforms that are added to it later count too."""
         self._sources = sources
 
     async def download(self, wanted: Attachment, sink: FileSink) -> None:
@@ -126,34 +126,37 @@ class PlatformFiles:
 
 
 class AttachmentStore(Protocol):
-    """Every call is one transaction of its own and raises StoreUnavailable."""
+    """The store of files' rows. Every call is one transaction of its own and raises StoreUnavailable."""
 
     async def take(self, rows_max: int) -> Sequence[Attachment]:
-        """Pending ones that a run waits for, and that nobody fetches at the moment."""
+        """Take pending files that a run waits for and that no process is fetching at the moment."""
 
     async def hold(self, attachment_id: UUID) -> None:
-        """It is still being fetched. Without this for 15 s it is given to somebody else."""
+        """Note that a file is still being fetched. After 15 s without this, another process may take it."""
 
     async def release(self, attachment_id: UUID) -> None:
-        """Give it to somebody else at once."""
+        """Give a file back, so that another process can take it at once."""
 
     async def settle_fetched(self, attachment_id: UUID, described: Described, size: int) -> None: ...
 
     async def settle_failed(self, attachment_id: UUID, problem: FetchProblem, *, final: bool) -> None:
-        """No run waits for it any more, unless it was fetched meanwhile; when `final` nobody tries again either."""
+        """Let no run wait for the file any more. `final`: no later fetch is tried either.
+
+        Changes nothing if the file was fetched in the meantime.
+        """
 
     async def list_of_task(self, task_id: UUID) -> Sequence[Attachment]:
-        """The files of the task's messages, in order, `n` counting from 1 over all of them."""
+        """Return the files of the task's messages in order. `n` counts from 1 over all of them."""
 
     async def find(self, attachment_id: UUID) -> PlacedAttachment | None: ...
 
     async def known(self, attachment_ids: Sequence[UUID]) -> set[UUID]:
-        """Those of them that have a row."""
+        """Return those of the ids that have a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """A file ready to be read from its beginning; whoever was given it closes it."""
+    """A file opened at its beginning. The caller that receives it must close it."""
 
     described: Described
     size: int
@@ -165,7 +168,7 @@ def _unheard(_outcome: str) -> None:
 
 
 class Attachments:
-    """Fetches files and opens them. One per process: it bounds how many are fetched at the same time."""
+    """Fetches files and opens them. There is one per process, because it bounds the number of concurrent fetches."""
 
     def __init__(
         self,
@@ -189,20 +192,20 @@ class Attachments:
 
     @property
     def waiting(self) -> int:
-        """How many callers wait for a file that is being fetched."""
+        """The number of callers that wait for a file that is being fetched."""
         return sum(flight.passengers for flight in self._flights.values())
 
     async def find(self, attachment_id: UUID) -> PlacedAttachment:
-        """Raises RejectedRequest (404) when there is none of that id."""
+        """Find a file by its id. Raises RejectedRequest (404) when there is none."""
         return await self._store.find(attachment_id) or absent()
 
     async def find_of_task(self, task_id: UUID, n: int) -> Attachment:
-        """A file of a task. Raises RejectedRequest (404) when it has none of that number."""
+        """Find a file of a task by its number. Raises RejectedRequest (404) when there is none."""
         files = await self._store.list_of_task(task_id)
         return next((file for file in files if file.n == n), None) or absent()
 
     async def open(self, wanted: Attachment) -> OpenedFile:
-        """The file, fetched again when it is not here.
+        """Open the file. It is fetched again when it is not on the disk. The caller must close it.
 
         Raises RejectedRequest: the slug of the problem with 410, 502, 503 or 504.
         """
@@ -222,10 +225,10 @@ class Attachments:
         return None if file is None else OpenedFile(wanted.described, wanted.bytes, file)
 
     async def fetch(self, wanted: Attachment) -> Attachment:
-        """Fetch the file and settle its row. Those who want the same file at the same time share one fetch.
+        """Fetch the file and settle its row. Callers that want the same file at the same time share one fetch.
 
-        Raises FetchFailed, with the row as it was. A cancelled fetch leaves nothing on disk; the next one who wants
-        the file then fetches it.
+        Raises FetchFailed, and leaves the row as it was then. A cancelled fetch leaves nothing on disk. The next caller
+        that wants the file then fetches it.
         """
         async with self._flight(wanted.id) as flight:
             if flight.failure is not None:
@@ -243,12 +246,18 @@ class Attachments:
             return flight.fetched
 
     async def give_up(self, wanted: Attachment, problem: FetchProblem, *, final: bool = True) -> None:
-        """Record that the file cannot be had, or (not `final`) not now: a run that waits for it goes without."""
+        """Record that the file cannot be fetched, or cannot be fetched now (not `final`).
+
+        A run that waits for it starts without it.
+        """
         await self._store.settle_failed(wanted.id, problem, final=final)
         logger.info("attachment_failed", attachment_id=str(wanted.id), problem=problem.value, final=final)
 
     async def sweep(self) -> int:
-        """Remove files that are too old or too much, and those whose row is gone; how many went."""
+        """Remove files that are unused for too long or beyond the size limit, and files whose row is gone.
+
+        Return the number of removed files.
+        """
         gone = await self._cache.evict()
         here = await self._cache.ids()
         for start in range(0, len(here), IDS_MAX):
@@ -303,7 +312,7 @@ def _evicted() -> OpenedFile:
 
 
 def rejection(problem: FetchProblem, retry_after: float = 0.0) -> RejectedRequest:
-    """A problem as the answer to a request."""
+    """Return the answer to a request for a file with this problem."""
     status = _STATUSES.get(problem, 502)
     extra = {"retry_after": max(1, round(retry_after))} if status == 503 else {}
     words = problem.value.replace("_", " ")
@@ -311,7 +320,11 @@ def rejection(problem: FetchProblem, retry_after: float = 0.0) -> RejectedReques
 
 
 class _Flight:
-    """One fetch and all who wait for it; the lock passes it on when whoever fetches is cancelled."""
+    """One fetch and the callers that wait for it.
+
+    The caller that holds the lock does the fetch. If it is cancelled, the next waiting caller gets the lock and
+    fetches.
+    """
 
     __slots__ = ("failure", "fetched", "lock", "passengers")
 
@@ -323,7 +336,7 @@ class _Flight:
 
 
 class _Sink:
-    """Counts what comes in, whatever was announced."""
+    """Writes the content into a draft, and bounds its size by the bytes received, not only by the announced length."""
 
     def __init__(self, draft: Draft, bytes_max: int) -> None:
         self._draft = draft
@@ -350,7 +363,7 @@ class _Sink:
             raise FetchFailed(FetchProblem.TOO_LARGE, f"the file has more than {self._bytes_max} bytes")
 
     def describe(self, wanted: Attachment) -> Described:
-        # A platform that knows no name gives its own handle for one, which tells nobody anything.
+        # A platform that knows no name puts its own key of the file there. As a name that would be meaningless.
         named = wanted.channel_key not in self._disposition
         return describe(
             wanted.kind,

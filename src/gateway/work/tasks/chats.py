@@ -1,10 +1,13 @@
-"""Conversations, as people look at them and put an end to them.
+"""Conversations, for people who read or delete them.
 
-Who sees what: a member of the workspace sees its conversations. One with a private agent is hidden from members other
-than the agent's owner and the person it belongs to (the sender of a direct chat, the installer of a group's bot);
-owners and admins of the workspace see all. Whoever may see a conversation may read it. Deleting takes more: it is
-for the person it belongs to, the agent's owner, and owners and admins. A guest sees their own, owns no agent and
-deletes nothing.
+These are the rules of access:
+
+- A conversation belongs to the sender of a direct chat, or to the installer of a group's bot.
+- A member of the workspace sees its conversations. A conversation with a private agent is hidden from members other
+  than the agent's owner and the person it belongs to. Owners and admins of the workspace see all.
+- A person who may see a conversation may read it.
+- A conversation may be deleted by the person it belongs to, the agent's owner, and owners and admins.
+- A guest sees their own conversations, does not count as the owner of any agent, and deletes nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ from gateway.work.conflicts import despite_conflicts
 from gateway.work.tasks.tasks import Ended
 
 DELETE_ATTEMPTS = 10
-"""A deletion gives way to runs that are just ending, so it may need more than one attempt in a busy conversation."""
+"""A deletion conflicts with a run that is just ending, so it may need several attempts in a busy conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation, to one viewer: `deletable` is whether they may delete it.
+    """A conversation as one viewer sees it. `deletable`: this viewer may delete it.
 
-    The channel's fields are None for a conversation that no platform chat leads to.
+    The channel's fields are None for a conversation that is not bound to a platform's chat.
     """
 
     id: UUID
@@ -48,7 +51,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """What a person, the agent or the gateway said. `task_id` is the run that took a message in, or wrote it."""
+    """A message of a person, the agent or the gateway. `task_id` is the run that took the message in, or wrote it."""
 
     id: UUID
     role: str
@@ -64,7 +67,10 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeletedTask:
-    """A task that went with its conversation; `live` when that cut it short, `run_seconds` after its claim."""
+    """A task that was deleted with its conversation. `live`: it had not ended, and was cut short.
+
+    `run_seconds` is the time since its claim.
+    """
 
     id: UUID
     workspace_id: UUID
@@ -77,35 +83,38 @@ class DeletedTask:
 
 
 class ChatStore(Protocol):
-    """Conversations. Every method raises StoreUnavailable. `user_id` is who is looking."""
+    """The store of conversations. Every method raises StoreUnavailable. `user_id` is the viewer."""
 
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Chat], int]:
-        """What they may see, the most recently used first, and how many there are in all."""
+        """Return a page of the conversations that the viewer may see, last used first, and their total number."""
 
     async def find(self, chat_id: UUID, user_id: UUID) -> Chat | None:
-        """None when there is no such conversation for them."""
+        """Find a conversation. None when it does not exist or the viewer may not see it."""
 
     async def messages(
         self, workspace_id: UUID, chat_id: UUID, *, limit: int, offset: int
     ) -> tuple[Sequence[ChatMessage], int]:
-        """Oldest first, and how many there are in all."""
+        """Return a page of messages, oldest first, and their total number."""
 
     async def delete(self, workspace_id: UUID, chat_id: UUID) -> Sequence[DeletedTask] | None:
-        """Delete the conversation with all that hangs on it, in one transaction; None when there was none.
+        """Delete the conversation with all rows that depend on it, in one transaction. None when there was none.
 
-        Its live tasks are announced as cancelled. Raises StoreConflict when a concurrent change stood in the way.
+        Its live tasks are announced as cancelled. Raises StoreConflict when a concurrent change interfered.
         """
 
 
 class ChatService:
-    """What people may do with conversations. Raises RejectedRequest: 404 for what they may not see, 403 for more."""
+    """The actions of people on conversations.
+
+    Raises RejectedRequest: 404 for a conversation that they may not see, 403 for an action that they may not do.
+    """
 
     def __init__(self, store: ChatStore, *, ended: Ended) -> None:
         self._store = store
         self._ended = ended
 
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Chat], int]:
-        """For a member of the workspace: the page, and how many there are in all."""
+        """Return a page of conversations and their total number, for a member of the workspace."""
         return await self._store.list(workspace_id, user_id, limit=limit, offset=offset)
 
     async def find(self, chat_id: UUID, user_id: UUID) -> Chat:
@@ -117,15 +126,15 @@ class ChatService:
     async def messages(
         self, chat_id: UUID, user_id: UUID, *, limit: int, offset: int
     ) -> tuple[Sequence[ChatMessage], int]:
-        """The page, oldest first, and how many there are in all."""
+        """Return a page of messages, oldest first, and their total number."""
         chat = await self.find(chat_id, user_id)
         return await self._store.messages(chat.workspace_id, chat_id, limit=limit, offset=offset)
 
     async def delete(self, chat_id: UUID, user_id: UUID) -> None:
-        """Delete a conversation: its messages, its runs, what waits to be sent to it, and its tie to the platform's.
+        """Delete a conversation: its messages, its runs, its unsent messages, and its binding to the platform's chat.
 
-        Issues that were filed from it stay. The next message of the platform's conversation begins a new one. 409 when
-        its runs kept beginning and ending all the while.
+        Issues that were filed from it stay. The next message in the platform's chat begins a new conversation. Raises
+        RejectedRequest (409) when its runs kept beginning and ending during all attempts.
         """
         chat = await self.find(chat_id, user_id)
         if not chat.deletable:

@@ -1,7 +1,8 @@
-"""Why a run failed, read from what the agent's program left behind: its last words, usually the end of stderr.
+"""Derives the reason of a failed run from the last output of the agent's program, usually the end of stderr.
 
-The text is whatever programs print, so a rule looks for words that only one kind of failure uses. The rules are tried
-in the order of `RULES` and the first that fits wins: a provider's answer says more than the exit status it led to.
+The text may be anything that programs print, so a rule looks for words that only one kind of failure uses. The rules
+are tried in the order of `RULES`, and the first that matches wins. A provider's answer says more than the exit status
+that it led to, so the provider's rules come first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 UNKNOWN_REASON = "agent_error.unknown"
 DIAGNOSIS_CHARS_MAX = 8_000
-"""Only the end of a text is read: the last words are about the failure."""
+"""Only the end of a text is read, because the failure is described there."""
 
 _QUOTES = re.compile("[\"'`\\\\\u2018\u2019\u201c\u201d]+")
 _GAPS = re.compile(r"[\s_-]+")
@@ -19,10 +20,11 @@ _GAPS = re.compile(r"[\s_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A reason (without its prefix), the HTTP statuses and the words that speak of it.
+    """A reason (without its prefix), with the words and the HTTP statuses that point to it.
 
-    Words are looked for in a text of small letters without quotes, in which spaces, underscores and hyphens are all one
-    space: `context_length_exceeded` is `context length exceeded`, and `couldn't` is `couldnt`.
+    Words are searched in a normalised text: lower case, without quotes, and with each run of spaces, underscores and
+    hyphens turned into one space. So `context_length_exceeded` becomes `context length exceeded`, and `couldn't`
+    becomes `couldnt`.
     """
 
     reason: str
@@ -31,7 +33,7 @@ class Rule:
 
 
 def diagnose(error: str) -> str:
-    """The failure reason that `error` speaks of; unknown when it speaks of none that has a name."""
+    """Return the failure reason that `error` points to, or the unknown reason if no rule matches."""
     text = error[-DIAGNOSIS_CHARS_MAX:].lower()
     plain = _GAPS.sub(" ", _QUOTES.sub("", text)).strip()
     for rule in RULES:
@@ -46,10 +48,10 @@ _AMOUNTS = "ms|milliseconds?|s|sec|seconds?|minutes?|tokens?|characters|chars|[k
 
 
 def _status_of(codes: str) -> re.Pattern[str]:
-    """One of these HTTP statuses, as a number of its own.
+    """Return a pattern for one of these HTTP statuses, standing as a number of its own.
 
-    Not a part of a longer number, an identifier, a path or a decimal; not a line, a port, a process or an exit status;
-    not an amount of something.
+    It excludes a part of a longer number, an identifier, a path or a decimal. It excludes the number of a line, a port,
+    a process or an exit status. It excludes an amount of something.
     """
     before = "".join(f"(?<!{other})" for other in (*_OTHER_NUMBERS, *_PLACES))
     return re.compile(
@@ -57,7 +59,8 @@ def _status_of(codes: str) -> re.Pattern[str]:
     )
 
 
-# A rule may begin at every letter of a text. None reads on to the end of it each time: words have a length.
+# A pattern may start to match at every character of a text. Unbounded repetitions could read on to the end of the text
+# from each start, which takes quadratic time. So every repetition gets an upper bound.
 _BOUNDS = {r"\S+": r"\S{1,200}", r"\w+": r"\w{1,40}", r"\w*": r"\w{0,40}", r"\d+": r"\d{1,9}"}
 
 
@@ -233,4 +236,4 @@ RULES = (
         r"modulenotfounderror|importerror|broken pipe|\bepipe\b",
     ),
 )
-"""The order decides."""
+"""The first rule that matches decides, so the order matters."""

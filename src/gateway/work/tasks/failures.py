@@ -1,4 +1,4 @@
-"""What is decided about a run that did not end well, without I/O: try again or give up, and what the person is told."""
+"""The decisions about a failed run, without I/O: try again or give up, and the text that the person gets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ RETRY_DELAY_SECONDS = {
     "skill_bundle_unavailable": 5.0,
     "agent_error.provider_network": 5.0,
 }
-"""The reasons that another attempt may mend, and how long the last one waits. All others would only fail again."""
+"""The reasons for which another attempt may help, and the delay before the last attempt.
+
+After any other reason the run would only fail again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,9 @@ class Retry:
 
 
 def reason_of(given: str | None, error: str) -> str:
-    """Why a run failed: the runtime's own word, if it is of the closed vocabulary and says something.
+    """Return the reason of a failure: the runtime's own, if it is of the closed vocabulary and is not "unknown".
 
-    Anything else is read from the error. The reason becomes a metric label and is shown, so it is never free text.
+    Otherwise the reason is derived from the error. It becomes a metric label and is shown, so it is never free text.
     """
     if given is not None and given != UNKNOWN_REASON and (given in PLATFORM_REASONS or given in AGENT_REASONS):
         return given
@@ -72,9 +75,10 @@ def reason_of(given: str | None, error: str) -> str:
 
 
 def judge_failure(reason: str, *, kind: str, attempt: int, max_attempts: int) -> Retry | None:
-    """Whether to try again; None is final. An autopilot's next run comes by itself and is never retried here.
+    """Decide if a failed run is tried again. None means that the failure is final.
 
-    What passes by itself often has passed at once, so only the last attempt waits.
+    An autopilot's run is never tried again here, because its next run comes anyway. A passing problem has often passed
+    at once, so only the last attempt is delayed.
     """
     delay = RETRY_DELAY_SECONDS.get(reason)
     if delay is None or kind == "autopilot" or attempt >= max_attempts:
@@ -103,7 +107,7 @@ _CAUSES = {
 
 
 def apology(reason: str, language: str) -> str:
-    """What the person in the chat reads after a final failure: honest, short, and nothing of the agent's own output."""
+    """Return the message to the chat after a final failure. It contains nothing of the agent's own output."""
     language = language if language in _SORRY else "en"
     causes = _CAUSES[language]
     return _SORRY[language].format(cause=causes.get(reason, causes[""]))
@@ -124,7 +128,7 @@ _RUN_CAUSES = {
 
 
 def failure_comment(reason: str, language: str) -> str:
-    """What the issue's readers find after the final failure of its run. The agent's own output is no part of it."""
+    """Return the comment on the issue after the final failure of its run. It contains nothing of the agent's output."""
     language = language if language in _RUN_FAILED else "en"
     causes = _RUN_CAUSES[language]
     return _RUN_FAILED[language].format(cause=causes.get(reason, causes[""]))

@@ -1,6 +1,7 @@
-"""A directory of files that can be had again: each is called by an id of ours, and the longest unused ones go first.
+"""A directory that caches files. Each file is named by our own id, and the files unused for longest are removed first.
 
-Only ids are ever part of a path. A file appears whole or not at all, and only this account can read it.
+Only ids are ever part of a path. A file appears whole or not at all. Only the operating system's account of this
+process can read it.
 """
 
 from __future__ import annotations
@@ -21,34 +22,35 @@ from gateway.core.attachments import KeptFile, to_evict
 
 DRAFT_SUFFIX = ".part"
 DRAFT_SECONDS_MAX = 600.0
-"""An unfinished file that is older was left by a crash."""
+"""An unfinished file older than this was left by a crash."""
 WRITE_SECONDS = 30.0
 
 
 class Draft:
-    """A file that is being written. Its writes go to a thread, and are not left in the middle."""
+    """A file that is being written. Each write runs in a thread, and a cancellation does not abandon it half done."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     async def write(self, chunk: bytes) -> None:
-        """Raises OSError. Whoever reads from a network while writing here is cancelled at the read, not here."""
+        """Write a chunk. Raises OSError. A cancellation takes effect at the caller's next network read, not here."""
         with finishing(WRITE_SECONDS):
             await trio.to_thread.run_sync(self._file.write, chunk)
 
 
 class FileCache:
-    """The directory, which is made when it is first needed. Any number of processes may share it."""
+    """The cache directory. It is created when it is first needed. Any number of processes may share it."""
 
     def __init__(self, directory: Path, *, bytes_max: int, unused_seconds_max: float) -> None:
         self._directory = directory
         self._bytes_max = bytes_max
         self._unused_seconds_max = unused_seconds_max
-        # What lies here by our own count, None before the first look. Others write too: only a look is certain.
+        # The total size by this process's own count, None before the first scan. Other processes write here too, so
+        # only a scan gives the exact size.
         self._bytes: int | None = None
 
     async def open(self, file_id: UUID, size: int) -> BinaryIO | None:
-        """Open a file for reading; None when it is not here, or not of that size."""
+        """Open a file for reading. None when it is not in the directory, or not of that size. The caller closes it."""
         return await trio.to_thread.run_sync(self._open, file_id, size)
 
     def _open(self, file_id: UUID, size: int) -> BinaryIO | None:
@@ -67,7 +69,10 @@ class FileCache:
 
     @asynccontextmanager
     async def writing(self, file_id: UUID) -> AsyncIterator[Draft]:
-        """A file of that id once the block ends without an exception, and no trace of it otherwise. Raises OSError."""
+        """Write a file of that id. It appears when the block ends without an exception, else no trace is left.
+
+        Raises OSError.
+        """
         path = self._path(file_id)
         draft = path.with_name(f"{path.name}-{secrets.token_hex(8)}{DRAFT_SUFFIX}")
         file = await trio.to_thread.run_sync(_create, draft)
@@ -85,14 +90,20 @@ class FileCache:
         await self._make_room(path)
 
     async def _make_room(self, added: Path) -> None:
-        """Look through the directory only when there may be too much in it: it can hold very many files."""
+        """Evict files if the size limit may be exceeded.
+
+        Only then is the directory scanned, as it may be very large.
+        """
         if self._bytes is not None:
             self._bytes += await trio.to_thread.run_sync(_size, added)
         if self._bytes is None or self._bytes > self._bytes_max:
             await self.evict()
 
     async def evict(self) -> int:
-        """Remove what is too old or too much, and what a crash left; how many files went."""
+        """Remove files unused for too long or beyond the size limit, and the remains of crashes.
+
+        Return their number.
+        """
         return await trio.to_thread.run_sync(self._evict)
 
     def _evict(self) -> int:
@@ -108,7 +119,7 @@ class FileCache:
         return len(gone)
 
     async def ids(self) -> list[UUID]:
-        """The files that are here."""
+        """Return the ids of the files in the directory."""
         files, _ = await trio.to_thread.run_sync(self._scan)
         return [file.key for file in files]
 
@@ -117,7 +128,10 @@ class FileCache:
             await trio.to_thread.run_sync(_remove, self._path(file_id))
 
     def _scan(self) -> tuple[list[KeptFile[UUID]], list[tuple[Path, float]]]:
-        """Finished files, and unfinished ones with their age; what else lies there is not ours."""
+        """Return the finished files, and the unfinished ones with the time of their last write.
+
+        Ignore foreign files.
+        """
         files: list[KeptFile[UUID]] = []
         drafts: list[tuple[Path, float]] = []
         for path in self._directory.iterdir() if self._directory.is_dir() else ():

@@ -1,4 +1,7 @@
-"""What the gateway itself says in a chat, addressed and ready to be written with whatever caused it."""
+"""Notices: messages of the gateway itself to a chat.
+
+A notice is written in the transaction of the change it reports.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A reply to one message. An empty `message_id` makes it a message of its own; `key` names it for ever.
+    """A reply to one message. With an empty `message_id` it is a message of its own, not a reply.
 
-    `chat_id` is the platform's chat, `thread_id` a topic of it.
+    `key` identifies the notice for ever. `chat_id` is the platform's chat, `thread_id` a topic of it.
     """
 
     workspace_id: UUID
@@ -24,5 +27,5 @@ class Notice:
 
 
 def notice_key(installation_id: UUID, message_id: str) -> UUID:
-    """The key of a message's one reply: whoever makes it again, after a crash or a redelivery, makes the same."""
+    """Return the key of a message's only notice. It is the same each time, also after a crash or a redelivery."""
     return uuid5(NAMESPACE_OID, f"notice|{installation_id}|{message_id}")

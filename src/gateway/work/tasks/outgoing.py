@@ -1,4 +1,4 @@
-"""What was said to chats, for those who look after it: what did not arrive, and saying it again."""
+"""Outgoing messages, for the owners and admins of a workspace: the list with its failures, and sending again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ STATUSES = ("queued", "sending", "sent", "failed", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message to a platform, without its words.
+    """One message to a platform, without its text.
 
-    `failed` was refused or given up, and nothing of it is visible. `unknown` may have arrived: nobody can tell.
+    A `failed` message was refused or given up, and nothing of it is visible. An `unknown` message may or may not have
+    arrived.
     """
 
     id: UUID
@@ -43,7 +44,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """Whose message it is, and the role in which somebody asks for it."""
+    """A message with its workspace, and the role there of the person who asks for it."""
 
     id: UUID
     workspace_id: UUID
@@ -51,29 +52,29 @@ class Owned:
 
 
 class OutgoingStore(Protocol):
-    """Every call raises StoreUnavailable."""
+    """The store of outgoing messages. Every call raises StoreUnavailable."""
 
     async def list(
         self, workspace_id: UUID, status: str | None, *, limit: int, offset: int
     ) -> tuple[list[Outgoing], int]:
-        """The latest first, and how many there are in all."""
+        """Return a page of messages, the latest first, and their total number."""
 
     async def find(self, outgoing_id: UUID, user_id: UUID) -> Owned | None:
-        """None when it is not there for that person."""
+        """Find a message. None when it does not exist, or the person is not a member of its workspace."""
 
     async def resend(self, owned: Owned, key: UUID) -> Outgoing | None:
-        """Queue it anew under a new key; None when it is not over."""
+        """Queue the message again under a new key. None when it has not failed and its outcome is not unknown."""
 
 
 class OutgoingService:
-    """What owners and admins may do. Raises RejectedRequest: 404 for strangers, 403 for other members."""
+    """The actions of owners and admins. Raises RejectedRequest: 404 for strangers, 403 for other members."""
 
     def __init__(self, store: OutgoingStore, *, mint: Callable[[], UUID] = new_id) -> None:
         self._store = store
         self._mint = mint
 
     async def list(self, member: Member, status: str | None, *, limit: int, offset: int) -> tuple[list[Outgoing], int]:
-        """The page, and how many there are in all. 400 for a status that does not exist."""
+        """Return a page of messages and their total number. Raises RejectedRequest (400) for an unknown status."""
         require_leader(member.role)
         if status is not None and status not in STATUSES:
             message = f"status must be one of {', '.join(STATUSES)}"
@@ -81,9 +82,9 @@ class OutgoingService:
         return await self._store.list(member.workspace_id, status, limit=limit, offset=offset)
 
     async def resend(self, outgoing_id: UUID, user_id: UUID) -> Outgoing:
-        """Say it again, whatever became of it. 409 when it was sent, or is still being tried.
+        """Send a `failed` or `unknown` message again. 409 when it was sent, or is still being tried.
 
-        For one that is `unknown` this may be a second message in the chat: that is why a person decides it.
+        An `unknown` message may then appear in the chat twice. That is why a person decides it.
         """
         owned = await self._store.find(outgoing_id, user_id)
         if owned is None:

@@ -1,4 +1,4 @@
-"""What agents' tasks need from a store."""
+"""The store interfaces for agents' tasks, and the records that pass through them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gateway.work.tasks.attachments import Attachment
 JsonObject = Mapping[str, Any]
 
 Divide = Callable[[str, str], Sequence[str]]
-"""The texts of the messages that a text takes on a platform: (the platform's slug, the text)."""
+"""Divides a text into the messages that it takes on a platform. Arguments: the platform's slug, and the text."""
 
 
 def undivided(_channel_type: str, text: str) -> Sequence[str]:
-    """One message, however long."""
+    """Return the text as one message, whatever its length."""
     return [text]
 
 
@@ -35,25 +35,25 @@ class TaskStatus(StrEnum):
 
 
 class Loss(StrEnum):
-    """Why a claimed task is not being worked on any more."""
+    """The reason why a claimed task is no longer being worked on."""
 
     UNDELIVERED = "undelivered"
-    """Dispatched and never started: the answer to the claim was lost."""
+    """It was dispatched and never started, for example because the answer to the claim was lost."""
     RUNTIME_OFFLINE = "runtime_offline"
     """Its runtime went silent."""
     TIMEOUT = "timeout"
-    """It has been running for longer than any run may."""
+    """It has been running for longer than a run may."""
     RESTARTED = "restarted"
-    """Its worker was started again, and does not work on it."""
+    """Its worker was started again, and no longer works on it."""
 
 
 SILENT_SECONDS = 150.0
-"""A runtime that was not heard of for so long is not there, unless configured otherwise."""
+"""A runtime that has been silent for this long counts as absent, unless configured otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossLimits:
-    """When a claimed task counts as lost, in seconds."""
+    """The times after which a claimed task counts as lost, in seconds."""
 
     silent_seconds: float = SILENT_SECONDS
     unstarted_seconds: float = 90.0
@@ -62,9 +62,9 @@ class LossLimits:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The identity of a claim: a task is handed out under each number once.
+    """The identity of a claim. A task is handed out only once under each number.
 
-    Every report gives it, so that a worker that comes back late cannot touch the run of another one.
+    Every report names it, so that a worker that comes back late cannot touch the run of another worker.
     """
 
     task_id: UUID
@@ -73,12 +73,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as stored, with what decisions about it need.
+    """A stored task, with the fields that decisions about it need.
 
-    `runtime_id` is the runtime that claimed it, None while it waits; `agent_runtime_id` the one that may claim it.
-    `attempt` is the number of the last claim, or of the next one while it waits; `forgiven` of them were never started
-    and do not count against `max_attempts`. `reported_attempt` is set while it waits because its worker gave it up.
-    `language` is the workspace's, `run_seconds` the time since the claim. Only a search for lost tasks sets `loss`.
+    `runtime_id` is the runtime that claimed it, None while it waits. `agent_runtime_id` is the runtime that may claim
+    it. `attempt` is the number of the last claim, or of the next one while it waits. `forgiven` counts the attempts
+    that were never started. They do not count against `max_attempts`. `reported_attempt` is set while the task waits
+    because its worker gave that attempt up. `language` is the workspace's. `run_seconds` is the time since the claim.
+    `loss` is only set by a search for lost tasks.
     """
 
     id: UUID
@@ -117,7 +118,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a run ended. `stderr_tail` is the end of what its program wrote there: shown to people, never logged."""
+    """The end of a run. `stderr_tail` is the end of its program's stderr, which is shown to people and never logged."""
 
     result: JsonObject | None = None
     error: str | None = None
@@ -127,7 +128,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """The autopilot's run that a task is, with what its webhook brought."""
+    """The autopilot's run that a task carries out, with the payload of its webhook."""
 
     id: UUID
     title: str
@@ -140,10 +141,11 @@ class ClaimedRun:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task that was just handed out. `deadline` is when it is given up, whatever its runtime says.
+    """A task that was just handed out. At `deadline` it is given up, even if its runtime still reports it.
 
-    `context_generation` is None unless it is a chat's. It grows with every `/new`: whoever remembers a conversation by
-    its `chat_session_id` must forget what they remember under a lower one. `run` is set for an autopilot's task.
+    `context_generation` is set for a chat's task, else None. It grows with every `/new`. An agent that remembers a
+    conversation by its `chat_session_id` must then forget what it remembers of lower generations. `run` is set for an
+    autopilot's task.
     """
 
     id: UUID
@@ -169,10 +171,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedMessage:
-    """One message that a run has to answer. `age_seconds` is how old it was when the run was handed out.
+    """A message that a run has to answer. `age_seconds` is its age when the run was handed out.
 
-    `message_id` and `quoted_id` are the platform's, "" when there is none; a `bundle` wraps forwarded messages.
-    `additions` is what others said around it (see `core/enrichment.py`): nobody stores it.
+    `message_id` and `quoted_id` are the platform's ids, "" when there is none. A `bundle` contains forwarded messages.
+    `additions` is the text of what others said around it (see `core/enrichment.py`). It is never stored.
     """
 
     role: str
@@ -189,7 +191,7 @@ class ClaimedMessage:
 
     @property
     def missing(self) -> list[str]:
-        """A line for each of its files that could not be had."""
+        """A line for each of its files that could not be fetched."""
         return [neutralise(unable_line(file.kind, file.name)) for file in self.attachments if file.failed]
 
     @property
@@ -202,16 +204,16 @@ class ClaimedMessage:
 
 
 def with_words(additions: str, words: str) -> str:
-    """What others said, then the sender's own words."""
+    """Join a message's additions and the sender's own words, in this order."""
     return "\n\n".join(part for part in (additions, words) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where on its platform a run's conversation is. `thread_id` is "" outside a topic.
+    """The place of a run's conversation on its platform. `thread_id` is "" outside a topic.
 
-    `since_id` and `since` are the message with which the conversation was begun anew and its time, None when it never
-    was: what is older is not part of it.
+    `since_id` and `since` are the id and time of the message that last began the conversation anew. Older messages are
+    not part of it. Both are None if it was never begun anew.
     """
 
     installation_id: UUID
@@ -224,12 +226,12 @@ class Place:
 
 
 Enrich = Callable[[Place, Sequence[ClaimedMessage]], Awaitable[Sequence[ClaimedMessage]]]
-"""Add what others said to the messages of a run: within seconds, and without ever failing."""
+"""Adds what others said to the messages of a run. It takes seconds at most, and never fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandOut:
-    """What a runtime gets: the task, its messages, and where they came from if that is a platform."""
+    """The answer to a claim: the task, its messages, and their place if they came from a platform."""
 
     claim: Claim
     messages: tuple[ClaimedMessage, ...]
@@ -248,15 +250,15 @@ class RuntimeView:
 class TaskChange(Protocol):
     """A task under its row lock, inside a transaction that commits when the block ends without an exception.
 
-    Announcements reach listeners after the commit, in the order in which they were made. Every change is made to the
-    attempt that `task` shows, and raises StoreConflict when the row has gone on to another one.
+    Announcements reach listeners after the commit, in the order in which they were made. Every change applies to the
+    attempt that `task` shows. It raises StoreConflict when the row has moved on to another attempt.
     """
 
     @property
     def task(self) -> Task: ...
 
     async def start(self) -> None:
-        """From dispatched to running."""
+        """Move the task from dispatched to running."""
 
     async def record_progress(self, text: str) -> None: ...
 
@@ -264,70 +266,70 @@ class TaskChange(Protocol):
         """Write a terminal status."""
 
     async def note_undelivered(self, in_a_row: int) -> None:
-        """So many claims of it, one after the other, were not started. Starting it begins the count anew."""
+        """Store the number of claims in a row that were not started. Starting the task resets the count."""
 
     async def requeue(self, end: End, *, delay_seconds: float = 0.0, forgiven: bool, reported: bool) -> bool:
-        """Back to the queue as the next attempt; False when another run already waits there.
+        """Put the task back into the queue as the next attempt. False when another run of its conversation waits there.
 
-        Then that one takes over the messages and, if it has fewer, the tries; this one is cancelled. `forgiven`: the
-        attempt does not count. `reported`: its own worker ended it.
-        Raises StoreConflict when such a run appeared meanwhile; trying the whole change again then finds it.
+        The waiting run then takes over the messages, and also the number of tries if its own is smaller. This task is
+        cancelled. `forgiven`: the attempt does not count. `reported`: the task's own worker ended the attempt.
+        Raises StoreConflict when such a run appeared in the meantime. Trying the whole change again then finds it.
         """
 
     async def append_answer(self, text: str) -> UUID:
-        """The assistant's message in the task's chat session."""
+        """Append the assistant's message to the task's chat session. Return its id."""
 
     async def append_comment(self, text: str, *, by_agent: bool) -> UUID:
-        """A comment on the task's issue: the agent's, else the gateway's own."""
+        """Append a comment to the task's issue, in the name of the agent or of the gateway. Return its id."""
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        """The rows of the outbox for the chat that the session is bound to. False when there is none to send to."""
+        """Write the outbox rows for the chat that the session is bound to. False when there is no such chat."""
 
     async def announce(self, event: str, fields: JsonObject) -> None:
-        """Tell live listeners; ids only, never content."""
+        """Tell live listeners. The fields hold ids only, never content."""
 
     async def ring(self) -> None:
-        """Wake whoever waits for work of this task's agent."""
+        """Wake the runtime of this task's agent if it waits for work."""
 
 
 class TaskStore(Protocol):
     async def touch_runtime(self, runtime_id: UUID) -> None:
-        """The runtime was heard of."""
+        """Note a sign of life of the runtime."""
 
     async def register_runtime(
         self, runtime_id: UUID, *, name: str | None, kind: str, version: str
     ) -> RuntimeView | None:
-        """Describe the runtime, which counts as hearing of it and is announced. Without `name` its name stays.
+        """Describe the runtime. This counts as a sign of life, and is announced. Without `name` its name stays.
 
         Raises StoreConflict when the name is taken.
         """
 
     async def see_tasks(self, runtime_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
-        """The runtime works on these. Returns those that are indeed dispatched to it or running on it."""
+        """Note that the runtime works on these. Return those that are indeed dispatched to it or running on it."""
 
     async def claim(
         self, runtime_id: UUID, instance: str | None, *, messages_max: int, running_seconds: float
     ) -> HandOut | None:
         """Hand out the next task, dispatched to this runtime, with the waiting messages of its conversation.
 
-        The row says which `instance` of the runtime made the claim. None when nothing may run now. Raises StoreConflict
-        when a concurrent change stood in the way.
+        The task's row keeps the `instance` of the runtime that made the claim. None when nothing may run now. Raises
+        StoreConflict when a concurrent change interfered.
         """
 
     async def seconds_to_next(self, runtime_id: UUID) -> float | None:
-        """Until the next task that is waiting for its time becomes available; None when no task waits for that."""
+        """Return the seconds until the next waiting task reaches its start time. None when no task waits for a time."""
 
     async def find(self, task_id: UUID) -> Task | None: ...
 
     def change(self, task_id: UUID) -> AbstractAsyncContextManager[TaskChange | None]:
-        """None when there is no such task."""
+        """Open a task under its lock. None when there is no such task."""
 
     def change_lost(
         self, limits: LossLimits, passed_over: Sequence[UUID]
     ) -> AbstractAsyncContextManager[TaskChange | None]:
-        """The longest lost task that nobody else is changing and that is not among `passed_over`."""
+        """Open the lost task with the oldest claim that is not locked elsewhere and not in `passed_over`."""
 
     def change_orphaned(
         self, runtime_id: UUID, instance: str, kept: Sequence[Attempt], passed_over: Sequence[UUID]
     ) -> AbstractAsyncContextManager[TaskChange | None]:
-        """The longest claimed task of that instance of the runtime that is not `kept` and not among `passed_over`."""
+        """Open the instance's task with the oldest claim that is not in `kept` and not in `passed_over`."""

@@ -1,4 +1,4 @@
-"""Conversations: who a new one belongs to, what it is called, and whether a message in it waits for a run."""
+"""Rules for conversations: the owner and the title of a new one, and the result of queueing a run for a message."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from uuid import UUID
 
 
 class Queueing(StrEnum):
-    """What became of the run that a message asks for. The message itself is kept in every case."""
+    """The result of queueing a run for a message. The message itself is stored in every case."""
 
     QUEUED = "queued"
-    """One queued task of the session has it."""
+    """A queued task of the session will take the message in."""
     RUNTIME_SILENT = "runtime_silent"
-    """Queued too, but the agent's runtime was not heard of for too long: claimable as soon as it is back."""
+    """Queued too, but the agent's runtime has been silent for too long. The task can be claimed once it is back."""
     AGENT_OFFLINE = "agent_offline"
-    """Queued too, but the agent has no runtime: claimable as soon as one is attached."""
+    """Queued too, but the agent has no runtime. The task can be claimed once one is attached."""
     AGENT_ARCHIVED = "agent_archived"
-    """No task: the agent takes no more work."""
+    """No task, because the agent takes no more work."""
     SESSION_ARCHIVED = "session_archived"
-    """No task: the conversation was put away, and stays silent."""
+    """No task, because the conversation was archived. It gets no notice either."""
 
 
 def judge_queueing(
     *, agent_archived: bool, session_archived: bool, has_runtime: bool, runtime_heard: bool = True
 ) -> Queueing:
-    """`runtime_heard`: the agent's runtime gave a sign of life within the silence limit."""
+    """Decide the result of queueing. `runtime_heard`: the agent's runtime sent a heartbeat within the silence limit."""
     if agent_archived:
         return Queueing.AGENT_ARCHIVED
     if session_archived:
@@ -35,7 +35,10 @@ def judge_queueing(
 
 
 def creator_of(*, group: bool, installer: UUID | None, sender: UUID) -> UUID | None:
-    """Whose conversation it is: the sender's in a direct chat; in a group the installer's, who does not change."""
+    """Return the owner of a new conversation: the sender in a direct chat, the bot's installer in a group.
+
+    The installer is used because it does not change with the sender.
+    """
     return installer if group else sender
 
 

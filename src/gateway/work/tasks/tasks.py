@@ -1,4 +1,4 @@
-"""Tasks from claim to one answer: what a runtime may do with them, and what becomes of those it lets down."""
+"""Tasks from the claim to the answer: the actions of a runtime on them, and the return of tasks that it lost."""
 
 from __future__ import annotations
 
@@ -51,15 +51,18 @@ logger = structlog.get_logger(__name__)
 
 WAIT_SECONDS_MAX = 60.0
 RECHECK_SECONDS = 15.0
-"""A long poll looks again this often although nobody rang: for what nobody announces, such as a raised capacity."""
+"""Interval at which a long poll looks again without a notification.
+
+Some changes, such as a raised capacity, cause none.
+"""
 MESSAGES_MAX = 200
 ERROR_CHARS_MAX = 8_000
 PROGRESS_CHARS_MAX = 4_000
 STDERR_TAIL_BYTES_MAX = 4_096
 ORPHANS_MAX = 1_000
-"""Tasks that one registration gives back; those beyond it return when they are found silent."""
+"""Tasks that one registration gives back. Tasks beyond that return when the sweep finds them lost."""
 UNDELIVERED_MAX = 5
-"""Claims in a row that were not started; so many cost an attempt."""
+"""After this many claims in a row that were not started, an attempt is counted."""
 TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
@@ -68,14 +71,20 @@ ALLOWED_FROM: dict[str, frozenset[TaskStatus]] = {
     "complete": frozenset({TaskStatus.RUNNING}),
     "fail": frozenset({TaskStatus.DISPATCHED, TaskStatus.RUNNING}),
 }
-"""What a runtime may ask for, by the status of the task. Ending what has ended is allowed too, and changes nothing."""
+"""The statuses from which a runtime may ask for each action.
+
+To end a task that has ended already is allowed too, and changes nothing.
+"""
 
 OpenLost = Callable[[Sequence[UUID]], AbstractAsyncContextManager[TaskChange | None]]
-"""The next lost task that is not among those passed over, under its lock."""
+"""Opens the next lost task under its lock. The argument lists the tasks to pass over."""
 
 
 Ended = Callable[[str, str, float | None], None]
-"""Told of every run that ended, after the commit: the task's kind, its status, seconds since its claim."""
+"""Called for every run that ended, after the commit.
+
+Arguments: the task's kind, its status, seconds since its claim.
+"""
 
 
 def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
@@ -84,7 +93,7 @@ def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of a run. `failure_reason` is "" when it did not fail; one that failed may be queued again."""
+    """The outcome of a run. `failure_reason` is "" when it did not fail. A failed run may be queued again."""
 
     status: TaskStatus
     failure_reason: str = ""
@@ -96,7 +105,10 @@ class Assignment(HandOut):
 
     @property
     def prompt(self) -> str:
-        """Everything as one text. In a group, where several people may speak, it says who said what."""
+        """The whole assignment as one text.
+
+        In a group, where several people may speak, each message names its author.
+        """
         if self.claim.kind == "issue":
             missing = "\n".join(line for message in self.messages for line in message.missing)
             parts = (self.claim.issue_title, self.claim.issue_description, missing)
@@ -119,13 +131,13 @@ def _run_prompt(run: ClaimedRun) -> str:
 
 
 class TaskService:
-    """What runtimes may do. Raises RejectedRequest: 404 for what is not theirs, 409 for a task in the wrong status.
+    """The actions of runtimes. Raises RejectedRequest: 404 for a foreign task or runtime, 409 for the wrong status.
 
-    Everything that is said of a claimed task names its attempt. An older one is 409 `attempt_over` and one that was
-    never handed out 409 `attempt_unknown`; neither changes anything.
+    Every report about a claimed task names its attempt. An older attempt gives 409 `attempt_over`, and one that was
+    never handed out gives 409 `attempt_unknown`. Neither changes anything.
 
-    Somebody must ring `queue` with a runtime's id (as text) when work for it appears, and everything at once after
-    notifications may have been missed.
+    The owner of `queue` must ring it with a runtime's id (as text) when work for that runtime appears. It must ring
+    all topics after notifications may have been missed.
     """
 
     def __init__(
@@ -145,7 +157,7 @@ class TaskService:
         self._draining = False
 
     def drain(self) -> None:
-        """From now on nobody waits for work: long polls return at once, with what there is. For a shutdown."""
+        """End all waiting, for a shutdown. From now on long polls return at once, with a task if there is one."""
         self._draining = True
         self._queue.ring_all()
 
@@ -160,9 +172,10 @@ class TaskService:
         instance: str | None = None,
         working_on: Sequence[Attempt] = (),
     ) -> RuntimeView:
-        """Describe the runtime. What `instance` claimed and does not work on any more returns to the queue at once.
+        """Describe the runtime, and return the tasks to the queue that `instance` claimed and no longer works on.
 
-        The instance is one worker of the runtime, by a name that it keeps when it is started again.
+        `instance` is the name of one worker of the runtime. The worker keeps the name when it is started again.
+        `working_on` lists the claims that it still works on.
         """
         if workspace_id not in {None, runtime.workspace_id}:
             _absent("workspace")
@@ -181,7 +194,7 @@ class TaskService:
     async def heartbeat(
         self, runtime: RuntimePrincipal, runtime_id: UUID, working_on: Sequence[Attempt] = ()
     ) -> list[Attempt]:
-        """Note that the runtime lives, and what it works on. Returns those of them that it should stop."""
+        """Note that the runtime lives, and the attempts it works on. Return the attempts that it should stop."""
         self._require_self(runtime, runtime_id)
         await self._store.touch_runtime(runtime_id)
         if not working_on:
@@ -192,11 +205,11 @@ class TaskService:
     async def claim(
         self, runtime: RuntimePrincipal, runtime_id: UUID, wait_seconds: float = 0.0, *, instance: str | None = None
     ) -> Assignment | None:
-        """The runtime's next task, waiting for one at most `wait_seconds`; the claim counts as a heartbeat.
+        """Claim the runtime's next task, waiting for one at most `wait_seconds`. The claim counts as a heartbeat.
 
-        What others said around its messages is looked up once it is claimed, so the answer may take seconds longer.
-        No connection is held while waiting or looking up. A cancelled call may leave a task dispatched that nobody
-        heard of: it returns to the queue as undelivered.
+        After the claim, the context of the task's messages is looked up, so the call may take seconds longer. No
+        database connection is held while waiting or looking up. A cancelled call may leave a task dispatched whose
+        assignment never reached the runtime. That task returns to the queue as undelivered.
         """
         self._require_self(runtime, runtime_id)
         assignment = await self._next(runtime_id, instance, wait_seconds)
@@ -219,7 +232,7 @@ class TaskService:
         pauses = [RECHECK_SECONDS, deadline - trio.current_time()]
         due = await self._store.seconds_to_next(runtime_id)
         if due is not None:
-            # A hair more than asked, so that the next look does not come a rounding error too early.
+            # A few milliseconds more, so that the next look does not come too early by a rounding error.
             pauses.append(max(due, 0.0) + 0.005)
         await rung.wait(min(pauses))
 
@@ -249,7 +262,7 @@ class TaskService:
     async def complete(
         self, runtime: RuntimePrincipal, attempt: Attempt, output: str, *, stderr_tail: str | None = None
     ) -> TaskStatus:
-        """End the run with its answer. One transaction: status, message or comment, row of the outbox, events."""
+        """End the run with its answer: status, message or comment, outbox row and events, in one transaction."""
         words = storable(output)
         end = End(result={"output": words}, stderr_tail=bounded_tail(stderr_tail))
 
@@ -274,7 +287,7 @@ class TaskService:
                 "task_id": task.id,
             }
             if is_blank(output):
-                # Somebody asked and waits: silence would look like a run that never ends.
+                # The person who asked still waits. Without a message the run would seem never to end.
                 await change.send_reply("notice", say(Reply.NO_ANSWER, task.language))
             else:
                 done["message_id"] = await change.append_answer(output)
@@ -294,9 +307,9 @@ class TaskService:
         *,
         stderr_tail: str | None = None,
     ) -> TaskStatus:
-        """End the run without an answer: try again when that may help, else tell the person once.
+        """End the run without an answer. Queue it again if that may help, else tell the person once.
 
-        Without a reason of the closed vocabulary the error says which one it is.
+        Without a `failure_reason` of the closed vocabulary, the reason is derived from the text of the error.
         """
         words = storable(error)
         reason = reason_of(failure_reason, words)
@@ -317,10 +330,10 @@ class TaskService:
         return task if task is not None and _is_of(task, runtime) else _absent("task")
 
     async def return_lost(self, batch_max: int = 100) -> int:
-        """Deal with claimed tasks that nobody works on any more, each in a transaction of its own; how many.
+        """Return or fail claimed tasks that no runtime works on any more. Return their number.
 
-        A task that cannot be dealt with is logged and passed over, so that it does not stand before the others.
-        Raises StoreUnavailable.
+        Each task is handled in a transaction of its own. A task whose handling fails is logged and passed over, so that
+        it does not block the others. Raises StoreUnavailable.
         """
         return await self._return_each(partial(self._store.change_lost, self._limits), batch_max)
 
@@ -336,16 +349,18 @@ class TaskService:
                 raise
             except Exception:
                 if len(seen) == before:
+                    # No task was opened, so there is none to pass over: the next look would fail in the same way.
                     raise
                 failed += 1
                 logger.exception("lost_task_not_returned", task_id=str(seen[-1]))
         return len(seen) - failed
 
     async def _return_next(self, open_lost: OpenLost, seen: list[UUID]) -> bool:
-        """Deal with one that is not among `seen`, and add it there. False when there is none."""
+        """Handle one task that is not in `seen`, and add it there. False when there is none."""
         before = len(seen)
 
         async def attempt() -> bool:
+            # After a conflict the attempt is repeated: forget the task that the last attempt added.
             del seen[before:]
             async with open_lost(seen) as change:
                 if change is None:
@@ -361,7 +376,7 @@ class TaskService:
     async def _change(
         self, runtime: RuntimePrincipal, attempt: Attempt, *, ends: bool = False
     ) -> AsyncIterator[TaskChange]:
-        """The task of that attempt, under its lock. `ends`: for a report that may come twice."""
+        """Lock the task of an attempt for the block. `ends`: the report ends the run, and may arrive twice."""
         async with self._store.change(attempt.task_id) as change:
             if change is None or not _is_of(change.task, runtime):
                 _absent("task")
@@ -370,7 +385,10 @@ class TaskService:
             yield change
 
     def _tell(self, task: Task, fate: Fate) -> TaskStatus:
-        """After the commit. Of an error's words only the reason that was read from them may stand in a log."""
+        """Log and count the outcome, after the commit.
+
+        Of an error's text only the reason derived from it may be logged.
+        """
         if fate.failure_reason:
             logger.warning(
                 "task_failed",
@@ -408,7 +426,7 @@ async def _fail(change: TaskChange, reason: str, end: End, *, reported: bool = F
 
 
 async def _comment(change: TaskChange, text: str, *, by_agent: bool) -> None:
-    """What the run of an issue came to, where people look for it. No chat hears of it: that turn is over."""
+    """Write the outcome of an issue's run as a comment on the issue. No chat gets it, because its turn is over."""
     task = change.task
     comment_id = await change.append_comment(text, by_agent=by_agent)
     fields = {"workspace_id": task.workspace_id, "issue_id": task.issue_id, "comment_id": comment_id}
@@ -416,7 +434,10 @@ async def _comment(change: TaskChange, text: str, *, by_agent: bool) -> None:
 
 
 async def _tell_requeued(change: TaskChange, *, queued: bool) -> TaskStatus:
-    """Back in the queue, or merged into the run that waits there. The person is told nothing: nothing is decided."""
+    """Announce a run that is back in the queue, or was merged into the run that waits there.
+
+    The person is told nothing, because the outcome is still open.
+    """
     status = TaskStatus.QUEUED if queued else TaskStatus.CANCELLED
     await change.announce(f"task:{status}", event_fields(change.task, status))
     await change.ring()
@@ -424,7 +445,11 @@ async def _tell_requeued(change: TaskChange, *, queued: bool) -> TaskStatus:
 
 
 async def _return(change: TaskChange) -> Fate:
-    """A lost task: one that never started loses no attempt, because nothing was tried. Not for ever, though."""
+    """Return a lost task to the queue, or fail it.
+
+    A task that was never started loses no attempt, because nothing was tried. This holds for up to UNDELIVERED_MAX
+    claims in a row.
+    """
     task = change.task
     logger.warning("task_lost", task_id=str(task.id), loss=task.loss, attempt=task.attempt)
     if task.loss == Loss.UNDELIVERED:
@@ -441,7 +466,10 @@ _LOST = {
 
 
 async def _return_undelivered(change: TaskChange, in_a_row: int) -> Fate:
-    """A runtime that ends on reading the task, say, would be handed it again and again."""
+    """Return a task that was never started. After UNDELIVERED_MAX times in a row this counts as a failed attempt.
+
+    Otherwise a runtime that crashes on reading the task, for example, would be handed it again and again.
+    """
     if in_a_row >= UNDELIVERED_MAX:
         await change.note_undelivered(0)
         words = f"its runtime did not start it {in_a_row} times in a row"
@@ -452,7 +480,7 @@ async def _return_undelivered(change: TaskChange, in_a_row: int) -> Fate:
 
 
 def event_fields(task: Task, status: TaskStatus) -> JsonObject:
-    """What every event of a task carries: ids and the status, no content."""
+    """Return the fields of every event of a task: ids and the status, no content."""
     return {
         "workspace_id": task.workspace_id,
         "task_id": task.id,
@@ -469,21 +497,21 @@ def _failure_fields(task: Task, reason: str, *, retry_pending: bool) -> JsonObje
 
 
 def storable(text: str) -> str:
-    """`text` as Postgres can keep it: no NUL, no half of a surrogate pair."""
+    """Return `text` in a form that Postgres can store: without NUL and lone halves of surrogate pairs."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def bounded_tail(text: str | None) -> str | None:
-    """The end of `text` in at most so many bytes; None for nothing at all."""
+    """Return the end of `text` in at most STDERR_TAIL_BYTES_MAX bytes. None when there is no text."""
     tail = storable(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
     return tail or None
 
 
 def _has_ended(task: Task, attempt: Attempt) -> bool:
-    """Tell whether this very attempt was ended before, so that ending it again changes nothing.
+    """True if this very attempt was ended before, so that ending it again changes nothing.
 
-    One that its worker gave up is remembered until the task is claimed again: the answer to the report may have been
-    lost.
+    An attempt that its own worker ended is remembered until the task is claimed again. The answer to that report may
+    have been lost, and the worker may repeat it.
     """
     if task.attempt == attempt.number:
         return task.status in TERMINAL
@@ -491,7 +519,7 @@ def _has_ended(task: Task, attempt: Attempt) -> bool:
 
 
 def require_attempt(task: Task, number: int) -> None:
-    """Raise RejectedRequest (409) unless that is the task's attempt."""
+    """Raise RejectedRequest (409) unless `number` is the task's present attempt."""
     if number != task.attempt:
         old = number < task.attempt
         code, state = ("attempt_over", "is over") if old else ("attempt_unknown", "was never handed out")
@@ -500,7 +528,7 @@ def require_attempt(task: Task, number: int) -> None:
 
 
 def _is_of(task: Task, runtime: RuntimePrincipal) -> bool:
-    """Whether the runtime may know of the task: it claimed it, or would be the one to claim it."""
+    """True if the runtime claimed the task, or is the runtime that may claim it."""
     owner = task.runtime_id or task.agent_runtime_id
     return task.workspace_id == runtime.workspace_id and owner == runtime.runtime_id
 

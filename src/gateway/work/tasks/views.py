@@ -1,4 +1,4 @@
-"""Tasks as an operator looks for them: what became of a run and why, without what was said."""
+"""Tasks as an operator sees them: the outcome of a run and its reason, without the content of conversations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.errors import RejectedRequest
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """A task in a list. `runtime` is the one that has it, or else the one that it waits for."""
+    """A task in a list. `runtime` is the runtime that claimed it, or else the one that it waits for."""
 
     id: UUID
     workspace_id: UUID
@@ -40,7 +40,7 @@ class TaskLine:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage(TaskLine):
-    """A task by itself. `undelivered` counts claims in a row that were not started."""
+    """A single task with its details. `undelivered` counts claims in a row that were not started."""
 
     undelivered: int
     error: str | None
@@ -49,7 +49,7 @@ class TaskPage(TaskLine):
 
 @dataclass(frozen=True, slots=True)
 class SentForTask:
-    """One message to the task's chat, without its words."""
+    """One message to the task's chat, without its text."""
 
     id: UUID
     kind: str
@@ -63,21 +63,24 @@ class SentForTask:
 
 
 class TaskViewStore(Protocol):
-    """Every call raises StoreUnavailable."""
+    """The store of task views. Every call raises StoreUnavailable."""
 
     async def find_agents(self, workspace_id: UUID | None, reference: str) -> list[tuple[UUID, str]]:
-        """Those that the reference may mean, each with its WORKSPACE/NAME."""
+        """Return the agents that the reference may mean, each with its WORKSPACE/NAME."""
 
     async def recent(
         self, *, workspace_id: UUID | None, agent_id: UUID | None, status: str | None, rows_max: int
     ) -> list[TaskLine]:
-        """The latest first."""
+        """Return tasks, the latest first."""
 
     async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]] | None: ...
 
 
 class TaskViews:
-    """Finds tasks. Raises RejectedRequest (404) for what does not exist, 409 for a name that several agents bear."""
+    """Finds tasks.
+
+    Raises RejectedRequest: 404 for a task or agent that does not exist, 409 for an ambiguous agent name.
+    """
 
     def __init__(self, store: TaskViewStore) -> None:
         self._store = store
@@ -90,7 +93,7 @@ class TaskViews:
         status: str | None = None,
         rows_max: int = 50,
     ) -> list[TaskLine]:
-        """`agent` is an id, a name where it is unique, or WORKSPACE/NAME."""
+        """Return tasks, the latest first. `agent` is an id, a unique name, or WORKSPACE/NAME."""
         agent_id = None if agent is None else await self._agent_id(workspace_id, agent)
         return await self._store.recent(workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=rows_max)
 
@@ -105,7 +108,7 @@ class TaskViews:
         return found[0][0]
 
     async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
-        """The task, and what it said to its chat."""
+        """Return the task and its messages to the chat."""
         found = await self._store.find(task_id)
         if found is None:
             raise RejectedRequest(404, "task_not_found", f"there is no task {task_id}")
