@@ -237,8 +237,8 @@ class Worker:
     async def _outcome(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> Completion | Failure:
         """Run the program and return the report about its end. A run past its deadline is a failure."""
         with trio.move_on_after(claimed.seconds):
-            # Tells the server that the claim has arrived: a claim that no worker mentions returns to the queue. The
-            # answer may say that this claim is over already; then this run is cancelled before its program starts.
+            # Names this claim for the first time. From now on the server takes it back when heartbeats stop naming it.
+            # The answer may say that the claim is over already; then this run is cancelled before its program starts.
             await self._heartbeat(runtime_id)
             await self._start(run)
             try:

@@ -324,7 +324,7 @@ def expect(condition: bool, otherwise: str) -> None:
 
 
 def acknowledged(said: dict[str, Any], *, pushes: int = 1) -> str:
-    """Return the acknowledgement of a message in words. Raises DemoFailed unless it was delivered in `pushes` pushes."""
+    """Return the acknowledgement of a message in words. Raises DemoFailed unless `pushes` pushes delivered it."""
     (event,) = said["events"]
     return acknowledgement(event, pushes=pushes)
 

@@ -204,7 +204,7 @@ def _or_stdin(value: str, label: str) -> str:
 
 
 def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:
-    """Print the one step that a person still has to do. It goes to stderr, so that stdout stays a table or an object."""
+    """Print the one step that is left to a person. It goes to stderr, so that stdout stays a table or an object."""
     for view in views:
         if view.event_mode == "http" and view.status == "active":
             click.echo(f"{view.app_id}: {where_to_post(settings.http.public_url, view.id)}", err=True)
