@@ -70,7 +70,7 @@ logger = structlog.get_logger(__name__)
 UNCOUNTED_PATHS = frozenset({"/healthz", "/readyz"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODY_SECONDS = 30.0
-"""How long a body may take to arrive while its route waits for it."""
+"""The longest time that a route waits for a body to arrive."""
 CLIENT_CLOSED_REQUEST = 499
 """Counted for a request whose client left before its answer was ready."""
 
