@@ -110,7 +110,7 @@ class Connections:
             await self._changed.wait()
 
     def close_unsent(self) -> None:
-        """Close the connections whose client is still sending the body of its request."""
+        """Close the connections whose client is still sending its request: no work on such a request has begun."""
         for connection in list(self._open):
             if connection.is_sending:
                 connection.close_now()
@@ -161,7 +161,8 @@ class Connection(TCPServer):
                     await self.idle_task.restart(task_group, self._idle_timeout)
                     await self._read_data()
                     self.close_now()
-                    # The client is gone. Its idle timer and the work on its request end here too.
+                    # Reading has ended: the client has left, or it gets no more answers. The idle timer and the work
+                    # on a request end here too.
                     scope.cancel()
         except OSError:
             pass  # The client left while its connection was set up.
@@ -234,15 +235,15 @@ class _Protocol(H11Protocol):
         self.keep_alive_requests += 1
 
     async def _close_stream(self) -> None:
-        # The request's queue is bounded. A request that reads no more messages would block this one for ever, and the
-        # connection with it; such a request does not need the message either.
+        # The request's queue is bounded. If the request reads no more messages, this call would wait for ever and hold
+        # up the connection. Such a request does not need this last message either.
         with trio.move_on_after(DISCONNECT_SECONDS):
             await super()._close_stream()
         self.stream = None
 
 
 class _Request(HTTPStream):
-    """One request, for as long as its answer takes."""
+    """One request of a connection, until its answer has ended."""
 
     async def handle(self, event: Any) -> None:
         if self.closed:

@@ -22,7 +22,7 @@ class PlaceLimits:
 
     streams: int = 500
     streams_of_person: int = 8
-    """In one workspace."""
+    """Live streams of one person in one workspace."""
     downloads: int = 200
     downloads_of_person: int = 16
     claims: int = 5_000

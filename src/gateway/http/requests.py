@@ -66,7 +66,7 @@ class BoundedRequest(TrioRequest):
 class BoundedConnection(TrioASGIHTTPConnection):
     """The ASGI side of one request: receives the messages that the server sends about it."""
 
-    async def handle_messages(  # type: ignore[override]  # as in the class above: trio's has a nursery
+    async def handle_messages(  # type: ignore[override]  # as in the base class: quart_trio's has a nursery
         self, nursery: trio.Nursery, request: Any, receive: Any
     ) -> None:
         # No byte is taken before the route is known. Until then the server's bounded queue holds the client back.
