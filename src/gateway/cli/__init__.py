@@ -32,7 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run agent programs against a server."),
     "sim": ("sim", "Run the simulated platform alone."),
 }
-"""Name → its module in this package (which exports a click command of the module's name) and the line in --help."""
+"""Maps a command's name to its module in this package and to its line in --help.
+
+The module exports a click command of the module's name.
+"""
 
 
 class LazyGroup(click.Group):
@@ -67,7 +70,7 @@ def cli() -> None:
     """Connects Lark and Feishu bots to AI agents: one durable message in, exactly one answer out."""
     from gateway.observe.log import configure_logging
 
-    # stdout is for what a command prints. `serve` sets its logs up again, as configured.
+    # Logs go to stderr, because stdout is for a command's output. `serve` configures its logs again by its settings.
     configure_logging(level="WARNING")
 
 

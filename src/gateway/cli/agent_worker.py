@@ -139,6 +139,7 @@ class Worker:
 
     async def _obey(self, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
         async for _ in signals:
+            # At the second signal the first one has cancelled the claiming already.
             if self._claiming.cancel_called:
                 self._silent = True
                 everything.cancel()
@@ -157,6 +158,7 @@ class Worker:
                         sys.stdout.flush()
                         background.start_soon(self._keep_alive, runtime.id)
                         await self._claim_forever(tasks, runtime.id)
+                    # Only a signal leads here: `_claim_forever` does not return, and any error leaves the function.
                     logger.info("draining", tasks=len(self._running), seconds=self._terms.drain_seconds)
                     drain.deadline = trio.current_time() + self._terms.drain_seconds
             background.cancel_scope.cancel()
@@ -286,8 +288,8 @@ class Worker:
     async def _hand_back(self, run: Run) -> None:
         """Report that the worker stopped this run, so that another worker can try the task at once.
 
-        It runs during a cancellation, for at most REPORT_SECONDS. Nothing is reported for a lost claim, or after the
-        second signal.
+        It runs after a cancellation or an unexpected error, shielded from cancellation, for at most REPORT_SECONDS.
+        Nothing is reported for a lost claim, or after the second signal.
         """
         if self._silent or run.lost:
             return

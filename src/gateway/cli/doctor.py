@@ -221,7 +221,7 @@ def judge_bot(view: InstallationView, now: datetime, link: Link | None, answer: 
     parts = [contradiction(link), describe(view, now)]
     if answer == "":
         parts.append("the platform accepts its secret")
-    elif answer is not None and view.state != "unreadable_secret":  # which says the same
+    elif answer is not None and view.state != "unreadable_secret":  # that state says the same
         parts.append(answer)
     ok = is_well(view) and not parts[0] and not answer
     return ok, "; ".join(part for part in parts if part)
