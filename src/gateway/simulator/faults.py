@@ -38,8 +38,8 @@ class CallFault:
 class HandshakeFault:
     """A refusal of the next `times` WebSocket handshakes.
 
-    `status`, `msg` and `autherrcode` become headers of the answer; empty ones are left out. With `http_status` 0 the
-    handshake is accepted after `hang_seconds`. `app_id` limits the fault to one app.
+    First `hang_seconds` pass. `status`, `msg` and `autherrcode` become headers of the answer; empty ones are left out.
+    With `http_status` 0 the handshake is only delayed, and then accepted. `app_id` limits the fault to one app.
     """
 
     times: int = 1

@@ -9,7 +9,7 @@ import struct
 
 import trio
 
-_ESTABLISHED = 1  # tcpi_state, the first byte of TCP_INFO
+_ESTABLISHED = 1  # a value of tcpi_state, which is the first byte of TCP_INFO
 _TORN_FRAME = b"\x82\x7e\x04\x00" + b"\x08\x01\x10\x01"  # a WebSocket frame that announces 1,024 bytes and brings 4
 
 
