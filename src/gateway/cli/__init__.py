@@ -32,11 +32,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run agent programs against a server."),
     "sim": ("sim", "Run the simulated platform alone."),
 }
-"""Name → its module in this package (which exports a click command of the module's name) and the line in --help."""
+"""Maps a command's name to its module in this package and to its line in --help.
+
+The module exports a click command of the module's name.
+"""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when one of them runs: `gateway --help` needs none of them."""
+    """A group that imports a command's module only when that command runs. `gateway --help` imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -67,17 +70,20 @@ def cli() -> None:
     """Connects Lark and Feishu bots to AI agents: one durable message in, exactly one answer out."""
     from gateway.observe.log import configure_logging
 
-    # stdout is for what a command prints. `serve` sets its logs up again, as configured.
+    # Logs go to stderr, because stdout is for a command's output. `serve` configures its logs again by its settings.
     configure_logging(level="WARNING")
 
 
 def main() -> None:
-    """The `gateway` script. Turns what went wrong into one line on stderr and the exit code it stands for."""
+    """Run the `gateway` script. An expected error becomes one line on stderr and its exit code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line in this process and return its exit code. What is nobody's mistake is raised."""
+    """Run one command line in this process and return its exit code.
+
+    Errors of usage, of configuration and of the gateway itself are printed. Any other exception is a bug and is raised.
+    """
     try:
         _refuse_undecodable(arguments)
         outcome: Any = cli.main(args=arguments, prog_name="gateway", standalone_mode=False)
@@ -104,7 +110,10 @@ def _report_interrupt() -> int:
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:
-    """What we read must be text; what follows `--` goes to an agent program as it is."""
+    """Refuse arguments that are no text in the file system's encoding. Raises click.UsageError.
+
+    Arguments after `--` are not checked: an agent program gets them as they are.
+    """
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for argument in ours:
         if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
@@ -112,13 +121,13 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 
 def _report(error: GatewayError) -> int:
-    # One line, whatever the message holds: operators grep for it.
+    # Always one line, even if the message has several, because operators grep for it.
     print("gateway: " + " ".join(str(error).split()), file=sys.stderr)
     return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
 
 
 def _expected(group: BaseExceptionGroup[BaseException]) -> GatewayError | None:
-    """The error to report of a group that trio's nurseries made; None when it holds anything that is a bug."""
+    """Return the error to report out of a group that trio's nurseries made. None means that the group holds a bug."""
     ours, others = group.split(GatewayError)
     if ours is None or others is not None:
         return None

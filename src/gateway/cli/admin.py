@@ -1,4 +1,4 @@
-"""`gateway admin`: people, workspaces, agents, runtimes and tokens, directly in the database."""
+"""`gateway admin`: manages people, workspaces, agents, runtimes and tokens, directly in the database."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def user_add(email: str, name: str, password_stdin: bool, config: Path | None, a
 @config_option
 @json_option
 def user_password(email: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
-    """Set a person's password, and end every session of theirs. Their tokens stay.
+    """Set a person's password, and end all of their sessions. Their tokens stay valid.
 
-    People who were imported have none: they cannot log in to the console before.
+    Imported people have no password. They cannot log in to the console until one is set.
     """
     password = read_secret("Password")
 
@@ -103,7 +103,7 @@ def workspace_set(reference: str, language: Language, config: Path | None, as_js
 
 @admin.group()
 def member() -> None:
-    """Who belongs to a workspace. WORKSPACE is a slug or an id."""
+    """Members of a workspace. WORKSPACE is a slug or an id."""
 
 
 @member.command("add")
@@ -186,7 +186,7 @@ def _runtime_or_none(_context: click.Context, _parameter: click.Parameter, value
 def agent_set(
     agent_id: UUID, runtime: UUID | str | None, archived: bool | None, config: Path | None, as_json: bool
 ) -> None:
-    """Change an agent. What is not named stays as it is."""
+    """Change an agent. Options that are not given leave their part as it is."""
     if runtime is None and archived is None:
         raise click.UsageError("nothing to change: give --runtime or --archived")
 

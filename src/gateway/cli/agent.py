@@ -1,4 +1,7 @@
-"""`gateway agent`: plug any program in. One process per task, the task as JSON on stdin, the reply on stdout."""
+"""`gateway agent`: runs any program as an agent. It starts one process per task.
+
+The program reads the task as JSON from stdin and writes its reply to stdout.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from gateway.cli.output import config_option
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of the command line that are no secrets."""
+    """The options of the command line, except for the secrets."""
 
     servers: tuple[str, ...]
     instance: str | None
@@ -37,7 +40,7 @@ class Options:
 
     @property
     def arguments(self) -> list[str]:
-        """The same, for the command line of the process that is started anew."""
+        """Return these options as arguments for the command line with which this process starts itself again."""
         said = [part for server in self.servers for part in ("--server", server)]
         said += ["--concurrency", str(self.concurrency), "--drain-seconds", str(self.drain_seconds)]
         said += [] if self.instance is None else ["--instance", self.instance]
@@ -105,11 +108,12 @@ def run(
 ) -> None:
     """Work on tasks with COMMAND until SIGTERM.
 
-    COMMAND is started once per task: it reads the task as JSON from stdin and writes its reply to stdout. Exit status 0
-    is an answer, any other fails the task with the end of stderr. Of a configuration file only log.format is used.
+    COMMAND is started once per task. It reads the task as JSON from stdin and writes its reply to stdout. With exit
+    status 0 its stdout is the answer; any other status fails the task with the end of stderr. Of a configuration file
+    only log.format is used.
 
-    A program that keeps a memory of its own by the task's chat_session_id forgets it when context_generation is higher
-    than before: somebody began afresh with /new.
+    A program may keep a memory of its own by the task's chat_session_id. It must forget it when context_generation is
+    higher than before: a person started the conversation afresh with /new.
     """
     _set_up_logging(config)
     for server in servers:
@@ -129,7 +133,7 @@ def _set_up_logging(config: Path | None) -> None:
     from gateway.observe.log import configure_logging
 
     log_format = None
-    # Only a file that was asked for: the daemon's own need not be readable here.
+    # Only a file that --config names is read. The daemon's own file need not be readable on this machine.
     if config is not None:
         from gateway.config import load_settings
 
@@ -138,9 +142,12 @@ def _set_up_logging(config: Path | None) -> None:
 
 
 def _work(options: Options, command: tuple[str, ...], secrets_fd: int) -> None:
-    """Work as the process that was started anew. Its imports are here, so that the first one does without them."""
+    """Work on tasks in the process that was started again.
+
+    The imports stand here so that the first process, which only starts this one, does not pay for them.
+    """
     conceal_process()
-    # The guard is forked before the token is here, and from a process that has no other thread yet.
+    # The guard is forked before this process has read the token, and while it has only one thread.
     with guard_programs() as guard:
         from gateway.cli.agent_worker import Programs, Terms, run_worker
 
@@ -164,7 +171,7 @@ def _check_server(server: str) -> None:
     try:
         parts = urlsplit(server)
         sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query
-        # Every process of the user can read what stands on the command line.
+        # No credentials in a URL: every process on this machine can read the command line.
         sound = sound and parts.username is None and parts.password is None
         _ = parts.port
     except ValueError:

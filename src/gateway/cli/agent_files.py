@@ -1,4 +1,4 @@
-"""A task's files, laid out on disk for the program that works on it."""
+"""Downloads a task's files to disk for the program that works on the task."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ REMOVE_SECONDS = 10.0
 AT_ONCE = 4
 
 Fetch = Callable[[int, Path], Awaitable[bool]]
-"""Write the file of that number to the path, which does not exist yet; False when it cannot be had. Never raises."""
+"""Writes the file of that number to the path, which does not exist yet. False if it cannot be fetched. Never raises."""
 
 
 @asynccontextmanager
 async def open_task(task: bytes, fetch: Fetch) -> AsyncIterator[bytes]:
-    """The task with a `path` in each of its attachments, null where the file could not be had.
+    """Yield the task with a `path` in each of its attachments; null for a file that could not be fetched.
 
-    The files lie in a directory that only this account can read. They go with the block, so no process that reads them
-    may outlive it.
+    The files lie in a directory that only this account can read. The directory is removed when the block ends, also by
+    cancellation, within REMOVE_SECONDS. So no process that reads the files may outlive the block.
     """
     fields = msgspec.json.decode(task)
     attachments = list(_attachments(fields))
@@ -61,5 +61,8 @@ async def _fetch_all(attachments: list[dict[str, Any]], directory: Path, fetch: 
 
 
 def file_name(n: int, name: str) -> str:
-    """The number, and the extension that programs go by; nothing else of a name that somebody chose."""
+    """Return the file's number with the extension of its name, because programs go by it.
+
+    Nothing else of the name is used: its sender chose it.
+    """
     return f"{int(n)}{extension_of(name)}"

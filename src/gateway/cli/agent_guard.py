@@ -1,8 +1,10 @@
-"""Ends the programs of an `agent run` that was killed: a process beside it, which lives for that moment.
+"""Ends the programs of an `agent run` that was killed. The guard is a process beside the worker, only for this purpose.
 
-The kernel can be asked to end a child with its parent (PR_SET_PDEATHSIG), but it takes the thread that forked for the
-parent, and trio forks in threads that end when they have been idle for a while. It would also reach the program alone,
-and not what that has started. The guard ends whole process groups, and needs nothing of Linux.
+The kernel can end a child with its parent (PR_SET_PDEATHSIG). But it takes the forking thread for the parent, and trio
+forks in threads that end after some idle time. It would also end the program alone, and not the processes that the
+program has started. The guard ends whole process groups, and needs nothing that only Linux has.
+
+Worker and guard share a socket pair, the line. The guard acts when the worker's end of it closes.
 """
 
 from __future__ import annotations
@@ -14,38 +16,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _GROUP = 8
-"""Bytes of one entry on the line: a process group, negative when it is over."""
+"""Bytes of one entry on the line: the id of a process group; negative when that group has ended."""
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Guard:
-    """The worker's end of the line. The guard acts when the last copy of it is closed, as a death does."""
+    """The worker's end of the line. The guard acts when its last copy is closed, which the worker's death does too."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
 
     def enlist(self) -> None:
-        """Put the caller's process group under guard: for a child, between fork and exec.
+        """Put the calling process's group under guard. It is called in a child, between fork and exec.
 
-        Its copy of the line closes with the exec, so the guard knows of it before it can see the worker's death.
+        The child holds a copy of the line until its exec. So the guard reads this entry before it can see the line
+        close, even if the worker dies meanwhile.
         """
         self._send(os.getpid())
 
     def dismiss(self, group: int) -> None:
-        """Nothing of the group is left: its number may be somebody else's soon."""
+        """Tell the guard that the group has ended.
+
+        The kernel may give its id to another group soon, which the guard must not kill.
+        """
         self._send(-group)
 
     def _send(self, entry: int) -> None:
-        # A guard that was killed guards nobody; that is no reason not to work.
+        # A guard that was killed protects nothing. The worker goes on without it.
         with suppress(OSError):
             self._line.send(entry.to_bytes(_GROUP, "big", signed=True), _NO_SIGNAL)
 
 
 @contextmanager
 def guard_programs() -> Iterator[Guard]:
-    """Guard process groups until the block ends, or this process does, however.
+    """Guard process groups until the block ends or this process ends, in whatever way.
 
-    It forks, so it is for a process that has no other thread yet.
+    It forks, so the process must have no other thread yet.
     """
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
@@ -58,7 +64,10 @@ def guard_programs() -> Iterator[Guard]:
 
 
 def _stand_guard(line: socket.socket) -> None:
-    """Never returns. What is meant for the worker (Ctrl-C, a signal to its whole service) does not end it before."""
+    """Be the guard, in the forked process. Never returns.
+
+    Signals meant for the worker (Ctrl-C, a signal to its whole service) must not end the guard before the worker.
+    """
     try:
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -66,7 +75,7 @@ def _stand_guard(line: socket.socket) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
-        # Whatever else the worker had open is none of ours: a lock would outlive it.
+        # Close the copies of everything else that the worker had open. A lock among them would outlive the worker.
         os.closerange(3, line.fileno())
         os.closerange(line.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         for group in _left(line):
@@ -77,7 +86,7 @@ def _stand_guard(line: socket.socket) -> None:
 
 
 def _left(line: socket.socket) -> set[int]:
-    """The groups that were under guard when the line closed."""
+    """Read entries until the line closes, and return the groups that were under guard then."""
     groups: set[int] = set()
     while entry := line.recv(_GROUP, socket.MSG_WAITALL):
         group = int.from_bytes(entry, "big", signed=True)

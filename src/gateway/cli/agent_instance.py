@@ -1,9 +1,9 @@
-"""The name of one worker among several on the same token, which it keeps when it is started again.
+"""The name of one worker among several on the same token. The worker keeps it when it is started again.
 
-By that name a worker that is back gets the tasks back that it had, at once, and leaves those of the others alone. So no
-two living workers may have the same name: on one machine a lock sees to it. Where no name was given, a worker takes the
-first free slot of its token in the state directory; a slot's file holds a random word, made once. The name has the
-machine's in front, because machines are copied and directories are shared.
+By that name a restarted worker returns its former tasks to the queue at once, and leaves the tasks of other workers
+alone. So no two living workers may have the same name; on one machine a lock ensures it. A worker without a given name
+takes the first free slot of its token in the state directory. A slot's file holds a random word, made once. The name
+begins with the machine's name, because machines are copied and directories are shared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.errors import GatewayError
 logger = structlog.get_logger(__name__)
 
 SLOTS_MAX = 256
-"""Workers of one token on one machine that keep their names."""
+"""The most workers of one token on one machine that keep their names."""
 NAME_CHARS_MAX = 200
 _WORD_BYTES = 8
 
@@ -35,26 +35,27 @@ class NameTaken(GatewayError):
 
 
 def instances_dir(environment: Mapping[str, str]) -> Path:
-    """Where the slots are: systemd's state directory, else the person's."""
+    """Return the directory of the slots: in systemd's state directory, else in the user's."""
     if systemd := environment.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0]) / "agents"
     named = Path(environment.get("XDG_STATE_HOME", ""))
-    # The XDG rules ask that a relative path is ignored.
+    # The XDG base directory specification says that a relative path is to be ignored.
     return (named if named.is_absolute() else Path("~", ".local", "state")) / "gateway" / "agents"
 
 
 @contextmanager
 def hold_instance(token: str, name: str | None, directory: Path) -> Iterator[str]:
-    """Hold the worker's name: no other worker on this machine has it until the block or the process ends.
+    """Hold the worker's name: no other worker on this machine can have it until the block or the process ends.
 
-    Without `name` the first free slot's. Raises NameTaken for a name that is held. Where nothing can be kept, the name
-    is good for this process alone, and what it had returns to the queue by its silence.
+    Without `name` it is the name of the first free slot. Raises NameTaken for a given name that another worker holds.
+    If no file can be kept, or every slot is taken, no lock is held; without `name` the worker then gets a name for this
+    process alone, and after its death its tasks return to the queue only when it has been silent for long enough.
     """
     try:
         directory = directory.expanduser()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = _take(directory, token, name)
-    except (OSError, RuntimeError) as error:  # the latter: there is no home
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home directory
         logger.warning("instance_not_kept", reason=str(error), hint="give --instance NAME, or a state directory")
         held = None
     if held is None:
@@ -66,7 +67,7 @@ def hold_instance(token: str, name: str | None, directory: Path) -> Iterator[str
 
 
 def _take(directory: Path, token: str, name: str | None) -> tuple[BinaryIO, str] | None:
-    """A locked file and the name it stands for; None when every slot is taken."""
+    """Return a locked file and the name that it stands for, or None if every slot is taken."""
     if name is not None:
         file = _lock(directory / f"{_digest(token)}-named-{_digest(name)}")
         if file is None:
@@ -85,7 +86,10 @@ def _take(directory: Path, token: str, name: str | None) -> tuple[BinaryIO, str]
 
 
 def _lock(path: Path) -> BinaryIO | None:
-    """The file, locked until this process ends, however it does; None when another one has it."""
+    """Open and lock a file, or return None if another process has locked it.
+
+    The lock lasts until the file is closed, which the end of this process does in any case.
+    """
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +103,7 @@ def _lock(path: Path) -> BinaryIO | None:
 
 
 def _word(file: BinaryIO) -> str:
-    """The slot's random word, made when it is used for the first time, or when something else stands in the file."""
+    """Return the slot's random word. It is made at the first use, and also if the file holds something else."""
     text = file.read(2 * _WORD_BYTES + 1)
     with suppress(ValueError):
         if len(bytes.fromhex(text.decode("ascii"))) == _WORD_BYTES:
@@ -112,5 +116,5 @@ def _word(file: BinaryIO) -> str:
 
 
 def _digest(text: str) -> str:
-    """Enough to tell tokens apart, and nothing from which one could be told."""
+    """Return a digest that tells tokens apart, and from which no token can be derived."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,9 +1,11 @@
-"""Keeps the secrets of `agent run` from its programs: the runtime's token, and all else that the worker was given.
+"""Keeps the secrets of `agent run` from its programs: the runtime's token, and the rest of the worker's environment.
 
-A program is another author's code, run as the same user. It gets an environment of its own instead of the worker's. The
-token leaves the worker's environment and command line, which every process of the user can read under /proc: the worker
-starts itself anew and hands its secrets to itself through a pipe. Then it makes itself undumpable, so that no process
-of the user can read its memory or its descriptors either. Root can, and so can a program of a worker that runs as root.
+A program is another author's code, run as the same user. It gets an environment of its own instead of the worker's.
+
+Every process of the user can read the worker's environment and command line under /proc. So the token must leave both:
+the worker replaces itself by a new process image, and hands its secrets over through a pipe. Then it makes itself
+undumpable, so that no process of the user can read its memory or its descriptors. Root can still read them, and so can
+a program of a worker that runs as root.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ logger = structlog.get_logger(__name__)
 TOKEN_VARIABLE = "AGENT_TOKEN"  # noqa: S105 (the variable's name; GATEWAY_ ones belong to the daemon's configuration)
 SECRETS_OPTION = "--secrets-fd"
 SECRETS_BYTES_MAX = 65_536
-"""As much as a pipe takes without a reader, on every system."""
+"""The most bytes of secrets. A pipe takes so many without a reader, on every system."""
 _SCRUBBED_CHARS_MIN = 8
-"""A shorter value stands for itself in too many places to be looked for."""
+"""The shortest value that is hidden in texts. A shorter one occurs by chance in too many places."""
 _PR_SET_DUMPABLE = 4
 
 PASSED_ON = frozenset({
@@ -40,18 +42,21 @@ PASSED_ON = frozenset({
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE"),
 })  # fmt: skip
-"""The variables of the worker that every program gets, with those that begin with LC_: where it is, and the way out."""
+"""The worker's variables that every program gets, besides those that begin with LC_.
+
+They describe the machine it runs on, and its way to the network.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The secrets that a worker hands to itself: its token, and the variables that were named for its programs."""
+    """The secrets that a worker hands to itself: its token, and the variables that `--env` named for its programs."""
 
     token: str = field(repr=False)
     variables: dict[str, str] = field(default_factory=dict, repr=False)
 
     def hide(self, text: str) -> str:
-        """`text` without the values that were given to the program: it may well have printed its own key."""
+        """Return `text` with the token and the variables' values hidden: a program may have printed its own key."""
         for value in (self.token, *self.variables.values()):
             if len(value) >= _SCRUBBED_CHARS_MIN:
                 text = text.replace(value, HIDDEN)
@@ -59,7 +64,10 @@ class Secrets:
 
 
 def named_variables(wanted: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of `--env NAME` and `--env NAME=VALUE`. Raises ValueError for one that cannot be given."""
+    """Return the variables of `--env NAME` and `--env NAME=VALUE`.
+
+    Raises ValueError for a malformed name, for the token's variable, and for a name without a value that is not set.
+    """
     found: dict[str, str] = {}
     for each in wanted:
         name, given, value = each.partition("=")
@@ -74,21 +82,22 @@ def named_variables(wanted: Iterable[str], environment: Mapping[str, str]) -> di
 
 
 def program_environment(worker: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a program: what anybody may know, and what was named for it."""
+    """Return the whole environment of a program: the worker's harmless variables, and those that `--env` named."""
     plain = {name: value for name, value in worker.items() if name in PASSED_ON or name.startswith("LC_")}
     return plain | dict(variables)
 
 
 def start_anew(arguments: Sequence[str], command: Sequence[str], secrets: Secrets) -> NoReturn:
-    """Replace this process by `gateway ARGUMENTS -- COMMAND`, with the secrets behind a descriptor and nowhere else.
+    """Replace this process by `gateway ARGUMENTS -- COMMAND`. The secrets are only in a pipe that it inherits.
 
-    The process id stays. Raises ValueError when there is more to hand over than a pipe takes.
+    The process id stays the same. Raises ValueError if the secrets are larger than a pipe's buffer.
     """
     data = msgspec.json.encode(secrets)
     if len(data) > SECRETS_BYTES_MAX:
         raise ValueError(f"the variables have {len(data)} bytes together, more than {SECRETS_BYTES_MAX}")
     reading, writing = os.pipe()
-    # Without a reader the pipe's buffer has to take everything; a short write would be a loss.
+    # Nothing reads the pipe before the exec, so its buffer has to take everything. A blocking write would wait for
+    # ever, and a short write would lose secrets.
     os.set_blocking(writing, False)
     if os.write(writing, data) != len(data):
         raise ValueError(f"the variables have {len(data)} bytes together, more than this system's pipes take")
@@ -100,7 +109,10 @@ def start_anew(arguments: Sequence[str], command: Sequence[str], secrets: Secret
 
 
 def own_command(original: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """How this process was started, without the arguments that are ours: interpreter, its options, and the program."""
+    """Return the command that started this process, without the program's own arguments.
+
+    That is the interpreter, its options, and the program.
+    """
     if getattr(sys, "frozen", False):
         return [sys.executable]
     ours = len(arguments) - 1
@@ -110,7 +122,7 @@ def own_command(original: Sequence[str], arguments: Sequence[str]) -> list[str]:
 
 
 def take_secrets(descriptor: int) -> Secrets:
-    """Read them once; nothing is left behind the descriptor. Raises ValueError when there are none."""
+    """Read the secrets from the descriptor and close it. Raises ValueError if it holds none."""
     try:
         with open(descriptor, "rb") as pipe:
             return msgspec.json.decode(pipe.read(SECRETS_BYTES_MAX + 1), type=Secrets)
@@ -119,9 +131,9 @@ def take_secrets(descriptor: int) -> Secrets:
 
 
 def conceal_process() -> None:
-    """Let no other process of this user look into this one, nor into those that it forks, until they run a program.
+    """Keep other processes of this user from reading this process, and its forks until they execute a program.
 
-    Said once where that is impossible: as root, which may look into everything, and where the system cannot do it.
+    Logs a warning where that is impossible: as root, which may read everything, and on a system that cannot do it.
     """
     if os.geteuid() == 0:
         logger.warning(

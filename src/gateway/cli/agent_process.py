@@ -1,4 +1,4 @@
-"""One run of an agent program: the task on its stdin, its reply on its stdout."""
+"""Runs an agent program once: the task goes to its stdin, its reply comes from its stdout."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from gateway.cli.agent_guard import Guard
 from gateway.concurrency import finishing
 
 STDOUT_BYTES_MAX = 900_000
-"""A reply must fit the server's bound for a request body, JSON quoting included for ordinary text."""
+"""The longest reply. As JSON, ordinary text of this length fits the server's bound for a request body."""
 STDERR_TAIL_BYTES = 4_096
 TERMINATE_SECONDS = 2.0
-"""From SIGTERM to SIGKILL, for a program that has to stop."""
+"""The time from SIGTERM to SIGKILL for a program that has to stop."""
 STRAGGLER_SECONDS = 1.0
-"""How long output is read after the program's end, when children that it left behind hold its pipes open."""
+"""The longest time that output is read after the program's end. Its children may hold the pipes open for ever."""
 _CHUNK_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended. `returncode` is negative for a signal. `overflowed`: it was killed for writing too much."""
+    """The end of a program and its output.
+
+    `returncode` is negative if a signal ended it. `overflowed` is true if it was killed for writing too much.
+    """
 
     returncode: int
     stdout: bytes
@@ -35,7 +38,7 @@ class Finished:
 
 
 class _Overflow(Exception):
-    """Leaves the reader of stdout; never leaves this module."""
+    """The program wrote too much to stdout. It never leaves this module."""
 
 
 async def run_program(
@@ -47,11 +50,13 @@ async def run_program(
     stdout_bytes_max: int = STDOUT_BYTES_MAX,
     stderr_tail: bytearray | None = None,
 ) -> Finished:
-    """Run a program to its end. `stderr_tail` is filled as it goes, for a caller that may have to stop it.
+    """Run a program to its end.
 
-    It gets a process group of its own. Cancellation ends the whole group: SIGTERM, and SIGKILL after two seconds; no
-    process of it is left when this returns, and `guard` sees to it when this process is killed. Raises OSError when the
-    program cannot be started.
+    `stderr_tail` is filled while the program runs, for a caller that may have to cancel this.
+
+    The program gets a process group of its own. Cancellation ends the whole group: SIGTERM, and SIGKILL after two
+    seconds. No process of the group is left when this returns or raises. If this process is killed, `guard` ends the
+    group. Raises OSError if the program cannot be started.
     """
     process = await trio.lowlevel.open_process(
         list(command),
@@ -60,7 +65,7 @@ async def run_program(
         stderr=subprocess.PIPE,
         env=dict(environment),
         start_new_session=True,
-        preexec_fn=guard.enlist,  # one system call, and nothing that takes a lock
+        preexec_fn=guard.enlist,  # safe between fork and exec: a system call, and nothing that takes a lock
     )
     try:
         return await _converse(process, stdin, stdout_bytes_max, bytearray() if stderr_tail is None else stderr_tail)
@@ -87,7 +92,7 @@ async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int, 
 
 
 async def _write(pipe: trio.abc.SendStream, data: bytes) -> None:
-    """A program need not read its task."""
+    """Write to the program's stdin and close it. A program that does not read its task is no error."""
     with suppress(trio.BrokenResourceError):
         await pipe.send_all(data)
     await pipe.aclose()
@@ -107,7 +112,10 @@ async def _read_tail(pipe: trio.abc.ReceiveStream, into: bytearray) -> None:
 
 
 async def _end(process: trio.Process) -> None:
-    """End what is left of the group. The leader is reaped here, so its id cannot have gone to a stranger before."""
+    """End what is left of the process group, and reap its leader.
+
+    Until the leader is reaped its id cannot be given to another process, so the signals below cannot reach a stranger.
+    """
     if process.returncode is None:
         _signal_group(process, signal.SIGTERM)
         with trio.move_on_after(TERMINATE_SECONDS):

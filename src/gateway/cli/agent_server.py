@@ -1,4 +1,7 @@
-"""The gateway's API as `agent run` calls it: several addresses of one gateway, and patience with what is in between."""
+"""The client of the gateway's API that `agent run` uses.
+
+It knows several addresses of one gateway, and tolerates failures of the network and of proxies on the way.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +31,20 @@ logger = structlog.get_logger(__name__)
 
 CALL_SECONDS = 15.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-"""A task with all its messages fits many times over; what goes on after it comes from something else."""
+"""The longest answer. A task with all its messages is far shorter; a longer answer does not come from a gateway."""
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MAX_SECONDS = 30.0
 DOWNLOAD_SECONDS = 60.0
-"""One file, every try together. The server itself may take 45 s to get it."""
+"""The time for one file, all tries together. The server itself may take 45 s to fetch the file from the platform."""
 DOWNLOAD_TRIES = 3
 
 
 class Refused(GatewayError):
-    """The server will not talk to us at all; trying again would not help."""
+    """The server refuses this runtime altogether. Trying again would not help."""
 
 
 class Rejected(GatewayError):
-    """The server said no to one call: the task is not ours any more, or not in a state for it."""
+    """The server refused one call: the task is not this runtime's any more, or is in the wrong state."""
 
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         super().__init__(str(body.get("error", "no reason given")))
@@ -55,14 +58,14 @@ class Runtime(msgspec.Struct):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """The identity of a claim. Reports, and the lists of a heartbeat, are made of these."""
+    """The identity of a claim. Reports and heartbeats name claims by it."""
 
     id: UUID
     attempt: int
 
 
 class TaskHead(msgspec.Struct, frozen=True):
-    """The part of a task that the worker needs; the rest is between the server and the program."""
+    """The part of a task that the worker reads. The rest goes from the server to the program unread."""
 
     id: UUID
     attempt: int
@@ -74,7 +77,7 @@ class TaskHead(msgspec.Struct, frozen=True):
 
 
 class ClaimedTask(msgspec.Struct, frozen=True):
-    """A task as it goes to the program, and how long the run may take."""
+    """A claimed task as its program gets it (`task`), and the longest time that the run may take (`seconds`)."""
 
     head: TaskHead
     task: bytes
@@ -95,7 +98,7 @@ class _HeartbeatAnswer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, read to its end. `date` is the header of that name."""
+    """An answer that was read to its end. `date` is its Date header."""
 
     status: int
     content: bytes
@@ -103,20 +106,20 @@ class Answer:
 
 
 class _Away(Exception):
-    """An answer that may be another one later; never leaves Server."""
+    """A failure that may pass, so the call is tried again. It never leaves Server."""
 
 
 class _Stranger(_Away):
-    """An answer that no gateway gives: something else listens at the address, for now or for ever."""
+    """An answer that no gateway gives: another program listens at the address, for now or for good."""
 
 
 class Server:
-    """One gateway behind one or several addresses, all for the same token.
+    """One gateway behind one or more addresses, all with the same token.
 
-    Calls go to one address for as long as it answers, and then to the next. They are repeated while none answers, at
-    most every 30 s, until cancelled; so they are while something else answers in a gateway's place, as a proxy does
-    that is being set up. Raises Refused when a gateway does not accept the token, Rejected for any other no of a
-    gateway.
+    Calls go to one address as long as it answers, and then to the next. While no gateway answers they are repeated
+    until cancelled, with pauses of at most 30 s. An answer that does not come from a gateway counts as none: it may
+    come from a proxy that is still being set up. Raises Refused if a gateway does not accept the token, and Rejected
+    for any other refusal of a gateway.
     """
 
     def __init__(self, clients: Sequence[httpx2.AsyncClient]) -> None:
@@ -124,14 +127,17 @@ class Server:
         self._current = 0
 
     async def register(self, description: Mapping[str, object]) -> Runtime:
-        """Raises Refused also when none of the addresses is a gateway's: from the start that is rather a mistake."""
+        """Register the runtime.
+
+        Raises Refused also if none of the addresses is a gateway's: at the start `--server` is probably wrong.
+        """
         try:
             return await self._ask("/api/runtimes/register", _registered, description, expected=True)
         except Rejected as error:
             raise Refused(f"this server does not register the runtime ({error.status}): {error}") from error
 
     async def heartbeat(self, runtime_id: UUID, tasks: Sequence[Claimed]) -> list[Claimed]:
-        """Say what is worked on. Returns what must be stopped: it was cancelled, or given to another worker."""
+        """Report the claims that are worked on. Returns those to stop: cancelled, or given to another worker."""
         try:
             return await self._ask(f"/api/runtimes/{runtime_id}/heartbeat", _to_stop, {"tasks": tasks})
         except Rejected as error:
@@ -145,7 +151,10 @@ class Server:
             raise Refused(f"this runtime may not claim any more ({error})") from error
 
     async def report(self, claimed: Claimed, action: str, **fields: object) -> str:
-        """Say something of a task in the name of its claim. Returns the status that the task has now."""
+        """Report on a task in the name of its claim. Returns the status that the task has now.
+
+        Raises Rejected if the claim is not this worker's any more or the task is in the wrong state.
+        """
         body = {"attempt": claimed.attempt, **fields}
         return await self._ask(f"/api/tasks/{claimed.id}/{action}", _status, body)
 
@@ -158,9 +167,9 @@ class Server:
         wait_seconds: float = 0.0,
         expected: bool = False,
     ) -> T:
-        """Call until a gateway answers. Returns the answer as `read` understands it, which raises _Stranger for others.
+        """Call until a gateway answers, and return `read(answer)`. `read` raises _Stranger for any other answer.
 
-        `expected`: a gateway is expected at one of the addresses right now. Raises Refused when there is none.
+        With `expected` there must be a gateway at one of the addresses right now. Raises Refused if there is none.
         """
         failures, strangers = 0, 0
         while True:
@@ -179,12 +188,12 @@ class Server:
                 await trio.sleep(pause)
 
     def _move_on(self, from_: int) -> None:
-        """To the next address, unless another call has gone on already."""
+        """Switch to the next address, unless another call has switched already."""
         if self._current == from_:
             self._current = (from_ + 1) % len(self._clients)
 
     def _pause(self, failures: int) -> float:
-        """None until every address was tried."""
+        """Return the seconds to wait before the next try; 0 until every address has failed as often as the others."""
         rounds, left = divmod(failures, len(self._clients))
         if left:
             return 0.0
@@ -193,7 +202,7 @@ class Server:
 
     async def _post_once(self, at: int, path: str, body: Mapping[str, object], wait_seconds: float) -> Answer:
         seconds = CALL_SECONDS + wait_seconds
-        # The client's own limit is for one read, and an answer may come byte by byte.
+        # The client's own timeout bounds a single read, and an answer may arrive byte by byte.
         with trio.fail_after(2 * seconds):
             async with self._clients[at].stream(
                 "POST",
@@ -209,7 +218,7 @@ class Server:
         raise _refusal(answer)
 
     async def download(self, claimed: Claimed, n: int, path: Path) -> bool:
-        """Save a file of a task. False when that did not work after a few tries: a run can do without."""
+        """Save a file of a task to `path`. Returns False if that failed after a few tries: a run can do without it."""
         with trio.move_on_after(DOWNLOAD_SECONDS):
             for left in reversed(range(max(DOWNLOAD_TRIES, len(self._clients)))):
                 at = self._current
@@ -235,7 +244,7 @@ class Server:
             if not response.is_success:
                 raise _refusal(await _read(response))
             with path.open("wb") as file:
-                # Written where it is read: a cancellation then meets the read, which closes the answer.
+                # The write does not await, so a cancellation can only hit the read, and that closes the answer.
                 async for chunk in response.aiter_raw():
                     file.write(chunk)
 
@@ -248,7 +257,7 @@ async def open_server(urls: Sequence[str], token: str) -> AsyncIterator[Server]:
                 base_url=url.rstrip("/"),
                 headers={"Authorization": f"Bearer {token}", "User-Agent": f"gateway-agent/{__version__}"},
                 timeout=CALL_SECONDS,
-                # A proxy of this machine's environment cannot reach this machine's loopback.
+                # A proxy that the environment names cannot reach this machine's loopback.
                 trust_env=not is_loopback(url),
             )
             for url in urls
@@ -277,7 +286,10 @@ async def _read(response: httpx2.Response) -> Answer:
 
 
 def _refusal(answer: Answer) -> Exception:
-    """Judge an answer that is no success. Only a gateway's own error is taken for a no."""
+    """Return the exception for an answer that is no success.
+
+    Refused and Rejected are only for errors that have a gateway's shape. Anything else may pass, and is tried again.
+    """
     if answer.status in {408, 425, 429} or answer.status >= 500:
         return _Away(f"status {answer.status}")
     try:
@@ -292,7 +304,7 @@ def _refusal(answer: Answer) -> Exception:
 
 
 def decoded(content: bytes, kind: type[T]) -> T:
-    """Decode an answer. Raises _Stranger unless it is JSON of that shape: a gateway gives no other."""
+    """Decode an answer. Raises _Stranger unless it is JSON of that shape, as every answer of a gateway is."""
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -324,12 +336,15 @@ def _claimed(answer: Answer) -> ClaimedTask | None:
 
 
 def seconds_left(head: TaskHead, date: str) -> float:
-    """Until the deadline, by the server's clock: this machine's may be wrong by any amount."""
+    """Return the seconds until the deadline, by the server's clock: this machine's may be wrong by any amount.
+
+    Without a readable `date` this machine's clock is used.
+    """
     try:
         now = parsedate_to_datetime(date)
     except (ValueError, TypeError, OverflowError):
         now = datetime.now(UTC)
-    # HTTP dates are in UTC, also where the zone is left out.
+    # HTTP dates are in UTC, even if the zone is left out.
     now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
     return max((head.deadline - now).total_seconds(), 0.0)
 

@@ -1,4 +1,4 @@
-"""One worker of a runtime: claims tasks into its free slots, and runs the program for each claim."""
+"""One worker of a runtime: claims tasks for its free slots, and runs the program for each claim."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAIT_SECONDS = 30
 HEARTBEAT_SECONDS = 15.0
 EMPTY_CLAIM_SECONDS_MIN = 1.0
 REPORT_SECONDS = 5.0
-"""For the last report of a task, when the drain is over."""
+"""The time for the last report on a task when its run was cancelled, for example at the end of the drain."""
 LOGGED_TAIL_CHARS = 1_000
 
 SPOKE_BADLY = "agent_error.empty_or_unparseable_output"
@@ -37,7 +37,7 @@ SPOKE_BADLY = "agent_error.empty_or_unparseable_output"
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """`stderr_tail` is told of a run that said nothing else."""
+    """A run that succeeded. `stderr_tail` is set only if the program wrote nothing to stdout."""
 
     output: str
     stderr_tail: str | None = None
@@ -45,7 +45,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Without a reason the server reads one from the error."""
+    """A run that failed. Without `failure_reason` the server derives a reason from the error."""
 
     error: str
     failure_reason: str | None = None
@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The command that is run for each task, and the guard that ends it should this process be killed."""
+    """The command that is run for each task, the guard that ends it if this process is killed, and the secrets."""
 
     command: Sequence[str]
     guard: Guard
@@ -69,9 +69,10 @@ class Programs:
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """A claim that is worked on. `lost`: it is not this worker's any more, and its end is not reported.
+    """A claim that is worked on.
 
-    `former` are the runs of older claims of the same task.
+    `lost` is true once the claim is not this worker's any more; then its end is not reported. `former` are the runs of
+    older claims of the same task that still go on here. Cancelling `scope` stops the run alone.
     """
 
     claimed: Claimed
@@ -87,13 +88,13 @@ class Run:
 
     @property
     def names(self) -> dict[str, object]:
-        """For its log lines."""
+        """Return the fields that identify the run in log lines."""
         return {"task_id": str(self.claimed.id), "attempt": self.claimed.attempt}
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """For whom a worker works, under which name, on how many tasks at a time, and how long after SIGTERM."""
+    """The terms of a worker: its servers, its name, its tasks at a time, and the drain after the first signal."""
 
     servers: Sequence[str]
     instance: str
@@ -102,7 +103,7 @@ class Terms:
 
 
 def run_worker(terms: Terms, programs: Programs) -> None:
-    """Work until SIGTERM. Raises Refused when the server does not accept the token."""
+    """Work until SIGTERM or SIGINT, and then for the drain. Raises Refused if the server does not accept the token."""
     trio.run(_run, terms, programs)
 
 
@@ -113,7 +114,7 @@ async def _run(terms: Terms, programs: Programs) -> None:
 
 
 class Worker:
-    """Claims tasks and runs them, each with its own program, until it is told to end."""
+    """Claims tasks and runs them, each with its own program, until a signal ends it."""
 
     def __init__(self, server: Server, programs: Programs, terms: Terms) -> None:
         self._server = server
@@ -122,12 +123,14 @@ class Worker:
         self._slots = trio.Semaphore(terms.concurrency, max_value=terms.concurrency)
         self._running: dict[Claimed, Run] = {}
         self._claiming = trio.CancelScope()
+        """Ends the claiming, at the first signal."""
         self._silent = False
+        """True once a second signal came: nothing is reported any more."""
 
     async def run(self, signals: AsyncIterator[int]) -> None:
-        """Until the first signal, and then for the drain; a second signal ends everything at once.
+        """Work until the first signal, and then for the drain. A second signal ends everything at once.
 
-        Raises Refused when the server stops accepting the token.
+        Raises Refused if the server stops accepting the token.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._obey, signals, nursery.cancel_scope)
@@ -136,12 +139,15 @@ class Worker:
 
     async def _obey(self, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
         async for _ in signals:
+            # At the second signal the first one has cancelled the claiming already.
             if self._claiming.cancel_called:
                 self._silent = True
                 everything.cancel()
             self._claiming.cancel()
 
     async def _work(self) -> None:
+        # From the inside out: the first signal ends `_claiming`; the end of the drain cancels the runs in `tasks`;
+        # heartbeats in `background` go on until the last run has ended, so that the server does not take it away.
         async with trio.open_nursery() as background:
             with trio.CancelScope() as drain:
                 async with trio.open_nursery() as tasks:
@@ -152,12 +158,16 @@ class Worker:
                         sys.stdout.flush()
                         background.start_soon(self._keep_alive, runtime.id)
                         await self._claim_forever(tasks, runtime.id)
+                    # Only a signal leads here: `_claim_forever` does not return, and any error leaves the function.
                     logger.info("draining", tasks=len(self._running), seconds=self._terms.drain_seconds)
                     drain.deadline = trio.current_time() + self._terms.drain_seconds
             background.cancel_scope.cancel()
 
     def _description(self) -> dict[str, object]:
-        """Nothing runs yet: what this instance claimed before is not worked on any more."""
+        """Describe this worker to the server.
+
+        `tasks` is empty because nothing runs yet: tasks that this instance claimed before return to the queue.
+        """
         return {"kind": "agent-run", "version": __version__, "instance": self._terms.instance, "tasks": []}
 
     async def _keep_alive(self, runtime_id: UUID) -> None:
@@ -166,14 +176,15 @@ class Worker:
             await self._heartbeat(runtime_id)
 
     async def _heartbeat(self, runtime_id: UUID) -> None:
-        """Say what is being worked on, and stop what the server has given to another worker or cancelled."""
+        """Report the running claims, and stop those that the server has cancelled or given to another worker."""
         for claimed in await self._server.heartbeat(runtime_id, list(self._running)):
-            # The answer is about what was named, and may come after that has ended.
+            # A run may have ended while the answer was on its way.
             if (run := self._running.get(claimed)) is not None:
                 run.lose()
 
     async def _claim_forever(self, tasks: trio.Nursery, runtime_id: UUID) -> None:
         while True:
+            # A slot first, so that no task is claimed that would have to wait here. The run gives its slot back.
             await self._slots.acquire()
             asked = trio.current_time()
             claimed = await self._server.claim(runtime_id, self._terms.instance, WAIT_SECONDS)
@@ -183,15 +194,24 @@ class Worker:
                 tasks.start_soon(self._run_task, run, claimed, runtime_id)
                 continue
             if claimed is not None:
+                # This very claim runs here already.
                 logger.warning("task_handed_out_twice", task_id=str(claimed.head.id), attempt=claimed.head.attempt)
             self._slots.release()
-            # A server that is shutting down answers at once.
+            # A server that is shutting down does not wait for a task: it answers at once. This pause keeps us from
+            # asking it in a tight loop.
             await trio.sleep(max(asked + EMPTY_CLAIM_SECONDS_MIN - trio.current_time(), 0))
 
     async def _run_task(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> None:
-        """One task is one unit of work: however it ends, its slot is free again and the server is told if it can be."""
+        """Run one task, as one unit of work.
+
+        However it ends, its slot is free afterwards, and the server is told if it can be. Raises Refused if the server
+        stops accepting the token.
+        """
+        # True once the server knows the end, or must not be told it. Otherwise the task is handed back.
         settled = False
         try:
+            # `run.scope` swallows only its own cancellation, which `Run.lose` causes. The end of the drain passes
+            # through it as Cancelled, and leaves `settled` false.
             with run.scope:
                 await _end_former_attempts(run)
                 logger.info("task_started", **run.names)
@@ -208,7 +228,8 @@ class Worker:
         except Exception:
             logger.exception("task_run_failed", **run.names)
         finally:
-            # A cancellation is not always a bare Cancelled here: nurseries may have put several into a group.
+            # In `finally` and not in `except trio.Cancelled`, because nurseries may have put several Cancelled into a
+            # group.
             if not settled:
                 await self._hand_back(run)
             del self._running[run.claimed]
@@ -216,8 +237,10 @@ class Worker:
             self._slots.release()
 
     async def _outcome(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> Completion | Failure:
-        """Run the program, and judge its end for the report."""
+        """Run the program and return the report about its end. A run past its deadline is a failure."""
         with trio.move_on_after(claimed.seconds):
+            # Names this claim for the first time. From now on the server takes it back when heartbeats stop naming it.
+            # The answer may say that the claim is over already; then this run is cancelled before its program starts.
             await self._heartbeat(runtime_id)
             await self._start(run)
             try:
@@ -228,6 +251,7 @@ class Worker:
             report = judge_end(finished, self._programs.secrets)
             _log_end(run, finished, report)
             return report
+        # Reached only at the deadline. `run.stderr_tail` was filled while the program ran.
         tail = _tail(bytes(run.stderr_tail), self._programs.secrets)
         logger.warning(
             "program_stopped", reason="the run went past its deadline", stderr_tail=_logged(tail), **run.names
@@ -238,7 +262,7 @@ class Worker:
         try:
             await self._server.report(run.claimed, "start")
         except Rejected as error:
-            # The answer to an earlier try was lost: this very claim is running already.
+            # "Running already" is a success: the server had taken an earlier try, and its answer was lost.
             if error.body.get("code") != "wrong_status" or error.body.get("task_status") != "running":
                 raise
 
@@ -252,15 +276,21 @@ class Worker:
         try:
             status = await self._server.report(run.claimed, "complete", output=report.output, **tail)
         except Rejected as error:
+            # 404 and 409: the task is not ours, or is over. Any other refusal is about the reply itself, and the task
+            # still needs an end.
             if error.status in {404, 409}:
                 raise
             await self._report(run, Failure(f"the server did not take the reply: {error}", SPOKE_BADLY))
             return
-        # Not always completed: a task that was cancelled meanwhile stays so.
+        # The status is not always `completed`: a task that was cancelled meanwhile stays cancelled.
         logger.info("task_ended", action="complete", status=status, **run.names)
 
     async def _hand_back(self, run: Run) -> None:
-        """The worker ends before the program did: another one should try at once."""
+        """Report that the worker stopped this run, so that another worker can try the task at once.
+
+        It runs after a cancellation or an unexpected error, shielded from cancellation, for at most REPORT_SECONDS.
+        Nothing is reported for a lost claim, or after the second signal.
+        """
         if self._silent or run.lost:
             return
         with finishing(REPORT_SECONDS) as scope:
@@ -274,7 +304,10 @@ class Worker:
 
 
 async def _end_former_attempts(run: Run) -> None:
-    """The server has given up what we still work on: two programs must not work on one task at the same time."""
+    """End the runs of older claims of the same task, which the server has given up, and wait for their end.
+
+    Two programs must not work on one task at the same time.
+    """
     for former in run.former:
         former.lose()
         await former.ended.wait()
@@ -282,7 +315,7 @@ async def _end_former_attempts(run: Run) -> None:
 
 
 def judge_end(finished: Finished, secrets: Secrets) -> Completion | Failure:
-    """An answer, or why there is none."""
+    """Return the report about a program that has ended: its answer, or the reason why there is none."""
     tail = _tail(finished.stderr_tail, secrets)
     if finished.overflowed:
         size = len(finished.stdout)
@@ -294,7 +327,7 @@ def judge_end(finished: Finished, secrets: Secrets) -> Completion | Failure:
 
 
 def _tail(said: bytes, secrets: Secrets) -> str | None:
-    """The last words of a program, without what it was given in confidence. None: there were none."""
+    """Return the end of a program's stderr with its secrets hidden, or None if it is empty."""
     return secrets.hide(_text(said).strip()) or None
 
 
@@ -307,7 +340,7 @@ def _text(said: bytes) -> str:
 
 
 def _log_end(run: Run, finished: Finished, report: Completion | Failure) -> None:
-    """Say in the worker's log what its operator has to know. The task and the reply are no part of it."""
+    """Log a run without a reply, for the worker's operator. The task and the reply are never logged."""
     if isinstance(report, Completion) and report.output.strip():
         return
     failed = isinstance(report, Failure)

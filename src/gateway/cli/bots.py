@@ -1,4 +1,4 @@
-"""A bot as commands show it: the object that the API returns for it."""
+"""A bot as commands show it: the same object that the API returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ REPLACE_HELP = "Put the app in the place of another one that is the agent's live
 
 
 def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
-    """An installation with where its app is managed, and the address that its events are posted to if they are."""
+    """Return an installation's public fields and the URL where its app is managed.
+
+    For an installation in HTTP mode, the URL to which its events are posted is added.
+    """
     from gateway.lark.api.region import console_url
 
     links: dict[str, Any] = {"console_url": console_url(view.region, view.app_id)}

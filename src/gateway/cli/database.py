@@ -1,4 +1,4 @@
-"""The database as the maintenance commands need it: where it is, without bringing its schema up to date first."""
+"""The database for the maintenance commands: its connection string, without a migration of its schema."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_conninfo(settings: Settings) -> AsyncIterator[str]:
-    """The connection string of the configured database.
+    """Yield the connection string of the configured database.
 
-    An embedded server that runs is attached to; one that does not is started and lives as long as the block.
+    A running embedded server is used as it is. Otherwise the embedded server is started, and stopped with the block.
     """
     if settings.database_url is not None:
         from gateway.postgres.pool import checked_conninfo

@@ -1,7 +1,7 @@
 """`gateway demo`: a morning in Lark, played on real processes on loopback.
 
 The simulated platform, the daemon with its embedded Postgres, and an echo agent each run as a process of their own.
-Every line of the transcript is something that was looked at from outside; one that came out differently ends the demo.
+Every line of the transcript was observed from outside of these processes. The first unexpected result ends the demo.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CODE = re.compile(rb"[?&]user_code=([^&]+)")
 
 
 def _link_to_scan(shown: bytes) -> tuple[str, str] | None:
-    """The address in a terminal that a person scans, and its code; None until all of it is there."""
+    """Return the link that a person scans from a terminal's output, and its code; None until the link is complete."""
     *words, _unfinished = re.split(rb"\s+", shown)
     for word in words:
         if word.startswith((b"http://", b"https://")) and (code := _CODE.search(word)):
@@ -55,7 +55,7 @@ def _link_to_scan(shown: bytes) -> tuple[str, str] | None:
 
 
 class DemoFailed(GatewayError):
-    """A line of the morning came out differently than it should."""
+    """A step of the morning had an unexpected result."""
 
 
 @click.command()
@@ -115,7 +115,7 @@ def _say_where(stage: Stage) -> None:
 
 @dataclass
 class Process:
-    """One `gateway` process and the line with which it said that it is ready."""
+    """One `gateway` process, its log, and the line that it printed when it was ready."""
 
     name: str
     process: trio.Process
@@ -127,7 +127,7 @@ class Process:
         return str(self.ready["http"])
 
     async def read_ready(self) -> None:
-        """Read stdout up to the ready line; what follows is drained by `drain`."""
+        """Read stdout up to the ready line. `drain` reads the rest. Raises DemoFailed if the process ends before it."""
         assert self.process.stdout is not None  # noqa: S101  (opened with a pipe)
         text = b""
         while not text.endswith(b"\n"):
@@ -143,7 +143,7 @@ class Process:
             pass
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that does not listen."""
+        """End the process: SIGTERM, and SIGKILL if it still runs after STOP_SECONDS."""
         if self.process.returncode is None:
             self.process.terminate()
         with trio.move_on_after(STOP_SECONDS):
@@ -157,7 +157,7 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment: links name the daemon's address before it has one."""
+    """Return a port that is free at this moment. Links name the daemon's address before the daemon listens on it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -165,7 +165,7 @@ def free_port() -> int:
 
 @dataclass
 class Stage:
-    """Everything that runs, who is who, and how to ask from outside."""
+    """The running processes, the ids and secrets of the people and bots, and the ways to observe from outside."""
 
     folder: Path
     nursery: trio.Nursery
@@ -198,7 +198,7 @@ class Stage:
             "GATEWAY_HTTP__PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "GATEWAY_LARK__OPEN_BASE_URL": self.platform.url if self.processes else "http://127.0.0.1:1",
             "GATEWAY_LARK__ACCOUNTS_BASE_URL": self.platform.url if self.processes else "http://127.0.0.1:1",
-            # The morning is short: wait less for a second message, and come back sooner after a crash.
+            # The morning is short: wait less for a second message, and take over sooner after a crash.
             "GATEWAY_HUB__BATCH_WINDOW_SECONDS": "0.2",
             "GATEWAY_HUB__LEASE_TTL_SECONDS": "3",
         }
@@ -231,7 +231,7 @@ class Stage:
         return started
 
     async def cli(self, *arguments: str, stdin: str = "") -> Any:
-        """Run one command as an operator would; its JSON."""
+        """Run one command as an operator would, and return its JSON. Raises DemoFailed if the command fails."""
         command = [sys.executable, "-m", "gateway", *arguments, *self.config, "--json"]
         done = await trio.run_process(
             command, stdin=stdin.encode(), capture_stdout=True, capture_stderr=True, check=False, env=self.environment
@@ -241,7 +241,7 @@ class Stage:
         return json.loads(done.stdout)
 
     async def connect_by_scan(self, agent_id: str, person: str, brand: str) -> list[str]:
-        """Run `gateway lark install` while somebody scans what it shows; what it showed."""
+        """Run `gateway lark install` while a person scans the code that it shows. Returns the lines that it showed."""
         command = [sys.executable, "-m", "gateway", "lark", "install", "--agent", agent_id, *self.config]
         shown = b""
         async with trio.open_nursery() as nursery:
@@ -257,7 +257,7 @@ class Stage:
         return shown.decode().rstrip().splitlines()
 
     async def sim(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """One control call of the simulated platform."""
+        """Make a control call to the simulated platform. Raises DemoFailed if it is refused."""
         given = {key: str(value) for key, value in query.items()}
         answer = await self.http.request(method, f"{self.platform.url}/_sim/{path}", json=body, params=given)
         if answer.status_code != 200:
@@ -265,7 +265,7 @@ class Stage:
         return answer.json()
 
     async def api(self, method: str, path: str, status: int, body: object = None) -> Any:
-        """One call of the gateway's API in Ada's name; its JSON."""
+        """Call the gateway's API in Ada's name and return the JSON. Raises DemoFailed for another status."""
         headers = {"Authorization": f"Bearer {self.person}"}
         answer = await self.http.request(method, f"{self.daemon.url}{path}", json=body, headers=headers)
         if answer.status_code != status:
@@ -273,7 +273,7 @@ class Stage:
         return answer.json()
 
     async def deliver(self, path: str, body: bytes, signature: str, delivery: str) -> httpx2.Response:
-        """A webhook as GitHub sends it."""
+        """Send a webhook as GitHub sends it."""
         headers = {
             "Content-Type": "application/json",
             "X-GitHub-Event": "push",
@@ -283,13 +283,13 @@ class Stage:
         return await self.http.post(f"{self.daemon.url}{path}", content=body, headers=headers)
 
     async def say(self, sender: str, to: str, text: str, **options: object) -> dict[str, Any]:
-        """A person writes; waits until the platform has its acknowledgement, or has given up."""
+        """Write as a person. Waits at most 20 s until the platform has the acknowledgement, or has given up."""
         body = {"sender": sender, "to": to, "text": text, "wait_seconds": 20, **options}
         said: dict[str, Any] = await self.sim("POST", "messages", body)
         return said
 
     async def answers(self, chat_id: str, count: int) -> list[str]:
-        """What the bot said in a chat, once it has said `count` things."""
+        """Return the bot's messages in a chat, once there are `count`. Raises DemoFailed for another number."""
         found = await self.sim("GET", f"chats/{chat_id}/messages", sender_type="app", wait_count=count, wait_seconds=20)
         texts = [message["text"] for message in found]
         expect(len(texts) == count, f"the bot said {len(texts)} things instead of {count}")
@@ -306,7 +306,7 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(folder: Path, config: Path | None = None) -> AsyncIterator[Stage]:
-    """An empty stage. Every process that was started on it is stopped on the way out, the last one first."""
+    """Yield an empty stage. Every process that was started on it is stopped on the way out, the last one first."""
     async with httpx2.AsyncClient(timeout=70, trust_env=False) as http, trio.open_nursery() as nursery:
         stage = Stage(folder, nursery, http, ["--config", str(config)] if config else [])
         try:
@@ -324,13 +324,13 @@ def expect(condition: bool, otherwise: str) -> None:
 
 
 def acknowledged(said: dict[str, Any], *, pushes: int = 1) -> str:
-    """The acknowledgement of what somebody said, in words; it must be a 200 on the expected push."""
+    """Return the acknowledgement of a message in words. Raises DemoFailed unless `pushes` pushes delivered it."""
     (event,) = said["events"]
     return acknowledgement(event, pushes=pushes)
 
 
 def acknowledged_by_each(said: dict[str, Any]) -> str:
-    """As `acknowledged`, where several bots hear what is said to one of them: all of them must take it."""
+    """Return the acknowledgements of a message that several bots receive. Raises DemoFailed unless all took it."""
     return "; ".join(acknowledgement(event, pushes=1) for event in said["events"])
 
 
@@ -348,7 +348,7 @@ Step = Callable[[Stage], Awaitable[Sequence[str]]]
 
 async def open_the_office(stage: Stage) -> Sequence[str]:
     platform = await stage.start("sim", "--redelivery-scale", "0.02")
-    # One address stands for both clouds here, and nobody has five seconds between two polls.
+    # One address stands for both clouds here. The platform's usual five seconds between two polls are too long here.
     await stage.sim("PUT", "settings", {"scan_interval_seconds": 0.2, "regions_apart": False})
     daemon = await stage.start("serve")
     return [

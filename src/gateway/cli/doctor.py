@@ -1,4 +1,4 @@
-"""`gateway doctor`: what works and what does not, in words, each tried where it can be tried from here."""
+"""`gateway doctor`: says in words what works and what does not. It tries each thing that it can try from here."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from gateway.work.secrets import Opened
 
 DOCTOR_SECONDS = 20.0
-"""Everything together. Whoever asks gets an answer by then, however much hangs."""
+"""The time for the whole examination. The command answers by then, even if parts hang."""
 CONNECT_SECONDS_MAX = 5.0
 PLATFORM_SECONDS = 8.0
-"""All bots together."""
+"""The time for asking the platform about all bots together."""
 NAMED_MAX = 5
-"""So many are named where a finding is about many."""
+"""The most items that one finding names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `detail` says what to do where something is to be done."""
+    """The result of one check. `detail` also says what to do, if something is to be done."""
 
     name: str
     ok: bool
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Examination:
-    """Everything found. It is well when every finding is. `looking_at` is what was begun last."""
+    """All findings. `looking_at` names the check that was begun last."""
 
     checks: list[Finding] = field(default_factory=list)
     installations: list[dict[str, Any]] = field(default_factory=list)
@@ -86,9 +86,9 @@ def doctor(context: click.Context, config: Path | None, as_json: bool) -> None:
 
 
 async def examine(settings: Settings, *, seconds: float = DOCTOR_SECONDS) -> Examination:
-    """Look at everything that can be looked at from here, within `seconds`.
+    """Check everything that can be checked from here, within `seconds`.
 
-    A database that cannot be reached ends it early. Raises ConfigError for a configured key that is none.
+    An unreachable database ends the examination early. Raises ConfigError if the configured secret_key is malformed.
     """
     found = Examination()
     found.note("configuration", True, "every key is known and valid")
@@ -106,7 +106,7 @@ async def examine(settings: Settings, *, seconds: float = DOCTOR_SECONDS) -> Exa
 
 @dataclass(frozen=True, slots=True)
 class _Doctor:
-    """Looks at one thing after the other, and notes what it found."""
+    """Makes one check after the other, and notes the findings."""
 
     settings: Settings
     found: Examination
@@ -161,7 +161,7 @@ class _Doctor:
             found.note("last day", True, told)
 
     async def _look_at_daemon(self, *, needed: bool | None) -> None:
-        """`needed`: whether something should be done that nobody does. None: that cannot be told."""
+        """Check the daemon. `needed` is true if work waits that no daemon does, and None if that is unknown."""
         from gateway.cli.doctor_daemon import ask_daemon, daemon_url
 
         self.found.looking_at = "the daemon"
@@ -183,7 +183,7 @@ class _Doctor:
     async def _ask_platform(
         self, pool: Pool, ring: KeyRing | None, views: Sequence[InstallationView]
     ) -> Mapping[UUID, str]:
-        """What the platform says of each active bot that it could be asked about in time; see `ask_all`."""
+        """Return the platform's answer about each active bot that there was time to ask about; see `ask_all`."""
         from gateway.lark.api.client import open_http_client
         from gateway.lark.chat.content import CHANNEL_TYPE
 
@@ -196,7 +196,7 @@ class _Doctor:
                 async with open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http:
                     await ask_all(active, ask_lark(self.settings, pool, ring, http), answers)
             except ConfigError:
-                return {}  # A proxy or certificates that cannot be used have a line of their own.
+                return {}  # An unusable proxy or unusable certificates have a finding of their own.
         if late := len(active) - len(answers):
             self.found.note("platform", True, f"{late} of {len(active)} bots were not asked about: there was no time")
         return answers
@@ -215,20 +215,20 @@ class _Doctor:
 
 
 def judge_bot(view: InstallationView, now: datetime, link: Link | None, answer: str | None) -> tuple[bool, str]:
-    """Whether a bot works, and what is said of it. `answer` is the platform's: None when it was not asked."""
+    """Return whether a bot works, and a text about it. `answer` is the platform's; None if it was not asked."""
     if view.status != "active":
         return True, describe(view, now)
     parts = [contradiction(link), describe(view, now)]
     if answer == "":
         parts.append("the platform accepts its secret")
-    elif answer is not None and view.state != "unreadable_secret":  # which says the same
+    elif answer is not None and view.state != "unreadable_secret":  # that state says the same
         parts.append(answer)
     ok = is_well(view) and not parts[0] and not answer
     return ok, "; ".join(part for part in parts if part)
 
 
 def judge_runtime(runtime: RuntimeHealth, silent_seconds: float) -> tuple[str, bool, str]:
-    """A runtime's line: its name, whether nobody waits for it in vain, and what is said of it."""
+    """Return a runtime's finding: its name, whether no work waits for it in vain, and a text about it."""
     work = describe_work(runtime)
     agents = f"agents: {', '.join(runtime.agents)}" if runtime.agents else "no agent uses it"
     if runtime.id is None:
@@ -255,7 +255,7 @@ def describe_work(runtime: RuntimeHealth) -> str:
 
 
 def describe_troubles(troubles: Troubles) -> str:
-    """What somebody may have missed; "" when nothing."""
+    """Return a text about failures of the last day that people may have missed; "" if there were none."""
     parts = []
     if troubles.failed_runs:
         parts.append(f"{troubles.failed_runs} runs failed: `gateway task list --status failed`")
@@ -268,7 +268,10 @@ def describe_troubles(troubles: Troubles) -> str:
 def is_daemon_needed(
     views: Sequence[InstallationView], links: Mapping[UUID, Link], runtimes: Sequence[RuntimeHealth], troubles: Troubles
 ) -> bool:
-    """Whether a daemon should run and none is seen to: where all bots are held, it runs on another machine."""
+    """True if a daemon should run and none shows signs of it.
+
+    If another process holds the leases of all active bots, a daemon runs on another machine.
+    """
     active = [view for view in views if view.status == "active"]
     if active:
         return not all(view.id in links and links[view.id].leased for view in active)
@@ -276,7 +279,7 @@ def is_daemon_needed(
 
 
 def judge_secrets(opened: Opened) -> tuple[bool, str]:
-    """Whether every stored secret opens, and which do not."""
+    """Return whether every stored secret opens, and a text that names those that do not."""
     if not opened.troubles:
         return True, f"{opened.total} stored, all of them open" if opened.total else "none stored yet"
     named = [f"{each.kind} {each.owner_id}: {each.name}: {each.reason}" for each in opened.troubles[:NAMED_MAX]]
@@ -287,7 +290,7 @@ def judge_secrets(opened: Opened) -> tuple[bool, str]:
 
 
 def existing_ring(settings: Settings) -> KeyRing | None:
-    """The keys as they are; none is made. Raises ConfigError for a configured key that is none."""
+    """Return the existing keys, or None; no key is made. Raises ConfigError if the configured key is malformed."""
     from gateway.keyring import KeyRing
 
     if settings.secret_key is not None:
@@ -297,11 +300,14 @@ def existing_ring(settings: Settings) -> KeyRing | None:
     try:
         return KeyRing.parse((settings.state_dir / "secret.key").read_text(encoding="ascii").strip())
     except (OSError, UnicodeDecodeError, ConfigError):
-        return None  # `key_state` says what is wrong with it.
+        return None  # The finding of `key_state` says what is wrong with the file.
 
 
 def key_state(settings: Settings) -> tuple[bool, str]:
-    """Whether stored secrets can be opened, and why not. Raises ConfigError for a configured key that is none."""
+    """Return whether there is a usable secret_key, and a text about it.
+
+    A key that is merely unset or not made yet is no failure. Raises ConfigError if the configured key is malformed.
+    """
     from gateway.keyring import KeyRing
 
     if settings.secret_key is not None:
@@ -320,7 +326,7 @@ def key_state(settings: Settings) -> tuple[bool, str]:
 
 
 def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, str] | None:
-    """Through which proxy platforms are reached, None when directly; credentials are not shown."""
+    """Return a finding about the proxy to platforms; None if they are reached directly. Credentials are not shown."""
     from gateway.lark.api.proxy import Proxies
 
     secret = settings.lark.proxy_url
@@ -332,14 +338,14 @@ def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, s
 
 
 def certificate_state() -> tuple[bool, str] | None:
-    """Who vouches for platforms, None when that is left to this machine's own authorities."""
+    """Return a finding about configured certificate authorities; None if the machine's own are used."""
     from gateway.lark.api.client import trusted_context
 
     try:
         trusted_context()
     except ConfigError as error:
         return False, str(error)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # in this order: the first that is set is the one that counts
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # in this order, because the first one that is set counts
         if path := os.environ.get(name):
             return True, f"whoever {path} vouches for is believed to be a platform ({name})"
     return None

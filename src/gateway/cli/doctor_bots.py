@@ -1,4 +1,4 @@
-"""What `gateway doctor` says of bots: what was stored of them, whether that is still true, what the platform says."""
+"""The checks of `gateway doctor` on bots: their stored state, whether it can still be true, the platform's answer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 HEALTHY_STATES = frozenset({"live", "http", "revoked"})
 HELD_STATES = frozenset({"live", "http", "connecting", "deaf"})
-"""States that are true only while somebody holds the bot's lease."""
+"""States that can be true only while a process holds the bot's lease."""
 UNHEARD_SECONDS_MAX = 900.0
-"""No platform pings more seldom: a live link without a frame for so long is not live."""
+"""A link without a frame for so long is not live: every platform pings more often."""
 ASK_SECONDS = 4.0
-"""What asking the platform about one bot may take."""
+"""The time for asking the platform about one bot."""
 ASKED_AT_ONCE = 8
 
 WORDS = {
@@ -46,16 +46,16 @@ ADVICE = {
 }
 
 Ask = Callable[["InstallationView"], Awaitable[str]]
-"""Ask the platform about a bot: what is wrong and what to do, "" when all is well. Raises the PlatformError family."""
+"""Asks the platform about a bot. Returns what is wrong and what to do, or "". Raises the PlatformError family."""
 
 
 def is_well(view: InstallationView) -> bool:
-    """Whether a bot hears what it is to hear, and settles it."""
+    """True if a bot receives its messages and settles them, or is revoked."""
     return view.state in HEALTHY_STATES and not view.degraded
 
 
 def describe(view: InstallationView, now: datetime) -> str:
-    """A bot's link in words: what it is, since when nothing was heard, and what the platform said."""
+    """Describe a bot's link: its state, the age of its last frame and event, and what the platform said."""
     parts = [WORDS.get(view.state, view.state)]
     if view.shown_detail:
         parts.append(f"{view.shown_detail} ({view.code})" if view.code else view.shown_detail)
@@ -71,7 +71,7 @@ def describe(view: InstallationView, now: datetime) -> str:
 
 
 def contradiction(link: Link | None) -> str:
-    """Why what the database says of a link cannot be true any more; "" when it can."""
+    """Return why the stored state of a link cannot be true any more; "" if it can be."""
     if link is None or link.stored_state not in HELD_STATES:
         return ""
     if not link.leased:
@@ -84,9 +84,9 @@ def contradiction(link: Link | None) -> str:
 
 
 async def ask_all(views: Sequence[InstallationView], ask: Ask, answers: dict[UUID, str]) -> None:
-    """Put what the platform says of each bot into `answers`, a few at a time: "" when it is well.
+    """Ask the platform about each bot, a few at a time, and put its answers into `answers`; "" means no problem.
 
-    Never raises. Cancelled, it leaves the answers that there are by then.
+    Never raises. After a cancellation `answers` holds those that had arrived by then.
     """
     limiter = trio.CapacityLimiter(ASKED_AT_ONCE)
 
@@ -120,7 +120,7 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
 
 
 def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: object) -> Ask:
-    """Ask Lark or Feishu itself, with the credentials as they are stored."""
+    """Return a function that asks Lark or Feishu about a bot, with the bot's stored credentials."""
     from gateway.keyring import open_config
     from gateway.lark.api.client import LarkClient
     from gateway.lark.api.region import Region, open_base_url
@@ -145,12 +145,12 @@ def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: object)
 
 
 def age(now: datetime, then: datetime) -> str:
-    """How long ago, in its largest unit."""
+    """Return the time between two moments, in its largest unit."""
     return span((now - then).total_seconds())
 
 
 def span(seconds: float) -> str:
-    """A stretch of time in its largest unit."""
+    """Return a duration in its largest unit."""
     whole = max(0, int(seconds))
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if whole >= size:

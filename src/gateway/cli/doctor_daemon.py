@@ -1,4 +1,4 @@
-"""What `gateway doctor` asks the daemon itself: whether it runs here, and whether it is ready."""
+"""The check of `gateway doctor` on the daemon: asks it whether it runs here, and whether it is ready."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from gateway.config import Settings
 
 ASK_SECONDS = 5.0
-"""One question to the daemon: longer than its own checks may take."""
+"""The time for one question to the daemon. The daemon's own checks take less."""
 ANSWER_BYTES_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What was found. `running`: something answers there that is, or may be, the daemon."""
+    """The finding about the daemon. `running` is true if the program that answers is, or may be, the daemon."""
 
     running: bool
     well: bool
@@ -30,7 +30,7 @@ class Daemon:
 
 
 def daemon_url(settings: Settings) -> str | None:
-    """Where the daemon of this configuration answers; None when the configuration does not say."""
+    """Return the URL of this configuration's daemon, or None if the configuration does not say it."""
     bind = parse_bind(settings.http.bind)
     if bind.fd is not None or bind.port == 0:
         return settings.http.public_url
@@ -38,7 +38,7 @@ def daemon_url(settings: Settings) -> str | None:
 
 
 def _reachable(host: str) -> str:
-    """An address that stands for all of a machine's is asked on its loopback."""
+    """Return the host to ask: the loopback for an unspecified address (0.0.0.0 or ::), which means all addresses."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -49,7 +49,7 @@ def _reachable(host: str) -> str:
 
 
 async def ask_daemon(url: str) -> Daemon:
-    """Ask it for its health and its readiness. Never raises, and takes at most twice `ASK_SECONDS`."""
+    """Ask the daemon for its health and its readiness. Never raises, and takes at most twice `ASK_SECONDS`."""
     async with httpx2.AsyncClient(base_url=url, trust_env=False, follow_redirects=False, timeout=ASK_SECONDS) as http:
         try:
             alive = await _ask(http, "/healthz")
@@ -70,7 +70,7 @@ async def ask_daemon(url: str) -> Daemon:
 
 
 def judge_report(url: str, status: int, report: Any) -> Daemon:
-    """What a daemon says of itself: ready, ready though some of its bots are not well, or not ready and why."""
+    """Judge a daemon's report on itself: ready, ready with some bots not well, or not ready and why."""
     told = report if isinstance(report, dict) else {}
     checks, bots, state = told.get("checks"), told.get("bots"), told.get("status", "ok")
     notes = [f"{name}: {text}" for name, text in checks.items() if text != "ok"] if isinstance(checks, dict) else []
@@ -84,7 +84,10 @@ def judge_report(url: str, status: int, report: Any) -> Daemon:
 
 
 async def _ask(http: httpx2.AsyncClient, path: str) -> tuple[int, Any]:
-    """The status and the JSON of an answer, None for what is no JSON. Raises HTTPError or TooSlowError."""
+    """Return the status and the JSON of an answer; None for a body that is no JSON or is too long.
+
+    Raises HTTPError or TooSlowError.
+    """
     with trio.fail_after(ASK_SECONDS):
         async with http.stream("GET", path) as answer:
             body = b""

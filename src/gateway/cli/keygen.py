@@ -1,4 +1,4 @@
-"""`gateway keygen`."""
+"""`gateway keygen`: prints a new secret_key."""
 
 from __future__ import annotations
 

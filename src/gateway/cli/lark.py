@@ -32,7 +32,10 @@ def lark() -> None:
 
 
 def _console_secret(variable: str) -> dict[str, Any]:
-    """A secret of the developer console, which need not stand on the command line for everybody to see."""
+    """Return the settings of an option for a secret of the developer console.
+
+    The secret may also come from a variable or stdin, because every user of the machine can read the command line.
+    """
     words = "The console's, for --event-mode http; - reads it from stdin, after the app secret and in this order."
     return {"default": "", "envvar": variable, "show_envvar": True, "help": words}
 
@@ -54,7 +57,7 @@ def add(
     *,
     agent_id: UUID,
     app_id: str,
-    app_secret_stdin: bool,  # required: a secret on the command line would be seen by everybody on the machine
+    app_secret_stdin: bool,  # required: every user of the machine could read a secret on the command line
     region: str,
     installer: str | None,
     event_mode: str,
@@ -67,7 +70,7 @@ def add(
 ) -> None:
     """Connect an app that was made by hand to an agent, or give the agent's app new credentials.
 
-    An agent whose bot is another app's keeps that one, and the command fails, unless --replace is given.
+    If the agent has a bot with another app, the agent keeps it and the command fails, unless --replace is given.
     """
     from gateway.lark.install.service import NewApp
 
@@ -99,7 +102,7 @@ lark.add_command(install)
 @config_option
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
-    """Show every bot and whether it can hear."""
+    """Show every bot and whether it can receive messages."""
     settings = load_settings(config)
     installations = trio.run(_list, settings)
     if as_json:
@@ -150,7 +153,7 @@ def bind(installation: UUID, open_id: str, email: str, config: Path | None, as_j
 @config_option
 @json_option
 def unbind(installation: UUID, open_id: str, config: Path | None, as_json: bool) -> None:
-    """Forget whom OPEN_ID stands for."""
+    """Remove the binding of OPEN_ID, as this bot sees it."""
     _with_bindings(config, lambda bindings: bindings.unbind(installation, open_id))
     _show({"installation_id": installation, "channel_user_id": open_id}, as_json)
 
@@ -201,7 +204,7 @@ def _or_stdin(value: str, label: str) -> str:
 
 
 def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:
-    """The one step that is left to a person; on stderr, so that stdout stays a table or an object."""
+    """Print the one step that is left to a person. It goes to stderr, so that stdout stays a table or an object."""
     for view in views:
         if view.event_mode == "http" and view.status == "active":
             click.echo(f"{view.app_id}: {where_to_post(settings.http.public_url, view.id)}", err=True)
@@ -212,5 +215,5 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
         print_json(record)
         return
     connection = record.pop("connection", {})
-    # Code 0 is the platform's word for "nothing to say".
+    # The platform's code 0 means that there is nothing to report.
     print_record(record | {f"connection.{name}": value for name, value in connection.items() if value != 0})

@@ -1,4 +1,4 @@
-"""`gateway lark install`: a QR code in the terminal, and what becomes of it, with and without a running daemon."""
+"""`gateway lark install`: shows a QR code in the terminal and follows its scan, with or without a running daemon."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 QUIET_ZONE = 2
-"""Modules of margin around the code. The norm says four; phones are content with less, and terminals are narrow."""
+"""Modules of margin around the code. The standard says four. Phones accept less, and terminals are narrow."""
 
 SAID = {
     "expired": "nobody scanned the code in time; run the command again for a new one",
@@ -47,7 +47,7 @@ SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the command line asked for."""
+    """The values of the command line."""
 
     agent_id: UUID
     region: str
@@ -72,12 +72,12 @@ class Wanted:
 def install(
     *, agent_id: UUID, region: str, installer: str | None, replaces: bool, config: Path | None, as_json: bool
 ) -> int:
-    """Show a QR code; who scans it with the Feishu or Lark app gets a bot for the agent, and is bound to the installer.
+    """Show a QR code. A person who scans it with the Feishu or Lark app creates a bot for the agent.
 
-    No daemon is needed, and one that runs takes part. Ctrl-C stops the waiting and not the code: until it expires, a
-    running daemon still finishes a scan. An agent that has a bot keeps it unless --replace is given. With --json two
-    lines are printed: the link as soon as there is one, and the installation, or what went wrong. Exits 0 once the bot
-    is connected, else 1.
+    That person is bound to the installer. No daemon is needed, and one that runs takes part. Ctrl-C stops the waiting
+    and not the code: until the code expires, a running daemon still finishes a scan. An agent that has a bot keeps it
+    unless --replace is given. With --json two lines are printed: the link as soon as there is one, and then the
+    installation or the error. Exits 0 once the bot is connected, else 1.
     """
     return trio.run(_install, load_settings(config), Wanted(agent_id, region, installer, replaces, as_json))
 
@@ -100,7 +100,8 @@ async def _install(settings: Settings, wanted: Wanted) -> int:
             wanted.agent_id, wanted.region, wanted.installer_email, replaces=wanted.replaces
         )
         begun = await service.begin(request)
-        # Before anybody sees the code: from then on a signal stops the waiting, and a server that this command started.
+        # Signals are handled before the code is shown. From then on a signal must stop the waiting in good order, and
+        # with it the database server that this command may have started.
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             _show_code(begun, wanted.as_json)
             with _countdown(begun, shown=not wanted.as_json) as tell:
@@ -118,7 +119,10 @@ async def _until_signal(
     tell: Callable[[ScanStatus], None],
     signals: AsyncIterator[int],
 ) -> ScanStatus | None:
-    """The session's end, or what it was when a signal came; None when it is gone, with its agent."""
+    """Follow the session to its end or to a signal, and return its status then.
+
+    None means that the session is gone, probably together with its agent.
+    """
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, signals, stop, nursery.cancel_scope)
@@ -128,7 +132,10 @@ async def _until_signal(
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: trio.CancelScope) -> None:
-    """The first signal lets the step under way end, because its answer may be the one that grants."""
+    """Stop after the first signal, at the latest after DRAIN_SECONDS, and at once after a second one.
+
+    The first signal lets the current step end, because the platform's answer may be the one that grants the bot.
+    """
     from gateway.lark.install.scan import DRAIN_SECONDS
 
     async for _ in signals:
@@ -141,7 +148,10 @@ async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: 
 async def _follow_until(
     service: ScanService, begun: BegunScan, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
 ) -> None:
-    """As `_follow`. A database that is away is waited for, as long as the code is good for something."""
+    """Do what `_follow` does, and wait for an unreachable database as long as the code is valid.
+
+    Raises StoreUnavailable once the code has expired or `stop` is set.
+    """
     until = trio.current_time() + begun.expires_in_seconds
     while True:
         try:
@@ -156,7 +166,10 @@ async def _follow_until(
 async def _follow(
     service: ScanService, session_id: UUID, workspace_id: UUID, tell: Callable[[ScanStatus], None], stop: trio.Event
 ) -> None:
-    """Take the steps that are due, until the session ends. A daemon may take some of them: the row lease decides."""
+    """Take the steps that are due until the session ends or `stop` is set.
+
+    A daemon may take some of the steps: the holder of the row's lease takes the next one.
+    """
     while not stop.is_set():
         status = await service.status(session_id, workspace_id)
         if status is None or status.status != "pending":
@@ -187,7 +200,7 @@ def _show_code(begun: BegunScan, as_json: bool) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        # In colours of its own: the other way round, as on a light terminal, many phones do not see a code.
+        # The colours are fixed. On a light terminal the code would be inverted, and many phones cannot read that.
         Console(soft_wrap=True).print(Text(code, style="#ffffff on #000000"))
     else:
         click.echo(f"(the code needs {width} columns; open the link instead, or widen the terminal)")
@@ -204,7 +217,7 @@ def _can_print(text: str) -> bool:
 
 
 def terminal_code(url: str) -> str:
-    """The QR code of a link in half blocks, two rows of modules to a line."""
+    """Draw the QR code of a link in half blocks, two rows of modules to a line."""
     import segno
 
     drawn = io.StringIO()
@@ -214,7 +227,10 @@ def terminal_code(url: str) -> str:
 
 @contextmanager
 def _countdown(begun: BegunScan, *, shown: bool) -> Iterator[Callable[[ScanStatus], None]]:
-    """A line on stderr that says how long the code is good for, on a terminal; gone when the waiting ends."""
+    """Show on a terminal's stderr how long the code is still valid. The line disappears when the block ends.
+
+    Yields the function that updates the line.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 

@@ -1,4 +1,4 @@
-"""`gateway legacy`: moving in from the reference product's database."""
+"""`gateway legacy`: imports the reference product's database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.work.secrets import Progress
 
 @dataclass(frozen=True, slots=True)
 class _Imported:
-    """`shape`: which generation of the old tables was read, `lark` or `channel`."""
+    """The result of an import. `shape` is the generation of the old tables that was read: `lark` or `channel`."""
 
     shape: str
     report: ImportReport
@@ -40,17 +40,17 @@ def import_(
     context: click.Context,
     *,
     source: str,
-    legacy_key_stdin: bool,  # required: a key on the command line would be seen by everybody on the machine
+    legacy_key_stdin: bool,  # required: every user of the machine could read a key on the command line
     dry_run: bool,
     config: Path | None,
     as_json: bool,
 ) -> None:
     """Copy the bots of the old database with their workspaces, people, agents, conversations and bindings.
 
-    Ids are kept, secrets are sealed anew under our own key. What is here already stays as it is, so it can be run
-    again; what was removed here since comes back by that. Stop the old server first: a bot that is connected twice
-    is heard on either side by chance. Give the password of CONNINFO in PGPASSWORD or a password file. Exits with 1
-    when something was left behind that needs a person.
+    Ids are kept, and secrets are sealed anew under our own key. Rows that are here already stay as they are, so the
+    command can be run again. Running it again brings back rows that were removed here since. Stop the old server first:
+    if a bot is connected on both sides, each message reaches either side by chance. Give the password of CONNINFO in
+    PGPASSWORD or a password file. Exits with 1 when something was left behind that needs a person.
     """
     key = LegacyKey(read_secret("Legacy key"))
     with progress_bars() as progress:

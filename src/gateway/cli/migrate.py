@@ -1,4 +1,4 @@
-"""`gateway migrate up|down|status`."""
+"""`gateway migrate up|down|status`: applies, takes back or lists migrations of the database's schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def migrate() -> None:
 @config_option
 @json_option
 def up(config: Path | None, as_json: bool) -> None:
-    """Apply what is pending."""
+    """Apply all pending migrations."""
     from gateway.postgres.migrate import migrate_up
 
     _print_steps(_on_database(config, migrate_up), as_json, done="applied", nothing="the schema is up to date")

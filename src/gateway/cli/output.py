@@ -1,4 +1,4 @@
-"""What every command shares: its `--config` and `--json` options, and how it prints."""
+"""Helpers that all commands share: the `--config` and `--json` options, printing, and reading secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def config_option(command: F) -> F:
-    """`--config PATH`, passed on as `config: Path | None`."""
+    """Add `--config PATH` to a command, which gets it as `config: Path | None`."""
     option = click.option(
         "--config",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -26,17 +26,17 @@ def config_option(command: F) -> F:
 
 
 def json_option(command: F) -> F:
-    """`--json`, passed on as `as_json: bool`."""
+    """Add `--json` to a command, which gets it as `as_json: bool`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
 def print_json(value: object) -> None:
-    """One JSON document on one line of stdout."""
+    """Print one JSON document on one line of stdout."""
     click.echo(msgspec.json.encode(value).decode())
 
 
 def print_record(record: Mapping[str, object]) -> None:
-    """An object for people: one `name  value` line per field that is set."""
+    """Print an object for people: one `name  value` line per field that is set."""
     shown = {name: text for name, value in record.items() if (text := plain(value))}
     width = max((len(name) for name in shown), default=0)
     for name, text in shown.items():
@@ -44,12 +44,15 @@ def print_record(record: Mapping[str, object]) -> None:
 
 
 def print_secret_note() -> None:
-    """What a person who sees a fresh token must know; on stderr, so that stdout stays what it was."""
+    """Tell a person who sees a new token to keep it. The note goes to stderr, so that stdout holds the record alone."""
     click.echo("keep the token now: it is not stored and cannot be shown again", err=True)
 
 
 def plain(value: object) -> str:
-    """A value on one line: times in UTC to the second, and nothing that would steer a terminal."""
+    """Return a value as one line of text: times in UTC to the second, and control characters escaped.
+
+    Unescaped, control characters could steer the reader's terminal.
+    """
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -63,7 +66,10 @@ def _visible(character: str) -> str:
 
 
 def read_secret(label: str) -> str:
-    """One line of stdin without its line break; a person at a terminal is asked, and what they type is not shown."""
+    """Read one line of stdin without its line break. At a terminal it prompts, and does not show the typed text.
+
+    Raises click.UsageError for text that is not UTF-8.
+    """
     if sys.stdin.isatty():
         typed: str = click.prompt(label, hide_input=True, err=True, default="", show_default=False)
         return typed
@@ -74,7 +80,7 @@ def read_secret(label: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows for people: a table on a terminal, tab-separated values in a pipe."""
+    """Print rows: a table on a terminal, tab-separated values in a pipe."""
     cells = [[plain(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(columns), *cells]:
@@ -92,9 +98,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields `show(what, done, total)`: a bar for each `what` on a terminal's stderr, and nothing anywhere else.
+    """Yield `show(what, done, total)`, which draws a bar for each `what` if stderr is a terminal, and else nothing.
 
-    The bars are gone afterwards: what a command has to say comes then.
+    The bars disappear when the block ends; a command prints its result after that.
     """
     if not sys.stderr.isatty():
         yield lambda _what, _done, _total: None

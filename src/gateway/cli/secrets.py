@@ -1,4 +1,4 @@
-"""`gateway secrets`: what is stored sealed, directly in the database, beside running daemons."""
+"""`gateway secrets`: works on the sealed secrets directly in the database, also while daemons run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def secrets() -> None:
 @json_option
 @click.pass_context
 def rotate(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """Seal every stored secret under the newest key of secret_key, so that older keys can be taken off it.
+    """Seal every stored secret under the newest key of secret_key, so that older keys can be removed from it.
 
-    First give every daemon the new key in front of the old one, and restart it. No bot is connected anew by this. Exits
+    First give every daemon the new key in front of the old one, and restart it. This command reconnects no bot. Exits
     with 1 when a secret does not open with any key; the others are sealed all the same.
     """
     with progress_bars() as progress:
@@ -48,7 +48,7 @@ async def _rotate(settings: Settings, progress: Progress) -> Rotation:
 
 
 def required_keyring(settings: Settings) -> KeyRing:
-    """Raises ConfigError when there is no key."""
+    """Return the configured keys. Raises ConfigError if there is no key."""
     from gateway.daemon.database import open_keyring
 
     ring = open_keyring(settings)

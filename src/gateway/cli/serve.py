@@ -1,4 +1,4 @@
-"""`gateway serve`: the daemon, until SIGTERM."""
+"""`gateway serve`: runs the daemon until SIGTERM."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def serve(
 
 
 def _exit_now() -> NoReturn:
-    """End the process, now that everything is closed.
+    """End the process at once, after everything was closed.
 
-    To take its modules apart costs Python up to a second, in which whoever restarts the daemon waits for nothing.
+    A normal exit of Python spends up to a second on taking modules apart, and would delay a restart for nothing.
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -79,12 +79,13 @@ async def _serve(settings: Settings) -> None:
 async def _watch_signals(
     stop: trio.Event, notifier: Notifier, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """The first signal asks for the end; the second does not ask."""
+    """Set `stop` at the first signal, and end the process at once at the second."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
             if stop.is_set():
-                # The embedded server notices by itself that its owner is gone; everything durable is durable.
+                # Nothing is lost: everything durable is committed, and the embedded database server notices by itself
+                # that its owner is gone.
                 os._exit(128 + number)
             notifier.stopping("finishing what is in flight")
             stop.set()

@@ -1,4 +1,4 @@
-"""`gateway sim`: the simulated platform alone."""
+"""`gateway sim`: runs the simulated platform alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gateway task`: what became of runs and why, directly in the database. Nothing of what was said is shown."""
+"""`gateway task`: shows runs and their outcomes, directly from the database. It shows no text of a conversation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def list_(
 @config_option
 @json_option
 def show(task_id: UUID, config: Path | None, as_json: bool) -> None:
-    """Show one run: its attempts, why it failed, its program's last words, and what became of what it said."""
+    """Show one run: its attempts, why it failed, the end of its program's stderr, and the delivery of its messages."""
     page, sent = trio.run(_show, load_settings(config), task_id)
     if as_json:
         print_json(asdict(page) | {"outbound": sent})

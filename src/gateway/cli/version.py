@@ -1,4 +1,4 @@
-"""`gateway version`."""
+"""`gateway version`: prints the version."""
 
 from __future__ import annotations
 

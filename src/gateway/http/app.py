@@ -70,7 +70,7 @@ logger = structlog.get_logger(__name__)
 UNCOUNTED_PATHS = frozenset({"/healthz", "/readyz"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODY_SECONDS = 30.0
-"""How long a body may take to arrive while its route waits for it."""
+"""The longest time that a route waits for a body to arrive."""
 CLIENT_CLOSED_REQUEST = 499
 """Counted for a request whose client left before its answer was ready."""
 
@@ -80,7 +80,10 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """What the routes for agents, squads, projects and autopilots stand on; `triggers` shows those of an autopilot."""
+    """The services behind the routes for agents, squads, projects and autopilots.
+
+    `triggers` returns the views of an autopilot's triggers.
+    """
 
     team: TeamService
     autopilots: AutopilotService
@@ -90,11 +93,11 @@ class Workplace:
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What the routes for people stand on: signing in, bots, binding accounts, conversations, and what happens.
+    """The services behind the routes for people: signing in, bots, binding accounts, conversations, live events.
 
-    `installs` is None where no bot can be connected. `lark_on`: whether Lark bots can be served. `platforms` has what
-    people call each platform that is served, by language. `public_url` is where people reach us, `trusted_proxies`
-    whose word on a client's address counts.
+    `installs` is None where no bot can be connected. `lark_on` is true if Lark bots can be served. `platforms` holds
+    the display name of each served platform, by language. `public_url` is the address at which people reach this
+    server. `trusted_proxies` are the proxies whose X-Forwarded-For and X-Real-IP are believed.
     """
 
     accounts: Accounts
@@ -114,9 +117,9 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes stand on. The application owns none of it. Without `people` it serves runtimes only.
+    """The services behind the routes. The application owns none of them. Without `people` it serves runtimes only.
 
-    `attachments` is None where no platform is served that files could be fetched from.
+    `attachments` is None if files can be fetched from none of the served platforms.
     `take_lark_event` is None while Lark is off.
     """
 
@@ -189,21 +192,25 @@ class JsonApp(QuartTrio):
         body_bytes_max: int = SMALL,
         counted: bool = True,
     ) -> None:
-        """`bounds` has the most bytes that a body may have, by the route's rule; others take `body_bytes_max`."""
+        """`bounds` maps a route's rule to the most bytes of its request body.
+
+        Routes without an entry take at most `body_bytes_max`. Requests are counted in `metrics` only if `counted`.
+        """
         super().__init__(name, static_folder=None)
         self.metrics = metrics
         self.counted = counted
         self.bounds = bounds
         self._body_bytes_max = body_bytes_max
-        # A path is right or wrong: to correct it needs an absolute redirect, made from a Host that anybody can write.
+        # Werkzeug corrects a slash with an absolute redirect, built from the Host header, which any client can forge.
+        # So a path either matches as it is or gives 404.
         self.url_map.strict_slashes = False
         self.url_map.merge_slashes = False
-        # The body is bounded when its route is known, by the request itself.
+        # Quart's own bound stays off: BoundedRequest bounds the body once its route is known.
         self.config["MAX_CONTENT_LENGTH"] = None
         self.config["BODY_TIMEOUT"] = BODY_SECONDS
 
     def create_url_adapter(self, request: Any) -> Any:
-        """Match by the path alone: no route depends on what a client says the host is, nor fails by it."""
+        """Match by the path alone. The Host header, which the client chooses, can neither select nor break a route."""
         if request is None:
             return None
         return self.url_map.bind("localhost", default_method=request.method, path_info=request.path)
@@ -226,7 +233,10 @@ class JsonApp(QuartTrio):
         return response
 
     async def _answer(self, request: BoundedRequest) -> Any:
-        """Answer within what the body may have, with the headers that every answer carries."""
+        """Return the route's answer with the headers that every answer carries.
+
+        A body above its bound cancels `request.answering`; the answer is then 413.
+        """
         response: Any = None
         with request.answering:
             response = await super().handle_request(request)
@@ -237,7 +247,11 @@ class JsonApp(QuartTrio):
         return response
 
     async def handle_user_exception(self, error: Exception | BaseExceptionGroup[BaseException]) -> Any:
-        """One request is one unit of work: whatever escapes from it becomes its answer and touches nothing else."""
+        """Turn an exception of a request into its answer.
+
+        One request is one unit of work, so its exception touches nothing else. A group that holds a cancellation is
+        raised again.
+        """
         if isinstance(error, BaseExceptionGroup) and error.subgroup(trio.Cancelled) is not None:
             raise error
         cause = _only_leaf(error)
@@ -260,7 +274,7 @@ class JsonApp(QuartTrio):
             yield outcome
         finally:
             self.metrics.add("gateway_http_in_flight", -1)
-            # Anybody can make up methods, and each would be a series of its own for as long as the process lives.
+            # A client can invent methods. Each label value is a time series that lives as long as the process does.
             method = request.method if request.method in METHODS else "other"
             labels = {"method": method, "route": route_pattern(request), "status": str(outcome.status)}
             self.metrics.count("gateway_http_requests_total", **labels)
@@ -274,13 +288,13 @@ class _Outcome:
 
 
 def route_pattern(request: BoundedRequest) -> str:
-    """The matched route in `{name}` form, `unmatched` otherwise: a raw path would carry ids and tokens."""
+    """Return the matched route in `{name}` form, or `unmatched`. A raw path would put ids and tokens into a label."""
     rule = request.url_rule
     return "unmatched" if rule is None else _VARIABLE.sub(r"{\1}", rule.rule)
 
 
 def _only_leaf(error: BaseException) -> BaseException:
-    """The single exception inside nested groups of one; anything else stays what it is."""
+    """Unwrap nested groups that hold one exception each. Any other error is returned as it is."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

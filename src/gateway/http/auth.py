@@ -1,4 +1,4 @@
-"""Who is calling: bearer tokens of people (`gwu_`) and of runtimes (`gwr_`), and the session cookie of people."""
+"""Authentication: bearer tokens of people (`gwu_`) and of runtimes (`gwr_`), and the session cookie of people."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = [
 ]
 
 Authenticate = Callable[[str], Awaitable[Principal | None]]
-"""Looks a token up; None when nobody holds it."""
+"""Looks a token up. Returns None for a token that is unknown or revoked."""
 
 _EXTENSION = "gateway.authenticate"
 _SESSIONS = "gateway.sessions"
 
 
 async def require_runtime() -> RuntimePrincipal:
-    """The calling runtime. Raises RejectedRequest: 401 without a good token, 403 for a person's."""
+    """Return the calling runtime. Raises RejectedRequest: 401 without a valid token, 403 for a person's token."""
     principal = await _require()
     if not isinstance(principal, RuntimePrincipal):
         raise RejectedRequest(403, "runtime_token_required", "this needs a runtime's token (gwr_...)")
@@ -36,7 +36,7 @@ async def require_runtime() -> RuntimePrincipal:
 
 
 async def require_user() -> UserPrincipal:
-    """The calling person. Raises RejectedRequest: 401 without a good token, 403 for a runtime's."""
+    """Return the calling person. Raises RejectedRequest: 401 without a valid token, 403 for a runtime's token."""
     principal = await _require()
     if not isinstance(principal, UserPrincipal):
         raise RejectedRequest(403, "user_token_required", "this needs a person's token (gwu_...)")
@@ -44,7 +44,10 @@ async def require_user() -> UserPrincipal:
 
 
 def credential_check() -> Callable[[], Awaitable[bool]]:
-    """A check, for long after the request began, that what it was signed with is still good: not revoked, not over."""
+    """Return a check that the current request's credential is still valid: neither revoked nor expired.
+
+    It is for requests that last long, and may be called at any time after the request began.
+    """
     header, secret = request.headers.get("Authorization"), session_secret()
     authenticate: Authenticate = current_app.extensions[_EXTENSION]
     sessions: Sessions | None = current_app.extensions[_SESSIONS]
@@ -61,13 +64,13 @@ def credential_check() -> Callable[[], Awaitable[bool]]:
 def authenticate_with(
     extensions: dict[str, object], authenticate: Authenticate, sessions: Sessions | None = None
 ) -> None:
-    """Give an application (its `extensions`) the look-ups that `require_user` and `require_runtime` use."""
+    """Store the look-ups that `require_user` and `require_runtime` use in an application's `extensions`."""
     extensions[_EXTENSION] = authenticate
     extensions[_SESSIONS] = sessions
 
 
 def bearer_token(header: str) -> str | None:
-    """The token of an Authorization header; None when the header holds no bearer token."""
+    """Return the token of an Authorization header, or None if the header holds no bearer token."""
     scheme, _, token = header.partition(" ")
     token = token.strip()
     return token if scheme.lower() == "bearer" and token.isascii() and token and " " not in token else None

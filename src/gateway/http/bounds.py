@@ -1,7 +1,7 @@
-"""How many bytes the body of a request may have, by its route.
+"""The most bytes that a request's body may have, by its route.
 
-The bound is judged before a byte of the body is read. A route that is not listed gets `SMALL`, and so does every
-method that has no use for a body.
+The bound is judged before a byte of the body is read. A route that is not listed gets `SMALL`. So does a request whose
+method has no use for a body.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ SMALL = 4_096
 FORM = 16_384
 JSON = 65_536
 HEARTBEAT = 131_072
-"""Up to a thousand tasks, each with its attempt."""
+"""Room for up to a thousand tasks, each with its attempt."""
 DESCRIPTION = 786_432
-"""A description of 100,000 characters, each of them escaped in six bytes."""
+"""Room for a description of 100,000 characters, each of them escaped in six bytes."""
 
 FIELDS_MAX = 50
-"""Fields of a form, and names in a query string."""
+"""The most fields of a form, and the most names in a query string."""
 ACCEPT_LANGUAGE_CHARS_MAX = 256
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -25,9 +25,10 @@ _TRIGGERS = "/api/autopilots/<id>/triggers"
 
 
 def body_bounds(*, reports: int, deliveries: int | None = None) -> dict[str, int]:
-    """The bound of each route that needs more than `SMALL`, by its rule.
+    """Return the bound, by rule, of each route that needs more than `SMALL`.
 
-    `reports` is for what a runtime says of its tasks and for events that a platform posts, `deliveries` for webhooks.
+    `reports` bounds a runtime's reports about its tasks, and the events that a platform posts. `deliveries` bounds
+    webhooks; without it, webhooks have no bound of their own.
     """
     bounds = {
         "/login": FORM,
@@ -53,5 +54,8 @@ def body_bounds(*, reports: int, deliveries: int | None = None) -> dict[str, int
 
 
 def bound_of(method: str, rule: str, bounds: Mapping[str, int], small: int) -> int:
-    """The bound of one request; `small` is for methods that have no use for a body, and for rules without a bound."""
+    """Return the bound of one request.
+
+    It is `small` for a method that has no use for a body, and for a rule that `bounds` does not list.
+    """
     return bounds.get(rule, small) if method in _METHODS_WITH_BODY else small

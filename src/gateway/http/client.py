@@ -1,4 +1,4 @@
-"""Where a request comes from: the peer's address, or what the proxies that are trusted say of it."""
+"""The address of a request's client: the peer's address, or the one that trusted proxies report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 PROXIES_MAX = 16
-"""Proxies in a row that are looked through. A longer list takes time to read, and only a client makes one up."""
+"""The most trusted proxies in a row that are read. A longer list costs time, and only a client would invent one."""
 
 
 def request_address(trusted: Sequence[Network]) -> Address | None:
-    """The address of the current request's client, as `client_address` finds it."""
+    """Return the address of the current request's client, as `client_address` finds it."""
     headers = request.headers
     return client_address(
         request.remote_addr, headers.getlist("X-Forwarded-For"), trusted, real_ip=headers.get("X-Real-IP")
@@ -25,20 +25,20 @@ def request_address(trusted: Sequence[Network]) -> Address | None:
 def client_address(
     peer: str | None, forwarded_for: Iterable[str], trusted: Sequence[Network], *, real_ip: str | None = None
 ) -> Address | None:
-    """The client's address; None where the peer has none (a Unix socket).
+    """Return the client's address, or None if the peer has no address (a Unix socket).
 
-    `forwarded_for` has the lines of X-Forwarded-For in the order in which they came. Each proxy appends the address
-    that it was called from, so the list is read from its end. The client is the first entry found there that is not
-    itself a trusted proxy; what stands to the left of it is the client's own claim and is ignored. An entry that is no
-    address ends the search: the client is then known only as the proxy that wrote it. When every entry is trusted, the
-    left-most one is the client, or the one before which PROXIES_MAX were looked through.
+    `forwarded_for` holds the lines of X-Forwarded-For in the order in which they arrived. Each proxy appends the
+    address that called it, so the list is read from its end. The first entry from there that is not a trusted proxy is
+    the client. Entries to the left of it are the client's own claim and are ignored. An entry that is no address ends
+    the search: the client is then known only as the proxy that wrote that entry. If every entry is trusted, the
+    left-most one counts as the client. At most PROXIES_MAX entries are read; then the last one read counts.
 
-    X-Real-IP counts only without X-Forwarded-For, and both count only when the peer lies in `trusted`.
+    X-Real-IP counts only without X-Forwarded-For. Both count only if the peer lies in `trusted`.
     """
     client = _parsed(peer or "")
     if client is None or not _is_trusted(client, trusted):
         return client
-    # A blank entry says nothing, as in every list of a header.
+    # Blank entries are skipped, as in any list that a header holds.
     pieces = ",".join(forwarded_for).rsplit(",", PROXIES_MAX)[-PROXIES_MAX:]
     entries = [entry for entry in pieces if entry.strip()]
     for entry in reversed(entries or [real_ip or ""]):
@@ -52,7 +52,10 @@ def client_address(
 
 
 def throttle_key(address: Address | None) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network that one IPv6 customer has to itself."""
+    """Return the key under which a client is throttled.
+
+    It is an IPv4 address, or the /64 network of an IPv6 address: one customer has such a network to itself.
+    """
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), 64), strict=False))
     return str(address)

@@ -1,8 +1,11 @@
-"""Connections of HTTP clients: HTTP/1.1 alone, bounded in what they may say, and closed as soon as their client left.
+"""Connections of HTTP clients: HTTP/1.1 only, with bounded request heads, closed as soon as the client has left.
 
-hypercorn speaks the protocol. What is ours is what it leaves open: it would answer `Upgrade: h2c` and a preface of
-HTTP/2, take Content-Length together with Transfer-Encoding, keep the socket of a client that left for as long as an
-idle one, and end the process with whatever one connection raises.
+hypercorn speaks the protocol. This module closes the gaps that hypercorn leaves. By itself hypercorn would
+
+- answer `Upgrade: h2c` and the preface of HTTP/2,
+- accept Content-Length together with Transfer-Encoding,
+- keep the socket of a client that has left for as long as an idle one,
+- end the process with an exception of a single connection.
 """
 
 from __future__ import annotations
@@ -33,22 +36,32 @@ HEAD_FIELDS_MAX = 100
 LINGER_SECONDS = 1.0
 LINGER_BYTES_MAX = 1_048_576
 LINGER_READ_BYTES = 262_144
-"""What of an unread body is still taken after the answer: to close at once would reset the answer away."""
+"""Bounds on reading the rest of a body after the answer: the time, the bytes in all, and the bytes of one read.
+
+A socket that is closed while data waits in it unread sends a reset, and a reset can destroy the answer on its way.
+"""
 DISCONNECT_SECONDS = 1.0
-"""How long a request may take to learn that its connection is over."""
+"""The longest wait for a request to take the message that its connection is over."""
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+"""The end of a head. h11 accepts lines that end in a bare LF too."""
 _TARGET = re.compile(rb"/|\*$|https?://[^\[\]/?]+(/|$)")
-"""A path, `OPTIONS *`, or the whole address that a proxy is asked for: Quart fails at some of the others."""
+"""The accepted request targets: a path, `*` (of OPTIONS), or the absolute URL that clients send to a proxy.
+
+Quart fails at some of the others.
+"""
 _UNREAD = frozenset({h11.IDLE, h11.SEND_BODY, h11.ERROR})
-"""The client's states, as h11 names them, in which it may be sending what nobody reads."""
+"""The client's states, as h11 names them, in which it may still be sending data that no request reads."""
 
 
 class Connections:
-    """Those of one server. `room_max`: how many at the same time; `idle` has those that wait for a request."""
+    """The connections of one server.
+
+    At most `room_max` are open at the same time. `idle` holds the ones that wait for a request, the longest-idle first.
+    """
 
     def __init__(self, room_max: int) -> None:
         self.room_max = room_max
-        self.idle: dict[Connection, None] = {}
+        self.idle: dict[Connection, None] = {}  # a set that keeps the order of insertion
         self._open: set[Connection] = set()
         self._changed = trio.Event()
 
@@ -56,26 +69,28 @@ class Connections:
         return len(self._open)
 
     def make_room(self) -> bool:
-        """Whether one more may come; the one that idles longest is closed for it where that helps."""
+        """True if one more connection may be opened. At the bound, the longest-idle connection is closed for it."""
         if len(self._open) < self.room_max:
             return True
+        # `idle` keeps the order in which connections became idle, so its first entry has been idle the longest.
         longest = next(iter(self.idle), None)
         if longest is None:
             return False
         self.idle.pop(longest)
+        # Its task ends a little later. The place is free now, so that the caller can take it without waiting.
         self._open.discard(longest)
         longest.close_now()
         return True
 
     def moved(self, connection: Connection, idle: bool) -> None:
-        """Note whether a connection waits for a request."""
+        """Record that a connection waits for a request (`idle`), or that it has one."""
         if idle:
             self.idle[connection] = None
         else:
             self.idle.pop(connection, None)
 
     async def run(self, connection: Connection) -> None:
-        """Serve a connection to its end. Whatever it raises is its own end, and nobody else's."""
+        """Serve a connection to its end. An exception of it is logged, and ends this connection only."""
         self._open.add(connection)
         self.idle[connection] = None
         try:
@@ -89,13 +104,13 @@ class Connections:
             self._changed.set()
 
     async def wait_gone(self) -> None:
-        """Wait until there are none."""
+        """Wait until no connection is open."""
         while self._open:
             self._changed = trio.Event()
             await self._changed.wait()
 
     def close_unsent(self) -> None:
-        """Close those whose client has not sent its request to the end: nothing of it has been begun."""
+        """Close the connections whose client is still sending its request: no work on such a request has begun."""
         for connection in list(self._open):
             if connection.is_sending:
                 connection.close_now()
@@ -106,7 +121,7 @@ class Connections:
 
 
 class Connection(TCPServer):
-    """The connection of one client; `moved` is told whether it idles, whenever that changes."""
+    """The connection of one client. `moved` is called with True when it becomes idle, with False when it is not."""
 
     stream: trio.SocketStream  # type: ignore[assignment]  # hypercorn's type has TLS only
 
@@ -126,11 +141,11 @@ class Connection(TCPServer):
 
     @property
     def is_sending(self) -> bool:
-        """Whether the client is in the middle of a request's body."""
+        """True if the client is in the middle of a request's body."""
         return self._http is not None and self._http.connection.their_state is h11.SEND_BODY
 
     def close_now(self) -> None:
-        """Close the socket: what reads from it or writes to it ends."""
+        """Close the socket at once. trio then raises ClosedResourceError in every task that reads from it or writes."""
         self.stream.socket.close()
 
     async def run(self) -> None:
@@ -146,7 +161,8 @@ class Connection(TCPServer):
                     await self.idle_task.restart(task_group, self._idle_timeout)
                     await self._read_data()
                     self.close_now()
-                    # The client is gone, and with it the idle timer and whatever still works for it.
+                    # Reading has ended: the client has left, or it gets no more answers. The idle timer and the work
+                    # on a request end here too.
                     scope.cancel()
         except OSError:
             pass  # The client left while its connection was set up.
@@ -161,12 +177,16 @@ class Connection(TCPServer):
         await super().protocol_send(event)
 
     async def _end_answers(self) -> None:
-        """Say that nothing more will be said; close, once the client has no body left on the way."""
+        """Shut down the sending side, and set the time at which reading ends and the connection closes.
+
+        Reading goes on for up to LINGER_SECONDS if the client may still be sending, and ends at once otherwise.
+        """
         self._lingers = self._http is not None and self._http.connection.their_state in _UNREAD
         try:
             await self.stream.send_eof()
         except (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError):
             self._lingers = False
+        # Usually this runs in the answer's task while `_read_data` waits in another one: the deadline ends that wait.
         self._reading.deadline = trio.current_time() + (LINGER_SECONDS if self._lingers else 0)
 
     async def _read_data(self) -> None:
@@ -182,20 +202,22 @@ class Connection(TCPServer):
                         break
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 pass
+        # Tell a request that is still being answered that its client has left.
         await self.protocol.handle(Closed())
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 and nothing that could follow it: a wish to upgrade is not heard, as RFC 9110 allows."""
+    """HTTP/1.1 without upgrades. A server may ignore the Upgrade field (RFC 9110, section 7.8)."""
 
     def __init__(self, app: Any, config: Config, *args: Any) -> None:
         super().__init__(app, config, *args)
         self.connection = _BoundedHeads(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Take no h2c and no preface of HTTP/2."""
+        """Do nothing: hypercorn's own method would switch to HTTP/2 for h2c and for the preface of HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        # Always an HTTP request: hypercorn's own method would open a WebSocket where `Upgrade: websocket` asks for one.
         self.stream = _Request(
             self.app, self.config, self.context, self.task_group, self.ssl,
             self.client, self.server, self.stream_send, STREAM_ID,
@@ -213,26 +235,29 @@ class _Protocol(H11Protocol):
         self.keep_alive_requests += 1
 
     async def _close_stream(self) -> None:
-        # A request that takes no more messages has no need of the last one, and must not hold up the connection.
+        # The request's queue is bounded. If the request reads no more messages, this call would wait for ever and hold
+        # up the connection. Such a request does not need this last message either.
         with trio.move_on_after(DISCONNECT_SECONDS):
             await super()._close_stream()
         self.stream = None
 
 
 class _Request(HTTPStream):
-    """One request, for as long as its answer takes."""
+    """One request of a connection, until its answer has ended."""
 
     async def handle(self, event: Any) -> None:
         if self.closed:
-            # The rest of a body, which may come in thousands of pieces that nobody waits for.
+            # The answer is over and hypercorn drops the rest of the body without awaiting. It may come in thousands of
+            # pieces, and other tasks must get their turn in between.
             await trio.lowlevel.checkpoint()
         await super().handle(event)
 
 
 class _BoundedHeads(h11.Connection):
-    """Refuses a large head before h11 has spent time on each of its lines, and a body that can be read in two ways."""
+    """Refuses a large head before h11 spends time on each of its lines, and a body that can be read in two ways."""
 
     def next_event(self) -> Any:
+        # IDLE: no head has been parsed yet, so the bytes received so far (`trailing_data`) begin with one.
         if self.their_state is h11.IDLE:
             _refuse_large_head(self.trailing_data[0])
         event = super().next_event()
@@ -252,6 +277,7 @@ def _refuse_large_head(data: bytes) -> None:
 def _refuse_unreadable(request: h11.Request) -> None:
     if request.http_version not in {b"1.0", b"1.1"}:
         raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
+    # Two lengths of one body: a proxy may believe the other one, and read a second request out of it (smuggling).
     names = {name for name, _ in request.headers}
     if b"content-length" in names and b"transfer-encoding" in names:
         raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding", error_status_hint=400)

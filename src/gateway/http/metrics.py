@@ -11,9 +11,9 @@ KEEP_ALIVE_SECONDS = 10.0
 
 
 def create_metrics_app(metrics: Metrics) -> JsonApp:
-    """For `serve_http(..., keep_alive_seconds=KEEP_ALIVE_SECONDS)` on an address of its own, loopback if possible.
+    """Build the application that serves `/metrics`. Its own requests are not counted.
 
-    Its own requests are not counted.
+    It is for `serve_http(..., keep_alive_seconds=KEEP_ALIVE_SECONDS)` on an address of its own, loopback if possible.
     """
     app = JsonApp("gateway.http.metrics", metrics=metrics, counted=False)
 

@@ -21,9 +21,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """How a list is paged. A view declares `takes(**paging.parameters)`, and then reads the page.
+    """The paging rules of one list. A view declares `takes(**paging.parameters)`, and then reads the page.
 
-    With `asked_max` a page may be asked for that is larger than `limit_max`, which is what comes then.
+    With `asked_max`, a request may ask for a limit between `limit_max` and `asked_max`; it gets `limit_max` rows. A
+    larger limit is refused.
     """
 
     limit_default: int = 50
@@ -35,21 +36,21 @@ class Paging:
         return {"limit": number(1, self.asked_max or self.limit_max), "offset": number(0, OFFSET_MAX)}
 
     def read(self) -> Page:
-        """The page that the current request asks for."""
+        """Return the page that the current request asks for."""
         limit, offset = given("limit"), given("offset")
         return Page(min(int(limit or self.limit_default), self.limit_max), int(offset or 0))
 
 
 USUAL = Paging()
 PAGED = USUAL.parameters
-"""What a view takes that calls `read_page`."""
+"""The parameters that a view declares if it calls `read_page`."""
 
 
 def read_page() -> Page:
-    """The usual page that the current request asks for."""
+    """Return the page that the current request asks for, by the usual paging rules."""
     return USUAL.read()
 
 
 def listing(name: str, rows: Sequence[object], page: Page, total: int) -> Response:
-    """A page as an answer; `total` is the number of rows on all pages."""
+    """Build the answer for one page. `total` is the number of rows on all pages."""
     return json_response({name: rows, "total": total, "limit": page.limit, "offset": page.offset})

@@ -1,7 +1,7 @@
-"""Places at what stays open for long: live streams, downloads, waits for work.
+"""Limits on requests that stay open for long: live streams, downloads, waits for work.
 
-Each of them holds a connection and a task for as long as the other side likes. There are so many for the process, and
-so many of these for each who asks, so that nobody takes them all.
+Each of them holds a connection and a task for as long as the client likes. So each sort has a number of places in the
+process, and one client may hold only some of them, so that no client takes them all.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ RETRY_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class PlaceLimits:
-    """How many places there are, and how many of them one may take who asks."""
+    """The number of places of each sort in the process, and the number that one client may hold."""
 
     streams: int = 500
     streams_of_person: int = 8
-    """In one workspace."""
+    """Live streams of one person in one workspace."""
     downloads: int = 200
     downloads_of_person: int = 16
     claims: int = 5_000
@@ -30,7 +30,7 @@ class PlaceLimits:
 
 
 class Places:
-    """Places of one sort; `what` names them, in the plural."""
+    """Places of one sort: `total` in the process, `each` for one holder. `what` names the sort, in the plural."""
 
     def __init__(self, what: str, *, total: int, each: int) -> None:
         self._what = what
@@ -43,7 +43,7 @@ class Places:
         return self._taken.total()
 
     def require(self, holder: Hashable) -> None:
-        """Raises RejectedRequest (429) when there is no place left for this holder, or none at all."""
+        """Check that a place is free. Raises RejectedRequest (429) if none is left for this holder, or none at all."""
         taken = self._taken[holder]
         if taken >= self._each:
             self._refuse(f"you have {taken} {self._what} open, and may have {self._each} at the same time")
@@ -52,7 +52,7 @@ class Places:
 
     @contextmanager
     def take(self, holder: Hashable) -> Iterator[None]:
-        """Hold a place until the block ends. Raises what `require` does."""
+        """Hold a place until the block ends, also by cancellation. Raises RejectedRequest (429) as `require` does."""
         self.require(holder)
         self._taken[holder] += 1
         try:

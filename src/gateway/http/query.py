@@ -1,9 +1,9 @@
-"""The query of a request: what a route takes is declared where the route is, and judged in one place before it runs.
+"""Query parameters of requests. A route declares what it takes; one place judges it before the route runs.
 
-A parameter that is ignored misleads: a caller believes that a list was filtered, and acts on the whole of it. So under
-`/api/` an unknown parameter is refused, as is one that is given twice or that is not what its declaration says. Outside
-of `/api/`, and where others than people build the address (`LENIENT`), unknown ones are ignored: links to our pages
-come back with parameters that GitHub and Lark have appended.
+An ignored parameter misleads: a caller believes that a list was filtered, and acts on the whole of it. So under `/api/`
+an unknown parameter is refused. A parameter that is given twice, or that breaks its declaration, is refused too.
+Unknown parameters are ignored outside of `/api/`, because GitHub and Lark append parameters to links to our pages. They
+are also ignored where programs of others build the address (`LENIENT`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.errors import RejectedRequest
 View = TypeVar("View", bound=Callable[..., object])
 
 Judge = Callable[[str], str | None]
-"""What a value must be, in words, when it is not; None when it is."""
+"""Judges a value. Returns None for a good value, and otherwise a phrase that says what the value must be."""
 
 LENIENT = ("/api/runtimes/", "/api/tasks/", "/api/webhooks/", "/api/github/setup")
 """Prefixes of rules whose unknown parameters are ignored: newer workers and other people's servers may send some."""
@@ -30,7 +30,7 @@ _NAME_CHARS_SHOWN = 64
 
 
 def takes(**parameters: Judge) -> Callable[[View], View]:
-    """Declare the query parameters of a view. Below the route's decorator; without it a view takes none."""
+    """Declare the query parameters of a view. It stands below the route's decorator; without it a view takes none."""
 
     def declare(view: View) -> View:
         setattr(view, _DECLARED, parameters)
@@ -40,7 +40,7 @@ def takes(**parameters: Judge) -> Callable[[View], View]:
 
 
 def number(least: int, most: int) -> Judge:
-    # Digits only: int() would take signs, blanks, underscores and other scripts' numerals as well.
+    # Digits only: int() would also take signs, blanks, underscores and the numerals of other scripts.
     def judge(value: str) -> str | None:
         good = value.isascii() and value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most
         return None if good else f"a number from {least} to {most}"
@@ -49,7 +49,7 @@ def number(least: int, most: int) -> Judge:
 
 
 def one_of(*values: str) -> Judge:
-    """A blank asks for nothing, here and in `text`."""
+    """Accept one of the values, or a blank. A blank counts as no value, here and in `text`."""
     return lambda value: None if value in values or not value else f"one of {', '.join(values)}"
 
 
@@ -58,9 +58,9 @@ def text(chars_max: int = TEXT_CHARS_MAX) -> Judge:
 
 
 def given(name: str) -> str | None:
-    """A parameter of the current request as it was judged; None when it was left out or is blank.
+    """Return a judged parameter of the current request, or None if it is absent or blank.
 
-    Raises LookupError for one that its view does not declare.
+    Raises LookupError for a parameter that the view does not declare.
     """
     if name not in declared(current_app.view_functions[request.endpoint or ""]):
         raise LookupError(f"the view of {request.url_rule} does not declare the parameter {name}")
@@ -69,13 +69,13 @@ def given(name: str) -> str | None:
 
 
 def declared(view: object) -> Mapping[str, Judge]:
-    """What a view takes."""
+    """Return the parameters that a view declares."""
     parameters: Mapping[str, Judge] = getattr(view, _DECLARED, {})
     return parameters
 
 
 def is_strict(rule: str) -> bool:
-    """Whether the route of this rule refuses parameters that it does not know."""
+    """True if the route of this rule refuses unknown parameters."""
     return rule.startswith("/api/") and not rule.startswith(LENIENT)
 
 
@@ -90,9 +90,10 @@ def judge_queries(app: Quart) -> None:
 
 
 def read_query(query: bytes, parameters: Mapping[str, Judge], *, strict: bool) -> dict[str, str]:
-    """The declared parameters of a query. Raises RejectedRequest (400) that names the one at fault.
+    """Return the declared parameters of a query. Raises RejectedRequest (400) that names the one at fault.
 
-    With `strict` an undeclared one is at fault too. Text that is not UTF-8, and NUL, which no row can hold, always are.
+    With `strict`, an undeclared parameter is refused too. A declared one is always refused if it is not UTF-8 or holds
+    NUL, which no row of the database can hold.
     """
     found: dict[str, str] = {}
     for pair in query.split(b"&"):
@@ -114,7 +115,7 @@ def read_query(query: bytes, parameters: Mapping[str, Judge], *, strict: bool) -
 
 
 def _decoded(raw: bytes) -> str | None:
-    """None for what is not UTF-8, and for NUL."""
+    """Decode a name or a value. Returns None for text that is not UTF-8 or holds NUL."""
     try:
         decoded = unquote_to_bytes(raw.replace(b"+", b" ")).decode()
     except UnicodeDecodeError:

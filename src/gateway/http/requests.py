@@ -1,4 +1,4 @@
-"""A request whose body has the bound of its route, and the forms in such bodies."""
+"""Requests whose body is bounded by their route, and reading forms from such bodies."""
 
 from __future__ import annotations
 
@@ -18,32 +18,39 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 class BoundedRequest(TrioRequest):
-    """A request that takes its body only once `admit` has told it how much that may be."""
+    """A request that takes its body only after `admit` has set the bound, or drops it after `drop`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.admitted = trio.Event()
         self.answering = trio.CancelScope()
-        """Around the work on the answer; cancelled by a body that turns out too large."""
+        """The scope of the work on the answer. A body that turns out too large cancels it."""
         self.bytes_max = 0
         self._room: int | None = None
+        """Bytes that the body may still bring; None while the body is dropped."""
 
     def admit(self, bytes_max: int) -> None:
-        """Take a body of at most `bytes_max`. Raises RejectedRequest (413) for one that announces more."""
+        """Take a body of at most `bytes_max`. Raises RejectedRequest (413) if Content-Length announces more."""
+        # Quart made the body before the route was known, and so without a bound.
         self.body = self.body_class(self.content_length, bytes_max)
         self.bytes_max = self._room = bytes_max
+        # Set also for a body that is refused below: its bytes must be received, and dropped, to notice a client that
+        # leaves.
         self.admitted.set()
         if (self.content_length or 0) > bytes_max:
             self._room = None
             raise too_large(bytes_max)
 
     def drop(self) -> None:
-        """Take no body: the answer is known without it."""
+        """Drop the body: the answer does not depend on it."""
         self._room = None
         self.admitted.set()
 
     def take(self, data: bytes, *, is_last: bool) -> None:
-        """Take a piece of the body. Too much of it ends the work on the answer, whether or not it reads the body."""
+        """Take a piece of the body, unless the body is dropped.
+
+        A body above the bound cancels the work on the answer, even if the route never reads the body.
+        """
         if self._room is None:
             return
         self._room -= len(data)
@@ -57,13 +64,14 @@ class BoundedRequest(TrioRequest):
 
 
 class BoundedConnection(TrioASGIHTTPConnection):
-    """One request as the server hands it over."""
+    """The ASGI side of one request: receives the messages that the server sends about it."""
 
-    async def handle_messages(  # type: ignore[override]  # as in the class above: trio's has a nursery
+    async def handle_messages(  # type: ignore[override]  # as in the base class: quart_trio's has a nursery
         self, nursery: trio.Nursery, request: Any, receive: Any
     ) -> None:
+        # No byte is taken before the route is known. Until then the server's bounded queue holds the client back.
         await request.admitted.wait()
-        # What comes after too much is received too, and dropped: the client that leaves is noticed behind it.
+        # Receiving goes on after a body was dropped: the message that the client has left comes behind the body.
         while (message := await receive())["type"] == "http.request":
             request.take(message.get("body", b""), is_last=not message.get("more_body", False))
         nursery.cancel_scope.cancel()
@@ -74,16 +82,16 @@ def too_large(bytes_max: int) -> RejectedRequest:
 
 
 def refuse_many_parameters(query: bytes) -> None:
-    """Raises RejectedRequest (400) for a query string that would take long to read."""
+    """Check the number of query parameters. Raises RejectedRequest (400) for FIELDS_MAX or more separators (`&`)."""
     if query.count(b"&") >= FIELDS_MAX:
         raise RejectedRequest(400, "too_many_parameters", f"a query string may have {FIELDS_MAX} parameters")
 
 
 async def read_form() -> Mapping[str, str]:
-    """Read the current request's body as the form of a page of ours; the first of fields with one name counts.
+    """Read the current request's body as a form of one of our pages. Of fields with the same name the first counts.
 
-    A body of another type has no fields. Raises RejectedRequest: 400 for more than FIELDS_MAX fields or text that is
-    not UTF-8, 413 above the route's bound.
+    A body of another content type gives no fields. Raises RejectedRequest: 400 for more than FIELDS_MAX fields or for
+    text that is not UTF-8, 413 above the route's bound.
     """
     body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != FORM_TYPE:
@@ -93,4 +101,5 @@ async def read_form() -> Mapping[str, str]:
     except ValueError as error:
         message = f"a form has at most {FIELDS_MAX} fields, in UTF-8"
         raise RejectedRequest(400, "invalid_form", message) from error
+    # Reversed, because the last assignment to a key wins in dict().
     return dict(reversed(fields))

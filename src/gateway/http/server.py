@@ -1,4 +1,4 @@
-"""Serving an application: our own listening socket, and what comes in through it."""
+"""Serving an application: the listening socket, and the connections that it accepts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _log = structlog.get_logger(__name__)
 BACKLOG = 1024
 GRACEFUL_SECONDS = 10.0
 UNSENT_SECONDS = 0.3
-"""After a stop, how long a client has to send the rest of its request."""
+"""After a stop, the time that a client has to send the rest of its request."""
 STALLED_READER_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 30.0
 CONNECTIONS_MAX = 8_192
 FULL_LOG_SECONDS = 60.0
-"""How often a server that turns connections away says so."""
+"""The shortest time between two log lines about connections that were turned away."""
 ACCEPT_AGAIN_SECONDS = 0.1
+"""Pause before the next try to accept, where there is no descriptor for it."""
 DESCRIPTORS_MAX = 65_536
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -47,20 +48,22 @@ async def serve_http(
     connections_max: int | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application until `stop` is set; `started()` is called with its URL once it listens.
+    """Serve an ASGI application until `stop` is set. `started()` is called with its URL once it listens.
 
-    `bind` is `host:port` (port 0: the kernel chooses) or `fd://N`. On `stop` the listener closes, idle connections end
-    at once, a request that is still being sent has UNSENT_SECONDS and one that is being answered `graceful_seconds`. A
-    connection that asks for nothing, or does not get its request's head across, is closed after `keep_alive_seconds`.
-    Of `connections_max` (half of the descriptors that the process may open, at most CONNECTIONS_MAX) the one that idles
-    longest makes room for the next. The application hears of requests alone: no lifespan, no WebSocket.
+    `bind` is `host:port` (port 0: the kernel chooses) or `fd://N`. On `stop` the listener closes and idle connections
+    end at once. A request that is still being sent has UNSENT_SECONDS, and one that is being answered has
+    `graceful_seconds`. A connection without a request, or with an incomplete request head, is closed after
+    `keep_alive_seconds`. At most `connections_max` are open (by default half of the descriptors that the process may
+    open, at most CONNECTIONS_MAX); beyond that the longest-idle connection is closed for the next one. The application
+    is called for requests only: no lifespan, no WebSocket.
 
-    Resource handling: the socket is this function's own, an inherited one included, and closed on every way out, and so
-    are all connections. A reader that stalls is cut off by the kernel after STALLED_READER_SECONDS, and by the end.
+    Resource handling: this function owns the listening socket, also an inherited one. It closes the socket and all
+    connections on every way out, cancellation included. The kernel cuts off a client that stops reading after
+    STALLED_READER_SECONDS; the end of this function does so too.
 
-    Error handling: an address that cannot be used is a ConfigError that names `key`. Errors of requests are the
-    application's to answer; none of them gets here, and none of a connection. Without a free descriptor new connections
-    are closed, which is logged once in FULL_LOG_SECONDS.
+    Error handling: an unusable address raises a ConfigError that names `key`. The application answers errors of
+    requests. No error of a request or of a connection is raised here. Without a free descriptor new connections are
+    closed, which is logged at most once in FULL_LOG_SECONDS.
     """
     address = parse_bind(bind)
     listening = await open_listener(address, key=key)
@@ -70,6 +73,7 @@ async def serve_http(
         url = _url(listening)
         asgi = ASGIWrapper(_undisturbed(app))
         acceptor = _Acceptor(listening, asgi, _config(keep_alive_seconds), context, connections)
+        # Two nurseries: `accepting` ends at the stop, while the connections in `clients` finish their requests.
         async with trio.open_nursery() as clients:
             try:
                 async with trio.open_nursery() as accepting:
@@ -78,6 +82,7 @@ async def serve_http(
                     await stop.wait()
                     accepting.cancel_scope.cancel()
                 acceptor.close()
+                # hypercorn closes idle connections now, and the others after their answer.
                 await context.terminated.set()
                 await _drain(connections, graceful_seconds)
             finally:
@@ -87,7 +92,7 @@ async def serve_http(
 
 
 async def _drain(connections: Connections, seconds: float) -> None:
-    """Wait until all requests are answered, at most `seconds`."""
+    """Wait until all requests are answered, at most `seconds`. Requests still being sent get UNSENT_SECONDS of it."""
     with trio.move_on_after(seconds):
         with trio.move_on_after(UNSENT_SECONDS):
             await connections.wait_gone()
@@ -96,7 +101,10 @@ async def _drain(connections: Connections, seconds: float) -> None:
 
 
 async def open_listener(bind: Bind, *, key: str) -> socket.socket:
-    """A listening TCP (or inherited) socket; the caller closes it. Raises ConfigError that names `key`."""
+    """Open a listening TCP socket, or adopt an inherited one. The caller closes it.
+
+    Raises ConfigError that names `key` if the address cannot be used.
+    """
     try:
         if bind.fd is not None:
             return _adopted(bind.fd)
@@ -123,6 +131,7 @@ def _bound(family: socket.AddressFamily, address: Any) -> socket.socket:
 def _adopted(fd: int) -> socket.socket:
     listener = socket.socket(fileno=fd)
     if listener.type != socket.SOCK_STREAM:
+        # Detached, because the socket object would close the descriptor, which is not the one we were promised.
         listener.detach()
         raise OSError(f"descriptor {fd} is not a stream socket")
     _prepare(listener)
@@ -131,7 +140,7 @@ def _adopted(fd: int) -> socket.socket:
 
 def _prepare(listener: socket.socket) -> None:
     if listener.family in {socket.AF_INET, socket.AF_INET6}:
-        # Connections inherit these from their listener.
+        # Accepted connections inherit these options from their listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED_READER_SECONDS * 1000))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.listen(BACKLOG)
@@ -143,7 +152,11 @@ def _url(listener: socket.socket) -> str:
 
 
 class _Acceptor:
-    """What accepts connections, until it is closed."""
+    """Accepts connections until it is closed.
+
+    It keeps one descriptor in reserve. When the process has none left, it gives the reserve up for a moment, to accept
+    a connection and close it. Without that the client would wait in the kernel's queue without an answer.
+    """
 
     def __init__(
         self, listening: socket.socket, app: Any, config: Config, context: WorkerContext, connections: Connections
@@ -159,10 +172,14 @@ class _Acceptor:
         self._logged_at = -FULL_LOG_SECONDS
 
     async def accept_all(self, clients: trio.Nursery) -> NoReturn:
-        """Begin the connection of each client in `clients`."""
+        """Accept connections for ever, and serve each one in a task of `clients`.
+
+        Raises OSError for a failure to accept that is no lack of descriptors or memory.
+        """
         self._take_reserve()
         while True:
-            # Without a free descriptor the kernel refuses to accept even where nobody waits: that must not spin.
+            # Without a free descriptor accept() fails at once, even when no client waits. Waiting for a client first
+            # keeps this loop from spinning.
             await trio.lowlevel.wait_readable(self._listening)
             try:
                 stream = await self._listener.accept()
@@ -179,18 +196,19 @@ class _Acceptor:
                 self._note_full("connections_max")
 
     def close(self) -> None:
-        """Take no more connections; what the kernel holds ready is refused."""
+        """Accept no more connections. The kernel refuses the ones that wait in its queue."""
         self._listener.socket.close()
         self._give_reserve()
 
     async def _turn_away(self, reason: str) -> None:
-        """Close a connection that there is no descriptor for, by means of the one that is kept for this."""
+        """Accept the next connection with the reserved descriptor, and close it."""
         self._note_full(reason)
         if self._reserve is None:
-            # The rest of the process was quicker, and took the place of the last connection that was turned away.
+            # Another part of the process took the descriptor that the last refused connection had set free.
             await trio.sleep(ACCEPT_AGAIN_SECONDS)
         else:
             self._give_reserve()
+            # trio made this socket non-blocking: if the client has left meanwhile, accept() fails and does not wait.
             with suppress(OSError):
                 refused, _ = self._listening.accept()
                 refused.close()
@@ -221,9 +239,9 @@ class _Acceptor:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many descriptors as it may, at most DESCRIPTORS_MAX.
+    """Raise this process's soft limit of open descriptors to its hard limit, at most to DESCRIPTORS_MAX.
 
-    Shells give 1,024, which is for programs that use select(2). Nothing here does.
+    Shells set 1,024 for the sake of programs that use select(2). This program does not use it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
@@ -232,16 +250,20 @@ def raise_descriptor_limit() -> None:
 
 
 def _room() -> int:
-    """Half of the descriptors: the other half is for bots, the database and files."""
+    """Return the default for `connections_max`: half of the descriptors, at most CONNECTIONS_MAX.
+
+    The other half is for bots, the database and files.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS_MAX if soft == resource.RLIM_INFINITY else min(CONNECTIONS_MAX, soft // 2)
 
 
 def _undisturbed(app: Any) -> Any:
-    """The application, told of a client that leaves only while its answer is unfinished.
+    """Wrap the application so that it learns of a client's disconnect only while its answer is unfinished.
 
-    hypercorn says so at the end of every answer too, and Quart then cancels the task in which hypercorn is arming the
-    connection's idle timer. Such a connection would never time out, and each would cost a stop its whole grace period.
+    hypercorn sends the disconnect message at the end of every answer too. Quart then cancels the task in which
+    hypercorn is arming the connection's idle timer. Such a connection would never time out, and a stop would wait for
+    it for the whole grace period.
     """
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
@@ -255,6 +277,7 @@ def _undisturbed(app: Any) -> Any:
         async def quiet_receive() -> Any:
             message = await receive()
             if answered and message["type"] == "http.disconnect":
+                # The request's task ends by itself once the answer is sent, and cancels this wait.
                 await trio.sleep_forever()
             return message
 

@@ -1,4 +1,4 @@
-"""The session cookie, and the proof that a request with it was made by our own pages."""
+"""The session cookie, and the check that a request with it was made by one of our own pages."""
 
 from __future__ import annotations
 
@@ -17,25 +17,34 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """How a cookie is looked up, and where people reach us (None: wherever the request says)."""
+    """The look-up of a session cookie's owner, and the URL at which people reach this server.
+
+    With `public_url` None only the request's own scheme and host count as this server's origin.
+    """
 
     owner: Callable[[str], Awaitable[UUID | None]]
     public_url: str | None = None
 
     async def signed_in(self) -> UUID | None:
-        """Whose session the request's cookie is; None without a live one."""
+        """Return the id of the person whose session the request's cookie is, or None without a live session."""
         secret = session_secret()
         return None if secret is None else await self.owner(secret)
 
     def require_same_origin(self) -> None:
-        """Raises RejectedRequest (403) unless a request that changes something was made by a page of ours."""
+        """Check that a page of ours made the request, if the request may change something.
+
+        Raises RejectedRequest (403) if its Origin is missing or is not this server's.
+        """
         if request.method not in SAFE_METHODS and not self._is_own(request.headers.get("Origin")):
             hint = "behind a proxy set http.public_url"
             message = f"a request with the session cookie needs this server's own Origin; {hint}"
             raise RejectedRequest(403, "foreign_origin", message)
 
     def refuse_foreign_origin(self) -> None:
-        """The same for a request that needs no session: a program, with neither cookie nor Origin, may make it."""
+        """Check the Origin as `require_same_origin` does, for a request that needs no session.
+
+        A request with neither a session cookie nor an Origin passes: a program made it, and no browser.
+        """
         if request.headers.get("Origin") is not None or session_secret() is not None:
             self.require_same_origin()
 
@@ -47,7 +56,10 @@ class Sessions:
         return origin in own
 
     def start(self, response: Response, secret: str, seconds: int) -> None:
-        """Hand the session out. Scripts cannot read it, other sites cannot use it, and https never falls back."""
+        """Set the session cookie. Scripts cannot read it, and other sites cannot use it.
+
+        With https the browser never sends it over plain http.
+        """
         response.set_cookie(
             COOKIE, secret, max_age=seconds, path="/", httponly=True, samesite="Lax", secure=self._is_secure()
         )
@@ -60,7 +72,7 @@ class Sessions:
 
 
 def session_secret() -> str | None:
-    """The request's session cookie, whatever it is worth. Nothing is decoded: ours need no quotes."""
+    """Return the request's session cookie, unchecked, or None. Nothing is unquoted: our cookies need no quotes."""
     for header in request.headers.getlist("Cookie"):
         for pair in header.split(";"):
             name, _, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""How often something may fail, counted per replica over a sliding minute of the monotonic clock."""
+"""Limits on failed attempts, counted per replica over a sliding minute of the monotonic clock."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gateway.webhooks.limits import RecentHits
 
 PER_ADDRESS = RateLimitItemPerMinute(30)
 PER_ACCOUNT = RateLimitItemPerMinute(10)
-"""Of one address."""
+"""Attempts at one account from one address."""
 KEYS_MAX = 20_000
-"""Addresses, and pairs of address and account, that are counted at the same time; the quietest are forgotten first."""
+"""The most addresses, and pairs of address and account, that are counted at once. The quietest are forgotten first."""
 _EMAIL_LENGTH_MAX = 254
 
 
 class Throttle:
-    """Counts one sort of attempt, in as many ways as there are limits to it. `attempts` names it, in the plural.
+    """Counts one sort of attempt against one or more limits. `attempts` names the sort, in the plural.
 
-    Everything here is synchronous: between two awaits nobody else counts, so that no burst gets past a limit.
+    Everything here is synchronous. No other task can count between a check and its count, so no burst passes a limit.
     """
 
     def __init__(self, attempts: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +34,10 @@ class Throttle:
         self._limiter = MovingWindowRateLimiter(self._hits)
 
     def check(self, limit: RateLimitItem, *key: str) -> None:
-        """Raises RejectedRequest (429) when the limit is reached, with the whole seconds (at least one) to wait."""
+        """Check that the limit is not reached.
+
+        Raises RejectedRequest (429) if it is, with the time to wait in whole seconds (at least one).
+        """
         if self._limiter.test(limit, *key):
             return
         reset = self._limiter.get_window_stats(limit, *key).reset_time
@@ -43,25 +46,25 @@ class Throttle:
         raise RejectedRequest(429, "too_many_attempts", message, retry_after=seconds)
 
     def count(self, limit: RateLimitItem, *key: str) -> None:
-        """Count one. Raises what `check` does, and counts nothing, beyond the limit."""
+        """Count one attempt. Beyond the limit it counts nothing and raises RejectedRequest (429) as `check` does."""
         self.check(limit, *key)
         self._limiter.hit(limit, *key)
 
     def give_back(self, limit: RateLimitItem, *key: str) -> None:
-        """Uncount one."""
+        """Take back one counted attempt."""
         self._hits.give_back(limit.key_for(*key))
 
     def forget(self, limit: RateLimitItem, *key: str) -> None:
-        """Uncount all of them."""
+        """Take back all counted attempts of this key."""
         self._hits.forget(limit.key_for(*key))
 
 
 class LoginThrottle:
     """Counts failed attempts to sign in, by the address they come from and by address and account together.
 
-    There is no limit to an account's failures over all addresses: a stranger who fails on purpose would lock its owner
-    out. An attempt counts from its beginning and is taken back when it turns out good, so that many at once do not get
-    past the limit before the first of them has failed.
+    An account's failures over all addresses are not limited: a stranger could fail on purpose and lock its owner out.
+    An attempt is counted when it begins and taken back when it succeeds. Otherwise many attempts at once would pass the
+    limit before the first of them has failed.
     """
 
     def __init__(
@@ -77,21 +80,27 @@ class LoginThrottle:
         self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def is_familiar(self, address: str, email: str) -> bool:
-        """Whether somebody signed in to the account from there since this process began."""
+        """True if a sign-in to the account from this address succeeded since this process began.
+
+        At most KEYS_MAX pairs are remembered, the latest ones.
+        """
         return (address, _account(email)) in self._familiar
 
     def check(self, address: str) -> None:
-        """Judge an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does."""
+        """Check an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does."""
         self._throttle.check(self._per_address, "address", address)
 
     def admit(self, address: str, email: str) -> None:
-        """Count an attempt. Raises RejectedRequest (429) as `Throttle.check` does, and counts nothing then."""
+        """Count an attempt. Raises RejectedRequest (429) as `Throttle.check` does; the attempt is then not counted."""
         self._throttle.check(self._per_address, "address", address)
         self._throttle.count(self._per_account, "account", address, _account(email))
         self._throttle.count(self._per_address, "address", address)
 
     def succeeded(self, address: str, email: str) -> None:
-        """Take an attempt back that was good: whoever made it knows the password, and begins anew with it."""
+        """Take back a successful attempt, and with it all failures of this address at this account.
+
+        The client knows the password, so its count for the account starts again.
+        """
         self._throttle.forget(self._per_account, "account", address, _account(email))
         self._throttle.give_back(self._per_address, "address", address)
         self._familiar[address, _account(email)] = None
@@ -100,13 +109,13 @@ class LoginThrottle:
             self._familiar.popitem(last=False)
 
     def undecided(self, address: str, email: str) -> None:
-        """Take an attempt back whose password was never judged."""
+        """Take back an attempt whose password was never judged."""
         self._throttle.give_back(self._per_account, "account", address, _account(email))
         self._throttle.give_back(self._per_address, "address", address)
 
 
 class BadPostThrottle:
-    """Counts posts that turned out bad, by the address they come from. A good one is never counted, nor refused."""
+    """Counts bad posts by the address they come from. Good posts are neither counted nor refused."""
 
     def __init__(
         self, *, per_address: RateLimitItem = PER_ADDRESS, clock: Callable[[], float] = time.monotonic
@@ -115,7 +124,7 @@ class BadPostThrottle:
         self._per_address = per_address
 
     def count(self, address: str) -> None:
-        """Raises RejectedRequest (429) as `Throttle.count` does."""
+        """Count a bad post. Raises RejectedRequest (429) as `Throttle.count` does."""
         self._throttle.count(self._per_address, "address", address)
 
 

@@ -1,9 +1,9 @@
-"""A Lark platform on loopback, faithful enough for the official SDKs; for the demo and the tests.
+"""A Lark platform on loopback, faithful enough for the official SDKs. It is for the demo and the tests.
 
-`Simulator` is the platform in memory, `open_simulator` puts it on sockets for as long as a test runs, `run_simulator`
-until cancelled. `rest` answers the calls of bots and `registration` those of scanned codes, `sockets` and `delivery`
-are the long connection and `callbacks` the events over HTTP; `control` is the JSON API under /_sim/ for other
-processes, `page` what people see.
+`Simulator` is the platform in memory. `open_simulator` serves it on sockets as long as a block runs, `run_simulator`
+until cancelled. `rest` answers the calls of bots, `registration` those of scanned codes. `sockets` and `delivery` are
+the long connection, `callbacks` the events over HTTP. `control` is the JSON API under /_sim/ for other processes, and
+`page` the pages for people.
 """
 
 from gateway.simulator.server import open_simulator, run_simulator

@@ -1,4 +1,4 @@
-"""Events pushed over HTTP, to the address that an app has named: encrypted, signed, and as wrong as a test wants."""
+"""Events pushed over HTTP to an app's address: encrypted, signed, and with the faults that a test has planned."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ANSWER_SHOWN_MAX = 512
 
 
 class Unreachable(Exception):
-    """Nobody answered at the app's address, or not in HTTP."""
+    """The app's address gave no answer, or none in HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is posted, byte for byte."""
+    """One request to post, byte for byte."""
 
     url: str
     body: bytes = field(repr=False)
@@ -36,7 +36,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back."""
+    """The answer to a posted request."""
 
     status: int
     body: bytes
@@ -46,9 +46,9 @@ Post = Callable[[Letter], Awaitable[Reply]]
 
 
 async def post_on_loopback(letter: Letter) -> Reply:
-    """Post over HTTP without proxies or redirects; the caller limits how long. Raises Unreachable."""
+    """Post over HTTP without proxies or redirects. The caller sets the time limit. Raises Unreachable."""
     try:
-        # No address here is https: not to verify spares loading the certificates for every event.
+        # No address here is https. Without verification the certificates need not be loaded for every event.
         async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=None) as http:
             answer = await http.post(letter.url, content=letter.body, headers=letter.headers)
             return Reply(answer.status_code, answer.content)
@@ -57,7 +57,7 @@ async def post_on_loopback(letter: Letter) -> Reply:
 
 
 class Callbacks:
-    """Posts to the apps that take their events over HTTP. `post` does the posting, and may be replaced."""
+    """Posts events to the apps that take them over HTTP. `post` sends one request, and may be replaced."""
 
     def __init__(self, platform: Platform, clock: Clock, entropy: random.Random, faults: Faults) -> None:
         self.post: Post = post_on_loopback
@@ -67,18 +67,18 @@ class Callbacks:
         self._faults = faults
 
     def takes(self, app_id: str) -> bool:
-        """Whether this app has its events pushed over HTTP."""
+        """True if this app has its events pushed over HTTP."""
         return self._platform.apps[app_id].event_mode == "http"
 
     async def push(self, app_id: str, payload: bytes) -> Reply:
-        """Post one event once. Raises Unreachable, also where the app has named no address."""
+        """Post one event once. Raises Unreachable, also if the app has no address."""
         app = self._platform.apps[app_id]
         if not app.event_url:
             raise Unreachable("the app has named no address")
         return await self.post(self._letter(app, payload, self._faults.next_push(app_id) or PushFault("")))
 
     async def verify(self, app: App) -> tuple[Reply, bool]:
-        """Challenge the address; returns what it answers and whether that proves it. Raises Unreachable."""
+        """Challenge the app's address. Returns the answer and whether it proves the address. Raises Unreachable."""
         challenge = derive("", "challenge", str(self._entropy.getrandbits(64)))
         asked = {"challenge": challenge, "token": app.verification_token, "type": "url_verification"}
         body = self._sealed(msgspec.json.encode(asked), app.encrypt_key)
@@ -118,12 +118,15 @@ class Callbacks:
 
 
 def sign(timestamp: str, nonce: str, encrypt_key: str, body: bytes) -> str:
-    """SHA-256 in lower-case hex over the three texts and the bytes of the body, exactly as they are sent."""
+    """Return the SHA-256, in lower-case hex, over the three texts and the bytes of the body, exactly as sent."""
     return hashlib.sha256(f"{timestamp}{nonce}{encrypt_key}".encode() + body).hexdigest()
 
 
 def encrypt(plaintext: bytes, encrypt_key: str, iv: bytes) -> str:
-    """AES-256-CBC with PKCS#7 padding, under the SHA-256 of the key; base64, the initialisation vector first."""
+    """Encrypt with AES-256-CBC and PKCS#7 padding, under the SHA-256 of the key.
+
+    Returns base64 of the initialisation vector followed by the ciphertext.
+    """
     padder = padding.PKCS7(algorithms.AES.block_size).padder()
     padded = padder.update(plaintext) + padder.finalize()
     encryptor = Cipher(algorithms.AES(hashlib.sha256(encrypt_key.encode()).digest()), modes.CBC(iv)).encryptor()

@@ -1,4 +1,4 @@
-"""From what a person types and attaches to the type and content of the message that the app sends for them."""
+"""Composes messages as the app of a person does: from typed text and attachments to a message's type and content."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from gateway.simulator.resources import Attachment, ResourceStore
 def compose(
     store: ResourceStore, message_type: str, text: str, mentions: Sequence[Mention], attachments: Sequence[Attachment]
 ) -> tuple[str, dict[str, Any]]:
-    """Message type and content. One attachment alone is a message of its kind; with words, or several, it is a post.
+    """Return the type and content of a message.
 
-    Raises ValueError for a post with anything but pictures and videos.
+    One attachment without text is a message of its kind. Attachments with text, or several of them, are a post. Raises
+    ValueError for a post with attachments other than pictures and videos.
     """
     if message_type == "post" or (attachments and (text or len(attachments) > 1)):
         lines = [_spans(line, mentions) for line in text.splitlines()]
@@ -26,7 +27,10 @@ def compose(
 
 
 def place_attachments(store: ResourceStore, content: dict[str, Any], attachments: Sequence[Attachment]) -> Any:
-    """`content` with a key for every `image_key` or `file_key` that is the name of an attachment."""
+    """Store the attachments, and return `content` with their keys.
+
+    An `image_key` or `file_key` that holds an attachment's name gets that attachment's key.
+    """
     keys = {attachment.name: store.add(attachment) for attachment in attachments}
 
     def placed(value: Any) -> Any:
@@ -52,7 +56,7 @@ def _span(store: ResourceStore, attachment: Attachment) -> dict[str, Any]:
 
 
 def _spans(line: str, mentions: Sequence[Mention]) -> list[dict[str, Any]]:
-    """One paragraph: words, and an `at` for each placeholder."""
+    """Return the spans of one paragraph: texts, and an `at` for each mention's placeholder."""
     by_key = {mention.key: mention for mention in mentions}
     return [
         {"tag": "at", "user_id": part, "user_name": by_key[part].name, "style": []}

@@ -1,4 +1,4 @@
-"""Who is connected, who was, and how many at once."""
+"""The open and the closed long connections, and the most that were open at the same time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUTGOING_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """One binary message to send, or a text one where `text` says so."""
+    """One WebSocket message to send: binary, or text if `text` is set."""
 
     data: bytes
     text: bool = False
@@ -26,7 +26,7 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """Close the WebSocket in good order after everything queued before."""
+    """A queued request to close the WebSocket in good order, after the messages queued before it."""
 
     code: int
     reason: str
@@ -34,9 +34,10 @@ class Goodbye:
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """One accepted WebSocket. Times are ms since 1970; `instance_id` is the return address of what is pushed here.
+    """One accepted WebSocket. Times are ms since 1970.
 
-    `queue` accepts messages without waiting; one writer sends them in order. `closing` says why it ends, once known.
+    `instance_id` stands in the frames pushed here, and acknowledgements return it. `queue` accepts messages without
+    waiting; one writer sends them in order. `closing` is the reason of its end, once known.
     """
 
     connection_id: str
@@ -57,11 +58,11 @@ class Connection:
 
     @property
     def live(self) -> bool:
-        """Accepted, not ended by either side, seen from the network and not from what was read so far."""
+        """True until either side has ended it. The peer's end counts as soon as the kernel knows it, even if unread."""
         return not self.closed_at and not self.valve.peer_left()
 
     def queue(self, message: Bytes | Goodbye) -> bool:
-        """Send when the messages before it are out; False when the connection is over or hopelessly behind."""
+        """Queue a message behind the earlier ones. False if the connection is over or OUTGOING_MAX messages wait."""
         try:
             self.outgoing.send_nowait(message)
         except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -69,9 +70,9 @@ class Connection:
         return True
 
     def drop(self, how: str = "close", code: int = 1000) -> None:
-        """End it: `close` (WebSocket close with `code`), `hang_up` (TCP end), `reset` (TCP RST) or `tear`.
+        """End the connection: `close` (WebSocket close with `code`), `hang_up` (TCP FIN), `reset` (TCP RST) or `tear`.
 
-        Raises ValueError for another word.
+        `tear` sends the beginning of a frame and hangs up. Raises ValueError for any other `how`.
         """
         if how not in ("close", "hang_up", "reset", "tear"):
             raise ValueError(f"a connection is dropped by close, hang_up, reset or tear, not {how!r}")
@@ -83,7 +84,7 @@ class Connection:
 
 
 class Connections:
-    """Live connections by app, a bounded memory of closed ones, and the most that were live together."""
+    """Open connections by app, the latest closed ones, and the most of each app that were live at the same time."""
 
     def __init__(self, clock: Clock, *, history_max: int, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -96,7 +97,7 @@ class Connections:
     def open(
         self, app: App, ticket: Ticket, valve: Valve, user_agent: str
     ) -> tuple[Connection, trio.MemoryReceiveChannel[Bytes | Goodbye]]:
-        """Enter an accepted connection; the receiving end of its queue goes to its writer."""
+        """Record an accepted connection. Returns it with the receiving end of its queue, which is for its writer."""
         outgoing, to_write = trio.open_memory_channel[Bytes | Goodbye](OUTGOING_MAX)
         number = next(self._numbers)
         connection = Connection(
@@ -116,7 +117,7 @@ class Connections:
         return connection, to_write
 
     def close(self, connection: Connection, reason: str) -> None:
-        """Enter the end of a connection; once."""
+        """Record the end of a connection. A second call does nothing."""
         if connection.closed_at:
             return
         connection.closed_at = self._clock.wall_ms()
@@ -131,13 +132,13 @@ class Connections:
         return [connection for connection in self._open.get(app_id, {}).values() if connection.live]
 
     def get(self, connection_id: str) -> Connection:
-        """A connection that is still open. Raises LookupError."""
+        """Return a connection that is still open. Raises LookupError for any other."""
         for connections in self._open.values():
             if connection_id in connections:
                 return connections[connection_id]
         raise LookupError(f"connection {connection_id} is not open")
 
     def history(self, app_id: str = "") -> list[Connection]:
-        """Closed connections in the order they ended, then open ones."""
+        """Return the closed connections in the order in which they ended, and then the open ones."""
         still_open = [connection for connections in self._open.values() for connection in connections.values()]
         return [one for one in (*self._closed, *still_open) if app_id in ("", one.app_id)]

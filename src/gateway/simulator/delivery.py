@@ -1,4 +1,4 @@
-"""At-least-once delivery of events, over long connections or HTTP: push, wait to be told so, push again."""
+"""At-least-once delivery of events, over long connections or HTTP: push, wait for the acknowledgement, push again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.simulator.platform import derive
 from gateway.simulator.wire import EVENT_OK, cut, judge
 
 REDELIVERY_SECONDS = (15.0, 300.0, 3600.0, 21600.0)
-"""From one push to the next; after the last the platform gives up."""
+"""The delays from one push to the next. After the last one the platform gives up."""
 ACK_SECONDS = 3.0
 FOLLOWED_MAX = 100_000
 REMEMBERED_BYTES_MAX = 64 * 1024 * 1024
@@ -27,9 +27,9 @@ REMEMBERED_BYTES_MAX = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PushPlan:
-    """How an event is put on the wire: in `chunks` parts, sent in `order`.
+    """A plan for sending an event: in `chunks` parts, in the given `order`.
 
-    `order` holds seq numbers, which may repeat or be missing. Raises ValueError for a number that is no part.
+    `order` holds seq numbers, which may repeat or be missing. Raises ValueError for a number outside the parts.
     """
 
     chunks: int = 1
@@ -44,11 +44,12 @@ class PushPlan:
 
 @dataclass(slots=True)
 class Push:
-    """One attempt. `outcome`: waiting · delivered · refused (code ≠ 200) · timeout · lost (connection) · no_connection.
+    """One attempt to deliver an event.
 
-    Pushed over HTTP, the code is the status of the answer, and it may be unreachable. `latency_ms` runs from queueing
-    the frame to its acknowledgement. `ack_payload` is what the client wrote, shortened;
-    `complaint` says why an acknowledgement was not accepted; `late` that an accepted one came after the decision.
+    `outcome`: waiting · delivered · refused (code ≠ 200) · timeout · lost (connection) · no_connection · unreachable
+    (HTTP only). Over HTTP, `ack_code` is the status of the answer. `latency_ms` runs from queueing the frame to its
+    acknowledgement. `ack_payload` is the client's text, shortened. `complaint` says why an acknowledgement was not
+    accepted. `late` is true if an accepted one came after the outcome was decided.
     """
 
     attempt: int
@@ -66,7 +67,7 @@ class Push:
 
 @dataclass(eq=False, slots=True)
 class EventRecord:
-    """An event and everything that was tried with it. `state`: pending · delivered · given_up."""
+    """An event and all attempts to deliver it. `state`: pending · delivered · given_up."""
 
     event_id: str
     app_id: str
@@ -79,18 +80,18 @@ class EventRecord:
     _changed: trio.Event = field(default_factory=trio.Event, repr=False)
 
     def touch(self) -> None:
-        """Wake whoever waits for a change."""
+        """Wake the tasks that wait for a change of this record."""
         self._changed.set()
         self._changed = trio.Event()
 
     async def until(self, condition: Callable[[EventRecord], bool]) -> EventRecord:
-        """Wait until `condition` holds for this record, looked at after every change."""
+        """Wait until `condition` holds for this record. It is checked after every change."""
         while not condition(self):
             await self._changed.wait()
         return self
 
     async def settled(self) -> EventRecord:
-        """Wait until it is delivered or given up."""
+        """Wait until the event is delivered or given up."""
         return await self.until(lambda record: record.state != "pending")
 
     async def answered(self, pushes: int = 1) -> Push:
@@ -101,7 +102,7 @@ class EventRecord:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    """A push whose acknowledgement is still out; over HTTP it has neither connection nor frames."""
+    """A push that waits for its acknowledgement. Over HTTP it has neither connection nor frames."""
 
     record: EventRecord
     push: Push
@@ -112,10 +113,10 @@ class _Waiting:
 
 
 class Delivery:
-    """Pushes events to one random live connection of their app, or its address, and follows the redelivery schedule.
+    """Pushes each event to one random live connection of its app, or to its address, and follows the schedule.
 
-    `submit` puts the first push on the wire before it returns, so what is submitted in order leaves in order.
-    Nothing is followed up unless `run` runs.
+    `submit` queues the first push before it returns, so events leave in the order in which they are submitted.
+    Acknowledgements and redeliveries are followed up only while `run` runs.
     """
 
     def __init__(
@@ -151,13 +152,16 @@ class Delivery:
                 nursery.start_soon(follow_up)
 
     def submit(self, record: EventRecord) -> EventRecord:
-        """Push an event for the first time and remember it. Raises trio.WouldBlock when far too many are pending."""
+        """Push an event for the first time and remember it. Raises trio.WouldBlock if FOLLOWED_MAX wait for `run`."""
         self._remember(record)
         self._to_follow.send_nowait(partial(self._follow_schedule, record, self._push(record)))
         return record
 
     def redeliver(self, event_id: str) -> EventRecord:
-        """Push an event once more, now, as the same event; its schedule goes on beside. Raises LookupError."""
+        """Push an event once more now, under the same id. Its schedule goes on unchanged.
+
+        Raises LookupError for an event that is not remembered.
+        """
         record = self.records.get(event_id)
         if record is None:
             raise LookupError(f"event {event_id} is not remembered")
@@ -165,7 +169,7 @@ class Delivery:
         return record
 
     def acknowledge(self, connection: Connection, ack: Frame) -> None:
-        """Take a data frame that a client sent."""
+        """Take a data frame that a client sent: the acknowledgement of a push. Any other data frame is ignored."""
         transport_id = (ack.header(b"message_id") or b"").decode(errors="replace")
         waiting = self._waiting.get(transport_id) or self._late.get(transport_id)
         if waiting is None or waiting.connection is not connection:
@@ -184,7 +188,7 @@ class Delivery:
         waiting.record.touch()
 
     def connection_lost(self, connection: Connection) -> None:
-        """Nothing pushed there will be acknowledged any more."""
+        """Mark the waiting pushes of an ended connection as lost: no acknowledgement of them can come any more."""
         for waiting in [one for one in self._waiting.values() if one.connection is connection]:
             self._decide(waiting, "lost")
 
@@ -256,7 +260,7 @@ class Delivery:
         waiting = _Waiting(record, push, connection, frames, self._clock.now())
         self._waiting[push.transport_id] = waiting
         order: Sequence[int] = record.plan.order if record.plan.order is not None else range(len(frames))
-        # A payload shorter than the number of its parts is cut into fewer.
+        # A payload with fewer bytes than the wanted parts is cut into fewer parts.
         messages = [Bytes(encode(frames[seq])) for seq in order if seq < len(frames)]
         if not all(connection.queue(message) for message in messages):
             self._decide(waiting, "lost")

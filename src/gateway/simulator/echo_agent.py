@@ -1,4 +1,4 @@
-"""The smallest agent there is: it reads a task as JSON on stdin and says back what it was told.
+"""The smallest agent: it reads a task as JSON from stdin and repeats the words of its sender.
 
 gateway agent run --server URL -- python -m gateway.simulator.echo_agent
 """
@@ -17,9 +17,9 @@ _BLOCK = re.compile(r"<(recent_context|quoted_message|forwarded_messages)\b[^<>]
 
 
 def reply(task: bytes) -> str:
-    """The answer to one task, with the process id, so that a reader can see that another process gave it.
+    """Return the answer to one task. It names the process id, so that a reader can see which process gave it.
 
-    What others said stands in blocks before the sender's words; to repeat it would be to quote everybody to everybody.
+    The words of others stand in blocks before the sender's own words. They are left out of the answer.
     """
     fields = msgspec.json.decode(task)
     prompt = _own_words(fields["prompt"])
@@ -28,7 +28,7 @@ def reply(task: bytes) -> str:
 
 
 def _own_words(prompt: str) -> str:
-    """The prompt without the blocks, and without the white space after each of them."""
+    """Return the prompt without the blocks and without the white space after each of them."""
     kept: list[str] = []
     unclosed: set[str] = set()
     at = 0
@@ -39,7 +39,7 @@ def _own_words(prompt: str) -> str:
         closing = f"</{name}>"
         end = prompt.find(closing, opening.end())
         if end < 0:
-            unclosed.add(name)  # nor is any later one of this name, and looking again would take long
+            unclosed.add(name)  # no later block of this name is closed either, and searching again would take long
             continue
         kept.append(prompt[at : opening.start()])
         at = end + len(closing)

@@ -1,4 +1,4 @@
-"""Event payloads as the platform writes them: schema 2.0, ids from the viewpoint of the app that receives them."""
+"""Event payloads as the platform writes them: schema 2.0, with the ids that the receiving app sees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MESSAGE_RECEIVED = "im.message.receive_v1"
 
 
 def envelope(app: App, event_type: str, event: dict[str, Any], *, event_id: str, now_ms: int) -> bytes:
-    """A whole v2 event. The verification token is empty on the long connection."""
+    """Encode a whole v2 event. On the long connection its verification token is empty."""
     header = {
         "event_id": event_id,
         "token": app.verification_token if app.event_mode == "http" else "",
@@ -26,7 +26,7 @@ def envelope(app: App, event_type: str, event: dict[str, Any], *, event_id: str,
 
 
 def message_event(platform: Platform, app: App, message: Message) -> dict[str, Any]:
-    """The `event` member of a received message."""
+    """Return the `event` member of the event for a received message."""
     chat = platform.chats[message.chat_id]
     body: dict[str, Any] = {
         "message_id": message.message_id,
@@ -53,7 +53,7 @@ def message_event(platform: Platform, app: App, message: Message) -> dict[str, A
 
 
 def viewed(platform: Platform, app: App, union_id: str) -> dict[str, str | None]:
-    """The three ids of a person or bot as `app` sees them; `user_id` needs a scope of its own."""
+    """Return the three ids of a person or bot as `app` sees them. `user_id` is None without the scope for it."""
     person = platform.people.get(union_id)
     user_id = person.user_id if person is not None and app.shows_user_ids else None
     return {"union_id": union_id, "user_id": user_id, "open_id": open_id(app.app_id, union_id)}

@@ -1,4 +1,4 @@
-"""HTTP requests and answers as values, and the table that finds who answers them."""
+"""HTTP requests and answers as values, and the table of routes that answer them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Refusal(Exception):
-    """The platform says no: its own `code` and `msg`, under HTTP `status`, with extra response headers."""
+    """A refusal of the platform: its own `code` and `msg`, under the HTTP `status`, with extra response headers."""
 
     def __init__(self, code: int, msg: str, *, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(f"{code}: {msg}")
@@ -24,9 +24,9 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. The path is decoded, header names are lower case, `params` are parts of the matched path.
+    """One HTTP request. The path is decoded, header names are in lower case, `params` are parts of the matched path.
 
-    `region` and `base_url` say on which cloud's hosts it arrived.
+    `region` and `base_url` are those of the cloud whose host was called.
     """
 
     method: str
@@ -39,12 +39,12 @@ class Request:
     base_url: str = ""
 
     def argument(self, name: str, default: str = "") -> str:
-        """The first value of a query argument."""
+        """Return the first value of a query argument, or `default`."""
         values = self.query.get(name, ())
         return values[0] if values else default
 
     def document(self) -> dict[str, Any]:
-        """The body as a JSON object, {} when there is none. Raises Refusal for anything else."""
+        """Return the body as a JSON object; {} for an empty body. Raises Refusal for anything else."""
         if not self.body:
             return {}
         try:
@@ -58,10 +58,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer; `code` is the platform's own number, kept for the call log.
+    """One HTTP answer. `code` is the platform's own number, kept for the call log.
 
-    With `stream` the body comes from there, piece by piece, and `length` says how much it is, or None that nobody
-    says; it may raise ConnectionLost in the middle.
+    With `stream` the body comes from it piece by piece. `length` is then the announced length; with None no length is
+    announced. The stream may raise ConnectionLost in the middle.
     """
 
     status: int = 200
@@ -73,18 +73,18 @@ class Answer:
 
 
 class ConnectionLost(Exception):
-    """Reset the caller's connection instead of answering."""
+    """Raised to reset the caller's connection instead of answering."""
 
 
 def json_answer(document: object, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """A JSON answer; `code` in the document goes into the call log too."""
+    """Build a JSON answer. A `code` in the document goes into the call log too."""
     code = document.get("code", 0) if isinstance(document, dict) else 0
     body = msgspec.json.encode(document)
     return Answer(status, body, (("content-type", "application/json; charset=utf-8"), *headers), code)
 
 
 def read_query(text: str) -> dict[str, tuple[str, ...]]:
-    """Query arguments by name, in order, blank values kept."""
+    """Return the values of a query's arguments by name, in order, blank values included."""
     return {name: tuple(values) for name, values in parse_qs(text, keep_blank_values=True).items()}
 
 
@@ -100,7 +100,7 @@ class Route:
 
 
 class Router:
-    """Routes in the order they were added; `{name}` in a pattern matches one part of the path."""
+    """Routes in the order in which they were added. `{name}` in a pattern matches one part of the path."""
 
     def __init__(self) -> None:
         self._routes: list[Route] = []
@@ -110,7 +110,7 @@ class Router:
         self._routes.append(Route(method, pattern, responder, expression))
 
     def find(self, request: Request) -> tuple[Route, Request] | None:
-        """The route that answers, and the request with its `params` filled in."""
+        """Return the first matching route and the request with its `params` filled in, or None."""
         for route in self._routes:
             match = route.expression.fullmatch(request.path) if route.method == request.method else None
             if match:

@@ -1,4 +1,4 @@
-"""Planned failures: the next N calls of a path, WebSocket handshakes, events pushed over HTTP."""
+"""Planned failures of the next calls of a path, WebSocket handshakes, or events pushed over HTTP."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ PLANNED_MAX = 100
 
 @dataclass(slots=True)
 class CallFault:
-    """How the next `times` calls of `path` (shell-style pattern, any `method` when empty) go wrong.
+    """A failure of the next `times` calls of `path`, a shell-style pattern. An empty `method` matches every method.
 
-    First `hang_seconds` pass. Then `lose_answer` performs the call and resets the connection instead of answering;
-    otherwise, when `reset` is set, the connection is reset without doing anything; otherwise `status` (with `code`,
-    `msg` or a raw `body`) is the answer and nothing is done. A fault with none of these only delays the call.
+    First `hang_seconds` pass. Then the first of these that is set applies:
+
+    - `lose_answer` performs the call, and resets the connection instead of answering.
+    - `reset` resets the connection without performing the call.
+    - `status` (with `code`, `msg` or a raw `body`) is the answer, and the call is not performed.
+
+    A fault with none of these only delays the call.
     """
 
     path: str
@@ -32,9 +36,10 @@ class CallFault:
 
 @dataclass(slots=True)
 class HandshakeFault:
-    """How the next `times` WebSocket handshakes are answered; an empty `status` header value is left out.
+    """A refusal of the next `times` WebSocket handshakes.
 
-    `http_status` 0 accepts after `hang_seconds`. `app_id` limits the fault to one app.
+    First `hang_seconds` pass. `status`, `msg` and `autherrcode` become headers of the answer; empty ones are left out.
+    With `http_status` 0 the handshake is only delayed, and then accepted. `app_id` limits the fault to one app.
     """
 
     times: int = 1
@@ -53,10 +58,10 @@ PUSH_FAULTS = frozenset(
 
 @dataclass(slots=True)
 class PushFault:
-    """What is wrong with the next `times` events pushed over HTTP: `how` is one of PUSH_FAULTS.
+    """A fault in the next `times` events pushed over HTTP. `how` is one of PUSH_FAULTS.
 
-    Encryption and signature go wrong only for an app that has a key for them. The signature says `age_seconds` ago as
-    the time of sending. `app_id` limits the fault to one app. Raises ValueError for another `how`.
+    Faults of encryption and signature have an effect only for an app with an encrypt key. The signature's timestamp
+    lies `age_seconds` in the past. `app_id` limits the fault to one app. Raises ValueError for another `how`.
     """
 
     how: str
@@ -70,7 +75,7 @@ class PushFault:
 
 
 class Faults:
-    """The planned failures that are still to happen, oldest first."""
+    """The planned failures that have not happened yet, the oldest first."""
 
     def __init__(self) -> None:
         self.calls: list[CallFault] = []
@@ -78,7 +83,7 @@ class Faults:
         self.pushes: list[PushFault] = []
 
     def plan(self, fault: CallFault | HandshakeFault | PushFault) -> None:
-        """Add a failure. Raises ValueError when too many are planned already."""
+        """Add a failure. Raises ValueError if PLANNED_MAX are planned already."""
         if len(self.calls) + len(self.handshakes) + len(self.pushes) >= PLANNED_MAX:
             raise ValueError(f"{PLANNED_MAX} failures are planned already; clear them first")
         if isinstance(fault, CallFault):
@@ -94,7 +99,7 @@ class Faults:
         self.pushes.clear()
 
     def next_call(self, method: str, path: str) -> CallFault | None:
-        """The failure meant for this call, counted down."""
+        """Return the failure planned for this call, or None, and count it down."""
         for fault in self.calls:
             if fault.method in ("", method) and fnmatchcase(path, fault.path):
                 fault.times -= 1
@@ -104,7 +109,7 @@ class Faults:
         return None
 
     def next_handshake(self, app_id: str) -> HandshakeFault | None:
-        """The failure meant for this handshake, counted down."""
+        """Return the failure planned for this handshake, or None, and count it down."""
         for fault in self.handshakes:
             if fault.app_id in ("", app_id):
                 fault.times -= 1
@@ -114,7 +119,7 @@ class Faults:
         return None
 
     def next_push(self, app_id: str) -> PushFault | None:
-        """The failure meant for this pushed event, counted down."""
+        """Return the failure planned for this pushed event, or None, and count it down."""
         for fault in self.pushes:
             if fault.app_id in ("", app_id):
                 fault.times -= 1

@@ -1,4 +1,4 @@
-"""Call limits: so many in any window of so many seconds."""
+"""Call limits: at most a number of calls in any window of a number of seconds."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PER_CHAT = (Limit(5, 1.0),)
 
 
 class Limits:
-    """Sliding windows by key. A refused call does not count against any window."""
+    """Counts calls in sliding windows by key. A refused call counts in no window."""
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
         self._calls: dict[tuple[Hashable, Limit], deque[float]] = {}
 
     def admit(self, now: float, *keyed: tuple[Hashable, tuple[Limit, ...]]) -> None:
-        """Count one call against all limits of all keys. Raises Refusal with the seconds to wait."""
+        """Count one call in all windows of all keys. At a limit it raises Refusal with the seconds to wait."""
         if not self.enabled:
             return
         windows = [(limit, self._window(key, limit)) for key, limits in keyed for limit in limits]
@@ -45,7 +45,7 @@ class Limits:
 
     def _window(self, key: Hashable, limit: Limit) -> deque[float]:
         if len(self._calls) > KEYS_MAX:
-            self._calls.clear()  # forgetting errs on the generous side, and needs ten thousand chats to happen
+            self._calls.clear()  # forgetting admits too many calls at worst, and needs thousands of keys to happen
         return self._calls.setdefault((key, limit), deque())
 
 

@@ -1,4 +1,4 @@
-"""The calls about messages: sending, reading, listing, changing, reacting."""
+"""The API calls about messages: sending, reading, listing, changing, reacting."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _receiver(world: World, app: App, id_type: str, receive_id: object) -> Chat:
 
 
 def read_message(world: World, app: App, request: Request) -> dict[str, Any]:
-    """One message; a bundle of forwarded ones is followed by everything inside, linked by `upper_message_id`."""
+    """Return one message. A bundle of forwarded ones is followed by its contents, linked by `upper_message_id`."""
     message = world.messages.get(request.params["message_id"])
     require_member(world, app, message.chat_id)
     id_type = _id_type(app, request)
@@ -79,9 +79,10 @@ def read_message(world: World, app: App, request: Request) -> dict[str, Any]:
 
 
 def list_messages(world: World, app: App, request: Request) -> dict[str, Any]:
-    """A chat's or a thread's messages; unlike in events, `start_time` and `end_time` are seconds here.
+    """List the messages of a chat or a thread. Here `start_time` and `end_time` are seconds, unlike times in events.
 
-    Recalled ones are listed without their content; what was said in a topic of a chat is listed by its thread only.
+    Recalled messages are listed without their content. Replies in a topic are listed by their thread only, not by their
+    chat.
     """
     found = sorted(_contained(world, app, request), key=lambda message: message.create_time)
     sort_type = request.argument("sort_type", "ByCreateTimeAsc")
@@ -104,7 +105,10 @@ def _page_token(last: Message) -> str:
 
 
 def _after(found: list[Message], page_token: str) -> list[Message]:
-    """What follows the page that gave out this token, also when more was said in the meantime."""
+    """Return the messages after the page that gave out this token, including ones written since.
+
+    Raises Refusal for an unknown token.
+    """
     if not page_token:
         return found
     for index, message in enumerate(found):
@@ -137,7 +141,7 @@ def _contained(world: World, app: App, request: Request) -> list[Message]:
 
 
 def _id_type(app: App, request: Request) -> str:
-    """How people are to be named. Raises Refusal for a way that this app may not use."""
+    """Return the type of id by which the answer names people. Raises Refusal for one that this app may not see."""
     id_type = request.argument("user_id_type", "open_id")
     if id_type not in ("open_id", "union_id", "user_id"):
         raise Refusal(BAD_FIELD, f"field validation failed: user_id_type {id_type!r}")
@@ -190,7 +194,7 @@ def _reaction(world: World, app: App, reaction_id: str, emoji: str) -> dict[str,
 
 
 def _item(world: World, app: App, message: Message, id_type: str = "open_id") -> dict[str, Any]:
-    """A message as REST shows it: a bot by its app id, a person by the id asked for, flat mentions."""
+    """Return a message as the REST API shows it: bots by app id, people by the id type asked for, flat mentions."""
     is_bot = message.sender_type == "app"
     sender = {
         "id": message.sender_id if is_bot else _named(world, app, message.sender_id, id_type),

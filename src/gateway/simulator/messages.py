@@ -1,4 +1,4 @@
-"""What was said in the simulated chats, by people and by bots."""
+"""The messages of people and bots in the simulated chats."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WRITTEN_TYPES = frozenset({"text", "post", "interactive"})
 MEDIA_TYPES = frozenset({"image", "file", "audio", "media", "sticker"})
 SHARED_TYPES = frozenset({"share_chat", "share_user", "system"})
 MESSAGE_TYPES = WRITTEN_TYPES | MEDIA_TYPES | SHARED_TYPES
-"""What a bot may send; people can send anything."""
+"""The types of message that a bot may send. People can send any type."""
 
 FORWARDED = "Merged and Forwarded Message"
-"""All that the content of a bundle says; what is in it has to be fetched."""
+"""The whole content of a bundle of forwarded messages. The messages in it have to be fetched."""
 
 BAD_CONTENT = 230001
 NOT_IN_CHAT = 230002
@@ -38,7 +38,7 @@ BAD_FIELD = 99992402
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """Who an `@_user_N` placeholder stands for: a union id, and whether it is a bot."""
+    """The person or bot that an `@_user_N` placeholder (`key`) stands for."""
 
     key: str
     union_id: str
@@ -48,10 +48,10 @@ class Mention:
 
 @dataclass(slots=True)
 class Message:
-    """One message. `sender_id` is an app id for a bot and a union id for a person; times are ms since 1970.
+    """One message. `sender_id` is an app id for a bot and a union id for a person. Times are ms since 1970.
 
-    `calls` counts how often a bot asked for it: more than 1 means that repeats with the same uuid were dropped.
-    `upper_message_id` is the bundle of forwarded messages that it is a copy in.
+    `calls` counts how often its bot sent it: more than 1 means that repeats with the same uuid were dropped.
+    `upper_message_id` is set for a copy in a bundle of forwarded messages, and names that bundle.
     """
 
     message_id: str
@@ -75,7 +75,7 @@ class Message:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The content as the JSON object that it is, {} where it is something else."""
+        """Return the content as a JSON object; {} if it is something else."""
         try:
             document = msgspec.json.decode(self.content)
         except (msgspec.DecodeError, RecursionError):
@@ -84,13 +84,13 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The words of a text message, mention placeholders included; "" for other types."""
+        """Return the words of a text message, mention placeholders included; "" for other types."""
         return str(self.document.get("text", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a sender wants to say, before it is checked and has an id."""
+    """A message as its sender wants it, before it is checked and has an id."""
 
     message_type: str
     content: str
@@ -100,7 +100,7 @@ class Draft:
 
 
 class MessageStore:
-    """All messages, newest `history_max` of them; `changed` is called after every visible change."""
+    """The newest `history_max` messages. `changed` is called after every visible change."""
 
     def __init__(self, *, history_max: int, changed: Callable[[], None]) -> None:
         self._messages: OrderedDict[str, Message] = OrderedDict()
@@ -112,7 +112,7 @@ class MessageStore:
         self._numbers = itertools.count(1)
 
     def in_chat(self, chat_id: str, sender_type: str = "", *, include_deleted: bool = False) -> list[Message]:
-        """The messages of a chat, oldest first."""
+        """Return the messages of a chat, the oldest first."""
         return [
             message
             for message in self._by_chat.get(chat_id, {}).values()
@@ -120,12 +120,12 @@ class MessageStore:
         ]
 
     def in_thread(self, thread_id: str, *, include_deleted: bool = False) -> list[Message]:
-        """The messages of a topic, its root first, oldest first."""
+        """Return the messages of a topic, the oldest first, so that its root comes first."""
         found = (one for one in self._messages.values() if one.thread_id == thread_id)
         return [one for one in found if include_deleted or not one.deleted]
 
     def get(self, message_id: str) -> Message:
-        """A message by id. Raises Refusal when it never existed or was recalled."""
+        """Return a message by id. Raises Refusal if it is unknown or was recalled."""
         message = self._messages.get(message_id)
         if message is None:
             raise Refusal(GONE, "The message is not found")
@@ -145,30 +145,30 @@ class MessageStore:
         now_ms: int,
         message_id: str = "",
     ) -> Message:
-        """Store what a person said."""
+        """Store a person's message. Raises Refusal if the message that it replies to is unknown or was recalled."""
         return self._store(
             chat, "user", person.union_id, draft, now_ms=now_ms, mentions=tuple(mentions), message_id=message_id
         )
 
     def forward(self, bundle: Message, originals: Sequence[Message]) -> None:
-        """Put copies of `originals`, and of what they bundle themselves, into a message that forwards them."""
+        """Put copies of `originals`, and of the messages that they bundle themselves, into a bundle."""
         self._forwarded[bundle.message_id] = copies = [_copy(original, bundle) for original in originals]
         for copy, original in zip(copies, originals, strict=True):
             if original.message_id in self._forwarded:
                 self.forward(copy, self._forwarded[original.message_id])
 
     def bundled(self, message_id: str) -> Iterator[Message]:
-        """Everything inside a bundle, each bundle in it followed by what is inside that."""
+        """Yield the messages in a bundle. A bundle among them is followed by its own messages."""
         for child in self._forwarded.get(message_id, ()):
             yield child
             yield from self.bundled(child.message_id)
 
     def is_bundled(self, message_id: str) -> bool:
-        """Whether this is the id of a copy inside a bundle."""
+        """True if this is the id of a copy inside a bundle."""
         return any(child.message_id == message_id for children in self._forwarded.values() for child in children)
 
     def withdraw(self, message_id: str) -> Message:
-        """Recall a message in the name of who wrote it. Raises Refusal."""
+        """Recall a message in the name of its sender. Raises Refusal as `get` does."""
         message = self.get(message_id)
         message.deleted = True
         self._changed()
@@ -177,7 +177,10 @@ class MessageStore:
     # -- bots
 
     def send(self, app: App, chat: Chat, draft: Draft, *, now: float, now_ms: int) -> tuple[Message, bool]:
-        """Store what a bot sends; a repeated uuid gives back the first message and False. Raises Refusal."""
+        """Store a bot's message and return it with True. A repeated uuid returns the first message with False.
+
+        Raises Refusal.
+        """
         check_draft(draft)
         if app.app_id not in chat.app_ids:
             raise Refusal(NOT_IN_CHAT, "Bot/User can NOT be out of the chat.")
@@ -205,7 +208,7 @@ class MessageStore:
         self.withdraw(self._own(app, message_id).message_id)
 
     def react(self, app: App, message_id: str, emoji: str) -> str:
-        """Add a bot's reaction to a message; returns the reaction's id."""
+        """Add a bot's reaction to a message and return the reaction's id. Raises Refusal as `get` does."""
         message = self.get(message_id)
         reaction_id = derive("ZCaCIjUBVVWSrm5L-", message_id, app.app_id, emoji)
         message.reactions[reaction_id] = (app.app_id, emoji)
@@ -213,7 +216,7 @@ class MessageStore:
         return reaction_id
 
     def unreact(self, app: App, message_id: str, reaction_id: str) -> str:
-        """Take back a bot's own reaction; returns its emoji. Raises Refusal."""
+        """Take back a bot's own reaction and return its emoji. Raises Refusal."""
         message = self.get(message_id)
         owner, emoji = message.reactions.get(reaction_id, ("", ""))
         if not owner:
@@ -289,7 +292,7 @@ class MessageStore:
 
 
 def _copy(original: Message, bundle: Message) -> Message:
-    """What a bundle shows of a message: who wrote it, when and where, but no threads, replies or reactions."""
+    """Copy a message for a bundle: with its sender, time and chat, but without threads, replies and reactions."""
     return replace(
         original,
         message_id=derive("om_", bundle.message_id, original.message_id),
@@ -302,7 +305,7 @@ def _copy(original: Message, bundle: Message) -> Message:
 
 
 def check_draft(draft: Draft) -> None:
-    """Raise the refusal that the platform gives to a message of this form."""
+    """Check a message as the platform does. Raises Refusal with the platform's code for a bad one."""
     if len(draft.uuid) > UUID_LENGTH_MAX:
         raise Refusal(BAD_FIELD, f"field validation failed: uuid has {len(draft.uuid)} of {UUID_LENGTH_MAX} characters")
     if draft.message_type not in MESSAGE_TYPES:
@@ -321,9 +324,10 @@ def check_draft(draft: Draft) -> None:
 
 
 def place_mentions(text: str, candidates: Sequence[tuple[str, str, bool]]) -> tuple[str, tuple[Mention, ...]]:
-    """Turn each `@name` of a candidate (name, union id, is bot) into `@_user_N`, numbered as they appear.
+    """Replace each `@name` of a candidate (name, union id, is bot) by `@_user_N`, numbered as they appear.
 
-    A longer name wins over its own beginning, and `@name` counts once per person however often it is written.
+    Returns the text and its mentions. A longer name wins over a shorter one that it begins with. A person gets one
+    mention, even if the name is written several times.
     """
     by_name = {name: (union_id, is_bot) for name, union_id, is_bot in reversed(candidates) if name}
     if not by_name:
@@ -340,7 +344,10 @@ def place_mentions(text: str, candidates: Sequence[tuple[str, str, bool]]) -> tu
 
 
 def readable(message: Message) -> str:
-    """The words of a message as a person reads them: names for placeholders, the type in brackets without words."""
+    """Return a message's words as a person reads them, with names for placeholders.
+
+    A message without words is shown as its type in brackets.
+    """
     text = message.text or f"[{message.message_type}]"
     for mention in _longest_first(message.mentions):
         text = text.replace(mention.key, f"@{mention.name}")

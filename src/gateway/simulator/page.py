@@ -1,4 +1,4 @@
-"""Pages for people: a chat window to talk to the bots, and the page behind a scanned code, to agree or refuse."""
+"""Pages for people: a chat window to talk to bots, and the page behind a scanned code, to agree or refuse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICY = (
 
 
 def add_routes(simulator: Simulator) -> None:
-    """Add the pages and their own assets; they live on the control API and load nothing from elsewhere."""
+    """Add the pages and their assets. They use the control API, and load nothing from other hosts."""
     for path, (name, content_type) in FILES.items():
         headers = (
             ("content-type", content_type),

@@ -1,4 +1,4 @@
-"""The calls about the bot itself and about people."""
+"""The API calls about the bot itself and about people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPEN_ID_UNKNOWN = 99992351
 
 
 def bot_info(world: World, app: App, _request: Request) -> dict[str, Any]:
-    """The bot, at the top level and without its union id."""
+    """Return the bot. The platform puts it at the top level of the document, and leaves out its union id."""
     bot = {
         "activate_status": 2,
         "app_name": app.name,
@@ -33,7 +33,7 @@ def user(world: World, app: App, request: Request) -> dict[str, Any]:
 
 
 def users(world: World, app: App, request: Request) -> dict[str, Any]:
-    """Up to 50 people; who is not found is left out."""
+    """Return up to 50 people. Unknown ids are left out."""
     handles = request.query.get("user_ids", ())
     if not 0 < len(handles) <= BATCH_USERS_MAX:
         raise Refusal(

@@ -1,6 +1,6 @@
-"""What the simulated platform knows: apps, people, chats, credentials, tokens and connection tickets.
+"""The state of the simulated platform: apps, people, chats, credentials, tokens and connection tickets.
 
-Nothing here waits or looks at a clock; every `now` is an argument in seconds.
+Nothing here waits or reads a clock; every `now` is an argument in seconds.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from gateway.simulator.exchange import Refusal
 T = TypeVar("T")
 
 REGIONS = ("feishu", "lark")
-"""Two clouds with the same calls; what one knows is unknown to the other."""
+"""The two clouds. They have the same calls, and neither knows the other's data."""
 EVENT_MODES = ("socket", "http")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TENANT_KEY = "15f2a7c0d4e8b9a1"
 TOKEN_SECONDS = 7200.0
 TOKEN_REUSE_SECONDS = 1800.0
-"""The same tenant token is handed out until less than this is left of it."""
+"""The same tenant token is handed out again until less than this time is left of it."""
 TICKET_SECONDS = 60.0
 CONNECTIONS_MAX = 50
-"""How many connections one app may hold, unless the app says otherwise."""
+"""The most connections of one app, unless its `connections_max` says otherwise."""
 
 APP_OPTIONS = frozenset(
     {
@@ -42,7 +42,7 @@ APP_OPTIONS = frozenset(
         "verification_token",
     }
 )
-"""What may be said about an app when it is created, and changed later."""
+"""The options of an app that may be given when it is created, and changed later."""
 
 BAD_APP_ID = 10003
 BAD_APP_SECRET = 10014
@@ -52,18 +52,19 @@ TOKEN_INVALID = 99991663
 
 
 def derive(prefix: str, *parts: str, digits: int = 32) -> str:
-    """An id that is always the same for the same parts."""
+    """Return an id that is always the same for the same parts."""
     return prefix + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
 
 
 @dataclass(slots=True)
 class App:
-    """A self-built app and its bot. `union_id` is the bot's; its open_id depends on which app looks.
+    """A self-built app and its bot. `union_id` is the bot's; its open_id differs for each app that looks at it.
 
-    `hears_all_group_messages` stands for the scope to read every group message; without it only those that mention
-    the bot arrive. `hears_bots` stands for the scope that lets other bots' mentions through, `shows_user_ids` and
-    `shows_names` for those to see people's tenant ids and to look up their names. With the `event_mode` http its
-    events are posted to `event_url` and nothing arrives on its long connections, of which it may still have some.
+    `hears_all_group_messages` stands for the scope to read every group message; without it only messages that mention
+    the bot arrive. `hears_bots` stands for the scope to receive messages of other bots that mention it.
+    `shows_user_ids` and `shows_names` stand for the scopes to see people's tenant ids and their names. With
+    `event_mode` http the events are posted to `event_url`, and none arrive on the app's long connections, though it may
+    still open some.
     """
 
     app_id: str
@@ -87,7 +88,7 @@ class App:
 
     @property
     def open_id(self) -> str:
-        """The bot as its own app sees it."""
+        """Return the bot's open_id as its own app sees it."""
         return open_id(self.app_id, self.union_id)
 
     def accepts(self, secret: str, now: float) -> bool:
@@ -96,7 +97,7 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody in the tenant; `union_id` is the handle in this simulator, open ids depend on which app looks."""
+    """A person in the tenant. `union_id` identifies a person in this simulator; the open_id differs for each app."""
 
     name: str
     union_id: str
@@ -124,12 +125,12 @@ class Ticket:
 
 
 def open_id(app_id: str, union_id: str) -> str:
-    """How one app names a person or a bot."""
+    """Return the id by which one app names a person or a bot."""
     return derive("ou_", app_id, union_id)
 
 
 class Platform:
-    """Apps, people, chats and what they may do. Handles may be ids or, where unique, names."""
+    """Apps, people and chats, and their rights. A handle is an id or, where it is unique, a name."""
 
     def __init__(self, *, token_seconds: float = TOKEN_SECONDS) -> None:
         self.apps: dict[str, App] = {}
@@ -143,7 +144,7 @@ class Platform:
     # -- apps and people
 
     def add_app(self, name: str = "", app_id: str = "", secret: str = "", **options: Any) -> App:
-        """Register an app. Raises ValueError when its id is taken or an option is unknown."""
+        """Register an app. Raises ValueError if its id is taken, or an option is unknown or invalid."""
         number = len(self.apps) + 1
         app_id = app_id or derive("cli_", "app", str(number), digits=16)
         if app_id in self.apps:
@@ -161,38 +162,38 @@ class Platform:
         return app
 
     def rotate_secret(self, app: App, now: float, overlap_seconds: float = 0.0, secret: str = "") -> str:
-        """Give the app a new secret; the old one works for `overlap_seconds` more. Returns the new one."""
+        """Give the app a new secret and return it. The old one works for `overlap_seconds` more."""
         app.old_secret, app.old_secret_until = app.secret, now + overlap_seconds
         app.secret = secret or derive("simulated-", "secret", app.app_id, app.secret, digits=22)
         return app.secret
 
     def add_person(self, name: str) -> Person:
-        """The person of this name, registered on first mention."""
+        """Return the person of this name, who is registered at the first call."""
         union_id = derive("on_", "person", name)
         person = Person(name, union_id, derive("", "user", name, digits=8))
         return self.people.setdefault(union_id, person)
 
     def app(self, handle: str) -> App:
-        """An app by id or name. Raises LookupError."""
+        """Return an app by id or name. Raises LookupError."""
         return self.apps.get(handle) or _only(handle, (app for app in self.apps.values() if app.name == handle))
 
     def person(self, handle: str) -> Person:
-        """A person by union id or name. Raises LookupError."""
+        """Return a person by union id or name. Raises LookupError."""
         return self.people.get(handle) or _only(handle, (one for one in self.people.values() if one.name == handle))
 
     def names(self) -> dict[str, str]:
-        """Display names of people and bots by union id."""
+        """Return the display names of people and bots by union id."""
         people = {person.union_id: person.name for person in self.people.values()}
         return people | {app.union_id: app.name for app in self.apps.values()}
 
     def resolve_open_id(self, app: App, handle: str) -> Person | None:
-        """The person whom this app calls `handle`."""
+        """Return the person whose open_id for this app is `handle`, or None."""
         return next((one for one in self.people.values() if open_id(app.app_id, one.union_id) == handle), None)
 
     # -- chats
 
     def direct_chat(self, person: Person, app: App) -> Chat:
-        """The one conversation of this person with this bot."""
+        """Return the one direct chat of this person with this bot, and create it at the first call."""
         chat_id = derive("oc_", person.union_id, app.app_id)
         chat = self.chats.get(chat_id)
         if chat is None:
@@ -206,18 +207,18 @@ class Platform:
         return chat
 
     def chat(self, chat_id: str) -> Chat:
-        """A chat by id. Raises LookupError."""
+        """Return a chat by id. Raises LookupError."""
         return self.chats.get(chat_id) or _only(chat_id, iter(()))
 
     def remove_from_chat(self, chat: Chat, app: App) -> None:
-        """The bot leaves; sending there is refused from now on."""
+        """Remove the bot from the chat. From then on its messages there are refused."""
         if app.app_id in chat.app_ids:
             chat.app_ids.remove(app.app_id)
 
     # -- tenant tokens
 
     def grant_token(self, app_id: str, secret: str, now: float) -> tuple[str, int]:
-        """A tenant token and its remaining seconds. Raises Refusal for credentials that do not fit."""
+        """Return a tenant token and its remaining seconds. Raises Refusal for wrong credentials."""
         app = self.apps.get(app_id)
         if app is None:
             raise Refusal(BAD_APP_ID, "invalid app_id")
@@ -233,7 +234,7 @@ class Platform:
         return token, int(self._token_seconds)
 
     def authenticate(self, authorization: str, now: float) -> App:
-        """The app that an Authorization header speaks for. Raises Refusal."""
+        """Return the app whose token an Authorization header holds. Raises Refusal."""
         if not authorization:
             raise Refusal(TOKEN_MISSING, "Missing access token for authorization. Please make a request with token.")
         scheme, _, token = authorization.partition(" ")
@@ -245,11 +246,11 @@ class Platform:
         return self.apps[app_id]
 
     def token_holder(self, authorization: str) -> str:
-        """Whose token this is, valid or not any more; "" when nobody's."""
+        """Return the id of the app whose token this is, also if it has expired; "" for an unknown token."""
         return self._tokens.get(authorization.removeprefix("Bearer "), ("", 0.0))[0]
 
     def revoke_tokens(self, app: App) -> int:
-        """Every token of the app is invalid at once; returns how many there were."""
+        """Make every token of the app invalid at once. Returns their number."""
         kept = {token: held for token, held in self._tokens.items() if held[0] != app.app_id}
         revoked = len(self._tokens) - len(kept)
         self._tokens = kept
@@ -258,7 +259,7 @@ class Platform:
     # -- connection tickets
 
     def grant_ticket(self, app: App, now: float) -> tuple[str, Ticket]:
-        """A fresh ticket's text and what it stands for."""
+        """Issue a new ticket. Returns its text and the ticket itself."""
         self._tickets = {text: held for text, held in self._tickets.items() if held.expires_at > now}
         self._minted += 1
         text = derive("", "ticket", app.app_id, str(self._minted), str(now))
@@ -267,13 +268,13 @@ class Platform:
         return text, ticket
 
     def redeem_ticket(self, text: str, now: float) -> Ticket | None:
-        """Use a ticket up; None when it is unknown, used or too old."""
+        """Use a ticket up and return it; None if it is unknown, used or expired."""
         ticket = self._tickets.pop(text, None)
         return ticket if ticket is not None and ticket.expires_at > now else None
 
 
 def set_options(app: App, options: dict[str, Any]) -> None:
-    """Change options of an app. Raises ValueError."""
+    """Change options of an app. Raises ValueError for an unknown option or an invalid value."""
     unknown = options.keys() - APP_OPTIONS
     if unknown:
         raise ValueError(f"an app has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(APP_OPTIONS))}")
@@ -288,7 +289,7 @@ def set_options(app: App, options: dict[str, Any]) -> None:
 
 
 def _check_url(url: str) -> None:
-    """The simulator talks to nobody beyond this machine. Raises ValueError."""
+    """Check that an address is on this machine: the simulator contacts no other. Raises ValueError if it is not."""
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname not in LOOPBACK:
         raise ValueError(f"events are posted to http on {', '.join(LOOPBACK)} only, not to {url!r}")

@@ -1,4 +1,4 @@
-"""The call of the accounts host that registers an app: init, begin and poll, forms in and JSON out."""
+"""The call of the accounts host that registers an app. Its actions are init, begin and poll; it takes forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATH = "/oauth/v1/app/registration"
 
 
 def add_routes(router: Router, scans: Scans, clock: Clock) -> None:
-    """Add the call. Whatever is no success is HTTP 400 with `error`, waiting for the person included."""
+    """Add the call. It answers HTTP 400 with `error` for everything but a success, also while the person decides."""
 
     async def respond(request: Request) -> Answer:
         document = _answer(scans, request, clock.now())

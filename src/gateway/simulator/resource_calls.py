@@ -1,4 +1,4 @@
-"""The calls about resources: downloading what is in a message, uploading what is to be sent."""
+"""The API calls about resources: downloading files of messages, and uploading files to send."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNSUPPORTED_MESSAGE = 234043
 
 
 def download(world: World, app: App, request: Request) -> Answer:
-    """The bytes of a picture or file. Raises Refusal under HTTP 200, which is how this one call refuses."""
+    """Return the bytes of a picture or file. Raises Refusal under HTTP 200, as the platform does for this call only."""
     try:
         attachment = _found(world, app, request)
     except Refusal as refusal:
@@ -51,7 +51,7 @@ def _found(world: World, app: App, request: Request) -> Attachment:
         raise Refusal(UNSUPPORTED_MESSAGE, "Unsupported message type")
     keys = list(keys_in(message.document))
     if (asked_as, key) not in keys:
-        # The same key under the other type: the parameter is wrong, not the key.
+        # If the message holds the key under the other type, the platform blames the type and not the key.
         wrong_type = any(key == held for _, held in keys) or asked_as not in ("image", "file")
         raise Refusal(*((BAD_PARAMETER, "Invalid request param") if wrong_type else _NOT_IN_MESSAGE))
     try:
@@ -67,7 +67,7 @@ _NOT_IN_MESSAGE = (NOT_IN_MESSAGE, "File not in msg")
 
 
 def disposition(name: str) -> str:
-    """A Content-Disposition that keeps any name: plain where it can be, percent-encoded UTF-8 besides."""
+    """Return a Content-Disposition for any name: once in plain ASCII with `_` for the rest, once as encoded UTF-8."""
     plain = re.sub(r'[^\x20-\x7e]|["\\]', "_", name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
@@ -106,7 +106,10 @@ def _uploaded(fields: dict[str, tuple[str, bytes]], name: str, bytes_max: int) -
 
 
 def read_form(request: Request) -> dict[str, tuple[str, bytes]]:
-    """The parts of a multipart body by name: file name, "" where there is none, and bytes. Raises Refusal."""
+    """Return the parts of a multipart body by name: file name ("" if it has none) and bytes.
+
+    Raises Refusal for a body that is not multipart.
+    """
     boundary = re.search(r'boundary="?([^";]+)"?', request.headers.get("content-type", ""))
     if boundary is None:
         raise Refusal(BAD_PARAMETER, "Invalid request param: not multipart/form-data")

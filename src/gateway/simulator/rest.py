@@ -1,4 +1,4 @@
-"""The Open Platform as a whole: which call is answered where, tokens, and the bootstrap of the long connection."""
+"""The Open Platform's REST API: the table of calls, tokens, and the bootstrap of the long connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ TOO_MANY_CONNECTIONS = 1000040350
 
 
 def add_routes(router: Router, world: World) -> None:
-    """Every call of the platform. Errors are HTTP 400 (429 when throttled) with `code`, `msg` and `error.log_id`."""
+    """Add every call of the platform.
+
+    Errors are HTTP 400 (429 when throttled) with `code`, `msg` and `error.log_id`.
+    """
     _add(router, "POST", "/callback/ws/endpoint", lambda request: bootstrap(world, request))
     _add(router, "POST", "/open-apis/auth/v3/tenant_access_token/internal", lambda request: grant(world, request))
     for method, pattern, call in (*message_calls.CALLS, *resource_calls.CALLS, *people_calls.CALLS):
@@ -66,7 +69,7 @@ def _next_log_id() -> str:
 
 
 def bootstrap(world: World, request: Request) -> dict[str, Any]:
-    """Where to open a long connection, with a ticket that opens one. Its refusals come as HTTP 200."""
+    """Return the URL for one long connection, with the ticket for it. Refusals of this call come as HTTP 200."""
     document = request.document()
     now = world.clock.now()
     app = world.platform.apps.get(str(document.get("AppID", "")))

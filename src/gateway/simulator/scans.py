@@ -1,6 +1,6 @@
-"""Apps registered by scanning a code: what a device asks for, what a person decides, what the device is told.
+"""Apps registered by scanning a code: the device's requests, the person's decision, and the device's answers.
 
-Nothing here waits or looks at a clock; every `now` is an argument in seconds.
+Nothing here waits or reads a clock; every `now` is an argument in seconds.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from gateway.simulator.platform import REGIONS, App, Person, Platform, derive, o
 SCAN_SECONDS = 600.0
 INTERVAL_SECONDS = 5.0
 SLOW_DOWN_SECONDS = 5.0
-"""How much longer the interval gets for a device that asks too often."""
+"""The time by which the interval grows for a device that polls too often."""
 EARLY = 0.8
-"""A poll counts as too early before this part of the interval has passed."""
+"""A poll is too early before this part of the interval has passed."""
 SCANS_MAX = 1000
 ADDONS_BYTES_MAX = 1024 * 1024
 AVATARS_MAX = 6
@@ -35,10 +35,10 @@ SEES_USER_IDS = "contact:user.employee_id:readonly"
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What the address behind a code says beyond its user code: presets that the person sees before they agree.
+    """The presets in the address behind a code. The person sees them before agreeing.
 
-    `addons` are the scopes, events and callbacks that the app is to have. `client_id` names an app to connect again
-    instead of creating one, unless `create_only`.
+    `addons` are the scopes, events and callbacks that the app is to have. `client_id` names an existing app to connect
+    again instead of creating one, unless `create_only` is set.
     """
 
     name: str = ""
@@ -52,7 +52,7 @@ class Link:
 
 @dataclass(eq=False, slots=True)
 class Scan:
-    """One registration. `state`: pending · authorized · denied · expired. `region` is the host where it began."""
+    """One registration. `state`: pending · authorized · denied · expired. `region` is the cloud where it began."""
 
     device_code: str = field(repr=False)
     user_code: str
@@ -70,11 +70,12 @@ class Scan:
 
 
 class Scans:
-    """Registrations by either of their codes; `changed` is called when one begins or is decided.
+    """Registrations, found by either of their codes. `changed` is called when one begins.
 
-    `expiry_member` is the name under which the device reads how long it has: expires_in, or expire_in as some expect.
-    With `regions_apart` a tenant's app is handed out on the hosts of its own brand alone; otherwise, for a device that
-    knows one host only, it is sent to the other host once and then served where it is.
+    `expiry_member` is the name under which the device reads how long the code is valid: expires_in, or expire_in as
+    some clients expect. With `regions_apart` an app's credentials are handed out only on the hosts of its tenant's own
+    brand. Without it a device is sent to the other host once, and is then served on either host; that is for setups
+    where one address stands for both clouds.
     """
 
     def __init__(self, platform: Platform, *, changed: Callable[[], None]) -> None:
@@ -90,7 +91,7 @@ class Scans:
     # -- the device
 
     def begin(self, region: str, base_url: str, now: float) -> dict[str, Any]:
-        """Open a registration; returns what the device is told."""
+        """Open a registration and return the answer for the device."""
         number = str(next(self._numbers))
         user_code = derive("", "user code", number, str(now), digits=8).upper()
         user_code = f"{user_code[:4]}-{user_code[4:]}"
@@ -110,7 +111,7 @@ class Scans:
         }
 
     def poll(self, device_code: str, region: str, now: float) -> dict[str, Any]:
-        """What the device is told: credentials, or a document with `error`."""
+        """Return the answer to a device's poll: credentials, or a document with `error`."""
         scan = self._scans.get(device_code)
         if scan is None:
             return _error("invalid_grant", "the device code is unknown")
@@ -139,17 +140,17 @@ class Scans:
         here = scan.brand == region or (scan.sent_elsewhere and not self.regions_apart)
         if not here:
             scan.sent_elsewhere = True
-            scan.polled_at.clear()  # whoever is sent to another host may ask there at once
+            scan.polled_at.clear()  # a device that is sent to another host may poll there at once
         return {"client_id": app.app_id, "client_secret": app.secret if here else "", "user_info": person}
 
     # -- the person
 
     def all(self) -> tuple[Scan, ...]:
-        """Every registration remembered, oldest first."""
+        """Return every remembered registration, the oldest first."""
         return tuple(self._scans.values())
 
     def find(self, code: str) -> Scan:
-        """A registration by its user code or device code. Raises LookupError."""
+        """Return a registration by its user code or device code. Raises LookupError."""
         for scan in self._scans.values():
             if code in (scan.user_code, scan.device_code):
                 return scan
@@ -158,9 +159,10 @@ class Scans:
     def authorize(
         self, scan: Scan, person: Person, now: float, *, brand: str, link: Link, options: dict[str, Any]
     ) -> App:
-        """The person agrees: the app is created with `options`, or connected again, in a tenant of `brand`.
+        """Agree as the person. The app is created with `options` in a tenant of `brand`, or connected again.
 
-        Raises ValueError when it is decided already or the brand is unknown.
+        Raises ValueError if the registration is decided already or the brand is unknown, LookupError for an unknown app
+        to connect again.
         """
         self._decide(scan, now)
         if brand not in REGIONS:
@@ -176,12 +178,12 @@ class Scans:
         return app
 
     def deny(self, scan: Scan, now: float) -> None:
-        """The person refuses. Raises ValueError when it is decided already."""
+        """Refuse as the person. Raises ValueError if the registration is decided already."""
         self._decide(scan, now)
         scan.state = "denied"
 
     def expire(self, scan: Scan, now: float) -> None:
-        """Its time is up at once. Raises ValueError when it is decided already."""
+        """Let the registration expire at once. Raises ValueError if it is decided already."""
         self._decide(scan, now)
         scan.state = "expired"
 
@@ -196,7 +198,10 @@ class Scans:
 
 
 def read_link(url: str, user_code: str) -> Link:
-    """The presets in the address behind a code. Raises ValueError for another code's, or what the page refuses."""
+    """Return the presets in the address behind a code.
+
+    Raises ValueError for the address of another code, for too many avatars, and for unreadable addons.
+    """
     query = parse_qs(urlsplit(url).query)
     first = {name: values[0] for name, values in query.items()}
     if first.get("user_code") != user_code:
@@ -216,7 +221,7 @@ def read_link(url: str, user_code: str) -> Link:
 
 
 def _read_addons(text: str) -> dict[str, Any]:
-    """JSON, compressed with gzip, in base64url without padding. Raises ValueError."""
+    """Decode addons: JSON, compressed with gzip, in base64url without padding. Raises ValueError."""
     try:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         unpacked = zlib.decompressobj(wbits=31).decompress(packed, ADDONS_BYTES_MAX)
@@ -226,7 +231,7 @@ def _read_addons(text: str) -> dict[str, Any]:
 
 
 def _granted(link: Link) -> dict[str, bool]:
-    """What the scopes asked for give the app beyond what every app has here."""
+    """Return the app options that the requested scopes turn on, beyond those that every app has here."""
     scopes = link.addons.get("scopes")
     asked = scopes.get("tenant") if isinstance(scopes, dict) else None
     scope_options = {HEARS_BOTS: "hears_bots", SEES_USER_IDS: "shows_user_ids"}
@@ -238,5 +243,5 @@ def _error(error: str, description: str) -> dict[str, Any]:
 
 
 def _short(seconds: float) -> float:
-    """Whole seconds as an integer, as the platform writes them."""
+    """Return whole seconds as an integer, as the platform writes them."""
     return int(seconds) if seconds == int(seconds) else seconds

@@ -1,4 +1,4 @@
-"""The simulator on three loopback ports: HTTP for each of its two clouds (calls, control, pages) and WebSocket."""
+"""Serves the simulator on three loopback ports: HTTP for each of its two clouds (calls, control, pages), WebSocket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 async def open_simulator(
     *, host: str = "127.0.0.1", port: int = 0, lark_port: int = 0, ws_port: int = 0, **settings: Any
 ) -> AsyncIterator[Simulator]:
-    """A listening simulator for the duration; arguments as `run_simulator`."""
+    """Serve a simulator for the duration of the block, and yield it. The arguments are those of `run_simulator`."""
     async with trio.open_nursery() as nursery:
         yield await nursery.start(
             partial(run_simulator, host=host, port=port, lark_port=lark_port, ws_port=ws_port, **settings),
@@ -55,11 +55,11 @@ async def run_simulator(
     task_status: trio.TaskStatus[Simulator] = trio.TASK_STATUS_IGNORED,
     **settings: Any,
 ) -> None:
-    """Serve a simulator until cancelled; `settings` go to `Simulator`. Reports it once all ports accept.
+    """Serve a simulator until cancelled. `settings` go to `Simulator`. `started()` gets it once all ports accept.
 
-    `port` is the Feishu cloud, open platform and accounts in one, `lark_port` the Lark cloud; both serve the control
-    API and the pages. Port 0 lets the kernel choose. Raises ConfigError for a host that is not loopback or a port
-    that is taken. Cancellation closes every connection at once.
+    `port` is the Feishu cloud (open platform and accounts in one), `lark_port` the Lark cloud. Both serve the control
+    API and the pages. Port 0 lets the kernel choose. Raises ConfigError for a host that is not loopback, or a port that
+    is taken. Cancellation closes every connection at once.
     """
     listeners = {"feishu": _bind(host, port), "lark": _bind(host, lark_port)}
     ws_listener = _bind(host, ws_port)
@@ -105,7 +105,7 @@ def _address(listener: trio.SocketListener) -> str:
 
 
 class HttpDoor:
-    """Serves one cloud's HTTP on byte streams that can be reset in the middle of a call."""
+    """Serves the HTTP of one cloud on byte streams that can be reset in the middle of a call."""
 
     def __init__(self, simulator: Simulator, region: str) -> None:
         self._simulator = simulator
@@ -115,11 +115,11 @@ class HttpDoor:
         self._context = WorkerContext(None)
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one connection until it ends. Whatever breaks inside ends this connection and nothing else."""
+        """Serve one connection until it ends. An exception inside is logged, and ends this connection only."""
         valve = Valve(stream)
         app = wrap_app(partial(self._answer, valve), self._config.wsgi_max_body_size, "asgi")
         try:
-            # Typed for a TLS stream, but all it uses of a plain one is what a Valve has.
+            # TCPServer is typed for a TLS stream. Of a plain stream it uses only the members that a Valve has.
             await TCPServer(app, self._config, self._context, ConnectionState({}), cast("Any", valve))
         except* Exception:
             log.exception("simulated_http_connection_failed")

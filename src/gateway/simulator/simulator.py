@@ -1,4 +1,4 @@
-"""The simulated platform as one object: what tests and the control API call."""
+"""The simulated platform as one object, for tests and the control API to call."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from gateway.simulator.sockets import SocketDoor
 from gateway.simulator.world import World
 
 CLIENT_CONFIG = {"ReconnectCount": -1, "ReconnectInterval": 120, "ReconnectNonce": 30, "PingInterval": 120}
-"""What the platform hands out when nobody asked for anything else; seconds."""
+"""The default client configuration that the platform hands out; intervals are in seconds."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A person's message and the events it caused, one per bot that may hear it."""
+    """A person's message and the events that it caused, one for each bot that may receive it."""
 
     message: Message
     events: tuple[EventRecord, ...]
 
     @property
     def event(self) -> EventRecord:
-        """The event of the first bot. Raises LookupError when no bot hears this message."""
+        """Return the event of the first bot. Raises LookupError if no bot receives this message."""
         if not self.events:
             raise LookupError("no bot hears this message")
         return self.events[0]
@@ -53,7 +53,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP call in the log: no query, no headers, no bodies. `outcome`: answered · planned failure · lost."""
+    """One HTTP call in the log, without query, headers and bodies. `outcome`: answered · planned failure · lost."""
 
     at: int
     method: str
@@ -67,10 +67,11 @@ class Call:
 
 
 class Simulator:
-    """A Lark platform in memory. `open_simulator` puts it on sockets; without them, `respond` and `door.serve` do.
+    """A Lark platform in memory. `open_simulator` serves it on sockets.
 
-    Its clock is trio's, so it must be made inside a trio run. `redelivery_scale` multiplies the redelivery delays;
-    `seed` makes its random choices (which connection gets an event, frame numbers) repeat.
+    Without sockets, call `respond` for HTTP and the `serve` method of `door` for byte streams. Its clock is trio's, so
+    it must be made inside a trio run. `redelivery_scale` multiplies the redelivery delays. `seed` makes its random
+    choices (the connection that gets an event, frame numbers) repeatable.
     """
 
     def __init__(
@@ -134,13 +135,13 @@ class Simulator:
 
     @property
     def base_url(self) -> str:
-        """Where the Feishu cloud listens, and where the control API is called by those who do not care."""
+        """Return the URL of the Feishu cloud. The control API answers on both clouds; by default it is called here."""
         return self.base_urls[REGIONS[0]]
 
     # -- setting the scene
 
     def create_app(self, name: str = "", *, app_id: str = "", secret: str = "", **options: Any) -> App:
-        """A new self-built app with its bot; options as in `App`. Raises ValueError."""
+        """Create a self-built app with its bot. The options are those of `App`. Raises ValueError."""
         return self.platform.add_app(name, app_id, secret, **options)
 
     def create_person(self, name: str) -> Person:
@@ -153,14 +154,14 @@ class Simulator:
         return self.platform.direct_chat(person, app)
 
     def rotate_secret(self, app: App, *, overlap_seconds: float = 0.0, secret: str = "") -> str:
-        """A new app secret; the old one is refused at once, or after `overlap_seconds`."""
+        """Give the app a new secret and return it. The old one is refused at once, or after `overlap_seconds`."""
         return self.platform.rotate_secret(app, self.clock.now(), overlap_seconds, secret)
 
     def revoke_tokens(self, app: App) -> int:
         return self.platform.revoke_tokens(app)
 
     def configure_client(self, config: dict[str, Any], *, replace: bool = False) -> None:
-        """Change what bootstrap and pongs hand out from now on; `replace` drops every member not named."""
+        """Change the client configuration in bootstraps and pongs. With `replace`, other members are removed."""
         if replace:
             self.world.client_config.clear()
         self.world.client_config.update(config)
@@ -186,14 +187,19 @@ class Simulator:
         message_id: str = "",
         event_id: str = "",
     ) -> Said:
-        """A person writes, in the direct chat with an app or in a group; every bot that may hear it gets an event.
+        """Write as a person, in the direct chat with an app or in a group. Each bot that may receive it gets an event.
 
-        Each `@Name` of a chat member in `text` becomes a mention; `mentions` adds what the text does not name, in
-        front. `content` replaces the text for other message types. One of the `attachments` alone is a message of its
-        kind; with text, or several, they make a post; inside a given `content`, a key that is the name of one becomes
-        its key. `forwards` are ids of messages that this one bundles, instead of words. `age_seconds` dates the message
-        back. `chunks` and `order` as in `PushPlan`. Raises Refusal for a message that does not exist, ValueError for
-        attachments that no message holds.
+        - Each `@Name` of a chat member in `text` becomes a mention. `mentions` that the text does not name are added in
+          front.
+        - `content` replaces the text for other message types.
+        - One of the `attachments` without text is a message of its kind. With text, or several, they make a post. In a
+          given `content`, an `image_key` or `file_key` that is an attachment's name becomes its key.
+        - `forwards` are ids of messages that this one bundles, instead of words.
+        - `age_seconds` dates the message back.
+        - `chunks` and `order` are those of `PushPlan`.
+
+        Raises Refusal for a replied or forwarded message that does not exist. Raises ValueError for attachments that no
+        message can hold, and for a forwarded message of a chat that the person is not in.
         """
         chat = to if isinstance(to, Chat) else self.platform.direct_chat(person, to)
         text = _name_first(text, mentions)
@@ -224,7 +230,7 @@ class Simulator:
     def push_event(
         self, app: App, event_type: str, event: dict[str, Any], *, chunks: int = 1, event_id: str = ""
     ) -> EventRecord:
-        """An event of any type, inside a proper envelope."""
+        """Push an event of any type, in a proper envelope."""
         event_id = event_id or self._next_event_id()
         payload = envelope(app, event_type, event, event_id=event_id, now_ms=self.clock.wall_ms())
         return self._submit(app, event_type, payload, PushPlan(chunks), event_id)
@@ -232,12 +238,12 @@ class Simulator:
     def push_payload(
         self, app: App, payload: bytes, *, chunks: int = 1, order: Sequence[int] | None = None
     ) -> EventRecord:
-        """Exactly these bytes as the payload of an event, be they JSON or not."""
+        """Push exactly these bytes as the payload of an event, whether they are JSON or not."""
         plan = PushPlan(chunks, None if order is None else tuple(order))
         return self._submit(app, "", payload, plan, self._next_event_id())
 
     def push_raw(self, connection: Connection, data: bytes, *, text: bool = False) -> bool:
-        """Exactly these bytes as one WebSocket message, no frame around them; False when it cannot be queued."""
+        """Send exactly these bytes as one WebSocket message, without a frame. False if it cannot be queued."""
         return connection.queue(Bytes(data, text))
 
     def redeliver(self, event_id: str) -> EventRecord:
@@ -245,7 +251,7 @@ class Simulator:
         return self.delivery.redeliver(event_id)
 
     def event(self, event_id: str) -> EventRecord:
-        """What is known of an event. Raises LookupError."""
+        """Return the record of an event. Raises LookupError if it is not remembered."""
         if event_id not in self.delivery.records:
             raise LookupError(f"event {event_id} is not remembered")
         return self.delivery.records[event_id]
@@ -253,27 +259,27 @@ class Simulator:
     # -- looking
 
     def sent(self, chat: Chat | str) -> list[Message]:
-        """What bots said in a chat and did not recall, oldest first."""
+        """Return the messages of bots in a chat, without recalled ones, the oldest first."""
         return self.messages.in_chat(chat if isinstance(chat, str) else chat.chat_id, "app")
 
     def connections(self, app: App | None = None) -> list[Connection]:
-        """The live connections of one app, or of all."""
+        """Return the live connections of one app, or of all apps."""
         apps = self.platform.apps if app is None else [app.app_id]
         return [connection for app_id in apps for connection in self.connection_log.live(app_id)]
 
     async def wait_connected(self, app: App, count: int = 1) -> list[Connection]:
         """Wait until the app has exactly `count` live connections."""
         while len(live := self.connections(app)) != count:
-            with trio.move_on_after(0.05):  # a peer's end may be known to the kernel alone, which tells nobody
+            with trio.move_on_after(0.05):  # the kernel may know of a peer's end before any task is woken by it
                 await self._changed.wait()
         return live
 
     def most_live(self, app: App) -> int:
-        """The most connections of this app that were ever live at the same time."""
+        """Return the most connections of this app that were ever live at the same time."""
         return self.connection_log.most_live.get(app.app_id, 0)
 
     async def until(self, look: Callable[[], T | None]) -> T:
-        """Wait until `look` finds something, looked at after every visible change of the chats."""
+        """Wait until `look` returns something, and return it. It is called again after every visible change."""
         while (found := look()) is None:
             await self._changed.wait()
         return found
@@ -281,19 +287,19 @@ class Simulator:
     # -- failures
 
     def fail_next(self, path: str, times: int = 1, **how: Any) -> CallFault:
-        """The next `times` calls of `path` go wrong; see `CallFault`."""
+        """Let the next `times` calls of `path` fail; see `CallFault`."""
         fault = CallFault(path, times, **how)
         self.faults.plan(fault)
         return fault
 
     def reject_handshakes(self, times: int = 1, **how: Any) -> HandshakeFault:
-        """The next `times` WebSocket handshakes are refused or delayed; see `HandshakeFault`."""
+        """Refuse or delay the next `times` WebSocket handshakes; see `HandshakeFault`."""
         fault = HandshakeFault(times, **how)
         self.faults.plan(fault)
         return fault
 
     def spoil_pushes(self, how: str, times: int = 1, **more: Any) -> PushFault:
-        """Something is wrong with the next `times` events pushed over HTTP; see `PushFault`."""
+        """Put a fault into the next `times` events pushed over HTTP; see `PushFault`."""
         fault = PushFault(how, times, **more)
         self.faults.plan(fault)
         return fault
@@ -301,7 +307,7 @@ class Simulator:
     # -- HTTP
 
     async def respond(self, request: Request) -> Answer:
-        """Answer one HTTP call, planned failures included. Raises ConnectionLost where there is to be no answer."""
+        """Answer one HTTP call, planned failures included. Raises ConnectionLost if there is to be no answer."""
         started = self.clock.now()
         outcome, answer = "answered", Answer(0)
         try:
@@ -359,7 +365,7 @@ class Simulator:
         self.call_counts[f"{request.method} {found[0].pattern if found else 'unknown'} {answer.status}"] += 1
 
     def _caller(self, request: Request) -> str:
-        """Whose call it is: by token, or as a credential call claims. For the log only."""
+        """Return the id of the calling app for the log: by its token, or as a call for credentials claims it."""
         holder = self.platform.token_holder(request.headers.get("authorization", ""))
         if holder:
             return holder
@@ -390,7 +396,7 @@ class Simulator:
         return self.delivery.submit(record)
 
     def _let_bots_hear(self, sender: App, message: Message) -> None:
-        """A bot never hears itself; another bot only when it is mentioned and allowed to."""
+        """Push a bot's message to the other bots in the chat that it mentions, if they may receive messages of bots."""
         chat = self.platform.chats[message.chat_id]
         mentioned = {mention.union_id for mention in message.mentions}
         for app in self._bots(chat):

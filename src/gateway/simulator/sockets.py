@@ -1,4 +1,4 @@
-"""The WebSocket side: tickets at the door, pings answered, events out, acknowledgements in."""
+"""The WebSocket side: checks tickets, answers pings, sends events, and takes acknowledgements."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ log = structlog.get_logger()
 
 
 class SocketDoor:
-    """Takes byte streams that want to become connections.
+    """Takes byte streams that ask to become connections, and serves them.
 
-    `client_config` is what bootstrap and pongs hand out, as the wire has it; `answers_pings` can be turned off to be
-    a server that stays connected and says nothing.
+    `client_config` is the client configuration in bootstraps and pongs, in the platform's own form. With
+    `answers_pings` off it acts as a server that stays connected and does not answer.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class SocketDoor:
         self._clock = clock
 
     async def serve(self, stream: trio.abc.Stream) -> None:
-        """Serve one stream until it ends. Closes it. Whatever breaks inside ends this connection and nothing else."""
+        """Serve one stream until it ends, and close it. An exception inside is logged and ends this connection only."""
         valve = Valve(stream)
         try:
             async with trio.open_nursery() as nursery:
                 await self._admit(nursery, valve)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            pass  # the peer is gone, or never spoke: both are its right
+            pass  # the peer has left, or never sent a handshake: both are no error
         except* Exception:
             log.exception("simulated_connection_failed")
         finally:
@@ -113,7 +113,7 @@ class SocketDoor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write, to_write, websocket)
                 yield connection
-                connection.outgoing.close()  # the writer may be saying goodbye: let it end by itself, within a limit
+                connection.outgoing.close()  # the writer may be closing the WebSocket: let it finish, within a limit
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
         finally:
             self._connections.close(connection, _how_it_ended(websocket))

@@ -1,4 +1,4 @@
-"""A byte stream that can be frozen, cut, torn and reset from outside, at once and without waiting."""
+"""A byte stream that can be frozen, ended, torn and reset from outside, at once and without waiting."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import struct
 
 import trio
 
-_ESTABLISHED = 1  # tcpi_state, the first byte of TCP_INFO
-_TORN_FRAME = b"\x82\x7e\x04\x00" + b"\x08\x01\x10\x01"  # announces 1,024 bytes, brings 4
+_ESTABLISHED = 1  # a value of tcpi_state, which is the first byte of TCP_INFO
+_TORN_FRAME = b"\x82\x7e\x04\x00" + b"\x08\x01\x10\x01"  # a WebSocket frame that announces 1,024 bytes and brings 4
 
 
 class Valve(trio.abc.Stream):
-    """Passes bytes through to `stream` until somebody turns it.
+    """Passes bytes to and from `stream` until it is frozen or ended.
 
-    Frozen, it neither hands on what arrives nor sends what it is given, while the connection stays up: that is a
-    peer behind a dead link. The cutting methods need a socket underneath; on another stream they only stop it.
+    While frozen it neither hands on nor sends any bytes, but the connection stays up, as with a peer behind a dead
+    link. `hang_up`, `reset` and `tear` need a socket underneath; on another stream they only stop the passing of bytes.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -50,13 +50,13 @@ class Valve(trio.abc.Stream):
         await self._stream.aclose()
 
     async def send_eof(self) -> None:
-        """End our direction, where the stream can."""
+        """End the sending direction, if the stream can do that."""
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()
 
     @property
     def socket(self) -> trio.socket.SocketType | None:
-        """The socket underneath, if there is one."""
+        """Return the socket underneath, or None if there is none."""
         return self._stream.socket if isinstance(self._stream, trio.SocketStream) else None
 
     # -- the taps
@@ -73,15 +73,16 @@ class Valve(trio.abc.Stream):
         self._open.set()
 
     def hang_up(self) -> None:
-        """Close the TCP connection without a word: the peer reads an end of file."""
+        """Close the TCP connection without a WebSocket close. The peer reads an end of file."""
         self._cut = True
         self.thaw()
         if self.socket is not None:
             self.socket.close()
 
     def reset(self) -> None:
-        """Close the TCP connection with RST; what was still on its way is lost."""
+        """Close the TCP connection with RST. Bytes that were still on their way are lost."""
         if self.socket is not None:
+            # With a linger time of 0 the kernel sends RST at the close.
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.hang_up()
@@ -94,7 +95,7 @@ class Valve(trio.abc.Stream):
         self.hang_up()
 
     def peer_left(self) -> bool:
-        """Whether the peer has ended or reset the connection, even where nobody has read that far yet (Linux only)."""
+        """True if the peer has ended or reset the connection, even if no task has read that far yet (Linux only)."""
         if self._cut:
             return True
         if self.socket is None or not hasattr(socket, "TCP_INFO"):

@@ -1,4 +1,4 @@
-"""The platform's side of the frames: cutting an event into chunks, judging what comes back."""
+"""The platform's side of the frames: cutting an event into chunks, and judging acknowledgements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADDED_BY_CLIENT = b"biz_rt"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether an acknowledgement reached the one who waits for it, with its `code`; else why not."""
+    """The judgement on an acknowledgement: accepted with its `code`, or not, with the `reason`."""
 
     accepted: bool
     code: int = 0
@@ -26,14 +26,14 @@ class Judgement:
 def cut(
     payload: bytes, *, chunks: int, service: int, message_id: str, instance_id: str, now_ms: int, entropy: random.Random
 ) -> list[Frame]:
-    """The frames of one event, whole or in `chunks` parts of nearly the same size.
+    """Return the frames of one event, whole or in `chunks` parts of nearly the same size.
 
-    All carry the same transport message id and trace id, which are not the ids of the chat message inside.
+    All carry the same transport message id and trace id. These are not the ids of the chat message inside.
     """
     trace_id = f"{entropy.getrandbits(128):032x}"
-    log_id = entropy.getrandbits(62) | 1 << 61 | 1  # odd and large: a client that reads it as a double shows it
+    log_id = entropy.getrandbits(62) | 1 << 61 | 1  # odd and large: a client that reads it as a double loses digits
     first = entropy.getrandbits(31) + 1
-    chunks = max(1, min(chunks, len(payload)))  # an empty part never happens, and clients would wait for it for ever
+    chunks = max(1, min(chunks, len(payload)))  # no part may be empty: clients would wait for it for ever
     frames = []
     for seq in range(chunks):
         headers = {
@@ -60,9 +60,9 @@ def cut(
 
 
 def judge(ack: Frame, pushed: Sequence[Frame]) -> Judgement:
-    """An acknowledgement counts when it echoes every header of one frame of the event, whatever it adds as `biz_rt`.
+    """Judge an acknowledgement. It counts if it echoes every header of one of the event's frames. It may add `biz_rt`.
 
-    The frame's numbers are not compared: the platform is known to tolerate their loss, but not a lost header.
+    The frame's numbers are not compared. The platform is known to tolerate their loss, but not the loss of a header.
     """
     echoed = sorted(header for header in ack.headers if header[0] != ADDED_BY_CLIENT)
     if not any(echoed == sorted(frame.headers) for frame in pushed):

@@ -1,4 +1,4 @@
-"""What the platform's calls act on, and what they have in common."""
+"""The parts of the platform that its API calls act on, and helpers that the calls share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.simulator.scans import Scans
 
 @dataclass(slots=True)
 class World:
-    """What the calls act on."""
+    """The parts of the platform that the API calls act on."""
 
     platform: Platform
     messages: MessageStore
@@ -30,12 +30,12 @@ class World:
     ws_url: str
     client_config: dict[str, Any]
     heard: Callable[[App, Message], None]
-    """Called for each new message of a bot: other bots in the chat may hear it."""
+    """Called for each new message of a bot: other bots in the chat may receive it."""
     ws_urls: dict[str, str] = field(default_factory=dict)
-    """Where one cloud's long connections go, by region, if not to `ws_url`."""
+    """The URL for long connections of each region that does not use `ws_url`."""
 
     def knows(self, app: App | None, request: Request) -> bool:
-        """Whether the cloud that was called has this app."""
+        """True if the cloud that was called has this app."""
         return app is not None and (app.region == request.region or not self.scans.regions_apart)
 
 
@@ -44,7 +44,7 @@ AppCall = Callable[[World, App, Request], dict[str, Any] | Answer]
 
 
 def ok(data: dict[str, Any]) -> dict[str, Any]:
-    """A good answer with its data."""
+    """Return the document of a successful answer with its data."""
     return {"code": 0, "msg": "success", "data": data}
 
 

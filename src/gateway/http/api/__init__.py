@@ -1,1 +1,1 @@
-"""The JSON API, one module for each resource."""
+"""The JSON API: one module for each resource."""

@@ -1,4 +1,4 @@
-"""Files that people sent: for the runtime that works on a task of theirs, and for people who may see them."""
+"""Downloads of files that people sent: by the runtime that works on their task, and by people who may see them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_routes(app: Quart, services: Services) -> None:
 
 
 def add_people_routes(app: Quart, people: People, attachments: Attachments | None, limits: PlaceLimits) -> None:
-    """Without `attachments` nothing can be had, whoever asks."""
+    """Add the download for people. Without `attachments` every download gives 404."""
     places = Places("downloads", total=limits.downloads, each=limits.downloads_of_person)
 
     @app.get("/api/attachments/<id>/download")
@@ -56,16 +56,18 @@ def add_people_routes(app: Quart, people: People, attachments: Attachments | Non
         await _require_sight(people, wanted, user.user_id)
         places.require(user.user_id)
         response = _file_response(await attachments.open(wanted), places.take(user.user_id))
-        # Shown by the browser as a page, it is one of nobody's: no script of it runs, and none in our name.
+        # A file that the browser shows as a page gets an origin of its own: its scripts do not run, and it cannot act
+        # as a page of this server.
         response.headers["Content-Security-Policy"] = "sandbox"
         response.headers["Cache-Control"] = "private"
         return response
 
 
 async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID) -> None:
-    """Raises RejectedRequest (404) unless they may see what the file belongs to, as if there were no such file.
+    """Check that the person may see what the file belongs to.
 
-    An issue is for every member of its workspace, and so is what came with it.
+    Raises RejectedRequest (404) if not, the same as for a file that does not exist. Every member of a workspace may see
+    its issues, and the files that came with them.
     """
     try:
         if wanted.issue_id is not None:
@@ -79,22 +81,25 @@ async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID
 
 
 def _file_response(opened: OpenedFile, place: AbstractContextManager[None] | None = None) -> Response:
-    """Name and type were checked when they were described; nothing else from outside becomes a header."""
+    """Build the answer that sends an open file. It takes over the file, and holds `place` while it sends.
+
+    The file's name and type were checked when the file was described. Nothing else from outside becomes a header.
+    """
     response = Response("", mimetype=None)
     response.response = FileBody(opened.file, place or nullcontext())
     response.headers["Content-Type"] = opened.described.mime_type
     response.headers["Content-Length"] = str(opened.size)
     response.headers["Content-Disposition"] = content_disposition(opened.described.name)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    # A stalled reader is the connection's concern, a slow one may take its time.
+    # No time limit here: a slow client may take its time, and the connection cuts off one that stalls.
     response.timeout = None
     return response
 
 
 class FileBody(ResponseBody):
-    """An open file as the body of an answer, read in threads and closed with it.
+    """An open file as the body of an answer, read in threads. The file is closed when the body ends.
 
-    An iterator rather than a generator: one that a client leaves in the middle has nothing to be cleaned up later.
+    It is an iterator and no generator, because a generator that a client leaves in the middle must be cleaned up later.
     """
 
     def __init__(self, file: BinaryIO, place: AbstractContextManager[None]) -> None:

@@ -1,4 +1,4 @@
-"""Autopilots: setting them up, starting them by hand, and their runs."""
+"""Autopilots: creating and changing them, starting them by hand, and listing their runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.work.people.directory import Directory
 
 HIDDEN = ("role", "assigned_by_id")
-"""What decisions need and nobody else."""
+"""Fields that the services need for their decisions, and that no answer shows."""
 
 TriggerViews = Callable[[Autopilot, UUID], Awaitable[Sequence[object]]]
 """The triggers of an autopilot, as the person with that id may see them."""
@@ -100,7 +100,7 @@ def add_routes(
 
     @app.post("/api/autopilots/<id>/trigger")
     async def trigger_autopilot(id: str) -> Response:
-        """What a person starts by hand brings nothing with it."""
+        """Start the autopilot by hand. Such a run takes no input."""
         user = await require_user()
         await read_json(NoBody)
         run = await autopilots.trigger(_id(id), user.user_id, request.headers.get("Idempotency-Key"))
@@ -125,7 +125,7 @@ def _id(text: str) -> UUID:
 
 
 def _given(body: CreateBody | ChangeBody) -> dict[str, Any]:
-    """The fields that were sent. No template and an empty one are the same."""
+    """Return the fields that were sent. A null title template becomes an empty one, which means the same."""
     given = {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not msgspec.UNSET}
     if given.get("issue_title_template", "") is None:
         given["issue_title_template"] = ""

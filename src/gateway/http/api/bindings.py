@@ -1,4 +1,4 @@
-"""Which person an account of a chat platform is: reading and redeeming a link, and looking after a bot's bindings."""
+"""Bindings of chat accounts to people: reading and redeeming a binding link, and managing a bot's bindings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.work.people.bindings import Binding, LinkPreview
 
 LINKS_PER_PERSON = RateLimitItemPerMinute(30)
-"""How often one person may read or redeem links: each reading asks the platform for names."""
+"""The rate at which one person may read or redeem links. Each reading asks the platform for names."""
 
 
 class LinkBody(PersonBody):
@@ -30,7 +30,7 @@ class LinkBody(PersonBody):
 
 
 class BindingLinks:
-    """Reads and redeems binding links, throttled by person: for the API and for the page alike."""
+    """Reads and redeems binding links, throttled by person. The API and the page share it."""
 
     def __init__(self, people: People, *, per_person: RateLimitItem = LINKS_PER_PERSON) -> None:
         self._people = people
@@ -38,17 +38,17 @@ class BindingLinks:
         self._throttle = Throttle("links opened")
 
     def require_on(self) -> None:
-        """Raises RejectedRequest (503) where no bot is served."""
+        """Check that bots are served here. Raises RejectedRequest (503) if not."""
         if not self._people.platforms:
             raise RejectedRequest(503, "lark_off", "no bots are served here: secret_key is unset")
 
     async def preview(self, token: str, user_id: UUID) -> LinkPreview:
-        """See BindingService.preview; raises RejectedRequest (429, 503) besides."""
+        """Do what BindingService.preview does. Raises RejectedRequest (429, 503) besides."""
         self._admit(user_id)
         return await self._people.bindings.preview(token, user_id)
 
     async def redeem(self, token: str, user_id: UUID) -> Binding:
-        """See BindingService.redeem; raises RejectedRequest (429, 503) besides."""
+        """Do what BindingService.redeem does. Raises RejectedRequest (429, 503) besides."""
         self._admit(user_id)
         return await self._people.bindings.redeem(token, user_id)
 
@@ -63,7 +63,7 @@ def add_routes(app: Quart, people: People, links: BindingLinks) -> None:
 
     @app.post("/api/lark/binding/preview")
     async def preview_binding() -> Response:
-        """Says who would be bound to what, and burns nothing."""
+        """Return which account would be bound to which bot. The link stays valid."""
         user = await require_user()
         links.require_on()
         body = await read_json(LinkBody)

@@ -1,4 +1,4 @@
-"""Conversations: who talked to which agent, what was said, and putting an end to it."""
+"""Conversations of people with agents: listing them, reading their messages, and ending them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def add_routes(app: Quart, people: People) -> None:
     @app.get("/api/chats/<id>/messages")
     @takes(**PAGED)
     async def list_messages(id: str) -> Response:
-        """The oldest first, so that a page reads from top to bottom; the last ones are at `offset = total - limit`."""
+        """List messages, the oldest first, so that a page reads from top to bottom.
+
+        The latest ones are at `offset = total - limit`.
+        """
         user = await require_user()
         page = read_page()
         chat_id = parse_id(id, field="chat_id")

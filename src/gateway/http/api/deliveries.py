@@ -1,4 +1,4 @@
-"""The log of webhooks: finding deliveries, and running them once more."""
+"""The log of webhook deliveries: finding deliveries, and replaying one or many of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUDGET_DEFAULT = 100
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the routes for people who look after webhooks stand on."""
+    """The services behind the routes for people who manage webhooks."""
 
     triggers: TriggerService
     log: DeliveryLog
@@ -49,7 +49,10 @@ class FilterBody(PersonBody):
 
 
 class BulkBody(PersonBody):
-    """Which deliveries are meant is said: by a filter, or by `all`. Nothing begins before `dry_run` is false."""
+    """Selects the deliveries to replay, by a filter or by `all`; exactly one is needed.
+
+    Nothing is replayed unless `dry_run` is false.
+    """
 
     filter: FilterBody | None = None
     all: bool = False
@@ -130,12 +133,15 @@ def read_filter() -> DeliveryFilter:
 
 
 def _text(value: str | None) -> str | None:
-    """What was asked for; a blank asks for nothing. NUL stands in no row, and could not be asked for."""
+    """Return the trimmed text, or None for a blank. NUL becomes a blank: no row holds it, and no query can carry it."""
     return (value or "").replace("\x00", " ").strip() or None
 
 
 def _replay_filter(body: BulkBody) -> ReplayFilter:
-    """The filter that was asked for. Raises RejectedRequest (400) unless it selects, or `all` says that it need not."""
+    """Return the filter of a bulk replay.
+
+    Raises RejectedRequest (400) for an empty filter without `all`, and for a filter together with `all`.
+    """
     given = body.filter or FilterBody()
     wanted = ReplayFilter(
         _text(given.status), _text(given.event), _text(given.q), _instant(given.since), _instant(given.until)
@@ -151,7 +157,7 @@ def _replay_filter(body: BulkBody) -> ReplayFilter:
 
 
 def _instant(moment: datetime | None) -> datetime | None:
-    """A moment without a zone is meant in UTC, as all of ours are."""
+    """Return the moment with a zone. One without a zone is read as UTC, the zone of all times in this API."""
     return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
@@ -183,5 +189,5 @@ def _bulk_view(replay: BulkReplay) -> dict[str, object]:
 
 
 def _filter_view(stored: Mapping[str, object]) -> dict[str, object]:
-    """By the names that it is asked for by."""
+    """Return a stored filter under the names that a request uses for it."""
     return {"q" if name == "text" else name: value for name, value in stored.items()}

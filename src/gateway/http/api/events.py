@@ -1,7 +1,8 @@
 """A workspace's events as a stream (server-sent events), for pages that stay open.
 
-Each event has its name, and ids as JSON: what a reader may not see it cannot fetch with them either. A stream begins
-with `resync`, which says: read what you show anew; it comes again whenever something may have been missed.
+Each event has a name, and ids as JSON. The ids give no access: a reader cannot fetch with them what it may not see. A
+stream begins with `resync`, which tells the page to read again what it shows. `resync` comes again whenever events may
+have been missed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from gateway.work.feed import RESYNC, Feed, Happened, Listener
 from gateway.work.people.directory import MEMBER_REMOVED, Directory
 
 BEAT_SECONDS = 15.0
-"""A comment is sent when nothing happens: it keeps the way open, and the reader's right is looked at again."""
+"""The longest silence of a stream. Then a comment is sent, to keep proxies from closing the stream.
+
+The reader's right to listen is checked again at least this often.
+"""
 
 
 def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> None:
@@ -41,19 +45,23 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
                     async for piece in _pieces(listener, user.user_id, may_listen):
                         yield piece
             except RejectedRequest:
-                # The last place went while the head of this answer was on its way. The reader comes again, and is told.
+                # The last place was taken after `places.require` had passed and the answer's head was being sent. The
+                # stream just ends; the reader connects again, and then gets the refusal.
                 return
 
         places.require(reader)
         response = Response(stream(), content_type="text/event-stream; charset=utf-8")
         response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"  # a proxy that collects would make it anything but live
+        response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would delay the events
         response.timeout = None
         return response
 
 
 async def _pieces(listener: Listener, user_id: UUID, may_listen: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
-    """What the reader is told until they may not listen any more: at most a beat after they were signed out."""
+    """Yield the pieces of the stream until the reader may not listen any more.
+
+    It ends at most BEAT_SECONDS after the reader was signed out.
+    """
     checked_at = trio.current_time()
     while not listener.ended:
         happened = await listener.next(BEAT_SECONDS)
@@ -68,7 +76,7 @@ async def _pieces(listener: Listener, user_id: UUID, may_listen: Callable[[], Aw
 
 
 def _is_about(happened: Happened | None, user_id: UUID) -> bool:
-    """Whether the reader's own membership ended, or may have ended unheard."""
+    """True if the event ends the reader's own membership, or if such an event may have been missed."""
     if happened is None:
         return False
     removed = happened.name == MEMBER_REMOVED and happened.fields.get("user_id") == str(user_id)
@@ -84,5 +92,5 @@ async def _is_member(directory: Directory, workspace_id: UUID, user_id: UUID) ->
 
 
 def as_text(happened: Happened) -> bytes:
-    """One event on the wire. Its JSON is one line, so it needs no further framing."""
+    """Encode one event for the stream. Its JSON is one line, so it needs no further framing."""
     return b"event: %s\ndata: %s\n\n" % (happened.name.encode(), msgspec.json.encode(happened.fields))

@@ -1,4 +1,4 @@
-"""Signing in and out, and who is signed in."""
+"""Signing in, signing out, and reading who is signed in."""
 
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ class LoginBody(PersonBody):
 
 
 class SignIn:
-    """One attempt to sign in, throttled: for the API and for the page."""
+    """Signs people in, throttled by address and by account. The API and the page share it."""
 
     def __init__(self, people: People, throttle: LoginThrottle) -> None:
         self._people = people
         self._throttle = throttle
 
     def require_budget(self) -> None:
-        """Raises RejectedRequest (429) for an address that failed too often. It needs nothing of the body."""
+        """Check the client's address, before the body is read.
+
+        Raises RejectedRequest (429) if the address failed too often.
+        """
         self._throttle.check(self._address())
 
     async def attempt(self, email: str, password: str) -> str:
-        """The secret of a new session.
+        """Sign in and return the secret of a new session.
 
-        Raises RejectedRequest: 429 for too many failures or too many who sign in at once, 401 for a wrong pair. Only a
-        wrong pair counts, and an attempt that was given up, whose password was judged all the same.
+        Raises RejectedRequest: 429 for too many failures, or for too many people who sign in at once; 401 for a wrong
+        pair of email and password. A wrong pair counts as a failure. So does a cancelled attempt, because its password
+        is judged all the same.
         """
         address = self._address()
         self._throttle.admit(address, email)

@@ -1,4 +1,4 @@
-"""The bots of a workspace: connecting one by scanning a code, seeing whether they can hear, disconnecting them."""
+"""The bots of a workspace: connecting one by scanning a code, reading the state of each, and disconnecting them."""
 
 from __future__ import annotations
 
@@ -93,13 +93,16 @@ def add_routes(app: Quart, people: People) -> None:
 
 
 def _view(service: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
-    """What is public of a bot, where its app is managed, and where its events are posted to if they are."""
+    """Return a bot's public fields and the URL where its app is managed.
+
+    For a bot in HTTP mode, the URL to which its events are posted is added.
+    """
     shown = view.public() | {"console_url": service.console_url(view)}
     return shown if view.event_mode != "http" else shown | {"events_url": events_url(public_url, view.id)}
 
 
 def _service(people: People) -> Installs:
-    """Raises RejectedRequest (503) where no bot can be connected."""
+    """Return the service that connects bots. Raises RejectedRequest (503) where no bot can be connected."""
     if not people.lark_on:
         raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
     if people.installs is None:
@@ -108,13 +111,13 @@ def _service(people: People) -> Installs:
 
 
 async def _member(directory: Directory, workspace: str) -> Member:
-    """The caller's place in the workspace; 404 for a stranger."""
+    """Return the caller's membership in the workspace. Raises RejectedRequest (404) for a person who has none."""
     user = await require_user()
     return await directory.membership(workspace, user.user_id)
 
 
 async def _agent(directory: Directory, member: Member, agent_id: UUID) -> Agent:
-    """An agent of the member's workspace. Any other is not there: 404."""
+    """Return an agent of the member's workspace. Raises RejectedRequest (404) for any other agent."""
     agent = await _find_agent(directory, agent_id)
     if agent is None or agent.workspace_id != member.workspace_id:
         raise RejectedRequest(404, "agent_not_found", f"there is no agent {agent_id}", field="agent_id")
@@ -129,12 +132,15 @@ async def _find_agent(directory: Directory, agent_id: UUID) -> Agent | None:
 
 
 async def _managed(people: People, workspace: str, installation_id: str) -> tuple[Installs, Member, InstallationView]:
-    """A bot of the workspace that the caller may manage: as an admin, or as the owner of its agent."""
+    """Return a bot that the caller may manage: as owner or admin of the workspace, or as the owner of the bot's agent.
+
+    Raises RejectedRequest: 403 if the caller may not, 404 for an unknown workspace or bot.
+    """
     await require_user()
     service = _service(people)
     member = await _member(people.directory, workspace)
     view = await service.find(member.workspace_id, parse_id(installation_id, field="installation_id"))
-    # Nobody owns an agent that is gone: its bot is left to the admins.
+    # A deleted agent has no owner. Only the workspace's owners and admins may manage its bot.
     _require_manager(member, await _find_agent(people.directory, view.agent_id))
     return service, member, view
 
@@ -147,7 +153,7 @@ def _require_manager(member: Member, agent: Agent | None) -> None:
 
 
 def _session_id(text: str) -> UUID:
-    """What is no session's id is a session that is not there: the page that asks has lost its own."""
+    """Parse the id of an install session. A malformed id and an unknown one give the same 404."""
     try:
         return parse_id(text)
     except RejectedRequest:

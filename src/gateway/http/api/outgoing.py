@@ -1,4 +1,4 @@
-"""Messages to platforms: which did not arrive, and sending one again."""
+"""Messages to platforms: listing them, for example the failed ones, and sending one again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runtimes: the processes that work on tasks. They register, say that they live, and ask for work."""
+"""Runtimes: the processes that work on tasks. They register, send heartbeats, and claim tasks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from gateway.http.app import Services
 
 RUNNING_MAX = 1_000
-"""Tasks that one runtime may say it works on."""
+"""The most tasks that one runtime may report as running."""
 HEARTBEAT_SECONDS = 15
-"""How often a runtime should be heard of; told to it when it registers."""
+"""The interval at which a runtime should send heartbeats. A runtime learns it when it registers."""
 
 
 class RunningTask(RuntimeBody):
@@ -38,10 +38,13 @@ class RunningTask(RuntimeBody):
 
 
 class RegisterBody(RuntimeBody):
-    """Without `workspace_id` the token's own is meant, the only one it opens. Without `name` the name stays.
+    """A runtime's description of itself.
 
-    `instance` is one worker of several on the same token, by a name that it keeps when it is started again. Tasks that
-    it claimed before and does not name in `tasks` return to the queue.
+    `workspace_id` defaults to the token's own workspace, the only one that the token opens. Without `name` the
+    runtime's name stays as it is.
+
+    `instance` names one of several workers on the same token. A worker keeps this name when it is started again. Tasks
+    that it claimed before and does not list in `tasks` return to the queue.
     """
 
     name: str | None = None
@@ -53,13 +56,13 @@ class RegisterBody(RuntimeBody):
 
 
 class HeartbeatBody(RuntimeBody):
-    """`tasks`: what the runtime is working on right now, for one that wants to be told when to stop."""
+    """A sign of life. `tasks` lists the claims that the runtime works on; the answer says which of them to stop."""
 
     tasks: list[RunningTask] = msgspec.field(default_factory=list)
 
 
 class ClaimBody(RuntimeBody):
-    """`instance`: who claims, for a worker that registered under a name."""
+    """A request for a task. `instance` is the name under which the worker registered, if it has one."""
 
     instance: str | None = None
 
@@ -115,25 +118,27 @@ def _instance(name: str | None) -> str | None:
 
 
 def task_json(assignment: Assignment) -> dict[str, object]:
-    """A claimed task as its agent reads it.
+    """Return a claimed task as its agent reads it.
 
-    `id` and `attempt` are the identity of the claim. Everything that is said of it names both: reports, heartbeats, and
-    `?attempt=` of a download. Once the task was handed out again, the old number is refused with `attempt_over`.
+    `id` and `attempt` identify the claim. Reports, heartbeats and `?attempt=` of a download name both. Once the task
+    has been handed out again, the old number is refused with `attempt_over`.
 
-    `text`, and with it `prompt`, begins with what others said around the message, each piece in a block of its own:
+    `text`, and with it `prompt`, begins with what others said around the message. Each piece is a block of its own:
     `<recent_context count="">` (the last messages of the group or topic before this run), `<quoted_message
-    message_id="" sender="" type="">` (what the message answers to) and `<forwarded_messages count="">` (what it
-    bundles). Then come the sender's own words. In a list every message begins with `[name]: ` and goes on in lines that
-    begin with `| `; the agent's own earlier answers are `[assistant]: `. `[unable to fetch]` stands for what could not
-    be had, `[shortened]` for what was cut. Nobody's words can open or close a block: there, `<` has become `&lt;`. In a
-    group, `prompt` has the author before each sender's words too.
+    message_id="" sender="" type="">` (the message that is replied to) and `<forwarded_messages count="">` (the messages
+    that a forwarded bundle holds). Then come the sender's own words. In a list every message begins with `[name]: ` and
+    goes on in lines that begin with `| `; the agent's own earlier answers begin with `[assistant]: `. `[unable to
+    fetch]` stands for content that could not be fetched, `[shortened]` for text that was cut. Text in a block cannot
+    open or close a block: its `<` is written as `&lt;`. In a group, `prompt` also names the author before each sender's
+    words.
 
-    `attachments` are the files that came with a message, `n` counting over the whole task. `bytes` is null for one that
-    did not come in time: asking for it fetches it. One that cannot be had is not listed; a line after the sender's
-    words says so, such as `[report.pdf: unable to fetch]`.
+    `attachments` are the files that came with a message; `n` counts over the whole task. `bytes` is null for a file
+    that has not been fetched in time: downloading it fetches it. A file that cannot be fetched is not listed; a line
+    after the sender's words says so, such as `[report.pdf: unable to fetch]`.
 
-    A program that keeps a memory of its own by `chat_session_id` forgets it when `context_generation` is higher than
-    the one it remembers: somebody began afresh with `/new`. It is null for a task that is not a chat's.
+    A program may keep a memory of its own by `chat_session_id`. It must forget it when `context_generation` is higher
+    than the number it remembers: a person started the conversation afresh with `/new`. The number is null for a task
+    that does not come from a chat.
     """
     claim = assignment.claim
     return {
@@ -162,7 +167,7 @@ def task_json(assignment: Assignment) -> dict[str, object]:
 
 
 def _attachment_json(file: Attachment) -> dict[str, object]:
-    """`bytes` is null for a file that did not come in time: asking for it fetches it."""
+    """Return a file as its agent reads it. `bytes` is null if it was not fetched in time: downloading it fetches it."""
     described = file.described
     return {
         "n": file.n,
@@ -195,7 +200,11 @@ def _judge_wait(value: str) -> str | None:
 
 
 def _label(text: str, field: str, *, required: bool = False) -> str:
-    """A line that people will see in lists and on terminals."""
+    """Return a trimmed one-line text that people will see in lists and on terminals.
+
+    Raises RejectedRequest (400) that names `field` for more than 200 characters, for unprintable ones, and for an empty
+    text that is `required`.
+    """
     text = text.strip()
     least = int(required)
     if not least <= len(text) <= 200 or not text.isprintable():

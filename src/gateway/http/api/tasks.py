@@ -1,4 +1,4 @@
-"""Tasks: what their runtime reports of them."""
+"""Tasks: reading one, and the reports of the runtime that works on it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 ATTEMPT_MAX = 2**31 - 1
-"""The largest number that the database can keep."""
+"""The largest attempt number that the database can hold."""
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=ATTEMPT_MAX)]
-"""The number that a claim gave."""
+"""The attempt number that a claim returned."""
 
 
 class AttemptBody(RuntimeBody):
-    """The claim that a report is about; every report needs it."""
+    """Base of all reports: names the claim that the report is about, together with the task's id in the path."""
 
     attempt: AttemptNumber
 
@@ -34,7 +34,7 @@ class ProgressBody(AttemptBody):
 
 
 class CompleteBody(AttemptBody):
-    """`stderr_tail`: the program's last words, for people who wonder why it said nothing else."""
+    """A finished run. `stderr_tail` is the end of the program's stderr; it explains a run without output."""
 
     output: str
     stderr_tail: str | None = None
@@ -94,7 +94,7 @@ def _answer(task_id: str, status: TaskStatus) -> Response:
 
 
 def _view(task: Task) -> dict[str, object]:
-    """A task as its runtime may see it."""
+    """Return the fields of a task that its runtime may see."""
     return {
         "id": task.id,
         "workspace_id": task.workspace_id,

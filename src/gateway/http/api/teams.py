@@ -1,4 +1,4 @@
-"""The agents, squads and projects of a workspace."""
+"""The agents, squads and projects of a workspace: listing, adding and changing them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ UNSET = msgspec.UNSET
 
 
 class FilterBody(PersonBody):
-    """An event by name, and the actions of it that count."""
+    """Lets one event pass, by its name. With `actions`, only those actions of the event pass."""
 
     event: str
     actions: tuple[str, ...] = ()
@@ -37,7 +37,10 @@ class CreateBody(PersonBody):
 
 
 class ChangeBody(PersonBody):
-    """A field that is left out stays as it is; no filters and empty ones let every event pass."""
+    """A change of a trigger. A field that is left out stays as it is.
+
+    `event_filters` null or empty lets every event pass.
+    """
 
     enabled: bool | None = None
     provider: str | None = None
@@ -120,7 +123,10 @@ def add_routes(app: Quart, service: TriggerService) -> None:
 
 
 def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
-    """What belongs to a schedule means nothing to a webhook; to ignore it would hide a misunderstanding."""
+    """Refuse the fields of a schedule, which a webhook trigger does not have. Raises RejectedRequest (400).
+
+    Ignoring them would hide a misunderstanding.
+    """
     for name in ("cron_expression", "timezone"):
         if getattr(body, name) is not None:
             raise RejectedRequest(400, f"invalid_{name}", f"a webhook trigger has no {name}", field=name)

@@ -1,1 +1,1 @@
-"""The pages for people: rendered on the server, with assets of our own, and usable without a script."""
+"""The pages for people. They are rendered on the server, load only their own assets, and work without scripts."""

@@ -1,4 +1,4 @@
-"""`/issues/{key}`, where the links of replies lead, and the page of an issue itself."""
+"""The page of an issue, and `/issues/{key}`, to which the links in replies lead and which redirects to that page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.work.issues.pages import COMMENTS_MAX, IssuePages, IssueView, parse
 
 _PICTURE = re.compile(r"!\[\]\((/api/attachments/[0-9a-f-]{36}/download)\)")
 _RESERVED = frozenset({"api", "static"})
-"""No workspace is called so: what stands there is not for people."""
+"""First parts of paths that are never a workspace: paths below them are not pages for people."""
 
 
 def add_routes(app: Quart, issues: IssuePages, sessions: Sessions) -> None:
@@ -52,7 +52,11 @@ async def _find(issues: IssuePages, user_id: Any, key: str, workspace: str | Non
 
 
 def in_pieces(description: str) -> list[tuple[str, str]]:
-    """The words as they are, and the addresses of pictures of ours between them: ("text" or "picture", it)."""
+    """Split a description into texts and pictures: pairs of "text" and the text, or "picture" and its path.
+
+    Only pictures that this server stores count as pictures.
+    """
+    # `split` returns texts and captured paths in turn, so every second piece is a picture.
     pieces = _PICTURE.split(description)
     return [("picture" if place % 2 else "text", piece) for place, piece in enumerate(pieces) if piece]
 

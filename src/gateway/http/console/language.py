@@ -1,4 +1,4 @@
-"""Which language a page is shown in, and its words."""
+"""The language of a page, and the texts in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BY_PRIMARY_TAG = {language.partition("-")[0]: language for language in LANGUAGE
 
 
 def choose_language(asked: str | None, accepted: Iterable[str]) -> str:
-    """The language asked for if it is one of ours, else the first accepted one that is, else English."""
+    """Return the language asked for if it is supported, else the first accepted one that is, else English."""
     if asked in LANGUAGES:
         return asked
     for tag in accepted:
@@ -31,7 +31,10 @@ def choose_language(asked: str | None, accepted: Iterable[str]) -> str:
 
 
 def accepted_languages(header: str) -> Iterable[str]:
-    """The languages of an Accept-Language header, the most wanted first; none of one that no browser would send."""
+    """Return the languages of an Accept-Language header, the most wanted first.
+
+    A header longer than ACCEPT_LANGUAGE_CHARS_MAX gives none: no browser sends such a header.
+    """
     if len(header) > ACCEPT_LANGUAGE_CHARS_MAX:
         return ()
     return parse_accept_header(header, LanguageAccept).values()
@@ -39,5 +42,5 @@ def accepted_languages(header: str) -> Iterable[str]:
 
 @cache
 def words_of(language: str) -> Mapping[str, str]:
-    """Every text of the pages in one language, by its key."""
+    """Return every text of the pages in one language, by its key."""
     return msgspec.json.decode((_LOCALES / f"{language}.json").read_bytes(), type=dict[str, str])

@@ -1,7 +1,8 @@
-"""`/login` and `/lark/bind`.
+"""The pages `/login` and `/lark/bind`.
 
-The token of a link stands in the address of both, so no page sends its address to another site, loads anything from
-elsewhere, or is kept by a cache. No other site can show one in a frame of its own, where a press is not a decision.
+The address of either may hold the token of a binding link. So no page sends its address to another site, loads anything
+from another site, or is stored by a cache. No other site can show a page in a frame, where it could trick a person into
+pressing its button.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ BIND_PATH = "/lark/bind"
 LINK_TOKEN_CHARS_MAX = 128
 NEXT_LENGTH_MAX = 2_048
 STATES = {400: "missing", 403: "not_member", 409: "taken", 410: "over", 429: "too_many"}
-"""What the page says for the status of a refusal; `other` for any that is not here."""
+"""The state that the page shows for the status of a refusal; `other` for a status that is not listed."""
 FORM_REFERRER_POLICY = "strict-origin"
-"""Of all policies the one that lets a form tell its Origin, and no Referer tell the token in the page's address."""
+"""The one referrer policy with which forms send their Origin, and no Referer holds the token in the page's address."""
 OPEN_ID_END_CHARS = 6
-"""How much of the end of a platform's id a person is shown: enough to compare, short enough to read."""
+"""The number of last characters of a platform's id that a person sees: enough to compare, short enough to read."""
 
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -84,7 +85,7 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
 
     @app.post(LOGIN_PATH)
     async def login_form() -> Any:
-        # Where to go next stands in the address too: what is refused here is refused before the form is read.
+        # `next` is in the address too, because the two checks below refuse a request before its form is read.
         target, email = local_path(request.args.get("next", "")), ""
         try:
             sessions.require_same_origin()
@@ -110,7 +111,10 @@ def _login(
     switching: bool = False,
     refusal: RejectedRequest | None = None,
 ) -> Any:
-    """The form, or who is signed in; both when that person wants to be somebody else (`switching`)."""
+    """Render the login form, or the name of the person who is signed in.
+
+    Both are shown if that person wants to sign in as another one (`switching`).
+    """
     status = 200 if refusal is None else refusal.status
     complaint = "" if refusal is None else {401: "wrong_pair", 403: "elsewhere", 429: "too_many"}.get(status, "other")
     seconds = "" if refusal is None else refusal.extra.get("retry_after", "")
@@ -128,7 +132,7 @@ def _login(
 def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
     @app.get(BIND_PATH)
     async def bind_page() -> Response:
-        """Shows what the link asks for. To open it binds nothing."""
+        """Show what the link asks for. Opening it binds nothing."""
         token = link_token(request.args.get("token", ""))
         user_id = await sessions.signed_in()
         if not token or user_id is None:
@@ -137,7 +141,7 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
 
     @app.post(BIND_PATH)
     async def bind_form() -> Response:
-        """Binds: somebody read the page and pressed its button."""
+        """Bind the account, after a person read the page and pressed its button."""
         try:
             sessions.require_same_origin()
         except RejectedRequest as refusal:
@@ -152,20 +156,23 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
 
 
 def link_token(text: str) -> str:
-    """The token of a binding link; "" for a text that is longer than any, which would only cost a page its time."""
+    """Return the token of a binding link; "" for a text that is longer than any token, which would only cost time."""
     token = text.strip()
     return token if len(token) <= LINK_TOKEN_CHARS_MAX else ""
 
 
 class BindPages:
-    """The pages of a binding link: what it asks for, and what became of it."""
+    """Renders the pages of a binding link: the offer, and the outcome."""
 
     def __init__(self, links: BindingLinks, platforms: Sequence[Mapping[str, str]]) -> None:
         self._links = links
         self._platforms = platforms
 
     async def offer(self, token: str, user_id: UUID, *, changed: bool = False) -> Response:
-        """Name the account, the bot and the reader, with a button; `changed`: somebody signed in since."""
+        """Show the account, the bot and the reader, with a button.
+
+        With `changed` the page says that the session has changed since the form was made, and has status 409.
+        """
         try:
             preview = await self._links.preview(token, user_id)
         except RejectedRequest as refusal:
@@ -208,21 +215,24 @@ class BindPages:
 
 
 def form_proof() -> str:
-    """What only a page made for this session knows: a form that comes back with it was read by who is signed in now."""
+    """Return a value that only a page made for the current session holds.
+
+    A form that returns it was shown to the person who is signed in now.
+    """
     return token_hash(f"form {session_secret()}")
 
 
 def local_path(text: str) -> str:
-    """A path on this server, as it may be gone to after signing in; empty for anything else."""
+    """Return the text if it is a path on this server, to which a sign-in may redirect; empty for anything else."""
     local = text[:1] == "/" and text[:2] != "//" and "\\" not in text
     return text if local and text.isprintable() and len(text) <= NEXT_LENGTH_MAX else ""
 
 
 def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
-    """A page in the reader's language.
+    """Render a page in the reader's language.
 
-    `path` and `here` are its own address, for the links to other languages; `kept` is what the address of its form has
-    too, for when the form is refused unread.
+    `path` and `here` are the page's own path and query, from which the links to other languages are made. `kept` are
+    the query parameters of its form's address; they survive when the form is refused before it is read.
     """
     asked = request.args.get("lang")
     language = choose_language(asked, accepted_languages(request.headers.get("Accept-Language", "")))

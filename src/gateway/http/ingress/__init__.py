@@ -1,1 +1,1 @@
-"""Entrances for other systems: webhooks, and events that a platform posts."""
+"""Endpoints that other systems call: webhooks, and events that a platform posts."""

@@ -1,4 +1,7 @@
-"""Where Lark posts events of installations in HTTP mode. What vouches for a request is in it: no session, no token."""
+"""The endpoint to which Lark posts the events of installations in HTTP mode.
+
+The request itself carries its proof. No session and no token of this server is involved.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from gateway.http.client import Network, request_address, throttle_key
 from gateway.http.throttle import BadPostThrottle
 
 BAD_STATUSES = frozenset({400, 401, 404})
-"""Refusals of what the platform would not post: not its body, not its signature, no installation of ours."""
+"""The refusals of a post that is not the platform's: a bad body, a bad signature, or an unknown installation."""
 
 
 def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Network]) -> None:
-    """Without `take` the route says that Lark is off. What cannot be an id is refused before the body is read."""
+    """Add the route. Without `take` it answers that Lark is off. A malformed id is refused before the body is read."""
     bad_posts = BadPostThrottle()
 
     @app.post("/api/webhooks/lark/<installation_id>")
@@ -31,13 +34,14 @@ def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Ne
             return json_response(await take(installation, dict(request.headers.items()), body))
         except RejectedRequest as refusal:
             if refusal.status in BAD_STATUSES:
-                # Only now, because all bots of a tenant share the platform's addresses: what is good must get through.
+                # Only bad posts count. All bots of a tenant share the platform's addresses, so a limit that counted
+                # every post would refuse good ones.
                 bad_posts.count(throttle_key(request_address(trusted_proxies)))
             raise
 
 
 def _installation(text: str) -> UUID:
-    """To a stranger, what is no id at all is as unknown as an id of nothing."""
+    """Parse an installation's id. Malformed and unknown ids both give 404."""
     try:
         return UUID(text)
     except ValueError:

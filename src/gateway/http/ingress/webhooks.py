@@ -1,7 +1,7 @@
-"""Where senders of webhooks deliver. No session: the token in the path, and the trigger's signature, are the proof.
+"""The endpoint to which senders deliver webhooks. The token in the path and the trigger's signature are the proof.
 
-The proof comes before the limit: what other people send, from the same address or to the same trigger, never keeps a
-request out that proves itself. What cannot prove itself is turned away before its body is read.
+The proof is checked before the limits. So the requests of others, from the same address or to the same trigger, never
+keep out a request that proves itself. Requests without a proof meet their limit before their body is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKEN_CHARS_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """What the entrance stands on. `limited` is told of every request that was turned away, by the gate that did it."""
+    """The services behind the endpoint. `limited` is called for each refused request, with the name of its gate."""
 
     intake: Intake
     gates: Gates
@@ -48,7 +48,7 @@ def add_routes(app: Quart, ingress: Ingress) -> None:
             ingress.limited(refused.gate)
             raise
         except StoreError as error:
-            # Never 404, after which no sender tries again.
+            # Never 404: senders do not try again after a 404.
             logger.warning("webhook_not_stored", error=str(error))
             raise RejectedRequest(
                 500, "store_unavailable", "the delivery could not be stored; send it again"
@@ -72,10 +72,10 @@ async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
 
 
 async def _find(ingress: Ingress, token: str, address: str) -> Trigger | None:
-    """The trigger of a token; None for one that does not exist.
+    """Return the trigger of a token, or None for an unknown token.
 
-    An address that has sent too many of those gets no look-up for what certainly does not exist: a flood of guesses
-    costs the database nothing, and a sender behind the same address is found all the same.
+    An address that has sent too many unknown tokens gets no look-up for a token that certainly does not exist. So a
+    flood of guesses costs the database nothing. The trigger of a good sender behind the same address is still found.
     """
     if not _is_token(token):
         return None
@@ -92,9 +92,10 @@ def _is_token(text: str) -> bool:
 
 
 async def _with_room(ingress: Ingress, trigger: Trigger | None) -> Trigger | None:
-    """The trigger, if requests at it have to prove themselves, or there is room for one that does not.
+    """Check the limit on requests without proof, and return the trigger.
 
-    Raises LimitReached, but not for a trigger that asked for no proof a while ago, and may do so now.
+    A trigger that asks for proof has no such limit. At the limit the trigger is read again, because it may ask for
+    proof by now. Raises LimitReached if it does not. Returns None if the trigger is gone.
     """
     if trigger is None or trigger.asks_for_proof:
         return trigger

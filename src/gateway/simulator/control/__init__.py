@@ -1,7 +1,7 @@
-"""The JSON API under /_sim/ that drives a simulator from another process, a module per subject.
+"""The JSON API under /_sim/ that drives a simulator from another process. There is one module for each subject.
 
-Apps, people and chats in paths and bodies are ids, or names where those are unique. Bodies with a member that the
-call does not know are refused: a misspelt option must not pass for one that works. Errors are {code, msg}.
+Paths and bodies name apps and people by id, or by name where it is unique, and chats by id. A body with an unknown
+member is refused, so that a misspelt option is noticed. Errors are {code, msg}.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every control call has in common: who may call, how a body is read, how errors are said."""
+"""Helpers of all control calls: checking the caller, reading bodies, and turning errors into refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LISTED_MAX = 1000
 T = TypeVar("T")
 Respond = Callable[[Request], Awaitable[object]]
 Calls = list[tuple[str, str, Respond]]
-"""Method, path below /_sim/, and what answers; what it returns becomes JSON, unless it is an `Answer` already."""
+"""The method, the path below /_sim/, and the function that answers.
+
+The function's result becomes JSON, unless it is an `Answer` already.
+"""
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,7 +31,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def guarded(call: Respond) -> Callable[[Request], Awaitable[Answer]]:
-    """`call` for our own callers only, its errors turned into refusals with words."""
+    """Wrap `call` so that it refuses foreign origins, and turns errors into refusals with a message."""
 
     async def respond(request: Request) -> Answer:
         _refuse_strangers(request)
@@ -46,7 +49,7 @@ def guarded(call: Respond) -> Callable[[Request], Awaitable[Answer]]:
 
 
 def _refuse_strangers(request: Request) -> None:
-    """A web page of another origin, or one that rebinds its name to loopback, has no business here."""
+    """Refuse web pages of another origin, and those whose host name was rebound to loopback. Raises Refusal (403)."""
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     origin = request.headers.get("origin", "")
     if host not in ("127.0.0.1", "::1", "localhost", ""):
@@ -60,7 +63,7 @@ def read(request: Request, kind: type[T]) -> T:
 
 
 def seconds(text: str | float) -> float:
-    """A waiting time within what a call may wait. Raises ValueError."""
+    """Return a waiting time, bounded to 0 to WAIT_SECONDS_MAX. Raises ValueError for text that is no number."""
     return min(max(float(text), 0.0), WAIT_SECONDS_MAX)
 
 
@@ -72,12 +75,12 @@ def unbase64(text: str) -> bytes:
 
 
 def receiver(platform: Platform, handle: str) -> App | Chat:
-    """A chat by id, or the app whose direct chat is meant. Raises LookupError."""
+    """Return a chat by id, or the app whose direct chat is meant. Raises LookupError."""
     return platform.chats.get(handle) or platform.app(handle)
 
 
 def member(platform: Platform, handle: str) -> App | Person:
-    """A bot or a person. Raises LookupError."""
+    """Return a bot or a person. Raises LookupError."""
     try:
         return platform.app(handle)
     except LookupError:

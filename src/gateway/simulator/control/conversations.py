@@ -1,4 +1,4 @@
-"""What people say, and what was said."""
+"""Control calls to write and recall messages as people, and to read chats and attachments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.simulator.simulator import Simulator
 
 
 class NewAttachment(Body):
-    """As `Attachment`; the bytes come as `base64`."""
+    """The fields of an `Attachment`, with its bytes as `base64`."""
 
     kind: str
     name: str = ""
@@ -32,13 +32,16 @@ class NewAttachment(Body):
     any_size: bool = False
 
     def made(self) -> Attachment:
-        """Raises ValueError."""
+        """Return the attachment. Raises ValueError."""
         members = msgspec.structs.asdict(self)
         return Attachment(data=unbase64(members.pop("base64")), **members)
 
 
 class NewMessage(Body):
-    """`to` is an app (the direct chat) or a chat id. `wait_seconds` waits for every event to be settled."""
+    """A message to write. `to` is an app (its direct chat) or a chat id.
+
+    The call waits up to `wait_seconds` until every event is delivered or given up.
+    """
 
     sender: str
     to: str
@@ -69,14 +72,17 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class Conversations:
-    """One method per call."""
+    """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
         self._platform = simulator.platform
 
     async def list_messages(self, request: Request) -> object:
-        """Messages of a chat; `sender_type=app` are the bots'. `wait_count` waits up to `wait_seconds` for so many."""
+        """List the messages of a chat; with `sender_type=app` only those of bots.
+
+        With `wait_count` it waits up to `wait_seconds` until there are so many.
+        """
         chat = self._platform.chat(request.params["chat"])
         sender_type = request.argument("sender_type")
         wanted = int(request.argument("wait_count", "0"))
@@ -115,11 +121,14 @@ class Conversations:
         return self._message(said.message) | {"events": [shown_event(record) for record in said.events]}
 
     async def withdraw(self, request: Request) -> object:
-        """Recall a message as its writer would."""
+        """Recall a message in the name of its sender."""
         return self._message(self._simulator.messages.withdraw(request.params["message"]))
 
     async def read_resource(self, request: Request) -> object:
-        """The bytes of a picture or file, for people. Whatever it is, the browser shows it as no page of ours."""
+        """Return the bytes of a picture or file, for people.
+
+        Its headers keep the browser from treating it as a page of the simulator, whatever it holds.
+        """
         attachment = self._simulator.resources.get(request.params["key"])
         headers = (
             ("content-type", attachment.content_type),

@@ -1,4 +1,4 @@
-"""Events: pushed by hand, pushed again, and what became of each."""
+"""Control calls to push events, push them again, and read what became of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.simulator.simulator import Simulator
 
 
 class NewEvent(Body):
-    """Either `event_type` and `event`, which get an envelope, or the whole payload as text or base64."""
+    """An event to push: `event_type` and `event`, which get an envelope, or the whole payload as text or base64."""
 
     app: str
     event_type: str = ""
@@ -39,7 +39,7 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class Events:
-    """One method per call."""
+    """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

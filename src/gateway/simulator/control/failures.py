@@ -1,4 +1,4 @@
-"""Planned failures, and the log of calls."""
+"""Control calls to plan failures, and to read the log of calls."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class Failures:
-    """One method per call."""
+    """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

@@ -1,4 +1,4 @@
-"""Connections: who is connected, dropped, frozen, and given bytes that are no event."""
+"""Control calls to list, drop and freeze connections, and to send them bytes that are no event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ RAW_BYTES_MAX = 64 * 1024 * 1024
 
 
 class RawMessage(Body):
-    """One WebSocket message to every live connection of `target`: given bytes, or `size` zero bytes."""
+    """One WebSocket message for `target`: a connection, or every live connection of an app.
+
+    It holds the given bytes, or `size` zero bytes.
+    """
 
     target: str
     base64: str = ""
@@ -40,16 +43,16 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class Links:
-    """One method per call."""
+    """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
         self._platform = simulator.platform
 
     async def list_connections(self, request: Request) -> object:
-        """Connections open and closed, and the most that each app ever had live at once.
+        """List open and closed connections, and the most that each app ever had live at the same time.
 
-        With `app` and `live_count` it waits up to `wait_seconds` for exactly so many live ones.
+        With `app` and `live_count` it waits up to `wait_seconds` until the app has exactly so many live ones.
         """
         app_id = request.argument("app")
         if request.argument("live_count"):

@@ -1,4 +1,4 @@
-"""The platform as a whole: where it listens, and settings that change while it runs."""
+"""Control calls for the platform as a whole: its addresses, and settings that can change while it runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from gateway.simulator.simulator import Simulator
 
 
 class Settings(Body):
-    """`client_config` members replace those of the same name, or with `replace_client_config` all of them.
+    """New values of settings. A setting that is left out stays as it is.
 
-    `scan_expiry_member` is `expires_in` or `expire_in`; `regions_apart` as in `Scans`.
+    Members of `client_config` replace those of the same name, or all members with `replace_client_config`.
+    `scan_expiry_member` is `expires_in` or `expire_in`. `regions_apart` is that of `Scans`.
     """
 
     client_config: dict[str, Any] | None = None
@@ -33,7 +34,7 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class Overview:
-    """One method per call."""
+    """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

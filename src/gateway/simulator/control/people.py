@@ -1,4 +1,4 @@
-"""Apps and their secrets, people, chats and who is in them."""
+"""Control calls for apps and their secrets, people, chats and their members."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AppOptions(Body):
     verification_token: str | None = None
 
     def given(self) -> dict[str, Any]:
-        """The options that the caller named."""
+        """Return the options that the caller gave."""
         options = ((name, getattr(self, name)) for name in AppOptions.__struct_fields__)
         return {name: value for name, value in options if value is not None}
 
@@ -72,7 +72,7 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class People:
-    """One method per call."""
+    """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
@@ -82,7 +82,7 @@ class People:
         return [self._app(app) for app in self._platform.apps.values()]
 
     async def create_app(self, request: Request) -> object:
-        """Secrets are shown in this answer alone, but for the app secret in that of its rotation."""
+        """Create an app. Only this answer shows its secrets; a rotation's answer shows the new app secret."""
         new = read(request, NewApp)
         app = self._simulator.create_app(new.name, app_id=new.app_id, secret=new.app_secret, **new.given())
         secrets = {
@@ -109,7 +109,7 @@ class People:
         return {"revoked": self._simulator.revoke_tokens(self._platform.app(request.params["app"]))}
 
     async def verify_url(self, request: Request) -> object:
-        """Send the app's address a challenge, as the console does before it accepts one."""
+        """Send a challenge to the app's address, as the developer console does before it accepts an address."""
         app = self._platform.app(request.params["app"])
         try:
             with trio.fail_after(self._simulator.delivery.ack_seconds):
@@ -129,7 +129,7 @@ class People:
         return self._person(self._simulator.create_person(new.name.strip()))
 
     async def list_chats(self, request: Request) -> object:
-        """Every chat, or the chats that `person` has or could have: one with each bot, and their groups."""
+        """List every chat, or those that `person` has or could have: one with each bot, and the person's groups."""
         handle = request.argument("person")
         if not handle:
             return [self._chat(chat) for chat in self._platform.chats.values()]

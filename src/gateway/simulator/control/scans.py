@@ -1,4 +1,4 @@
-"""Registrations by scanned code: who waits, and what a person decides."""
+"""Control calls for registrations by scanned code: listing them, and deciding as a person."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from gateway.simulator.simulator import Simulator
 
 
 class Authorization(AppOptions):
-    """`brand` is the person's cloud, the one of the host when empty. `url` is the address that the code stood for.
+    """The agreement of `person`. `brand` is the person's cloud; if empty, it is the cloud where the scan began.
 
-    The name and the rest of the presets are in that address alone. App options override what it asks for.
+    `url` is the address that the code stood for. Only that address holds the name and the other presets. App options
+    given here override what it asks for.
     """
 
     person: str = ""
@@ -26,7 +27,7 @@ class Authorization(AppOptions):
 
 
 class Decision(Body):
-    """Nothing to say beyond the decision itself."""
+    """The body of a decision that needs no further input: nothing, or an empty object."""
 
 
 def calls(simulator: Simulator) -> Calls:
@@ -41,21 +42,21 @@ def calls(simulator: Simulator) -> Calls:
 
 
 class ScanCalls:
-    """One method per call; a code is a user code or a device code."""
+    """Has one method for each call. A code is a user code or a device code."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
         self._scans = simulator.scans
 
     async def list_scans(self, request: Request) -> object:
-        """Every registration; `wait_count` waits up to `wait_seconds` for so many."""
+        """List every registration. With `wait_count` it waits up to `wait_seconds` until there are so many."""
         wanted = int(request.argument("wait_count", "0"))
         with trio.move_on_after(seconds(request.argument("wait_seconds", "0"))):
             await self._simulator.until(lambda: True if len(self._scans.all()) >= wanted else None)
         return [_shown(scan) for scan in self._scans.all()]
 
     async def read_scan(self, request: Request) -> object:
-        """One registration; with `url`, what that address presets."""
+        """Return one registration. With `url` its link shows the presets of that address."""
         scan = self._find(request)
         url = request.argument("url")
         link = read_link(url, scan.user_code) if url else scan.link
@@ -90,7 +91,7 @@ class ScanCalls:
 
 
 def _shown(scan: Scan) -> dict[str, Any]:
-    """A registration without its device code, which is a secret, and without the app's."""
+    """Return a registration without its device code, which is a secret, and without the app's secret."""
     return {
         "user_code": scan.user_code,
         "region": scan.region,
