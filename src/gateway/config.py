@@ -168,7 +168,7 @@ class HubSettings(_Group):
     stale_after_seconds: Seconds = 600
     """If a message is older than this when it arrives, the agent is told its age along with it."""
     batch_window_seconds: SecondsOrZero = 3
-    """How long a conversation's next run waits for further messages. 0: it does not wait."""
+    """The time for which a conversation's next run waits for further messages. 0: it does not wait."""
 
     @model_validator(mode="before")
     @classmethod
@@ -229,7 +229,7 @@ class WebhookSettings(_Group):
     """The limit of requests with bad credentials from one client address. Other requests are not counted."""
     body_bytes_max: Bytes = 262_144
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90
-    """How long deliveries are kept, whatever their outcome. 0 keeps them for ever."""
+    """The days for which deliveries are kept, whatever their outcome. 0 keeps them for ever."""
 
 
 class LogSettings(_Group):
@@ -284,7 +284,7 @@ class Limits(_Group):
     attachment_storage_days_max: Days = 7
     """A fetched file that was not requested for this long is deleted."""
     history_days_max: Days = 90
-    """How long records are kept of the messages sent to chats, and of the messages that were dropped and why.
+    """The days for which records are kept of messages sent to chats, and of messages that were dropped and why.
 
     Conversations are kept for good.
     """

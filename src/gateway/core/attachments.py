@@ -21,7 +21,7 @@ NAME_CHARS_MAX = 120
 HEADER_CHARS_MAX = 8_192
 OCTETS = "application/octet-stream"
 SNIFFED_BYTES = 64
-"""How many bytes from the beginning of a file `sniffed_type` needs."""
+"""The number of bytes from the beginning of a file that `sniffed_type` needs."""
 
 Key = TypeVar("Key")
 
@@ -224,7 +224,7 @@ def download_path(attachment_id: UUID) -> str:
     return f"/api/attachments/{attachment_id}/download"
 
 
-# What is kept on disk.
+# The cache on disk.
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import msgspec
 
 DEFAULT_EVENT = "webhook.received"
 PAYLOAD_CHARS_MAX = 100_000
-"""How much of a payload an agent is given to read. The whole payload stays stored with the delivery."""
+"""The part of a payload that an agent is given to read. The whole payload stays stored with the delivery."""
 
 INDENTED_DEPTH_MAX = 32
 

@@ -17,7 +17,7 @@ from enum import Enum
 from uuid import UUID
 
 STALE_AFTER = timedelta(seconds=60)
-"""How long a claim in flight is respected.
+"""The time for which a claim in flight is respected.
 
 It is far above the time that one message takes, and below the time of the platform's second redelivery.
 """

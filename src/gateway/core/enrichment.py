@@ -56,7 +56,7 @@ _LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TREE_MAX = 4 * FORWARDED_MAX
-"""How many messages of a bundle are put in order at most. This also bounds how deep the recursion goes."""
+"""The most messages of a bundle that are put in order. This also bounds the depth of the recursion."""
 _BRACKETS = str.maketrans("[]", "()")
 _RESERVED_NAME = re.compile(r"assistant|bot|user \d+|unknown", re.IGNORECASE)
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from gateway.errors import ConfigError
 
 CHANNEL_FINISH_SECONDS = 1.0
-"""How long a channel may shield the settling of what it received, by its contract."""
+"""The time for which a channel may shield the settling of received events, by its contract."""
 OUTBOX_FINISH_SECONDS = 0.5
-"""How long the outbox may shield a send in flight."""
+"""The time for which the outbox may shield a send in flight."""
 RELEASE_FINISH_SECONDS = 0.4
-"""How long the release of a lease may be shielded once its scope is cancelled."""
+"""The time for which the release of a lease may be shielded once its scope is cancelled."""
 SHIELDS_UNDER_LEASE_SECONDS = CHANNEL_FINISH_SECONDS + OUTBOX_FINISH_SECONDS + RELEASE_FINISH_SECONDS
-"""How long shielded work may go on after a lease was cancelled. A test keeps it below the default margin.
+"""The time for which shielded work may go on after a lease was cancelled. A test keeps it below the default margin.
 
 A database call that is cut short inside one of the shields may take a second or two more to clean up (the driver's
 bounds, and the release of a claim). That only makes the release late: the fence has closed the link by then, and every
@@ -64,7 +64,7 @@ class LeaseSettings:
 
     @property
     def trust_seconds(self) -> float:
-        """How long a confirmation is trusted, counted from the moment its request was sent."""
+        """The time for which a confirmation is trusted, counted from the moment its request was sent."""
         return self.ttl_seconds - self.margin_seconds
 
     @property

@@ -64,8 +64,8 @@ class Pace:
         left = calls - len(self._under_way)
         if left > len(self._ended):
             return float("-inf")
-        # `_ended[-left]` is the finished call whose window must pass before a place is free. If calls under way take all
-        # places, no end is known, and the start of the oldest of them is used instead.
+        # `_ended[-left]` is the finished call whose window must pass before a place is free. If calls under way take
+        # all places, no end is known, and the start of the oldest of them is used instead.
         return (self._ended[-left] if left > 0 else self._under_way[-calls]) + limit.seconds * SLACK
 
     def begin(self, at: float) -> None:

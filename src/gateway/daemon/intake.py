@@ -61,7 +61,7 @@ log = structlog.get_logger()
 
 GAUGE_SECONDS = 5.0
 PROBE_KEPT_SECONDS = 5.0
-"""How long a good answer of an expensive readiness check is kept."""
+"""The time for which a good answer of an expensive readiness check is kept."""
 
 
 @dataclass(frozen=True, slots=True)

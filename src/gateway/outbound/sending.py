@@ -24,7 +24,7 @@ KEY_SHARE = 11 / 12
 UNSENT_SECONDS_MAX = 24 * 3600.0
 """A row that could not be sent for this long is given up."""
 SETTLING_SECONDS = 60.0
-"""How long a message may take to appear in its chat. Before that, its absence there proves nothing."""
+"""The time that a message may take to appear in its chat. Before that, its absence there proves nothing."""
 FAULTS_MAX = 5
 """Attempts of a row that fails by an internal error."""
 _RETRY_FIRST_SECONDS = 1.0

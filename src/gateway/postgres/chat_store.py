@@ -16,7 +16,7 @@ from gateway.work.tasks.ports import TaskStatus
 
 _Q = load("chat.sql", Chat, ChatMessage, DeletedTask)
 LOCK_MILLISECONDS = 100
-"""How long a deletion that has locked a conversation waits for a run in it that another transaction is changing."""
+"""The time that a deletion which has locked a conversation waits for a run that another transaction is changing."""
 _ACTIVE = (TaskStatus.DISPATCHED, TaskStatus.RUNNING)
 
 

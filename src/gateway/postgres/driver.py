@@ -49,7 +49,7 @@ DEFAULT_PARAMETERS: dict[str, str] = {
     "keepalives_count": "2",
     "tcp_user_timeout": "15000",
 }
-# How long a generator that never blocks may run before the other tasks get a turn.
+# The time that a generator which never blocks may run before the other tasks get a turn.
 _BUSY_SECONDS = 0.005
 
 _INTERRUPTIONS = (trio.Cancelled, KeyboardInterrupt, SystemExit)
@@ -357,7 +357,7 @@ async def _wait_either(fd: int) -> int:
             await wait(fd)
             ready |= flag
         except (trio.ClosedResourceError, OSError):
-            # Not raised here: an exception of a child task would reach the caller inside an ExceptionGroup.
+            # The error is raised below, since an exception of a child task would reach the caller in an ExceptionGroup.
             closed = True
         scope.cancel()
 

@@ -31,9 +31,9 @@ from gateway.postgres.server import open_server, recorded_conninfo, until
 
 CONNECTIONS_MAX = 50
 ATTACH_TIMEOUT_SECONDS = 30.0
-# How long `serve` waits for a command that happens to own the server.
+# The time that `serve` waits for a command that happens to own the server.
 COMMAND_WAIT_SECONDS = 10.0
-# How long a command that owns the server waits for other commands that use it, before it stops the server.
+# The time that a command which owns the server waits for other commands that use it, before it stops the server.
 OTHER_USERS_WAIT_SECONDS = 300.0
 
 

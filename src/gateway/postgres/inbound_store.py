@@ -47,7 +47,7 @@ class Enqueued:
 
 
 LOCK_MILLISECONDS = 300
-"""How long the shared statement waits for a row that another transaction has locked.
+"""The time that the shared statement waits for a row that another transaction has locked.
 
 The acknowledgements of every bot wait for this statement.
 """

@@ -26,7 +26,7 @@ logger = structlog.get_logger(__name__)
 E = TypeVar("E", bound=BaseException)
 
 DRAIN_SECONDS = 5.0
-"""How long a link may take to end when it is drained. Then its lease ends, and the fence closes what is still open."""
+"""The time in which a drained link must end. Then its lease ends, and the fence closes what is still open."""
 _RACE_SECONDS = 0.1
 """The shortest wait in standby: a lease that was free a moment ago may have gone to another process in a race."""
 

@@ -28,7 +28,7 @@ logger = structlog.get_logger(__name__)
 RELEASE_SECONDS = 5.0
 """The bound of a release without cancellation. Its lease is still trusted, and thousands may be under way at once."""
 RECORD_EVERY_SECONDS = 5.0
-"""How often a connection state is stored when only its times changed."""
+"""The interval at which a connection state is stored when only its times changed."""
 _LOOK_EVERY_SECONDS = 1.0
 
 
@@ -238,7 +238,7 @@ async def _drop_fence_at_the_end(fence: Fence, installation_id: UUID) -> None:
         try:
             fence.fall()
         except Exception:
-            # Not raised: the cancellation that is under way ends the link too, only later.
+            # The error is only logged: the cancellation that is under way ends the link too, a little later.
             logger.exception("link_teardown_failed", installation_id=str(installation_id))
 
 
