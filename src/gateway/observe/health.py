@@ -24,7 +24,7 @@ UNWELL_STATES = ("deaf", "refused", "unreadable_secret", "degraded")
 
 CHECK_TIMEOUT_SECONDS = 2.0
 KEPT_SECONDS = 1.0
-"""The time for which an answer is kept. A bad one is never kept longer, so an outage that is over is not reported for long."""
+"""The time for which an answer is kept. A bad one is never kept longer, so that a past outage is not reported."""
 
 Check = Callable[[], Awaitable[str | None]]
 """Returns None when all is well, else the problem in words that an operator can act on.
