@@ -115,7 +115,7 @@ where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: list_sent_to_recipient(id)
 -- These messages are distinguished from the row in doubt, because their text may be the same. The clocks of the
--- database and of the platform may differ.
+-- database and of the platform may differ, so the comparison allows 2 minutes.
 select other.channel_message_id
 from outbound_message doubtful
 join outbound_message other on other.installation_id = doubtful.installation_id

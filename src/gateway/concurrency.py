@@ -84,7 +84,7 @@ class Workers:
             try:
                 await run(*args)
             except trio.Cancelled:
-                raise
+                raise  # the deadline has passed, which is no error: the other workers have the same deadline
             except BaseException:
                 # The nursery cancels its scope for this error, but that does not reach tasks behind their shields.
                 self.end_by(float("-inf"))

@@ -1,7 +1,7 @@
 """Every setting, its bound and its unit, in one place.
 
 Precedence: flags > `GATEWAY_*` environment (nested with `__`) > TOML file > systemd credentials directory > defaults.
-An unknown key, also an unknown `GATEWAY_*` variable, is a ConfigError that names it.
+An unknown key or an unknown `GATEWAY_*` variable raises a ConfigError that names it.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class GithubSettings(_Group):
     webhook_secret: Secret | None = None
     app_id: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[0-9]+$")] | None = None
     private_key: Secret | None = None
-    """PEM text."""
+    """The private key of the GitHub App, as PEM text."""
     api_base_url: BaseUrl | None = None
 
 

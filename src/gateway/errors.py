@@ -13,7 +13,7 @@ class GatewayError(Exception):
 
 
 class ConfigError(GatewayError):
-    """The operator must change a setting. The process exits with status 78 and prints the one line."""
+    """The operator must change a setting. The process exits with status 78 and prints the message as one line."""
 
 
 class ProtocolError(GatewayError):
@@ -33,7 +33,7 @@ class StoreError(GatewayError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, or ended the connection. Retry."""
+    """The database cannot be reached, or ended the connection. The caller should retry."""
 
 
 class StoreConflict(StoreError):
@@ -48,7 +48,7 @@ class StoreConflict(StoreError):
 
 
 class RejectedRequest(GatewayError):
-    """An HTTP request is answered with `status` and `code` (a slug); `extra` is added to the JSON body."""
+    """An HTTP request is answered with `status` and `code` (a slug). `extra` is added to the JSON body."""
 
     def __init__(self, status: int, code: str, message: str, **extra: object) -> None:
         super().__init__(message)

@@ -102,6 +102,7 @@ def extension_of(name: str) -> str:
 
 
 def with_extension(name: str, mime_type: str) -> str:
+    """Return `name` with the usual extension of the type, unless it has an extension already."""
     return name if extension_of(name) else name + _EXTENSIONS.get(mime_type, "")
 
 

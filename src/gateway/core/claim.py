@@ -73,6 +73,7 @@ class ClaimRow:
 
 
 def phase_of(row: ClaimRow | None, *, now: datetime) -> Phase:
+    """Return the phase of a claim row at the time `now`. None stands for an absent row."""
     if row is None:
         return Phase.ABSENT
     if row.processed_at is not None:

@@ -67,6 +67,7 @@ def asks_to_bind(reason: DropReason, *, from_bot: bool) -> bool:
 
 
 def refuse_installation(*, known: bool, revoked: bool) -> DropReason | None:
+    """Judge the installation that a message arrived for. None means that it is not refused."""
     if not known:
         return DropReason.INVALID_EVENT
     return DropReason.REVOKED_INSTALLATION if revoked else None

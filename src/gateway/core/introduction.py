@@ -9,7 +9,7 @@ NAME_CHARS_MAX = 80
 """A longer name is cut, so that it cannot push the rest of a page out of sight."""
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that turn the direction of writing: a name with one could rearrange the words beside it."""
+"""Marks that change the direction of writing. A name with one could rearrange the words beside it."""
 _NOT_SHOWN = frozenset({"Cc", "Cn", "Co", "Cs"})
 
 

@@ -181,7 +181,10 @@ class TaskObserver:
 
 
 class AutopilotObserver:
-    """Counts runs: callbacks for `work.autopilots.dispatch` (`began`) and `work.autopilots.autopilots` (`ended`)."""
+    """Counts autopilot runs.
+
+    `began` is a callback for `work.autopilots.dispatch`, `ended` one for `work.autopilots.autopilots`.
+    """
 
     def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics

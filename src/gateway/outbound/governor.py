@@ -14,7 +14,7 @@ from gateway.core.pacing import UNLIMITED, AppPace, Limits
 logger = structlog.get_logger(__name__)
 
 Note = Callable[[str], None]
-"""Counts what the governor did: one of call, waited, throttled_app, throttled_chat, breaker_opened, typing_skipped."""
+"""Counts an action of the governor: call, waited, throttled_app, throttled_chat, breaker_opened or typing_skipped."""
 
 
 def _unnoted(_event: str) -> None:

@@ -80,7 +80,7 @@ class OutboxStore(Protocol):
     ) -> bool:
         """Mark the row as failed for good.
 
-        `told`, a sentence by language, is queued with it for the same recipient, once for each run.
+        `told`, a sentence by language, is queued with it for the same chat and thread, once for each run.
         """
 
     async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:

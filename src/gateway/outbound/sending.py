@@ -85,8 +85,8 @@ def judge_attempt(
         if is_outlived(age_seconds=age_seconds, in_doubt=in_doubt):
             return GiveUp()
         return Postpone(_definite_delay(error, attempts), False)
-    # An internal error. It may have occurred while the answer to a delivered message was read. LocalProtocolError is
-    # the exception: it is raised before the call.
+    # An internal error. It may have occurred while the answer to a delivered message was read. Only LocalProtocolError
+    # certainly comes before the call.
     doubtful = not isinstance(error, LocalProtocolError)
     if attempts < FAULTS_MAX:
         return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS), doubtful)

@@ -64,12 +64,17 @@ def _owner_of(path: Path) -> Account:
 
 
 def give(path: Path, account: Account) -> None:
+    """Make `account` the owner of `path`. Does nothing unless root runs this, and follows no link."""
     if os.geteuid() == 0:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 @contextmanager
 def opened(place: Place, name: str, flags: int = 0) -> Iterator[IO[str]]:
+    """Open a file of the place for reading and writing, created with mode 0600 if missing. Closed with the block.
+
+    Raises ConfigError when it cannot be opened.
+    """
     path = place.root / name
     try:
         # O_NOFOLLOW: root may be working in a directory of a less trusted account, which could place a link here.

@@ -23,7 +23,7 @@ _Q = load("lease.sql", Installation)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asking:
-    """A request for a lease."""
+    """A request for a lease, compared by identity: two requests with equal fields are two requests."""
 
     installation_id: UUID
     token: str

@@ -264,12 +264,14 @@ class _Link:
         return max(trio.current_time() - self._established_at, 0.0)
 
     def refused(self, error: LinkRefused) -> float:
+        """Record that the platform refused the link. Returns the pause before the next attempt."""
         self.ended_as(ConnectionState.REFUSED, error.code, error.reason)
         pause, self._assignment.backoff = self._assignment.backoff.refused(self._healthy_seconds)
         self._log_end("link_refused", pause, code=error.code, reason=error.reason)
         return pause
 
     def lost(self, error: LinkLost) -> float:
+        """Record that the link was lost. Returns the pause before the next attempt."""
         self.ended_as(ConnectionState.DEAF if error.deaf else ConnectionState.CONNECTING, detail=str(error))
         pause, self._assignment.backoff = self._assignment.backoff.lost(self._healthy_seconds, self._context.jitter())
         self._log_end("link_lost", pause, deaf=error.deaf, reason=str(error))

@@ -65,6 +65,7 @@ class Lease:
         self.scope.deadline = min(self.scope.deadline, deadline)
 
     def lose(self, because: str) -> None:
+        """Cancel the scope at once. `hold_lease` then raises LeaseLost with `because`."""
         self.lost_because = because
         self.scope.cancel()
 
@@ -79,6 +80,7 @@ class Lease:
         return replace(self.health) if changed or now >= self._recorded_at + RECORD_EVERY_SECONDS else None
 
     def recorded(self, health: LinkHealth, now: float) -> None:
+        """Remember the health that was stored, and when."""
         self._recorded, self._recorded_at = health, now
 
 
@@ -134,10 +136,12 @@ class Leases:
         return Lease(answer, self.settings.trusted_until(sent_at))
 
     def enter(self, lease: Lease) -> None:
+        """Have the lease renewed from now on."""
         self._held[lease.tenure.installation_id] = lease
         self.observer.owners(len(self._held))
 
     def leave(self, lease: Lease) -> None:
+        """Stop renewing the lease."""
         # A newer lease of the same installation may have taken the place already: it must stay.
         if self._held.get(lease.tenure.installation_id) is lease:
             del self._held[lease.tenure.installation_id]

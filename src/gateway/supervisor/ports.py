@@ -109,7 +109,8 @@ HandlerFor = Callable[[Installation], InboundHandler]
 RunOutbox = Callable[[Installation, int, Channel], Awaitable[None]]
 """Sends the waiting rows of this installation, as the holder of this lease epoch, until cancelled.
 
-On cancellation it finishes or leaves the sends in flight. The cancellation comes before the lease is released.
+On cancellation it finishes the sends in flight or leaves them to the next holder. The cancellation comes before the
+lease is released.
 """
 
 

@@ -131,13 +131,16 @@ class Fleet:
         ]
 
     def told(self, installation_id: UUID) -> None:
+        """Record that the row's problem was stored, so that `unreadable` leaves it out."""
         self._told.add(installation_id)
 
     def drain(self) -> None:
+        """Ask every running assignment to drain. Returns at once."""
         for assignment in self._serving.values():
             assignment.drain()
 
     def ended(self, assignment: Assignment) -> None:
+        """Forget an assignment whose task has ended. A newer one of the same installation is not affected."""
         self._roster.ended(assignment.id, assignment.generation)
         for place in (self._serving, self._leaving):
             if place.get(assignment.id) is assignment:
