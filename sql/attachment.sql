@@ -1,8 +1,10 @@
--- Files that people send, from the promise to the file. Every process fetches: each passes over what another one does.
+-- Files that people send, from their announcement in a message to the stored file. Every process fetches files, and
+-- each skips the rows that another one is taking.
 
 -- name: take_attachments(rows_max)
 -- record_class: Attachment
--- What a run waits for, the most urgent first. A row whose taker has not been heard of is taken again: its process died.
+-- Takes the pending files that a run waits for, the most urgent first. A row that was taken but not held for 15 seconds
+-- is taken again, because the process that took it has died.
 with due as (
   select id
   from chat_attachment
@@ -25,11 +27,12 @@ returning attachment.id, attachment.chat_message_id as message_id, attachment.n,
   ) as channel_type;
 
 -- name: hold_attachment(id)!
--- Whoever fetches says so every few seconds, so that the file of a crashed process does not wait for the deadline.
+-- The process that fetches a file repeats this every few seconds. The file of a crashed process is then taken again
+-- before its deadline.
 update chat_attachment set taken_at = now() where id = :id and status = 'pending';
 
 -- name: release_attachment(id)!
--- A process that stops in the middle leaves the file to the next one at once.
+-- A process that stops in the middle gives the file back, so that another one can take it at once.
 with told as (
   select pg_notify('gateway_attachment', '')
 )
@@ -37,8 +40,9 @@ update chat_attachment set taken_at = null
 where id = :id and status = 'pending' and (select count(*) from told) >= 0;
 
 -- name: settle_fetched(id, name, mime_type, bytes)$
--- Rings for the run that waits, once per file: of two files that are settled at the same moment neither would see the
--- other as the last. Also for a file that is fetched a second time, because it is not here any more.
+-- Wakes the runtime of the waiting run after each file. Two files that are settled at the same moment could not see
+-- each other, so neither would know that it is the last one. Also used for a file that is fetched a second time because
+-- its copy is no longer on disk.
 with settled as (
   update chat_attachment
   set status = 'ready', error = null, name = :name, mime_type = :mime_type, bytes = :bytes, fetched_at = now(),
@@ -61,8 +65,8 @@ with settled as (
 select count(*) from settled where (select count(*) from told) >= 0;
 
 -- name: settle_failed(id, error, final)$
--- What was fetched by somebody stays fetched. What may yet be had stays pending: no run waits for it any more, and whoever
--- asks for it has it fetched again. Rings like settle_fetched.
+-- A file that was fetched meanwhile keeps its state. A file whose failure is not final stays pending: no run waits for
+-- it any more, and a later request for it has it fetched again. Wakes the runtime like settle_fetched.
 with settled as (
   update chat_attachment
   set status = case when :final then 'failed' else status end, error = case when :final then :error end,
@@ -86,7 +90,8 @@ select count(*) from settled where (select count(*) from told) >= 0;
 
 -- name: list_task_attachments(task_id)
 -- record_class: Attachment
--- Numbered over the whole task. The number counts the failed ones too, so that it means the same in every attempt.
+-- The numbers run over the whole task. Failed files are counted too, so that a number means the same file in every
+-- attempt.
 with own as (
   select attachment.id, message.seq
   from chat_message message
@@ -111,11 +116,11 @@ order by own.seq, attachment.n;
 
 -- name: get_attachment(id)^
 -- record_class: PlacedAttachment
--- With what says who may see it: links to a file name the file alone.
+-- Returns the columns that decide who may see the file, because a link to a file holds only the id of the file.
 select id, chat_message_id as message_id, n, installation_id, channel_message_id, channel_key, kind, name, mime_type,
   bytes, status, error, workspace_id, chat_session_id, issue_id
 from chat_attachment where id = :id;
 
 -- name: known_attachments(ids)
--- A file whose row is gone is nobody's.
+-- A stored file whose row is gone is not in the result, and can be deleted.
 select id from chat_attachment where id = any(:ids::uuid[]);

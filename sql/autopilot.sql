@@ -1,8 +1,8 @@
--- Autopilots and their runs, as people see and set them.
+-- Autopilots and their runs, as people see and edit them.
 
 -- name: get_autopilot(autopilot_id, user_id)^
 -- record_class: Autopilot
--- For a stranger it is not there.
+-- No row for a person who is not a member of its workspace.
 select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
   autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
   autopilot.execution_mode, autopilot.issue_title_template, autopilot.concurrency_policy, autopilot.created_by_type,
@@ -12,12 +12,13 @@ join member on member.workspace_id = autopilot.workspace_id and member.user_id =
 where autopilot.id = :autopilot_id;
 
 -- name: lock_autopilot(autopilot_id)$
--- Two who change different things at the same time both keep their change. NO KEY, because runs reference the key.
+-- Two people who change different things at the same time both keep their change. NO KEY, because runs reference the
+-- key.
 select id from autopilot where id = :autopilot_id for no key update;
 
 -- name: list_autopilots(workspace_id, user_id, limit, offset)
 -- record_class: Autopilot
--- The newest first. The id settles ties, so that pages neither repeat nor leave out.
+-- The newest first. The id settles ties, so that pages neither repeat nor omit a row.
 select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
   autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
   autopilot.execution_mode, autopilot.issue_title_template, autopilot.concurrency_policy, autopilot.created_by_type,
@@ -29,12 +30,13 @@ order by autopilot.created_at desc, autopilot.id
 limit :limit offset :offset;
 
 -- name: count_autopilots(workspace_id)$
--- How many there are on all pages.
+-- The number of rows on all pages.
 select count(*) from autopilot where workspace_id = :workspace_id;
 
 -- name: get_autopilot_agent(workspace_id, assignee_type, assignee_id)^
 -- record_class: AssigneeFound
--- The agent that would work: the assignee, or its leader. A squad without one is there, and has nobody to protect.
+-- The agent that would work: the assignee itself, or the leader of the squad. A squad without a leader gives a row
+-- without an agent, so no private agent has to be protected.
 select agent.id as agent_id, coalesce(agent.visibility, 'workspace') as visibility, agent.owner_id
 from (
   select id as leader_id from agent
@@ -46,18 +48,18 @@ from (
 left join agent on agent.id = assignee.leader_id and agent.workspace_id = :workspace_id;
 
 -- name: has_project(workspace_id, project_id)$
--- Locked against deletion, so that the autopilot cannot name one that is going.
+-- Locks the project against deletion, so that the autopilot cannot name a project that is being deleted.
 select id from project where id = :project_id and workspace_id = :workspace_id for key share;
 
 -- name: insert_autopilot(id, workspace_id, project_id, title, description, assignee_type, assignee_id, priority, status, execution_mode, issue_title_template, concurrency_policy, user_id)!
--- Who makes it answers for its assignee.
+-- The person who creates the autopilot is recorded as the one who assigned it.
 insert into autopilot (id, workspace_id, project_id, title, description, assignee_type, assignee_id, assigned_by_id,
   priority, status, execution_mode, issue_title_template, concurrency_policy, created_by_type, created_by_id)
 values (:id, :workspace_id, :project_id, :title, :description, :assignee_type, :assignee_id, :user_id,
   :priority, :status, :execution_mode, :issue_title_template, :concurrency_policy, 'member', :user_id);
 
 -- name: update_autopilot(id, workspace_id, project_id, title, description, assignee_type, assignee_id, assigned_by_id, priority, status, execution_mode, issue_title_template, concurrency_policy)!
--- Under its lock.
+-- Runs under the lock of lock_autopilot.
 update autopilot set project_id = :project_id, title = :title, description = :description,
   assignee_type = :assignee_type, assignee_id = :assignee_id, assigned_by_id = :assigned_by_id, priority = :priority,
   status = :status, execution_mode = :execution_mode, issue_title_template = :issue_title_template,
@@ -66,7 +68,7 @@ where id = :id and workspace_id = :workspace_id;
 
 -- name: list_runs(workspace_id, autopilot_id, limit, offset)
 -- record_class: Run
--- The newest first. A payload may be a quarter of a megabyte: a list shows the small ones.
+-- The newest first. A payload may be a quarter of a megabyte, so a list contains only payloads of up to 4 KiB.
 select id, autopilot_id, trigger_id, source, status, issue_id, task_id, triggered_at, completed_at, reason_code,
   failure_reason, case when pg_column_size(trigger_payload) <= 4096 then trigger_payload end as trigger_payload, result,
   created_at
@@ -76,12 +78,12 @@ order by triggered_at desc, id
 limit :limit offset :offset;
 
 -- name: count_runs(workspace_id, autopilot_id)$
--- How many there are on all pages.
+-- The number of rows on all pages.
 select count(*) from autopilot_run where autopilot_id = :autopilot_id and workspace_id = :workspace_id;
 
 -- name: get_run(workspace_id, autopilot_id, run_id)^
 -- record_class: Run
--- Another autopilot's run is as good as none.
+-- No row for a run of another autopilot.
 select id, autopilot_id, trigger_id, source, status, issue_id, task_id, triggered_at, completed_at, reason_code,
   failure_reason, trigger_payload, result, created_at
 from autopilot_run
@@ -89,8 +91,8 @@ where id = :run_id and autopilot_id = :autopilot_id and workspace_id = :workspac
 
 -- name: take_ended_runs(runs_max)
 -- record_class: EndedRun
--- Runs are ended by whoever ends their issue or task, also by hand and by other programs. Each end is counted by the one
--- process that gets it here.
+-- A run ends with its issue or task, which people and other programs may end too. Each end is counted by the one
+-- process that takes it here.
 update autopilot_run set counted_at = now()
 where id in (
   select id from autopilot_run

@@ -1,10 +1,10 @@
--- Which person a platform account is.
+-- Bindings: the person behind each platform account.
 
 -- name: create_binding(id, installation_id, channel_user_id, email, config)^
 -- record_class: Binding
--- One statement decides: the person must be a member now (the row is locked against a removal at the same moment), and
--- an account that is somebody else's stays theirs (no row returned). The same person again is the same binding; what
--- the platform says of the account is merged in.
+-- One statement decides. The person must be a member now, and the member's row is locked against a removal at the same
+-- moment. An account that is bound to another person stays theirs (no row returned). Binding the same person again
+-- returns the existing binding. The platform's data about the account is merged into its config.
 with person as (
   select i.id as installation_id, i.workspace_id, i.channel_type, m.user_id
   from channel_installation i
@@ -24,7 +24,7 @@ returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id,
 
 -- name: explain_binding(installation_id, channel_user_id, email)^
 -- record_class: BindingObstacles
--- Why create_binding gave no row, asked only then: the refusal names what stands in the way.
+-- The reasons why create_binding gave no row, so that the refusal can name the obstacle. It runs only after a refusal.
 select
   exists (select from channel_installation where id = :installation_id) as installation,
   exists (select from app_user where email = lower(:email)) as person,
@@ -38,8 +38,8 @@ select
     where installation_id = :installation_id and channel_user_id = :channel_user_id) as taken;
 
 -- name: mint_binding_token(hashed, installation_id, channel_user_id)$
--- The language to ask an account in; no row when there is nothing to ask, because it is bound by now or its bot is out of
--- service. The database's clock says when the token ends. Without a hash nothing is minted.
+-- Returns the language in which to ask an account to bind. No row when there is nothing to ask: the account is bound by
+-- now, or its bot is revoked. The database's clock sets the expiry of the token. Without a hash no token is created.
 with account as (
   select installation.id, installation.workspace_id, installation.channel_type, workspace.language
   from channel_installation installation
@@ -60,8 +60,8 @@ select language from account;
 
 -- name: preview_binding_token(hashed, user_id)^
 -- record_class: LinkAsked
--- What consume_binding_token would consume, and nothing is: who the account belongs to by now, and whether the reader is a
--- member, is judged by the caller as the binding transaction would.
+-- Reads the token that consume_binding_token would consume, and consumes nothing. The caller judges, as the binding
+-- transaction would, whom the account belongs to by now and if the reader is a member.
 select token.workspace_id, workspace.name as workspace_name, workspace.slug as workspace_slug,
   token.installation_id, installation.channel_type, coalesce(installation.config ->> 'app_id', '') as app_id,
   agent.id as agent_id, agent.name as agent_name, token.channel_user_id, token.created_at as asked_at,
@@ -81,8 +81,9 @@ where token.token_hash = :hashed and token.consumed_at is null and token.expires
 
 -- name: consume_binding_token(hashed)^
 -- record_class: TokenAccount
--- First in the transaction that binds: of two who redeem one token at the same moment the second waits here, and then
--- finds it consumed. What is unknown, over, used, or belongs to a bot out of service is equally no row.
+-- The first statement of the binding transaction. If two people redeem one token at the same moment, the second waits
+-- here and then finds it consumed. A token that is unknown, expired, used, or for a revoked bot gives no row in each
+-- case.
 update channel_binding_token token
 set consumed_at = now()
 from channel_installation installation
@@ -92,12 +93,13 @@ where token.token_hash = :hashed and token.consumed_at is null and token.expires
 returning token.workspace_id, token.installation_id, token.channel_user_id;
 
 -- name: lock_membership(workspace_id, user_id)$
--- Held against a removal at the same moment until the binding is committed.
+-- Locks the membership against a removal until the binding is committed.
 select true from member where workspace_id = :workspace_id and user_id = :user_id for key share;
 
 -- name: bind_account(id, installation_id, channel_user_id, user_id)^
 -- record_class: Binding
--- An account that is somebody else's stays theirs (no row); the same person again is the same binding.
+-- An account that is bound to another person stays theirs (no row). Binding the same person again returns the existing
+-- binding.
 insert into channel_user_binding as b
   (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)
 select :id, workspace_id, :user_id, id, channel_type, :channel_user_id
@@ -110,7 +112,7 @@ returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id,
 
 -- name: list_bound_people(workspace_id, installation_id)
 -- record_class: BoundPerson
--- For showing: who stands behind each account. No row for a bot of another workspace.
+-- For display: the person behind each account. No rows for a bot of another workspace.
 select b.id, b.installation_id, b.user_id, b.channel_user_id, u.email, u.name, b.bound_at
 from channel_user_binding b
 join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id
@@ -119,16 +121,16 @@ where b.workspace_id = :workspace_id and b.installation_id = :installation_id
 order by b.bound_at, b.id;
 
 -- name: installation_of_workspace(workspace_id, installation_id)$
--- Tells a bot without bindings from a bot that is not there.
+-- Distinguishes a bot without bindings from a bot that does not exist.
 select true from channel_installation where workspace_id = :workspace_id and id = :installation_id;
 
 -- name: delete_binding_by_id(workspace_id, installation_id, binding_id)!
--- By the id that the list shows.
+-- Deletes by the id that list_bound_people returns.
 delete from channel_user_binding
 where workspace_id = :workspace_id and installation_id = :installation_id and id = :binding_id;
 
 -- name: delete_binding(installation_id, channel_user_id)!
--- By the pair that a person and an operator can name; the workspace follows from the installation.
+-- Deletes by the pair that a person or an operator can name. The workspace follows from the installation.
 delete from channel_user_binding b
 using channel_installation i
 where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = i.workspace_id
@@ -136,7 +138,7 @@ where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = 
 
 -- name: list_bindings(installation_id)
 -- record_class: Binding
--- The join keeps out what was bound before the row moved to another workspace.
+-- The join leaves out accounts that were bound before the row moved to another workspace.
 select b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at
 from channel_user_binding b
 join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id
@@ -144,6 +146,6 @@ where b.installation_id = :installation_id
 order by b.bound_at, b.id;
 
 -- name: delete_bindings_of_member(workspace_id, user_id)!
--- A binding must not outlive the membership: called in the transaction that removes the member.
+-- A binding must not outlive the membership. This runs in the transaction that removes the member.
 delete from channel_user_binding
 where workspace_id = :workspace_id and user_id = :user_id;

@@ -1,10 +1,11 @@
--- Conversations, as people look at them and put an end to them.
+-- Conversations, as people read and delete them.
 
 -- name: list_chats(workspace_id, user_id, row_limit, row_offset)
 -- record_class: Chat
--- The latest first. The joins decide who sees what: a member sees the workspace's conversations, but those with a private
--- agent only as its owner, as who they belong to, or as an owner or admin of the workspace. A guest owns nothing, as in
--- work.access, and deletes nothing; what they said themselves they see.
+-- The latest first. The joins decide who sees which conversation. A member sees the conversations of the workspace.
+-- Those with a private agent are visible only to the owner of the agent, to the person whom the conversation belongs
+-- to, and to owners and admins of the workspace. A guest counts as the owner of nothing, as in work.access, and may
+-- delete nothing. But a guest sees the conversations that belong to them.
 select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
   session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
   session.archived_at, session.created_at, session.updated_at,
@@ -22,7 +23,7 @@ order by session.updated_at desc, session.id
 limit :row_limit offset :row_offset;
 
 -- name: count_chats(workspace_id, user_id)$
--- All that list_chats would list, so the same joins.
+-- Counts the rows that list_chats would list, with the same joins.
 select count(*)
 from chat_session session
 join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
@@ -33,7 +34,7 @@ where session.workspace_id = :workspace_id
 
 -- name: get_chat(chat_id, user_id)^
 -- record_class: Chat
--- No row for who may not see it, as for what is not there.
+-- No row for a person who may not see it, as for a conversation that does not exist.
 select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
   session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
   session.archived_at, session.created_at, session.updated_at,
@@ -62,7 +63,7 @@ order by message.seq
 limit :row_limit offset :row_offset;
 
 -- name: count_chat_messages(workspace_id, chat_id)$
--- All that list_chat_messages would list.
+-- Counts the rows that list_chat_messages would list.
 select count(*)
 from chat_message message
 join chat_session session on session.id = message.chat_session_id and session.workspace_id = :workspace_id
@@ -70,9 +71,9 @@ where message.chat_session_id = :chat_id;
 
 -- name: delete_chat_tasks(workspace_id, chat_id, statuses)
 -- record_class: DeletedTask
--- A task that is being claimed or ended is waited for. It may have queued another one by then, which this statement does
--- not see: run it until it deletes nothing. The runtimes learn of it by their heartbeats, because what is gone is none
--- of theirs.
+-- Waits for a task that is being claimed or ended. That transaction may have queued another task which this statement
+-- does not see, so run it until it deletes nothing. The runtimes learn of it by their heartbeats, because a deleted
+-- task is no longer listed as theirs.
 delete from agent_task task
 where task.chat_session_id = :chat_id and task.workspace_id = :workspace_id and task.status = any(:statuses::text[])
 returning task.id, task.workspace_id, task.agent_id, task.issue_id, task.chat_session_id, task.kind,
@@ -80,38 +81,39 @@ returning task.id, task.workspace_id, task.agent_id, task.issue_id, task.chat_se
   extract(epoch from now() - task.dispatched_at)::double precision as run_seconds;
 
 -- name: lock_chat(workspace_id, chat_id)$
--- From here on nothing is appended to the conversation and no run is queued in it.
+-- From here on no message is appended to the conversation and no run is queued in it.
 select id from chat_session where id = :chat_id and workspace_id = :workspace_id for no key update;
 
 -- name: limit_lock_wait(milliseconds)$
--- For the rest of the transaction. A run that began meanwhile and is just ending waits for the session that is locked
--- here: this one gives way, long before the database would look for a deadlock.
+-- For the rest of the transaction. A run that began meanwhile and is just ending may wait for the session that is
+-- locked here. This transaction then gives way, long before the database would look for a deadlock.
 select set_config('lock_timeout', :milliseconds::text, true);
 
 -- name: delete_chat_outbound(workspace_id, chat_id)!
--- What waits to be sent is not sent any more, and what was sent is a copy of what is deleted.
+-- Waiting messages are not sent any more, and sent ones are copies of what is deleted.
 delete from outbound_message
 where chat_session_id = :chat_id and workspace_id = :workspace_id and status <> 'sending';
 
 -- name: detach_chat_outbound(workspace_id, chat_id)!
--- On its way this very moment: it cannot be called back, and its sender must find it to say how it went.
+-- A message that is being sent at this moment cannot be called back. Its row stays, because its sender must store the
+-- outcome.
 update outbound_message set chat_session_id = null, task_id = null
 where chat_session_id = :chat_id and workspace_id = :workspace_id;
 
 -- name: delete_chat_cards(workspace_id, chat_id)!
--- Without a workspace of their own: the session's counts.
+-- Cards have no workspace column, so the workspace of the session decides.
 delete from channel_outbound_card_message card
 using chat_session session
 where card.chat_session_id = :chat_id and session.id = card.chat_session_id and session.workspace_id = :workspace_id;
 
 -- name: delete_held_commands(workspace_id, chat_id)!
--- Nobody can confirm them any more.
+-- Without the conversation they cannot be confirmed any more.
 delete from channel_pending_command where chat_session_id = :chat_id and workspace_id = :workspace_id;
 
 -- name: delete_chat_binding(workspace_id, chat_id)!
--- Frees the platform's conversation: its next message begins a new session.
+-- Frees the conversation of the platform, so that its next message begins a new session.
 delete from channel_chat_session_binding where chat_session_id = :chat_id and workspace_id = :workspace_id;
 
 -- name: delete_chat_session(workspace_id, chat_id)!
--- The messages go with it.
+-- The messages are deleted with it.
 delete from chat_session where id = :chat_id and workspace_id = :workspace_id;

@@ -2,8 +2,8 @@
 
 -- name: touch_token(hashed)^
 -- record_class: TokenOwner
--- Who calls, in one round trip per request. The time of use is written at most once a minute: a busy runtime would
--- otherwise turn every request into an update of the same row.
+-- Identifies the caller in one round trip per request. The time of use is written at most once a minute. Otherwise a
+-- busy runtime would update the same row with every request.
 with owner as (
   select t.id, t.user_id, t.runtime_id, r.workspace_id, t.last_used_at
   from api_token t
@@ -18,12 +18,12 @@ select user_id, runtime_id, workspace_id from owner;
 
 -- name: user_by_email(email)^
 -- record_class: User
--- The caller lower-cases: the column holds lower case only, and its index is used as it is.
+-- The caller passes lower case. The column holds lower case only, so its index serves the query as it is.
 select id, email, name, created_at from app_user where email = :email;
 
 -- name: workspace(reference)^
 -- record_class: Workspace
--- A slug may look like an id; the id wins, so that a reference by id can never be taken over.
+-- A slug may look like an id. The id takes precedence, so that a reference by id can never be taken over by a slug.
 select id, name, slug, issue_prefix, language, created_at
 from workspace
 where id::text = lower(:reference) or slug = :reference
@@ -32,40 +32,40 @@ limit 1;
 
 -- name: member(workspace_id, user_id)^
 -- record_class: Member
--- For showing and for checking that somebody belongs here.
+-- For display, and for checking that a person is a member of the workspace.
 select m.user_id as id, m.workspace_id, m.user_id, u.email, u.name, m.role, m.created_at
 from member m
 join app_user u on u.id = m.user_id
 where m.workspace_id = :workspace_id and m.user_id = :user_id;
 
 -- name: first_owner(workspace_id)$
--- Who answers for what nobody was named for: the owner of the longest standing.
+-- The owner of longest standing, who is responsible where no person was named.
 select user_id from member where workspace_id = :workspace_id and role = 'owner' order by created_at, user_id limit 1;
 
 -- name: agent(agent_id)^
 -- record_class: Agent
--- By id alone: the caller learns the workspace from the row, and checks it where somebody is asking.
+-- By id alone. The caller learns the workspace from the row, and checks it if a person is asking.
 select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
 from agent
 where id = :agent_id;
 
 -- name: runtime(workspace_id, runtime_id)^
 -- record_class: Runtime
--- A runtime of another workspace is as good as none.
+-- No row for a runtime of another workspace.
 select id, workspace_id, name, kind, version, last_heartbeat_at, created_at
 from agent_runtime
 where workspace_id = :workspace_id and id = :runtime_id;
 
 -- name: add_user(user_id, email, name, password_hash)^
 -- record_class: User
--- The unique address decides between two who add the same person.
+-- The unique address decides if two callers add the same person.
 insert into app_user (id, email, name, password_hash)
 values (:user_id, :email, :name, :password_hash)
 returning id, email, name, created_at;
 
 -- name: add_workspace(workspace_id, name, slug, prefix, language, owner_id)^
 -- record_class: Workspace
--- One statement, so that a workspace without an owner cannot be left behind.
+-- One statement, so that a workspace without an owner can never be left behind.
 with added as (
   insert into workspace (id, name, slug, issue_prefix, language)
   values (:workspace_id, :name, :slug, :prefix, :language)
@@ -77,13 +77,13 @@ select id, name, slug, issue_prefix, language, created_at from added;
 
 -- name: set_workspace_language(workspace_id, language)^
 -- record_class: Workspace
--- What is said from now on; what waits to be sent stays as it was written.
+-- Applies to messages from now on. Waiting messages stay as they were written.
 update workspace set language = :language where id = :workspace_id
 returning id, name, slug, issue_prefix, language, created_at;
 
 -- name: add_member(workspace_id, user_id, role)^
 -- record_class: Member
--- Returns what `member` would, so that adding needs no second look.
+-- Returns the same row as `member`, so that no second query is needed.
 with added as (
   insert into member (workspace_id, user_id, role)
   values (:workspace_id, :user_id, :role)
@@ -94,37 +94,39 @@ from added a
 join app_user u on u.id = a.user_id;
 
 -- name: set_password(user_id, password_hash)!
--- First in its transaction: it waits for whoever is signing in with the former one, so that the sessions ended next are
--- all there are.
+-- The first statement of its transaction. It waits for sign-ins that are under way with the former password, so that
+-- end_sessions then finds all sessions.
 update app_user set password_hash = :password_hash where id = :user_id;
 
 -- name: end_sessions(user_id)!
--- Whoever knew the former password is out, on every replica.
+-- Signs out every holder of the former password, on every replica.
 delete from user_session where user_id = :user_id;
 
 -- name: lock_owners(workspace_id)
--- Held while a membership ends, so that two owners cannot take each other for the one that stays.
+-- Held while a membership ends. Otherwise two owners who leave at the same time could each take the other for the one
+-- that stays.
 select user_id from member where workspace_id = :workspace_id and role = 'owner' for update;
 
 -- name: delete_member(workspace_id, user_id)!
--- First in its transaction: it waits for whoever is binding an account of this member, so that the bindings deleted next
--- are all there are.
+-- The first statement of its transaction. It waits for bindings of this member that are under way, so that the deletion
+-- of bindings then finds all of them.
 delete from member where workspace_id = :workspace_id and user_id = :user_id;
 
 -- name: announce_membership(payload)^
--- Delivered with the commit: what the person has open of this workspace ends at once.
+-- Delivered with the commit. The streams that the person has open in this workspace then end at once.
 select pg_notify('gateway_event', :payload);
 
 -- name: add_agent(agent_id, workspace_id, name, owner_id, runtime_id, visibility)^
 -- record_class: Agent
--- The unique name decides; the runtime was checked by the caller and may vanish later without harm.
+-- The unique name decides. The caller has checked the runtime, and its later deletion does no harm.
 insert into agent (id, workspace_id, name, owner_id, runtime_id, visibility)
 values (:agent_id, :workspace_id, :name, :owner_id, :runtime_id, :visibility)
 returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
 
 -- name: set_agent(agent_id, workspace_id, runtime_id, archived)^
 -- record_class: Agent
--- Archiving twice keeps the first time. What waits for the agent is from now on its runtime's, which is told.
+-- Archiving twice keeps the first time. Tasks that wait for the agent belong from now on to its runtime, which is
+-- woken.
 with changed as (
   update agent
   set runtime_id = :runtime_id, archived_at = case when :archived then coalesce(archived_at, now()) end
@@ -146,7 +148,7 @@ returning id, user_id, runtime_id, name, created_at;
 
 -- name: add_runtime(runtime_id, workspace_id, name, token_id, hashed)^
 -- record_class: Runtime
--- One statement: a runtime whose token was never stored could not be used, nor its name given again.
+-- One statement. If only the runtime were stored, it could not be used without a token, and its name would be taken.
 with added as (
   insert into agent_runtime (id, workspace_id, name)
   values (:runtime_id, :workspace_id, :name)

@@ -2,7 +2,7 @@
 
 -- name: find_run_of_firing(autopilot_id, delivery_id, idempotency_key)^
 -- record_class: FoundRun
--- Whatever crashed in between: the run is there, and then so is all that it began, or it is not.
+-- After a crash either the run exists together with everything it began, or nothing does.
 select id, status, reason_code, failure_reason
 from autopilot_run
 where webhook_delivery_id = :delivery_id
@@ -10,8 +10,9 @@ where webhook_delivery_id = :delivery_id
 
 -- name: get_order(autopilot_id, trigger_id, online_seconds)^
 -- record_class: Order
--- One look at everything that a decision needs. The agent's row is locked by the next statement, if anybody is to run. A
--- runtime of another workspace is no runtime. An agent's own autopilot may use what an agent may use.
+-- Reads everything that the decision needs in one query. The next statement locks the row of the agent if it is to run.
+-- A runtime of another workspace does not count. An autopilot that an agent created may use the agents that this agent
+-- may use.
 select autopilot.workspace_id, project.id as project_id, autopilot.title, autopilot.description, autopilot.priority,
   autopilot.status, autopilot.execution_mode, autopilot.issue_title_template, autopilot.assignee_type,
   autopilot.assignee_id, coalesce(autopilot.assigned_by_id, autopilot.created_by_id) as assigned_by_id,
@@ -35,19 +36,20 @@ left join agent_runtime runtime on runtime.id = agent.runtime_id and runtime.wor
 where autopilot.id = :autopilot_id;
 
 -- name: get_role(workspace_id, user_id)$
--- Whether somebody may use a private agent depends on it.
+-- The role decides if the person may use a private agent.
 select role from member where workspace_id = :workspace_id and user_id = :user_id;
 
 -- name: lock_autopilot_title(autopilot_id, project_id, title)^
--- Firings of one autopilot that would file the same issue wait here for each other; the look-up comes after the wait. The
--- key is another one than that of everybody's issues of that title.
+-- Firings of one autopilot that would file the same issue wait here for each other. The look-up comes after the wait.
+-- The key of this lock differs from that of lock_issue_title, which all issues of that title share.
 select pg_advisory_xact_lock(
   hashtextextended(concat_ws('|', :autopilot_id::text, :project_id::text, issue_title_key(:title)), 12)
 );
 
 -- name: find_recent_run_issue(autopilot_id, project_id, title, payload, guard_seconds)$
--- Not what was filed for other news: two webhooks within a minute that say different things are two issues. A storm of
--- them must not read its own issues again for each: those whose payload is the same are few.
+-- Finds only an issue that was filed for the same payload: two webhooks within a minute with different contents become
+-- two issues. The payload is compared first, because in a storm of webhooks few runs share one, and the issues of all
+-- recent runs need not be read for each.
 with same as materialized (
   select issue_id, triggered_at
   from autopilot_run
@@ -63,9 +65,9 @@ order by same.triggered_at
 limit 1;
 
 -- name: insert_run(id, workspace_id, autopilot_id, trigger_id, source, status, issue_id, delivery_id, idempotency_key, reason_code, failure_reason, payload, task_id, agent_id, initiator_id)$
--- The run, its task, and the word to its runtime. Nothing at all when the same delivery or key has a run: the unique
--- indexes decide that, and wait for whoever is about to commit one. The two dates are for showing: who cannot have the
--- row at once leaves it to the one who is writing the same moment there.
+-- Inserts the run and its task, and notifies the runtime. Inserts nothing when the same delivery or key has a run
+-- already. The unique indexes decide that, and wait for a transaction that is about to commit such a run. The two dates
+-- are for display, so a row that is locked is skipped: the transaction that holds it writes the same moment.
 with run as (
   insert into autopilot_run (id, workspace_id, autopilot_id, trigger_id, source, status, issue_id, task_id,
     webhook_delivery_id, idempotency_key, reason_code, failure_reason, trigger_payload, completed_at)
@@ -94,13 +96,15 @@ with run as (
 select run.id from run where (select count(*) from told) >= 0;
 
 -- name: lock_free_agent(agent_id)$
--- An agent that is archived meanwhile is not given work: archiving waits for this commit, or this for the archiving.
+-- An archived agent gets no work. An archiving at the same moment waits for this commit, or this statement waits for
+-- the archiving.
 select id from agent where id = :agent_id and archived_at is null for share;
 
 -- name: begin_plain_runs(ids, task_ids, autopilot_ids, trigger_ids, delivery_ids, payloads, online_seconds)
--- Webhooks that are outstanding together, in one statement, as far as there is nothing to think about: an agent of the
--- workspace that everybody may use, whose runtime was just heard of, is to run without an issue. Whatever else there is,
--- and every repeat, is left out and goes the long way. The agent's lock and its conditions are those of the long way.
+-- Begins the runs of several waiting webhooks in one statement. It covers only the simple case: an agent of the
+-- workspace that every member may use, with a runtime that was heard of recently, runs without an issue. All other
+-- firings, and all repeats, are left out and dispatched one by one. The lock and the conditions of the agent are the
+-- same there.
 with firing as (
   select * from unnest(:ids::uuid[], :task_ids::uuid[], :autopilot_ids::uuid[], :trigger_ids::uuid[],
     :delivery_ids::uuid[], :payloads::text[]) as f (id, task_id, autopilot_id, trigger_id, delivery_id, payload)

@@ -1,8 +1,8 @@
--- What `gateway doctor` looks at: whether those who should work are there, and what waits for them.
+-- The queries of `gateway doctor`: are the bots and runtimes there, and what waits for them.
 
 -- name: list_links()
 -- record_class: Link
--- What a holder stored last, and whether it still holds its lease: without one the stored state says nothing.
+-- The last stored state of each link, and if its lease is still held. Without a lease the stored state means nothing.
 select installation.id, connection.state as stored_state, coalesce(connection.node, '') as node,
   coalesce(installation.ws_lease_expires_at > now(), false) as leased,
   extract(epoch from now() - installation.ws_lease_expires_at)::double precision as over_seconds,
@@ -13,8 +13,8 @@ where installation.status = 'active';
 
 -- name: list_runtime_health(silent_seconds)
 -- record_class: RuntimeHealth
--- Every runtime, its agents, and what is theirs to do; the last row of a workspace stands for its agents without a runtime,
--- if anything waits for them or people may write to them. A task waits from the moment it may be claimed.
+-- Every runtime with its agents and their tasks. The last row of a workspace stands for its agents without a runtime,
+-- if tasks wait for them or if people may write to them. A task counts as waiting from the moment it may be claimed.
 with place as (
   select runtime.id, runtime.workspace_id, runtime.name, runtime.last_heartbeat_at from agent_runtime runtime
   union all
@@ -54,7 +54,7 @@ order by workspace.slug, place.name nulls last;
 
 -- name: get_recent_troubles()^
 -- record_class: Troubles
--- Of the last day, for whoever wonders why somebody got no answer.
+-- Troubles of the last day, for an operator who looks for the reason of a missing answer.
 select
   (select count(*) from outbound_message where status = 'failed' and created_at > now() - interval '1 day') as refused,
   (select count(*) from outbound_message where status = 'unknown' and created_at > now() - interval '1 day') as unknown,

@@ -1,4 +1,4 @@
--- Installation rows. The lease columns belong to lease.sql: nothing here writes them.
+-- Installation rows. The lease columns belong to lease.sql, and no statement here writes them.
 
 -- name: agent_home(agent_id)^
 -- record_class: AgentHome
@@ -11,22 +11,23 @@ from agent a
 where a.id = :agent_id;
 
 -- name: member_by_email(workspace_id, email)$
--- An installer has to be a member: the bot acts in their name.
+-- An installer has to be a member, because the bot acts in their name.
 select m.user_id
 from member m
 join app_user u on u.id = m.user_id
 where m.workspace_id = :workspace_id and u.email = lower(:email);
 
 -- name: installation_id_of_agent(workspace_id, agent_id, channel_type)$
--- Asked before sealing, because a sealed secret is bound to the id of its row.
+-- Runs before sealing, because a sealed secret is bound to the id of its row.
 select id
 from channel_installation
 where workspace_id = :workspace_id and agent_id = :agent_id and channel_type = :channel_type;
 
 -- name: reclaim_dead_installation(channel_type, app_id, workspace_id, agent_id)!
 -- The unique index on the app id would let a dead row block a new installation for ever. The delete is guarded: a row
--- that is active again, or whose link may still be open somewhere, stays. What hangs on the row goes with it, because
--- there are no foreign keys to do it; so does what waits to be sent, for an app that is somebody else's now.
+-- stays if it is active again, or if its link may still be open in some process. Dependent rows are deleted here
+-- because there are no foreign keys to do it. That includes waiting messages, because the app now belongs to another
+-- agent.
 with dead as (
   delete from channel_installation i
   where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id
@@ -62,7 +63,7 @@ select id from dead;
 
 -- name: bot_in_place(workspace_id, agent_id, channel_type)^
 -- record_class: BotInPlace
--- What another app would take the place of, and what hangs on it.
+-- The live bot that another app would replace, and the number of its dependent rows.
 select i.id, coalesce(i.config ->> 'app_id', '') as app_id,
   (select count(*) from channel_user_binding b
    where b.installation_id = i.id and b.workspace_id = i.workspace_id) as accounts,
@@ -73,17 +74,19 @@ where i.workspace_id = :workspace_id and i.agent_id = :agent_id and i.channel_ty
   and i.status = 'active';
 
 -- name: end_links_of_former_app(id, app_id)!
--- Before another app takes the row: its links are for accounts as the former app knows them, which the new one does not.
+-- Runs before another app takes the row. The binding links name accounts by the ids of the former app, which the new
+-- app does not know.
 delete from channel_binding_token t
 using channel_installation i
 where i.id = :id and t.installation_id = i.id and t.workspace_id = i.workspace_id
   and i.config ->> 'app_id' <> :app_id;
 
 -- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id, replaces)$
--- Another app's live bot gives way only to a draft that replaces; the row's own lock decides between two at once.
--- Reactivates and replaces the credentials; the lease columns keep their values, so a live holder sees a rotation and not
--- a theft. The id is part of what sealed the secrets: a row with another id must not take them (no row returned).
--- What the platform once said of the same app stays where the new config does not say it: it could not be asked.
+-- The live bot of another app gives way only to a draft that replaces. The lock of the row decides between two drafts
+-- at once. The statement reactivates the row and replaces the credentials. The lease columns keep their values, so a
+-- live holder sees a rotation of credentials and not the loss of its lease. The secrets are sealed for the id of the
+-- row, so a row with another id must not take them (no row returned). Facts that the platform gave about the same app
+-- stay where the new config lacks them, because the platform could not be asked.
 insert into channel_installation as i (id, workspace_id, agent_id, channel_type, config, installer_user_id)
 values (:id, :workspace_id, :agent_id, :channel_type, :config::jsonb, :installer_user_id)
 on conflict on constraint channel_installation_agent_key do update
@@ -102,7 +105,7 @@ returning i.id;
 
 -- name: app_holder(channel_type, app_id)^
 -- record_class: AppHolder
--- Whose app it is, for the words of a refusal: a dead row that is still leased may have a live socket.
+-- The row that holds the app, for the text of a refusal. A dead row that is still leased may have a live socket.
 select i.id, i.agent_id,
   i.status = 'revoked'
     or not exists (select from agent a where a.id = i.agent_id and a.workspace_id = i.workspace_id) as dead,
@@ -111,7 +114,8 @@ from channel_installation i
 where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id;
 
 -- name: revoke_installation(id, workspace_id)$
--- Only the status moves: a later installation of the same agent takes the row up again. No row when it is revoked.
+-- Changes only the status, because a later installation of the same agent uses the row again. No row when it is revoked
+-- already.
 update channel_installation
 set status = 'revoked', updated_at = now()
 where id = :id and workspace_id = :workspace_id and status <> 'revoked'
@@ -123,9 +127,10 @@ select pg_notify('gateway_event', :payload);
 
 -- name: list_installations(id, workspace_id)
 -- record_class: InstallationView
--- One installation, those of a workspace, or all. A row whose agent is gone is served by nobody: it is no part of all,
--- but who looks after its workspace must find it to remove it. What a holder stored last says nothing once its lease
--- ran out: then nobody listens, and the state is standby. Only what hears can be degraded.
+-- One installation, those of a workspace, or all. A row whose agent is gone is not served. The list of all leaves it
+-- out, but the list of its workspace contains it, so that it can be removed. The stored state means nothing once the
+-- lease has expired: then no process listens, and the state shown is standby. Only a bot that receives events can be
+-- degraded.
 select i.id, i.workspace_id, i.agent_id, i.channel_type,
   coalesce(i.config ->> 'app_id', '') as app_id,
   coalesce(i.config ->> 'region', '') as region,
@@ -154,7 +159,7 @@ order by i.created_at, i.id;
 
 -- name: list_inbound_audit(installation_id, rows_max, rows_skipped)
 -- record_class: DroppedMessage
--- Newest first. The caller has made sure that the installation is the workspace's.
+-- The newest first. The caller has checked that the installation belongs to the workspace.
 select id, event_type, drop_reason, channel_chat_id, channel_event_id, channel_message_id, received_at
 from channel_inbound_audit
 where installation_id = :installation_id
@@ -163,7 +168,7 @@ limit :rows_max offset :rows_skipped;
 
 -- name: list_default_region(channel_type)
 -- record_class: StoredApp
--- Rows that nobody ever said a region of, or that stand at the default.
+-- Rows without a region, or with the default one.
 select id, workspace_id, config ->> 'app_id' as app_id, config
 from channel_installation
 where channel_type = :channel_type and config ->> 'app_id' is not null
@@ -172,7 +177,7 @@ order by created_at, id;
 
 -- name: list_without_union_id(channel_type)
 -- record_class: StoredApp
--- Bots that are served, and not known by the id that tells them from the other bots of a group.
+-- Bots that are served, but whose union id is not known. That id distinguishes them from the other bots of a group.
 select i.id, i.workspace_id, i.config ->> 'app_id' as app_id, i.config
 from channel_installation i
 join workspace w on w.id = i.workspace_id
@@ -182,8 +187,8 @@ where i.channel_type = :channel_type and i.status = 'active' and i.config ->> 'a
 order by i.created_at, i.id;
 
 -- name: set_config_key(id, workspace_id, app_id, key, value, default_value)!
--- One key, only of the app that it was learnt from, and only while nobody has set it: a job in the background must not
--- undo what was stored meanwhile.
+-- Sets one key, only for the app that the value was learnt from, and only while the key has no value. A background job
+-- must not overwrite a value that was stored meanwhile.
 update channel_installation
 set config = jsonb_set(config, array[:key::text], to_jsonb(:value::text)), updated_at = now()
 where id = :id and workspace_id = :workspace_id and config ->> 'app_id' = :app_id
@@ -191,5 +196,5 @@ where id = :id and workspace_id = :workspace_id and config ->> 'app_id' = :app_i
 
 -- name: get_stored_installation(id)^
 -- record_class: StoredInstallation
--- Read each time somebody speaks for it: a revoked bot is revoked at once.
+-- Read each time before the bot is used, so that a revocation takes effect at once.
 select id, config, status = 'revoked' as revoked from channel_installation where id = :id;

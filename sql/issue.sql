@@ -1,21 +1,22 @@
--- Issues: one way to file them, whoever asks.
+-- Issues: every way of filing an issue uses these statements.
 
 -- name: get_issue_prefix(workspace_id)$
--- For the name by which people call an issue.
+-- The prefix of the identifier by which people call an issue.
 select issue_prefix from workspace where id = :workspace_id;
 
 -- name: get_parent_issue(workspace_id, parent_id)^
 -- record_class: Parent
--- Locked against deletion, so that the child cannot outrun it. Another workspace's issue is no parent.
+-- Locks the parent against deletion, so that the child cannot be left without it. No row for an issue of another
+-- workspace.
 select id, project_id from issue where id = :parent_id and workspace_id = :workspace_id for key share;
 
 -- name: lock_project(workspace_id, project_id)$
--- Locked against deletion for the same reason.
+-- Locks the project against deletion for the same reason.
 select id from project where id = :project_id and workspace_id = :workspace_id for key share;
 
 -- name: lock_issue_title(workspace_id, project_id, parent_id, title)^
--- Whoever files the same title in the same place waits here until the other has committed. The look-up is a statement of
--- its own, because only a snapshot that was taken after the wait sees what the other one filed.
+-- Transactions that file the same title in the same place wait here for each other. The look-up is a separate
+-- statement, because only a snapshot that was taken after the wait sees the issue of the other transaction.
 select pg_advisory_xact_lock(
   hashtextextended(
     concat_ws('|', :workspace_id::text, :project_id::text, 'under', :parent_id::text, issue_title_key(:title)), 3
@@ -24,7 +25,8 @@ select pg_advisory_xact_lock(
 
 -- name: find_open_issue(workspace_id, project_id, parent_id, title)^
 -- record_class: Issue
--- The oldest open issue of the same title in the same place; no project equals no project, no parent no parent.
+-- The oldest open issue of the same title in the same place. Two missing projects count as equal, and so do two missing
+-- parents.
 select id, workspace_id, number, title, status, project_id, parent_issue_id
 from issue
 where workspace_id = :workspace_id and issue_title_key(title) = issue_title_key(:title)
@@ -34,12 +36,12 @@ order by created_at, number
 limit 1;
 
 -- name: take_issue_number(workspace_id)$
--- The row lock serialises the issues of a workspace until the commit: numbers have no gaps and no twins.
+-- The row lock serialises the issues of a workspace until the commit, so numbers have neither gaps nor duplicates.
 update workspace set issue_counter = issue_counter + 1 where id = :workspace_id returning issue_counter;
 
 -- name: create_issue(id, workspace_id, number, title, description, status, priority, project_id, parent_id, assignee_type, assignee_id, creator_type, creator_id, origin_type, origin_id)^
 -- record_class: Issue
--- On top of its column.
+-- Puts the issue on top of its column.
 insert into issue (id, workspace_id, number, title, description, status, priority, project_id, parent_issue_id,
   assignee_type, assignee_id, creator_type, creator_id, origin_type, origin_id, position)
 values (:id, :workspace_id, :number, :title, :description, :status, :priority, :project_id, :parent_id,
@@ -49,7 +51,7 @@ returning id, workspace_id, number, title, status, project_id, parent_issue_id;
 
 -- name: take_issue_attachments(issue_id, message_id)
 -- record_class: IssueFile
--- From here on somebody waits for them. What is fetched already stays as it is.
+-- From here on the issue waits for these files. A file that is fetched already stays as it is.
 with taken as (
   update chat_attachment
   set issue_id = :issue_id,
@@ -62,13 +64,14 @@ with taken as (
 select id, kind from taken where (select count(*) from told) >= 0 order by n;
 
 -- name: set_issue_description(workspace_id, issue_id, description)!
--- Within the transaction that filed it: where its pictures are is known only once they are the issue's.
+-- Within the transaction that filed the issue. The addresses of its pictures are known only once they belong to the
+-- issue.
 update issue set description = :description where id = :issue_id and workspace_id = :workspace_id;
 
 -- name: enqueue_issue_task(task_id, issue_id, initiator_id, silent_seconds)^
 -- record_class: IssueTarget
--- The run of the issue's agent, or of its squad's leader. No row: nobody who runs is asked, or not yet (backlog). An
--- agent without a runtime gets its run all the same, and has nobody to tell but live listeners.
+-- Queues the run of the agent of the issue, or of the leader of its squad. No row if the issue has no such agent, or is
+-- not to run yet (backlog). An agent without a runtime gets its run all the same, and only live listeners are told.
 with target as (
   select issue.id as issue_id, issue.workspace_id, agent.id as agent_id, agent.runtime_id,
     agent.archived_at is not null as agent_archived,

@@ -1,8 +1,9 @@
--- Issues, as people look at one.
+-- Issues, as people see one on a page.
 
 -- name: find_issue(user_id, workspace, prefix, number)^
 -- record_class: IssueView
--- For members only. Two workspaces may have one prefix: without a workspace named, the one that was joined first counts.
+-- For members only. Two workspaces may have the same prefix. If no workspace is named, the one that the person joined
+-- first is used.
 select issue.id, issue.workspace_id, workspace.slug as workspace_slug, workspace.issue_prefix || '-' || issue.number as key,
   issue.title, issue.description, issue.status, issue.created_at,
   coalesce(agent.name, nullif(person.name, ''), person.email) as assignee
@@ -18,7 +19,7 @@ limit 1;
 
 -- name: list_issue_comments(issue_id, workspace_id, row_limit)
 -- record_class: CommentView
--- The latest ones, oldest first. The gateway's own have no author.
+-- The latest comments, oldest first. Comments of the gateway itself have no author.
 select latest.author_type, latest.author, latest.body, latest.created_at
 from (
   select comment.author_type, coalesce(agent.name, nullif(person.name, ''), person.email, '') as author, comment.body,

@@ -1,8 +1,8 @@
--- What is thrown away when its time is over, a bounded number of rows at a time. Every process purges: each passes over
--- the rows that another one is deleting.
+-- Purges of expired rows, a bounded number of rows at a time. Every process purges, and each skips the rows that
+-- another one is deleting.
 
 -- name: purge_inbound_dedup(keep_seconds, rows_max)!
--- A claim must outlive the platform's last redelivery, which comes about seven hours after the event.
+-- A claim must outlive the last redelivery of the platform, which comes about seven hours after the event.
 delete from channel_inbound_message_dedup
 where (installation_id, message_id) in (
   select installation_id, message_id from channel_inbound_message_dedup
@@ -13,7 +13,7 @@ where (installation_id, message_id) in (
 );
 
 -- name: purge_held_commands(keep_seconds, rows_max)!
--- Too late to be confirmed; by then nothing reads it any more.
+-- It is too late to confirm these commands, and they are not read any more.
 delete from channel_pending_command
 where (chat_session_id, user_id) in (
   select chat_session_id, user_id from channel_pending_command
@@ -24,7 +24,7 @@ where (chat_session_id, user_id) in (
 );
 
 -- name: purge_binding_tokens(keep_seconds, rows_max)!
--- Kept a while beyond their end, so that a late click is told "expired" rather than "unknown".
+-- Kept for a while beyond their end, so that a late click is answered "expired" rather than "unknown".
 delete from channel_binding_token
 where token_hash in (
   select token_hash from channel_binding_token
@@ -35,7 +35,7 @@ where token_hash in (
 );
 
 -- name: purge_binding_prompts(keep_seconds, rows_max)!
--- Once it is old enough for the person to be asked again, a row says nothing that its absence does not.
+-- Once a row is so old that the person may be asked again, its presence and its absence mean the same.
 delete from channel_binding_prompt
 where (installation_id, channel_user_id) in (
   select installation_id, channel_user_id from channel_binding_prompt
@@ -46,7 +46,7 @@ where (installation_id, channel_user_id) in (
 );
 
 -- name: purge_user_sessions(keep_seconds, rows_max)!
--- An ended session is refused by its date already; this only frees the room.
+-- An ended session is refused by its date already. This only frees the space.
 delete from user_session
 where token_hash in (
   select token_hash from user_session
@@ -57,7 +57,8 @@ where token_hash in (
 );
 
 -- name: purge_install_sessions(keep_seconds, rows_max)!
--- Kept a while, so that whoever scanned hears how it went; also what nobody ended, because there was no key to poll with.
+-- Kept for a while, so that the person who scanned can learn the outcome. Also purges sessions that were never ended
+-- because there was no key to poll with.
 delete from lark_install_session
 where id in (
   select id from lark_install_session
@@ -68,7 +69,7 @@ where id in (
 );
 
 -- name: purge_typing(keep_seconds, rows_max)!
--- Whatever its status: no run lasts that long, and a sign that nobody could take away by then has lost its bot.
+-- Whatever the status: no run lasts that long, and a sign that could not be removed by then has lost its bot.
 delete from channel_typing
 where id in (
   select id from channel_typing
@@ -79,7 +80,7 @@ where id in (
 );
 
 -- name: purge_outbound(keep_seconds, rows_max)!
--- What is still to be sent stays, however old: the outbox itself gives up on it, and says so.
+-- Waiting rows stay, however old: the outbox itself gives them up and reports it.
 delete from outbound_message
 where id in (
   select id from outbound_message
@@ -90,7 +91,7 @@ where id in (
 );
 
 -- name: purge_inbound_audit(keep_seconds, rows_max)!
--- A busy group fills it with messages that were meant for nobody here.
+-- A busy group fills the audit with messages that were not addressed to the bot.
 delete from channel_inbound_audit
 where id in (
   select id from channel_inbound_audit

@@ -1,8 +1,10 @@
--- Leases, and the connection state that only a lease holder may write. The database clock alone decides what expired.
+-- Leases, and the connection state that only a lease holder may write. Only the clock of the database decides which
+-- leases have expired.
 
 -- name: list_active(channel_types)
 -- record_class: Installation
--- There are no foreign keys here: the joins keep rows whose workspace or agent is gone from being served.
+-- There are no foreign keys here. The joins leave out rows whose workspace or agent is gone, so that they are not
+-- served.
 select i.id, i.workspace_id, i.agent_id, i.channel_type, i.config,
   case when i.ws_lease_token is not null and i.ws_lease_expires_at > now()
     then extract(epoch from i.ws_lease_expires_at - now())::float8 end as lease_seconds
@@ -13,8 +15,9 @@ where i.status = 'active' and i.channel_type = any(:channel_types::text[])
 order by i.created_at, i.id;
 
 -- name: acquire(installation_id, token, ttl_seconds)^
--- Compare and set. The outer select sees the row as it was before: what it says of the expiry is the other holder's.
--- A loser of a race waited for the winner's row lock, and may still read that the lease is free.
+-- Compare and set. The outer select sees the row as it was before the update, so the expiry it returns is that of the
+-- other holder. A caller that loses a race has waited for the row lock of the winner, and may still read that the lease
+-- is free.
 with taken as (
   update channel_installation
   set ws_lease_token = :token, ws_lease_expires_at = now() + make_interval(secs => :ttl_seconds::float8),
@@ -31,8 +34,9 @@ left join taken on taken.id = i.id
 where i.id = :installation_id;
 
 -- name: acquire_together(installation_ids, tokens, ttls_seconds)
--- As `acquire`, for all that ask together: thousands do when a process starts, and those that queued behind a commit
--- each would time out. Only what is free to take: who holds the others, or has them locked, `acquire` tells each alone.
+-- Like `acquire`, for all calls that wait together. Thousands do when a process starts, and with one commit each the
+-- last ones would time out. It takes only free leases. For a lease that is held, or whose row is locked, `acquire`
+-- gives each caller its answer.
 with asking as (
   select a.* from unnest(:installation_ids::uuid[], :tokens::text[], :ttls_seconds::float8[]) as a(id, token, ttl)
 ), free as (
@@ -52,8 +56,9 @@ where i.id = free.id
 returning i.id, free.token, i.lease_epoch;
 
 -- name: renew(installation_ids, tokens, epochs, ttl_seconds)
--- Every lease of a process in one statement. `skip locked`, so that one row in somebody's long transaction cannot cost
--- all the others their lease: such a row comes back as neither renewed nor lost, and is asked for again.
+-- Renews every lease of a process in one statement. With `skip locked`, one row in a long transaction of another
+-- session cannot cost all the others their lease. Such a row is returned as neither renewed nor lost, and is asked for
+-- again.
 with held as (
   select h.id, h.token, h.epoch
   from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[]) as h(id, token, epoch)
@@ -81,8 +86,8 @@ left join mine on mine.id = h.id
 left join renewed on renewed.id = h.id;
 
 -- name: release(installation_id, token, epoch, state, code, detail, last_frame_at, last_event_at, pong_ms)$
--- The epoch moves on here too, so that nothing the tenure still has under way can be written after its end. A revoked
--- row is released like any other, and says that it is revoked.
+-- Advances the epoch too, so that writes which the tenure still has under way cannot take effect after its end. A
+-- revoked row is released like any other, and its state says that it is revoked.
 with released as (
   update channel_installation
   set ws_lease_token = null, ws_lease_expires_at = null, lease_epoch = lease_epoch + 1
@@ -104,9 +109,9 @@ with released as (
 select pg_notify('gateway_lease', id::text)::text is not null as told from released;
 
 -- name: release_together(installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs)
--- As `release`, for all that end together: thousands do when a process is shut down, and a commit each would take longer
--- than their drain may. `skip locked`, so that one row in somebody's long transaction holds up no other; it is left to
--- `release`, which waits. Ordered like `record`, whose rows these are too.
+-- Like `release`, for all tenures that end together. Thousands do when a process shuts down, and with one commit each
+-- they would outlast the drain. With `skip locked`, one row in a long transaction of another session does not delay the
+-- others. It is left to `release`, which waits. Ordered like `record`, which locks the same rows.
 with ending as (
   select e.* from unnest(:installation_ids::uuid[], :tokens::text[], :epochs::bigint[], :states::text[],
     :codes::bigint[], :details::text[], :last_frames::timestamptz[], :last_events::timestamptz[], :pongs::float8[])
@@ -139,9 +144,9 @@ with ending as (
 select id, token, pg_notify('gateway_lease', id::text)::text is not null as told from released;
 
 -- name: record(node, installation_ids, tokens, epochs, states, codes, details, last_frames, last_events, pongs, degraded_seconds)!
--- The join drops tenures that have ended; the epochs settle a race with a tenure that ends or begins meanwhile. Ordered,
--- so that two statements over the same rows lock them in the same order. A link counts as degraded until its time is
--- over, whoever holds it by then.
+-- The join drops tenures that have ended, and the epochs settle a race with a tenure that ends or begins meanwhile.
+-- Ordered, so that two statements over the same rows lock them in the same order. A link counts as degraded until its
+-- time is over, even if another process holds it by then.
 insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch,
   last_frame_at, last_event_at, pong_ms, degraded_until, updated_at)
 select r.id, r.state, r.code, r.detail, :node::text, r.epoch, r.last_frame_at, r.last_event_at, r.pong_ms,
@@ -160,7 +165,7 @@ set state = excluded.state, code = excluded.code, detail = excluded.detail, node
 where c.lease_epoch <= excluded.lease_epoch;
 
 -- name: mark(installation_id, state, detail)!
--- For what can be said without holding the lease, and only while nobody else holds it either: whoever holds it knows.
+-- For states that can be stored without the lease, and only while the lease is free. A holder knows the state better.
 insert into channel_connection as c (installation_id, state, code, detail, node, lease_epoch, updated_at)
 select i.id, :state::text, 0, :detail::text, '', i.lease_epoch, now()
 from channel_installation i

@@ -1,18 +1,19 @@
--- What an import writes, a batch of JSON records at a time, each with its number `n` in the batch. Rows that are here
--- stay as they are. The answer says of each record whether it was added, or known before; if neither, something else
--- stands in its place.
+-- The writes of an import, a batch of JSON records at a time, each with its number `n` in the batch. Existing rows stay
+-- as they are. The answer says for each record if it was added or known before. If neither is true, another row takes
+-- its place.
 
 -- name: lock_legacy_import()$
--- One import at a time: each judges what it finds by what was here before it began.
+-- One import at a time, because each import compares its records with the rows that existed before it began.
 select pg_try_advisory_xact_lock(7019264221530121::bigint);
 
 -- name: wait_for_legacy_source()$
--- This transaction idles while the old database looks for a table's rows, which may be many.
+-- This transaction idles while the old database reads the rows of a table, which may be many. So its idle timeout is
+-- turned off.
 select set_config('idle_in_transaction_session_timeout', '0', true);
 
 -- name: import_workspaces(records)
 -- record_class: Placed
--- A slug that somebody else has gets the beginning of the id, because everything else hangs on the workspace.
+-- A slug that is taken gets the beginning of the id appended, because everything else depends on the workspace.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb) as r(n int, id uuid, name text, slug text, issue_prefix text,
     issue_counter bigint, settings jsonb, created_at timestamptz, updated_at timestamptz)
@@ -31,7 +32,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_users(records)
 -- record_class: PlacedUser
--- Who has the address is the person, whatever their id here.
+-- A user with the same address is the same person, even if the id here differs.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb) as r(n int, id uuid, email text, name text, created_at timestamptz)
 ), added as (
@@ -50,7 +51,8 @@ left join added twin on twin.email = given.email;
 
 -- name: import_members(records)
 -- record_class: Placed
--- A role that was changed here stays changed. Two of the old people may be one here: then the first of them is new.
+-- A role that was changed here stays changed. Two users of the old product may be one person here. Then only the first
+-- of them counts as added.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, workspace_id uuid, user_id uuid, role text, created_at timestamptz)
@@ -69,7 +71,8 @@ from given left join added on added.workspace_id = given.workspace_id and added.
 
 -- name: import_runtimes(records)
 -- record_class: Placed
--- They have no token here, so nobody can act for them until one is made. A name that is taken gets the id's beginning.
+-- They have no token here, so they cannot be used until one is created. A name that is taken gets the beginning of the
+-- id appended.
 with given as (
   select *, row_number() over (partition by workspace_id, name order by n) as nth
   from jsonb_to_recordset(:records::jsonb)
@@ -90,7 +93,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_agents(records)
 -- record_class: Placed
--- A name that is taken gets the beginning of the id: its people know the agent by its bot.
+-- A name that is taken gets the beginning of the id appended. People know the agent by its bot.
 with given as (
   select *, row_number() over (partition by workspace_id, name order by n) as nth
   from jsonb_to_recordset(:records::jsonb)
@@ -113,8 +116,8 @@ from given left join added on added.id = given.id;
 
 -- name: import_chat_sessions(records)
 -- record_class: Placed
--- With each comes a run that is over and has taken in everything said so far: without it, the next run would find all of
--- the past waiting for an answer.
+-- Each session gets a completed run that has taken in everything said so far. Without it, the next run would find all
+-- past messages waiting for an answer.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, workspace_id uuid, agent_id uuid, creator_id uuid, title text, archived_at timestamptz,
@@ -137,7 +140,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_chat_messages(records)
 -- record_class: Placed
--- In the order of the batch, which is the order in which they were said.
+-- In the order of the batch, which is the order of the conversation.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, chat_session_id uuid, role text, kind text, content text, author_user_id uuid,
@@ -158,7 +161,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_installations(records)
 -- record_class: Placed
--- Without a lease: nobody here holds the link yet.
+-- Without a lease, because no process here holds the link yet.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, workspace_id uuid, agent_id uuid, channel_type text, config jsonb, status text,
@@ -176,7 +179,8 @@ select given.n, added.id is not null as added, exists (select from channel_insta
 from given left join added on added.id = given.id;
 
 -- name: explain_installation(id, workspace_id, agent_id, channel_type, app_id)
--- Who has the app, and which bot the agent has: an operator can only decide between two that are named.
+-- The row that holds the app, and the bot that the agent has. An operator can decide between the two only if both are
+-- named.
 select i.id, i.agent_id, i.config ->> 'app_id' = :app_id::text as same_app
 from channel_installation i
 where i.channel_type = :channel_type and i.id <> :id
@@ -185,7 +189,8 @@ order by same_app desc;
 
 -- name: import_user_bindings(records)
 -- record_class: Placed
--- Somebody who was bound here to the same person meanwhile is bound: only another person is in the way.
+-- An account that was bound here to the same person meanwhile counts as known. Only a binding to another person is a
+-- conflict.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, workspace_id uuid, user_id uuid, installation_id uuid, channel_type text,
@@ -206,7 +211,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_chat_session_bindings(records)
 -- record_class: Placed
--- A chat that began a conversation of its own here goes on with that one.
+-- A chat that has begun its own conversation here goes on with that one.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, workspace_id uuid, chat_session_id uuid, installation_id uuid, channel_type text,
@@ -227,7 +232,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_inbound_message_dedups(records)
 -- record_class: Placed
--- The oldest tables had no claim token: any will do, nobody holds one.
+-- The oldest tables had no claim token. Any token will do, because these claims have no holder.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, installation_id uuid, message_id text, received_at timestamptz, processed_at timestamptz,
@@ -247,7 +252,7 @@ from given left join added on added.installation_id = given.installation_id and 
 
 -- name: import_inbound_audits(records)
 -- record_class: Placed
--- Without content, there as here.
+-- Without the content of messages, as in the old tables.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, installation_id uuid, channel_type text, channel_chat_id text, event_type text,
@@ -266,7 +271,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_outbound_card_messages(records)
 -- record_class: Placed
--- The task they name stayed behind; its id still keeps a second card from being made for it.
+-- The tasks that they name are not imported. The id of a task still prevents a second card for it.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
     as r(n int, id uuid, chat_session_id uuid, task_id uuid, channel_type text, channel_chat_id text,
@@ -286,7 +291,7 @@ from given left join added on added.id = given.id;
 
 -- name: import_binding_tokens(records)
 -- record_class: Placed
--- A clock that ran ahead there must not break the rule of 15 minutes here.
+-- The expiry is at most 15 minutes after the creation, even if a clock of the old server ran ahead.
 with given as (
   select token.*, coalesce(token.created_at, token.expires_at - interval '15 minutes') as made_at
   from jsonb_to_recordset(:records::jsonb)

@@ -1,7 +1,7 @@
--- What the gateway itself says in a chat.
+-- Messages that the gateway itself sends to a chat.
 
 -- name: queue_notice(id, workspace_id, installation_id, session_id, chat_id, thread_id, message_id, content, uuid)!
--- A message gets one reply, whoever tries: its key is made from the message.
+-- A message gets one reply, however many transactions try: the key of the notice is derived from the message.
 insert into outbound_message (id, workspace_id, installation_id, chat_session_id, kind, recipient_id, thread_id,
   reply_to_message_id, content, uuid)
 values (:id, :workspace_id, :installation_id, :session_id, 'notice', :chat_id, nullif(:thread_id, ''),
@@ -9,10 +9,11 @@ values (:id, :workspace_id, :installation_id, :session_id, 'notice', :chat_id, n
 on conflict (uuid) do nothing;
 
 -- name: tell_absences(silent_seconds, recent_seconds, offline_words, archived_words, rows_max)!
--- Conversations whose message was taken in while the agent was there, and which nobody runs any more: they are told as
--- those are that meet the absence when they arrive, and no less once. What has been waiting for long is left alone: whoever
--- wrote it has gone on, and a database that learns of absences must not tell of all that ever were. What somebody else is
--- writing to is told of in the next round. The words are by language. Only a topic is answered by quoting.
+-- Conversations whose message was taken in while the agent was there, but whose agent is absent now. They get the same
+-- notice as conversations that meet the absence on arrival, and once per absence. Messages that have waited for long
+-- are left out: their authors have moved on, and a database that has just learnt of absences must not report all past
+-- ones. A conversation that another transaction has locked is told in the next round. The texts are by language. Only
+-- in a topic does the notice quote the message.
 with untold as (
   select conversation.id, absence.name, agent.archived_at is not null as archived, installation.workspace_id,
     installation.id as installation_id

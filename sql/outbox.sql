@@ -1,11 +1,11 @@
--- The outbox: what is sent to a platform, by the lease holder of its bot and nobody else.
+-- The outbox: the messages to a platform, sent only by the holder of the lease of their bot.
 
 -- name: take_due_rows(installation_id, lease_epoch, busy, rows_max)
 -- record_class: OutboxRow
--- The first open row of each recipient, if it is due: later ones wait for it. A row in `sending` is one that nobody is
--- sending: a former holder's, or one of ours whose mark was lost, since those in flight are `busy`. A holder whose
--- lease has passed to another takes nothing. first_attempt_at is the first attempt whose result nobody knows.
--- The end of a run waits a second for the sign of the run to go, and no longer: not for one whose removal failed.
+-- Takes the first open row of each recipient, if it is due, and later rows wait for it. A row in `sending` that is not
+-- `busy` is not being sent: a former holder left it, or storing its outcome failed. A holder whose lease has passed on
+-- takes nothing. first_attempt_at is the first attempt with an unknown result. The rows of a run that has ended wait up
+-- to one second for its typing sign to be removed, but not for a sign whose removal has failed.
 with head as (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at,
@@ -44,7 +44,8 @@ returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipien
   extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;
 
 -- name: seconds_to_next_row(installation_id, lease_epoch, busy)$
--- A `sending` row that is not in flight is due at once. One that waits for a sign to go is due when it has waited.
+-- A `sending` row that is not in flight is due at once. A row that waits for a typing sign is due at the end of its
+-- second.
 select extract(epoch from min(greatest(case head.status when 'queued' then head.available_at else now() end, (
     select head.created_at + interval '1 second'
     where head.task_id is not null and head.created_at > now() - interval '1 second' and exists (
@@ -67,14 +68,14 @@ where head.recipient <> all(:busy::text[]) and coalesce(head.lease_epoch, 0) <= 
   );
 
 -- name: mark_row_sent(id, lease_epoch, channel_message_id)!
--- Fenced: zero rows when another holder has taken the row over, who then marks it.
+-- Fenced. Zero rows when another holder has taken the row over, who then marks it.
 update outbound_message
 set status = 'sent', sent_at = now(), channel_message_id = :channel_message_id, error_code = null, error = null
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: mark_row_failed(id, lease_epoch, error_code, error, notice_id, words)$
--- Final and shown; the recipient's next row may go. With `words`, by language, its chat is told in the same place: once for
--- each run, however many parts its answer has.
+-- Final, and shown as such. The next row of the recipient may go. With `words`, by language, the same chat is told,
+-- once for each run however many parts its answer has.
 with failed as (
   update outbound_message set status = 'failed', error_code = :error_code, error = :error
   where id = :id and lease_epoch = :lease_epoch and status = 'sending'
@@ -94,25 +95,27 @@ with failed as (
 select count(*) from failed;
 
 -- name: postpone_row(id, lease_epoch, delay_seconds, error_code, error, doubtful)!
--- An attempt that certainly sent nothing does not start the platform's hour.
+-- An attempt that certainly sent nothing does not start the time for which the platform honours the key (an hour at
+-- Lark).
 update outbound_message
 set status = 'queued', available_at = now() + make_interval(secs => :delay_seconds), error_code = :error_code,
   error = :error, first_attempt_at = case when :doubtful then first_attempt_at end
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: mark_row_unknown(id, lease_epoch, error_code, error)!
--- The platform forgets an idempotency key after an hour: sending again could be a second message. So nothing is sent,
--- the row is shown, and a person decides.
+-- The platform forgets an idempotency key after a time (Lark after an hour), so sending again could make a second
+-- message. Nothing is sent, the row is shown, and a person decides.
 update outbound_message set status = 'unknown', error_code = :error_code, error = :error
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: clear_row_doubt(id, lease_epoch)!
--- The chat was read, and it is not there.
+-- The chat was read, and the message is not there.
 update outbound_message set status = 'queued', available_at = now(), first_attempt_at = null
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: list_sent_to_recipient(id)
--- Told apart from the row in doubt, whose words may be the same. Our clock and the platform's may be apart.
+-- These messages are distinguished from the row in doubt, because their text may be the same. The clocks of the
+-- database and of the platform may differ, so the comparison allows 2 minutes.
 select other.channel_message_id
 from outbound_message doubtful
 join outbound_message other on other.installation_id = doubtful.installation_id

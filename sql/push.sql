@@ -1,8 +1,9 @@
--- Installations whose events are posted to us. Any replica takes them, so nothing here asks for a lease.
+-- Installations whose events the platform posts to this server. Any replica takes them, so no statement here asks for a
+-- lease.
 
 -- name: find_push_target(id)^
 -- record_class: PushTarget
--- Revoked rows too: their events are verified and then dropped with an audit row, like those of a long connection.
+-- Revoked rows too. Their events are verified and then dropped with an audit row, like those of a long connection.
 select i.id, i.channel_type, i.config, now() as now
 from channel_installation i
 join workspace w on w.id = i.workspace_id
@@ -10,8 +11,8 @@ join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
 where i.id = :id;
 
 -- name: note_pushed_events(ids, asked_again_ids, degraded_seconds)!
--- When an event came, and that one must come again, is what others than a link's holder know: only that is touched.
--- A row that does not exist yet gets the state that such an installation has. Ordered, so that two replicas lock alike.
+-- Stores the time of an event and of a request for redelivery, and changes no column of a link holder. A missing row is
+-- created with the state of such an installation. Ordered, so that two replicas lock in the same order.
 insert into channel_connection as c (installation_id, state, lease_epoch, last_event_at, degraded_until)
 select i.id, 'http', i.lease_epoch, now(),
   case when i.id = any(:asked_again_ids::uuid[]) then now() + make_interval(secs => :degraded_seconds::float8) end

@@ -1,7 +1,8 @@
--- Stored secrets, by kind of row that keeps them: count, page and replace. What is sealed is sealed for the row's id.
+-- Stored secrets, by kind of row that keeps them: count, page and replace. Each value is sealed for the id of its row.
 
 -- name: count_installation_secrets()$
--- How far a rotation has to go. Revoked bots count: they may come back, and an old key goes only when nothing needs it.
+-- The total for a key rotation. Revoked bots count, because they may be reactivated, and an old key may be removed only
+-- when no value needs it.
 select count(*)
 from channel_installation i
 cross join lateral jsonb_object_keys(case jsonb_typeof(i.config) when 'object' then i.config else '{}' end) as name
@@ -9,7 +10,7 @@ where right(name, 10) = '_encrypted';
 
 -- name: list_installation_secrets(after_id, after_name, rows_max)
 -- record_class: StoredSecret
--- By key and not by offset, so that rows which come and go meanwhile make no other row be missed.
+-- Pages by key and not by offset, so that rows which appear or disappear meanwhile do not make it skip another row.
 select i.id as owner_id, secret.key as name, coalesce(secret.value, '') as sealed
 from channel_installation i
 cross join lateral jsonb_each_text(case jsonb_typeof(i.config) when 'object' then i.config else '{}' end) as secret
@@ -18,19 +19,19 @@ order by i.id, secret.key
 limit :rows_max;
 
 -- name: replace_installation_secret(owner_id, name, before, sealed)!
--- One key, and only over the value that was read: credentials that were changed meanwhile stay, and so does every other
--- key that somebody else is writing.
+-- Replaces one key, and only if it still has the value that was read. Credentials that were changed meanwhile stay, and
+-- so do the other keys, which another transaction may be writing.
 update channel_installation
 set config = jsonb_set(config, array[:name::text], to_jsonb(:sealed::text), false)
 where id = :owner_id and config ->> :name::text = :before;
 
 -- name: count_scan_secrets()$
--- Codes that wait for a scan, and apps that were granted and are not bots yet. A session that ended keeps neither.
+-- Codes that wait for a scan, and apps that were granted and are not bots yet. A session that has ended keeps neither.
 select coalesce(sum(num_nonnulls(device_code, credentials)), 0)::bigint from lark_install_session where status = 'pending';
 
 -- name: list_scan_secrets(after_id, after_name, rows_max)
 -- record_class: StoredSecret
--- Kept as bytes, shown as base64 on one line.
+-- Stored as bytes, returned as base64 on one line.
 select s.id as owner_id, secret.name, replace(encode(secret.value, 'base64'), E'\n', '') as sealed
 from lark_install_session s
 cross join lateral (values ('credentials', s.credentials), ('device_code', s.device_code)) as secret (name, value)
@@ -39,7 +40,8 @@ order by s.id, secret.name
 limit :rows_max;
 
 -- name: replace_scan_secret(owner_id, name, before, sealed)!
--- One value, and only over the one that was read: a session may end, or be granted its app, at the same moment.
+-- Replaces one value, and only if it still is the one that was read: the session may end, or be granted its app, at the
+-- same moment.
 update lark_install_session
 set device_code = case when :name = 'device_code' then decode(:sealed, 'base64') else device_code end,
   credentials = case when :name = 'credentials' then decode(:sealed, 'base64') else credentials end
@@ -47,12 +49,12 @@ where id = :owner_id and status = 'pending'
   and case :name when 'device_code' then device_code when 'credentials' then credentials end = decode(:before, 'base64');
 
 -- name: count_signing_secrets()$
--- Expired ones count as well: their end may be moved, and an old key goes only when nothing needs it.
+-- Expired ones count as well: their expiry may be moved, and an old key may be removed only when no value needs it.
 select count(*) from webhook_signing_secret;
 
 -- name: list_signing_secrets(after_id, after_name, rows_max)
 -- record_class: StoredSecret
--- One secret to a row, so that its id alone is the order.
+-- One secret per row, so its id alone gives the order.
 select id as owner_id, 'secret_encrypted' as name, secret_encrypted as sealed
 from webhook_signing_secret
 where (id, 'secret_encrypted') > (:after_id::uuid, :after_name::text)
@@ -60,6 +62,7 @@ order by id
 limit :rows_max;
 
 -- name: replace_signing_secret(owner_id, name, before, sealed)!
--- Over the value that was read only. The same secret under another key: triggers remembered elsewhere may keep it.
+-- Only over the value that was read. The secret itself is the same, sealed with another key, so triggers that other
+-- processes have cached stay valid.
 update webhook_signing_secret set secret_encrypted = :sealed
 where id = :owner_id and :name::text = 'secret_encrypted' and secret_encrypted = :before;

@@ -1,8 +1,8 @@
--- Agents, squads and projects, as members of a workspace see and make them.
+-- Agents, squads and projects, as members of a workspace see and create them.
 
 -- name: list_agents(workspace_id, owner_id, all_private, limit, offset)
 -- record_class: Agent
--- What somebody may not see is not there, also not as a gap in the pages.
+-- Agents that the person may not see are left out, and leave no gap in the pages.
 select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
 from agent
 where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :owner_id::uuid)
@@ -10,13 +10,13 @@ order by lower(name), id
 limit :limit offset :offset;
 
 -- name: count_agents(workspace_id, owner_id, all_private)$
--- How many there are on all pages.
+-- The number of rows on all pages.
 select count(*) from agent
 where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :owner_id::uuid);
 
 -- name: list_squads(workspace_id, limit, offset)
 -- record_class: Squad
--- By name; the id settles ties of letters that differ in case only.
+-- By name. The id settles ties of names that differ only in case.
 select id, workspace_id, name, leader_agent_id, archived_at, created_at
 from squad
 where workspace_id = :workspace_id
@@ -24,12 +24,12 @@ order by lower(name), id
 limit :limit offset :offset;
 
 -- name: count_squads(workspace_id)$
--- How many there are on all pages.
+-- The number of rows on all pages.
 select count(*) from squad where workspace_id = :workspace_id;
 
 -- name: list_projects(workspace_id, limit, offset)
 -- record_class: Project
--- By name; the id settles ties.
+-- By name. The id settles ties.
 select id, workspace_id, name, created_at
 from project
 where workspace_id = :workspace_id
@@ -37,12 +37,13 @@ order by lower(name), id
 limit :limit offset :offset;
 
 -- name: count_projects(workspace_id)$
--- How many there are on all pages.
+-- The number of rows on all pages.
 select count(*) from project where workspace_id = :workspace_id;
 
 -- name: change_agent(id, workspace_id, name, sets_runtime, runtime_id, archived)^
 -- record_class: Agent
--- Only what is asked for, so that two who change different things both keep theirs. Archiving twice keeps the first time.
+-- Changes only what is asked for, so that two people who change different things both keep their change. Archiving
+-- twice keeps the first time.
 update agent
 set name = coalesce(:name::text, name),
   runtime_id = case when :sets_runtime then :runtime_id::uuid else runtime_id end,
@@ -52,13 +53,13 @@ returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurre
 
 -- name: insert_squad(id, workspace_id, name, leader_agent_id)^
 -- record_class: Squad
--- A leader that is deleted later leaves a squad without one.
+-- If the leader is deleted later, the squad has none.
 insert into squad (id, workspace_id, name, leader_agent_id)
 values (:id, :workspace_id, :name, :leader_agent_id)
 returning id, workspace_id, name, leader_agent_id, archived_at, created_at;
 
 -- name: insert_project(id, workspace_id, name)^
 -- record_class: Project
--- Two projects may have one name.
+-- Two projects may have the same name.
 insert into project (id, workspace_id, name) values (:id, :workspace_id, :name)
 returning id, workspace_id, name, created_at;

@@ -1,9 +1,9 @@
--- The sign that a run lasts: shown and taken away by the lease holder of the bot and nobody else.
+-- Typing signs: shown while a run lasts, and removed, only by the holder of the lease of the bot.
 
 -- name: take_due_typing(installation_id, lease_epoch, busy, rows_max)
 -- record_class: TypingRow
--- What is to be taken away goes first: an answer may be waiting for it. A former holder's pauses do not count: what it
--- left behind is due at once.
+-- Signs to be removed go first, because an answer may be waiting for that. The pauses of a former holder do not count:
+-- the rows that it left are due at once.
 with due as (
   select typing.id
   from channel_typing typing
@@ -29,25 +29,25 @@ returning typing.id, typing.channel_message_id, typing.reaction_id, typing.statu
   typing.attempts;
 
 -- name: mark_typing_shown(id, lease_epoch, reaction_id)$
--- The run may have ended meanwhile. Then it stays unwanted, but now it can be named. Returns the status; nothing when
--- another holder has taken the row over.
+-- The run may have ended meanwhile. Then the sign stays unwanted, but now its id is known. Returns the status, or no
+-- row when another holder has taken the row over.
 update channel_typing
 set status = case status when 'wanted' then 'shown' else status end, reaction_id = :reaction_id, updated_at = now()
 where id = :id and lease_epoch = :lease_epoch and status in ('wanted', 'unwanted')
 returning status;
 
 -- name: mark_typing_gone(id, lease_epoch)!
--- It was taken away, or its message went and took it along.
+-- It was removed, or it disappeared together with its message.
 update channel_typing set status = 'gone', updated_at = now()
 where id = :id and lease_epoch = :lease_epoch and status = 'unwanted';
 
 -- name: mark_typing_failed(id, lease_epoch)!
--- Final. Nothing is said of it to anybody: it is a sign, not a message.
+-- Final. It is not reported to the chat, because a sign is not a message.
 update channel_typing set status = 'failed', updated_at = now()
 where id = :id and lease_epoch = :lease_epoch and status in ('wanted', 'unwanted');
 
 -- name: postpone_typing(id, lease_epoch, unwanted, delay_seconds)!
--- Not when the run ended during the attempt: then it is due at once, to be taken away.
+-- Has no effect if the run ended during the attempt: then the row is due at once, to be removed.
 update channel_typing set available_at = now() + make_interval(secs => :delay_seconds), updated_at = now()
 where id = :id and lease_epoch = :lease_epoch
   and status = case when :unwanted then 'unwanted' else 'wanted' end;

@@ -1,9 +1,9 @@
--- The log of webhooks: taking a delivery in, what became of it, finding it again, and running it once more.
+-- The log of webhooks: receiving a delivery, storing its outcome, finding it again, and replaying it.
 
 -- name: find_webhook_trigger(token)^
 -- record_class: TriggerRow
--- Everything that a request is judged by, of one moment: the revision says which. A trigger whose autopilot lives in
--- another workspace is as good as none.
+-- Everything that a request is judged by, as of one moment, which the revision identifies. No row for a trigger whose
+-- autopilot belongs to another workspace.
 select t.id, t.workspace_id, t.autopilot_id, t.provider, t.webhook_token as token, t.revision,
   t.event_filters::text as event_filters,
   array(select s.id from webhook_signing_secret s where s.trigger_id = t.id order by s.created_at, s.id) as secret_ids,
@@ -16,7 +16,7 @@ join autopilot a on a.id = t.autopilot_id and a.workspace_id = t.workspace_id
 where t.webhook_token = :token and t.kind = 'webhook' and t.webhook_token is not null;
 
 -- name: token_digests(after, rows_max)
--- What is known of every address, a page at a time: enough to tell a guess from one that may exist.
+-- Digests of all addresses, a page at a time. They are enough to tell a guessed address from one that may exist.
 select id, substring(sha256(convert_to(webhook_token, 'UTF8')) for 8) as digest
 from autopilot_trigger
 where id > :after and kind = 'webhook' and webhook_token is not null
@@ -25,11 +25,12 @@ limit :rows_max;
 
 -- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times, waits)
 -- record_class: Recorded
--- One statement for all requests that are outstanding together: they share its commit. A request that was judged by an
--- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. Whether the trigger and
--- its autopilot are on is read here and not remembered. A delivery that is there already is only counted, and its row is
--- returned instead: the unique index decides between requests that come at once. One that is beyond the pace of its trigger
--- is given the last place of the queue there, and so is one that others who wait would be overtaken by.
+-- One statement for all requests that wait together, so that they share one commit. A request that was judged by an
+-- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. The statement itself
+-- reads if the trigger and its autopilot are on, and does not rely on a cached state. A delivery that exists already is
+-- only counted, and its row is returned instead: the unique index decides between requests that come at once. A
+-- delivery beyond the pace of its trigger gets the last place of the queue of that trigger. So does one that would
+-- overtake others in that queue.
 with given as (
   select *
   from unnest(:ids::uuid[], :trigger_ids::uuid[], :tokens::text[], :revisions::bigint[], :events::text[],
@@ -89,16 +90,17 @@ join recorded d on d.id = r.id
     and d.dedupe_key = r.dedupe_key);
 
 -- name: ignore_delivery(delivery_id, reason)!
--- Its trigger or autopilot was turned off between receipt and dispatch. Only what nobody has decided yet. One that has
--- waited was answered long ago.
+-- Its trigger or autopilot was turned off between receipt and dispatch. Only a delivery without an outcome is changed.
+-- One that has waited for its turn was answered long ago.
 update webhook_delivery d
 set status = 'ignored', reason_code = :reason::text, response_status = 200, response_body = coalesce(d.response_body,
   json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text)
 where d.id = :delivery_id and d.status = 'queued';
 
 -- name: fail_delivery(delivery_id, error)!
--- Only what nobody has decided yet: a run that was committed while its answer got lost has settled the row already, and
--- one that is being committed holds it. The row of a failed delivery no longer stands in the way of the next attempt.
+-- Only a delivery without an outcome is changed. A run that was committed while its answer got lost has settled the row
+-- already, and one that is being committed holds its lock. The row of a failed delivery no longer blocks the next
+-- attempt.
 update webhook_delivery
 set status = 'failed', reason_code = 'dispatch_failed', error = :error, response_status = coalesce(response_status, 500),
   response_body = coalesce(response_body,
@@ -108,7 +110,7 @@ where id = :delivery_id and status = 'queued';
 
 -- name: delivery_verdict(delivery_id)^
 -- record_class: Settled
--- What became of a delivery that somebody else decided.
+-- The outcome of a delivery that another process has decided.
 select d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, r.status = 'skipped' as skipped,
   r.failure_reason as skip_reason
 from webhook_delivery d
@@ -117,8 +119,9 @@ where d.id = :delivery_id;
 
 -- name: claim_stale_deliveries(rows_max)
 -- record_class: StoredDelivery
--- What somebody received and did not finish, but for what waits for its turn. Each claim puts the next one off, twice as
--- far each time, so that one row which always fails is not tried in a loop; replicas pass over what another one is claiming.
+-- Deliveries that a process received and did not finish, except those that wait for their turn. Each claim postpones
+-- the next one, twice as far each time, so that a row which always fails is not tried in a loop. Replicas skip the rows
+-- that another one is claiming.
 update webhook_delivery d
 set dispatch_attempts = d.dispatch_attempts + 1,
   available_at = now() + make_interval(secs => 10 * power(2, least(d.dispatch_attempts, 6)))
@@ -133,7 +136,8 @@ returning d.id, d.workspace_id, d.autopilot_id, d.trigger_id, d.provider, d.even
   d.content_type, d.raw_body, d.received_at, d.replayed_from_delivery_id, d.dispatch_attempts;
 
 -- name: waiting_triggers(triggers_max)
--- At which triggers deliveries wait. A queue may be long: from one trigger the index leads to the next.
+-- The triggers at which deliveries wait. A queue may be long, so the recursion uses the index to step from one trigger
+-- to the next.
 with recursive waiting as (
   (select trigger_id from webhook_delivery where status = 'queued' and turn is not null order by trigger_id limit 1)
   union all
@@ -145,8 +149,8 @@ select trigger_id from waiting where trigger_id is not null limit :triggers_max;
 
 -- name: claim_turn(trigger_id)^
 -- record_class: StoredDelivery
--- The first of a queue, and none but the first: while a process is at it, or has been killed at it just now, the others
--- wait. A process that comes second waits for the first one's commit, and finds the row put off then.
+-- The first delivery of a queue only. While a process is working on it, or has just been killed at it, the others wait.
+-- A second process waits for the commit of the first, and then finds the row postponed.
 update webhook_delivery d
 set dispatch_attempts = d.dispatch_attempts + 1, available_at = now() + interval '10 seconds'
 where d.available_at <= now() and d.id = (
@@ -160,12 +164,12 @@ returning d.id, d.workspace_id, d.autopilot_id, d.trigger_id, d.provider, d.even
   d.content_type, d.raw_body, d.received_at, d.replayed_from_delivery_id, d.dispatch_attempts;
 
 -- name: leave_queue(delivery_id)!
--- It could not be begun, and those behind it can: what is left behind is tried again from time to time.
+-- This delivery could not be begun, but those behind it can. It leaves the queue, and is tried again from time to time.
 update webhook_delivery set turn = null, reason_code = null where id = :delivery_id and status = 'queued';
 
 -- name: find_stored_delivery(autopilot_id, delivery_id)^
 -- record_class: StoredDelivery
--- What is needed to run it once more.
+-- The columns that a replay needs.
 select id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, status, selected_headers, content_type,
   raw_body, received_at, replayed_from_delivery_id, dispatch_attempts
 from webhook_delivery
@@ -173,7 +177,7 @@ where autopilot_id = :autopilot_id and id = :delivery_id;
 
 -- name: trigger_state(autopilot_id, trigger_id)^
 -- record_class: TriggerState
--- Whether a replay could start anything.
+-- Tells if a replay could start a run.
 select t.enabled, a.status as autopilot_status
 from autopilot_trigger t
 join autopilot a on a.id = t.autopilot_id
@@ -181,7 +185,7 @@ where t.autopilot_id = :autopilot_id and t.id = :trigger_id;
 
 -- name: record_replay(id, original_id, idempotency_key)^
 -- record_class: Recorded
--- A row of its own without a name to be deduplicated by. The same key finds the replay that it made before.
+-- A new row without a deduplication key. The same idempotency key finds the replay that it made before.
 insert into webhook_delivery as d
   (id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, selected_headers, content_type, raw_body,
     replayed_from_delivery_id, replay_idempotency_key)
@@ -196,7 +200,7 @@ returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.rea
 
 -- name: list_deliveries(autopilot_id, event, row_limit, row_offset)
 -- record_class: Delivery
--- The newest first, without what is large: served by an index in the order of the page.
+-- The newest first, without the large columns. An index in the order of the page serves it.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
   content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
@@ -207,8 +211,8 @@ limit :row_limit offset :row_offset;
 
 -- name: list_deliveries_by_status(autopilot_id, status, event, row_limit, row_offset)
 -- record_class: Delivery
--- A statement of its own, because a rare status has an index of its own. Only that index has this order: were the status
--- one value to the planner, it might as well look for it in every row.
+-- A separate statement, because a rare status has an index of its own, and only that index has this order. If the
+-- status were an ordinary parameter, the planner might search every row for it.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
   content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
@@ -219,8 +223,8 @@ limit :row_limit offset :row_offset;
 
 -- name: search_deliveries(autopilot_id, words, status, event, row_limit, row_offset)
 -- record_class: Delivery
--- By the words of the body. The rows are found by their words first and sorted then: the other way round, a rare word
--- would be looked for in every row. OFFSET 0 keeps the planner from taking that way.
+-- By the words of the body. The rows are found by their words first, and sorted then. The other way round, every row
+-- would be searched for a rare word. OFFSET 0 keeps the planner from doing that.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
   content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
@@ -240,21 +244,21 @@ where id in (
 order by created_at desc, id desc;
 
 -- name: count_deliveries(workspace_id, autopilot_id, status)$
--- Summed up from differences: see the table. A null autopilot stands for all of the workspace.
+-- Summed from the differences in webhook_tally: see that table. A null autopilot stands for the whole workspace.
 select coalesce(sum(rows), 0)::bigint
 from webhook_tally
 where workspace_id = :workspace_id and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
   and (:status::text is null or status = :status::text);
 
 -- name: count_found_deliveries(workspace_id, autopilot_id, status, event)$
--- What no tally knows is counted. A null autopilot stands for all of the workspace.
+-- The tally has no counts by event, so the rows are counted. A null autopilot stands for the whole workspace.
 select count(*)
 from webhook_delivery
 where workspace_id = :workspace_id and (:autopilot_id::uuid is null or autopilot_id = :autopilot_id::uuid)
   and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text);
 
 -- name: count_searched_deliveries(workspace_id, autopilot_id, words, status, event)$
--- Apart from the count without words: with words that may be absent, the planner could not use their index.
+-- Separate from the count without words. With words that may be null, the planner could not use their index.
 select count(*)
 from webhook_delivery
 where search @@ :words::tsquery and workspace_id = :workspace_id
@@ -275,7 +279,7 @@ limit :row_limit offset :row_offset;
 
 -- name: search_workspace_deliveries(workspace_id, words, status, event, row_limit, row_offset)
 -- record_class: Delivery
--- As search_deliveries, for a whole workspace.
+-- Like search_deliveries, for a whole workspace.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
   content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
@@ -295,14 +299,14 @@ where id in (
 order by created_at desc, id desc;
 
 -- name: search_query(text)$
--- The words of a search by the rule that cuts up bodies, each as the beginning of a word. A text without words finds
--- nothing.
+-- The words of a search, split by the rule that splits bodies. Each matches as the beginning of a word. A text without
+-- words finds no row.
 select coalesce(string_agg('''' || term || ''':*', ' & '), '')
 from unnest(tsvector_to_array(webhook_words(convert_to(:text, 'UTF8')))) as term;
 
 -- name: find_delivery(autopilot_id, delivery_id)^
 -- record_class: DeliveryDetail
--- A delivery of another autopilot is as good as none.
+-- No row for a delivery of another autopilot.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
   content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at,
@@ -311,7 +315,7 @@ from webhook_delivery
 where autopilot_id = :autopilot_id and id = :delivery_id;
 
 -- name: purge_deliveries(keep_seconds, rows_max)!
--- By age alone, whatever became of it.
+-- By age alone, whatever the outcome.
 delete from webhook_delivery
 where id in (
   select id from webhook_delivery
@@ -322,7 +326,8 @@ where id in (
 );
 
 -- name: fold_tally(rows_max)!
--- The differences of each count become one row again. Whoever sums up at the same time sees all of it before or after.
+-- Turns the differences of each count into one row again. A sum that is read at the same time sees the state either
+-- before or after.
 with folded as (
   delete from webhook_tally
   where ctid = any (array(select ctid from webhook_tally limit :rows_max for update skip locked))
@@ -335,12 +340,12 @@ group by workspace_id, autopilot_id, status
 having sum(rows) <> 0;
 
 -- name: tally_rows()$
--- Whether there is anything worth folding: one row of each count needs none.
+-- Tells if there is enough to fold. One row for each count needs no folding.
 select count(*) from webhook_tally;
 
 -- name: plan_replay(autopilot_id, status, event, words, since, until)$
--- How many deliveries a bulk replay would go through. What is refused one by one is no part of it: what was rejected, or
--- is not decided yet, or has no body.
+-- Counts the deliveries that a bulk replay would go through. It leaves out those that a single replay refuses:
+-- deliveries that were rejected, that have no outcome yet, or that have no body.
 select count(*)
 from webhook_delivery
 where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
@@ -359,19 +364,20 @@ returning id, autopilot_id, filter, budget, planned, status, accepted, skipped, 
 
 -- name: find_bulk_replay(autopilot_id, replay_id)^
 -- record_class: BulkReplay
--- How far it is.
+-- The progress of a bulk replay.
 select id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at
 from webhook_replay
 where autopilot_id = :autopilot_id and id = :replay_id;
 
 -- name: cancel_bulk_replay(autopilot_id, replay_id)!
--- Whoever carries it out notices with the next delivery. What was replayed by then stays.
+-- The process that carries it out notices this with the next delivery. Deliveries that were replayed by then stay.
 update webhook_replay set status = 'cancelled', finished_at = now()
 where autopilot_id = :autopilot_id and id = :replay_id and status = 'running';
 
 -- name: claim_bulk_replay(token, lease_seconds)^
 -- record_class: ReplayWork
--- The one that has waited longest, for one process at a time: a lease that is not renewed passes on.
+-- The bulk replay that has waited longest, for one process at a time. If its lease is not renewed, another process may
+-- claim it.
 update webhook_replay
 set leased_until = now() + make_interval(secs => :lease_seconds), lease_token = :token
 where id = (
@@ -385,8 +391,8 @@ returning id, autopilot_id, filter, planned, accepted + skipped + failed as done
 
 -- name: next_replayed(autopilot_id, status, event, words, since, until, until_at, cursor_at, cursor_id)^
 -- record_class: ReplayItem
--- The oldest first, so that runs begin in the order of what they are about. What came after the plan, its own replays
--- among it, is no part of it.
+-- The oldest first, so that runs begin in the order of their deliveries. Deliveries that came after the plan, its own
+-- replays among them, are left out.
 select id, created_at
 from webhook_delivery
 where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
@@ -399,13 +405,13 @@ order by created_at, id
 limit 1;
 
 -- name: advance_bulk_replay(replay_id, token, cursor_at, cursor_id, accepted, skipped, failed, lease_seconds)!
--- Fenced by the token: zero rows mean that it was cancelled, or that somebody else carries it out now.
+-- Fenced by the token. Zero rows mean that it was cancelled, or that another process carries it out now.
 update webhook_replay
 set cursor_at = :cursor_at, cursor_id = :cursor_id, accepted = accepted + :accepted, skipped = skipped + :skipped,
   failed = failed + :failed, leased_until = now() + make_interval(secs => :lease_seconds)
 where id = :replay_id and lease_token = :token and status = 'running';
 
 -- name: complete_bulk_replay(replay_id, token)!
--- Nothing is left, or its budget is spent.
+-- No delivery is left, or the budget is spent.
 update webhook_replay set status = 'completed', finished_at = now()
 where id = :replay_id and lease_token = :token and status = 'running';

@@ -1,4 +1,4 @@
-"""Where a listener binds: `host:port`, or `fd://N` for a socket that systemd (or a parent process) opened."""
+"""Listener addresses: `host:port`, or `fd://N` for a socket that systemd (or a parent process) opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Bind:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it. An inherited socket is not judged: False."""
+        """True if only this machine can reach the address. False for an inherited socket, which is not inspected."""
         if self.fd is not None:
             return False
         if self.host == "localhost":
@@ -28,7 +28,7 @@ class Bind:
 
 
 def parse_bind(text: str) -> Bind:
-    """Read `host:port`, `[v6]:port` or `fd://N`. Raises ValueError with a sentence that fits an error line."""
+    """Read `host:port`, `[v6]:port` or `fd://N`. Raises ValueError with a one-line message."""
     if text.startswith("fd://"):
         number = text.removeprefix("fd://")
         if not _is_decimal(number):
@@ -43,7 +43,7 @@ def parse_bind(text: str) -> Bind:
 
 
 def is_loopback(text: str) -> bool:
-    """Whether the address `text` (`host:port`) is reachable from this machine only; False when it cannot be read."""
+    """True if only this machine can reach the address `text` (`host:port`). False when `text` cannot be parsed."""
     try:
         return parse_bind(text).loopback
     except ValueError:
@@ -51,7 +51,7 @@ def is_loopback(text: str) -> bool:
 
 
 def url_of(host: str, port: int) -> str:
-    """The http URL of a bound address."""
+    """Return the http URL of a bound address. Puts brackets around an IPv6 address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

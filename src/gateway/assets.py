@@ -13,7 +13,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def asset_dir(name: str) -> Path:
-    """The directory `name` (`sql` or `migrations`). Raises FileNotFoundError when the installation is incomplete."""
+    """Return the directory `name` (`sql` or `migrations`). Raises FileNotFoundError if the installation lacks it."""
     for root in (_PACKAGED, _CHECKOUT):
         if (root / name).is_dir():
             return root / name

@@ -1,7 +1,8 @@
-"""One statement for all work that is outstanding together.
+"""Batching of database work: pieces that wait at the same time are done in one statement.
 
-While a statement is in flight the next arrivals gather; when it returns they leave together. A lone piece is never held
-back for company, and a busy moment pays for one commit instead of many. There is no timer.
+While a statement is in flight, the pieces that arrive are collected. When it returns, they go out together as the next
+batch. A single piece is sent at once, without waiting for others. Under load many pieces share one commit. There is no
+timer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ R = TypeVar("R")
 
 BATCH_MAX = 64
 WAITING_MAX = 1024
-"""Pieces that may wait; a submitter beyond that waits to be let in."""
+"""Pieces that may be queued. When the queue is full, `Batcher.submit` blocks until there is room."""
 
 _STOPPED = "the database work of this process has ended"
 
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 
 
 class _Submission(Generic[T, R]):
-    """A piece of work, the task that waits for it, and what it is told."""
+    """One piece of work, with the event its submitter waits on and the outcome that the submitter receives."""
 
     __slots__ = ("_done", "_outcome", "abandoned", "piece")
 
@@ -38,7 +39,7 @@ class _Submission(Generic[T, R]):
         self._outcome: R | Exception = StoreUnavailable(_STOPPED)
 
     def settle(self, outcome: R | Exception) -> None:
-        """Does nothing when it has been told already."""
+        """Give the submitter its outcome and wake it. Does nothing if an outcome was given before."""
         if not self._done.is_set():
             self._outcome = outcome
             self._done.set()
@@ -51,9 +52,9 @@ class _Submission(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """Where pieces are handed in. Somebody must run `run_batches` on it; one runner only.
+    """Collects pieces of work into batches. Exactly one task must run `run_batches` on it.
 
-    `work` does a batch and returns an outcome for each piece, in order.
+    `work` does a batch and returns one outcome for each piece, in the same order.
     """
 
     def __init__(
@@ -71,11 +72,11 @@ class Batcher(Generic[T, R]):
         self._batch: list[_Submission[T, R]] = []
 
     async def submit(self, piece: T) -> R:
-        """Hand in a piece and wait for its outcome.
+        """Submit a piece and wait for its outcome.
 
-        Cancellation does not disturb the others of the batch. A piece that is waiting is taken back; one whose
-        statement is on its way may still be done. Raises what the work raised for it; StoreUnavailable when the runner
-        has ended.
+        Cancellation does not affect the other pieces of the batch. A piece that is still queued is withdrawn. A piece
+        whose statement has been sent may still be carried out. Raises the exception that `work` raised for this piece.
+        Raises StoreUnavailable when the runner has ended.
         """
         submission = _Submission[T, R](piece)
         try:
@@ -87,7 +88,11 @@ class Batcher(Generic[T, R]):
             submission.abandoned = True
 
     async def _gather(self) -> list[_Submission[T, R]]:
-        """Wait for one piece, then take whatever else is there, and whatever the passes of the scheduler add."""
+        """Wait for one piece, then collect all others that are ready, up to the batch limit.
+
+        Each checkpoint gives the scheduler one pass, in which other tasks can submit. The loop ends when a pass adds
+        nothing more.
+        """
         self._batch = [await self._receive.receive()]
         gathered = 0
         while gathered < len(self._batch) < self._batch_max:
@@ -115,7 +120,10 @@ class Batcher(Generic[T, R]):
             submission.settle(outcome)
 
     async def _divide(self, batch: Sequence[_Submission[T, R]], error: Exception) -> None:
-        """A failure concerns one piece: halve until it stands alone. When the store is away, it concerns all."""
+        """Isolate the piece that made the batch fail: run both halves separately, down to a single piece.
+
+        StoreUnavailable is not divided: it concerns every piece, so each submitter gets it at once.
+        """
         if len(batch) == 1:
             batch[0].settle(error)
         elif isinstance(error, StoreUnavailable):
@@ -128,7 +136,7 @@ class Batcher(Generic[T, R]):
             await self._do(batch[middle:])
 
     def _stop(self) -> None:
-        """Refuse what comes, and fail what waits or was taken out and not told."""
+        """Fail every piece that has no outcome yet, in the current batch or in the queue, and refuse later ones."""
         for submission in self._batch:
             submission.settle(StoreUnavailable(_STOPPED))
         while True:
@@ -140,10 +148,11 @@ class Batcher(Generic[T, R]):
 
 
 async def run_batches(batcher: Batcher[T, R], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Do what is handed in, batch by batch, until cancelled; one batch is in flight at a time.
+    """Carry out the submitted pieces, batch by batch, until cancelled. One batch is in flight at a time.
 
-    Resource handling: on the way out every waiting submitter gets StoreUnavailable, and so does every later one. Run it
-    outside whatever submits, so that it ends last. Error handling: a failed batch is divided; nothing gets here.
+    Resource handling: when it ends, every waiting submitter gets StoreUnavailable, and so does every later one. Run it
+    in a nursery outside the tasks that submit, so that it ends last. Error handling: a failed batch is divided until
+    each error is given to its own submitter, so no exception of `work` is raised here.
     """
     task_status.started()
     try:
@@ -154,7 +163,10 @@ async def run_batches(batcher: Batcher[T, R], *, task_status: trio.TaskStatus[No
 
 
 def _own_copy(error: StoreUnavailable) -> StoreUnavailable:
-    """An exception for each waiting task: raised in several tasks, one object would collect all their tracebacks."""
+    """Copy the exception for one waiting task.
+
+    One exception object raised in several tasks would collect all their tracebacks.
+    """
     copy = StoreUnavailable(str(error))
     copy.__cause__ = error
     return copy

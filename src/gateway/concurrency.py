@@ -10,11 +10,11 @@ import trio
 
 @contextmanager
 def finishing(seconds: float) -> Iterator[trio.CancelScope]:
-    """Shield what must still be said (a ROLLBACK, an ACK, a lease release) from cancellation, for at most `seconds`.
+    """Shield a last message to a peer (a ROLLBACK, an ACK, a lease release) from cancellation, for at most `seconds`.
 
-    The only way to shield in this code base, but for the two below, which shield tasks in the same manner: a shield
-    without a deadline can hang a shutdown for ever. Shields that run while a lease is held must together stay below
-    its expiry margin.
+    This code base shields only with this function and with `open_finishing_nursery` and `open_workers`, which shield
+    whole tasks. All three set a deadline, because a shield without one can hang a shutdown for ever. The shields that
+    run while a lease is held must together stay below its expiry margin.
     """
     with trio.move_on_after(seconds, shield=True) as scope:
         yield scope
@@ -22,10 +22,10 @@ def finishing(seconds: float) -> Iterator[trio.CancelScope]:
 
 @asynccontextmanager
 async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
-    """A nursery whose tasks may finish what they began: they are cancelled `seconds` after the body, not with it.
+    """Open a nursery whose tasks may finish their work: they are cancelled `seconds` after the body has ended.
 
-    The body itself is cancelled like any other code; the countdown begins when it is left, however that happens. A task
-    that raises cancels its siblings and the body at once, as in any nursery.
+    The body itself is cancelled like any other code. The countdown begins when the body is left, whether by return,
+    exception or cancellation. A task that raises cancels its siblings and the body at once, as in any nursery.
     """
     opened: list[trio.Nursery] = []
     is_open, body_left = trio.Event(), trio.Event()
@@ -39,7 +39,8 @@ async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
             inner.cancel_scope.deadline = trio.current_time() + seconds
 
     async with trio.open_nursery() as outer:
-        # Not `start`: cancelled during that, it would wait for a task which the shield keeps from noticing.
+        # `start` would hang here. If it were cancelled, it would wait for the new task to end, but the shield keeps
+        # that task from noticing the cancellation. `is_open` reports readiness instead.
         outer.start_soon(run_finishing)
         try:
             await is_open.wait()
@@ -50,7 +51,7 @@ async def open_finishing_nursery(seconds: float) -> AsyncIterator[trio.Nursery]:
 
 @asynccontextmanager
 async def open_workers(seconds: float) -> AsyncIterator[Workers]:
-    """Like `open_finishing_nursery`, without a task and a nursery of its own: for what is open thousands of times."""
+    """Like `open_finishing_nursery`, with one task and one nursery less, for places that open thousands of them."""
     async with trio.open_nursery() as nursery:
         workers = Workers(nursery)
         try:
@@ -60,7 +61,7 @@ async def open_workers(seconds: float) -> AsyncIterator[Workers]:
 
 
 class Workers:
-    """Tasks of one nursery, each behind a shield of its own. One that raises cancels the others, and the body."""
+    """Tasks of one nursery, each behind its own shield. A task that raises cancels the others and the body."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -68,11 +69,11 @@ class Workers:
         self._deadline = float("inf")
 
     def start_soon(self, run: Callable[..., Awaitable[object]], *args: object) -> None:
-        """As a nursery's, from the body or from another worker."""
+        """Start a task, like `trio.Nursery.start_soon`. The body and other workers may call it."""
         self._nursery.start_soon(self._run, run, args)
 
     def end_by(self, deadline: float) -> None:
-        """Cancel then what has not finished, and what is started later."""
+        """Cancel at `deadline` every task that has not finished. Tasks that are started later get the same deadline."""
         self._deadline = min(self._deadline, deadline)
         for shield in self._shields:
             shield.deadline = self._deadline
@@ -83,25 +84,26 @@ class Workers:
             try:
                 await run(*args)
             except trio.Cancelled:
-                raise
+                raise  # the deadline has passed, which is no error: the other workers have the same deadline
             except BaseException:
-                self.end_by(float("-inf"))  # the nursery's own cancellation does not reach behind the shields
+                # The nursery cancels its scope for this error, but that does not reach tasks behind their shields.
+                self.end_by(float("-inf"))
                 raise
             finally:
                 self._shields.discard(shield)
 
 
 class Signal:
-    """A wake-up that coalesces: `set` any number of times, and the next `wait` returns once.
+    """A wake-up that coalesces: after any number of `set` calls, the next `wait` returns once.
 
-    One waiter at a time. A `set` with nobody waiting is remembered, so a wake-up is never lost between two waits.
+    One waiter at a time. A `set` without a waiter is remembered, so a wake-up between two waits is not lost.
     """
 
     __slots__ = ("_is_set", "_waiter")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiter: trio.Event | None = None  # made when somebody waits: most signals of an idle bot have nobody
+        self._waiter: trio.Event | None = None  # created by `wait`: most signals of an idle bot have no waiter
 
     def set(self) -> None:
         self._is_set = True
@@ -109,7 +111,11 @@ class Signal:
             self._waiter.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until set, or for `timeout` seconds; True when it was set. Cancellation leaves the signal as it was."""
+        """Wait until set, or for `timeout` seconds. Returns True if it was set.
+
+        Cancellation leaves the signal as it was.
+        """
+        # The new event is in place before `_is_set` is read, and there is no checkpoint between: no `set` is missed.
         self._waiter = trio.Event()
         if self._is_set:
             self._waiter.set()
@@ -118,6 +124,7 @@ class Signal:
                 await self._waiter.wait()
         finally:
             self._waiter = None
+        # Cleared only here: a cancelled wait never reaches this line and leaves a pending `set` for the next waiter.
         was_set, self._is_set = self._is_set, False
         return was_set
 
@@ -125,8 +132,8 @@ class Signal:
 class Topics:
     """Signals by key, for waiters that come and go (a long poll on one runtime's queue).
 
-    `hear(key)` is a context manager that yields a Signal; `ring(key)` sets every Signal listening on that key, and
-    `ring_all()` sets all of them, which is what a lost notification connection calls for.
+    `hear(key)` is a context manager that yields a Signal. `ring(key)` sets every Signal that listens on that key.
+    `ring_all()` sets all of them. It is for a lost notification connection, which may have missed any key.
     """
 
     def __init__(self) -> None:
@@ -158,12 +165,12 @@ _watcher: Callable[[str], None] | None = None
 
 
 def reached(point: str) -> None:
-    """Mark a named point that matters to crash tests; does nothing unless a test process installed a watcher."""
+    """Report that the named point was reached, for crash tests. Does nothing unless a test installed a watcher."""
     if _watcher is not None:
         _watcher(point)
 
 
 def watch_points(watcher: Callable[[str], None] | None) -> None:
-    """Install the callback of `reached` (tests only): it may kill the process, raise, or record the point."""
+    """Install the callback of `reached` (tests only). It may kill the process, raise, or record the point."""
     global _watcher
     _watcher = watcher

@@ -1,7 +1,7 @@
 """Every setting, its bound and its unit, in one place.
 
 Precedence: flags > `GATEWAY_*` environment (nested with `__`) > TOML file > systemd credentials directory > defaults.
-An unknown key, also an unknown `GATEWAY_*` variable, is a ConfigError that names it.
+An unknown key or an unknown `GATEWAY_*` variable raises a ConfigError that names it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _conninfo(secret: SecretStr) -> SecretStr:
 
 
 def _path_given(value: object) -> object:
-    # An empty path would mean the directory that the process happens to stand in.
+    # An empty path would mean the current directory of the process.
     if isinstance(value, str) and not value.strip():
         raise ValueError("is empty; remove the key for the default")
     return value
@@ -129,14 +129,14 @@ class _Group(BaseModel):
 class HttpSettings(_Group):
     bind: BindAddress = "127.0.0.1:8420"
     public_url: BaseUrl | None = None
-    """The address people and providers reach us at; links and webhook URLs start with it."""
+    """The base URL at which people and webhook providers reach this server. Links and webhook URLs start with it."""
     trusted_proxies: Networks = ()
-    """Networks whose client-address headers are believed."""
+    """Networks of reverse proxies. Only their requests may name the client's address in a header."""
 
 
 class MetricsSettings(_Group):
     bind: BindAddress | None = None
-    """Unset: no metrics listener."""
+    """Address of the metrics listener. Unset: there is none."""
 
 
 class LarkSettings(_Group):
@@ -145,14 +145,18 @@ class LarkSettings(_Group):
     accounts_base_url: BaseUrl | None = None
     """Replaces the region's host for the device flow."""
     proxy_url: SecretUrl | None = None
-    """May carry a user and password. Unset: the standard proxy variables, never for loopback."""
+    """Proxy for connections to the platform. The URL may carry a user and password.
+
+    Unset: the standard proxy environment variables apply, but never to loopback addresses.
+    """
 
 
 class HubSettings(_Group):
-    """Who holds a bot, and how patient it is.
+    """Timings of the bots' leases, replies and runs.
 
-    A holder renews every `renew_seconds` and gives up `expiry_margin_seconds` before others may take over; a standby
-    looks every `poll_seconds`. A `lease_ttl_seconds` given alone derives the other three.
+    The process that holds a bot's lease renews it every `renew_seconds`. It stops `expiry_margin_seconds` before
+    another process may take over. A standby process looks every `poll_seconds`. If `lease_ttl_seconds` is the only one
+    of these four that is given, the other three are derived from it.
     """
 
     lease_ttl_seconds: Seconds = 15
@@ -160,11 +164,11 @@ class HubSettings(_Group):
     poll_seconds: Seconds = 4
     expiry_margin_seconds: Seconds = 2
     reply_timeout_seconds: Seconds = 2.5
-    """One attempt to send a message."""
+    """The limit of one attempt to send a message."""
     stale_after_seconds: Seconds = 600
-    """A message older than this when it arrives runs with its age told to the agent."""
+    """If a message is older than this when it arrives, the agent is told its age along with it."""
     batch_window_seconds: SecondsOrZero = 3
-    """How long a conversation's next run waits for more messages."""
+    """The time for which a conversation's next run waits for further messages. 0: it does not wait."""
 
     @model_validator(mode="before")
     @classmethod
@@ -177,11 +181,11 @@ class HubSettings(_Group):
         except (TypeError, ValueError):
             return given
         if not 0 < ttl < math.inf:
-            return given  # refused below, by its own name alone
+            return given  # the bounds of the field itself refuse it later, and their error names this field alone
         try:
             derived = LeaseSettings.derived(ttl)
         except ConfigError:
-            return given  # the field's own bounds have the better words for such a number
+            return given  # the bounds of the field itself refuse such a number with a clearer message
         return given | {
             "renew_seconds": derived.renew_seconds,
             "poll_seconds": derived.poll_seconds,
@@ -210,74 +214,88 @@ class GithubSettings(_Group):
     webhook_secret: Secret | None = None
     app_id: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[0-9]+$")] | None = None
     private_key: Secret | None = None
-    """PEM text."""
+    """The private key of the GitHub App, as PEM text."""
     api_base_url: BaseUrl | None = None
 
 
 class WebhookSettings(_Group):
     per_token_per_minute: CountOrZero = 60
-    """Beyond it, requests that fail or prove nothing are refused. Signed ones wait for their turn, ten times as many.
+    """The limit for one trigger. Beyond it, requests that fail or that need no signature are refused.
 
-    0 disables the limit, as below. Counted per replica.
+    Requests with a valid signature wait for their turn instead. They are refused only above ten times the limit.
+    0 disables the limit, and likewise for `per_ip_per_minute`. Each replica counts for itself.
     """
     per_ip_per_minute: CountOrZero = 30
-    """Bad credentials alone."""
+    """The limit of requests with bad credentials from one client address. Other requests are not counted."""
     body_bytes_max: Bytes = 262_144
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90
-    """How long deliveries are kept, whatever became of them; 0 keeps them for ever."""
+    """The days for which deliveries are kept, whatever their outcome. 0 keeps them for ever."""
 
 
 class LogSettings(_Group):
     format: Literal["json", "console"] | None = None
-    """Unset: console on a terminal, else json."""
+    """Unset: `console` on a terminal, otherwise `json`."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Whatever the level, no content, secret, token or ticket is in a line."""
+    """At every level, log lines contain no message content, secret, token or ticket."""
 
 
 class Limits(_Group):
-    """Bounds that seldom need a hand. Each is what one process allows itself."""
+    """Bounds that rarely need changing. Each applies to one process."""
 
     drain_seconds: Seconds = 15
-    """From SIGTERM to the end: what is still in flight then is abandoned."""
+    """Time from SIGTERM to the end of the process. Work that is still in flight then is abandoned."""
     database_connections_max: Count = 10
     database_connect_timeout_seconds: Seconds = 10
     http_body_bytes_max: Bytes = 1_048_576
-    """What a runtime says of its tasks, and events that a platform posts. Every other route has a smaller bound."""
+    """The limit for what a runtime posts about its tasks and for events that a platform posts.
+
+    Every other route has a smaller bound.
+    """
     frame_bytes_max: Bytes = 4_194_304
-    """One message of a platform's long connection. Above it the connection is closed and made again."""
+    """The limit of one message on a platform's long connection. A larger one makes it close and reconnect."""
     chunk_bytes_max: Bytes = 16_777_216
-    """Parts of unfinished events that one connection may hold."""
+    """The total size of the parts of incomplete events that one connection may hold."""
     events_in_flight_max: Count = 1024
     """Events of one connection that were received and are not settled yet.
 
-    One chat may have half of them; beyond that it is answered 500, and the platform sends the event again.
+    One chat may have half of them. Events beyond that are answered with 500, and the platform sends them again.
     """
     live_streams_max: Count = 500
-    """Streams of events that pages keep open. More of them are for another replica to serve."""
+    """Event streams that pages keep open. Further ones are refused here, and another replica can serve them."""
     live_streams_per_person_max: Count = 8
-    """Of one person in one workspace."""
+    """Event streams of one person in one workspace."""
     downloads_max: Count = 200
-    """Files that people are downloading."""
+    """Files that people are downloading at the same time."""
     downloads_per_person_max: Count = 16
     claims_waiting_max: Count = 5_000
-    """Requests of runtimes that wait for a task."""
+    """Requests of runtimes that are waiting for a task."""
     claims_waiting_per_runtime_max: Count = 100
     runtime_silence_seconds: Seconds = 150
-    """A runtime that says nothing for so long has lost its tasks: they return to the queue, and chats are told."""
+    """A runtime that is silent for this long loses its tasks: they return to the queue, and the chats are told."""
     attachment_bytes_max: Bytes = 104_857_600
-    """One file that a person sends. A larger one is not fetched."""
+    """The size limit of one file that a person sends. A larger one is not fetched."""
     attachments_at_once_max: Count = 8
-    """Files that are fetched at the same time."""
+    """Files that are fetched from the platform at the same time."""
     attachment_storage_bytes_max: StorageBytes = 5_368_709_120
-    """Fetched files under state_dir, together. The longest unused go first, and are fetched again when asked for."""
+    """The total size of the fetched files under `state_dir`.
+
+    Beyond it the files that were unused for longest are deleted first. They are fetched again when requested.
+    """
     attachment_storage_days_max: Days = 7
-    """A fetched file that nobody asked for in so long goes."""
+    """A fetched file that was not requested for this long is deleted."""
     history_days_max: Days = 90
-    """How long it is kept what was sent to chats, and what was dropped and why. Conversations are kept for good."""
+    """The days for which records are kept of messages sent to chats, and of messages that were dropped and why.
+
+    Conversations are kept for good.
+    """
 
 
 def default_state_dir() -> Path:
-    """Where the gateway keeps its own files when nobody says: systemd's answer, root's, or the person's."""
+    """Return the default directory for the gateway's own files.
+
+    It is systemd's `STATE_DIRECTORY` if set, `/var/lib/gateway` for root, and otherwise below the XDG state directory
+    of the user.
+    """
     if systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0])
     if os.geteuid() == 0:
@@ -286,13 +304,13 @@ def default_state_dir() -> Path:
 
 
 def _xdg_home(variable: str, fallback: str) -> Path:
-    # The XDG rules ask that a relative path is ignored.
+    # The XDG Base Directory specification says that a relative path must be ignored.
     named = Path(os.environ.get(variable, ""))
     return named if named.is_absolute() else Path("~", fallback)
 
 
 class Settings(BaseSettings):
-    """The configuration of one process. Immutable; made by `load_settings`. Secrets hide in its repr."""
+    """The configuration of one process. Immutable and made by `load_settings`. Its repr masks secrets."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -309,9 +327,9 @@ class Settings(BaseSettings):
     database_url: Conninfo | None = None
     """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
     database_user: Annotated[str, Field(min_length=1)] | None = None
-    """The account that the embedded server runs as when root starts it. Unset: `gateway-db`, made if it is missing."""
+    """The account that the embedded server runs as when root starts it. Unset: `gateway-db`, created if missing."""
     secret_key: Secret | None = None
-    """A key ring, newest first: `keyring.KeyRing.parse` reads and judges it."""
+    """The keys for stored secrets, newest first. `keyring.KeyRing.parse` parses and validates them."""
     http: HttpSettings = HttpSettings()
     metrics: MetricsSettings = MetricsSettings()
     lark: LarkSettings = LarkSettings()
@@ -323,15 +341,15 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether the gateway brings its own Postgres."""
+        """True if the gateway runs its own Postgres server, because `database_url` is unset."""
         return self.database_url is None
 
 
 def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read all sources of this process. Raises ConfigError with one line that names every key at fault.
+    """Read the settings from all sources. Raises ConfigError with one line that names every key at fault.
 
-    `config_file` is what `--config` said; without it the first of `default_config_files()` that exists is read.
-    `overrides` are flags by dotted key; None means that the flag was not given.
+    `config_file` is the value of `--config`. Without it, the first of `default_config_files()` that exists is read.
+    `overrides` are the flags by dotted key. None means that the flag was not given.
     """
     _refuse_unknown_variables(os.environ)
     flags = _nested({key: value for key, value in (overrides or {}).items() if value is not None})
@@ -357,19 +375,19 @@ def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] 
 
 
 def default_config_files() -> tuple[Path, ...]:
-    """Where a configuration file is looked for when `--config` is not given."""
+    """Return the paths where a configuration file is looked for when `--config` is not given, first match first."""
     own = _xdg_home("XDG_CONFIG_HOME", ".config") / "gateway" / "config.toml"
-    # An account without a home keeps the "~", which names no file.
+    # For an account without a home directory the "~" stays in the path, and no such file exists.
     return (Path(os.path.expanduser(own)), Path("/etc/gateway/config.toml"))  # noqa: PTH111
 
 
 def known_keys() -> dict[str, bool]:
-    """Every key in dotted form, and whether its value is a secret."""
+    """Return every key in dotted form. The value is True if the key holds a secret."""
     return dict(_keys_of(Settings))
 
 
 def variable_of(key: str) -> str:
-    """The environment variable of a dotted key."""
+    """Return the name of the environment variable of a dotted key."""
     return ENV_PREFIX + key.upper().replace(".", ENV_NESTING)
 
 
@@ -414,7 +432,7 @@ def _file_values(config_file: Path | None) -> dict[str, Any]:
 
 
 def _credential_values(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The credentials that systemd passed: one file per key, named like the key (`github.webhook_secret`)."""
+    """Read the credentials that systemd passed: one file per key, named like the key (`github.webhook_secret`)."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return {}
@@ -434,7 +452,7 @@ def _complaints(error: ValidationError) -> Iterator[str]:
 
 
 def _complaint(location: tuple[int | str, ...], kind: str, message: str, given: object) -> str:
-    """One problem as `key: what is wrong`. A value is repeated only when its key is known to hold no secret."""
+    """Format one problem as `key: what is wrong`. The value is shown only if its key is known to hold no secret."""
     key = _dotted(location)
     if kind == "extra_forbidden":
         return f"{key}: unknown key"
@@ -442,7 +460,7 @@ def _complaint(location: tuple[int | str, ...], kind: str, message: str, given: 
         return f"{key}: is a table of keys ([{key}] in TOML), not a value"
     text = message.removeprefix("Value error, ")
     if text.startswith(f"{key}."):
-        return text  # a rule over several keys has named the one at fault
+        return text  # a validator over several keys has already put the key at fault first
     text = text[:1].lower() + text[1:]
     if known_keys().get(key) is False and isinstance(given, str | int | float) and repr(given) not in text:
         text = f"{text}, got {given!r}"
@@ -451,7 +469,7 @@ def _complaint(location: tuple[int | str, ...], kind: str, message: str, given: 
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    """The key of a problem's place: what pydantic adds below a key (a union's member, an index) is left away."""
+    """Return the key of a problem's location, without what pydantic adds below a key (a union member, an index)."""
     parts: list[str] = []
     for part in location:
         parts.append(str(part))

@@ -1,23 +1,23 @@
-"""What can go wrong, split by who must act on it.
+"""The exceptions of this project, divided by who must act on them.
 
 Product outcomes (an unbound person, a duplicate, a message that does not address the bot) are values, never exceptions.
-Library errors are translated once, at the edge that calls the library, with `raise ... from`.
-A message names the value, the limit, and what to do about it.
+Library errors are translated once, by the module that calls the library, with `raise ... from`.
+An error message names the value, the limit, and what to do about it.
 """
 
 from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """Base of everything this project raises on purpose."""
+    """The base class of every exception that this project raises on purpose."""
 
 
 class ConfigError(GatewayError):
-    """The operator must change a setting. The process exits with status 78 and prints the one line."""
+    """The operator must change a setting. The process exits with status 78 and prints the message as one line."""
 
 
 class ProtocolError(GatewayError):
-    """Somebody broke the wire protocol."""
+    """One side broke the wire protocol. The subclasses say which side."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -25,7 +25,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We asked our own protocol code for something its state does not allow: a bug on our side."""
+    """This project asked its own protocol code for something that its state does not allow. This is a bug here."""
 
 
 class StoreError(GatewayError):
@@ -33,11 +33,14 @@ class StoreError(GatewayError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, or ended the connection. Retry."""
+    """The database cannot be reached, or ended the connection. The caller should retry."""
 
 
 class StoreConflict(StoreError):
-    """A constraint or a concurrent writer stands against it. The caller decides. `constraint` names it when known."""
+    """A constraint or a concurrent writer prevented the statement. The caller decides what to do.
+
+    `constraint` is the name of the constraint, or "" when it is not known.
+    """
 
     def __init__(self, message: str, *, constraint: str = "") -> None:
         super().__init__(message)
@@ -45,7 +48,7 @@ class StoreConflict(StoreError):
 
 
 class RejectedRequest(GatewayError):
-    """An HTTP request is answered with `status` and `code` (a slug); `extra` is added to the JSON body."""
+    """An HTTP request is answered with `status` and `code` (a slug). `extra` is added to the JSON body."""
 
     def __init__(self, status: int, code: str, message: str, **extra: object) -> None:
         super().__init__(message)
@@ -55,4 +58,4 @@ class RejectedRequest(GatewayError):
 
 
 class LeaseLost(GatewayError):
-    """The right to act for an installation has ended. Whatever was running under it must stop."""
+    """The lease of an installation has ended. Everything that was running under it must stop."""

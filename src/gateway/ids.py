@@ -1,4 +1,4 @@
-"""Identifiers and secrets that the gateway mints itself."""
+"""Identifiers and secrets that the gateway generates itself."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ WEBHOOK_TOKEN_PREFIX = "awt_"  # noqa: S105
 
 
 def new_id() -> UUID:
-    """A fresh row id."""
+    """Return a new row id."""
     return uuid4()
 
 
 def parse_id(text: str, *, field: str = "id") -> UUID:
-    """Read an id from a path or body. Raises RejectedRequest (400) that names the field; never the zero UUID."""
+    """Parse an id from a path or body.
+
+    Raises RejectedRequest (400) that names the field, for text that is not a UUID and for the zero UUID.
+    """
     try:
         value = UUID(text)
     except (ValueError, AttributeError, TypeError) as error:
@@ -32,18 +35,21 @@ def parse_id(text: str, *, field: str = "id") -> UUID:
 
 
 def new_token(prefix: str) -> str:
-    """A bearer secret: the prefix and 32 random bytes, base64url without padding.
+    """Return a new bearer secret: the prefix and 32 random bytes, base64url without padding.
 
-    Only its hash is ever stored, except for the address of a webhook, which people must be able to copy again.
+    Only its hash is stored. The one exception is the address of a webhook, which people must be able to copy again.
     """
     return prefix + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
 
 
 def new_link_token() -> str:
-    """The secret of a single-use link: 32 random bytes, base64url without padding. Only its hash is ever stored."""
+    """Return a secret for a single-use link: 32 random bytes, base64url without padding. Only its hash is stored."""
     return new_token("")
 
 
 def token_hash(token: str) -> str:
-    """The stored form of a bearer secret: 64 hex digits of SHA-256. The input has 256 bits, so no salt is needed."""
+    """Return the stored form of a bearer secret: SHA-256 as 64 hex digits.
+
+    The input has 256 random bits, so no salt is needed.
+    """
     return hashlib.sha256(token.encode()).hexdigest()

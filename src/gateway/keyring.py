@@ -1,7 +1,7 @@
-"""Secrets at rest: a ring of AES-256-GCM keys.
+"""Encryption of stored secrets with a ring of AES-256-GCM keys.
 
 A sealed secret is bytes: version (1) | key id (8) | nonce (12) | ciphertext and tag. The associated data is the key id
-and the id of the row that owns the secret, so a sealed value copied to another row does not open there.
+and the id of the row that owns the secret. A sealed value that is copied to another row therefore does not open there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.errors import ConfigError, GatewayError
 
 KEY_BYTES = 32
 SEALED_SUFFIX = "_encrypted"
-"""What the name of a sealed value in a stored config ends in. The SQL of key rotation knows it too."""
+"""The suffix of the names of sealed values in a stored config. The SQL of key rotation contains it too."""
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 8
 _NONCE_BYTES = 12
@@ -33,15 +33,15 @@ class UnreadableSecret(GatewayError):
 
 
 def generate_key() -> str:
-    """A fresh key in the form that `secret_key` takes: base64 of 32 random bytes."""
+    """Return a new key in the form that the setting `secret_key` takes: base64 of 32 random bytes."""
     return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 class KeyRing:
-    """Keys, newest first. The newest seals, any of them opens. Never shows a key, not even in `repr`."""
+    """Keys, newest first. The newest key seals, and every key opens. Its `repr` does not show the keys."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        """Raises ConfigError when there is no key or one is not 32 bytes long."""
+        """Build the ring. Raises ConfigError if there is no key, or if a key is not 32 bytes long."""
         if not keys:
             raise ConfigError("secret_key: holds no key; `gateway keygen` prints one")
         for key in keys:
@@ -54,17 +54,17 @@ class KeyRing:
 
     @classmethod
     def parse(cls, text: str) -> KeyRing:
-        """Read the setting: base64 of 32 bytes, or a comma list of them, newest first. Raises ConfigError."""
+        """Parse the setting: base64 of 32 bytes, or a comma list of such keys, newest first. Raises ConfigError."""
         return cls([_parse_key(part.strip()) for part in text.split(",") if part.strip()])
 
     def seal(self, plaintext: bytes, *, owner: UUID) -> bytes:
-        """Encrypt for the row `owner`. Two seals of one plaintext differ."""
+        """Encrypt for the row `owner`. Each call draws a new nonce, so sealing a plaintext twice gives two results."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._ciphers[self._newest].encrypt(nonce, plaintext, self._newest + owner.bytes)
         return _VERSION + self._newest + nonce + sealed
 
     def open(self, sealed: bytes, *, owner: UUID) -> bytes:
-        """Decrypt what `seal` made for the same owner. Raises UnreadableSecret."""
+        """Decrypt a value that `seal` made for the same owner. Raises UnreadableSecret."""
         if len(sealed) < _HEADER_BYTES + _TAG_BYTES or not sealed.startswith(_VERSION):
             raise UnreadableSecret("the stored secret is not one that this version sealed")
         key_id, nonce = sealed[1 : 1 + _KEY_ID_BYTES], sealed[1 + _KEY_ID_BYTES : _HEADER_BYTES]
@@ -77,20 +77,21 @@ class KeyRing:
             raise UnreadableSecret("the stored secret was changed, or belongs to another row") from error
 
     def seal_text(self, plaintext: str, *, owner: UUID) -> str:
-        """`seal` for a JSON document: base64 on one line."""
+        """Encrypt like `seal`, for a JSON document: the result is base64 on one line."""
         return base64.b64encode(self.seal(plaintext.encode(), owner=owner)).decode()
 
     def open_text(self, sealed: str, *, owner: UUID) -> str:
-        """`open` for what a JSON document holds. Line breaks and blanks in the base64 are fine."""
+        """Decrypt a value of `seal_text`. Line breaks and blanks in the base64 are ignored. Raises UnreadableSecret."""
         try:
             return self.open(_bytes_of(sealed), owner=owner).decode()
         except ValueError as error:
             raise UnreadableSecret("the stored secret is not text in base64") from error
 
     def reseal_text(self, sealed: str, *, owner: UUID) -> str | None:
-        """The same secret under the newest key; None when it is already. Raises UnreadableSecret, as `open_text` does.
+        """Seal the same secret with the newest key. Returns None if the newest key sealed it already.
 
-        What the newest key sealed is opened too: a value that nobody can open is not one that is well kept.
+        Raises UnreadableSecret, as `open_text` does. A value that the newest key sealed is opened too, so that a
+        damaged one is reported instead of being counted as up to date.
         """
         plaintext = self.open_text(sealed, owner=owner)
         if _bytes_of(sealed)[1 : 1 + _KEY_ID_BYTES] == self._newest:
@@ -109,21 +110,21 @@ def _parse_key(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
-        # Without `from`: the cause would carry no more than this line, and must never carry the key.
+        # `from None` drops the cause: it adds nothing to this line, and it must never carry the key into a log.
         raise ConfigError("secret_key: a key is not base64; `gateway keygen` prints one") from None
 
 
 def _key_id(key: bytes) -> bytes:
-    """A name for a key that does not give it away: the first bytes of a hash that serves no other purpose."""
+    """Return a name for a key that does not reveal it: a short BLAKE2b digest for this purpose only."""
     return hashlib.blake2b(key, digest_size=_KEY_ID_BYTES, person=b"gateway key id").digest()
 
 
 def open_config(stored: Mapping[str, Any], ring: KeyRing | None, owner: UUID) -> dict[str, Any]:
-    """An installation's stored config with its secrets opened: `app_secret_encrypted` becomes `app_secret`, and so on.
+    """Return an installation's stored config with its secrets opened: `app_secret_encrypted` becomes `app_secret`.
 
-    Whatever ends in `_encrypted` is a secret, on every platform: base64 of bytes that were sealed for the row `owner`.
+    On every platform a name that ends in `_encrypted` holds a secret: base64 of bytes sealed for the row `owner`.
 
-    Without a ring only a config without secrets opens. Raises UnreadableSecret.
+    Without a ring only a config without secrets can be opened. Raises UnreadableSecret.
     """
     opened: dict[str, Any] = {}
     for name, value in stored.items():

@@ -1,7 +1,7 @@
-"""Files that people send: what they may be called, what type they may claim, and which of them are kept.
+"""Files that people send: safe names, checked media types, and the choice of files to evict from the cache.
 
-Names, types and headers of a file come from a person's machine by way of a platform. Nothing of it becomes a path, a
-header or a line of text unless it went through here. On disk a file has our own id for a name.
+Names, types and headers of a file come from a person's machine by way of a platform. They must pass through this module
+before they become part of a path, a header or a line of text. On disk a file is named by an id of the gateway's own.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from urllib.parse import quote, unquote_to_bytes
 from uuid import UUID
 
 PER_MESSAGE_MAX = 64
-"""Files of one message. What is beyond stays a word in its text."""
+"""Files of one message. Any further file stays a mere placeholder in the message's text."""
 NAME_CHARS_MAX = 120
 HEADER_CHARS_MAX = 8_192
 OCTETS = "application/octet-stream"
 SNIFFED_BYTES = 64
-"""How much of a file's beginning `sniffed_type` wants to see."""
+"""The number of bytes from the beginning of a file that `sniffed_type` needs."""
 
 Key = TypeVar("Key")
 
 
 class FetchProblem(StrEnum):
-    """Why a file could not be had. A slug: stored, counted, and answered."""
+    """The reason why a file could not be fetched. The slug is stored, counted in metrics, and sent in answers."""
 
     TOO_LARGE = "too_large"
     NOT_AVAILABLE = "not_available"
-    """Recalled, deleted, or of a kind that the platform does not give out."""
+    """It was recalled or deleted, or is of a kind that the platform does not hand out."""
     REFUSED = "refused"
-    """The platform said no to this app."""
+    """The platform refused this app."""
     TIMED_OUT = "timed_out"
     UNAVAILABLE = "unavailable"
-    """The platform does not answer, or asks us to wait."""
+    """The platform does not answer, or asks the gateway to wait."""
     BOT_UNAVAILABLE = "bot_unavailable"
     """The bot that received it is revoked, or its secret cannot be opened."""
     NO_ROOM = "no_room"
-    """It could not be written here."""
+    """It could not be written to the local disk."""
     UNEXPECTED = "unexpected"
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A file as people and programs are told of it: both parts are safe to show and to send."""
+    """The name and type of a file in the form that people and programs see. Both are safe to show and to send."""
 
     name: str
     mime_type: str
@@ -55,10 +55,10 @@ class Described:
 def describe(
     kind: str, given_name: str, *, disposition: str = "", content_type: str = "", head: bytes = b""
 ) -> Described:
-    """Name and type of a file that was fetched.
+    """Determine the name and type of a fetched file.
 
-    The name is the message's, else that of the Content-Disposition header, else the kind of file; an extension that
-    is missing is added from the type. `head` is the beginning of the file.
+    The name comes from the message, else from the Content-Disposition header, else from the kind of file. A missing
+    extension is added from the type. `head` is the beginning of the file.
     """
     mime_type = judge_type(kind, content_type, head)
     name = display_name(given_name) or display_name(disposition_name(disposition)) or kind
@@ -69,10 +69,11 @@ def describe(
 
 
 def display_name(given: str) -> str:
-    """The last part of what may be a path, as one line that says nothing it does not show; "" when nothing is left.
+    """Reduce a name, or the last part of a path, to one line without hidden characters; "" when nothing is left.
 
-    Control characters, overrides of the reading direction and halves of surrogate pairs go, white space becomes single
-    blanks, and so do the dots go that would make a name hidden or a directory. A long name keeps its extension.
+    Removes control characters, overrides of the reading direction and halves of surrogate pairs. Turns each run of
+    white space into a single blank. Removes leading and trailing dots, which would make the name hidden or a directory.
+    A name that is too long is cut before its extension.
     """
     last = re.split(r"[/\\]", given[-HEADER_CHARS_MAX:])[-1]
     kept = "".join(" " if character.isspace() else character for character in last if _is_shown(character))
@@ -87,25 +88,26 @@ _EXTENSION = re.compile(r"(?<=[^.])(\.[A-Za-z0-9]{1,15})\Z")
 
 
 def _is_shown(character: str) -> bool:
-    # White space that is a control character (a newline) becomes a blank later. The joiners (Cf) hold emoji and some
-    # scripts together.
+    # A control character that is white space (a newline) is kept here, and the caller turns it into a blank. The two
+    # joiners have category Cf but are kept, because they hold emoji and some scripts together.
     if character in "\u200c\u200d" or character.isspace():
         return True
     return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Cn", "Co"}
 
 
 def extension_of(name: str) -> str:
-    """The extension with its dot, in lower case; "" when there is none that could be one."""
+    """Return the extension with its dot, in lower case; "" when the name has no plausible one."""
     match = _EXTENSION.search(name)
     return match[1].lower() if match else ""
 
 
 def with_extension(name: str, mime_type: str) -> str:
+    """Return `name` with the usual extension of the type, unless it has an extension already."""
     return name if extension_of(name) else name + _EXTENSIONS.get(mime_type, "")
 
 
 def unable_line(kind: str, name: str) -> str:
-    """What an agent reads in place of a file that could not be had."""
+    """Return the line that an agent reads in place of a file that could not be fetched."""
     return f"[{name or kind.capitalize()}: unable to fetch]"
 
 
@@ -114,7 +116,7 @@ def unable_line(kind: str, name: str) -> str:
 _TYPE = re.compile(r"([A-Za-z0-9!#$&^_.+-]{1,63}/[A-Za-z0-9!#$&^_.+-]{1,63})[ \t]*(?:;.*)?", re.DOTALL)
 _UNTELLING = frozenset({OCTETS, "binary/octet-stream", "application/unknown", "application/x-unknown"})
 _AUDIO_DEFAULT = "audio/opus"
-"""Platforms record voice in it, and often do not say so."""
+"""The type assumed for audio of unknown type: platforms record voice in it, and often do not name it."""
 
 _EXTENSIONS = {
     "image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp", "image/bmp": ".bmp",
@@ -130,13 +132,13 @@ _EXTENSIONS = {
 
 
 def checked_type(given: str) -> str:
-    """A media type without its parameters, in lower case; "" when it is not one."""
+    """Return a media type in lower case and without its parameters; "" when `given` is not a media type."""
     match = _TYPE.fullmatch(given.strip(" \t")[:HEADER_CHARS_MAX])
     return match[1].lower() if match else ""
 
 
 def judge_type(kind: str, given: str, head: bytes = b"") -> str:
-    """What a file is, as far as its server or, when that does not tell, its first bytes say."""
+    """Decide the media type of a file: the one its server names if that is specific, else the one its bytes show."""
     said = checked_type(given)
     if said and said not in _UNTELLING:
         return said
@@ -147,7 +149,7 @@ def judge_type(kind: str, given: str, head: bytes = b"") -> str:
 
 
 def sniffed_type(head: bytes) -> str:
-    """The type of a file that begins in a way no other type does; "" for any other."""
+    """Return the type of a file whose first bytes identify it without doubt; "" for any other file."""
     for start, mime_type in _BEGINNINGS:
         if head.startswith(start):
             return mime_type
@@ -177,9 +179,10 @@ _PARAMETER = re.compile(
 
 
 def disposition_name(header: str) -> str:
-    """The file name of a Content-Disposition header, unchecked; "" when there is none that can be read.
+    """Return the file name of a Content-Disposition header, unchecked; "" when none can be read.
 
-    `filename*` goes before `filename`. Servers that write neither of the two encodings percent-encode all the same.
+    `filename*` takes precedence over `filename`. A plain `filename` is percent-decoded too, because some servers encode
+    it although the header's rules do not ask for that.
     """
     found = {
         match["name"].lower(): match["bare"].strip() if match["quoted"] is None else _unquoted(match["quoted"])
@@ -211,18 +214,18 @@ def _decoded(text: str, charset: str) -> str:
 
 
 def content_disposition(name: str) -> str:
-    """The header that makes a client save a file under `name`: for old clients in ASCII, for others in full."""
+    """Build the header that makes a client save a file as `name`: in ASCII for old clients, in full for others."""
     shown = display_name(name) or "file"
     plain = re.sub(r'[^ -~]|["\\%]', "_", shown)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(shown, safe='')}"
 
 
 def download_path(attachment_id: UUID) -> str:
-    """Where people get the file, for links within this server."""
+    """Return the path at which people download the file, for links within this server."""
     return f"/api/attachments/{attachment_id}/download"
 
 
-# What is kept on disk.
+# The cache on disk.
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +238,9 @@ class KeptFile(Generic[Key]):
 
 
 def to_evict(files: Sequence[KeptFile[Key]], *, bytes_max: int, used_after: float) -> list[Key]:
-    """Which files go, so that the others together have at most `bytes_max`: the longest unused first.
+    """Choose the files to delete so that the rest have at most `bytes_max` together, the longest unused first.
 
-    One that was last used before `used_after` goes in any case.
+    A file that was last used before `used_after` is deleted in any case.
     """
     total = sum(file.size for file in files)
     gone: list[Key] = []

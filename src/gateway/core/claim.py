@@ -1,10 +1,10 @@
 """The claim that makes a message exist once.
 
-A claim is a row keyed by (installation, message id). Whoever inserts it, or retakes one that was abandoned, gets a
-fresh token, and only that token may finish the claim: a slow worker whose claim was retaken finds that its token counts
-for nothing and rolls back. `TRANSITIONS` is the whole machine. The SQL in `sql/inbound.sql` says the same in one
-statement each (`claim_inbound_dedup`, `mark_inbound_processed`, `release_inbound_claim`), the in-memory store of the
-tests calls `step`, and one suite holds both to it.
+A claim is a row keyed by (installation, message id). The worker that inserts it, or retakes an abandoned one, gets a
+fresh token. Only that token may finish the claim: a slow worker whose claim was retaken finds its token invalid and
+rolls back. `TRANSITIONS` is the whole state machine. `sql/inbound.sql` implements it with one statement per step
+(`claim_inbound_dedup`, `mark_inbound_processed`, `release_inbound_claim`). The in-memory store of the tests calls
+`step`, and one test suite checks both against the same expectations.
 
 The database owns the clock: `now` is always the time of the statement, never of the process.
 """
@@ -17,11 +17,14 @@ from enum import Enum
 from uuid import UUID
 
 STALE_AFTER = timedelta(seconds=60)
-"""How long a claim in flight is respected. Far above what one message takes, below the platform's second redelivery."""
+"""The time for which a claim in flight is respected.
+
+It is far above the time that one message takes, and below the time of the platform's second redelivery.
+"""
 
 
 class Phase(Enum):
-    """What a claim row means at one moment. `STALE` is `IN_FLIGHT` for longer than `STALE_AFTER`."""
+    """The phase of a claim row at one moment. `STALE` means in flight for longer than `STALE_AFTER`."""
 
     ABSENT = "absent"
     IN_FLIGHT = "in_flight"
@@ -30,7 +33,7 @@ class Phase(Enum):
 
 
 class Step(Enum):
-    """What a worker may try. `MARK` and `RELEASE` count only with the token of the claim as it stands."""
+    """The steps that a worker may try. `MARK` and `RELEASE` take effect only with the claim's current token."""
 
     CLAIM = "claim"
     MARK = "mark"
@@ -42,27 +45,27 @@ TRANSITIONS: dict[tuple[Phase, Step], Phase] = {
     (Phase.STALE, Step.CLAIM): Phase.IN_FLIGHT,
     (Phase.IN_FLIGHT, Step.MARK): Phase.PROCESSED,
     (Phase.IN_FLIGHT, Step.RELEASE): Phase.ABSENT,
-    # Late, but nobody retook it: the work counts.
+    # The worker is late, but no other worker retook the claim: its work counts.
     (Phase.STALE, Step.MARK): Phase.PROCESSED,
     (Phase.STALE, Step.RELEASE): Phase.ABSENT,
 }
-"""A pair that is not here changes nothing: a processed claim is final, a live one is not taken from its holder."""
+"""A pair that is missing here changes nothing: a processed claim is final, and a live one stays with its holder."""
 
 
 class ClaimAnswer(Enum):
-    """What a worker that asked for a message is told."""
+    """The answer to a worker that asked to claim a message."""
 
     TAKEN = "taken"
-    """It is this worker's: its token is the live one."""
+    """This worker has the claim: its token is the live one."""
     HELD = "held"
     """Another worker has it in flight. If that one dies, a later redelivery finds the claim stale."""
     PROCESSED = "processed"
-    """Its outcome is committed."""
+    """The message was handled before: its outcome is committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRow:
-    """A claim as stored. In flight while `processed_at` is None."""
+    """A claim as stored. It is in flight while `processed_at` is None."""
 
     token: UUID
     received_at: datetime
@@ -70,6 +73,7 @@ class ClaimRow:
 
 
 def phase_of(row: ClaimRow | None, *, now: datetime) -> Phase:
+    """Return the phase of a claim row at the time `now`. None stands for an absent row."""
     if row is None:
         return Phase.ABSENT
     if row.processed_at is not None:
@@ -78,7 +82,7 @@ def phase_of(row: ClaimRow | None, *, now: datetime) -> Phase:
 
 
 def step(row: ClaimRow | None, action: Step, token: UUID, *, now: datetime) -> tuple[ClaimRow | None, bool]:
-    """The row after `action`, and whether it changed. A claim takes `token` as its new one."""
+    """Return the row after `action`, and whether the action took effect. `Step.CLAIM` stores `token` in the row."""
     if action is not Step.CLAIM and (row is None or row.token != token):
         return row, False
     target = TRANSITIONS.get((phase_of(row, now=now), action))
@@ -94,5 +98,8 @@ def _row_in(phase: Phase, row: ClaimRow | None, token: UUID, now: datetime) -> C
 
 
 def answer_to_refused(row: ClaimRow | None) -> ClaimAnswer:
-    """What to tell a worker that did not get the claim. A row that vanished meanwhile was released: come again."""
+    """Return the answer for a worker that did not get the claim.
+
+    A row that vanished meanwhile was released. The answer is then `HELD`, so that a redelivery tries again.
+    """
     return ClaimAnswer.PROCESSED if row is not None and row.processed_at is not None else ClaimAnswer.HELD

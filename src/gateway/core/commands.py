@@ -1,7 +1,7 @@
-"""What a person can ask of the gateway itself: `/issue`, `/new`, `/confirm`.
+"""The commands that a person can give to the gateway itself: `/issue`, `/new`, `/confirm`.
 
-A command is read from the sender's own words alone, so that text which somebody quoted never gives one. It stands on
-the first line that is not blank, as an exact word of its own.
+A command is read from the sender's own words alone, so quoted text never acts as one. It begins the first line that is
+not blank, and is an exact word of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LINE_ENDS = " \t\r\n"
 
 @dataclass(frozen=True, slots=True)
 class FileIssue:
-    """`/issue TITLE`, with a description on the lines below. A bare one has no title."""
+    """`/issue TITLE`, with a description on the lines below. A bare `/issue` has an empty title."""
 
     title: str = field(repr=False)
     description: str = field(repr=False)
@@ -25,23 +25,23 @@ class FileIssue:
 
 @dataclass(frozen=True, slots=True)
 class StartFresh:
-    """`/new TEXT`: what was said before is not part of the conversation any more. A bare one has no text."""
+    """`/new TEXT`: earlier messages are no longer part of the conversation. A bare `/new` has an empty text."""
 
     text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """`/confirm`, and nothing else: the command that was asked about is to be run."""
+    """`/confirm` alone: the command that the gateway asked about is to be run."""
 
 
 Command = FileIssue | StartFresh | Confirm
 
 
 def parse_command(words: str) -> Command | None:
-    """The command in somebody's own words; None for words that are for the agent."""
+    """Return the command in the sender's own words; None for a message that is for the agent."""
     if not words.lstrip().startswith("/"):
-        # What nearly every message is: decided without looking at all of it.
+        # Nearly every message ends here, without a look at the rest of it.
         return None
     text = parse_fresh(words)
     if text is not None:
@@ -60,16 +60,16 @@ def parse_issue(words: str) -> FileIssue | None:
 
 
 def parse_fresh(words: str) -> str | None:
-    """What is said after `/new`, empty for a bare one; None without it."""
+    """Return the text after `/new`, empty for a bare one; None when the words do not begin with `/new`."""
     found = _split(words, "/new")
     return None if found is None else "\n".join(found).strip(_LINE_ENDS)
 
 
 def description_of(body: str, words: str, *, fallback: str) -> str:
-    """The lines below the directive, with what was added to them on the way (names, placeholders of files).
+    """Return the lines of `body` below the command line, with the gateway's additions (names, file placeholders).
 
-    `body` is the message with its additions, `words` are the sender's own. Additions come before the sender's words and
-    may quote an older command. `fallback` is for a body in which the directive is not found.
+    `body` is the message with its additions, `words` are the sender's own. Additions stand before the sender's words
+    and may quote an older command. Returns `fallback` when the command line is not found in `body`.
     """
     place = _directive(body, words)
     return fallback if place is None else "\n".join(place[1]).rstrip(_LINE_ENDS)
@@ -78,10 +78,10 @@ def description_of(body: str, words: str, *, fallback: str) -> str:
 def description_with_media(
     body: str, words: str, replacements: Sequence[Replacement], *, fallback: str
 ) -> tuple[str, bool]:
-    """As `description_of`, with files where their markers stand, and whether there were any.
+    """Return `description_of` with files in place of their markers, and whether any file was placed.
 
-    Occurrences are counted over the whole of `body`; those in the directive's line or above it are no part of the
-    description. In a `fallback` nothing is placed, because nobody knows which occurrence is which.
+    Occurrences of a marker are counted over the whole of `body`. Those in the command line or above it are not part of
+    the description. No file is placed in `fallback`, because its occurrences cannot be matched to those of `body`.
     """
     body = body.replace("\r\n", "\n")
     place = _directive(body, words)
@@ -94,7 +94,7 @@ def description_with_media(
 
 
 def fresh_body(body: str, words: str, *, fallback: str) -> str:
-    """The message without its `/new`: what was added above it stays."""
+    """Return the message without its `/new`. Additions above the command stay. `fallback` as in `description_of`."""
     place = _directive(body, words)
     if place is None:
         return fallback
@@ -103,7 +103,7 @@ def fresh_body(body: str, words: str, *, fallback: str) -> str:
 
 
 def title_from(former: str) -> str:
-    """A title for a bare `/issue`, from what its sender said before: the first line, without a command in front."""
+    """Return a title for a bare `/issue`: the first line of the sender's previous message, without a command."""
     match parse_command(former):
         case FileIssue(title):
             return title
@@ -115,7 +115,10 @@ def title_from(former: str) -> str:
 
 
 def _split(words: str, token: str) -> tuple[str, str] | None:
-    """The rest of the first line that is not blank, and the lines below; None when `token` does not begin it."""
+    """Split off `token`: return the rest of the first line that is not blank, and the lines below.
+
+    None when that line does not begin with `token` as a word of its own.
+    """
     lines = words.replace("\r\n", "\n").lstrip(_LINE_ENDS).split("\n")
     first = lines[0].rstrip(_BLANKS)
     rest = first.removeprefix(token)
@@ -129,9 +132,10 @@ def _first_line(text: str) -> str:
 
 
 def _directive(body: str, words: str) -> tuple[list[str], list[str]] | None:
-    """The lines of `body` above and below the directive that `words` begin with.
+    """Return the lines of `body` above and below the command line that `words` begin with; None if it is not there.
 
-    The sender's words come last, so counting from the end tells the directive from a quotation of the same line.
+    The sender's words come last in `body`, so the line is found by counting from the end. This way an earlier quotation
+    of the same line is not mistaken for it.
     """
     directive = _first_line(words)
     lines = body.replace("\r\n", "\n").split("\n")

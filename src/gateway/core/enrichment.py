@@ -1,4 +1,4 @@
-"""What a message quotes, bundles and is surrounded by, as text for an agent. Pure: data in, text out.
+"""Text for an agent about what a message quotes, bundles and follows. Pure: data in, text out.
 
 The grammar, which agents may rely on. Blocks stand before the sender's own words, one blank line apart, in this order:
 
@@ -8,7 +8,7 @@ The grammar, which agents may rely on. Blocks stand before the sender's own word
     [assistant]: what the agent itself said earlier
     </recent_context>
 
-    <quoted_message message_id="om_1" sender="Bo" type="text">     what the message answers to, word for word
+    <quoted_message message_id="om_1" sender="Bo" type="text">     the message that this one answers, word for word
     ship it
     </quoted_message>
 
@@ -17,13 +17,13 @@ The grammar, which agents may rely on. Blocks stand before the sender's own word
       [User 1]: what lies in a bundle inside the bundle
     </forwarded_messages>
 
-A quoted bundle holds its `<forwarded_messages>` inside `<quoted_message>`. `[unable to fetch]` stands where something
-could not be had (refused, deleted, too slow), `[shortened]` where something was cut. People whose name is not known are
-User 1, User 2 and so on, the same number for the same person throughout one task; a bot without a known name is Bot.
+A quoted bundle holds its `<forwarded_messages>` inside `<quoted_message>`. `[unable to fetch]` stands for content that
+could not be fetched (refused, deleted, too slow), and `[shortened]` marks a cut. People whose name is not known are
+User 1, User 2 and so on, the same number for the same person throughout one task. A bot without a known name is Bot.
 
-Nobody's words can open or close a block: the `<` of our own tags becomes `&lt;` wherever it comes from outside, and
-nothing else is changed. In a list of messages a line that begins with `[` (blanks aside) is ours, one with `|` goes on
-with the message above.
+Text from outside cannot open or close a block: in such text the `<` of these three tags becomes `&lt;`, and nothing
+else is changed. In a list of messages, a line that begins with `[` (blanks aside) was written by the gateway, and a
+line that begins with `|` continues the message above.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RECENT_CHARS_MAX = 2_000
 QUOTED_CHARS_MAX = 8_000
 FORWARDED_CHARS_MAX = 4_000
 RUN_CHARS_MAX = 60_000
-"""What others said, all messages of one run together; the marks and names around it are not counted."""
+"""The limit for looked-up text, all messages of one run together. The tags and names around it are not counted."""
 NAME_CHARS_MAX = 60
 ATTRIBUTE_CHARS_MAX = 200
 
@@ -56,7 +56,7 @@ _LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TREE_MAX = 4 * FORWARDED_MAX
-"""How many messages of a bundle are put in order at most, and so how deep they can be nested."""
+"""The most messages of a bundle that are put in order. This also bounds the depth of the recursion."""
 _BRACKETS = str.maketrans("[]", "()")
 _RESERVED_NAME = re.compile(r"assistant|bot|user \d+|unknown", re.IGNORECASE)
 
@@ -65,12 +65,12 @@ class AuthorKind(Enum):
     PERSON = "person"
     BOT = "bot"
     ASSISTANT = "assistant"
-    """The bot that is being asked."""
+    """The bot that this run answers for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who said something. `id` is the platform's own, "" when it does not tell; so is `name`."""
+    """The author of a message. `id` and `name` are the platform's own, each "" when the platform does not give it."""
 
     id: str = ""
     kind: AuthorKind = AuthorKind.PERSON
@@ -79,9 +79,10 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One message that was looked up. `type` is the platform's own word for its kind; `within` the bundle it lies in.
+    """One message that was looked up.
 
-    `gone`: it was recalled or deleted, and what `text` says is not what was said.
+    `type` is the platform's own word for its kind. `within` is the id of the bundle that contains it. `gone` means that
+    it was recalled or deleted, so `text` is not what the author wrote.
     """
 
     message_id: str
@@ -98,10 +99,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A message in a conversation, and how much of what was said before it is wanted.
+    """A message in a conversation, and how much of the conversation before it is wanted.
 
-    `message_id` and `before` are the message's. `since_id` and `since` are the message with which the conversation was
-    begun anew, if it ever was: what is older stays out.
+    `message_id` and `before` are the id and time of the message. `since_id` and `since` are those of the message that
+    last started the conversation afresh, if one did: older messages stay out.
     """
 
     chat_id: str
@@ -113,9 +114,10 @@ class Spot:
     count: int = RECENT_MAX
 
     def preceding(self, listed: Sequence[Said]) -> list[Said]:
-        """Those of a listing, newest first, that were said here and before; newest first, and no more than wanted.
+        """Select the messages of this conversation that came before this one, at most `count`.
 
-        Of messages of one moment the order of the listing tells which came first.
+        `listed` and the result are newest first. For messages with equal times, the order of the listing tells which
+        came first.
         """
         found: list[Said] = []
         passed = False
@@ -129,12 +131,12 @@ class Spot:
         return found
 
     def begins_in(self, listed: Sequence[Said]) -> bool:
-        """Whether everything that follows the listing would be too old."""
+        """True if the listing reaches back past `since`, so that everything after it would be too old."""
         since = self.since
         return since is not None and any(said.sent_at is not None and said.sent_at < since for said in listed)
 
     def _admits(self, said: Said, *, passed: bool) -> bool:
-        """What does not say where and when it was said does not belong here."""
+        """True if the message belongs to this conversation, before this message. False without a place or a time."""
         if said.chat_id != self.chat_id or said.thread_id != self.thread_id or said.sent_at is None:
             return False
         if self.since is not None and said.sent_at < self.since:
@@ -144,7 +146,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What was said before, oldest first. Not `complete`: there may be more that could not be had."""
+    """The messages before, oldest first. If not `complete`, there may be more that could not be fetched."""
 
     messages: tuple[Said, ...] = ()
     complete: bool = True
@@ -152,7 +154,7 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """The message that was answered to, then what it bundles; None when it could not be had."""
+    """The message that was answered, followed by the messages it bundles; None when it could not be fetched."""
 
     message_id: str
     found: tuple[Said, ...] | None = None
@@ -160,14 +162,14 @@ class Quoted:
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """The wrapping message, then what lies in it; None when it could not be had."""
+    """The wrapping message, followed by the messages inside it; None when it could not be fetched."""
 
     found: tuple[Said, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """What is told along with one message."""
+    """The looked-up context of one message."""
 
     recent: Recent | None = None
     quoted: Quoted | None = None
@@ -175,27 +177,28 @@ class Additions:
 
 
 def render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str]:
-    """The text that goes before each message of one run, "" where there is none.
+    """Return the text that goes before each message of one run, "" where there is none.
 
-    `names` are people's names by the platform's id. Numbers and room are shared by the whole run.
+    `names` are people's names by the platform's id. The numbering of unnamed people and the limit `RUN_CHARS_MAX` are
+    shared by the whole run.
     """
     writer = _Writer(names)
     return [writer.additions(each) for each in additions]
 
 
 def neutralise(text: str) -> str:
-    """`text` without anything that reads as a tag of ours, and nothing else changed."""
+    """Escape the `<` of everything in `text` that reads as one of the gateway's tags, and change nothing else."""
     return _OUR_TAG.sub("&lt;", text)
 
 
 def as_label(name: str) -> str:
-    """A name on one line, which cannot end the brackets or quotes around it."""
+    """Return a name on one line of bounded length, without square brackets that could end those around it."""
     line = " ".join(_INVISIBLE.sub(" ", name).split()).translate(_BRACKETS)
     return line if len(line) <= NAME_CHARS_MAX else f"{line[: NAME_CHARS_MAX - 1]}…"
 
 
 class _Writer:
-    """Renders the blocks of one run in order, and keeps count of people and of room."""
+    """Renders the blocks of one run in order. Tracks the numbers of unnamed people and the characters still free."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
@@ -245,7 +248,7 @@ class _Writer:
         return "\n".join([head, *(f"{indent}| {line}" for line in more)])
 
     def _words(self, said: Said, chars_max: int) -> str:
-        """What was said, within the limit and the room that is left."""
+        """Return the text of a message, cut to `chars_max` and to the characters that the run has left."""
         if said.gone:
             return UNFETCHED
         text = _UNENCODABLE.sub("", said.text)
@@ -265,10 +268,10 @@ class _Writer:
 
 
 def _tree(found: Sequence[Said]) -> list[tuple[int, Said]]:
-    """What lies in the first message, each with its depth: oldest first, a nested bundle's right after it.
+    """Return the messages inside the first one, each with its depth: oldest first, a nested bundle's right after it.
 
-    At most `FORWARDED_MAX` of them. What names a bundle that is not there lies in the first one; bundles that lie in
-    each other can be entered nowhere, and are left out.
+    At most `FORWARDED_MAX` of them. A message that names an unknown bundle counts as lying in the first message.
+    Bundles that contain each other cannot be reached from the first message, and are left out.
     """
     root, *rest = found[: _TREE_MAX + 1]
     known = {said.message_id for said in rest if said.bundle}
@@ -282,14 +285,14 @@ def _tree(found: Sequence[Said]) -> list[tuple[int, Said]]:
 
 
 def _descend(children: dict[str, list[Said]], home: str, depth: int, entries: list[tuple[int, Said]]) -> None:
-    """Each bundle is taken out as it is entered, so that none is entered twice."""
+    """Append the messages of the bundle `home`. It is removed from `children`, so that no bundle is entered twice."""
     for said in sorted(children.pop(home, ()), key=_moment):
         entries.append((min(depth, NESTING_MAX), said))
         _descend(children, said.message_id, depth + 1, entries)
 
 
 def _moment(said: Said) -> float:
-    """To sort by; those of one moment, or without one, keep the order in which the platform gave them."""
+    """Return the sort key. Messages with equal times, or without a time, keep the platform's order (a stable sort)."""
     return said.sent_at.timestamp() if said.sent_at is not None else 0.0
 
 

@@ -1,7 +1,7 @@
-"""What is decided about an inbound message, without I/O.
+"""Decisions about an inbound message, without I/O.
 
-The order of the steps is the pipeline's; here is what each step says. A refusal is a value: the message is dropped for
-a reason of a closed vocabulary, and the reason is all that is kept of it.
+The pipeline sets the order of the steps. This module says what each step decides. A refusal is a value: the message is
+dropped with a reason from a closed vocabulary, and only the reason is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What became of a message."""
+    """The outcome of an inbound message."""
 
     DROPPED = "dropped"
     NEEDS_BINDING = "needs_binding"
@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a message was not taken in: the audit's vocabulary."""
+    """The reason why a message was dropped. These are the values in the audit."""
 
     UNBOUND_USER = "unbound_user"
     NON_WORKSPACE_MEMBER = "non_workspace_member"
@@ -37,11 +37,11 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A decided message.
+    """The decision about one message.
 
-    `mark` tells that its claim is still to be marked, together with the audit row: an append has done that itself, and
-    a lost claim is not ours to touch. Nothing settled is ever released; only a failure gives a claim back.
-    `settled` is False when the message has to be delivered again.
+    `mark` is True when its claim is still to be marked as processed, together with the audit row. It is False after an
+    append, which has marked the claim itself, and for a claim that another worker holds. A settled claim is never
+    released: only a failure releases a claim. `settled` is False when the message has to be delivered again.
     """
 
     outcome: Outcome
@@ -51,22 +51,23 @@ class Settlement:
 
 
 def dropped(reason: DropReason) -> Settlement:
-    """A message that is not taken in, for good: a redelivery would be dropped for the same reason."""
+    """Drop a message for good: a redelivery would be dropped for the same reason."""
     outcome = Outcome.NEEDS_BINDING if reason is DropReason.UNBOUND_USER else Outcome.DROPPED
     return Settlement(outcome, reason, mark=True)
 
 
 def duplicate(*, processed: bool) -> Settlement:
-    """A message that another worker took. Only when its outcome is committed may the platform forget it."""
+    """Drop a message that another worker claimed. It counts as settled only once that worker's outcome is committed."""
     return Settlement(Outcome.DROPPED, DropReason.DUPLICATE, settled=processed)
 
 
 def asks_to_bind(reason: DropReason, *, from_bot: bool) -> bool:
-    """Whether the sender of a dropped message is asked who they are here. A bot never is: it could not answer."""
+    """True if the sender of a dropped message is asked to bind their account. A bot never is: it could not do so."""
     return reason is DropReason.UNBOUND_USER and not from_bot
 
 
 def refuse_installation(*, known: bool, revoked: bool) -> DropReason | None:
+    """Judge the installation that a message arrived for. None means that it is not refused."""
     if not known:
         return DropReason.INVALID_EVENT
     return DropReason.REVOKED_INSTALLATION if revoked else None
@@ -75,9 +76,9 @@ def refuse_installation(*, known: bool, revoked: bool) -> DropReason | None:
 def refuse_message(
     *, complete: bool, from_bot: bool, bots_allowed: bool, group: bool, addressed: bool
 ) -> DropReason | None:
-    """Judge what the envelope alone says. `complete` means that it names a conversation and a sender.
+    """Judge a message by its envelope alone. `complete` means that it names a conversation and a sender.
 
-    A bot that is not wanted need not say who it is: platforms do not give every bot the id that a person has.
+    An unwanted bot is refused before its id is looked for: platforms do not give every bot the id that a person has.
     """
     if from_bot and not bots_allowed:
         return DropReason.SENDER_IS_BOT
@@ -89,7 +90,7 @@ def refuse_message(
 
 
 def refuse_sender(*, bound: bool, member: bool) -> DropReason | None:
-    """Judge the person as they are now: a binding outlives a membership."""
+    """Judge the sender by their present binding and membership: a binding outlives a membership."""
     if not bound:
         return DropReason.UNBOUND_USER
     return None if member else DropReason.NON_WORKSPACE_MEMBER

@@ -1,4 +1,4 @@
-"""Text of people, on its way into Markdown."""
+"""Sanitising of people's text before it is put into Markdown."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 Replacement = tuple[str, int, str]
-"""A marker that stands for a file (`[Image]`), which occurrence of it (from 0), and what comes in its place."""
+"""A marker that stands for a file (`[Image]`), the index of the occurrence to replace (from 0), and the new text."""
 
 _ANCHOR = re.compile(r"<(?=a\b)", re.IGNORECASE)
 _MENTION = re.compile(r"<(?=at)", re.IGNORECASE)
-"""The `<` of tags that chats understand in whatever case."""
+"""The `<` of tags that chats understand in upper or lower case."""
 
 
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
-"""Fillers, blanks and selectors that are drawn as nothing although their category is a visible one's, or none."""
+"""Fillers, blanks and selectors that are drawn as nothing, although their Unicode category suggests otherwise."""
 
 
 def is_blank(text: str) -> bool:
-    """Whether nobody would see anything: only white space, control characters, and those that are drawn as nothing."""
-    return all(map(_is_unseen, set(text)))  # each character once, however many there are
+    """True if the text shows nothing: only white space, control characters and characters that are drawn as nothing."""
+    return all(map(_is_unseen, set(text)))  # `set`: each distinct character is examined once
 
 
 def _is_unseen(character: str) -> bool:
@@ -34,29 +34,29 @@ def _is_unseen(character: str) -> bool:
 
 
 def without_links(text: str) -> str:
-    """`text` in which nobody can mint a link: a space between `]` and `(`, and in `<a …>`. Twice changes nothing more.
+    """Return `text` with its links disabled: a space goes between `]` and `(`, and into `<a …>`. Idempotent.
 
-    A definition (`[name]: address`) stays as it is: it shows its address.
+    A link definition (`[name]: address`) stays as it is, because it shows its address.
     """
     return _ANCHOR.sub("< ", text.replace("](", "] ("))
 
 
 def without_mentions(text: str) -> str:
-    """`text` that calls nobody: chats read `<at …>` as a mention, even of everybody."""
+    """Return `text` with its mentions disabled. Chats read `<at …>` as a mention, even of all members."""
     return _MENTION.sub("< ", text)
 
 
 def shortened(text: str, *, chars_max: int) -> str:
-    """`text` of at most that many characters, on one line, with an ellipsis where something was cut off."""
+    """Return `text` on one line of at most `chars_max` characters, with an ellipsis where it was cut."""
     line = " ".join(text.split())
     return line if len(line) <= chars_max else line[: chars_max - 1].rstrip() + "…"
 
 
 def place_media(body: str, replacements: Sequence[Replacement], *, since: int = 0) -> str:
-    """`body` from `since` on, with files where their markers stand; nothing else changes, no white space either.
+    """Return `body` from the index `since` on, with markers replaced. Nothing else changes, not even white space.
 
-    Occurrences are counted from the beginning of `body`. What was put in is not read again; an occurrence that is not
-    there, or that begins before `since`, is left out.
+    Occurrences are counted from the beginning of `body`. Inserted text is not searched again. A replacement is ignored
+    if its occurrence does not exist or begins before `since`.
     """
     placed: list[str] = []
     at = since
@@ -68,8 +68,8 @@ def place_media(body: str, replacements: Sequence[Replacement], *, since: int = 
 
 
 def _places(body: str, replacements: Sequence[Replacement]) -> list[tuple[int, str, str]]:
-    """Where each replacement goes, for those that go anywhere."""
-    # Each marker is looked for once, however many files a message has: both come from outside.
+    """Return (start, marker, text) of each replacement whose occurrence exists."""
+    # Each marker is searched once only. Markers and files come from outside, and a search per file could be quadratic.
     found = {marker: list(_occurrences(body, marker)) for marker in {each[0] for each in replacements} if marker}
     return [
         (found[marker][occurrence], marker, text)

@@ -1,7 +1,7 @@
-"""Which installations should run, against which do.
+"""Comparison of the installations that should run with those that do.
 
-`Roster.reconcile` changes the roster at once and returns what is to be done about it; nothing here waits. A generation
-numbers every start, so that the late end of a replaced task never removes its successor.
+`Roster.reconcile` changes the roster at once and returns the steps to take. Nothing here waits. Every start has a
+generation number, so that the late end of a replaced task never removes its successor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begin to serve an installation; `after` is the generation that must have ended first, if one still runs."""
+    """Begin to serve an installation. `after` is the older generation that must end first, if one still runs."""
 
     installation_id: UUID
     fingerprint: str
@@ -28,7 +28,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Drain one generation. `gone`: the installation is not wanted any more, as opposed to replaced."""
+    """Drain one generation. `gone` is True if the installation is no longer wanted, and False if it is replaced."""
 
     installation_id: UUID
     generation: int
@@ -37,7 +37,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one sweep found to do. A replacement is a stop and a start that waits for it; `keep` runs on untouched."""
+    """The steps of one sweep. A replacement is a stop, and a start that waits for it. Those in `keep` run on."""
 
     stop: tuple[Stop, ...] = ()
     start: tuple[Start, ...] = ()
@@ -46,21 +46,21 @@ class Plan:
 
 @dataclass(slots=True)
 class Roster:
-    """What runs here: one serving generation per installation, and those that are on their way out."""
+    """The installations that run in this process: one serving generation each, and the generations being drained."""
 
     _serving: dict[UUID, Start] = field(default_factory=dict)
     _leaving: dict[UUID, int] = field(default_factory=dict)
     _generation: int = 0
 
     def reconcile(self, wanted: Mapping[UUID, str]) -> Plan:
-        """Make the roster what `wanted` (fingerprints by installation) asks for, and say how to get there."""
+        """Change the roster to `wanted` (fingerprints by installation) and return the steps that this takes."""
         stops = [self._leave(id_, gone=id_ not in wanted) for id_ in self._outdated(wanted)]
         keep = tuple(id_ for id_ in wanted if id_ in self._serving)
         starts = [self._enter(id_, fingerprint) for id_, fingerprint in wanted.items() if id_ not in self._serving]
         return Plan(tuple(stops), tuple(starts), keep)
 
     def ended(self, installation_id: UUID, generation: int) -> None:
-        """The task of that generation is over. A newer generation is left alone."""
+        """Record that the task of that generation has ended. A newer generation is not affected."""
         serving = self._serving.get(installation_id)
         if serving is not None and serving.generation == generation:
             del self._serving[installation_id]
@@ -85,10 +85,11 @@ class Roster:
 def fingerprint(
     key: bytes, channel_type: str, stored: Mapping[str, Any], opened: Mapping[str, Any], identity: Iterable[str]
 ) -> str:
-    """What a link depends on: the `identity` keys of a config, and the secrets that opening it revealed.
+    """Return a digest of what a link depends on: the `identity` keys of a config, and its opened secrets.
 
-    Sealing the same secret again changes nothing, nor does any key that is neither identity nor secret. The digest is
-    keyed because it stands for a secret; `key` lives as long as the process, which is as long as digests are compared.
+    Sealing the same secret again does not change it. Neither does a key that is neither identity nor secret. The digest
+    is keyed because it is derived from secrets. `key` lives as long as the process, because digests are compared only
+    within one process.
     """
     revealed = {name: value for name, value in opened.items() if name not in stored or stored[name] != value}
     said = (channel_type, {name: opened.get(name) for name in identity}, revealed)

@@ -1,6 +1,6 @@
-"""What the gateway itself says in a chat, in the workspace's language.
+"""The gateway's own messages in a chat, in the workspace's language.
 
-Words of people appear here only through `quoted`, which keeps them short, without links and without mentions.
+People's words may be part of them only by way of `quoted`, which keeps them short, without links and without mentions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEFAULT_LANGUAGE = "en"
 
 
 class Reply(StrEnum):
-    """The kinds of what is said. `ISSUE_*` take `issue` and `title`, `STALE` takes `minutes` and `command`."""
+    """The kinds of messages. `ISSUE_*` take `issue` and `title`, `STALE` takes `minutes` and `command`."""
 
     ISSUE_CREATED = "issue_created"
     ISSUE_DUPLICATE = "issue_duplicate"
@@ -78,27 +78,27 @@ WORDS = {
 
 
 def say(reply: Reply, language: str, **values: object) -> str:
-    """The sentence; in English where the language is not one of ours."""
+    """Return the text of a reply with its values filled in. Falls back to English for an unsupported language."""
     return WORDS.get(language, WORDS[DEFAULT_LANGUAGE])[reply].format(**values)
 
 
 def in_every_language(reply: Reply) -> dict[str, str]:
-    """The sentence by language, for whoever learns the language only where it is written."""
+    """Return the text in each language, because the store picks the language when it writes the row."""
     return {language: words[reply] for language, words in WORDS.items()}
 
 
 def quoted(text: str) -> str:
-    """Somebody's words, fit to be repeated."""
+    """Return a person's words in a form that is safe to repeat: short, without links and without mentions."""
     return without_mentions(without_links(shortened(text, chars_max=QUOTE_CHARS_MAX)))
 
 
 def identifier(prefix: str | None, number: int) -> str:
-    """How people call an issue. Without the workspace's prefix its number has to do."""
+    """Return the identifier that people use for an issue: prefix and number, or `#number` without a prefix."""
     return f"{prefix}-{number}" if prefix else f"#{number}"
 
 
 def issue_link(public_url: str | None, issue: str) -> str:
-    """Where the issue is shown; empty without an address of ours, and for a bare number, which no page is called by."""
+    """Return the URL of the issue's page; "" without a public URL, and for a bare `#number`, which has no page."""
     if not public_url or issue.startswith("#"):
         return ""
     return f"{public_url.rstrip('/')}/issues/{quote(issue, safe='')}"

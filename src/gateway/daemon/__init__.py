@@ -1,6 +1,7 @@
-"""The composition root: the only room where Postgres and the platforms meet their users.
+"""The composition root: the only package that connects Postgres and the platforms with the code that uses them.
 
-`run` nests the parts, and the nesting is the order of shutdown. What is opened first ends last: `database`, the HTTP
-client, then the `services` (notifications, shared inserts, the `janitor`), and innermost the `intake` (bots and HTTP),
-which ends first and drains. `foundation` is what all of them stand on, `platforms` says which chats are served.
+`run` nests the parts, and the nesting is the order of shutdown: the part that is opened first ends last. The outermost
+are the `database` and the HTTP client, then come the `services` (notifications, shared inserts, the `janitor`). The
+innermost is the `intake` (bots and HTTP), which ends first and drains. `foundation` holds the objects that all of them
+share. `platforms` registers the chat platforms that are served.
 """

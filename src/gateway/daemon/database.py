@@ -1,4 +1,4 @@
-"""The database and the keys, as the daemon and the commands open them."""
+"""Opening of the database and the key ring, for the daemon and for the commands."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Pool]:
-    """A pool on the configured database, its schema brought up to date; closed with the block.
+    """Open a pool on the configured database and bring its schema up to date. The pool is closed with the block.
 
-    Without `database_url` the embedded server is used: `attach=False` owns it (the daemon), `attach=True` joins one
-    that runs, else starts it for the block. Raises ConfigError or StoreUnavailable.
+    Without `database_url` the embedded server is used. The daemon owns it with `attach=False`. With `attach=True` a
+    running server is joined, or else one is started for the block. Raises ConfigError or StoreUnavailable.
     """
     async with open_migrated(settings, attach=attach) as conninfo, open_pool_on(conninfo, settings) as pool:
         yield pool
@@ -37,11 +37,11 @@ async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Po
 
 @asynccontextmanager
 async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
-    """The conninfo of the configured database once its schema is up to date; see `open_database`."""
+    """Yield the conninfo of the configured database once its schema is up to date; see `open_database`."""
     if settings.database_url is not None:
         yield await _migrated(checked_conninfo(settings.database_url.get_secret_value()))
         return
-    # Only the embedded server needs it, and importing it costs every command of an external database time.
+    # Imported here, because only the embedded server needs it and the import would slow down every other command.
     from gateway.postgres.embedded import open_embedded
 
     async with open_embedded(settings.state_dir, attach=attach, database_user=settings.database_user) as conninfo:
@@ -58,7 +58,7 @@ async def _migrated(conninfo: str) -> str:
 def open_pool_on(
     conninfo: str, settings: Settings, *, size_max: int | None = None
 ) -> AbstractAsyncContextManager[Pool]:
-    """A pool within the configured limits; `size_max` replaces that of its size."""
+    """Open a pool within the configured limits. `size_max` replaces the configured number of connections."""
     limits = settings.limits
     return open_pool(
         conninfo,
@@ -68,10 +68,10 @@ def open_pool_on(
 
 
 def open_keyring(settings: Settings) -> KeyRing | None:
-    """The keys that seal and open stored secrets; None when there is no key, which turns Lark off.
+    """Return the keys that seal and open stored secrets. None when there is no key, which turns Lark off.
 
-    With the embedded database a missing key is made once and kept beside it, mode 0600: both are lost or kept together.
-    Raises ConfigError for a key that is not one.
+    With the embedded database a missing key is made once and kept beside it, mode 0600, so that key and data are lost
+    or kept together. Raises ConfigError for an invalid key.
     """
     if settings.secret_key is not None:
         return KeyRing.parse(settings.secret_key.get_secret_value())
@@ -81,7 +81,7 @@ def open_keyring(settings: Settings) -> KeyRing | None:
 
 
 def open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
-    """An installation's config with its secrets in clear. Raises UnreadableSecret."""
+    """Return an installation's config with its secrets decrypted. Raises UnreadableSecret."""
     return open_config(installation.config, ring, installation.id)
 
 
@@ -100,7 +100,10 @@ def _own_key(path: Path) -> str:
 
 
 def _close_to_others(path: Path) -> None:
-    """A key that was copied or restored may have come with wider rights. One on a read-only disk keeps them."""
+    """Restrict the key file to its owner: a copy or a restore may have widened its mode.
+
+    On a read-only disk the mode stays as it is. Either way a wide mode is logged.
+    """
     if path.stat().st_mode & 0o077:
         with suppress(OSError):
             path.chmod(0o600)
@@ -108,7 +111,7 @@ def _close_to_others(path: Path) -> None:
 
 
 def _write_key(path: Path) -> None:
-    """Make the key file whole or not at all: a reader, or a crash, must never meet half a key."""
+    """Create the key file atomically, so that neither a reader nor a crash ever leaves or sees half a key."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -117,10 +120,11 @@ def _write_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         if os.geteuid() == 0:
-            # A command of root may come before the first start of a daemon that runs as another account.
+            # Root may run a command before the first start of a daemon that runs as another account. The file gets the
+            # owner of the state directory, so that the daemon can read it.
             place = path.parent.stat()
             os.chown(draft, place.st_uid, place.st_gid, follow_symlinks=False)
-        # A link fails when another process made the file first; theirs counts then.
+        # The link fails if another process made the file first. That process's key is used then.
         os.link(draft, path)
     except FileExistsError:
         pass

@@ -1,4 +1,4 @@
-"""What every part of the process stands on, and what a notification of the database wakes."""
+"""The objects that all parts of the process share, and the signals that database notifications set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gateway.work.tasks.attachments import FileSource
 
 @dataclass(slots=True)
 class Wakes:
-    """What a notification of the database wakes, by topic."""
+    """The signals that notifications of the database set, by topic."""
 
     installations: Signal = field(default_factory=Signal)
     releases: Topics = field(default_factory=Topics)
@@ -34,7 +34,7 @@ class Wakes:
     replays: Signal = field(default_factory=Signal)
 
     def callbacks(self) -> dict[str, Callable[[str], None]]:
-        """For `run_listener`: an empty payload stands for everything that may have been missed."""
+        """Return the callbacks for `run_listener`. An empty payload means that notifications may have been missed."""
         return {
             "gateway_installation": lambda _: self.installations.set(),
             "gateway_lease": partial(_ring, self.releases),
@@ -46,7 +46,7 @@ class Wakes:
 
 
 def utc_now() -> datetime:
-    """Wall time, for what others stamp or schedule by it: signatures of senders, the ends of secrets."""
+    """Return wall-clock time, for comparison with outside times: signatures of senders, the expiry of secrets."""
     return datetime.now(UTC)
 
 
@@ -59,11 +59,11 @@ def _ring(topics: Topics, key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """What every part may use. `run` opens it, and it outlives all of them.
+    """The objects that every part may use. `run` opens it, and it outlives all parts.
 
-    Leases have a pool of their own: a burst of other work must not cost this process its bots. `tls` is what every call
-    and every socket believes: one context, because each costs close to a megabyte. Without `ring` no secret can be
-    opened. `files` takes, by channel type, the source of files in messages.
+    Leases have their own pool, so that a burst of other work does not cost this process its bots. `tls` is the one TLS
+    context of every call and every socket, because each context costs close to a megabyte. Without `ring` no secret can
+    be opened. `files` holds, by channel type, the source of the files in messages.
     """
 
     settings: Settings
@@ -81,5 +81,5 @@ class Foundation:
     node_id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def count_fault(self, unit: str) -> Callable[[], None]:
-        """A callback that counts an unexpected error of this unit of work."""
+        """Return a callback that counts an unexpected error of this unit of work."""
         return partial(self.metrics.count, "gateway_unexpected_errors_total", unit=unit)

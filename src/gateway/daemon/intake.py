@@ -1,4 +1,4 @@
-"""Where the outside comes in: the bots under their leases, and HTTP. It ends first, and drains."""
+"""The intake: the bots under their leases, and HTTP. On shutdown it ends first, and drains."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ log = structlog.get_logger()
 
 GAUGE_SECONDS = 5.0
 PROBE_KEPT_SECONDS = 5.0
-"""How long a good answer counts of what is dear to ask."""
+"""The time for which a good answer of an expensive readiness check is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Where the daemon can be reached, once it can."""
+    """The addresses of the daemon and its node id, available once it takes traffic."""
 
     http: str
     metrics: str | None
@@ -88,7 +88,7 @@ async def start_intake(nursery: trio.Nursery, foundation: Foundation, services: 
 
 
 async def _end_waiting(foundation: Foundation, services: Services, stop: trio.Event) -> None:
-    """Answer long polls and end live streams, which would otherwise use up the drain."""
+    """Wait for `stop`, then answer long polls and end live streams, which would otherwise use up the drain time."""
     await stop.wait()
     services.tasks.drain()
     foundation.wakes.feed.end()
@@ -119,7 +119,7 @@ async def _run_bots(
 
 
 async def _run_outbox(foundation: Foundation, installation: Installation, epoch: int, channel: Channel) -> None:
-    """Send what one bot has to say, as long as its lease is held."""
+    """Send the outbox rows and typing signs of one bot, as long as its lease is held."""
     settings, metrics = foundation.settings, foundation.metrics
     prompts = BindingPrompts(PostgresBindingStore(foundation.pool), public_url=settings.http.public_url)
     attempt_seconds = settings.hub.reply_timeout_seconds
@@ -259,7 +259,7 @@ async def _migrations_problem(foundation: Foundation) -> str | None:
 
 
 async def _run_gauges(foundation: Foundation, fleet: Fleet, stop: trio.Event) -> None:
-    """Set what is read off rather than counted, until the bots have begun to drain."""
+    """Set the gauges regularly, until `stop` is set."""
     metrics, pool = foundation.metrics, foundation.pool
     while not stop.is_set():
         for channel in foundation.registry.types():

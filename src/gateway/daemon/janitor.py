@@ -1,4 +1,4 @@
-"""Chores: work that is due now and then and that no request asks for. Which there are, and how each is run."""
+"""Chores: periodic work that no request asks for. Lists the chores and runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 
 
 async def run_chores(foundation: Foundation, services: Services) -> None:
-    """Do the chores of this process until cancelled; see `run_janitor`."""
+    """Run the chores of this process until cancelled; see `run_janitor`."""
     store, deliveries = PostgresJanitorStore(foundation.pool), services.webhooks.deliveries
     absences = PostgresAbsences(foundation.pool, silent_seconds=foundation.settings.limits.runtime_silence_seconds)
     kept = foundation.settings.limits.history_days_max * 86_400.0
@@ -53,7 +53,7 @@ async def run_chores(foundation: Foundation, services: Services) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One chore: `run` does a bounded piece of it and says how many things it touched."""
+    """One chore. `run` does a bounded piece of work and returns how many rows or files it touched."""
 
     name: str
     every_seconds: float
@@ -67,10 +67,11 @@ async def run_janitor(
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Do each chore in its rhythm until cancelled. Every process may run this at the same time as others.
+    """Run each chore at its interval until cancelled. Several processes may do this at the same time.
 
-    A chore is a unit of work: one that raises, or takes longer than `timeout_seconds`, is logged and comes again. The
-    first round is spread over each chore's period by `random_unit` in [0, 1), so that replicas do not march in step.
+    A chore is a unit of work: if it raises, or takes longer than `timeout_seconds`, that is logged and it runs again at
+    its next turn. The first run is spread over each chore's interval by `random_unit` in [0, 1), so that replicas do
+    not run in step.
     """
     async with trio.open_nursery() as nursery:
         for sweep in sweeps:

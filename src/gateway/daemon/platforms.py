@@ -1,4 +1,4 @@
-"""The platforms that are served. Another one is a function here, or a caller's own, that registers it."""
+"""The platforms that are served. A further platform is one more function that registers it, here or in the caller."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from gateway.postgres.pool import Pool
 log = structlog.get_logger()
 
 Register = Callable[[Foundation], None]
-"""Registers a platform. One that lacks what it needs says so in the log, and does not."""
+"""Registers a platform. If a platform lacks something it needs, the function logs that and registers nothing."""
 
 
 def register_lark(foundation: Foundation) -> None:
-    """Lark and Feishu: nothing of it works without its secrets."""
+    """Register Lark and Feishu. Without a key ring nothing is registered, because their secrets cannot be opened."""
     if foundation.ring is None:
         log.warning("lark_off", because="secret_key is unset")
         return
@@ -85,7 +85,7 @@ PLATFORMS: tuple[Register, ...] = (register_lark,)
 def scan_service(
     settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing, *, on_fault: Callable[[], None] = lambda: None
 ) -> ScanService:
-    """The service that connects bots by scanning a code. Pool and HTTP client stay the caller's."""
+    """Build the service that connects bots by scanning a code. The caller still closes the pool and the HTTP client."""
     identify = identify_over(http, settings.lark.open_base_url)
     return ScanService(
         PostgresInstallStore(pool),

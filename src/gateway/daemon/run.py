@@ -1,4 +1,4 @@
-"""The whole daemon as one nesting, which is also the order of its end."""
+"""The whole daemon as one nesting of its parts. They end in the reverse order of their opening."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ async def run_daemon(
     platforms: Sequence[Register] = PLATFORMS,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run everything until `stop` is set; `started()` gives the addresses once traffic can be taken.
+    """Run everything until `stop` is set. `started()` gives the addresses once traffic can be taken.
 
-    On `stop` intake ends first: HTTP finishes what is in flight, every bot settles and acknowledges what it received
-    and hands its lease over. What is not done within `limits.drain_seconds` is cancelled.
+    On `stop` the intake ends first. HTTP finishes the requests in flight. Every bot settles and acknowledges the events
+    it received, and hands its lease over. Everything that is not done within `limits.drain_seconds` is cancelled.
 
-    Raises ConfigError and StoreUnavailable at the start. Later, only what fails outside any unit of work gets here.
+    Raises ConfigError and StoreUnavailable at the start. Later it raises only errors outside any unit of work.
     """
     ring = open_keyring(settings)
     async with open_migrated(settings, attach=False) as conninfo, trio.open_nursery() as root:
@@ -67,7 +67,7 @@ async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.Canc
 
 @asynccontextmanager
 async def _open_foundation(settings: Settings, conninfo: str, ring: KeyRing | None) -> AsyncIterator[Foundation]:
-    """Open pools and the HTTP client; both end with the block."""
+    """Open the pools and the HTTP client. All are closed with the block."""
     proxy = settings.lark.proxy_url
     tls = trusted_context()
     async with (

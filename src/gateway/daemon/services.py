@@ -1,4 +1,4 @@
-"""What runs beside the bots and outlives the intake: taking messages in, runs, autopilots, webhooks, files."""
+"""The services that run beside the bots and outlive the intake: inbound messages, runs, autopilots, webhooks, files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from gateway.work.tasks.tasks import TaskService
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """Messages on their way in. `pushed` takes events that are posted to us; None while Lark is off."""
+    """The parts that take messages in. `pushed` takes events that Lark posts over HTTP; None while Lark is off."""
 
     store: PostgresInboundStore
     committer: Committer
@@ -69,7 +69,7 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """Deliveries: their log, and what judges, writes and begins them. `turns` begins those that wait for theirs."""
+    """The parts that log, judge, store and start webhook deliveries. `turns` starts those that wait for their turn."""
 
     deliveries: PostgresWebhookStore
     known_tokens: KnownTokens
@@ -83,7 +83,7 @@ class Webhooks:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that intake stands on. `open_services` builds it, `start_services` sets it going."""
+    """The services that the intake needs. `open_services` builds them, `start_services` starts them."""
 
     inbound: Inbound
     tasks: TaskService
@@ -93,7 +93,7 @@ class Services:
 
 
 def open_services(foundation: Foundation) -> Services:
-    """Wire the services. Nothing runs yet, and nothing is owned: pools and clients stay the caller's."""
+    """Build the services. Nothing runs yet, and the caller still closes the pools and clients."""
     limits = LossLimits(silent_seconds=foundation.settings.limits.runtime_silence_seconds)
     issues = IssueService(PostgresIssueStore(foundation.pool, silent_seconds=limits.silent_seconds))
     inbound = _inbound(foundation, issues)
@@ -139,7 +139,7 @@ def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
 
 
 def _pushed_events(foundation: Foundation, ring: Any, pipeline: InboundPipeline) -> PushedEvents:
-    """Events that Lark posts, which go into the same pipeline as those of a long connection."""
+    """Build the receiver of events that Lark posts. They go into the same pipeline as those of a long connection."""
     return PushedEvents(
         PostgresPushStore(foundation.pool),
         ring,
@@ -195,7 +195,7 @@ def _webhooks(foundation: Foundation, dispatcher: AutopilotDispatcher) -> Webhoo
 
 
 async def start_services(nursery: trio.Nursery, foundation: Foundation, services: Services) -> None:
-    """Start everything in `nursery`, which is cancelled once intake has drained; return when intake may begin."""
+    """Start the services in `nursery`, which is cancelled once intake has drained. Returns when intake may begin."""
     inbound, webhooks, wakes = services.inbound, services.webhooks, foundation.wakes
     await nursery.start(partial(run_committer, inbound.committer, inbound.store))
     heard = {**wakes.callbacks(), "gateway_webhook": webhooks.known_tokens.hear}
@@ -219,7 +219,7 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
 
 
 async def _connect_listener(conninfo: str) -> TrioConnection[Any]:
-    """A connection to listen on, by which `gateway migrate down` knows that a daemon runs."""
+    """Open the connection for LISTEN. By this connection `gateway migrate down` knows that a daemon runs."""
     connection = await TrioConnection.connect(conninfo, autocommit=True)
     try:
         await announce_daemon(connection)
@@ -230,7 +230,7 @@ async def _connect_listener(conninfo: str) -> TrioConnection[Any]:
 
 
 async def run_backfills(foundation: Foundation) -> None:
-    """Learn once, in the background, what older versions did not store."""
+    """Fill in, once and in the background, the facts about installations that older versions did not store."""
     override = foundation.settings.lark.open_base_url
     store = PostgresInstallationStore(foundation.pool)
     await label_regions(store, override)

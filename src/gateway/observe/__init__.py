@@ -1,1 +1,1 @@
-"""What an operator sees: logs, metrics, health, and what systemd is told."""
+"""Observability for the operator: logs, metrics, health, and notifications to systemd."""

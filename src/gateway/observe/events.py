@@ -1,4 +1,4 @@
-"""Product events: each is counted, and handed to analytics where somebody listens. One call does both."""
+"""Product events. One call counts an event and, if analytics are configured, passes it on to them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gateway.core.autopilot import cadence, run_error_type
 from gateway.observe.metrics import Metrics
 
 Analytics = Callable[["Event"], None]
-"""Takes an event for product analytics. It must not block and must not raise."""
+"""A callback that takes an event for product analytics. It must not block and must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in the product. `counter` is its family, `labels` that family's labels.
+    """One event of the product. `counter` is the metric family that counts it, `labels` are that family's labels.
 
-    `properties` go to analytics only and may hold ids; they never become labels.
+    `properties` go to analytics only and may hold ids. They never become labels.
     """
 
     name: str
@@ -56,7 +56,7 @@ def autopilot_run_failed(source: str, error_type: str) -> Event:
 
 
 def record_event(event: Event, metrics: Metrics | None, analytics: Analytics | None = None) -> None:
-    """Count the event and pass it on; either side may be absent."""
+    """Count the event in `metrics` and pass it on to `analytics`. Either may be absent."""
     if analytics is not None:
         analytics(event)
     if metrics is not None:
@@ -64,7 +64,7 @@ def record_event(event: Event, metrics: Metrics | None, analytics: Analytics | N
 
 
 class InboundObserver:
-    """Counts what became of inbound messages: a callback for `inbound.pipeline`. A drop is counted by its reason."""
+    """Counts inbound messages by outcome: a callback for `inbound.pipeline`. A drop is counted by its reason."""
 
     def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics
@@ -75,7 +75,7 @@ class InboundObserver:
 
 
 class AckObserver:
-    """Measures acknowledgements: a callback that is given the seconds since an event came, and the code it got."""
+    """Measures acknowledgements: a callback given the seconds since the event arrived, and the code of the answer."""
 
     def __init__(self, metrics: Metrics, channel: str) -> None:
         self._metrics = metrics
@@ -118,7 +118,7 @@ class FetchObserver:
 
 
 class OutboxObserver:
-    """Counts what became of attempts to send: a callback for `outbound.outbox`, given a row's kind and the outcome."""
+    """Counts attempts to send: a callback for `outbound.outbox`, given the row's kind and the outcome."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -128,7 +128,7 @@ class OutboxObserver:
 
 
 class GovernorObserver:
-    """Counts what the governor of a bot did: a callback for `outbound.governor`."""
+    """Counts the actions of a bot's governor: a callback for `outbound.governor`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -138,7 +138,7 @@ class GovernorObserver:
 
 
 class LookupObserver:
-    """Counts look-ups: a callback for `inbound.enrichment`, given what was looked up and how that ended."""
+    """Counts look-ups: a callback for `inbound.enrichment`, given the kind of look-up and its outcome."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -148,7 +148,7 @@ class LookupObserver:
 
 
 class TypingObserver:
-    """Counts calls that show or take away a sign: a callback for `outbound.typing`, given the action and outcome."""
+    """Counts calls that show or remove a typing sign: a callback for `outbound.typing`, given action and outcome."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -158,7 +158,7 @@ class TypingObserver:
 
 
 class WebhookObserver:
-    """Counts deliveries: a callback for `webhooks.delivery`, given their provider and what became of them."""
+    """Counts deliveries: a callback for `webhooks.delivery`, given the provider and the status of the delivery."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -168,7 +168,7 @@ class WebhookObserver:
 
 
 class TaskObserver:
-    """Counts runs that ended: a callback for `work.tasks.tasks`, given the task's kind, its status and its length."""
+    """Counts runs that ended: a callback for `work.tasks.tasks`, given the task's kind, status and run time."""
 
     def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics
@@ -181,7 +181,10 @@ class TaskObserver:
 
 
 class AutopilotObserver:
-    """Counts runs: callbacks for `work.autopilots.dispatch` (`began`) and `work.autopilots.autopilots` (`ended`)."""
+    """Counts autopilot runs.
+
+    `began` is a callback for `work.autopilots.dispatch`, `ended` one for `work.autopilots.autopilots`.
+    """
 
     def __init__(self, metrics: Metrics, *, analytics: Analytics | None = None) -> None:
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""Readiness: named checks, asked together, each within a bound, and none more often than it needs to be."""
+"""Readiness: named checks that run at the same time, each within a time limit, with answers kept for a short while."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ UNAVAILABLE = "unavailable"
 
 BOTS = "bots"
 UNWELL_STATES = ("deaf", "refused", "unreadable_secret", "degraded")
-"""What a bot that does not do all of its work is called."""
+"""The states of a bot that does not do all of its work."""
 
 CHECK_TIMEOUT_SECONDS = 2.0
 KEPT_SECONDS = 1.0
-"""How long an answer counts. A bad one is never kept longer: an outage that is over is not reported for long."""
+"""The time for which an answer is kept. A bad one is never kept longer, so that a past outage is not reported."""
 
 Check = Callable[[], Awaitable[str | None]]
-"""None when all is well, else what is wrong in words an operator can act on: it is served to anybody who asks."""
+"""Returns None when all is well, else the problem in words that an operator can act on.
+
+The text is served to every client that asks, without authentication.
+"""
 
 BotCounts = Callable[[], Mapping[str, int]]
-"""How many bots of this process are in which state. It waits for nothing."""
+"""Returns the number of bots of this process by state. It must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer of `/readyz`: `checks` has `ok` or a reason for each, `bots` how many are in which state.
+    """The answer of `/readyz`: `checks` holds `ok` or a reason for each check, `bots` the number of bots by state.
 
-    A bot that is `degraded` (it answered 500 to some chat within the last minute) counts as that and as `live`.
+    A bot that is `degraded` (it answered 500 to some chat within the last minute) counts as `degraded` and as `live`.
 
     `status` is `unavailable` when this process cannot work, and `degraded` when only some of its bots cannot.
     """
@@ -53,7 +56,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Asked:
-    """A check, its last answer, and until when that counts on the monotonic clock."""
+    """A check, its last answer, and the time on the monotonic clock until which that answer is kept."""
 
     check: Check
     kept_seconds: float
@@ -62,9 +65,9 @@ class _Asked:
 
 
 class Readiness:
-    """The checks that must hold before this process takes traffic, and the bots that should be well besides.
+    """The checks that must pass before this process takes traffic, together with the states of its bots.
 
-    However many ask, at most one round of checks is under way, whose answers serve all of them.
+    At most one round of checks is under way, however many clients ask. Its answers serve all of them.
     """
 
     def __init__(self, bots: BotCounts | None = None, *, check_timeout_seconds: float = CHECK_TIMEOUT_SECONDS) -> None:
@@ -75,20 +78,21 @@ class Readiness:
         self._asking = trio.Lock()
 
     def add(self, name: str, check: Check, *, kept_seconds: float = KEPT_SECONDS) -> None:
-        """Have `check` asked; a good answer of it counts for `kept_seconds`."""
+        """Add a check. A good answer of it is kept for `kept_seconds`."""
         self._checks[name] = _Asked(check, kept_seconds)
 
     async def report(self) -> Report:
-        """Answer from what is known, and ask the checks whose last answer is too old, all at the same time.
+        """Report from the kept answers, after running the checks whose answer is too old, all at the same time.
 
-        A check that raises or is too slow counts as failed, and never raises. The report itself comes within twice the
-        bound of one check. The log hears of a check when it begins to fail and when it is well again, however often it
-        is asked.
+        A check that raises or is too slow counts as failed. Its exception is not raised here. The report itself comes
+        within twice the time limit of one check. The log has one line when a check begins to fail and one when it
+        recovers, however often it runs.
         """
         with trio.move_on_after(2 * self._timeout) as waiting:
             async with self._asking:
                 if due := self._due():
-                    # A client that leaves must not make the next one begin anew what was nearly done.
+                    # Shielded, so that a client that disconnects does not cancel a round which is nearly done and would
+                    # then have to start again for the next client.
                     with finishing(self._timeout):
                         await self._ask_all(due)
         late = self._due() if waiting.cancelled_caught else ()
@@ -123,7 +127,7 @@ class Readiness:
             except Exception as error:
                 results[name] = f"failed ({type(error).__name__}); see the log"
                 if name not in self._failing:
-                    # An error that somebody foresaw is told by its own words, any other by its traceback.
+                    # An error of this project explains itself by its message. Any other is logged with its traceback.
                     unforeseen = None if isinstance(error, GatewayError) else error
                     logger.warning("readiness_check_raised", check=name, error=str(error), exc_info=unforeseen)
 

@@ -1,8 +1,8 @@
-"""Logs: structlog everywhere, JSON off a terminal, and nothing in them that opens a door.
+"""Logging with structlog: JSON unless on a terminal, and without secrets.
 
-Two rules hold whatever a caller passes: a value whose key sounds like a secret is replaced, and a URL loses its query
-and password (the tickets of a long connection and of binding links live there). Content of messages is not
-filtered here: it is never passed.
+Two rules hold whatever a caller passes. A value whose key sounds like a secret is replaced. A URL loses its query and
+its password, because the tickets of a long connection and of binding links are in the query. The content of messages is
+not filtered here: callers never pass it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _SECRET_KEY = re.compile(
 )
 _HARMLESS_KEY = re.compile(r"_(id|ids|count|hint|name|seconds|expires_at)$")
 _BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]+")
-# From the colon on, because a scheme could begin at every letter of a long word. A password may have an @ of its own.
+# The pattern starts at the colon: with the scheme, a match would be tried at every letter of a long word. The user part
+# is greedy up to the last @, because a password may contain an @ itself.
 _URL = re.compile(r"://(?:[^\s/?#'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?P<query>[?#][^\s'\"<>]*)?")
 _KEYWORD = re.compile(r"\b(password|passfile|secret|token|ticket)=(?!\[hidden)\S+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(?:gw[urs]|awt)_[A-Za-z0-9_-]{16,}")
@@ -35,10 +36,10 @@ CHATTY_LOGGERS = ("hypercorn", "httpx2", "httpcore2", "httpx", "httpcore", "trio
 
 
 def configure_logging(format: Format | None = None, *, stream: TextIO | None = None, level: str = "INFO") -> None:
-    """Send structlog and the standard library's loggers to one place (stderr unless said otherwise).
+    """Send the output of structlog and of the standard library's loggers to `stream` (stderr by default).
 
-    Without `format` a terminal gets the console form. Call it once, at the start of a command; a second call replaces
-    what the first set.
+    Without `format`, a terminal gets the console form and anything else JSON. Call this once, at the start of a
+    command. A second call replaces the configuration of the first.
     """
     out = stream or sys.stderr
     chosen = format or ("console" if out.isatty() else "json")
@@ -68,19 +69,19 @@ def configure_logging(format: Format | None = None, *, stream: TextIO | None = N
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The processor that keeps secrets out. It runs after tracebacks became text, so that they pass through it too."""
+    """Structlog processor that removes secrets. It runs after tracebacks have become text, so it covers them too."""
     for key, value in event.items():
         event[key] = scrub(value, key)
     return event
 
 
 def _leading(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put first what every line has: lines are also read by people."""
+    """Put the keys that every line has first, because people read these lines too."""
     return {**{name: event[name] for name in ("timestamp", "level", "event") if name in event}, **event}
 
 
 def scrub(value: object, key: str = "") -> object:
-    """`value` as it may be logged under `key`; containers are walked, other objects are left alone."""
+    """Return `value` as it may be logged under `key`. Containers are walked, other objects stay as they are."""
     if is_secret_name(key) and value is not None and not isinstance(value, bool):
         return HIDDEN
     if isinstance(value, str):
@@ -95,7 +96,7 @@ def scrub(value: object, key: str = "") -> object:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a field of this name holds a secret: `app_secret` and `X-Api-Key` do, `token_count` does not."""
+    """True if a field of this name holds a secret: `app_secret` and `X-Api-Key` do, `token_count` does not."""
     plain = _BOUNDARY.sub("_", name).lower()
     return bool(_SECRET_KEY.search(plain)) and not _HARMLESS_KEY.search(plain)
 

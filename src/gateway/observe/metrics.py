@@ -1,8 +1,8 @@
 """Metrics: one table of families, label values from closed vocabularies, one registry per process.
 
-A label may never name a person, a tenant or a conversation, and its value never comes from outside unchecked: what a
-family's vocabulary does not know becomes `other`. So no id, token or text can leak into a time series, and the number
-of series stays bounded.
+A label never names a person, a tenant or a conversation. A value from outside is never used unchecked: if it is not in
+the label's vocabulary, it becomes `other`. So no id, token or text can leak into a time series, and the number of
+series stays bounded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORBIDDEN_LABELS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The values a label may have; `None` stands for values that the code itself made (a route's pattern)."""
+    """The values that a label may have. `None` allows any value, for those that the code itself makes (a route)."""
 
     values: frozenset[str] | None = None
     fallback: str = OTHER
@@ -50,7 +50,7 @@ OURS = Vocabulary()
 METHOD = Vocabulary(frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}), upper=True)
 STATUS = one_of(*(str(status) for status in range(100, 600)))
 CHANNEL = OURS
-"""The slug of a platform, which its adapter gave itself: a message cannot bring one along."""
+"""The slug of a platform. Its adapter sets it, and a message cannot."""
 CONNECTION_STATES = (
     "connecting", "live", "deaf", "refused", "standby", "http", "unreadable_secret", "revoked",
 )  # fmt: skip
@@ -85,7 +85,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: its full name, what it counts, and the vocabulary of each label."""
+    """One metric: its full name, its help text, and the vocabulary of each label."""
 
     name: str
     kind: Kind
@@ -275,8 +275,8 @@ FAMILIES: tuple[Family, ...] = (
 class Metrics:
     """The metrics of one process.
 
-    A family that is not in the table, or labels that are not the family's, raise KeyError: that is a bug in the caller.
-    Construction raises ValueError for a family that breaks the rules.
+    A family that is not in the table, or labels other than the family's, raise KeyError: that is a bug in the caller.
+    Construction raises ValueError for a family that breaks the rules of this module.
     """
 
     def __init__(self, families: Iterable[Family] = FAMILIES) -> None:
@@ -303,7 +303,7 @@ class Metrics:
         self._series(name, labels).observe(value)
 
     def render(self) -> bytes:
-        """Everything, in OpenMetrics text (`CONTENT_TYPE`)."""
+        """Return all series as OpenMetrics text (`CONTENT_TYPE`)."""
         text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
         return text
 

@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify): datagrams to the socket that `NOTIFY_SOCKET` names."""
+"""Notifications to systemd (sd_notify): datagrams to the socket that `NOTIFY_SOCKET` names."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ MICROSECONDS = 1_000_000
 
 
 class Notifier:
-    """Speaks to the service manager. Without one (`NOTIFY_SOCKET` unset) every call does nothing.
+    """Sends notifications to the service manager. Without one (`NOTIFY_SOCKET` unset) every call does nothing.
 
-    A call never blocks and never raises: a manager that went away must not take the service with it.
+    A call never blocks and never raises, so a manager that is gone does not stop the service.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self.watchdog_seconds = _watchdog_seconds(environ)
-        """The silence after which the manager kills us; None when it does not watch."""
+        """The silence after which the manager kills this process; None when it does not watch."""
 
     def ready(self, status: str = "") -> None:
-        """Take traffic from now on."""
+        """Tell the manager that the service takes traffic from now on."""
         self._send("READY=1", *_status(status))
 
     def stopping(self, status: str = "") -> None:
-        """A planned end has begun."""
+        """Tell the manager that a planned end has begun."""
         self._send("STOPPING=1", *_status(status))
 
     def status(self, text: str) -> None:
-        """The line that `systemctl status` shows."""
+        """Set the line that `systemctl status` shows."""
         self._send(*_status(text))
 
     def watchdog(self) -> None:
-        """Sign of life; `run_watchdog` gives it in time."""
+        """Send one sign of life. `run_watchdog` does so in time."""
         self._send("WATCHDOG=1")
 
     def _send(self, *assignments: str) -> None:
@@ -53,9 +53,9 @@ class Notifier:
 
 
 async def run_watchdog(notifier: Notifier, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Give a sign of life twice per watchdog period until cancelled; returns at once when nobody watches.
+    """Send a sign of life twice per watchdog period until cancelled. Returns at once when the manager does not watch.
 
-    It runs on the event loop on purpose: a loop that is stuck does not give it, which is what the watchdog is for.
+    It runs on the event loop on purpose: a loop that is stuck sends nothing, and the watchdog exists to detect that.
     """
     task_status.started()
     if notifier.watchdog_seconds is None:
@@ -80,5 +80,5 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
 
 
 def _status(text: str) -> list[str]:
-    # One assignment is one line: a line break would begin another.
+    # One assignment is one line. A line break in the text would begin another assignment.
     return [f"STATUS={' '.join(text.split())}"] if text else []

@@ -1,1 +1,1 @@
-"""From a durable row to one visible message."""
+"""Sending: turns each durable row into one visible message, and shows the typing sign."""

@@ -1,4 +1,4 @@
-"""Keeps one bot below the limits of its platform, and leaves a platform alone that does not answer."""
+"""Keeps one bot within its platform's limits, and stops calling for a while when the platform does not answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.core.pacing import UNLIMITED, AppPace, Limits
 logger = structlog.get_logger(__name__)
 
 Note = Callable[[str], None]
-"""Counts what the governor did: one of call, waited, throttled_app, throttled_chat, breaker_opened, typing_skipped."""
+"""Counts an action of the governor: call, waited, throttled_app, throttled_chat, breaker_opened or typing_skipped."""
 
 
 def _unnoted(_event: str) -> None:
@@ -22,7 +22,7 @@ def _unnoted(_event: str) -> None:
 
 
 class Governor:
-    """The pace of one app, on trio's clock. It lives as long as the lease: its holder alone speaks for the app."""
+    """The pace of one app, on trio's clock. It lives as long as the lease: only the holder calls for the app."""
 
     def __init__(self, note: Note = _unnoted, *, limits: Limits = UNLIMITED) -> None:
         """`limits` are those that the bot's platform declares."""
@@ -30,20 +30,20 @@ class Governor:
         self._note = note
 
     def app_wait(self) -> float:
-        """Seconds until the app may call at all: 0 unless its limits are used up or the platform wants to be left."""
+        """Seconds until the app may make any call. 0 unless its limits are used up or its calls are paused."""
         now = trio.current_time()
         return self._pace.app_free_at(now) - now
 
     def chat_wait(self, chat: str) -> float:
-        """Seconds until that chat may get another message; other chats do not wait for it."""
+        """Seconds until that chat may get another message. Other chats do not wait for it."""
         now = trio.current_time()
         return self._pace.chat_free_at(chat, now) - now
 
     @asynccontextmanager
     async def turn(self, chat: str) -> AsyncIterator[None]:
-        """Entered when the next message may go to that chat, which is what the block does.
+        """Wait until the next message may go to that chat. The caller sends the message inside the block.
 
-        Turns are given out in the order of asking.
+        Turns are given in the order of the calls. The turn is given back when the block ends or is cancelled.
         """
         now = trio.current_time()
         at = self._pace.reserve(chat, now)
@@ -57,13 +57,13 @@ class Governor:
             self._pace.release(chat, at, trio.current_time())
 
     def admits_typing(self) -> bool:
-        """Whether there is room for a sign: what says something goes first."""
+        """Take a place for a call that shows or removes a typing sign. False when messages need the room."""
         admitted = self._pace.admit_decoration(trio.current_time())
         self._note("call" if admitted else "typing_skipped")
         return admitted
 
     def learn(self, chat: str, error: Exception | None) -> None:
-        """Take note of how a call to that chat ended."""
+        """Record how a call to that chat ended. `error` is None for a success."""
         if isinstance(error, PlatformThrottled):
             self._pace.answered()
             self._pace.throttled(None if error.whole_app else chat, trio.current_time(), error.retry_after)

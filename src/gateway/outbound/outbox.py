@@ -1,4 +1,4 @@
-"""Sending what the outbox holds: one process speaks for one bot, and each row is seen by the person at most once."""
+"""Sending the rows of the outbox: one process sends for one bot, and a person sees each row at most once."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ logger = structlog.get_logger(__name__)
 
 CONCURRENCY_MAX = 8
 IDLE_SECONDS = 30.0
-"""The outbox looks again this often although nothing rang: a lost notification delays an answer by no more."""
+"""The longest pause between two looks at the store. A lost notification delays an answer by no more than this."""
 PARK_SECONDS = 0.5
-"""What a send in flight gets when the right to speak is being handed over."""
+"""The time that a send in flight gets to finish when the outbox is cancelled, as when the lease is handed over."""
 STORE_RETRY_SECONDS = 1.0
 READ_BACK_SECONDS = 10.0
 READ_BACK_RETRY_SECONDS = 60.0
 
 _TONES = {"answer": Tone.ANSWER, "error": Tone.ERROR}
-"""What runs say. All other kinds are notices."""
+"""The kinds of rows that runs write. All other kinds are notices."""
 
 Record = Callable[[str, str], None]
-"""Counts what became of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
+"""Counts the outcome of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
 
 
 STORED: Mapping[str, Compose] = MappingProxyType({})
-"""Every row holds its own text."""
+"""No composers: every row holds its own text."""
 
 
 def _unrecorded(_kind: str, _outcome: str) -> None:
@@ -79,16 +79,17 @@ async def run_outbox(
 ) -> None:
     """Send one installation's rows until cancelled. Run it inside the lease's scope, and set `wake` for new rows.
 
-    Rows of one recipient leave in their order, recipients do not wait for each other, at most `concurrency` at a time.
-    A row whose kind is one of `composers` gets its text there, anew for each attempt. A `typing_sender` of the same bot
-    and with the same `wake` works beside it, in this loop rather than in a task of its own: there are many bots. The
-    `governor` is shared with whatever else calls in the bot's name. `key_seconds` is for how long the platform drops a
-    repeat by its idempotency key; 0: it does not, and a message in doubt is looked for instead of being sent again.
+    The rows of one recipient are sent in order. Recipients do not wait for each other, and at most `concurrency` rows
+    are sent at a time. A row whose kind is one of `composers` gets its text there, anew for each attempt. A
+    `typing_sender` must belong to the same bot and have the same `wake`. It runs in this loop rather than in its own
+    task, because there are many bots. The `governor` is shared with all other callers in the bot's name. `key_seconds`
+    is how long the platform drops a repeated message by its idempotency key. 0 means that it never does. A message in
+    doubt is then looked for in the chat instead of being sent again.
 
-    Cancellation leaves behind: sends in flight get half a second to end and be marked. One that does not is left in
-    `sending`, and the next holder sends it again with the same idempotency key, which the platform drops if it was
-    delivered. Error handling: one row is one unit; whatever it raises is recorded on the row and never leaves here. A
-    store that fails is tried again.
+    Cancellation leaves behind: sends in flight get half a second to end and be marked. A row that is not done by then
+    stays in `sending`. The next holder sends it again with the same idempotency key, and the platform drops the repeat
+    if the first was delivered. Error handling: one row is one unit. Its error is recorded on the row and is not raised
+    here. After a failure of the store, the outbox tries again.
     """
     lease = Lease(installation_id, lease_epoch)
     sender = _Sender(
@@ -98,7 +99,7 @@ async def run_outbox(
         task_status.started()
         rung = True
         while True:
-            # First, because an answer waits for the sign of its run to go.
+            # Typing signs are served first, because the store holds an answer back until the sign of its run is gone.
             typing_pause = IDLE_SECONDS if typing_sender is None else await typing_sender.serve_due(nursery, rung=rung)
             pause = await sender.send_due(nursery, concurrency)
             rung = await wake.wait(min(pause, typing_pause))
@@ -106,7 +107,7 @@ async def run_outbox(
 
 @dataclass(slots=True)
 class _Sender:
-    """The recipients that are being sent to, and how one row is sent."""
+    """Sends one row at a time to each recipient, and tracks which recipients are busy."""
 
     _lease: Lease
     _channel: Channel
@@ -120,12 +121,12 @@ class _Sender:
     _random_unit: Callable[[], float]
     _flying: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
-    """Recipients that had their turn while others wait for one."""
+    """Recipients that had their turn in the present round. They are skipped until all others had one."""
     _cooling: dict[str, float] = field(default_factory=dict)
-    """Recipients that had as much as their chat takes, and until when; they hold up nobody else."""
+    """Recipients whose chat has reached its limit, and the time (trio's clock) until which they are skipped."""
 
     async def send_due(self, nursery: Workers, concurrency: int) -> float:
-        """Start sending what is due, as far as there is room; the seconds after which to look again."""
+        """Start sending the rows that are due, as far as there is room. Returns the seconds until the next look."""
         free = concurrency - len(self._flying)
         if free <= 0:
             return IDLE_SECONDS
@@ -136,12 +137,14 @@ class _Sender:
             await self._start_due(nursery, free)
             return await self._pause()
         except StoreError as error:
-            # Whatever the store says: an outbox that ended here would take a bot's hearing with it.
+            # Every StoreError is caught: an outbox that ended here would end the link beside it, and the bot would not
+            # receive messages any more.
             logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
             return STORE_RETRY_SECONDS
 
     async def _start_due(self, nursery: Workers, free: int) -> None:
-        """Where more is due than there is room, nobody has another turn before everybody had one."""
+        """Start up to `free` rows, in rounds: no recipient gets a second turn before all waiting ones had a first."""
+        # Without the rounds, a few recipients with many rows could take all places again and again.
         started = await self._start(nursery, free, served=self._served)
         if started < free and self._served:
             self._served.clear()
@@ -162,12 +165,14 @@ class _Sender:
         busy = self._flying | self._cooling.keys()
         due = await self._store.seconds_to_next(self._lease, busy=busy)
         cooled = min(self._cooling.values(), default=math.inf) - trio.current_time()
+        # 5 ms more than asked: a wake-up a moment too early would find nothing due, and ask the database once more.
         return min(IDLE_SECONDS if due is None else due, cooled, IDLE_SECONDS - 0.005) + 0.005
 
     async def _send_row(self, row: OutboxRow) -> None:
-        """One row is one unit of work: its recipient is free again whatever happens, and the loop looks again."""
+        """Send one row, as a unit of work. Whatever happens, its recipient is free again and the loop is woken."""
         try:
             if not await self._send_and_settle(row):
+                # The recipient stays busy during this pause: a store that fails is not asked again at once.
                 await trio.sleep(STORE_RETRY_SECONDS)
         finally:
             self._flying.discard(row.recipient)
@@ -176,7 +181,10 @@ class _Sender:
             self._wake.set()
 
     async def _send_and_settle(self, row: OutboxRow) -> bool:
-        """False when the outcome could not be written: the row is still `sending`, and taken up again as it is."""
+        """Attempt the row and store the outcome.
+
+        Returns False when the outcome could not be stored. The row is then still `sending` and is taken up again.
+        """
         reached("outbox.marked_sending")
         try:
             await self._attempt(row)
@@ -195,17 +203,18 @@ class _Sender:
             return
         doubt_seconds = row.doubt_seconds
         if doubt_seconds is not None and not is_repeatable(doubt_seconds=doubt_seconds, key_seconds=self._key_seconds):
+            # The platform may have forgotten the idempotency key, so a repeat could be a second visible message.
             if is_settled(idle_seconds=row.idle_seconds):
                 await self._resolve_doubt(row)
             else:
-                # The chat does not tell yet whether the last attempt succeeded.
+                # Too early to read the chat: a message of the last attempt may still appear there.
                 await self._postpone(row, SETTLING_SECONDS, 0, "the result of the last attempt is unknown")
             return
         try:
             text = await self._text(row)
             result = None if text is None else await self._call(row, text)
         except StoreUnavailable:
-            raise  # nothing was sent, and nothing can be recorded
+            raise  # the composer's: nothing was sent, and without the store nothing can be recorded
         except Exception as error:
             await self._settle_failure(row, error)
         else:
@@ -238,11 +247,13 @@ class _Sender:
         return result
 
     async def _resolve_doubt(self, row: OutboxRow, final: Exception | None = None) -> None:
-        """Look for a row in its chat instead of sending it, because the platform has forgotten its key.
+        """Look for the row's message in its chat, instead of sending it again.
 
-        Or because the last attempt failed for good: `final` is why, and what is shown if the chat does not have it.
+        This is for a row whose idempotency key the platform may have forgotten, or whose last attempt failed for good.
+        In the second case `final` is the error. It is stored on the row if the message is not in the chat.
         """
         reader = read_back_of(self._channel)
+        # A composed text differs from attempt to attempt, so the message cannot be recognised in the chat.
         if reader is None or row.kind in self._composers or row.first_attempt_at is None:
             await self._settle_unknown(row, 0, "nobody can tell whether it was delivered")
             return
@@ -326,7 +337,10 @@ class _Sender:
         self._record(row.kind, "postponed")
 
     async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
-        """Final. Where a run was to be heard of, its chat hears that it will not be; of a failed notice nobody does."""
+        """Mark the row as failed for good. For a row of a run, the chat is told that the answer was not delivered.
+
+        A failed notice is not reported to the chat.
+        """
         told = in_every_language(Reply.ANSWER_UNDELIVERED) if row.kind in _TONES else None
         await self._store.mark_failed(self._lease, row.id, code, reason, told=told)
         self._record(row.kind, "failed")
@@ -356,7 +370,10 @@ def _envelope(row: OutboxRow, text: str) -> OutboundMessage:
 
 
 class _NotComposed(LocalProtocolError):
-    """There is no text, so nothing was sent. Says the type of the fault, whose words may be anything."""
+    """The composer raised, so there was no text and nothing was sent.
+
+    Its message is the type of the composer's error only, because the error's own text may be anything.
+    """
 
 
 def _code(error: Exception) -> int:
@@ -364,5 +381,5 @@ def _code(error: Exception) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What is kept of an error and shown: the platform's own words, but only the type of a fault of ours."""
+    """Return the reason to store and show: the platform's own words, or only the type of an internal error."""
     return str(error)[:500] if isinstance(error, PlatformError | _NotComposed) else type(error).__name__

@@ -1,4 +1,4 @@
-"""What sending needs from a store."""
+"""The stores that sending needs, as Protocols, and the records they exchange."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """In whose name rows are sent. Everything is written only while `epoch` is the installation's newest."""
+    """The lease under which rows are sent. Writes take effect only while `epoch` is the installation's newest."""
 
     installation_id: UUID
     epoch: int
@@ -21,9 +21,9 @@ class Lease:
 class OutboxRow:
     """A row that this lease holder is about to send.
 
-    `attempts` counts this one. It is in doubt when the result of an earlier attempt is unknown: since
-    `first_attempt_at`, which is `doubt_seconds` ago. `idle_seconds` is how long ago the attempt before this one began,
-    0 when there was none, and `age_seconds` how long ago the row was written.
+    `attempts` includes the present one. The row is in doubt when the result of an earlier attempt is unknown. The first
+    such attempt began at `first_attempt_at`, which is `doubt_seconds` ago. `idle_seconds` is how long ago the attempt
+    before this one began, 0 when there was none. `age_seconds` is how long ago the row was written.
     """
 
     id: UUID
@@ -46,57 +46,67 @@ class OutboxRow:
 
     @property
     def recipient(self) -> str:
-        """Rows with the same value leave one after the other."""
+        """The key of the recipient. Rows with the same value are sent one after the other."""
         return f"{self.recipient_type}:{self.recipient_id}"
 
 
 Compose = Callable[[OutboxRow], Awaitable[str | None]]
-"""Makes the text of a row that could not be stored with it, such as one with a secret in it; called for every attempt.
+"""Makes the text of a row that cannot be stored with it, such as one with a secret in it. Called for every attempt.
 
-None: there is nothing to say any more. Raises StoreUnavailable, and then the row is left as it is.
+Returns None when there is nothing to send any more. Raises StoreUnavailable, and then the row is left as it is.
 """
 
 
 class OutboxStore(Protocol):
-    """Every write is fenced by the lease's epoch: False, or nothing, says that somebody else speaks for the bot now."""
+    """The store of outbox rows. Every write is fenced by the lease's epoch.
+
+    A write returns False, or no rows, when another process holds the bot's lease now.
+    """
 
     async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
         """Mark the next rows `sending`, at most one per recipient and none of the `busy` ones.
 
-        Takes what is due, and what a former holder left in `sending`. A recipient's later rows wait for its first.
+        Takes rows that are due, and rows that a former holder left in `sending`. A recipient's later rows wait for its
+        first.
         """
 
     async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
-        """Until the next recipient's first row is due; None when there is none."""
+        """Return the seconds until the first row of any recipient not in `busy` is due; None when there is none."""
 
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool: ...
 
     async def mark_failed(
         self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
-        """Final. `told`, a sentence by language, is queued with it for the same place: once for each run."""
+        """Mark the row as failed for good.
+
+        `told`, a sentence by language, is queued with it for the same chat and thread, once for each run.
+        """
 
     async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
-        """Nobody knows what became of it: it is shown, and never sent again by itself."""
+        """Mark the row as having an unknown result. It is shown as such, and never sent again automatically."""
 
     async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
-        """Back to `queued`, due now: it is certain that no attempt succeeded."""
+        """Set the row back to `queued` and due now, because it is certain that no attempt succeeded."""
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
-        """The platform's ids of what else is known to have been sent to its recipient since its first attempt."""
+        """List the platform's ids of other messages that were sent to the same recipient since the first attempt."""
 
     async def postpone(
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
-        """Back to `queued` for later. `doubtful`: this attempt may have succeeded. Else nothing was sent by it."""
+        """Set the row back to `queued`, due after `delay_seconds`.
+
+        `doubtful` is True if this attempt may have succeeded, and False if it certainly sent nothing.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class TypingRow:
-    """A sign that this lease holder is about to show or, when it is `unwanted`, to take away.
+    """A typing sign that this lease holder is about to show or, when it is `unwanted`, to remove.
 
-    `reaction_id` is how the platform calls it. Without one an unwanted sign may be there or not: an earlier attempt to
-    show it never had an answer. `attempts` counts this one, among those to do the same.
+    `reaction_id` is the platform's id of the sign. An unwanted sign without one may be there or not, because an earlier
+    attempt to show it was never answered. `attempts` counts the attempts at the same action, the present one included.
     """
 
     id: UUID
@@ -107,20 +117,23 @@ class TypingRow:
 
 
 class TypingStore(Protocol):
-    """A run's end makes its signs unwanted; that is not done here. Writes are fenced as those of OutboxStore are."""
+    """The store of typing signs. Writes are fenced like those of OutboxStore.
+
+    The end of a run makes its signs unwanted. Another store records that.
+    """
 
     async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
-        """Note one more attempt for the next rows, none of the `busy` ones; what is unwanted goes first.
+        """Count one more attempt on the next rows and return them, none of the `busy` ones, unwanted signs first.
 
-        Nothing that nobody tried yet is shown once its message is too old.
+        A sign that was not tried before is left out once its message is too old.
         """
 
     async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
-        """Whether it is to be taken away at once, because the run ended during the call."""
+        """Store the sign's id. Returns True if it is to be removed at once, because the run ended during the call."""
 
     async def mark_gone(self, lease: Lease, row_id: UUID) -> bool: ...
 
     async def mark_failed(self, lease: Lease, row_id: UUID) -> bool: ...
 
     async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
-        """Try again later, unless the run ended meanwhile: then the row is due as it is."""
+        """Make the row due after `delay_seconds`, unless its run ended meanwhile: then it stays due."""

@@ -1,9 +1,9 @@
-"""What follows from the outcome of one attempt to send, without I/O.
+"""Decisions after one attempt to send, without I/O.
 
-Three kinds of failure: the platform said no (nothing was sent, and saying it again is pointless), it said not now or
-was not reached (nothing was sent), or the result is unknown. An unknown one is repeated with the same idempotency key
-for as long as the platform honours it. Past that, or where it honours none, a repeat could be a second message, so the
-chat is read instead.
+There are three kinds of failure. The platform refused the message: nothing was sent, and a repeat is pointless. The
+platform asked to wait or was not reached: nothing was sent. Or the result is unknown. An attempt with an unknown result
+is repeated with the same idempotency key for as long as the platform honours that key. After that time, or where the
+platform honours no key, a repeat could be a second message, so the chat is read instead.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gateway.channel.errors import (
 from gateway.errors import LocalProtocolError
 
 KEY_SHARE = 11 / 12
-"""The part of an idempotency key's time that is used; the rest is for clocks and calls."""
+"""The part of an idempotency key's lifetime that is used. The rest allows for clock differences and slow calls."""
 UNSENT_SECONDS_MAX = 24 * 3600.0
-"""An answer that could not be sent for so long is not worth sending any more."""
+"""A row that could not be sent for this long is given up."""
 SETTLING_SECONDS = 60.0
-"""What nobody heard of any more may take so long to appear. Before that a chat does not tell that it is not there."""
+"""The time that a message may take to appear in its chat. Before that, its absence there proves nothing."""
 FAULTS_MAX = 5
-"""Attempts of a row that fails by a fault of our own."""
+"""Attempts of a row that fails by an internal error."""
 _RETRY_FIRST_SECONDS = 1.0
 _RETRY_MAX_SECONDS = 60.0
 _UNAUTHORIZED_FIRST_SECONDS = 60.0
@@ -35,7 +35,7 @@ _UNAUTHORIZED_MAX_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Postpone:
-    """Try again after `delay_seconds`. `doubtful`: the attempt may have succeeded after all."""
+    """Try again after `delay_seconds`. `doubtful` is True if the attempt may have succeeded after all."""
 
     delay_seconds: float
     doubtful: bool
@@ -43,35 +43,35 @@ class Postpone:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Never again: the row is failed, and shown."""
+    """Do not try again: the row is failed, and shown as such."""
 
 
 @dataclass(frozen=True, slots=True)
 class FindOut:
-    """Never again; but an earlier attempt may have succeeded, and then it would be a lie that the row failed."""
+    """Do not try again, but find out first whether an earlier attempt succeeded, before the row is marked failed."""
 
 
 def is_repeatable(*, doubt_seconds: float, key_seconds: float) -> bool:
-    """Whether a row whose first doubtful attempt began `doubt_seconds` ago may be sent again under the same key."""
+    """True if a row whose first doubtful attempt began `doubt_seconds` ago may be sent again with the same key."""
     return doubt_seconds <= key_seconds * KEY_SHARE and key_seconds > 0
 
 
 def is_settled(*, idle_seconds: float) -> bool:
-    """Whether an attempt that began so long ago would be visible by now, had it succeeded."""
+    """True if an attempt that began `idle_seconds` ago would be visible in the chat by now, had it succeeded."""
     return idle_seconds >= SETTLING_SECONDS
 
 
 def is_outlived(*, age_seconds: float, in_doubt: bool) -> bool:
-    """Whether a row is not to be sent any more, because its bot was away too long. A doubtful one has its own limit."""
+    """True if the row waited too long for its bot to be sent at all. A row in doubt has a limit of its own."""
     return age_seconds >= UNSENT_SECONDS_MAX and not in_doubt
 
 
 def judge_attempt(
     error: Exception, *, attempts: int, age_seconds: float, in_doubt: bool, idle_seconds: float, random_unit: float
 ) -> Postpone | GiveUp | FindOut:
-    """What becomes of a row whose attempt number `attempts` ended in `error`.
+    """Decide the next step for a row whose attempt number `attempts` ended in `error`.
 
-    It is in doubt when the result of an earlier one is unknown; the latest of those began `idle_seconds` ago.
+    `in_doubt` is True if the result of an earlier attempt is unknown. The latest of those began `idle_seconds` ago.
     `random_unit` in [0, 1) spreads the retries of many rows over x[0.5, 1.5).
     """
     if isinstance(error, PlatformRefused):
@@ -85,7 +85,8 @@ def judge_attempt(
         if is_outlived(age_seconds=age_seconds, in_doubt=in_doubt):
             return GiveUp()
         return Postpone(_definite_delay(error, attempts), False)
-    # A fault of ours. It may have met the answer to a message that was delivered, unless it kept us from calling.
+    # An internal error. It may have occurred while the answer to a delivered message was read. Only LocalProtocolError
+    # certainly comes before the call.
     doubtful = not isinstance(error, LocalProtocolError)
     if attempts < FAULTS_MAX:
         return Postpone(_doubled(_RETRY_FIRST_SECONDS, attempts, _RETRY_MAX_SECONDS), doubtful)
@@ -93,7 +94,10 @@ def judge_attempt(
 
 
 def _end(in_doubt: bool, idle_seconds: float) -> Postpone | GiveUp | FindOut:
-    """No attempt will be better than this one. One more is made all the same while an earlier one may yet appear."""
+    """Decide the end of a row for which further attempts are pointless.
+
+    While the message of an earlier doubtful attempt may still appear in the chat, the row is postponed once more.
+    """
     if not in_doubt:
         return GiveUp()
     if idle_seconds < SETTLING_SECONDS:

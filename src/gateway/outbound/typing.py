@@ -1,7 +1,8 @@
-"""The sign that a run lasts: shown on the message it answers, and gone before the answer appears.
+"""The typing sign: shown on a message while its run lasts, and removed before the answer appears.
 
-A sign is worth less than a message. It is given up where a message would be retried, few of them are under way at a
-time, and an answer waits for one a second at most, which is the outbox's own rule (`OutboxStore.take_due`).
+A sign is worth less than a message. It is given up in cases where a message would be retried, and few calls for signs
+are under way at a time. An answer waits one second at most for its sign to go; the outbox enforces that
+(`OutboxStore.take_due`).
 """
 
 from __future__ import annotations
@@ -35,31 +36,33 @@ SHOW_ATTEMPTS_MAX = 3
 HIDE_ATTEMPTS_MAX = 6
 STORE_RETRY_SECONDS = 1.0
 NO_ROOM_SECONDS = 1.0
-"""When to look again for room below the platform's limits, which messages have first."""
+"""The pause before another look for room within the platform's limits. Messages take precedence."""
 REST_OF_RUN_SECONDS = 24 * 3600.0
-"""Longer than any run: what is postponed so far is next looked at when its run ends."""
+"""A delay longer than any run: a sign that is postponed by it is next served when its run ends."""
 _SHOW_RETRY_SECONDS = 1.0
 _HIDE_RETRY_SECONDS = 2.0
 _HIDE_RETRY_MAX_SECONDS = 300.0
 
 Record = Callable[[str, str], None]
-"""Counts what became of a call: (show or hide, one of ok, postponed, failed, fault)."""
+"""Counts the outcome of a call: (show or hide, one of ok, postponed, failed, fault)."""
 
 
 def unrecorded(_action: str, _outcome: str) -> None:
-    """Nobody counts."""
+    """A `Record` that counts nothing."""
 
 
 class TypingSender:
-    """Shows and takes away the signs of one bot, within the loop and the nursery of its outbox.
+    """Shows and removes the signs of one bot, within the loop and the nursery of its outbox.
 
-    `wake` is the outbox's: it is set by whoever wants a sign or wants one gone, and here when one was dealt with, for
-    an answer may have waited for that. A channel that cannot show typing is never asked, and the store neither.
+    `wake` is the outbox's signal. The database notification for a wanted or unwanted sign sets it. This class sets it
+    too after it has served a sign, because an answer may have waited for that. If the channel cannot show typing,
+    neither the channel nor the store is called.
 
-    What a killed or cut off holder leaves behind is a row whose call may have succeeded. To show the same sign again
-    names the one that is there, so that is what is done, also when the run is over and it only has to be named to be
-    taken away. If the platform refuses that, the row is failed: nobody can tell then whether the sign is still there.
-    A call that reaches the platform after its caller lost the lease may bring a sign back that nobody takes away.
+    A holder that was killed or cancelled can leave a row whose call may have succeeded. Showing the same sign again
+    returns the id of the sign that is there. So the sign is shown again, even if the run is over and the id is needed
+    only to remove it. If the platform refuses that, the row is failed, and it is unknown whether the sign is still
+    there. If a call reaches the platform after its caller lost the lease, it may bring back a sign that is never
+    removed.
     """
 
     def __init__(
@@ -85,10 +88,10 @@ class TypingSender:
         self._look_at = float("-inf")
 
     async def serve_due(self, nursery: Workers, *, rung: bool) -> float:
-        """Begin with what is due, as far as there is room; the seconds after which to look again.
+        """Start serving the signs that are due, as far as there is room. Returns the seconds until the next look.
 
-        Unless it was `rung` for, or something that was postponed is due, this costs nothing. Never raises for the
-        store's sake.
+        The store is asked only if `rung` is True or a postponed sign is due. An error of the store is logged and not
+        raised.
         """
         if self._typing is None:
             return float("inf")
@@ -96,7 +99,7 @@ class TypingSender:
             return self._look_at - trio.current_time()
         free = CONCURRENCY_MAX - len(self._busy)
         if free <= 0:
-            return float("inf")  # Each of them rings when it is done.
+            return float("inf")  # each sign that is being served sets `wake` when it is done
         await self._begin(nursery, self._typing, free)
         return self._look_at - trio.current_time()
 
@@ -115,7 +118,7 @@ class TypingSender:
             nursery.start_soon(self._serve_row, row, typing)
 
     async def _serve_row(self, row: TypingRow, typing: Typing) -> None:
-        """One row is one unit of work: whatever happens, it is free again and the loop looks again."""
+        """Serve one row, as a unit of work. Whatever happens, the row is free again and the loop is woken."""
         try:
             if not await self._serve_and_settle(row, typing):
                 await trio.sleep(STORE_RETRY_SECONDS)
@@ -124,7 +127,7 @@ class TypingSender:
             self._wake.set()
 
     async def _serve_and_settle(self, row: TypingRow, typing: Typing) -> bool:
-        """False when the outcome could not be written: the row is due as it is."""
+        """Serve the row and store the outcome. False when that could not be stored: the row stays due."""
         reached("typing.taken")
         try:
             if row.reaction_id is None:
@@ -141,7 +144,10 @@ class TypingSender:
         return True
 
     async def _show(self, row: TypingRow, typing: Typing) -> TypingRow:
-        """The row as it is after the call: named if that went well, and unwanted if its run ended meanwhile."""
+        """Show the sign and return the updated row.
+
+        It has a `reaction_id` if the call succeeded, and is `unwanted` if its run ended meanwhile.
+        """
         try:
             reaction_id = await self._call(row.channel_message_id, lambda: typing.show_typing(row.channel_message_id))
         except Exception as error:
@@ -184,7 +190,7 @@ class TypingSender:
         await self._store.postpone(self._lease, row, delay)
         self._record(action, "postponed")
         if delay < REST_OF_RUN_SECONDS:
-            # A little more than asked: the store's clock says when it is due, and may go slower.
+            # A little longer than `delay`: the store's clock decides when the row is due, and it may be slower.
             self._later[row.id] = trio.current_time() + delay * 1.01 + 0.01
             self._look_at = min(self._look_at, self._later[row.id])
 
@@ -198,11 +204,11 @@ class TypingSender:
 
 
 def judge_failure(error: Exception, *, unwanted: bool, attempts: int) -> float | None:
-    """Seconds until the next attempt, after attempt number `attempts` ended in `error`; None: never again.
+    """Return the seconds until the next attempt after attempt number `attempts` ended in `error`; None to give up.
 
-    To show a sign is given up at the first no of the platform, "not now" among them. Unless an earlier attempt, or this
-    one, may have succeeded: then it is let be until the run ends. To take one away is worth more, because what stays
-    is a lie; a throttle only delays it.
+    Showing a sign is given up at the platform's first refusal, and a throttle counts as one. If this or an earlier
+    attempt may have succeeded, the sign is left as it is until the run ends. Removing a sign is tried more often,
+    because a sign that stays is misleading. A throttle only delays the removal.
     """
     if isinstance(error, PlatformRefused):
         return None if unwanted or attempts == 1 else REST_OF_RUN_SECONDS

@@ -1,9 +1,9 @@
-"""Who may read a cluster's files and connect to its server.
+"""Access rules of the embedded Postgres: which accounts may read a cluster's files and connect to its server.
 
-The files belong to the server's account alone. The server asks the kernel who is at the other end of its socket
-(`peer`), and lets in its own account, root and the daemon's account. Both rules are put in force before every start,
-so a cluster that an older version left with other rules is handed over on the way, and a start that was killed in the
-middle is completed by the next one.
+The files belong to the server's account alone. The server asks the kernel for the account at the other end of its
+socket (`peer` authentication). It admits its own account, root and the daemon's account. Both rules are put in force
+before every start. So a cluster that an older version left with other rules is converted on the way, and a start that
+was killed in the middle is completed by the next one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ log = structlog.get_logger()
 
 
 def hand_over(data: Path, account: Account) -> None:
-    """Give every file of the cluster to `account`. Only root can, and for anybody else this does nothing.
+    """Give every file of the cluster to `account`. Only root can do that: for other users this does nothing.
 
-    The directory itself changes hands last: as long as it belongs to another account, the next start begins again.
-    Raises ConfigError for what a cluster does not contain.
+    The directory itself changes its owner last. As long as it belongs to another account, the next start does the work
+    again. Raises ConfigError for a file that is not part of a cluster.
     """
     with _open_directory(data) as top:
         if os.geteuid() != 0 or os.fstat(top).st_uid == account.uid:
@@ -44,21 +44,22 @@ def hand_over(data: Path, account: Account) -> None:
 
 
 def restrict_connections(data: Path, database_user: str, server: Account, uids: Iterable[int]) -> None:
-    """Write the server's rules: over the socket, the accounts `uids` as `database_user`, and no others.
+    """Write the server's access rules: only the accounts `uids` may connect, over the socket, as `database_user`.
 
-    An account that the machine cannot name is left out, because the server could not recognise it either.
+    An account without a name on this machine is left out, because the server could not recognise it either.
     """
     names = sorted({name for uid in uids if (name := name_of(uid)) is not None})
     users = "".join(f"{_MAP} {_quoted(name)} {_quoted(database_user)}\n" for name in names)
     rules = "".join(f"local {what} all peer map={_MAP}\n" for what in ("all", "replication"))
     with _open_directory(data) as top:
-        # The map first: an old set of rules without this map lets the same accounts in as before, never more.
+        # The map is written first. If this is interrupted, the old rules do not refer to the new map, so they admit the
+        # same accounts as before and never more.
         _replace(top, IDENT_FILE, _WRITTEN + users, server)
         _replace(top, HBA_FILE, _WRITTEN + rules, server)
 
 
 def make_private(directory: Path, account: Account) -> None:
-    """Make `directory`, or take the one that is there, for `account` alone."""
+    """Create `directory`, or use the existing one, and restrict it to `account`."""
     with suppress(FileExistsError):
         directory.mkdir(mode=0o700)
     with _open_directory(directory) as descriptor:
@@ -69,7 +70,8 @@ def make_private(directory: Path, account: Account) -> None:
 
 @contextmanager
 def _open_directory(path: Path | str, *, within: int | None = None) -> Iterator[int]:
-    # An ordinary user may keep the cluster elsewhere, behind a link. Root works in directories of other accounts.
+    # An ordinary user may keep the cluster elsewhere and put a symbolic link here. Root works in directories of other
+    # accounts, who could place a link to trick it, so for root no link is followed.
     careful = os.O_NOFOLLOW if os.geteuid() == 0 or within is not None else 0
     descriptor = os.open(path, _DIRECTORY | careful, dir_fd=within)
     try:
@@ -79,10 +81,10 @@ def _open_directory(path: Path | str, *, within: int | None = None) -> Iterator[
 
 
 def _give_contents(directory: int, account: Account, shown: Path) -> None:
-    """Give away what is below an open directory.
+    """Give everything below an open directory to `account`.
 
-    Root does this among files that another account can move while it looks. Every step therefore acts on a descriptor,
-    follows no link, and leaves a file alone that has a second name: the other one may be anywhere.
+    Root does this among files that another account can move meanwhile. So every step acts on a descriptor and follows
+    no symbolic link. A file with a second hard link is refused, because that other name may be anywhere.
     """
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -98,7 +100,7 @@ def _give_contents(directory: int, account: Account, shown: Path) -> None:
 
 
 def _give_file(directory: int, name: str, account: Account, shown: Path) -> None:
-    # Without O_NONBLOCK a pipe would keep us waiting for its other end.
+    # Without O_NONBLOCK, opening a named pipe would block until its other end is opened.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
         found = os.fstat(descriptor)
@@ -118,7 +120,7 @@ def _give(descriptor: int, account: Account, mode: int) -> None:
 
 
 def _replace(directory: int, name: str, text: str, account: Account) -> None:
-    """Put `text` under `name` in one step, never through a link that stands there."""
+    """Write `text` to the file `name` atomically. A symbolic link of that name is replaced and not followed."""
     draft = f"{name}.new"
     with suppress(FileNotFoundError):
         os.unlink(draft, dir_fd=directory)
@@ -131,5 +133,5 @@ def _replace(directory: int, name: str, text: str, account: Account) -> None:
 
 
 def _quoted(name: str) -> str:
-    """A name as these files take it literally: quotes keep blanks, and the meaning of `all` and `+` away."""
+    """Quote a name for these files. In quotes, blanks are part of it, and `all` and `+` have no special meaning."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,7 +1,7 @@
-"""The account that an embedded server runs as: one that no other program of the machine runs as.
+"""The account that an embedded server runs as: one that no other program of the machine uses.
 
-A process that shares the server's account can read its files, attach to it and connect to it. A daemon of root
-therefore gives its server an account that exists for nothing else, and never the `nobody` that many services share.
+A process that shares the server's account can read its files, attach to it and connect to it. A daemon that runs as
+root therefore gives its server an account of its own, and never the account `nobody`, which many services share.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from gateway.postgres.binaries import Account
 OWN_ACCOUNT = "gateway-db"
 SHARED_NAMES = frozenset({"nobody", "nfsnobody"})
 SHARED_UID = 65534
-"""The kernel's own number for users that it cannot name."""
+"""The kernel's uid for users that it cannot map (the overflow uid)."""
 
 MAKE_TIMEOUT_SECONDS = 10.0
 _RETRY_SECONDS = 0.2
-# Where the system's tools are, whatever PATH this process was given.
+# The directories of the system's tools. The PATH of this process is not trusted for them.
 _TOOL_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _PURPOSE = "embedded database of gateway"
 _NOLOGIN_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false")
-# The exit status of useradd while another tool has the file of accounts locked.
+# The exit status of useradd while another tool has locked the account file.
 _USERADD_BUSY = 1
 
 log = structlog.get_logger()
 
 
 def name_of(uid: int) -> str | None:
-    """The name of an account, None when the machine knows none."""
+    """Return the name of an account; None when the machine has no name for the uid."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -47,11 +47,11 @@ def name_of(uid: int) -> str | None:
 
 
 async def server_account(owner: Account, named: str | None) -> Account:
-    """The account for the server of a state directory that belongs to `owner`; `named` is the setting `database_user`.
+    """Choose the account for the server of a state directory that belongs to `owner`.
 
-    An ordinary user's server runs as that user. Root's server runs as the owner of the state directory where that is
-    another account, because the daemon of that account must be able to use the files too. Otherwise it runs as `named`,
-    or as `gateway-db`, which is made when it is missing. Raises ConfigError.
+    `named` is the setting `database_user`. An ordinary user's server runs as that user. If root starts it and the state
+    directory belongs to another account, it runs as that account, because that account's daemon must be able to use the
+    files too. Otherwise it runs as `named`, or as `gateway-db`, which is created when missing. Raises ConfigError.
     """
     if os.geteuid() != 0:
         account = Account(os.geteuid(), os.getegid())
@@ -73,7 +73,7 @@ async def server_account(owner: Account, named: str | None) -> Account:
 
 
 def require_name(account: Account) -> None:
-    """Refuse an account without a name, which initdb cannot work for. Raises ConfigError."""
+    """Raise ConfigError for an account without a name, because initdb needs one."""
     if name_of(account.uid) is None:
         raise ConfigError(_nameless(account.uid))
 
@@ -116,7 +116,7 @@ def _looked_up(name: str) -> Account | None:
 
 
 async def _make(name: str) -> Account:
-    """Make a system account with the machine's own tool, once, however many processes of ours want it now."""
+    """Create a system account with the machine's own tool, once, even if several gateway processes want it now."""
     words = "another process is making it"
     with trio.move_on_after(MAKE_TIMEOUT_SECONDS), _open_etc() as etc:
         while True:
@@ -137,9 +137,10 @@ async def _make(name: str) -> Account:
 
 @contextmanager
 def _open_etc() -> Iterator[int]:
-    """The directory that the accounts are in, to be locked.
+    """Open /etc, the directory of the account files, so that the caller can lock it.
 
-    useradd looks for the name before it takes its own lock: two at a time make one name twice, with different numbers.
+    useradd checks for the name before it takes its own lock. Two of them at a time would create one name twice, with
+    different uids.
     """
     descriptor = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -157,7 +158,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 async def _run_tool(name: str) -> tuple[int, str]:
-    """The tool's exit status and last words."""
+    """Run the tool that creates the account. Returns its exit status, and a sentence with its output for the error."""
     command = _making(name)
     if command is None:
         raise ConfigError(_cannot_make(name, "there is no useradd and no adduser"))
@@ -178,7 +179,7 @@ def _cannot_make(name: str, why: str) -> str:
 
 
 def _making(name: str) -> list[str] | None:
-    """The command that makes the account: of shadow, else of busybox; None where neither is installed."""
+    """Return the command that creates the account: shadow's useradd, else busybox's adduser; None without either."""
     shell = next((each for each in _NOLOGIN_SHELLS if Path(each).exists()), _NOLOGIN_SHELLS[-1])
     if useradd := shutil.which("useradd", path=_TOOL_PATH):
         group = ["--gid", name] if _has_group(name) else ["--user-group"]

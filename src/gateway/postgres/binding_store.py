@@ -14,7 +14,7 @@ _Q = load("binding.sql", Binding, BindingObstacles, TokenAccount, BoundPerson, L
 
 
 class _NotRedeemed(Exception):
-    """Leaves the redeeming transaction, which rolls the consumption back. Never leaves this module."""
+    """Raised to roll back the transaction of `redeem`, so that the token is not consumed. Caught in this module."""
 
     def __init__(self, refusal: RedeemRefusal) -> None:
         super().__init__(refusal.value)
@@ -119,7 +119,7 @@ async def bind_member(
     channel_user_id: str,
     user_id: UUID,
 ) -> Binding | RedeemRefusal:
-    """Bind an account to a member, inside a transaction that the caller rolls back when it is refused."""
+    """Bind an account to a member, in the caller's transaction. The caller must roll it back on a RedeemRefusal."""
     if not await _Q.lock_membership(conn, workspace_id=workspace_id, user_id=user_id):
         return RedeemRefusal.NOT_A_MEMBER
     binding: Binding | None = await _Q.bind_account(

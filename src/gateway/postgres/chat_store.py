@@ -16,7 +16,7 @@ from gateway.work.tasks.ports import TaskStatus
 
 _Q = load("chat.sql", Chat, ChatMessage, DeletedTask)
 LOCK_MILLISECONDS = 100
-"""How long a deletion that holds a conversation waits for a run in it that is just changing."""
+"""The time that a deletion which has locked a conversation waits for a run that another transaction is changing."""
 _ACTIVE = (TaskStatus.DISPATCHED, TaskStatus.RUNNING)
 
 
@@ -50,8 +50,9 @@ class PostgresChatStore:
     async def delete(self, workspace_id: UUID, chat_id: UUID) -> Sequence[DeletedTask] | None:
         place = {"workspace_id": workspace_id, "chat_id": chat_id}
         async with self._pool.transaction() as conn:
-            # The order in which others lock: who ends a run holds its task and goes on to the session, who appends a
-            # message holds the session and goes on to the waiting task.
+            # Locks are taken in the order of other transactions, to avoid deadlocks. One that ends a run locks its task
+            # and then the session. One that appends a message locks the session and then the waiting task. So active
+            # tasks come before the session here, and waiting tasks after it.
             tasks = await _delete_tasks(conn, place, _ACTIVE)
             if await _Q.lock_chat(conn, **place) is None:
                 return None

@@ -29,7 +29,10 @@ Q = load("directory.sql", TokenOwner, User, Workspace, Member, Agent, Runtime, A
 
 
 class PostgresDirectoryStore:
-    """`work.people.directory.DirectoryStore` over a pool that the caller owns. Each method is one transaction."""
+    """Implements `work.people.directory.DirectoryStore` on a pool that the caller owns.
+
+    Each method is one transaction.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -19,7 +19,7 @@ from gateway.work.autopilots.dispatch import GUARD_SECONDS, Firing, FoundRun, Or
 _Q = load("dispatch.sql", FoundRun, Order)
 
 ONLINE_SECONDS = 150.0
-"""A runtime that was not heard of for longer counts as offline."""
+"""A runtime that was silent for longer counts as offline."""
 
 
 class PostgresDispatchStore:

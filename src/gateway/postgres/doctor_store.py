@@ -1,4 +1,4 @@
-"""What `gateway doctor` looks at, in Postgres."""
+"""The queries of `gateway doctor`, in Postgres."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _Q = load("doctor.sql", Link, RuntimeHealth, Troubles)
 
 
 class PostgresCheckup:
-    """Reads, on a pool that the caller owns. Every call raises StoreUnavailable."""
+    """Reads the state of bots and runtimes, on a pool that the caller owns. Every method may raise StoreUnavailable."""
 
     def __init__(self, pool: Pool, *, silent_seconds: float) -> None:
         self._pool = pool
         self._silent = silent_seconds
 
     async def links(self) -> list[Link]:
-        """Of the active bots."""
+        """List the links of the active bots."""
         async with self._pool.connection() as conn:
             links: list[Link] = await _Q.list_links(conn)
             return links

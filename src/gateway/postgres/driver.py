@@ -1,12 +1,13 @@
 """psycopg 3 on trio.
 
-psycopg runs every operation as a generator over libpq that yields whenever it would block; only the code that waits is
-written for asyncio. This module replaces that code. The overridden methods are not public API, so psycopg is pinned to
-one version and tests/integration/postgres/test_driver.py is the contract.
+psycopg runs every operation as a generator over libpq that yields whenever it would block. Only the code that waits for
+the socket is written for asyncio, and this module replaces that code. The overridden methods are not public API, so
+psycopg is pinned to one version, and tests/integration/postgres/test_driver.py is the contract.
 
-What cancellation leaves behind: a cancelled statement is cancelled on the server and its answer read, within
-`CANCEL_SECONDS`; otherwise the connection is closed. A transaction whose block is cancelled is rolled back, and a
-COMMIT that is under way when the cancellation arrives may finish, within `FINISH_SECONDS`. Nothing is shielded longer.
+Cancellation leaves behind: a cancelled statement is cancelled on the server and its answer is read, within
+`CANCEL_SECONDS`. If that takes longer, the connection is closed. A transaction whose block is cancelled is rolled back.
+A COMMIT that is under way when the cancellation arrives may finish, within `FINISH_SECONDS`. Nothing is shielded for
+longer.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGen, PQGenConn
     from psycopg.pq.abc import PGconn
 
-# Both are shields that may run under a lease; together they stay below its expiry margin.
+# Both shields may run under a lease. Together they must stay below its expiry margin.
 CANCEL_SECONDS = 0.5
 FINISH_SECONDS = 0.5
 
 CONNECT_TIMEOUT_SECONDS = 10
-# A dead peer is noticed in about 15 s even when nothing is being sent. libpq ignores these on Unix sockets.
+# With these a dead peer is noticed in about 15 s even when nothing is being sent. libpq ignores them on Unix sockets.
 DEFAULT_PARAMETERS: dict[str, str] = {
     "application_name": "gateway",
     "keepalives_idle": "5",
@@ -48,7 +49,7 @@ DEFAULT_PARAMETERS: dict[str, str] = {
     "keepalives_count": "2",
     "tcp_user_timeout": "15000",
 }
-# How long a generator that never blocks may keep the other tasks from running.
+# The time that a generator which never blocks may run before the other tasks get a turn.
 _BUSY_SECONDS = 0.005
 
 _INTERRUPTIONS = (trio.Cancelled, KeyboardInterrupt, SystemExit)
@@ -65,6 +66,7 @@ class TrioTransaction(psycopg.AsyncTransaction):
             try:
                 await self._conn.wait(self._enter_gen())
             except BaseException as error:
+                # The BEGIN may have succeeded before the cancellation: the transaction must not stay open.
                 if self.status == self.Status.ACTIVE:
                     await self._end(type(error), error, None)
                 raise
@@ -77,8 +79,9 @@ class TrioTransaction(psycopg.AsyncTransaction):
         try:
             await connection.lock.acquire()
         except trio.Cancelled:
-            # Another task is using the connection, or our own scope has been cancelled: neither excuses an open
-            # transaction on a connection that goes on living.
+            # The lock was not taken: another task may be using the connection, and this task's scope is cancelled. The
+            # transaction must still be ended, because the connection goes on to be used. So the lock is awaited once
+            # more behind a shield, and if even that takes too long, the connection is closed.
             with finishing(FINISH_SECONDS) as scope:
                 await connection.lock.acquire()
             if scope.cancelled_caught:
@@ -93,6 +96,7 @@ class TrioTransaction(psycopg.AsyncTransaction):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> bool:
         if self.pgconn.status != ConnStatus.OK:
+            # The connection is gone and the server rolls back by itself. False lets the block's exception propagate.
             self.status = self.Status.FAILED
             return False
         connection = cast("TrioConnection[Any]", self._conn)
@@ -100,12 +104,12 @@ class TrioTransaction(psycopg.AsyncTransaction):
 
 
 class TrioConnection(psycopg.AsyncConnection[Row]):
-    """An AsyncConnection that waits with trio. Several tasks may use it; their statements take turns."""
+    """An AsyncConnection that waits with trio. Several tasks may use it, and their statements take turns."""
 
     lock: trio.Lock  # type: ignore[assignment]
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[Row] = _DEFAULT_ROWS) -> None:
-        # Not AsyncConnection's own __init__: it would make an asyncio.Lock.
+        # Skips AsyncConnection's own __init__, because that would create an asyncio.Lock.
         super(psycopg.AsyncConnection, self).__init__(pgconn)
         self.row_factory = row_factory
         self.lock = trio.Lock()
@@ -125,11 +129,11 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
         **kwargs: ConnParam,
     ) -> Self:
-        """Try the hosts of the conninfo in turn; the first that also satisfies target_session_attrs wins.
+        """Try the hosts of the conninfo in turn, and use the first that also satisfies target_session_attrs.
 
-        Each host has `connect_timeout` seconds (of the conninfo, else CONNECT_TIMEOUT_SECONDS) for its name and for
-        each of its addresses. Raises psycopg.OperationalError that lists every failure. Cancellation closes what was
-        open so far.
+        Each host has `connect_timeout` seconds (of the conninfo, else CONNECT_TIMEOUT_SECONDS) to resolve its name, and
+        as long again for each of its addresses. Raises psycopg.OperationalError that lists every failure. Cancellation
+        closes everything that was opened so far.
         """
         given = conninfo_text.conninfo_to_dict(conninfo, **kwargs)
         params: ConnDict = {**DEFAULT_PARAMETERS, "connect_timeout": CONNECT_TIMEOUT_SECONDS, **given}
@@ -160,26 +164,29 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         raise type(failures[-1])(summary)
 
     async def wait(self, gen: PQGen[T], interval: float = 0, timeout: float | None = None) -> T:
-        """Drive a generator to its result; psycopg calls this for everything a connection does.
+        """Drive a generator to its result. psycopg calls this for every operation of a connection.
 
-        `interval` belongs to the overridden signature and is not needed: trio wakes on cancellation at once. Raises
-        psycopg's _WaitTimeout when `timeout` seconds have passed; the generator may then be driven again.
+        `interval` is part of the overridden signature and is ignored, because trio wakes on cancellation at once.
+        Raises psycopg's _WaitTimeout when `timeout` seconds have passed. The generator may then be driven again.
         """
         try:
             return await self._drive(gen, timeout)
         except _INTERRUPTIONS:
+            # A statement that still runs would make the connection unusable for the next caller.
             if self._pending():
                 await self._give_up(gen)
             raise
 
     async def finish(self, gen: PQGen[T]) -> T:
-        """Drive a generator that ends something; a cancellation leaves it FINISH_SECONDS more, then closes.
+        """Drive a generator that ends a transaction. After a cancellation it has FINISH_SECONDS more.
 
-        When it does end in that time its result is returned: the cancellation is delivered at the next checkpoint.
+        If it ends in that time, its result is returned, and the cancellation is delivered at the next checkpoint.
+        Otherwise the connection is closed and the cancellation is raised.
         """
         try:
             return await self._drive(gen, None)
         except trio.Cancelled:
+            # The generator was interrupted between two steps, so it can be driven on where it stopped.
             with finishing(FINISH_SECONDS) as scope:
                 result = await self._drive(gen, None)
             if scope.cancelled_caught:
@@ -204,10 +211,11 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             return cast("T", stop.value)
 
     async def _ready(self, wanted: Wait, deadline: float | None) -> int:
-        """Wait until the socket is ready as wanted; 0 when the deadline came first."""
+        """Wait until the socket is ready as wanted. Returns 0 when the deadline came first."""
         fd = self.pgconn.socket
-        # A socket is nearly always writable, and data is often there when a time-out is set; asking the kernel is far
-        # cheaper than a trip through the scheduler, which COPY and executemany would pay for every buffer.
+        # The kernel is asked first, without waiting. A socket is nearly always writable, and data is often there when a
+        # time-out is set. That poll is far cheaper than a pass through the scheduler, which COPY and executemany would
+        # pay for every buffer.
         if wanted != Wait.R or deadline is not None:
             await self._yield_sometimes()
             ready = _poll(fd, wanted)
@@ -223,6 +231,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         return ready
 
     async def _yield_sometimes(self) -> None:
+        # The checkpoint is also where a cancellation reaches a generator that never has to wait.
         if trio.current_time() - self._yielded_at >= _BUSY_SECONDS:
             await trio.lowlevel.checkpoint()
             self._yielded_at = trio.current_time()
@@ -231,21 +240,22 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         return not self.closed and self.pgconn.transaction_status == TransactionStatus.ACTIVE
 
     async def _give_up(self, gen: PQGen[Any]) -> None:
-        """Cancel the running statement on the server and read its answer, or close."""
+        """Cancel the running statement on the server and read its answer, within CANCEL_SECONDS. Else close."""
         with finishing(CANCEL_SECONDS):
             try:
                 await self.cancel_safe(timeout=CANCEL_SECONDS)
                 await self._drive(gen, None)
             except e.Error:
-                # Usually QueryCanceled. Whatever it says, nobody is left to hear it: what counts is the state below.
+                # Usually QueryCanceled. No caller is left to receive it, so only the state of the connection matters.
                 pass
+        # Without the server's answer the connection is out of step with the protocol and cannot be used again.
         if self._pending():
             self.abort()
 
     async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS) -> None:
-        """Ask the server, over a connection of its own, to cancel the running statement.
+        """Ask the server, over a separate connection, to cancel the running statement.
 
-        Returns when the server has taken note, which does not mean that the statement has ended. Raises
+        Returns when the server has accepted the request, which does not mean that the statement has ended. Raises
         psycopg.errors.CancellationTimeout after `timeout` seconds.
         """
         if not self._should_cancel():
@@ -260,12 +270,13 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         self.abort()
 
     def abort(self) -> None:
-        """`close` without an await, for code that must not be a checkpoint."""
+        """Close at once like `close`, without an await, for code that must not be a checkpoint."""
         if self.closed:
             return
         self._closed = True
         if self.pgconn.status == ConnStatus.OK:
-            # trio must forget the descriptor before the kernel hands its number to somebody else.
+            # trio must forget the descriptor before the kernel reuses its number for another file. This also wakes the
+            # tasks that wait on it, with ClosedResourceError.
             trio.lowlevel.notify_closing(self.pgconn.socket)
         self.pgconn.finish()
 
@@ -281,7 +292,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[psycopg.AsyncTransaction]:
-        """BEGIN … COMMIT, or SAVEPOINT … RELEASE inside another one; an exception rolls back."""
+        """Run the block in BEGIN … COMMIT, or in SAVEPOINT … RELEASE inside another one. An exception rolls back."""
         transaction = TrioTransaction(self, savepoint_name, force_rollback)
         if self._pipeline:
             async with self.pipeline(), transaction, self.pipeline():
@@ -292,7 +303,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
 
 async def _drive_connecting(gen: PQGenConn[T], timeout: float) -> T:
-    """Drive a generator whose descriptor may change between steps; raises _WaitTimeout after `timeout` seconds."""
+    """Drive a generator whose descriptor may change between steps. Raises _WaitTimeout after `timeout` seconds."""
     try:
         with trio.move_on_after(timeout):
             fd, wanted = next(gen)
@@ -311,7 +322,7 @@ def _poll(fd: int, wanted: Wait) -> int:
     poller.register(fd, events)
     ready = 0
     for _, event in poller.poll(0):
-        # An error or a hang-up counts as ready: the next libpq call finds out and says what happened.
+        # An error or a hang-up counts as ready: the next libpq call then detects it and reports what happened.
         if event & ~select.POLLOUT and wanted & Wait.R:
             ready |= Ready.R
         if event & ~select.POLLIN and wanted & Wait.W:
@@ -333,7 +344,10 @@ async def _wait_fd(fd: int, wanted: Wait) -> int:
 
 
 async def _wait_either(fd: int) -> int:
-    """Both directions at once: the server may be blocked on sending to us while we are blocked on sending to it."""
+    """Wait for both directions at once.
+
+    The server may be blocked on sending to this process while this process is blocked on sending to it.
+    """
     ready = 0
     closed = False
 
@@ -343,6 +357,7 @@ async def _wait_either(fd: int) -> int:
             await wait(fd)
             ready |= flag
         except (trio.ClosedResourceError, OSError):
+            # The error is raised below, since an exception of a child task would reach the caller in an ExceptionGroup.
             closed = True
         scope.cancel()
 
@@ -355,7 +370,10 @@ async def _wait_either(fd: int) -> int:
 
 
 async def _attempts(params: ConnDict, timeout: float, failures: list[e.Error]) -> list[ConnDict]:
-    """One set of parameters per address, names resolved by trio; a name that does not resolve is a failure."""
+    """Return one set of parameters per address, with names resolved by trio.
+
+    A name that does not resolve is added to `failures`.
+    """
     prefer_standby = get_param(params, "target_session_attrs") == "prefer-standby"
     if prefer_standby:
         params = {key: value for key, value in params.items() if key != "target_session_attrs"}
@@ -363,7 +381,7 @@ async def _attempts(params: ConnDict, timeout: float, failures: list[e.Error]) -
     if get_param(params, "load_balance_hosts") == "random":
         random.shuffle(attempts)
     if prefer_standby:
-        # Two rounds, as libpq does: any standby first, then whoever answers.
+        # Two rounds, as libpq does: first only standbys are accepted, then any server.
         attempts = [{**attempt, "target_session_attrs": "standby"} for attempt in attempts] + attempts
     return attempts
 

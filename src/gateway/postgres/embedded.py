@@ -1,12 +1,13 @@
-"""The database that comes with the program: Postgres binaries from a wheel, run by us under the state directory.
+"""The embedded database: Postgres binaries from a wheel, run by the gateway under the state directory.
 
-Under `<state_dir>/postgres`: `data` (the cluster), `run` (the socket), `lock` (who owns the server), `users` (which
-commands use it), `socket` (where the socket is), `postgres.log`. No TCP port is opened. The account of the server, the
-account of the daemon and root may connect, and no other: only they can enter the socket's directory, and the server
-asks the kernel who they are (gateway.postgres.access).
+Under `<state_dir>/postgres` are `data` (the cluster), `run` (the socket), `lock` (names the owner of the server),
+`users` (locked by the commands that use the server), `socket` (names the path of the socket) and `postgres.log`. No TCP
+port is opened. Only the account of the server, the account of the daemon and root may connect: only they can enter the
+socket's directory, and the server asks the kernel for their identity (gateway.postgres.access).
 
-The owner of the server is whoever holds `lock`, which the kernel gives back when that process ends, however it ends.
-The kernel also stops the server then; one that outlived its daemon all the same is stopped by the next start.
+The owner of the server is the process that holds the lock on `lock`. The kernel releases the lock when that process
+ends, however it ends. The kernel also stops the server then. A server that outlived its daemon all the same is stopped
+by the next start.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from gateway.postgres.server import open_server, recorded_conninfo, until
 
 CONNECTIONS_MAX = 50
 ATTACH_TIMEOUT_SECONDS = 30.0
-# How long `serve` waits for a command that happens to run the server, and such a command for others that use it.
+# The time that `serve` waits for a command that happens to own the server.
 COMMAND_WAIT_SECONDS = 10.0
+# The time that a command which owns the server waits for other commands that use it, before it stops the server.
 OTHER_USERS_WAIT_SECONDS = 300.0
 
 
@@ -46,13 +48,14 @@ async def open_embedded(
 ) -> AsyncIterator[str]:
     """Yield the conninfo of the database under `state_dir`, which is created when absent.
 
-    `attach=False` is the daemon's: it owns the server, which ends with the block or with the process. `attach=True` is
-    a command's: it uses the server that runs, else starts one for the duration of the block. With `durable=False`
-    (tests) what was committed survives killed processes but not a power cut. A server started by root runs as
+    `attach=False` is for the daemon: it owns the server, which ends with the block or with the process. `attach=True`
+    is for a command: it uses a running server, or else starts one for the duration of the block. With `durable=False`
+    (tests), committed data survives killed processes but not a power cut. A server started by root runs as
     `database_user` (gateway.postgres.account).
 
-    Raises ConfigError when another daemon owns the directory, or it or the account cannot be used, StoreUnavailable
-    when the server does not come up. Cancellation stops a server that this call started, within 7 s.
+    Raises ConfigError when another daemon owns the directory, or when the directory or the account cannot be used.
+    Raises StoreUnavailable when the server does not come up. Cancellation stops a server that this call started, within
+    7 s.
     """
     place = prepare(Path(state_dir))
     with opened(place, "lock") as lock, opened(place, "users") as users:
@@ -85,7 +88,7 @@ def _write_owner(file: IO[str], role: str) -> None:
 
 
 def _read_owner(file: IO[str]) -> dict[str, Any]:
-    """What the holder wrote; empty in the instant between its taking the lock and writing."""
+    """Return what the holder of the lock wrote; empty in the moment between its taking the lock and its writing."""
     file.seek(0)
     try:
         return dict(json.load(file))
@@ -94,7 +97,10 @@ def _read_owner(file: IO[str]) -> dict[str, Any]:
 
 
 async def _lock_for_daemon(place: Place, lock: IO[str]) -> None:
-    """Become the owner. A command that runs the server is waited for, another daemon is not."""
+    """Take the lock as the daemon. Waits for a command that owns the server, but not for another daemon.
+
+    Raises ConfigError when the lock stays taken.
+    """
 
     def settled() -> bool:
         return _try_lock(lock, fcntl.LOCK_EX) or _read_owner(lock).get("role") == "serve"
@@ -108,9 +114,10 @@ async def _lock_for_daemon(place: Place, lock: IO[str]) -> None:
 
 
 async def _lock_or_attach(place: Place, lock: IO[str], users: IO[str]) -> str | None:
-    """The conninfo of the server that runs, or None when there was none and we now own the lock.
+    """Return the conninfo of the running server, or None when there was none and this process now holds the lock.
 
-    The shared lock on `users` comes first: a command that is about to stop its server holds it exclusively.
+    The shared lock on `users` is taken before the server is used, because a command that is about to stop its server
+    holds it exclusively. Raises StoreUnavailable when the lock is taken but the server does not answer.
     """
     with trio.move_on_after(ATTACH_TIMEOUT_SECONDS):
         while not _try_lock(lock, fcntl.LOCK_EX):

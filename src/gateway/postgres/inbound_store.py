@@ -47,20 +47,23 @@ class Enqueued:
 
 
 LOCK_MILLISECONDS = 300
-"""How long the shared statement waits for a row that somebody holds: every bot's acknowledgements wait with it."""
+"""The time that the shared statement waits for a row that another transaction has locked.
+
+The acknowledgements of every bot wait for this statement.
+"""
 
 _Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, HeldCommand)
 
 
 class _ClaimLost(Exception):
-    """Leaves the append's transaction, which rolls it back. Never leaves this module."""
+    """Raised to roll back a transaction whose claim another worker has retaken. Caught in this module."""
 
 
 class PostgresInboundStore:
     """Implements gateway.inbound.ports.InboundStore on a pool that the caller owns.
 
-    `batch_window_seconds` is how long after its last message a conversation's run becomes claimable. A runtime that was
-    not heard of for `silent_seconds` is not there.
+    A conversation's run becomes claimable `batch_window_seconds` after its last message. A runtime that was silent for
+    `silent_seconds` counts as absent.
     """
 
     def __init__(
@@ -129,7 +132,8 @@ class PostgresInboundStore:
                 found: UUID | None = (
                     await _Q.get_chat_session_binding(conn, **key)
                     or await _Q.create_chat_session_binding(conn, **key, **self._new_session(conversation))
-                    # Lost the race: the winner has committed, or the insert would still be waiting for it.
+                    # Another transaction created the binding first. It has committed, or else the insert would still
+                    # wait for it, so the binding can be read now.
                     or await _Q.get_chat_session_binding(conn, **key)
                 )
                 if found is not None:
@@ -209,7 +213,10 @@ class PostgresInboundStore:
 
     @asynccontextmanager
     async def _transaction(self, claim: Claim | None) -> AsyncIterator[TrioConnection[Any]]:
-        """A transaction that ends with the mark, and not at all (`_ClaimLost`) when the claim is not ours any more."""
+        """Open a transaction that marks the claim as processed at its end, before the commit.
+
+        Raises _ClaimLost, which rolls back, when another worker has retaken the claim.
+        """
         async with self._pool.transaction() as conn:
             yield conn
             if claim is not None and not await _Q.mark_inbound_processed(conn, **_key(claim), token=claim.token):
@@ -229,7 +236,7 @@ class PostgresInboundStore:
             return seconds
 
     async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> tuple[Queueing, bool]:
-        """What became of the run, and whether the conversation is yet to hear of what stands in its way."""
+        """Queue the conversation's run. Returns its queueing, and True if the chat was not yet told of an obstacle."""
         target: Enqueued = await _Q.enqueue_chat_task(
             conn,
             task_id=self._mint(),
@@ -270,7 +277,10 @@ class PostgresInboundStore:
 
 
 async def _lock_session(conn: TrioConnection[Any], session_id: UUID, *, fresh: bool) -> int:
-    """The generation that is written under; a new one when `fresh`."""
+    """Lock the session and return the context generation for new messages. `fresh` begins a new generation.
+
+    Raises SessionGone when the session was deleted.
+    """
     lock = _Q.advance_context if fresh else _Q.lock_chat_session
     generation: int | None = await lock(conn, session_id=session_id)
     if generation is None:
@@ -327,7 +337,10 @@ def _place(message: UserMessage) -> dict[str, Any]:
 
 
 def _check_storable(texts: Sequence[str]) -> None:
-    """Refuse what Postgres cannot store, before the driver does: its own error would carry the text along."""
+    """Raise RemoteProtocolError for text that Postgres cannot store.
+
+    The driver would refuse it too, but its error would contain the text.
+    """
     if not all(_is_storable(text) for text in texts):
         raise RemoteProtocolError("a message contains a NUL or a lone surrogate, which Postgres text cannot hold")
 

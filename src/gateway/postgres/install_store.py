@@ -27,7 +27,7 @@ from gateway.work.people.bindings import RedeemRefusal
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A member's role, and whose the agent is that they connect a bot to."""
+    """A member's role, and the owner of the agent to which they connect a bot."""
 
     role: str
     agent_owner_id: UUID | None
@@ -37,7 +37,7 @@ _Q = load("install.sql", ScanInHand, ScanStatus, Standing)
 
 
 class _Refused(Exception):
-    """Leaves the transaction that stores a bot, which rolls everything back. Never leaves this module."""
+    """Raised to roll back the transaction that stores a bot. Caught in this module."""
 
     def __init__(self, refusal: ScanRefusal) -> None:
         super().__init__(refusal.value)
@@ -161,13 +161,16 @@ async def _finish(
         raise _Refused(ScanRefusal.SESSION_OVER)
     view = await find_installation(conn, draft.id)
     if view is None:
-        # The workspace goes at this moment, and the session with it.
+        # The workspace is being deleted at this moment, and the session with it.
         raise _Refused(ScanRefusal.SESSION_OVER)
     return view
 
 
 async def _require_standing(conn: TrioConnection[Any], scan: ScanInHand) -> None:
-    """Judge the right to connect this bot anew, because a code is good for minutes, and hold it until the commit."""
+    """Check again that the member may connect this bot, and lock the rows that this depends on until the commit.
+
+    The check is repeated because a code is valid for minutes. Raises _Refused.
+    """
     standing: Standing | None = await _Q.lock_standing(
         conn, workspace_id=scan.workspace_id, agent_id=scan.agent_id, user_id=scan.initiator_user_id
     )

@@ -1,4 +1,4 @@
-"""Installation rows, in Postgres. Their leases are lease_store's."""
+"""Installation rows, in Postgres. Their leases are in lease_store."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _Q = load(
 
 
 class NotSaved(Exception):
-    """Leaves the transaction that would have saved a draft, which rolls it back. Never leaves the stores.
+    """Raised to roll back the transaction that would have saved a draft. The stores catch it.
 
-    `obstacle` is another app's live bot, None when the agent's row has another id than the draft's.
+    `obstacle` is another app's live bot. It is None when the agent's row has another id than the draft.
     """
 
     def __init__(self, obstacle: BotInPlace | None) -> None:
@@ -48,7 +48,10 @@ class NotSaved(Exception):
 async def reclaim_dead(
     conn: TrioConnection[Any], channel_type: str, app_id: str, workspace_id: UUID, agent_id: UUID
 ) -> bool:
-    """Remove a dead row that keeps an app id from this agent, with what hangs on it. Whether there was one."""
+    """Remove a dead row that keeps an app id from this agent, together with its dependent rows.
+
+    Returns True if there was one.
+    """
     removed: int = await _Q.reclaim_dead_installation(
         conn, channel_type=channel_type, app_id=app_id, workspace_id=workspace_id, agent_id=agent_id
     )
@@ -112,7 +115,7 @@ class PostgresInstallationStore:
             return rows
 
     async def stored(self, installation_id: UUID) -> StoredInstallation | None:
-        """The row with its sealed config, for whoever is to speak for it; revoked ones too."""
+        """Return the row with its sealed config, for code that acts in its name. Revoked rows are included."""
         async with self._pool.connection() as conn:
             found: StoredInstallation | None = await _Q.get_stored_installation(conn, id=installation_id)
             return found
@@ -151,7 +154,7 @@ class PostgresInstallationStore:
 async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft) -> None:
     """Write the draft as active and announce it, in the caller's transaction; see InstallationStore.save.
 
-    Raises NotSaved, which the caller lets leave its transaction.
+    Raises NotSaved. The caller must let it propagate out of its transaction, which rolls back.
     """
     await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
     await _Q.end_links_of_former_app(conn, id=draft.id, app_id=draft.config["app_id"])

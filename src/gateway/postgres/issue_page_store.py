@@ -1,4 +1,4 @@
-"""Issues for people who look at one, in Postgres."""
+"""Issues as people see them on a page, in Postgres."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _Q = load("issue.sql", Issue, IssueFile, Parent, IssueTarget)
 class PostgresIssueStore:
     """Implements gateway.work.issues.issues.IssueStore on a pool that the caller owns.
 
-    A runtime that was not heard of for `silent_seconds` is not there.
+    A runtime that was silent for `silent_seconds` counts as absent.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Purges, in Postgres."""
+"""Purges of expired rows, in Postgres."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gateway.postgres.statements import load
 _Q = load("janitor.sql")
 
 ROWS_MAX = 5_000
-"""Rows of one statement: none of them holds its locks for long."""
+"""The most rows that one statement deletes, so that no statement holds its locks for long."""
 
 
 class PostgresJanitorStore:
-    """Deletes what is over, on a pool that the caller owns. Each method returns how many rows went.
+    """Deletes expired rows, on a pool that the caller owns. Each method returns the number of deleted rows.
 
-    A purge goes on, statement by statement, until nothing is left: a fixed number of rows per round would fall behind
-    for good where more than that comes in. The caller bounds its time; what was deleted by then stays deleted.
+    A purge runs statement after statement until no expired row is left. With a fixed number of rows per round it would
+    never catch up where more rows come in. The caller bounds its time. Rows that were deleted by then stay deleted.
     """
 
     def __init__(self, pool: Pool, *, rows_max: int = ROWS_MAX) -> None:

@@ -1,4 +1,4 @@
-"""The files of an embedded server, and the account it runs as."""
+"""The files of an embedded server, and the account that it runs as."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.postgres.binaries import Account
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the files of one embedded server are, and whose: `owner` has the state directory."""
+    """The directory with the files of one embedded server. `owner` is the owner of the state directory."""
 
     root: Path
     owner: Account
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Layout(Place):
-    """A place, and the account that its server runs as. That differs from the owner when the owner is root."""
+    """A place, with the account that its server runs as. It differs from the owner when the owner is root."""
 
     server: Account
 
@@ -41,11 +41,12 @@ class Layout(Place):
 
 
 def prepare(state_dir: Path) -> Place:
-    """Make the directories. Raises ConfigError when they cannot be made or used."""
+    """Create the directories. Raises ConfigError when they cannot be created or used."""
     state_dir = state_dir.absolute()
     root = state_dir / "postgres"
     try:
-        # Others may pass through but not look around: the server of a root daemon is one of those others.
+        # Mode 0711: other accounts may pass through but not list the directory. The server of a root daemon runs as
+        # such an account.
         state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         owner = _owner_of(state_dir)
         root.mkdir(mode=0o711, exist_ok=True)
@@ -63,15 +64,20 @@ def _owner_of(path: Path) -> Account:
 
 
 def give(path: Path, account: Account) -> None:
+    """Make `account` the owner of `path`. Does nothing unless root runs this, and follows no link."""
     if os.geteuid() == 0:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 @contextmanager
 def opened(place: Place, name: str, flags: int = 0) -> Iterator[IO[str]]:
+    """Open a file of the place for reading and writing, created with mode 0600 if missing. Closed with the block.
+
+    Raises ConfigError when it cannot be opened.
+    """
     path = place.root / name
     try:
-        # Never through a link: root may be working in a directory that belongs to a less trusted account.
+        # O_NOFOLLOW: root may be working in a directory of a less trusted account, which could place a link here.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except OSError as error:
         raise ConfigError(f"{path} cannot be opened: {error.strerror}") from error

@@ -23,7 +23,7 @@ _Q = load("lease.sql", Installation)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asking:
-    """A request for a lease."""
+    """A request for a lease, compared by identity: two requests with equal fields are two requests."""
 
     installation_id: UUID
     token: str
@@ -32,7 +32,7 @@ class _Asking:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ending:
-    """A tenure that is to be released; `epoch` None stands for whichever its token has. `last` is nobody else's."""
+    """A tenure that is to be released. `epoch` None accepts any epoch of its token. `last` is a private copy."""
 
     installation_id: UUID
     token: str
@@ -43,9 +43,10 @@ class _Ending:
 class PostgresLeaseStore:
     """Implements gateway.supervisor.ports.LeaseStore on a pool that the caller owns.
 
-    Give leases a small pool of their own, or a burst of other work can cost this process all of them. One connection of
-    it is left to renewals: everything else may have to wait for a row that somebody has locked, or comes two thousand
-    at a time when a process starts, and a renewal that queues behind that comes too late for every bot.
+    Give leases a small pool of their own, or else a burst of other work can cost this process all of its leases. One
+    connection of the pool is reserved for renewals. Every other statement may have to wait for a row that another
+    transaction has locked, and at the start of a process two thousand of them come at once. A renewal that queued
+    behind them would come too late for every bot.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -56,7 +57,7 @@ class PostgresLeaseStore:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[TrioConnection[Any]]:
-        """For everything but renewals."""
+        """Take a connection for any statement but a renewal."""
         async with self._others, self._pool.connection() as conn:
             yield conn
 
@@ -72,7 +73,7 @@ class PostgresLeaseStore:
         return await self._acquire_alone(installation_id, token, ttl_seconds)
 
     async def _acquire_together(self, askings: Sequence[_Asking]) -> Mapping[_Asking, int]:
-        """The epochs of those that were free; one call tells what is with another."""
+        """Acquire the leases that are free and return their epochs. `_acquire_alone` decides about the others."""
         async with self._connection() as conn:
             rows = await _Q.acquire_together(
                 conn,
@@ -113,7 +114,7 @@ class PostgresLeaseStore:
         return bool(await self._releases.join(ending)) or await self._release_alone(ending)
 
     async def _release_together(self, endings: Sequence[_Ending]) -> Mapping[_Ending, bool]:
-        """Those it could release. Not what is locked, and not what is somebody else's by now: one call tells which."""
+        """Release the tenures whose rows are not locked and still theirs. `_release_alone` decides about the others."""
         async with self._connection() as conn:
             rows = await _Q.release_together(
                 conn,

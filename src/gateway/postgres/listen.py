@@ -1,4 +1,4 @@
-"""Notifications, on a connection of their own: while it listens, psycopg keeps its lock."""
+"""Notifications, on a connection of their own, because psycopg holds a connection's lock while it listens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg import sql
 from gateway.errors import StoreUnavailable
 from gateway.postgres.driver import TrioConnection
 
-# A connection can be dead without anybody telling us, and then its silence looks like a quiet day.
+# A connection can be dead without any sign. Its silence then looks like the absence of notifications.
 CHECK_SECONDS = 20.0
 CHECK_TIMEOUT_SECONDS = 5.0
 RETRY_FIRST_SECONDS = 0.1
@@ -34,9 +34,10 @@ async def run_listener(
 ) -> None:
     """Call `callbacks[channel](payload)` for every NOTIFY on those channels, until cancelled.
 
-    After each connection every callback is called with "", which means that anything may have changed: what was sent
-    while nobody listened is lost. `started()` comes after the first of these. A lost connection is made again after
-    0.1 s, doubling to 5 s, with jitter. An exception of a callback, which must not block, ends the listener.
+    After each connect every callback is called with "", which means that anything may have changed: notifications that
+    were sent while no connection listened are lost. `started()` comes after the first of these calls. A lost connection
+    is made again after 0.1 s, doubling to 5 s, with jitter. A callback must not block. An exception of a callback ends
+    the listener.
     """
     delay = RETRY_FIRST_SECONDS
     first = True
@@ -68,7 +69,7 @@ def _ring_all(callbacks: Mapping[str, Callable[[str], None]]) -> None:
 
 
 async def _deliver(connection: TrioConnection[Any], callbacks: Mapping[str, Callable[[str], None]]) -> None:
-    """Until the connection breaks; asks it for a sign of life whenever it has been silent for CHECK_SECONDS."""
+    """Deliver notifications until the connection breaks. Tests it after CHECK_SECONDS without a notification."""
     while True:
         async with aclosing(connection.notifies(timeout=CHECK_SECONDS)) as notifications:
             async for notification in notifications:

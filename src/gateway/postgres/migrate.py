@@ -1,11 +1,12 @@
-"""Numbered SQL migrations, applied by yoyo inside an advisory lock of ours.
+"""Numbered SQL migrations, applied by yoyo inside an advisory lock of this module.
 
-yoyo is synchronous: it runs in a worker thread, so a cancellation takes effect after the step under way. Our lock is
-polled, because a session blocked on an advisory lock would stall CREATE INDEX CONCURRENTLY in the one that holds it.
-yoyo's own lock is a row that a killed process leaves behind; inside ours nobody can hold it by right, so it is broken.
+yoyo is synchronous and runs in a worker thread. A cancellation therefore takes effect after the step under way. The
+advisory lock is polled, because a session that blocks on it would stall CREATE INDEX CONCURRENTLY in the session that
+holds it. yoyo's own lock is a row, which a killed process leaves behind. Under the advisory lock no other process can
+rightfully hold that row, so it is removed.
 
-Every daemon holds a second advisory lock, shared, on the connection on which it listens. Taking migrations back needs
-that lock alone, so it neither begins under a running daemon nor lets one join before it is done.
+Every daemon holds a second advisory lock, in shared mode, on the connection on which it listens. Taking migrations back
+needs that lock in exclusive mode. So it does not begin while a daemon runs, and no daemon can start until it is done.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gateway.postgres.binaries import bundled
 from gateway.postgres.driver import CONNECT_TIMEOUT_SECONDS, TrioConnection
 from gateway.postgres.pool import translating
 
-# Any constant will do, as long as every version of this program uses the same one.
+# The values are arbitrary, but every version of this program must use the same ones.
 _LOCK_KEY = 0x6761_7465_7761_79
 _DAEMON_KEY = 0x6761_7465_7761_7A
 _LOCK_POLL_SECONDS = 0.2
@@ -37,14 +38,17 @@ LOCK_TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of the chain; `applied_at` is None while it is pending."""
+    """One step of the chain. `applied_at` is None while it is pending."""
 
     id: str
     applied_at: datetime | None
 
 
 async def migrate_up(conninfo: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> list[str]:
-    """Apply what is pending and return the ids. Raises StoreUnavailable, or StoreError naming the step that failed."""
+    """Apply the pending migrations and return their ids.
+
+    Raises StoreUnavailable, or StoreError that names the step that failed.
+    """
     async with _locked(conninfo, lock_timeout_seconds):
         return await _in_thread(_apply, conninfo)
 
@@ -57,10 +61,11 @@ async def migrate_down(
     agreed: Sequence[str] | None = None,
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
 ) -> list[str]:
-    """Take back the last `steps` (default 1), or everything after the step `to`; returns the ids, newest first.
+    """Take back the last `steps` (default 1), or everything after the step `to`. Returns the ids, newest first.
 
-    `agreed` lists the ids that were confirmed. Before anything has changed it raises StoreConflict when other ones
-    would be taken back by now, and while a daemon runs or a bot is held; StoreError for steps that do not exist.
+    `agreed` lists the ids that were confirmed. Raises StoreConflict if other ones would be taken back by now, if a
+    daemon runs, or if a bot's lease is held. Raises StoreError for steps that do not exist. Both are raised before
+    anything has changed.
     """
     async with _locked(conninfo, lock_timeout_seconds) as connection:
         await _refuse_under_daemons(connection)
@@ -71,7 +76,7 @@ async def migrate_down(
 
 
 async def steps_back(conninfo: str, *, steps: int | None = None, to: str | None = None) -> list[str]:
-    """The ids that `migrate_down` would take back, newest first; changes nothing. Raises StoreError."""
+    """Return the ids that `migrate_down` would take back, newest first. Changes nothing. Raises StoreError."""
     known, applied = _ids(), sorted(await _applied(conninfo), reverse=True)
     if newer := [each for each in applied if each not in known]:
         raise StoreError(f"{', '.join(newer)} came from another version of this program: take it back with that one")
@@ -87,25 +92,25 @@ async def steps_back(conninfo: str, *, steps: int | None = None, to: str | None 
 
 
 async def announce_daemon(connection: TrioConnection[Any]) -> None:
-    """Hold off `migrate_down` for as long as `connection` is open. Raises StoreUnavailable while one is under way."""
+    """Keep `migrate_down` from starting as long as `connection` is open. Raises StoreUnavailable while one runs."""
     cursor = await connection.execute("select pg_try_advisory_lock_shared(%s)", (_DAEMON_KEY,))
     if await cursor.fetchone() != (True,):
         raise StoreUnavailable("migrations of this database are being taken back")
 
 
 async def status(conninfo: str) -> list[Migration]:
-    """Every step of the chain in order; changes nothing, and needs no lock."""
+    """Return every step of the chain in order. Changes nothing, and needs no lock."""
     applied = await _applied(conninfo)
     return [Migration(each, applied.get(each)) for each in _ids()]
 
 
 async def pending(conninfo: str) -> list[str]:
-    """The ids still to be applied; changes nothing, and needs no lock."""
+    """Return the ids that are still to be applied. Changes nothing, and needs no lock."""
     return [each.id for each in await status(conninfo) if each.applied_at is None]
 
 
 async def dump_schema(conninfo: str) -> str:
-    """The schema as SQL, without yoyo's tables and without anything that differs from one run to the next."""
+    """Return the schema as SQL, without yoyo's tables and without anything that differs from run to run."""
     params = conninfo_to_dict(conninfo)
     password = params.pop("password", None)
     environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
@@ -134,7 +139,7 @@ async def _locked(conninfo: str, timeout: float) -> AsyncIterator[TrioConnection
             await _acquire(connection, timeout)
         yield connection
     finally:
-        # The lock belongs to the session.
+        # The advisory lock belongs to the session, so closing the connection releases it.
         connection.abort()
 
 
@@ -149,12 +154,13 @@ async def _acquire(connection: TrioConnection[Any], timeout: float) -> None:
 
 
 async def _refuse_under_daemons(connection: TrioConnection[Any]) -> None:
-    """Keep daemons out until `connection` is closed. Raises StoreConflict when there are some."""
+    """Keep daemons from starting until `connection` is closed. Raises StoreConflict if a daemon runs."""
     with translating():
         cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_DAEMON_KEY,))
         if await cursor.fetchone() != (True,):
             raise StoreConflict(await _name_daemons(connection))
-        # A daemon of an older version, or one whose connection broke just now, is known by the bots it holds.
+        # A daemon of an older version, or one whose connection broke just now, does not hold the lock. It is recognised
+        # by the bots' leases that it holds.
         cursor = await connection.execute("select to_regclass('channel_installation')::text")
         if await cursor.fetchone() == (None,):
             return
@@ -247,14 +253,14 @@ def _with_yoyo(conninfo: str, work: Callable[[Any, Any], list[str]]) -> list[str
 
 
 def _open_backend(conninfo: str) -> Any:
-    """Yoyo's psycopg backend, given connection parameters instead of a URL: its URL parser knows only one host."""
+    """Open yoyo's psycopg backend with connection parameters, because yoyo's URL parser knows only one host."""
     from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
     from yoyo.connections import DatabaseURI
 
     class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, Any]:
-            # yoyo's own asks the resolver for this host's full name and the user database for ours; in a container
-            # the first can take many seconds and the second fail.
+            # yoyo's own method asks the resolver for the full host name and the user database for the user name. In a
+            # container the first can take many seconds and the second can fail.
             return {
                 "id": os.urandom(16).hex(),
                 "migration_id": migration.id if migration else None,

@@ -1,4 +1,4 @@
-"""What the gateway itself says: notices inside the transaction that causes them, and those that only time causes."""
+"""The gateway's own notices: those written in the transaction that causes them, and those caused by absence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Q = load("notice.sql")
 
 
 async def write_notice(conn: TrioConnection[Any], notice: Notice) -> None:
-    """Queue it for the outbox; nothing happens when the message has its reply already."""
+    """Queue the notice for the outbox. Does nothing if the message has a reply already."""
     await _Q.queue_notice(
         conn,
         id=new_id(),
@@ -34,20 +34,20 @@ async def write_notice(conn: TrioConnection[Any], notice: Notice) -> None:
 
 
 RECENT_SECONDS = 3600.0
-"""A message that has been waiting for longer than this, and the silence limit, is not spoken of by itself any more."""
+"""Waiting messages older than this plus the silence limit cause no notice any more."""
 ABSENCES_MAX = 200
-"""Conversations that one statement tells."""
+"""The most conversations that one statement tells."""
 
 
 class PostgresAbsences:
-    """Tells conversations that their agent went away while a message waits for it. The pool is the caller's."""
+    """Tells conversations that their agent is absent while a message waits for it. The caller owns the pool."""
 
     def __init__(self, pool: Pool, *, silent_seconds: float) -> None:
         self._pool = pool
         self._silent = silent_seconds
 
     async def tell(self) -> int:
-        """How many were told. Those that were told of this absence before hear nothing. Raises StoreUnavailable."""
+        """Queue the notices and return how many. An absence is told once per conversation. Raises StoreUnavailable."""
         async with self._pool.connection() as conn:
             told: int = await _Q.tell_absences(
                 conn,

@@ -1,4 +1,4 @@
-"""Messages to platforms, for those who look after them, in Postgres."""
+"""Messages to platforms, for the people who administer them, in Postgres."""
 
 from __future__ import annotations
 

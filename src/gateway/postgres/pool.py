@@ -1,4 +1,4 @@
-"""A bounded pool of TrioConnections, and the one place where psycopg's errors become ours."""
+"""A bounded pool of TrioConnections, and the one place that translates psycopg's errors to `gateway.errors`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from gateway.postgres.driver import CONNECT_TIMEOUT_SECONDS, TrioConnection
 ACQUIRE_TIMEOUT_SECONDS = 30.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
 
-# These are OperationalErrors of a server in good health: a concurrent writer stands in the way, not an outage.
+# Some of these are OperationalErrors to psycopg, but the server is healthy: a constraint or a concurrent writer is in
+# the way.
 _CONFLICTS = (e.IntegrityError, e.SerializationFailure, e.DeadlockDetected, e.LockNotAvailable)
 _OUTAGES = (e.OperationalError, e.InterfaceError, e.ReadOnlySqlTransaction)
-# Also OperationalErrors to psycopg, but about this one statement: a key too long for its index, say. Trying again would
-# fail again, and to call it an outage would fail whatever shares the statement.
+# The SQLSTATE class of errors that are OperationalErrors to psycopg but concern one statement, such as a key too long
+# for its index. A retry would fail again, and as an outage it would fail every piece that shares the statement.
 _LIMIT_EXCEEDED = "54"
 
 
 @contextmanager
 def translating() -> Iterator[None]:
-    """Turn psycopg's errors into StoreConflict, StoreUnavailable or, for a mistake of our own, StoreError."""
+    """Turn psycopg's errors into StoreConflict, StoreUnavailable or, for a mistake in this program, StoreError."""
     try:
         yield
     except psycopg.Error as error:
@@ -37,14 +38,14 @@ def translating() -> Iterator[None]:
 
 
 def translated(error: psycopg.Error) -> StoreError:
-    """The error as callers know it. Its message, and the original's, name rules and tables, never the values.
+    """Return the error as a StoreError. Its message, and the original's, name constraints and tables but no values.
 
-    The server's detail lines repeat the offending row; they are dropped from the original too, because it is printed
-    with every traceback.
+    The server's detail lines repeat the offending row. They are dropped from the original error too, because it is
+    printed with every traceback.
     """
     message = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, psycopg.DataError):
-        # The primary message of this class quotes the value.
+        # The primary message of this class of errors quotes the value.
         message = f"a value was not acceptable: {type(error).__name__}"
     error.args = (message,)
     if isinstance(error, _CONFLICTS):
@@ -55,10 +56,11 @@ def translated(error: psycopg.Error) -> StoreError:
 
 
 class Pool:
-    """At most `size_max` connections, made when needed and kept while they are sound. Use `open_pool`.
+    """A pool of at most `size_max` connections, opened when needed and kept while they are usable. Use `open_pool`.
 
-    The attributes and properties are for metrics: `size` = open, `idle`, `in_use`, `waiting` tasks, and the counters
-    `connects`, `connect_failures`, `discards` (connections not kept) since the start.
+    The attributes and properties are for metrics: the numbers of open connections (`size`), `idle` ones, those `in_use`
+    and `waiting` tasks, and the counters `connects`, `connect_failures` and `discards` (connections that were not kept)
+    since the start.
     """
 
     def __init__(
@@ -93,18 +95,20 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[TrioConnection[Any]]:
-        """An autocommit connection of this task alone, until the block ends.
+        """Yield an autocommit connection for this task alone, until the block ends.
 
-        Raises StoreUnavailable when none could be had in time, and translates psycopg's errors of the block. A task
-        that already holds a connection must pass it on instead of asking for a second one, which could deadlock the
-        pool: RuntimeError. Cancellation gives back the place; a connection that is not idle afterwards is closed.
+        Raises StoreUnavailable when no connection came free in time, and translates psycopg's errors of the block.
+        Raises RuntimeError for a task that already holds a connection: it must pass that one on, because a second one
+        could deadlock the pool. Cancellation gives the place in the pool back. A connection that is not idle after the
+        block is closed.
         """
         with translating():
             connection = await self._acquire()
             try:
                 yield connection
             except e.ReadOnlySqlTransaction:
-                # A demoted primary still answers, but no write will succeed there. The next connection is made anew.
+                # A demoted primary still answers, but no write will succeed there. So the connection is not kept, and
+                # the next one is opened anew.
                 connection.abort()
                 raise
             finally:
@@ -112,7 +116,7 @@ class Pool:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[TrioConnection[Any]]:
-        """A connection inside BEGIN … COMMIT; an exception in the block rolls back. See TrioConnection.transaction."""
+        """Yield a connection inside BEGIN … COMMIT. An exception rolls back. See TrioConnection.transaction."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
@@ -163,14 +167,14 @@ class Pool:
         self.discards += 1
 
     def close(self) -> None:
-        """Close the idle connections now and the others as they come back."""
+        """Close the idle connections now, and the others when they are given back."""
         self._closed = True
         while self._idle:
             self._discard(self._idle.pop())
 
 
 def is_reusable(connection: TrioConnection[Any]) -> bool:
-    """Whether the next task finds it as if new: open, no statement, transaction, COPY or pipeline under way."""
+    """True if the next task can use the connection: it is open, with no statement, transaction, COPY or pipeline."""
     pgconn = connection.pgconn
     return (
         not connection.closed
@@ -183,10 +187,10 @@ def is_reusable(connection: TrioConnection[Any]) -> bool:
 
 
 def is_alive(connection: TrioConnection[Any]) -> bool:
-    """Whether an idle connection is still good, judged without a round trip.
+    """True if an idle connection is still usable, judged without a round trip.
 
-    Nobody asked it anything, so what has arrived is the server's farewell or the end of the stream. (It could be the
-    notice of a changed server setting; a new connection knows that one as well.)
+    No statement is under way, so readable data means that the server has closed or is closing the connection. (It could
+    also be the notice of a changed server setting. Then the connection is replaced, and a new one has that setting.)
     """
     if connection.closed or connection.pgconn.status != ConnStatus.OK:
         return False
@@ -204,15 +208,16 @@ async def open_pool(
     acquire_timeout_seconds: float = ACQUIRE_TIMEOUT_SECONDS,
     statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncIterator[Pool]:
-    """A pool that lives as long as the block. It connects when first asked, so an absent database fails nothing here.
+    """Open a pool that lives as long as the block. It connects on first use, so an absent database raises nothing here.
 
-    `connect_timeout_seconds` is per host (at least 2, as libpq has it) and is overridden by a connect_timeout in the
-    conninfo. Raises ConfigError when libpq cannot read the conninfo.
+    `connect_timeout_seconds` is per host (at least 2, libpq's minimum). A connect_timeout in the conninfo overrides it.
+    Raises ConfigError when libpq cannot read the conninfo.
     """
     parameters = _parse(conninfo, round(connect_timeout_seconds))
     session = (
         "set time zone 'UTC';"
-        # Every statement of ours is a probe by key: planning it anew for each set of values costs more than running it.
+        # Every statement here looks rows up by key, so planning it anew for each set of values would cost more than
+        # running it.
         "set plan_cache_mode = force_generic_plan;"
         f"set statement_timeout = {round(statement_timeout_seconds * 1000)};"
         f"set idle_in_transaction_session_timeout = {round(statement_timeout_seconds * 2000)}"
@@ -235,14 +240,14 @@ async def open_pool(
 
 
 def checked_conninfo(conninfo: str, *, named: str = "database_url") -> str:
-    """The conninfo itself. Raises ConfigError when libpq cannot read it, or when its port is not one.
+    """Return the conninfo unchanged. Raises ConfigError when libpq cannot read it, or when its port is invalid.
 
-    `named` is where it was given, for the message.
+    `named` is the name of the setting, for the message.
     """
     try:
         ports = str(conninfo_to_dict(conninfo).get("port") or "").split(",")
     except psycopg.ProgrammingError:
-        # libpq's own message repeats parts of the text, which may be the password.
+        # `from None`: libpq's own message repeats parts of the text, which may contain the password.
         raise ConfigError(f"{named}: not a connection URI or a list of key=value that libpq can read") from None
     if not all(not port or (port.isdecimal() and 0 < int(port) <= 65535) for port in ports):
         raise ConfigError(f"{named}: the port is not a number from 1 to 65535")

@@ -1,4 +1,4 @@
-"""Installations whose events are posted to us, in Postgres."""
+"""Installations whose events the platform posts to this server, in Postgres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether Postgres takes writes."""
+"""Readiness probes: Postgres answers, and takes writes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ class PostgresReadiness:
         self._pool = pool
 
     async def database_problem(self) -> str | None:
-        """None once the database has answered. Raises StoreUnavailable."""
+        """Return None once the database has answered. Raises StoreUnavailable."""
         async with self._pool.connection() as conn:
             await conn.execute("select 1")
         return None
 
     async def write_problem(self) -> str | None:
-        """None after a write that is on disk; words for a database that refuses one. Raises StoreUnavailable."""
+        """Return None after a write that is on disk, or the reason why the database refuses one.
+
+        Raises StoreUnavailable for any other failure.
+        """
         try:
             await self._fill_a_file()
             async with self._pool.transaction() as conn:
@@ -41,7 +44,7 @@ class PostgresReadiness:
 
     async def _fill_a_file(self) -> None:
         async with self._pool.connection() as conn:
-            # An operator's temp_file_limit says nothing about the disk.
+            # Reaching temp_file_limit, which the operator sets, says nothing about the disk.
             with suppress(e.ConfigurationLimitExceeded):
                 async with conn.transaction():
                     await _Q.keep_little_in_memory(conn)

@@ -1,4 +1,4 @@
-"""Stored secrets in Postgres, one table for each kind of row that keeps them."""
+"""Stored secrets in Postgres, with one `PostgresSecretTable` for each kind of row that keeps them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Statement = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class SecretKind:
-    """The three statements of a kind. Rows that keep bytes instead of text show them as base64, and compare them so."""
+    """The three statements of a kind. For rows that keep bytes, the statements return and compare them as base64."""
 
     name: str
     count: _Statement
@@ -37,7 +37,7 @@ KINDS = (
     SecretKind("scan", _Q.count_scan_secrets, _Q.list_scan_secrets, _Q.replace_scan_secret),
     SecretKind("signing secret", _Q.count_signing_secrets, _Q.list_signing_secrets, _Q.replace_signing_secret),
 )
-"""Everything that is sealed. What is not here loses its secrets when an old key is taken off the ring."""
+"""Every kind of sealed value. A kind missing here would lose its secrets when an old key is taken off the ring."""
 
 
 class PostgresSecretTable:
@@ -72,5 +72,5 @@ class PostgresSecretTable:
 
 
 def secret_tables(pool: Pool) -> list[PostgresSecretTable]:
-    """A table for each kind there is."""
+    """Return a table for each kind in `KINDS`."""
     return [PostgresSecretTable(pool, kind) for kind in KINDS]

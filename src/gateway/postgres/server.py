@@ -1,7 +1,7 @@
-"""One embedded Postgres server: made, started, kept running and stopped.
+"""One embedded Postgres server: creates, starts, restarts and stops it.
 
-Started by root it runs as another account. It gets its directories as open descriptors (/proc/self/fd/N), so it needs
-neither a way through the directories above them nor any capability.
+If root starts it, it runs as another account. It gets its directories as open descriptors (/proc/self/fd/N), so it
+needs neither access to the directories above them nor any capability.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gateway.postgres.binaries import POSTGRES_MAJOR, executable_by
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.layout import Layout, Place, opened
 
-# After a crash the server first replays its log, so this is generous.
+# Generous, because after a crash the server first replays its write-ahead log.
 START_TIMEOUT_SECONDS = 120.0
 FAST_STOP_SECONDS = 5.0
 IMMEDIATE_STOP_SECONDS = 2.0
@@ -42,7 +42,7 @@ _POLL_SECONDS = 0.01
 _WATCH_SECONDS = 0.5
 _LOG_BYTES_MAX = 1 << 20
 _SOCKET_NAME = ".s.PGSQL.5432"
-# A sockaddr_un holds 108 bytes, the last of them a NUL.
+# The path in a sockaddr_un has 108 bytes, and the last of them is a NUL.
 _SOCKET_PATH_BYTES_MAX = 107
 _NAME = "gateway"
 _PR_SET_PDEATHSIG = 1
@@ -52,16 +52,17 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def open_server(layout: Layout, *, durable: bool, connections_max: int) -> AsyncIterator[str]:
-    """Yield the conninfo of a running server, started again should it end by itself; the caller owns the directory.
+    """Yield the conninfo of a running server, and restart it if it ends by itself. The caller owns the directory.
 
-    Raises ConfigError when the directory cannot be used, StoreUnavailable when the server does not come up.
+    The server is stopped at the end of the block. Raises ConfigError when the directory cannot be used, and
+    StoreUnavailable when the server does not come up.
     """
     with _setting_up(layout):
         server = await _prepare_server(layout, _settings(durable=durable, connections_max=connections_max))
         server.start()
     try:
         await server.until_ready()
-        # Commands read this to find the server, so it appears when there is something to find.
+        # Commands read this record to find the server, so it is written only once the server is ready.
         _record_socket(layout, server.socket_dir)
         async with _kept_running(server):
             yield conninfo_of(server.socket_dir)
@@ -91,7 +92,7 @@ async def _prepare_server(layout: Layout, settings: dict[str, str]) -> _Server:
 
 
 class _Server:
-    """A postmaster, which may be a successor of the one that was started first."""
+    """The running postmaster process. It is replaced by a new process after each restart."""
 
     def __init__(self, layout: Layout, programs: Path, settings: dict[str, str], socket_dir: Path) -> None:
         self._layout = layout
@@ -114,13 +115,17 @@ class _Server:
             self._process = _spawn(arguments, layout, descriptors)
 
     async def until_ready(self) -> None:
-        """Wait until it answers and has our database. Raises StoreUnavailable when it ends or the time is up."""
+        """Wait until the server answers, and create the gateway's database if it is missing.
+
+        Raises StoreUnavailable when the server ends or the time is up.
+        """
         with trio.move_on_after(START_TIMEOUT_SECONDS):
             while not self._has_ended:
                 try:
                     await _create_database(conninfo_of(self.socket_dir, dbname="postgres"))
                 except psycopg.OperationalError:
-                    # Not listening yet, or still recovering; if it never will, the process ends or the time is up.
+                    # The server is not listening yet, or is still recovering. If it never gets ready, the loop ends
+                    # with the process or with the time limit.
                     await trio.sleep(_POLL_SECONDS)
                 else:
                     log.info("postgres_started", pid=self._process and self._process.pid, data=str(self._layout.data))
@@ -128,7 +133,7 @@ class _Server:
         raise StoreUnavailable(f"the embedded Postgres did not start: {_log_tail(self._layout)}")
 
     async def run_watch(self) -> None:
-        """Start it again whenever it ends by itself (killed for its memory, say), until cancelled."""
+        """Restart the server whenever it ends by itself (killed for its memory, for example), until cancelled."""
         while True:
             await until(lambda: self._has_ended, math.inf, poll_seconds=_WATCH_SECONDS)
             log.error("postgres_ended_by_itself", status=self._process and self._process.returncode)
@@ -142,7 +147,10 @@ class _Server:
                 await trio.sleep(RESTART_DELAY_SECONDS)
 
     async def stop(self) -> None:
-        """Disconnect all and write a checkpoint (SIGINT); if that takes too long, leave recovery to the next start."""
+        """Stop the server: it disconnects all clients and writes a checkpoint (SIGINT).
+
+        If that takes too long, it is stopped without a checkpoint (SIGQUIT, then SIGKILL), and the next start recovers.
+        """
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -159,7 +167,7 @@ class _Server:
 
 @asynccontextmanager
 async def _kept_running(server: _Server) -> AsyncIterator[None]:
-    """Watch the server during the block, whose exception leaves as it is and not as a group."""
+    """Watch the server during the block. An exception of the block is raised as it is, not inside a group."""
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -190,8 +198,8 @@ def _settings(*, durable: bool, connections_max: int) -> dict[str, str]:
         "fsync": "on",
         "synchronous_commit": "on",
         "full_page_writes": "on",
-        # The log is for the server's own health. Failed statements are the program's business, and rows in its error
-        # details may hold what must not be logged.
+        # The server's log is for its own health. Failed statements are reported by this program, and the rows in the
+        # server's error details may contain data that must not be logged.
         "log_min_messages": "log",
         "log_min_error_statement": "panic",
         "log_error_verbosity": "terse",
@@ -199,13 +207,13 @@ def _settings(*, durable: bool, connections_max: int) -> dict[str, str]:
         "logging_collector": "off",
     }
     if not durable:
-        # What was committed still survives the death of every process, only not that of the machine.
+        # Committed data still survives the death of every process, but not a crash of the machine.
         settings |= {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
     return settings
 
 
 def recorded_conninfo(place: Place) -> str | None:
-    """The conninfo of the server that last recorded its socket, whether or not it still runs."""
+    """Return the conninfo of the server that last recorded its socket. That server may have ended. None without one."""
     try:
         socket_dir = place.socket_record.read_text()
     except FileNotFoundError:
@@ -214,7 +222,7 @@ def recorded_conninfo(place: Place) -> str | None:
 
 
 async def until(condition: Callable[[], bool], seconds: float, *, poll_seconds: float = _POLL_SECONDS) -> bool:
-    """Poll `condition` for at most `seconds`; whether it came true."""
+    """Poll `condition` for at most `seconds`. Returns True if it came true."""
     with trio.move_on_after(seconds):
         while not condition():  # noqa: ASYNC110 (other processes set no events)
             await trio.sleep(poll_seconds)
@@ -223,7 +231,11 @@ async def until(condition: Callable[[], bool], seconds: float, *, poll_seconds: 
 
 
 async def _create_cluster(programs: Path, layout: Layout, *, durable: bool) -> None:
-    """Run initdb into another name, renamed when complete: a killed one leaves nothing that looks like a cluster."""
+    """Run initdb in a temporary directory and rename it when complete.
+
+    If initdb is killed, it leaves nothing that looks like a cluster. Raises ConfigError for a cluster of another major
+    version, and StoreUnavailable when initdb fails.
+    """
     version_file = layout.data / "PG_VERSION"
     if layout.data.is_dir():
         found = version_file.read_text().strip() if version_file.is_file() else "unknown"
@@ -253,16 +265,16 @@ def _spawn_initdb(programs: Path, layout: Layout, directory: Path, extra: list[s
 
 
 def _quoted(directory: str) -> str:
-    """The setting is a list, in which commas and blanks mean something."""
+    """Quote a directory for a setting that is a list, in which commas and blanks have a meaning."""
     return '"' + directory.replace('"', '""') + '"'
 
 
 @contextmanager
 def _visible_to_server(layout: Layout, *directories: Path) -> Iterator[tuple[list[str], list[int]]]:
-    """Names under which the server reaches `directories`, and the descriptors it must inherit for them.
+    """Yield the paths by which the server reaches `directories`, and the descriptors that it must inherit for them.
 
-    A name through /proc/self/fd leads straight to the directory: the ones above it need not be open to the server, and
-    may be of any length.
+    A path through /proc/self/fd leads straight to the directory. The server needs no access to the directories above
+    it, and their path may be of any length.
     """
     if not (layout.drops_privileges and sys.platform == "linux"):
         yield [str(each) for each in directories], []
@@ -278,7 +290,8 @@ def _visible_to_server(layout: Layout, *directories: Path) -> Iterator[tuple[lis
 def _spawn(arguments: list[str], layout: Layout, descriptors: list[int]) -> subprocess.Popen[str]:
     """Start a program as the server's account.
 
-    From this very thread, and not through trio: the kernel's notice of our death is tied to the thread that forked.
+    It is started from this thread and not through trio, because the kernel's parent-death signal is tied to the thread
+    that forked.
     """
     account = layout.server
     drop: dict[str, Any] = {"user": account.uid, "group": account.gid, "extra_groups": []}
@@ -290,9 +303,11 @@ def _spawn(arguments: list[str], layout: Layout, descriptors: list[int]) -> subp
             stderr=output,
             pass_fds=descriptors,
             cwd="/",
-            # Ctrl-C at the terminal is for us; we then stop the server in order.
+            # In its own session the server does not get Ctrl-C of the terminal. This process gets it, and then stops
+            # the server in order.
             start_new_session=True,
-            # Ours may hold secrets, and PG* variables that change what the programs do.
+            # This process's environment is not passed on: it may hold secrets, and PG* variables that change what the
+            # programs do.
             env={"PATH": os.defpath, "LC_ALL": "C"},
             preexec_fn=_die_with_parent(),  # noqa: PLW1509 (a system call or two, nothing that takes a lock)
             **(drop if layout.drops_privileges else {}),
@@ -300,7 +315,10 @@ def _spawn(arguments: list[str], layout: Layout, descriptors: list[int]) -> subp
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs between fork and exec, after it has changed account: that would clear the request."""
+    """Return a function for the child to run between fork and exec, so that it ends with this process (Linux only).
+
+    It must run after the change of account, because that change would clear the parent-death signal.
+    """
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -308,6 +326,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def arrange() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        # If the parent died before the prctl, no signal will come.
         if os.getppid() != parent:
             os._exit(1)
 
@@ -337,10 +356,11 @@ def _log_tail(layout: Layout) -> str:
 
 
 async def _stop_remains(layout: Layout) -> None:
-    """Stop processes of this cluster that outlived their daemon, then remove the files that name them.
+    """Stop processes of this cluster that outlived their daemon, then remove postmaster.pid (Linux only).
 
-    Process numbers are used again: the one in postmaster.pid may be anybody by now, and Postgres would refuse to start
-    because of it. Only a process that executes postgres inside this very directory is touched.
+    Process ids are reused: the one in postmaster.pid may belong to any process by now, and Postgres would refuse to
+    start because of it. Only a process that executes postgres inside this very directory is signalled. Raises
+    StoreUnavailable when such a process does not stop.
     """
     for name, seconds in (
         (signal.SIGINT, FAST_STOP_SECONDS),
@@ -370,7 +390,7 @@ def _recorded_postmaster(layout: Layout) -> int:
 
 
 def _server_processes(data: Path) -> list[int]:
-    """The processes that execute postgres with `data` as their working directory (Linux; elsewhere none are found)."""
+    """List the processes that execute postgres with `data` as their working directory. Empty outside Linux."""
     try:
         wanted = data.stat()
     except FileNotFoundError:
@@ -384,14 +404,15 @@ def _is_server(process: Path, data: os.stat_result) -> bool:
             return False
         return (process / "exe").readlink().name.removesuffix(" (deleted)") == "postgres"
     except OSError:
-        # It ended meanwhile, or belongs to somebody else.
+        # The process ended meanwhile, or belongs to another account.
         return False
 
 
 def _make_socket_dir(layout: Layout) -> Path:
-    """A directory of mode 0700, under the state directory unless its path is too long for a socket.
+    """Create a directory of mode 0700 for the socket, under the state directory unless that path cannot be used.
 
-    libpq reads a comma as the start of another host name, so a path with one will not do either.
+    A path that is too long for a socket cannot be used. Neither can one with a comma, which libpq reads as the start of
+    another host name.
     """
     directory = layout.root / "run"
     if len(os.fsencode(directory / _SOCKET_NAME)) > _SOCKET_PATH_BYTES_MAX or "," in str(directory):

@@ -1,4 +1,4 @@
-"""One statement for calls that are under way together, without a task or a timer to gather them."""
+"""Sharing of one statement by calls that wait at the same time, without a task or a timer to collect them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ CALLS_MAX = 500
 
 
 class SharedCalls(Generic[C, R]):
-    """Calls of one kind, of which one at a time runs: with all that wait, which then find theirs done.
+    """Calls of one kind that share runs. One call at a time is the leader: it runs for itself and all that wait.
 
-    A lone call waits for nobody. `run` gets at most `calls_max` calls and gives the results it has; no call needs one.
+    The waiting calls then find their results ready. A single call does not wait for others. `run` gets at most
+    `calls_max` calls and returns the results that it has. A call may be without a result.
     """
 
     def __init__(self, run: Callable[[Sequence[C]], Awaitable[Mapping[C, R]]], *, calls_max: int = CALLS_MAX) -> None:
@@ -27,10 +28,11 @@ class SharedCalls(Generic[C, R]):
         self._waiting: dict[_Call[C, R], None] = {}
 
     async def join(self, value: C) -> R | None:
-        """The result of `run` for this value; None when it had none.
+        """Return the result of `run` for this value; None when `run` had none for it.
 
-        Raises what `run` raised when it was this call that ran it. Others that shared it are run again by the next, as
-        they are when this call was cancelled: to run a call twice must do no harm.
+        Raises the exception of `run` if this call was the leader. The calls that shared that run stay waiting, and the
+        next leader runs them again. The same happens when the leader is cancelled. So running a call twice must do no
+        harm.
         """
         call = _Call[C, R](value)
         self._waiting[call] = None

@@ -1,8 +1,8 @@
-"""The named statements of sql/*.sql, loaded by aiosql through an adapter of our own.
+"""The named statements of sql/*.sql, loaded by aiosql through an adapter of this project.
 
-The adapter is "synchronous" for aiosql and returns coroutines: aiosql's generated functions then hand them through, so
-that every kind of statement is simply awaited. Operators: none = list of rows, `^` one row or None, `$` one value or
-None, `!` number of rows. `%` is written `%%` in a file.
+To aiosql the adapter is "synchronous", but its methods return coroutines. aiosql's generated functions pass them
+through, so that the caller awaits every kind of statement. Operators after a statement's name: none gives a list of
+rows, `^` one row or None, `$` one value or None, `!` the number of rows. `%` is written `%%` in a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from gateway.postgres.driver import TrioConnection
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What the contract test checks: that it prepares on the migrated schema, and that its columns fit the record."""
+    """One loaded statement, for the contract test.
+
+    The test checks that the statement prepares on the migrated schema, and that its columns fit the record.
+    """
 
     file: str
     name: str
@@ -35,12 +38,12 @@ LOADED: list[Statement] = []
 
 
 class TrioAdapter:
-    """What aiosql calls for each kind of statement; the parameters arrive as a dict."""
+    """The methods that aiosql calls for each kind of statement. The parameters arrive as a dict."""
 
     is_aio_driver = False
 
     def process_sql(self, _name: str, _operation: Any, sql: str) -> str:
-        """`:name` becomes `%(name)s`, except inside quotes."""
+        """Replace `:name` with `%(name)s`, except inside quotes."""
         return str(VAR_REF.sub(_to_pyformat, sql))
 
     async def select(
@@ -73,10 +76,10 @@ class TrioAdapter:
 
 
 def load(filename: str, *records: type) -> Any:
-    """The statements of sql/<filename> as attributes: `await Q.name(connection, key=value)`.
+    """Load the statements of sql/<filename> as attributes: `await Q.name(connection, key=value)`.
 
     A statement's `-- record_class: Name` names one of `records`. Raises ValueError for a name that is not among them,
-    because aiosql would silently return tuples.
+    because aiosql would silently return tuples for it.
     """
     adapter = TrioAdapter()
     classes = {record.__name__: record for record in records}

@@ -1,7 +1,7 @@
-"""What others say, made fit for a column.
+"""Conversion of outside values to values that a Postgres column accepts.
 
-A platform's words and numbers are shown, and decide nothing. One that Postgres cannot hold must not fail the statement
-that carries it: that statement settles a row, or stores the state of every bot at once.
+A platform's texts and numbers are only shown, and nothing depends on them. A value that Postgres cannot hold must not
+fail the statement that carries it, because that statement settles a row, or stores the state of every bot at once.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import msgspec
 
 TEXT_CHARS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
-# An escape, and not the end of an escaped backslash before the letters u0000.
+# The escape of NUL, but not an escaped backslash that is followed by the letters u0000.
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def shown_text(said: str) -> str:
-    """`said` without what a text column refuses (NUL, half of a surrogate pair), of bounded length."""
+    """Return `said` cut to bounded length, without what a text column refuses (NUL, half of a surrogate pair)."""
     return said[:TEXT_CHARS_MAX].replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def shown_code(code: int) -> int:
-    """`code`, or 0 when it is no bigint."""
+    """Return `code`, or 0 when it does not fit a bigint."""
     return code if -_BIGINT_MAX <= code <= _BIGINT_MAX else 0
 
 
 def storable_json(value: object) -> str:
-    """JSON text of `value` for a jsonb column, which refuses NUL inside a text."""
+    """Return `value` as JSON text for a jsonb column, without the NUL characters that the column refuses."""
     return _NUL.sub(r"\1", msgspec.json.encode(value).decode())

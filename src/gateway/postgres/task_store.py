@@ -37,14 +37,14 @@ from gateway.work.tasks.ports import (
 _Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, Place, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
-"""A message that is older when its run is handed out does not show that it is being worked on."""
+"""A message that is older than this when its run is handed out gets no typing sign."""
 
 
 class PostgresTaskStore:
     """Implements gateway.work.tasks.ports.TaskStore on a pool that the caller owns.
 
-    `divide` knows how many messages of a platform an answer takes. `typing_on` are the platforms where a message can
-    show that it is being worked on; None: all of them.
+    `divide` splits an answer into messages that the platform accepts. `typing_on` lists the platforms that can show a
+    typing sign on a message. None means all of them.
     """
 
     def __init__(
@@ -213,7 +213,10 @@ class PostgresTaskChange:
         return True
 
     async def _change(self, statement: Callable[..., Awaitable[int]], **values: object) -> None:
-        """Run a statement that names the attempt itself: it decides, not what was read before it."""
+        """Run a statement that names the attempt, so that the row decides and not an earlier reading of it.
+
+        Raises StoreConflict when the row has another attempt by now.
+        """
         task = self.task
         if await statement(self._conn, task_id=task.id, attempt=task.attempt, **values) != 1:
             raise StoreConflict(f"attempt {task.attempt} of task {task.id} is not what the row says any more")
@@ -249,17 +252,17 @@ class PostgresTaskChange:
 
 
 async def announce(conn: TrioConnection[Any], event: str, fields: JsonObject) -> None:
-    """Tell live listeners when the transaction commits; ids only."""
+    """Announce an event to live listeners when the transaction commits. `fields` hold ids only."""
     await _Q.announce_event(conn, payload=_json({"event": event, **fields}))
 
 
 async def ring_runtime(conn: TrioConnection[Any], agent_id: UUID) -> None:
-    """Wake whoever waits for work of this agent when the transaction commits."""
+    """Wake the requests that wait for work of this agent, when the transaction commits."""
     await _Q.ring_runtime(conn, agent_id=agent_id)
 
 
 def _columns(attempts: Sequence[Attempt]) -> tuple[list[UUID], list[int]]:
-    """As two arrays that a statement unnests."""
+    """Return the attempts as two arrays, which a statement unnests."""
     return [attempt.task_id for attempt in attempts], [attempt.number for attempt in attempts]
 
 

@@ -1,4 +1,4 @@
-"""Tasks as an operator looks for them, in Postgres."""
+"""Tasks as the commands of an operator show them, in Postgres."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _Q = load("team.sql", Agent, Project, Squad)
 
 
 class PostgresTeamStore:
-    """Implements gateway.work.people.teams.TeamStore on a pool of the caller's. A method is one transaction."""
+    """Implements gateway.work.people.teams.TeamStore on a pool that the caller owns. Each method is a transaction."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -1,4 +1,4 @@
-"""Signs that runs last, in Postgres."""
+"""Typing signs, in Postgres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of webhooks, in Postgres."""
+"""The log of webhook deliveries, in Postgres."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _Q = load(
 )
 
 _TALLY_ROWS_MIN = 200
-"""Fewer differences than this are summed up as fast as one."""
+"""Up to this many rows of the tally are summed as fast as one row, so they are left as they are."""
 
 
 class PostgresWebhookStore:
@@ -50,7 +50,7 @@ class PostgresWebhookStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    # --- taking in ----------------------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------------------
 
     async def find_trigger(self, token: str) -> TriggerRow | None:
         async with self._pool.connection() as conn:
@@ -89,7 +89,7 @@ class PostgresWebhookStore:
             rows: list[StoredDelivery] = await _Q.claim_stale_deliveries(conn, rows_max=rows_max)
             return rows
 
-    # --- those that wait for their turn -------------------------------------------------------------------------------
+    # --- deliveries that wait for their turn --------------------------------------------------------------------------
 
     async def waiting_triggers(self, triggers_max: int) -> list[UUID]:
         async with self._pool.connection() as conn:
@@ -105,7 +105,7 @@ class PostgresWebhookStore:
         async with self._pool.connection() as conn:
             await _Q.leave_queue(conn, delivery_id=delivery_id)
 
-    # --- running once more --------------------------------------------------------------------------------------------
+    # --- replays ------------------------------------------------------------------------------------------------------
 
     async def find_stored(self, autopilot_id: UUID, delivery_id: UUID) -> StoredDelivery | None:
         async with self._pool.connection() as conn:
@@ -202,7 +202,7 @@ class PostgresWebhookStore:
         async with self._pool.connection() as conn:
             await _Q.complete_bulk_replay(conn, replay_id=replay_id, token=token)
 
-    # --- looking at it ------------------------------------------------------------------------------------------------
+    # --- reading the log ----------------------------------------------------------------------------------------------
 
     async def page(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]:
         page = {"event": wanted.event, "row_limit": limit, "row_offset": offset}
@@ -252,10 +252,10 @@ class PostgresWebhookStore:
             )
             return row
 
-    # --- keeping it small ---------------------------------------------------------------------------------------------
+    # --- keeping the log small ----------------------------------------------------------------------------------------
 
     async def purge(self, keep_seconds: float, *, rows_max: int = ROWS_MAX) -> int:
-        """Delete what is older, a statement at a time, and return how many went. The caller bounds the time."""
+        """Delete older deliveries, statement by statement, and return how many. The caller bounds the time."""
         gone = 0
         while True:
             async with self._pool.connection() as conn:
@@ -265,7 +265,7 @@ class PostgresWebhookStore:
                 return gone
 
     async def fold_tally(self, *, rows_max: int = 100_000) -> int:
-        """Sum the differences up; returns 0, because nothing that anybody sees has changed."""
+        """Sum up the rows of the tally. Returns 0, because no visible count changes."""
         async with self._pool.connection() as conn:
             if await _Q.tally_rows(conn) > _TALLY_ROWS_MIN:
                 await _Q.fold_tally(conn, rows_max=rows_max)
@@ -288,9 +288,11 @@ async def _wanted(conn: TrioConnection[Any], wanted: ReplayFilter) -> dict[str, 
 
 
 def _repeats_apart(drafts: Sequence[DeliveryDraft]) -> tuple[dict[UUID, tuple[DeliveryDraft, int]], dict[UUID, UUID]]:
-    """The first of each name with how often it comes, and for every draft the first one of its name, by ids.
+    """Separate the repeats within one batch of drafts.
 
-    A statement may meet a row once only. Repeats of one statement are repeats of each other, as they would be apart.
+    Returns the first draft of each deduplication key with its number of occurrences, and for every draft the id of the
+    first one with its key. One statement may insert or update a row only once. With this, a repeat within the batch is
+    treated like a repeat in a later statement.
     """
     firsts: dict[UUID, tuple[DeliveryDraft, int]] = {}
     followed: dict[UUID, UUID] = {}

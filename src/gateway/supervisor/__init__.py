@@ -1,1 +1,1 @@
-"""One task per installation, under a lease that is a cancel scope."""
+"""The supervisor: one task per installation, under a lease that is a cancel scope."""

@@ -1,6 +1,6 @@
-"""One bot, from the start of its task to its drain: stand by, hold the lease, hold the link, back off, again.
+"""The task of one bot, from its start to its drain: stand by, hold the lease, hold the link, back off, repeat.
 
-This is the boundary of a bot: whatever ends its link is judged here, and no other bot notices.
+This is the error boundary of a bot: every error that ends its link is handled here, and no other bot is affected.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ logger = structlog.get_logger(__name__)
 E = TypeVar("E", bound=BaseException)
 
 DRAIN_SECONDS = 5.0
-"""How long a link may take to end when it is asked to; then its lease ends, and the fence closes what is still open."""
+"""The time in which a drained link must end. Then its lease ends, and the fence closes what is still open."""
 _RACE_SECONDS = 0.1
-"""When to look again after losing a race for a lease that was free a moment ago."""
+"""The shortest wait in standby: a lease that was free a moment ago may have gone to another process in a race."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstallationContext:
-    """What every installation of this process works with. `jitter` gives numbers in [0, 1)."""
+    """The objects that all installations of this process share. `jitter` gives numbers in [0, 1)."""
 
     leases: Leases
     registry: Registry
@@ -43,7 +43,7 @@ class InstallationContext:
     jitter: Callable[[], float]
 
     def retry_pause(self) -> float:
-        """After the database did not answer: soon, but not all bots at once."""
+        """Return the pause after the database did not answer: short, but spread so that not all bots ask at once."""
         return self.leases.settings.retry_seconds * (0.5 + self.jitter())
 
 
@@ -51,8 +51,9 @@ class InstallationContext:
 class Assignment:
     """One installation given to one task, under one token, until it is drained.
 
-    `installation` and `opened` may be exchanged for newer ones of the same fingerprint; the next link uses them. `gone`
-    is set before the drain of an installation that is not to be served any more. `link` is the one that is held now.
+    `installation` and `opened` may be replaced by newer ones of the same fingerprint. The next link uses them. `gone`
+    is set before the drain of an installation that is no longer to be served. `maybe_held` is True while a request for
+    the lease is unanswered, so that the token may hold it. `link` is the link that is held now.
     """
 
     installation: Installation
@@ -75,14 +76,17 @@ class Assignment:
         return self.installation.id
 
     def drain(self) -> None:
-        """Ask for the end: at once when idle, else after what was received is settled. `ended` tells when."""
+        """Ask the task to end: at once when idle, else after the received events are settled. Its end sets `ended`."""
         self.draining.set()
         self.wake.set()
         if self.link is not None:
             self.link.drain()
 
     def observe_lease(self, seconds: float | None) -> None:
-        """What a sweep read of the recorded expiry, so that a standby asks no questions of its own meanwhile."""
+        """Take over the lease's remaining time as a sweep read it, so that a standby need not ask the database itself.
+
+        None means that the lease is free: the standby is woken.
+        """
         if self.free_at is None:
             return
         if seconds is None:
@@ -94,10 +98,10 @@ class Assignment:
 async def run_installation(assignment: Assignment, context: InstallationContext) -> None:
     """Serve one installation until its assignment is drained.
 
-    A predecessor, the same installation under older credentials, has ended before this one asks for the lease. One that
-    is stuck is not waited for beyond its own bounds: by then its fence has fallen, and the lease keeps this one out for
-    as long as it is owed.
-    Cancellation drains nothing: the link is cut, and the lease released if that takes no time.
+    If there is a predecessor (the same installation under older credentials), this waits for its end before it asks for
+    the lease. A predecessor that is stuck is not waited for beyond its own bounds. By then its fence has fallen, and
+    the lease itself keeps this task out for as long as the predecessor may hold it.
+    Cancellation drains nothing: the link is cut, and the lease is released only if that is quick.
     """
     leases = context.leases
     try:
@@ -116,7 +120,8 @@ async def run_installation(assignment: Assignment, context: InstallationContext)
 
 
 async def _one_round(assignment: Assignment, context: InstallationContext) -> None:
-    """Ask for the lease once, and do what the answer calls for."""
+    """Ask for the lease once, and act on the answer: serve, stand by, or wait."""
+    # Set before the request: if it fails or is cancelled, the database may have granted the lease all the same.
     assignment.maybe_held, unsure_before = True, assignment.maybe_held
     try:
         answer = await context.leases.acquire(assignment.id, assignment.token)
@@ -136,13 +141,16 @@ async def _one_round(assignment: Assignment, context: InstallationContext) -> No
 
 
 async def _rest(assignment: Assignment, seconds: float) -> None:
-    """Wait, deaf to released leases: our own release must not cut our own back-off short."""
+    """Wait `seconds` or until drained. Ignores `wake`, because this task's own release would cut its back-off short."""
     with trio.move_on_after(seconds):
         await assignment.draining.wait()
 
 
 async def _stand_by(assignment: Assignment, seconds: float) -> None:
-    """Sleep until the recorded expiry, which sweeps push on while the holder renews, or until a release is heard of."""
+    """Sleep until the recorded expiry of the lease, or until a release is announced.
+
+    While the holder renews, each sweep moves `free_at` forward.
+    """
     assignment.health = LinkHealth(ConnectionState.STANDBY)
     assignment.free_at = trio.current_time() + max(seconds, _RACE_SECONDS)
     while (left := assignment.free_at - trio.current_time()) > 0:
@@ -151,11 +159,11 @@ async def _stand_by(assignment: Assignment, seconds: float) -> None:
 
 
 async def _serve(assignment: Assignment, context: InstallationContext, lease: Lease) -> float:
-    """Hold the lease and, under it, the link. Returns how long to wait before asking for the lease again.
+    """Hold the lease and, under it, the link. Returns the seconds to wait before asking for the lease again.
 
-    The lease is released whenever the link is down, also while a refusal is waited out: another process may have a way
-    out to the platform that this one lacks, a lease held without a link serves nobody, and with each process keeping
-    its own back-off the platform sees at most one attempt per process and pause.
+    The lease is released whenever the link is down, also during the pause after a refusal. Another process may be able
+    to reach the platform when this one cannot, and a lease without a link serves no purpose. Each process keeps its own
+    back-off, so the platform sees at most one attempt per process and pause.
     """
     if assignment.free_at is not None:
         context.leases.observer.took_over(max(trio.current_time() - assignment.free_at, 0.0))
@@ -171,7 +179,7 @@ async def _serve(assignment: Assignment, context: InstallationContext, lease: Le
 
 
 async def _try_link(assignment: Assignment, context: InstallationContext, lease: Lease) -> float:
-    """Hold the link until it ends, for whatever reason; `lease.health` says what that was. Returns the pause."""
+    """Hold the link until it ends, and store the reason in `lease.health`. Returns the pause before the next."""
     link = assignment.link = _Link(assignment, context, lease)
     pause = 0.0
     try:
@@ -194,7 +202,7 @@ async def _try_link(assignment: Assignment, context: InstallationContext, lease:
 
 
 class _Link:
-    """One attempt to hold one link, and the judgement of its end."""
+    """One attempt to hold one link. Classifies its end and sets the back-off."""
 
     def __init__(self, assignment: Assignment, context: InstallationContext, lease: Lease) -> None:
         self._assignment = assignment
@@ -204,9 +212,11 @@ class _Link:
         self._intake = trio.CancelScope()
 
     async def hold(self) -> None:
-        """Returns when drained: first the channel ends, while it still may send, then the sender; the lease is next.
+        """Run the channel and, beside it, the outbox. Returns when drained.
 
-        The sender starts once the link stands, because only then is it known that the platform takes the credentials.
+        On a drain the channel ends first, while the outbox may still send. Then the outbox is cancelled, and the caller
+        ends the lease. The outbox starts once the link is established, because only then is it known that the platform
+        accepts the credentials. Raises LinkLost when the channel ends without a drain.
         """
         installation = self._assignment.installation
         channel = self._build()
@@ -225,7 +235,7 @@ class _Link:
             sending.cancel_scope.cancel()
 
     def drain(self) -> None:
-        """Ask the channel to end; `hold` returns when it has, or when its time is up."""
+        """Ask the channel to end. `hold` returns when it has ended, or the lease ends after `DRAIN_SECONDS`."""
         self._lease.end_by(trio.current_time() + DRAIN_SECONDS)
         self._intake.cancel()
 
@@ -254,12 +264,14 @@ class _Link:
         return max(trio.current_time() - self._established_at, 0.0)
 
     def refused(self, error: LinkRefused) -> float:
+        """Record that the platform refused the link. Returns the pause before the next attempt."""
         self.ended_as(ConnectionState.REFUSED, error.code, error.reason)
         pause, self._assignment.backoff = self._assignment.backoff.refused(self._healthy_seconds)
         self._log_end("link_refused", pause, code=error.code, reason=error.reason)
         return pause
 
     def lost(self, error: LinkLost) -> float:
+        """Record that the link was lost. Returns the pause before the next attempt."""
         self.ended_as(ConnectionState.DEAF if error.deaf else ConnectionState.CONNECTING, detail=str(error))
         pause, self._assignment.backoff = self._assignment.backoff.lost(self._healthy_seconds, self._context.jitter())
         self._log_end("link_lost", pause, deaf=error.deaf, reason=str(error))
@@ -281,7 +293,7 @@ class _Link:
 
 @dataclass(frozen=True, slots=True)
 class _OnceStarted:
-    """A trio.TaskStatus for what runs in this very task: a bot needs no other one to wait for its link."""
+    """A trio.TaskStatus for a function that runs in the present task. It saves each bot a second task."""
 
     then: Callable[[], None]
 

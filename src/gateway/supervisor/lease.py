@@ -1,9 +1,9 @@
-"""A lease is a cancel scope: losing it, for whatever reason, is one and the same cancellation.
+"""A lease is a cancel scope: every way of losing the lease is the same cancellation.
 
-The scope's deadline is where the trust in the last confirmation ends (gateway.core.lease). The keeper pushes it forward
-after each confirmed renewal and cancels it when the database says that the lease is somebody else's; when the database
-says nothing, the deadline comes by itself. Cancellation asks, and a shielded call may answer late, so a sibling task
-lets the fence fall at that same moment: it tears the link down without awaiting anything.
+The scope's deadline is the end of the trust in the last confirmation (gateway.core.lease). The keeper moves it forward
+after each confirmed renewal. It cancels the scope when the database says that another process has the lease. If the
+database does not answer, the deadline passes by itself. A shielded call may react late to the cancellation. So a task
+beside the body lets the fence fall at that same moment, which tears the link down without awaiting anything.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from gateway.supervisor.ports import HeldElsewhere, LeaseStore, NotServed, Obser
 logger = structlog.get_logger(__name__)
 
 RELEASE_SECONDS = 5.0
-"""The bound of a release that is not in a hurry: its lease is still trusted, and thousands may be under way at once."""
+"""The bound of a release without cancellation. Its lease is still trusted, and thousands may be under way at once."""
 RECORD_EVERY_SECONDS = 5.0
-"""How often a connection state is stored when nothing but its times moved."""
+"""The interval at which a connection state is stored when only its times changed."""
 _LOOK_EVERY_SECONDS = 1.0
 
 
 class Lease:
-    """One lease that this process holds, from its confirmation to the end of its scope."""
+    """One lease that this process holds, from its confirmation to the end of its cancel scope."""
 
     def __init__(self, tenure: Tenure, trusted_until: float) -> None:
         self.tenure = tenure
@@ -51,30 +51,36 @@ class Lease:
 
     @property
     def over(self) -> bool:
-        """Whether the scope has ended, or must have by now: something under it may still be finishing."""
+        """True if the scope was cancelled or its deadline has passed. Code under it may still be finishing."""
         return self.scope.cancel_called
 
     def trust_until(self, deadline: float) -> None:
-        """A confirmation came in. An earlier deadline than the present one is old news."""
+        """Extend the scope to `deadline` after a confirmation. An earlier deadline than the present one is ignored."""
+        # `max`: answers may arrive out of order. `min`: no confirmation may undo `end_by`.
         self.scope.deadline = min(max(self.scope.deadline, deadline), self._limit)
 
     def end_by(self, deadline: float) -> None:
-        """From now on no renewal extends the lease beyond `deadline`."""
+        """End the lease by `deadline` at the latest. No later renewal extends it beyond that."""
         self._limit = deadline
         self.scope.deadline = min(self.scope.deadline, deadline)
 
     def lose(self, because: str) -> None:
+        """Cancel the scope at once. `hold_lease` then raises LeaseLost with `because`."""
         self.lost_because = because
         self.scope.cancel()
 
     def report(self, now: float) -> LinkHealth | None:
-        """A copy of the health if it is due to be stored: at once when the state changed, else every 5 s."""
+        """Return a copy of the health if it is due to be stored, else None.
+
+        A changed state is due at once, and changed times alone are due every 5 s.
+        """
         if self.health == self._recorded:
             return None
         changed = self._recorded is None or _shown(self.health, now) != _shown(self._recorded, now)
         return replace(self.health) if changed or now >= self._recorded_at + RECORD_EVERY_SECONDS else None
 
     def recorded(self, health: LinkHealth, now: float) -> None:
+        """Remember the health that was stored, and when."""
         self._recorded, self._recorded_at = health, now
 
 
@@ -83,9 +89,9 @@ def _shown(health: LinkHealth, now: float) -> tuple[object, ...]:
 
 
 class Leases:
-    """The leases of this process, and how to get, renew and give back one.
+    """The leases of this process. Acquires, renews and releases them.
 
-    `changed` wakes the recorder of connection states, `hurry` the keeper.
+    `changed` wakes the recorder of connection states, `hurry` wakes the keeper.
     """
 
     def __init__(self, store: LeaseStore, settings: LeaseSettings, observer: Observer) -> None:
@@ -98,15 +104,19 @@ class Leases:
 
     @property
     def held(self) -> list[Lease]:
-        """Not those whose scope has ended: what is stuck under one of them must not keep others from taking over."""
+        """The leases to renew. Excludes those whose scope has ended.
+
+        If they were renewed, code that is stuck under one of them would keep other processes from taking over.
+        """
         return [lease for lease in self._held.values() if not lease.over]
 
     async def acquire(self, installation_id: UUID, token: str) -> Lease | HeldElsewhere | NotServed:
-        """Ask for a lease. What comes back must go into `hold_lease` without an await in between.
+        """Ask for a lease. The caller must pass a returned Lease to `hold_lease` without an await in between.
 
-        Raises StoreError when there was no answer in time; then this token may hold the lease all the same, which
-        costs nothing but time: the same token gets it when it asks again, and nobody connects without an answer.
+        Raises StoreError when there was no answer in time. The token may then hold the lease all the same, which costs
+        only time: the same token gets the lease when it asks again, and no link is opened without an answer.
         """
+        # Taken before the request: the trust counts from the moment of sending, however late the answer arrives.
         sent_at = trio.current_time()
         try:
             with trio.fail_after(self.settings.attempt_seconds):
@@ -121,23 +131,32 @@ class Leases:
         if not isinstance(answer, Tenure):
             return answer
         if trio.current_time() > sent_at + self.settings.slack_seconds / 6:
-            self.hurry.set()  # a slow answer has used up trust that the regular tick counts on
+            # The answer was slow and has used up trust. The next regular renewal would leave no time for two attempts.
+            self.hurry.set()
         return Lease(answer, self.settings.trusted_until(sent_at))
 
     def enter(self, lease: Lease) -> None:
+        """Have the lease renewed from now on."""
         self._held[lease.tenure.installation_id] = lease
         self.observer.owners(len(self._held))
 
     def leave(self, lease: Lease) -> None:
+        """Stop renewing the lease."""
+        # A newer lease of the same installation may have taken the place already: it must stay.
         if self._held.get(lease.tenure.installation_id) is lease:
             del self._held[lease.tenure.installation_id]
         self.observer.owners(len(self._held))
 
     async def release(self, installation_id: UUID, token: str, epoch: int | None, last: LinkHealth) -> None:
-        """Give a lease back. Failing at it is no error: an unreleased lease expires by itself."""
+        """Release a lease. A failure is only logged, because an unreleased lease expires by itself.
+
+        If the task is or gets cancelled, the release has `RELEASE_FINISH_SECONDS` behind a shield.
+        """
         try:
             await self._release(installation_id, token, epoch, last, RELEASE_SECONDS)
         except trio.Cancelled:
+            # Sent again, since it is unknown whether the first statement took effect. Twice does no harm: it names the
+            # token, and changes nothing once the row has moved on.
             with finishing(RELEASE_FINISH_SECONDS):
                 await self._release(installation_id, token, epoch, last, RELEASE_FINISH_SECONDS)
             raise
@@ -155,9 +174,9 @@ class Leases:
             self.observer.lease_operation("release", "ok" if released else "lost")
 
     async def renew(self) -> bool:
-        """Renew everything that is held, in one statement; True when nothing is left to ask for again.
+        """Renew every held lease in one statement. Returns False if some must be asked for again soon.
 
-        Raises nothing that the database may do: a renewal that fails costs no lease before its own deadline.
+        Raises no error of the database. A failed renewal ends no lease before that lease's own deadline.
         """
         leases = self.held
         if not leases:
@@ -174,7 +193,8 @@ class Leases:
         return len(renewal.confirmed) + len(renewal.lost) == len(leases)
 
     def _settle(self, leases: list[Lease], renewal: Renewal, sent_at: float) -> None:
-        # The leases that were asked for, not those held by now: an answer about one tenure is not about the next.
+        # `leases` are those that were asked for. `self.held` may have newer ones by now, but this answer is about the
+        # earlier tenures and must not extend or end a newer one.
         for lease in leases:
             if lease.tenure.installation_id in renewal.confirmed:
                 lease.trust_until(self.settings.trusted_until(sent_at))
@@ -187,17 +207,19 @@ class Leases:
 
 @asynccontextmanager
 async def hold_lease(leases: Leases, lease: Lease) -> AsyncIterator[Lease]:
-    """The body runs inside the lease's cancel scope, and is the only place where a link may be open.
+    """Run the body inside the lease's cancel scope. A link may be open only within it.
 
-    Resource handling: the lease is renewed until the body ends, then released, with `lease.health` as the last word, or
-    `standby` when the body was cut short. The release comes after everything under the lease has ended; it is bounded,
-    and a late one changes nothing.
-    Error handling: LeaseLost when the lease ended before the body did.
+    Resource handling: the lease is renewed until the body ends, and then released. The release stores `lease.health` as
+    the final connection state, or `standby` when the body was cut short. It comes after everything under the lease has
+    ended. It is bounded, and a late release changes nothing.
+    Error handling: raises LeaseLost when the lease ended before the body did.
     """
     leases.enter(lease)
     cut_short = True
     try:
         with lease.scope:
+            # The nursery is inside the scope, so that losing the lease cancels the fence task at the same moment as the
+            # body. A body that is behind a shield would otherwise keep the link open.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_drop_fence_at_the_end, lease.fence, lease.tenure.installation_id)
                 yield lease
@@ -208,6 +230,7 @@ async def hold_lease(leases: Leases, lease: Lease) -> AsyncIterator[Lease]:
         if cut_short:
             lease.health.state = ConnectionState.STANDBY
         await leases.release(lease.tenure.installation_id, lease.tenure.token, lease.epoch, lease.health)
+    # Only a cancellation by this very scope means a lost lease. One from outside passes through as trio.Cancelled.
     if lease.scope.cancelled_caught:
         raise LeaseLost(lease.lost_because or "the database confirmed nothing in time")
 
@@ -219,16 +242,16 @@ async def _drop_fence_at_the_end(fence: Fence, installation_id: UUID) -> None:
         try:
             fence.fall()
         except Exception:
-            # The cancellation that is under way ends the link too, only later.
+            # The error is only logged: the cancellation that is under way ends the link too, a little later.
             logger.exception("link_teardown_failed", installation_id=str(installation_id))
 
 
 async def run_lease_keeper(
     leases: Leases, *, jitter: Callable[[], float], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Renew every lease of this process once per tick, until cancelled; then leases run out by their own deadlines.
+    """Renew every lease of this process once per tick, until cancelled. Then leases end at their own deadlines.
 
-    A renewal that failed is tried again soon. It is bounded, so that one that hangs leaves time for another.
+    A failed renewal is tried again soon. Each attempt is bounded, so that one that hangs leaves time for another.
     """
     task_status.started()
     settings = leases.settings
@@ -242,10 +265,10 @@ async def run_lease_keeper(
 async def run_connection_recorder(
     leases: Leases, node_id: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Store what this process knows of its links, all that is due in one statement, until cancelled.
+    """Store the connection states that are due, all in one statement, again and again until cancelled.
 
-    One task for every installation: links change their health in place, and a task each would wake thousands of times
-    a second to find nothing.
+    One task does this for all installations. Links change their health in place, so a task for each would wake
+    thousands of times a second and find nothing to do.
     """
     task_status.started()
     while True:

@@ -1,4 +1,4 @@
-"""What the supervisor needs from a store and from whoever watches it, and the records they exchange."""
+"""The store and the observer that the supervisor needs, as Protocols, and the records they exchange."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gateway.channel.channel import Channel, ConnectionState, InboundHandler, Li
 class Installation:
     """An active installation as the sweep reads it. `config` is as stored: its secrets are sealed.
 
-    `lease_seconds` is how long, by the database clock at that moment, the recorded lease still runs; None when nobody
-    holds one.
+    `lease_seconds` is how long the recorded lease still runs, by the database clock at the time of reading. None means
+    that the lease is free.
     """
 
     id: UUID
@@ -28,7 +28,7 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
-    """One period of holding one lease: it begins with an acquire, and its epoch is never used again."""
+    """One period of holding one lease. It begins with an acquire, and its epoch is never used again."""
 
     installation_id: UUID
     token: str = field(repr=False)
@@ -37,14 +37,17 @@ class Tenure:
 
 @dataclass(frozen=True, slots=True)
 class HeldElsewhere:
-    """Somebody else's, for `seconds` more by the database clock unless it is renewed. 0 when that was a close race."""
+    """Another holder has the lease for `seconds` more by the database clock, or longer if it renews.
+
+    `seconds` is 0 when another process won a close race.
+    """
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class NotServed:
-    """The installation is revoked or gone: nobody may hold it."""
+    """The installation is revoked or gone, so its lease cannot be held."""
 
 
 Grant = Tenure | HeldElsewhere | NotServed
@@ -53,7 +56,10 @@ Grant = Tenure | HeldElsewhere | NotServed
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What became of the leases of one renewal. An id in neither set is unknown: its row was locked. Ask again."""
+    """The outcome of one renewal, by installation id.
+
+    An id in neither set is undecided, because its row was locked: ask again.
+    """
 
     confirmed: frozenset[UUID]
     lost: frozenset[UUID]
@@ -62,12 +68,12 @@ class Renewal:
 class LeaseStore(Protocol):
     """Leases and the connection state they guard. Every method is one statement and raises StoreUnavailable.
 
-    When a call fails or is cancelled, whether it took effect is unknown, and it may still take effect later. That is
-    why each of them names token and epoch, and does nothing when the row has moved on.
+    When a call fails or is cancelled, it is unknown whether it took effect, and it may still take effect later. So each
+    statement names token and epoch, and does nothing when the row has moved on.
     """
 
     async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
-        """Active installations of these types whose workspace and agent exist."""
+        """List the active installations of these types whose workspace and agent exist."""
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
         """Take the lease if the row is active and the lease is free, expired by the database clock, or this token's."""
@@ -75,59 +81,60 @@ class LeaseStore(Protocol):
     async def renew(self, tenures: Sequence[Tenure], ttl_seconds: float) -> Renewal:
         """Extend every lease that is still held by its token and epoch on an active row.
 
-        A row that somebody has locked does not hold up the others.
+        A row that another transaction has locked does not delay the others.
         """
 
     async def release(self, installation_id: UUID, token: str, epoch: int | None, last: LinkHealth) -> bool:
-        """End the tenure and announce it; False, and nothing done, when the row is not this token's and epoch's.
+        """End the tenure and announce it. Does nothing and returns False if the row has another token or epoch.
 
-        `epoch` None stands for whichever this token has, for a token whose acquire was never answered. `last` becomes
+        `epoch` None accepts any epoch of this token. It is for a token whose acquire was never answered. `last` becomes
         the connection state that is shown until the next holder writes its own.
         """
 
     async def record(self, node_id: str, reports: Sequence[tuple[Tenure, LinkHealth]]) -> None:
-        """Store what holders know of their links. A tenure that has ended changes nothing."""
+        """Store the connection states that holders report. A report of a tenure that has ended changes nothing."""
 
     async def mark(self, installation_id: UUID, state: ConnectionState, detail: str) -> bool:
-        """Store the state of an installation that nobody holds; False when somebody does, whose word counts then.
+        """Store the state of an installation whose lease is free. False if it is held: the holder's report counts then.
 
-        `revoked` is stored only for a revoked row, and nothing else is stored for one.
+        `revoked` is stored only for a revoked row, and no other state is stored for such a row.
         """
 
 
 OpenSecrets = Callable[[Installation], dict[str, Any]]
-"""The config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
+"""Returns the config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
 
 HandlerFor = Callable[[Installation], InboundHandler]
 
 RunOutbox = Callable[[Installation, int, Channel], Awaitable[None]]
-"""Send what waits for this installation, as the holder of this lease epoch, until cancelled.
+"""Sends the waiting rows of this installation, as the holder of this lease epoch, until cancelled.
 
-Cancellation means: finish or park the send in flight. It comes before the lease is released.
+On cancellation it finishes the sends in flight or leaves them to the next holder. The cancellation comes before the
+lease is released.
 """
 
 
 class Observer(Protocol):
-    """Told what happens, for metrics. Must not raise or wait; vocabularies are small and closed."""
+    """Receives events for metrics. Its methods must not raise or wait. Their vocabularies are small and closed."""
 
     def lease_operation(self, operation: str, outcome: str) -> None:
-        """`acquire`, `renew`, `release` ended `ok`, `held`, `lost` or `error`; renewals count once per lease."""
+        """`acquire`, `renew` or `release` ended `ok`, `held`, `lost` or `error`. Renewals count once per lease."""
 
     def owners(self, count: int) -> None:
-        """How many leases this process holds now."""
+        """This process holds `count` leases now."""
 
     def renewed(self) -> None:
         """The database confirmed a renewal just now."""
 
     def took_over(self, seconds: float) -> None:
-        """A lease of somebody else's became ours, so long after it was free to take."""
+        """This process took a lease over from another holder, `seconds` after it became free."""
 
     def unexpected_error(self, unit: str) -> None:
-        """An exception nobody planned for ended one unit of work: `installation` or `sweep`."""
+        """An unexpected exception ended one unit of work: `installation` or `sweep`."""
 
 
 class Unobserved:
-    """The observer for when nobody watches."""
+    """An observer that ignores everything."""
 
     def lease_operation(self, operation: str, outcome: str) -> None: ...
 

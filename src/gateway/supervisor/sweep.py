@@ -1,7 +1,7 @@
-"""Which bots this process serves: compare what is stored with what runs, again and again.
+"""The sweep: compare the stored installations with those that run here, again and again, and start or drain tasks.
 
-One task with its own nursery per installation. A change of credentials drains the old task and starts a new one, which
-waits for the old one's end and asks for the lease with a token of its own.
+There is one task with its own nursery per installation. A change of credentials drains the old task and starts a new
+one. The new task waits for the end of the old one and asks for the lease with its own token.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, Obser
 logger = structlog.get_logger(__name__)
 
 SWEEP_SECONDS = 10.0
-"""The bound of one listing."""
+"""The time limit of one sweep."""
 _SWEEP_GAP_SECONDS = 0.1
-"""Between two sweeps, however many changes are announced: each of them reads every row."""
+"""The shortest pause between two sweeps, however many changes are announced, because each sweep reads every row."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A row's config, opened once. Without a fingerprint it did not open, and `problem` says why."""
+    """A row's config, opened once. If it could not be opened, there is no fingerprint, and `problem` says why."""
 
     installation: Installation
     opened: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -49,7 +49,7 @@ class _Reading:
 
 
 class Fleet:
-    """What runs in this process, by installation. Others may ask it questions; only the sweep changes it."""
+    """The installations that run in this process. Other code may query it, but only the sweep changes it."""
 
     def __init__(self, leases: Leases, registry: Registry, open_secrets: OpenSecrets, node_id: str) -> None:
         self.leases = leases
@@ -65,7 +65,7 @@ class Fleet:
         self._told: set[UUID] = set()
 
     def connections(self) -> Counter[tuple[str, ConnectionState]]:
-        """How many installations this process looks after, by channel type and state of the link."""
+        """Count the installations that this process serves, by channel type and state of the link."""
         count = Counter((each.installation.channel_type, each.health.state) for each in self._serving.values())
         for reading in self._readings.values():
             if reading.problem:
@@ -73,16 +73,19 @@ class Fleet:
         return count
 
     def degraded(self) -> Counter[str]:
-        """How many installations hear, but asked within the last minute for some event again, by channel type."""
+        """Count the degraded installations by channel type.
+
+        They receive events, but within the last minute asked the platform to send some event again.
+        """
         now = trio.current_time()
         return Counter(
             each.installation.channel_type for each in self._serving.values() if each.health.degraded_seconds(now) > 0
         )
 
     def states(self) -> Counter[str]:
-        """How many installations of this process are in which state, whatever their channel.
+        """Count the installations of this process by state, over all channels.
 
-        Those that are `degraded` are in a state of the link besides, and count in both.
+        A `degraded` installation has a state of its link too, and counts in both.
         """
         count: Counter[str] = Counter()
         for (_, state), bots in self.connections().items():
@@ -92,7 +95,7 @@ class Fleet:
         return count
 
     async def problem(self) -> str | None:
-        """A readiness check: what keeps this process from looking after its bots, in words, or None."""
+        """Readiness check: return in words what keeps this process from serving its bots, or None."""
         now, settings = trio.current_time(), self.leases.settings
         if self.swept_at == -math.inf:
             return "the installations have not been read yet"
@@ -101,7 +104,7 @@ class Fleet:
         return None
 
     def adopt(self, listed: Sequence[Installation]) -> list[Assignment]:
-        """Change what runs to what was listed: ask those to drain that must end, and return those to start."""
+        """Adapt what runs to the listed rows: drain the assignments that must end, and return those to start."""
         self._readings = {installation.id: self._read(installation) for installation in listed}
         self._told &= self._readings.keys()
         plan = self._roster.reconcile(
@@ -109,6 +112,7 @@ class Fleet:
         )
         for stop in plan.stop:
             self._leaving[stop.installation_id] = leaver = self._serving.pop(stop.installation_id)
+            # A row that is listed but does not open is stopped too. It is not gone, so it is not marked as revoked.
             leaver.gone = stop.gone and stop.installation_id not in self._readings
             leaver.drain()
         for id_ in plan.keep:
@@ -116,7 +120,10 @@ class Fleet:
         return [self._assign(start) for start in plan.start]
 
     def unreadable(self) -> list[tuple[UUID, str]]:
-        """What is to be said of rows that do not open, once each, and of none that somebody else holds and can open."""
+        """Return (id, problem) of the rows that do not open and whose problem was not stored yet.
+
+        Leaves out rows whose lease is held: another process may be able to open them.
+        """
         return [
             (id_, reading.problem)
             for id_, reading in self._readings.items()
@@ -124,13 +131,16 @@ class Fleet:
         ]
 
     def told(self, installation_id: UUID) -> None:
+        """Record that the row's problem was stored, so that `unreadable` leaves it out."""
         self._told.add(installation_id)
 
     def drain(self) -> None:
+        """Ask every running assignment to drain. Returns at once."""
         for assignment in self._serving.values():
             assignment.drain()
 
     def ended(self, assignment: Assignment) -> None:
+        """Forget an assignment whose task has ended. A newer one of the same installation is not affected."""
         self._roster.ended(assignment.id, assignment.generation)
         for place in (self._serving, self._leaving):
             if place.get(assignment.id) is assignment:
@@ -139,9 +149,11 @@ class Fleet:
     def _read(self, installation: Installation) -> _Reading:
         known = self._readings.get(installation.id)
         if installation.lease_seconds is not None:
+            # The holder overwrites the stored state, so the problem must be stored again once the lease is free.
             self._told.discard(installation.id)
         if known is not None and known.installation.config == installation.config:
-            # With the config that is held already: one copy of it is enough for thousands of bots.
+            # Keeps the config object that is in memory already: the equal copy just read is dropped, which saves memory
+            # with thousands of bots. The secrets are not opened again either.
             return replace(known, installation=replace(installation, config=known.installation.config))
         self._told.discard(installation.id)
         try:
@@ -152,7 +164,7 @@ class Fleet:
             logger.warning("secret_unreadable", installation_id=str(installation.id), error=str(error))
             return _Reading(installation, problem=str(error))
         except Exception as error:
-            # One row that nobody foresaw must not keep the others from being served.
+            # One malformed row must not keep the others from being served.
             self.leases.observer.unexpected_error("sweep")
             logger.exception("installation_unreadable", installation_id=str(installation.id))
             return _Reading(installation, problem=f"its configuration cannot be read ({type(error).__name__})")
@@ -195,14 +207,15 @@ async def run_supervisor(
 ) -> None:
     """Serve every installation of the registered types until `stop` is set, and return when all of them are drained.
 
-    `wake` is set by whoever hears `gateway_installation`, and makes the next sweep immediate. `releases` is rung with
-    the installation's id by whoever hears `gateway_lease`. `node_id` is fresh for each process: tokens begin with it.
-    `started()` gives the Fleet at once, because nothing here can fail a boot; `Fleet.problem` tells when it has begun.
+    The listener of the notification `gateway_installation` sets `wake`, which makes the next sweep immediate. The
+    listener of `gateway_lease` rings `releases` with the installation's id. `node_id` is fresh for each process, and
+    lease tokens begin with it. `started()` gives the Fleet at once, because nothing here can fail a boot.
+    `Fleet.problem` tells when the first sweep is done.
 
-    Shutdown: setting `stop` drains all installations at the same time, for at most `shutdown_seconds`; what is not done
-    by then is cancelled. Their leases are renewed meanwhile. Cancelling instead drains nothing: links are cut at once,
-    and leases are released only if that takes no time; others take over when those left expire.
-    Error handling: an unreachable database ends nothing but the leases it does not confirm. What is raised here is a
+    Shutdown: setting `stop` drains all installations at the same time, for at most `shutdown_seconds`. Those that are
+    not done by then are cancelled. Their leases are renewed meanwhile. Cancelling this function drains nothing: links
+    are cut at once, and leases are released only if that is quick. Other processes take over the rest at their expiry.
+    Error handling: an unreachable database ends only the leases that it does not confirm. An exception raised here is a
     bug, and meant to end the process.
     """
     leases = Leases(store, settings, observer or Unobserved())
@@ -211,6 +224,8 @@ async def run_supervisor(
     if not settings.shields_fit:
         logger.warning("lease_margin_short", margin_seconds=settings.margin_seconds, needed=SHIELDS_UNDER_LEASE_SECONDS)
     task_status.started(fleet)
+    # The nesting is the order of the end: sweeping stops first, then the installations drain, and the keeper of their
+    # leases ends last, because they need their leases until they are drained.
     async with trio.open_nursery() as services:
         services.start_soon(partial(run_lease_keeper, leases, jitter=jitter))
         services.start_soon(run_connection_recorder, leases, node_id)
@@ -250,7 +265,10 @@ async def _sweep(fleet: Fleet, context: InstallationContext, installations: trio
 
 
 async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installation]:
-    """What should be served. A row that cannot even be read (a config nested too deep, say) must not end what runs."""
+    """List the rows to serve. Any error becomes a StoreError, so that it fails this sweep alone.
+
+    For example, a config that is nested too deeply cannot be read. It must not end the installations that run.
+    """
     try:
         return await fleet.leases.store.list_active(context.registry.types())
     except StoreError:
@@ -263,7 +281,7 @@ async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installa
 
 async def _run_assignment(assignment: Assignment, context: InstallationContext, fleet: Fleet) -> None:
     try:
-        # Whatever is logged under this task, by the link too, says whose it is.
+        # Every log line of this task, the link's included, carries the installation's id.
         structlog.contextvars.bind_contextvars(installation_id=str(assignment.id))
         await run_installation(assignment, context)
         if assignment.gone:
@@ -273,7 +291,10 @@ async def _run_assignment(assignment: Assignment, context: InstallationContext, 
 
 
 async def _mark_revoked(installation_id: UUID, store: LeaseStore) -> None:
-    """For a row that nobody held; a holder's release has said so already. Nothing depends on it but what is shown."""
+    """Store the state `revoked` for a row without a holder. A holder's release has stored it already.
+
+    A failure is only logged, because the state is for display alone.
+    """
     try:
         with trio.fail_after(RELEASE_SECONDS):
             await store.mark(installation_id, ConnectionState.REVOKED, "")
