@@ -105,11 +105,10 @@ returning i.id;
 
 -- name: app_holder(channel_type, app_id)^
 -- record_class: AppHolder
--- The row that holds the app, for the text of a refusal. A dead row that is still leased may have a live socket.
+-- The row that holds the app, for the text of a refusal.
 select i.id, i.agent_id,
   i.status = 'revoked'
-    or not exists (select from agent a where a.id = i.agent_id and a.workspace_id = i.workspace_id) as dead,
-  coalesce(i.ws_lease_expires_at > now(), false) as leased
+    or not exists (select from agent a where a.id = i.agent_id and a.workspace_id = i.workspace_id) as dead
 from channel_installation i
 where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id;
 

@@ -106,12 +106,11 @@ class StoredInstallation:
 
 @dataclass(frozen=True, slots=True)
 class AppHolder:
-    """The installation that has an app id. `leased` is True if a process may still hold its link."""
+    """The installation that has an app id."""
 
     id: UUID
     agent_id: UUID
     dead: bool
-    leased: bool
 
 
 @dataclass(frozen=True, slots=True)

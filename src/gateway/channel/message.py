@@ -88,7 +88,6 @@ class InboundMessage:
     addressed_to_bot: bool = False
     sender_is_bot: bool = False
     force_fresh: bool = False
-    skip_agent_run: bool = False
     event_type: str = ""
     bundle: bool = False
     """True if the message only wraps messages of others that were forwarded together; those are looked up."""
@@ -124,7 +123,6 @@ class OutboundMessage:
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """The platform's id of the sent message; `message_ids` has all ids if the adapter split the text."""
+    """The platform's id of the sent message."""
 
     message_id: str
-    message_ids: tuple[str, ...] = ()

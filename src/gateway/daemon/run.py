@@ -41,6 +41,7 @@ async def run_daemon(
     Raises ConfigError and StoreUnavailable at the start. Later it raises only errors outside any unit of work.
     """
     ring = open_keyring(settings)
+    _warn_of_github(settings)
     async with open_migrated(settings, attach=False) as conninfo, trio.open_nursery() as root:
         root.start_soon(run_watchdog, notifier)
         root.start_soon(_cancel_after_drain, stop, settings.limits.drain_seconds, root.cancel_scope)
@@ -56,6 +57,12 @@ async def run_daemon(
                 running.start_soon(run_backfills, foundation)
             running.cancel_scope.cancel()
         root.cancel_scope.cancel()
+
+
+def _warn_of_github(settings: Settings) -> None:
+    """Say that the `github.*` settings do nothing yet, in place of accepting them in silence."""
+    if given := sorted(settings.github.model_fields_set):
+        log.warning("github_settings_ignored", keys=[f"github.{name}" for name in given], because="not served yet")
 
 
 async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.CancelScope) -> None:

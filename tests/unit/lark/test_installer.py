@@ -299,7 +299,7 @@ async def test_add_while_the_platform_is_away_stores_with_a_warning(
 async def test_add_of_an_app_that_another_installation_has_is_a_conflict(
     service: InstallationService, store: MemoryStore, dead: bool, code: str
 ) -> None:
-    store.holder = AppHolder(id=uuid4(), agent_id=uuid4(), dead=dead, leased=dead)
+    store.holder = AppHolder(id=uuid4(), agent_id=uuid4(), dead=dead)
     with pytest.raises(RejectedRequest) as raised:
         await service.add(APP)
     assert (raised.value.status, raised.value.code) == (409, code)

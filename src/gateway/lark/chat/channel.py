@@ -183,7 +183,7 @@ class LarkChannel:
             reply_to=reply_to,
             in_thread=bool(message.thread_id),
         )
-        return SendResult(message_id, (message_id,))
+        return SendResult(message_id)
 
     async def _learn_bot(self) -> None:
         """Ask the platform for the bot's identity.

@@ -82,7 +82,6 @@ class Deliver:
     frame: Frame
     payload: bytes
     received_at: float
-    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ class Session:
         # The assembler ignores a piece with the index -1.
         outcome = self._assembler.admit(message_id, total, -1 if index is None else index, frame.payload or b"", now)
         if isinstance(outcome, bytes):
-            delivery = Deliver(frame, outcome, now, split=True)
+            delivery = Deliver(frame, outcome, now)
             self._unsettled[message_id] = (delivery, [])
             return [delivery]
         if outcome is Piece.LATE:
