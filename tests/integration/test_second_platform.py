@@ -20,7 +20,7 @@ from gateway.postgres.secret_store import secret_tables
 from gateway.simulator.server import open_simulator
 from gateway.work.secrets import rotate_secrets
 from support.processes import free_address
-from support.toy_platform import FULL
+from support.toy_platform import FULL, keyless_toy
 from support.toy_town import Town, open_town
 from support.toy_world import InnerDaemon, ToyBot, add_toy_bot, inner_daemon
 from support.world import Runtime, World, open_runtime
@@ -337,6 +337,30 @@ async def test_answer_in_doubt_for_too_long_is_looked_for_where_the_platform_can
         " last_attempt_at = now() - interval '2 minutes', available_at = now()"
     )
     await world.until("select status = 'sent' from outbound_message", seconds=20)
+    assert [answer.text for answer in town.answers("~ada")] == ["surely"]
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_platform_without_keys_is_read_before_anything_is_said_again(
+    world: World, town: Town, delivered: bool
+) -> None:
+    bot = await add_toy_bot(world, town, slug=FULL, handle="@bee")
+    await bot.bind("ada")
+    town.trouble["surely"] += ["lost" if delivered else "unheard"]
+    async with inner_daemon(world, town, platforms=[keyless_toy(town)]) as daemon:
+        await town.until_visited("@bee")
+        async with open_runtime(world, daemon) as runtime:
+            await runtime.post("/api/runtimes/register", {"name": "machine"})
+            town.whisper("ada", "@bee", "say it")
+            await runtime.answer("surely")
+            in_doubt = "select count(*) = 1 from outbound_message where error like '%%result of the last attempt%%'"
+            await world.until(in_doubt, seconds=20)
+            assert len(town.answers("~ada")) == int(delivered)
+            await world.rows(
+                "update outbound_message set last_attempt_at = now() - interval '2 minutes', available_at = now()"
+            )
+            await world.rows("select pg_notify('gateway_outbound', %s)", str(bot.id))
+            await world.until("select status = 'sent' from outbound_message", seconds=20)
     assert [answer.text for answer in town.answers("~ada")] == ["surely"]
 
 

@@ -245,6 +245,17 @@ def toy(town: Town) -> Register:
     return register
 
 
+def keyless_toy(town: Town) -> Register:
+    """The same for one that keeps no idempotency keys, but can be read back."""
+
+    def register(foundation: Foundation) -> None:
+        town.keeps_keys = False
+        traits = Traits(titles={"en": "Keyless Toy Town"}, capabilities=EVERYTHING, identity_keys=("app_id", "gate"))
+        foundation.registry.register(FULL, partial(FullToyChannel, town, FULL), traits)
+
+    return register
+
+
 def full_toy(town: Town) -> Register:
     """The same for one that can do everything."""
 

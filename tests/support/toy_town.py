@@ -97,6 +97,8 @@ class Town:
     settled: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     waves: int = 0
     _unsettled: dict[str, list[Spoken]] = field(default_factory=lambda: defaultdict(list))
+    keeps_keys: bool = True
+    """False: every message is said, however often its token came before."""
     _keys: dict[str, str] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _moved: trio.Event = field(default_factory=trio.Event)
@@ -240,7 +242,9 @@ class Town:
         trouble = self.trouble[text].pop(0) if self.trouble[text] else ""
         if trouble == "muted":
             return {"no": "muted"}
-        if token not in self._keys:
+        if trouble == "unheard":
+            return None
+        if token not in self._keys or not self.keeps_keys:
             number = str(next(self._numbers))
             self._keys[token] = number
             looks, answers = words.get("looks", "plain"), words.get("answers", "")

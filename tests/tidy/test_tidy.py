@@ -39,6 +39,28 @@ def test_first_platform_is_named_only_where_it_is_meant() -> None:
     assert not [path for path in named if not path.startswith(meant)]
 
 
+NEUTRAL_ROOMS = ("channel", "core", "inbound", "observe", "outbound", "postgres", "supervisor", "webhooks", "work")
+OUTSIDE_NAMES = (
+    "/api/webhooks/lark/", "/lark/bind", "gateway lark bind", "gateway lark unbind", "lark_chat", "lark_open_id",
+    "lark_installation:created", "lark_installation:revoked", "lark_protocol_error", '"lark"',
+)  # fmt: skip
+"""Names that other programs and people rely on, and that stay whatever platforms come."""
+ABOUT_PLATFORMS = "channel/__init__.py"
+"""Says how to add a platform, and names the first one as the example."""
+
+
+@pytest.mark.parametrize("room", NEUTRAL_ROOMS)
+def test_room_without_a_platform_holds_no_word_of_one(room: str) -> None:
+    found = []
+    for path in (path for path in MODULES if path.is_relative_to(SOURCE / room)):
+        text = path.read_text()
+        for name in OUTSIDE_NAMES:
+            text = text.replace(name, "")
+        if path.relative_to(SOURCE).as_posix() != ABOUT_PLATFORMS:
+            found += [f"{path.name}: {word}" for word in re.findall(r"\w*(?:lark|feishu|飞书)\w*", text, re.IGNORECASE)]
+    assert not found
+
+
 def shields(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and any(keyword.arg == "shield" for keyword in node.keywords):

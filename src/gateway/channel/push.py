@@ -30,7 +30,7 @@ class PushTarget:
 
 
 def events_url(public_url: str | None, installation_id: UUID) -> str | None:
-    """Return the request URL that an operator enters in Lark's console; None if `public_url` is not configured."""
+    """Return the request URL that an operator enters in the platform's console; None without a `public_url`."""
     return None if public_url is None else f"{public_url}/api/webhooks/lark/{installation_id}"
 
 
