@@ -146,7 +146,11 @@ def agent() -> None:
 @click.argument("workspace")
 @click.argument("name")
 @click.option("--owner", metavar="EMAIL", help="A member; the workspace's owner unless given.")
-@click.option("--private", is_flag=True, help="Only its owner and the workspace's admins may use it.")
+@click.option(
+    "--private",
+    is_flag=True,
+    help="Only its owner and admins put it to work; its bot answers every bound member.",
+)
 @click.option("--runtime", type=click.UUID, help="The runtime that runs it.")
 @config_option
 @json_option

@@ -165,6 +165,9 @@ def _start_anew(options: Options, command: tuple[str, ...], secrets: Secrets) ->
         start_anew(["agent", "run", *options.arguments], command, secrets)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--env") from error
+    except OSError as error:
+        message = f"this interpreter cannot be executed again, which hides the token: {error.strerror}"
+        raise click.ClickException(message) from error
 
 
 def _check_server(server: str) -> None:

@@ -105,6 +105,7 @@ def start_anew(arguments: Sequence[str], command: Sequence[str], secrets: Secret
     os.set_inheritable(reading, True)
     handed = [SECRETS_OPTION, str(reading), "--", *command]
     environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    # Raises OSError where this interpreter may not be executed again: the caller says so in a line.
     os.execve(sys.executable, [*own_command(sys.orig_argv, sys.argv), *arguments, *handed], environment)  # noqa: S606 (this very program)
 
 

@@ -87,10 +87,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             click.echo("\t".join(row))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False)
+    # An id that is cut off cannot be given to another command: the first column keeps its width, others wrap.
+    first, *others = (Column(name, overflow="fold") for name in columns)
+    first.no_wrap = True
+    table = Table(first, *others, box=None, pad_edge=False)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -211,7 +211,15 @@ class _Protocol(H11Protocol):
 
     def __init__(self, app: Any, config: Config, *args: Any) -> None:
         super().__init__(app, config, *args)
-        self.connection = _BoundedHeads(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self.connection = self._heads = _BoundedHeads(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # No more answers can be sent. A client that had sent the next request already left the reading task waiting
+            # for this answer to end: it goes on, finds nothing to parse, and notices that the client is gone.
+            self._heads.over = True
+            await self.can_read.set()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Do nothing: hypercorn's own method would switch to HTTP/2 for h2c and for the preface of HTTP/2."""
@@ -256,7 +264,12 @@ class _Request(HTTPStream):
 class _BoundedHeads(h11.Connection):
     """Refuses a large head before h11 spends time on each of its lines, and a body that can be read in two ways."""
 
+    over = False
+    """True once no answer can be sent any more; then nothing more is parsed either."""
+
     def next_event(self) -> Any:
+        if self.over:
+            return h11.NEED_DATA
         # IDLE: no head has been parsed yet, so the bytes received so far (`trailing_data`) begin with one.
         if self.their_state is h11.IDLE:
             _refuse_large_head(self.trailing_data[0])

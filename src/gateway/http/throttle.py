@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from limits import RateLimitItem, RateLimitItemPerMinute
@@ -78,6 +78,7 @@ class LoginThrottle:
         self._per_address = per_address
         self._per_account = per_account
         self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._known: Counter[str] = Counter()
 
     def is_familiar(self, address: str, email: str) -> bool:
         """True if a sign-in to the account from this address succeeded since this process began.
@@ -87,14 +88,25 @@ class LoginThrottle:
         return (address, _account(email)) in self._familiar
 
     def check(self, address: str) -> None:
-        """Check an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does."""
-        self._throttle.check(self._per_address, "address", address)
+        """Check an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does.
+
+        An address from which some account signed in before is let through: `admit` knows the account, and judges then.
+        """
+        if not self._known[address]:
+            self._throttle.check(self._per_address, "address", address)
 
     def admit(self, address: str, email: str) -> None:
-        """Count an attempt. Raises RejectedRequest (429) as `Throttle.check` does; the attempt is then not counted."""
-        self._throttle.check(self._per_address, "address", address)
+        """Count an attempt. Raises RejectedRequest (429) as `Throttle.check` does; the attempt is then not counted.
+
+        Failures at other accounts do not lock out an account that signed in from this address before: behind one
+        address there may be a whole office.
+        """
+        familiar = self.is_familiar(address, email)
+        if not familiar:
+            self._throttle.check(self._per_address, "address", address)
         self._throttle.count(self._per_account, "account", address, _account(email))
-        self._throttle.count(self._per_address, "address", address)
+        if not familiar:
+            self._throttle.count(self._per_address, "address", address)
 
     def succeeded(self, address: str, email: str) -> None:
         """Take back a successful attempt, and with it all failures of this address at this account.
@@ -102,16 +114,22 @@ class LoginThrottle:
         The client knows the password, so its count for the account starts again.
         """
         self._throttle.forget(self._per_account, "account", address, _account(email))
-        self._throttle.give_back(self._per_address, "address", address)
-        self._familiar[address, _account(email)] = None
+        if not self.is_familiar(address, email):
+            self._throttle.give_back(self._per_address, "address", address)
+            self._familiar[address, _account(email)] = None
+            self._known[address] += 1
         self._familiar.move_to_end((address, _account(email)))
         if len(self._familiar) > KEYS_MAX:
-            self._familiar.popitem(last=False)
+            (forgotten, _), _ = self._familiar.popitem(last=False)
+            self._known[forgotten] -= 1
+            if not self._known[forgotten]:
+                del self._known[forgotten]
 
     def undecided(self, address: str, email: str) -> None:
         """Take back an attempt whose password was never judged."""
         self._throttle.give_back(self._per_account, "account", address, _account(email))
-        self._throttle.give_back(self._per_address, "address", address)
+        if not self.is_familiar(address, email):
+            self._throttle.give_back(self._per_address, "address", address)
 
 
 class BadPostThrottle:

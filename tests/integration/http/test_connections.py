@@ -109,12 +109,13 @@ async def until_sockets(count: int) -> None:
     "request_bytes",
     [
         b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n" * 50,
         b"GET /forever HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nhalf",
         b"GET /quick HTTP/1.1\r\nHo",
         b"",
     ],
-    ids=["answered", "waiting", "half_a_body", "half_a_head", "nothing"],
+    ids=["answered", "sent_ahead", "waiting", "half_a_body", "half_a_head", "nothing"],
 )
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 async def test_socket_of_a_client_that_left_is_closed_at_once(request_bytes: bytes, reset: bool) -> None:

@@ -543,6 +543,7 @@ async def test_plan_says_how_many_and_starts_nothing(hooks: HookOffice, mia: Bro
     ("body", "code"),
     [
         ({}, "filter_missing"),
+        ({"filter": {"status": "zzz"}}, "invalid_body"),
         ({"dry_run": False}, "filter_missing"),
         ({"filter": {}, "dry_run": False}, "filter_missing"),
         ({"filter": None, "all": False, "dry_run": False}, "filter_missing"),
@@ -556,7 +557,8 @@ async def test_bulk_replay_that_does_not_say_which_ones_is_refused(
     one = await pilot(hooks, mia)
     await one.send()
     status, answer = await one.ask("POST", "/deliveries/replays", {"budget": 9, **body})
-    assert (status, answer["code"], answer["field"]) == (400, code, "filter")
+    field = "filter.status" if code == "invalid_body" else "filter"
+    assert (status, answer["code"], answer["field"]) == (400, code, field)
     assert "all: true" in answer["error"]
     assert await hooks.office.sql("select count(*) from webhook_replay") == [(0,)]
 

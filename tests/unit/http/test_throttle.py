@@ -94,6 +94,19 @@ def test_only_a_success_makes_an_address_familiar_to_an_account() -> None:
     assert not throttle.is_familiar("office", "ann@acme.example")
 
 
+def test_failures_at_other_accounts_do_not_lock_out_who_signed_in_from_there_before() -> None:
+    throttle = LoginThrottle(clock=Clock())
+    throttle.admit("office", "ann@acme.example")
+    throttle.succeeded("office", "ann@acme.example")
+    for number in range(PER_ADDRESS.amount):
+        throttle.admit("office", f"person{number}@acme.example")
+    throttle.check("office")
+    _refused(lambda: throttle.admit("office", "bob@acme.example"))
+    for _ in range(PER_ACCOUNT.amount):
+        throttle.admit("office", "ann@acme.example")
+    _refused(lambda: throttle.admit("office", "ann@acme.example"))
+
+
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_a_wall_clock_that_jumps_changes_no_limit(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     logins, posts = LoginThrottle(), BadPostThrottle()

@@ -140,12 +140,14 @@ def _text(value: str | None) -> str | None:
 def _replay_filter(body: BulkBody) -> ReplayFilter:
     """Return the filter of a bulk replay.
 
-    Raises RejectedRequest (400) for an empty filter without `all`, and for a filter together with `all`.
+    Raises RejectedRequest (400) for an empty filter without `all`, for a filter together with `all`, and for a status
+    that no delivery has.
     """
     given = body.filter or FilterBody()
-    wanted = ReplayFilter(
-        _text(given.status), _text(given.event), _text(given.q), _instant(given.since), _instant(given.until)
-    )
+    if (status := _text(given.status)) is not None and status not in STATUSES:
+        message = f"status must be one of {', '.join(STATUSES)}"
+        raise RejectedRequest(400, "invalid_body", message, field="filter.status")
+    wanted = ReplayFilter(status, _text(given.event), _text(given.q), _instant(given.since), _instant(given.until))
     if (wanted == ReplayFilter()) is body.all:
         return wanted
     if body.all:
