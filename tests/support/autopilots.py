@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
+
 from gateway.postgres.dispatch_store import PostgresDispatchStore
 from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
+from gateway.webhooks.envelope import storable
 from gateway.work.autopilots.dispatch import AutopilotDispatcher, Dispatched, Firing
 from gateway.work.issues.issues import IssueService
 from support.task_world import World
@@ -24,6 +27,8 @@ class Autopilots:
         return AutopilotDispatcher(PostgresDispatchStore(self.pool), IssueService(PostgresIssueStore(self.pool)))
 
     async def fire(self, autopilot_id: UUID, source: str = "webhook", **firing: Any) -> Dispatched:
+        if firing.get("payload") is not None:
+            firing["payload"] = storable(msgspec.json.encode(firing["payload"]))
         return await self.dispatcher.dispatch(Firing(autopilot_id, source, **firing))  # type: ignore[arg-type]
 
     async def add(self, **columns: Any) -> UUID:

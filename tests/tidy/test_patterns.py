@@ -135,7 +135,6 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.observe.log _URL": worst("a.", "://", "://a@", "a", "://?", "://a?b#", ":/", "@"),
     "gateway.observe.log _KEYWORD": worst("token=", "token", " token=[hidden", " token=a", "password "),
     "gateway.observe.log _BEARER": worst("gwu_", " gwu_", " gwu_abc ", "a", before=" gwu_"),
-    "gateway.postgres.storable _NUL": worst("\\", "\\\\u000", "\\\\u0000", "\\u0000", "a\\\\"),
     "gateway.simulator.composing _spans: split": worst("@_user_", "1", "@_user_1", before="@_user_"),
     "gateway.simulator.echo_agent _BLOCK": worst("<recent_context ", "<recent_context", " ", before="<recent_context "),
     "gateway.simulator.exchange Router.add: compile": worst(

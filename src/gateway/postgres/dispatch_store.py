@@ -13,7 +13,6 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.issue_store import PostgresFiling
 from gateway.postgres.pool import Pool, translating
 from gateway.postgres.statements import load
-from gateway.postgres.storable import storable_json
 from gateway.work.autopilots.dispatch import GUARD_SECONDS, Firing, FoundRun, Order, RunDraft
 
 _Q = load("dispatch.sql", FoundRun, Order)
@@ -46,7 +45,7 @@ class PostgresDispatchStore:
                 autopilot_ids=[firing.autopilot_id for firing in firings],
                 trigger_ids=[firing.trigger_id for firing in firings],
                 delivery_ids=[firing.delivery_id for firing in firings],
-                payloads=[None if firing.payload is None else storable_json(firing.payload) for firing in firings],
+                payloads=[None if firing.payload is None else firing.payload.decode() for firing in firings],
                 online_seconds=self._online_seconds,
             )
             return dict(begun)
@@ -66,7 +65,7 @@ class PostgresDispatching:
         self._firing = firing
         self._online_seconds = online_seconds
         self._mint = mint
-        self._payload = None if firing.payload is None else storable_json(firing.payload)
+        self._payload = None if firing.payload is None else firing.payload.decode()
         self._workspace_id: UUID | None = None
         self.filing = PostgresFiling(conn, mint)
 

@@ -6,14 +6,8 @@ fail the statement that carries it, because that statement settles a row, or sto
 
 from __future__ import annotations
 
-import re
-
-import msgspec
-
 TEXT_CHARS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
-# The escape of NUL, but not an escaped backslash that is followed by the letters u0000.
-_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def shown_text(said: str) -> str:
@@ -24,8 +18,3 @@ def shown_text(said: str) -> str:
 def shown_code(code: int) -> int:
     """Return `code`, or 0 when it does not fit a bigint."""
     return code if -_BIGINT_MAX <= code <= _BIGINT_MAX else 0
-
-
-def storable_json(value: object) -> str:
-    """Return `value` as JSON text for a jsonb column, without the NUL characters that the column refuses."""
-    return _NUL.sub(r"\1", msgspec.json.encode(value).decode())

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -268,7 +267,7 @@ class Intake:
             "webhook",
             trigger_id=recorded.trigger_id,
             delivery_id=recorded.id,
-            payload=msgspec.json.decode(judged.envelope.render(recorded.received_at)),
+            payload=judged.envelope.render(recorded.received_at),
         )
         return await self.dispatch(provider, firing, recorded.id, recorded.trigger_id)
 
@@ -339,7 +338,8 @@ class Intake:
         and then the row is marked as failed.
         """
         try:
-            await self._begin(stored.provider, stored_firing(stored), stored.id, stored.trigger_id)
+            firing = await trio.to_thread.run_sync(stored_firing, stored, limiter=self._readers)
+            await self._begin(stored.provider, firing, stored.id, stored.trigger_id)
         except InvalidBody as error:
             return await self._store.fail(stored.id, str(error))
         except Exception as error:
@@ -418,14 +418,13 @@ def stored_firing(stored: StoredDelivery) -> Firing:
     )
 
 
-def _stored_payload(stored: StoredDelivery) -> dict[str, Any]:
+def _stored_payload(stored: StoredDelivery) -> bytes:
     """Make the envelope of a delivery from its row, with the stored event and arrival time. Raises InvalidBody."""
     if stored.raw_body is None:
         raise InvalidBody("the delivery has no stored body")
     pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
     envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
-    rendered: dict[str, Any] = msgspec.json.decode(envelope.render(stored.received_at))
-    return rendered | {"event": stored.event}
+    return replace(envelope, event=stored.event).render(stored.received_at)
 
 
 def _standing(verdict: Verdict) -> Standing:

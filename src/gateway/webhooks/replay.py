@@ -58,7 +58,8 @@ class Replayer:
         reached("webhooks.replay_recorded")
         if stored.status != "queued":
             return stored.id, {"dispatched": "accepted"}.get(stored.status, stored.status)
-        answer = await self._intake.dispatch(stored.provider, stored_firing(stored), stored.id, stored.trigger_id)
+        firing = await trio.to_thread.run_sync(stored_firing, stored)
+        answer = await self._intake.dispatch(stored.provider, firing, stored.id, stored.trigger_id)
         return stored.id, str(answer.body["status"])
 
     async def _check(self, original: StoredDelivery) -> None:
@@ -67,7 +68,7 @@ class Replayer:
         if original.status == "queued":
             raise _refused("delivery_queued", "the delivery has not been decided yet")
         try:
-            stored_firing(original)
+            await trio.to_thread.run_sync(stored_firing, original)
         except InvalidBody as error:
             raise _refused("body_unusable", str(error)) from error
         state = await self._store.trigger_state(original.autopilot_id, original.trigger_id)

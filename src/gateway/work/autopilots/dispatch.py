@@ -7,10 +7,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
+import msgspec
 import structlog
+import trio
 
 from gateway.concurrency import reached
 from gateway.core.autopilot import Assignee, Skip, describe_run, judge_assignee, private_skip, render_title
@@ -30,12 +32,17 @@ GUARD_SECONDS = 60.0
 """Time in which an autopilot does not file the same issue again while the run of the first one is still open."""
 
 
+QUICK_PAYLOAD_BYTES_MAX = 8_192
+"""The largest payload that is parsed on the event loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Firing:
     """A request for a run.
 
     A repeat of the same `delivery_id`, or of the same `idempotency_key` for the same autopilot, gets the run that the
-    first one got. `payload` is the envelope {event, eventPayload, request} of a webhook. `actor_id` is the person who
+    first one got. `payload` is the envelope {event, eventPayload, request} of a webhook, as JSON that the database can
+    hold: most runs only hand it on, so it is parsed only where an issue is described. `actor_id` is the person who
     fires by hand, None for a machine. `again`: a person wants a new run although there was one just now (a replay).
     """
 
@@ -45,7 +52,7 @@ class Firing:
     delivery_id: UUID | None = None
     idempotency_key: str | None = None
     actor_id: UUID | None = None
-    payload: Mapping[str, Any] | None = field(default=None, repr=False)
+    payload: bytes | None = field(default=None, repr=False)
     again: bool = False
 
 
@@ -284,19 +291,28 @@ class AutopilotDispatcher:
         if not firing.again and (recent := await change.find_recent_issue(title, order.project_id)) is not None:
             skip = Skip("duplicate_issue", f"the same issue was filed less than {GUARD_SECONDS:g} s ago")
             return RunDraft(self._mint(), order.workspace_id, "skipped", issue_id=recent, skip=skip)
-        filed = await self._issues.file_within(change.filing, _issue_draft(firing, order, title))
+        draft = await _issue_draft(firing, order, title)
+        filed = await self._issues.file_within(change.filing, draft)
         reached("autopilot.issue_filed")
         return RunDraft(self._mint(), order.workspace_id, "issue_created", issue_id=filed.issue.id)
 
 
-def _issue_draft(firing: Firing, order: Order, title: str) -> IssueDraft:
-    description = describe_run(
+def _described(firing: Firing, order: Order) -> str:
+    return describe_run(
         order.description,
         source=firing.source,
         fired_at=order.fired_at,
         timezone=order.timezone,
-        payload=firing.payload,
+        payload=None if firing.payload is None else msgspec.json.decode(firing.payload),
     )
+
+
+async def _issue_draft(firing: Firing, order: Order, title: str) -> IssueDraft:
+    if len(firing.payload or b"") <= QUICK_PAYLOAD_BYTES_MAX:
+        description = _described(firing, order)
+    else:
+        # A large payload takes tens of milliseconds to parse and to lay out, and bots wait for the event loop.
+        description = await trio.to_thread.run_sync(_described, firing, order)
     return IssueDraft(
         order.workspace_id,
         title,
