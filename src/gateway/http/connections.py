@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import h11
@@ -19,7 +20,8 @@ import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Request
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
@@ -220,6 +222,13 @@ class _Protocol(H11Protocol):
             # for this answer to end: it goes on, finds nothing to parse, and notices that the client is gone.
             self._heads.over = True
             await self.can_read.set()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            # Answered before the body has come: the connection ends with this answer, and its client has to know, or
+            # it would send the next request into the closing socket.
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Do nothing: hypercorn's own method would switch to HTTP/2 for h2c and for the preface of HTTP/2."""

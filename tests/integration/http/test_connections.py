@@ -132,6 +132,13 @@ async def test_socket_of_a_client_that_left_is_closed_at_once(request_bytes: byt
         await until_sockets(before)
 
 
+async def test_answer_before_the_body_says_that_the_connection_ends() -> None:
+    async with serving() as port:
+        answer = await said(port, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b"connection: close" in answer.lower()
+
+
 async def test_upgrade_to_http2_is_not_heard() -> None:
     async with serving() as port:
         answer = await said(port, b"GET /quick HTTP/1.1\r\nHost: x\r\n" + H2C + b"\r\nGET /away HTTP/1.0\r\n\r\n")

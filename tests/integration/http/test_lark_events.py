@@ -265,7 +265,11 @@ async def test_time_of_the_last_event_is_stored_beside_the_holders_state(door: D
     assert view.state == "standby"  # nobody holds its lease here, so nobody would answer
 
 
-async def test_bot_whose_posted_event_was_not_settled_is_degraded(pool: Pool, place: Place) -> None:
+async def test_bot_whose_posted_event_was_not_settled_is_degraded(
+    pool: Pool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.lark.chat.push.HEARD_EVERY_SECONDS", 0.05)
+
     async def fail(_message: object) -> None:
         raise StoreUnavailable("away")
 
