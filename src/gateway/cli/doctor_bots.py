@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.channel.installation import InstallationView
     from gateway.config import Settings
     from gateway.keyring import KeyRing
+    from gateway.lark.api.client import HttpClient
     from gateway.postgres.pool import Pool
     from gateway.work.checkup import Link
 
@@ -119,7 +120,7 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
         return f"the platform could not be asked: {error}"
 
 
-def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: object) -> Ask:
+def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: HttpClient) -> Ask:
     """Return a function that asks Lark or Feishu about a bot, with the bot's stored credentials."""
     from gateway.keyring import open_config
     from gateway.lark.api.client import LarkClient
@@ -136,7 +137,7 @@ def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: object)
         if not config.get("app_secret"):
             return "it has no app secret; give it one: `gateway lark add`"
         base_url = open_base_url(Region.of(config.get("region")), settings.lark.open_base_url)
-        bot = await LarkClient(view.app_id, config["app_secret"], base_url, http).bot_info()  # type: ignore[arg-type]
+        bot = await LarkClient(view.app_id, config["app_secret"], base_url, http).bot_info()
         if view.bot_open_id and bot.open_id != view.bot_open_id:
             return "the platform says that the app has another bot now; connect it again: `gateway lark add`"
         return ""
