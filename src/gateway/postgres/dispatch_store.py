@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway.ids import new_id
+from gateway.postgres.arrays import LargeValues
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.issue_store import PostgresFiling
 from gateway.postgres.pool import Pool, translating
@@ -45,7 +46,7 @@ class PostgresDispatchStore:
                 autopilot_ids=[firing.autopilot_id for firing in firings],
                 trigger_ids=[firing.trigger_id for firing in firings],
                 delivery_ids=[firing.delivery_id for firing in firings],
-                payloads=[None if firing.payload is None else firing.payload.decode() for firing in firings],
+                payloads=LargeValues(None if firing.payload is None else firing.payload.decode() for firing in firings),
                 online_seconds=self._online_seconds,
             )
             return dict(begun)

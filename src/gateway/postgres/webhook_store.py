@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from gateway.postgres.arrays import LargeValues
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.janitor_store import ROWS_MAX
 from gateway.postgres.pool import Pool
@@ -321,9 +322,9 @@ def _columns(firsts: Mapping[UUID, tuple[DeliveryDraft, int]]) -> dict[str, list
         "verdicts": [draft.verdict for draft in drafts],
         "reasons": [draft.reason for draft in drafts],
         "errors": [draft.error for draft in drafts],
-        "headers": [draft.headers for draft in drafts],
+        "headers": LargeValues(draft.headers for draft in drafts),
         "content_types": [draft.content_type for draft in drafts],
-        "bodies": [draft.body for draft in drafts],
+        "bodies": LargeValues(draft.body for draft in drafts),
         "response_statuses": [draft.response_status for draft in drafts],
         "response_bodies": [draft.response_body for draft in drafts],
         "waits": [draft.waits for draft in drafts],

@@ -10,6 +10,7 @@ from gateway.webhooks.headers import RequestHeaders
 KEY_CHARS_MAX = 255
 IDEMPOTENCY_KEY = "idempotency-key"
 GITHUB_DELIVERY = "x-github-delivery"
+EVENT_ID_MEMBER = "id"
 STRIPE_EVENT = "stripe-event-id"
 """Names the source of a key that is no header: Stripe puts the id of an event in the body."""
 
@@ -36,7 +37,7 @@ class DedupeKey:
 def dedupe_key(provider: str, headers: RequestHeaders, body: object = None) -> DedupeKey | None:
     """Return the name of this delivery, or None for a request without one, which always counts as new.
 
-    `body` is the parsed JSON.
+    `body` is the parsed JSON, or the members of it that are read here.
     """
     for source in (*_FIRST.get(provider, ()), *_ALWAYS):
         value = _event_id(body) if source == STRIPE_EVENT else headers.first(source)
@@ -46,7 +47,7 @@ def dedupe_key(provider: str, headers: RequestHeaders, body: object = None) -> D
 
 
 def _event_id(body: object) -> str:
-    identity = body.get("id") if isinstance(body, dict) else None
+    identity = body.get(EVENT_ID_MEMBER) if isinstance(body, dict) else None
     return identity.strip() if isinstance(identity, str) else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.webhooks.dedupe import EVENT_ID_MEMBER
+from gateway.webhooks.filters import ACTION_MEMBERS
 from gateway.webhooks.headers import RequestHeaders
 
 DEFAULT_EVENT = "webhook.received"
@@ -19,6 +22,7 @@ DEPTH_MAX = 100
 
 Real bodies have less than twenty levels. Bounded because readers of the stored document recurse.
 """
+MEMBERS_READ = (*ACTION_MEMBERS, EVENT_ID_MEMBER)
 FORM = "application/x-www-form-urlencoded"
 
 _BOM = b"\xef\xbb\xbf"
@@ -38,15 +42,16 @@ class InvalidBody(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The content of a request. `document` is `payload` as JSON that the database can hold.
+    """The content of a request. `document` is the payload as JSON that the database can hold.
 
-    The other fields are only used for decisions. `body` is the whole parsed body. It equals the payload unless the
-    sender sent an envelope of its own.
+    `payload` and `body` hold only the text members that decisions read (`MEMBERS_READ`). The parsed body itself is not
+    kept: freeing a large one takes milliseconds, and would take them from the event loop. `body` is that of the whole
+    request. It equals the payload's unless the sender sent an envelope of its own.
     """
 
     event: str
-    payload: Any
-    body: Any
+    payload: Mapping[str, str]
+    body: Mapping[str, str]
     document: bytes
     content_type: str
 
@@ -70,9 +75,11 @@ def normalise(body: bytes, headers: RequestHeaders) -> Envelope:
     text = _whole_characters(_json_text(body, content_type))
     parsed = _parsed(text)
     own = _own_envelope(parsed, text)
+    members = _members_read(parsed)
     if own is not None:
-        return Envelope(shown_event(parsed["event"]), parsed["eventPayload"], parsed, storable(own), content_type)
-    return Envelope(shown_event(_event(parsed, headers)), parsed, parsed, storable(text), content_type)
+        payload = _members_read(parsed["eventPayload"])
+        return Envelope(shown_event(parsed["event"]), payload, members, storable(own), content_type)
+    return Envelope(shown_event(_event(parsed, headers)), members, members, storable(text), content_type)
 
 
 def storable(document: bytes) -> bytes:
@@ -161,6 +168,11 @@ def _own_envelope(parsed: Any, text: bytes) -> bytes | None:
     if not isinstance(event, str) or not event.strip():
         return None
     return bytes(msgspec.json.decode(text, type=_OwnEnvelope).payload)
+
+
+def _members_read(parsed: Any) -> dict[str, str]:
+    fields = parsed if isinstance(parsed, dict) else {}
+    return {name: value for name in MEMBERS_READ if isinstance(value := fields.get(name), str)}
 
 
 def _event(parsed: Any, headers: RequestHeaders) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 PROVIDER_PREFIXES = ("github", "gitlab")
-_ACTION_FIELDS = ("action", "state", "conclusion", "status")
+ACTION_MEMBERS = ("action", "state", "conclusion", "status")
 FILTERS_MAX = 100
 _NAME_CHARS_MAX = 255
 
@@ -85,4 +85,4 @@ def _actions(payload: Any) -> list[str]:
     """Return the actions that a payload names, in the fields that providers use for them."""
     if not isinstance(payload, dict):
         return []
-    return [value for field in _ACTION_FIELDS if isinstance(value := payload.get(field), str)]
+    return [value for field in ACTION_MEMBERS if isinstance(value := payload.get(field), str)]

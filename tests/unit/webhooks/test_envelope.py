@@ -79,11 +79,12 @@ def test_envelope_names_time_and_content_type_without_parameters() -> None:
 def test_form_of_a_hook_carries_its_payload() -> None:
     form = b"x=1&payload=" + quote_plus('{"action":"opened","title":"ü + %"}').encode()
     read = envelope(form, content_type="application/x-www-form-urlencoded", x_github_event="issues")
-    assert (read.event, read.payload) == ("github.issues.opened", {"action": "opened", "title": "ü + %"})
+    assert (read.event, read.payload) == ("github.issues.opened", {"action": "opened"})
+    assert msgspec.json.decode(read.document) == {"action": "opened", "title": "ü + %"}
 
 
 def test_json_sent_as_a_form_is_read_as_json() -> None:
-    assert envelope(b'{"a":1}', content_type="application/x-www-form-urlencoded").payload == {"a": 1}
+    assert envelope(b'{"a":1}', content_type="application/x-www-form-urlencoded").document == b'{"a":1}'
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,5 @@ JSON = st.recursive(
 def test_body_is_preserved_in_the_envelope(value: Any) -> None:
     body = msgspec.json.encode(value)
     read = normalise(body, RequestHeaders())
-    assert read.body == value
     if b"\\u0000" not in body:
-        assert msgspec.json.decode(read.document) == read.payload
+        assert msgspec.json.decode(read.document) == value
