@@ -1,7 +1,6 @@
 -- Signing in: local accounts and their sessions.
 
 -- name: account_by_email(email)^
--- record_class: Account
 -- The caller passes the address in lower case, because the column holds lower case only.
 select id, password_hash from app_user where email = :email;
 
@@ -23,12 +22,10 @@ select user_id from user_session where token_hash = :hashed and expires_at > now
 delete from user_session where token_hash = :hashed;
 
 -- name: person(user_id)^
--- record_class: User
 -- The signed-in person.
 select id, email, name, created_at from app_user where id = :user_id;
 
 -- name: memberships(user_id)
--- record_class: Membership
 -- The workspaces of a signed-in person, with their role in each.
 select w.id, w.name, w.slug, m.role
 from member m

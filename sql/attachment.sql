@@ -2,7 +2,6 @@
 -- each skips the rows that another one is taking.
 
 -- name: take_attachments(rows_max)
--- record_class: Attachment
 -- Takes the pending files that a run waits for, the most urgent first. A row that was taken but not held for 15 seconds
 -- is taken again, because the process that took it has died.
 with due as (
@@ -89,7 +88,6 @@ with settled as (
 select count(*) from settled where (select count(*) from told) >= 0;
 
 -- name: list_task_attachments(task_id)
--- record_class: Attachment
 -- The numbers run over the whole task. Failed files are counted too, so that a number means the same file in every
 -- attempt.
 with own as (
@@ -115,7 +113,6 @@ from own join chat_attachment attachment on attachment.id = own.id
 order by own.seq, attachment.n;
 
 -- name: get_attachment(id)^
--- record_class: PlacedAttachment
 -- Returns the columns that decide who may see the file, because a link to a file holds only the id of the file.
 select id, chat_message_id as message_id, n, installation_id, channel_message_id, channel_key, kind, name, mime_type,
   bytes, status, error, workspace_id, chat_session_id, issue_id

@@ -1,7 +1,6 @@
 -- Autopilots and their runs, as people see and edit them.
 
 -- name: get_autopilot(autopilot_id, user_id)^
--- record_class: Autopilot
 -- No row for a person who is not a member of its workspace.
 select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
   autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
@@ -17,7 +16,6 @@ where autopilot.id = :autopilot_id;
 select id from autopilot where id = :autopilot_id for no key update;
 
 -- name: list_autopilots(workspace_id, user_id, limit, offset)
--- record_class: Autopilot
 -- The newest first. The id settles ties, so that pages neither repeat nor omit a row.
 select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
   autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
@@ -34,7 +32,6 @@ limit :limit offset :offset;
 select count(*) from autopilot where workspace_id = :workspace_id;
 
 -- name: get_autopilot_agent(workspace_id, assignee_type, assignee_id)^
--- record_class: AssigneeFound
 -- The agent that would work: the assignee itself, or the leader of the squad. A squad without a leader gives a row
 -- without an agent, so no private agent has to be protected.
 select agent.id as agent_id, coalesce(agent.visibility, 'workspace') as visibility, agent.owner_id
@@ -67,7 +64,6 @@ update autopilot set project_id = :project_id, title = :title, description = :de
 where id = :id and workspace_id = :workspace_id;
 
 -- name: list_runs(workspace_id, autopilot_id, limit, offset)
--- record_class: Run
 -- The newest first. A payload may be a quarter of a megabyte, so a list contains only payloads of up to 4 KiB.
 select id, autopilot_id, trigger_id, source, status, issue_id, task_id, triggered_at, completed_at, reason_code,
   failure_reason, case when pg_column_size(trigger_payload) <= 4096 then trigger_payload end as trigger_payload, result,
@@ -82,7 +78,6 @@ limit :limit offset :offset;
 select count(*) from autopilot_run where autopilot_id = :autopilot_id and workspace_id = :workspace_id;
 
 -- name: get_run(workspace_id, autopilot_id, run_id)^
--- record_class: Run
 -- No row for a run of another autopilot.
 select id, autopilot_id, trigger_id, source, status, issue_id, task_id, triggered_at, completed_at, reason_code,
   failure_reason, trigger_payload, result, created_at
@@ -90,7 +85,6 @@ from autopilot_run
 where id = :run_id and autopilot_id = :autopilot_id and workspace_id = :workspace_id;
 
 -- name: take_ended_runs(runs_max)
--- record_class: EndedRun
 -- A run ends with its issue or task, which people and other programs may end too. Each end is counted by the one
 -- process that takes it here.
 update autopilot_run set counted_at = now()

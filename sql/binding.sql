@@ -1,7 +1,6 @@
 -- Bindings: the person behind each platform account.
 
 -- name: create_binding(id, installation_id, channel_user_id, email, config)^
--- record_class: Binding
 -- One statement decides. The person must be a member now, and the member's row is locked against a removal at the same
 -- moment. An account that is bound to another person stays theirs (no row returned). Binding the same person again
 -- returns the existing binding. The platform's data about the account is merged into its config.
@@ -23,7 +22,6 @@ where b.user_id = excluded.user_id
 returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at;
 
 -- name: explain_binding(installation_id, channel_user_id, email)^
--- record_class: BindingObstacles
 -- The reasons why create_binding gave no row, so that the refusal can name the obstacle. It runs only after a refusal.
 select
   exists (select from channel_installation where id = :installation_id) as installation,
@@ -59,7 +57,6 @@ with account as (
 select language from account;
 
 -- name: preview_binding_token(hashed, user_id)^
--- record_class: LinkAsked
 -- Reads the token that consume_binding_token would consume, and consumes nothing. The caller judges, as the binding
 -- transaction would, whom the account belongs to by now and if the reader is a member.
 select token.workspace_id, workspace.name as workspace_name, workspace.slug as workspace_slug,
@@ -80,7 +77,6 @@ left join channel_user_binding binding on binding.installation_id = token.instal
 where token.token_hash = :hashed and token.consumed_at is null and token.expires_at > now();
 
 -- name: consume_binding_token(hashed)^
--- record_class: TokenAccount
 -- The first statement of the binding transaction. If two people redeem one token at the same moment, the second waits
 -- here and then finds it consumed. A token that is unknown, expired, used, or for a revoked bot gives no row in each
 -- case.
@@ -97,7 +93,6 @@ returning token.workspace_id, token.installation_id, token.channel_user_id;
 select true from member where workspace_id = :workspace_id and user_id = :user_id for key share;
 
 -- name: bind_account(id, installation_id, channel_user_id, user_id)^
--- record_class: Binding
 -- An account that is bound to another person stays theirs (no row). Binding the same person again returns the existing
 -- binding.
 insert into channel_user_binding as b
@@ -111,7 +106,6 @@ where b.user_id = excluded.user_id
 returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at;
 
 -- name: list_bound_people(workspace_id, installation_id)
--- record_class: BoundPerson
 -- For display: the person behind each account. No rows for a bot of another workspace.
 select b.id, b.installation_id, b.user_id, b.channel_user_id, u.email, u.name, b.bound_at
 from channel_user_binding b
@@ -137,7 +131,6 @@ where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = 
   and b.channel_user_id = :channel_user_id;
 
 -- name: list_bindings(installation_id)
--- record_class: Binding
 -- The join leaves out accounts that were bound before the row moved to another workspace.
 select b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at
 from channel_user_binding b

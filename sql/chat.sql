@@ -1,7 +1,6 @@
 -- Conversations, as people read and delete them.
 
 -- name: list_chats(workspace_id, user_id, row_limit, row_offset)
--- record_class: Chat
 -- The latest first. The joins decide who sees which conversation. A member sees the conversations of the workspace.
 -- Those with a private agent are visible only to the owner of the agent, to the person whom the conversation belongs
 -- to, and to owners and admins of the workspace. A guest counts as the owner of nothing, as in work.access, and may
@@ -33,7 +32,6 @@ where session.workspace_id = :workspace_id
     or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id));
 
 -- name: get_chat(chat_id, user_id)^
--- record_class: Chat
 -- No row for a person who may not see it, as for a conversation that does not exist.
 select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
   session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
@@ -50,7 +48,6 @@ where session.id = :chat_id
     or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id));
 
 -- name: list_chat_messages(workspace_id, chat_id, row_limit, row_offset)
--- record_class: ChatMessage
 -- In the order of the conversation, the oldest first.
 select message.id, message.role, message.kind, message.content, message.author_user_id,
   coalesce(nullif(author.name, ''), split_part(author.email, '@', 1)) as author_name, message.task_id,
@@ -70,7 +67,6 @@ join chat_session session on session.id = message.chat_session_id and session.wo
 where message.chat_session_id = :chat_id;
 
 -- name: delete_chat_tasks(workspace_id, chat_id, statuses)
--- record_class: DeletedTask
 -- Waits for a task that is being claimed or ended. That transaction may have queued another task which this statement
 -- does not see, so run it until it deletes nothing. The runtimes learn of it by their heartbeats, because a deleted
 -- task is no longer listed as theirs.

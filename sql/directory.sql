@@ -1,7 +1,6 @@
 -- People, workspaces, members, agents, runtimes and tokens.
 
 -- name: touch_token(hashed)^
--- record_class: TokenOwner
 -- Identifies the caller in one round trip per request. The time of use is written at most once a minute. Otherwise a
 -- busy runtime would update the same row with every request.
 with owner as (
@@ -17,12 +16,10 @@ with owner as (
 select user_id, runtime_id, workspace_id from owner;
 
 -- name: user_by_email(email)^
--- record_class: User
 -- The caller passes lower case. The column holds lower case only, so its index serves the query as it is.
 select id, email, name, created_at from app_user where email = :email;
 
 -- name: workspace(reference)^
--- record_class: Workspace
 -- A slug may look like an id. The id takes precedence, so that a reference by id can never be taken over by a slug.
 select id, name, slug, issue_prefix, language, created_at
 from workspace
@@ -31,7 +28,6 @@ order by id::text = lower(:reference) desc
 limit 1;
 
 -- name: member(workspace_id, user_id)^
--- record_class: Member
 -- For display, and for checking that a person is a member of the workspace.
 select m.user_id as id, m.workspace_id, m.user_id, u.email, u.name, m.role, m.created_at
 from member m
@@ -43,28 +39,24 @@ where m.workspace_id = :workspace_id and m.user_id = :user_id;
 select user_id from member where workspace_id = :workspace_id and role = 'owner' order by created_at, user_id limit 1;
 
 -- name: agent(agent_id)^
--- record_class: Agent
 -- By id alone. The caller learns the workspace from the row, and checks it if a person is asking.
 select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
 from agent
 where id = :agent_id;
 
 -- name: runtime(workspace_id, runtime_id)^
--- record_class: Runtime
 -- No row for a runtime of another workspace.
 select id, workspace_id, name, kind, version, last_heartbeat_at, created_at
 from agent_runtime
 where workspace_id = :workspace_id and id = :runtime_id;
 
 -- name: add_user(user_id, email, name, password_hash)^
--- record_class: User
 -- The unique address decides if two callers add the same person.
 insert into app_user (id, email, name, password_hash)
 values (:user_id, :email, :name, :password_hash)
 returning id, email, name, created_at;
 
 -- name: add_workspace(workspace_id, name, slug, prefix, language, owner_id)^
--- record_class: Workspace
 -- One statement, so that a workspace without an owner can never be left behind.
 with added as (
   insert into workspace (id, name, slug, issue_prefix, language)
@@ -76,13 +68,11 @@ with added as (
 select id, name, slug, issue_prefix, language, created_at from added;
 
 -- name: set_workspace_language(workspace_id, language)^
--- record_class: Workspace
 -- Applies to messages from now on. Waiting messages stay as they were written.
 update workspace set language = :language where id = :workspace_id
 returning id, name, slug, issue_prefix, language, created_at;
 
 -- name: add_member(workspace_id, user_id, role)^
--- record_class: Member
 -- Returns the same row as `member`, so that no second query is needed.
 with added as (
   insert into member (workspace_id, user_id, role)
@@ -112,19 +102,17 @@ select user_id from member where workspace_id = :workspace_id and role = 'owner'
 -- of bindings then finds all of them.
 delete from member where workspace_id = :workspace_id and user_id = :user_id;
 
--- name: announce_membership(payload)^
+-- name: announce_membership(payload)!
 -- Delivered with the commit. The streams that the person has open in this workspace then end at once.
 select pg_notify('gateway_event', :payload);
 
 -- name: add_agent(agent_id, workspace_id, name, owner_id, runtime_id, visibility)^
--- record_class: Agent
 -- The unique name decides. The caller has checked the runtime, and its later deletion does no harm.
 insert into agent (id, workspace_id, name, owner_id, runtime_id, visibility)
 values (:agent_id, :workspace_id, :name, :owner_id, :runtime_id, :visibility)
 returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
 
 -- name: set_agent(agent_id, workspace_id, runtime_id, archived)^
--- record_class: Agent
 -- Archiving twice keeps the first time. Tasks that wait for the agent belong from now on to its runtime, which is
 -- woken.
 with changed as (
@@ -140,14 +128,12 @@ from changed
 where (select count(*) from told) >= 0;
 
 -- name: add_user_token(token_id, user_id, name, hashed)^
--- record_class: ApiToken
 -- Only the hash is stored.
 insert into api_token (id, user_id, name, token_hash)
 values (:token_id, :user_id, :name, :hashed)
 returning id, user_id, runtime_id, name, created_at;
 
 -- name: add_runtime(runtime_id, workspace_id, name, token_id, hashed)^
--- record_class: Runtime
 -- One statement. If only the runtime were stored, it could not be used without a token, and its name would be taken.
 with added as (
   insert into agent_runtime (id, workspace_id, name)

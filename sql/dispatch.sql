@@ -1,7 +1,6 @@
 -- Firings of autopilots: from a trigger or a person to a run, in one transaction.
 
 -- name: find_run_of_firing(autopilot_id, delivery_id, idempotency_key)^
--- record_class: FoundRun
 -- After a crash either the run exists together with everything it began, or nothing does.
 select id, status, reason_code, failure_reason
 from autopilot_run
@@ -9,7 +8,6 @@ where webhook_delivery_id = :delivery_id
   or (autopilot_id = :autopilot_id and idempotency_key = :idempotency_key);
 
 -- name: get_order(autopilot_id, trigger_id, online_seconds)^
--- record_class: Order
 -- Reads everything that the decision needs in one query. The next statement locks the row of the agent if it is to run.
 -- A runtime of another workspace does not count. An autopilot that an agent created may use the agents that this agent
 -- may use.
@@ -39,7 +37,7 @@ where autopilot.id = :autopilot_id;
 -- The role decides if the person may use a private agent.
 select role from member where workspace_id = :workspace_id and user_id = :user_id;
 
--- name: lock_autopilot_title(autopilot_id, project_id, title)^
+-- name: lock_autopilot_title(autopilot_id, project_id, title)!
 -- Firings of one autopilot that would file the same issue wait here for each other. The look-up comes after the wait.
 -- The key of this lock differs from that of lock_issue_title, which all issues of that title share.
 select pg_advisory_xact_lock(

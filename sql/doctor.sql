@@ -1,7 +1,6 @@
 -- The queries of `gateway doctor`: are the bots and runtimes there, and what waits for them.
 
 -- name: list_links()
--- record_class: Link
 -- The last stored state of each link, and if its lease is still held. Without a lease the stored state means nothing.
 select installation.id, connection.state as stored_state, coalesce(connection.node, '') as node,
   coalesce(installation.ws_lease_expires_at > now(), false) as leased,
@@ -12,7 +11,6 @@ left join channel_connection connection on connection.installation_id = installa
 where installation.status = 'active';
 
 -- name: list_runtime_health(silent_seconds)
--- record_class: RuntimeHealth
 -- Every runtime with its agents and their tasks. The last row of a workspace stands for its agents without a runtime,
 -- if tasks wait for them or if people may write to them. A task counts as waiting from the moment it may be claimed.
 with place as (
@@ -53,7 +51,6 @@ having place.id is not null or count(employed.id) > 0
 order by workspace.slug, place.name nulls last;
 
 -- name: get_recent_troubles()^
--- record_class: Troubles
 -- Troubles of the last day, for an operator who looks for the reason of a missing answer.
 select
   (select count(*) from outbound_message where status = 'failed' and created_at > now() - interval '1 day') as refused,

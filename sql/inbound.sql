@@ -5,7 +5,6 @@
 -- which is always true.
 
 -- name: get_installation_by_app(channel_type, app_id)^
--- record_class: Installation
 -- The look-up uses the functional unique index. allow_bots is a JSON boolean that older rows do not have.
 select id, workspace_id, agent_id, installer_user_id, status = 'revoked' as revoked,
   coalesce(config -> 'allow_bots' = 'true'::jsonb, false) as allow_bots,
@@ -26,7 +25,6 @@ on conflict (installation_id, message_id) do update
 returning claim_token;
 
 -- name: get_inbound_claim(installation_id, message_id)^
--- record_class: ClaimRow
 -- This is a statement of its own because the row of a concurrent winner would not be visible inside the claiming
 -- statement.
 select claim_token as token, received_at, processed_at
@@ -82,7 +80,6 @@ with marked as (
 select count(*) from audited;
 
 -- name: get_user_binding(installation_id, workspace_id, sender_id)^
--- record_class: Identity
 -- Membership is read at this moment, because a binding may outlive it.
 select person.user_id,
   exists (select from member where member.workspace_id = :workspace_id and member.user_id = person.user_id) as is_member
@@ -191,7 +188,6 @@ on conflict (chat_session_id, user_id) do update
 delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id;
 
 -- name: take_held_command(session_id, author_id, held_seconds)^
--- record_class: HeldCommand
 -- A held command is taken once, even if carrying it out fails later. Ordinary messages do not touch held commands. They
 -- are noticed here instead: a later message of the same person in the conversation means that the command no longer
 -- counts. Run this before the confirmation itself is appended, or the confirmation would count as such a message.
@@ -226,7 +222,6 @@ update channel_chat_session_binding set last_message_id = :message_id, last_thre
 where chat_session_id = :session_id;
 
 -- name: enqueue_chat_task(task_id, session_id, initiator_id, window_seconds, silent_seconds)^
--- record_class: Enqueued
 -- One run waits per conversation. A later message joins it and moves its start.
 -- The runtime is notified of a new row. It usually needs no notification of a moved row, because it looks again at the
 -- old start time. The exception is an old start time of about now: the runtime's look may then happen during this

@@ -14,7 +14,6 @@ where (
 ) < :pending_max;
 
 -- name: take_install_session(poller, lease_seconds, id)^
--- record_class: ScanInHand
 -- Takes a session for one step. Each taking has its own token, so that a slow step whose lease was taken over finds no
 -- row to write. `skip locked`: a process that comes second looks for other work.
 with due as (
@@ -65,7 +64,6 @@ where id = :id and workspace_id = :workspace_id and poller = :poller and status 
 for update;
 
 -- name: lock_standing(workspace_id, agent_id, user_id)^
--- record_class: Standing
 -- The facts that give the right to connect a bot. The role cannot change until the bot is stored.
 select m.role, a.owner_id as agent_owner_id
 from member m
@@ -82,7 +80,6 @@ set status = :status, error_reason = :error_reason::text, error_message = :error
 where id = :id and workspace_id = :workspace_id and poller = :poller and status = 'pending';
 
 -- name: install_session_status(id, workspace_id, keep_seconds)^
--- record_class: ScanStatus
 -- For clients that ask for the outcome, on any process. A session that ended too long ago is not returned, even if it
 -- was not purged yet.
 select initiator_user_id, status, installation_id, error_reason, error_message,

@@ -1,7 +1,6 @@
 -- Installation rows. The lease columns belong to lease.sql, and no statement here writes them.
 
 -- name: agent_home(agent_id)^
--- record_class: AgentHome
 -- The installer defaults to the owner who came first.
 select a.workspace_id, a.name, a.archived_at is not null as archived,
   (select m.user_id from member m
@@ -62,7 +61,6 @@ with dead as (
 select id from dead;
 
 -- name: bot_in_place(workspace_id, agent_id, channel_type)^
--- record_class: BotInPlace
 -- The live bot that another app would replace, and the number of its dependent rows.
 select i.id, coalesce(i.config ->> 'app_id', '') as app_id,
   (select count(*) from channel_user_binding b
@@ -104,7 +102,6 @@ where i.id = excluded.id
 returning i.id;
 
 -- name: app_holder(channel_type, app_id)^
--- record_class: AppHolder
 -- The row that holds the app, for the text of a refusal.
 select i.id, i.agent_id,
   i.status = 'revoked'
@@ -120,12 +117,11 @@ set status = 'revoked', updated_at = now()
 where id = :id and workspace_id = :workspace_id and status <> 'revoked'
 returning agent_id;
 
--- name: announce_installation(payload)^
+-- name: announce_installation(payload)!
 -- Delivered with the commit, to live listeners.
 select pg_notify('gateway_event', :payload);
 
 -- name: list_installations(id, workspace_id)
--- record_class: InstallationView
 -- One installation, those of a workspace, or all. A row whose agent is gone is not served. The list of all leaves it
 -- out, but the list of its workspace contains it, so that it can be removed. The stored state means nothing once the
 -- lease has expired: then no process listens, and the state shown is standby. Only a bot that receives events can be
@@ -157,7 +153,6 @@ where (:id::uuid is null or i.id = :id::uuid) and (:workspace_id::uuid is null o
 order by i.created_at, i.id;
 
 -- name: list_inbound_audit(installation_id, rows_max, rows_skipped)
--- record_class: DroppedMessage
 -- The newest first. The caller has checked that the installation belongs to the workspace.
 select id, event_type, drop_reason, channel_chat_id, channel_event_id, channel_message_id, received_at
 from channel_inbound_audit
@@ -166,7 +161,6 @@ order by received_at desc, id desc
 limit :rows_max offset :rows_skipped;
 
 -- name: list_default_region(channel_type)
--- record_class: StoredApp
 -- Rows without a region, or with the default one.
 select id, workspace_id, config ->> 'app_id' as app_id, config
 from channel_installation
@@ -175,7 +169,6 @@ where channel_type = :channel_type and config ->> 'app_id' is not null
 order by created_at, id;
 
 -- name: list_without_union_id(channel_type)
--- record_class: StoredApp
 -- Bots that are served, but whose union id is not known. That id distinguishes them from the other bots of a group.
 select i.id, i.workspace_id, i.config ->> 'app_id' as app_id, i.config
 from channel_installation i
@@ -194,6 +187,5 @@ where id = :id and workspace_id = :workspace_id and config ->> 'app_id' = :app_i
   and coalesce(config ->> :key::text, '') in ('', :default_value);
 
 -- name: get_stored_installation(id)^
--- record_class: StoredInstallation
 -- Read each time before the bot is used, so that a revocation takes effect at once.
 select id, config, status = 'revoked' as revoked from channel_installation where id = :id;

@@ -5,7 +5,6 @@
 select issue_prefix from workspace where id = :workspace_id;
 
 -- name: get_parent_issue(workspace_id, parent_id)^
--- record_class: Parent
 -- Locks the parent against deletion, so that the child cannot be left without it. No row for an issue of another
 -- workspace.
 select id, project_id from issue where id = :parent_id and workspace_id = :workspace_id for key share;
@@ -14,7 +13,7 @@ select id, project_id from issue where id = :parent_id and workspace_id = :works
 -- Locks the project against deletion for the same reason.
 select id from project where id = :project_id and workspace_id = :workspace_id for key share;
 
--- name: lock_issue_title(workspace_id, project_id, parent_id, title)^
+-- name: lock_issue_title(workspace_id, project_id, parent_id, title)!
 -- Transactions that file the same title in the same place wait here for each other. The look-up is a separate
 -- statement, because only a snapshot that was taken after the wait sees the issue of the other transaction.
 select pg_advisory_xact_lock(
@@ -24,7 +23,6 @@ select pg_advisory_xact_lock(
 );
 
 -- name: find_open_issue(workspace_id, project_id, parent_id, title)^
--- record_class: Issue
 -- The oldest open issue of the same title in the same place. Two missing projects count as equal, and so do two missing
 -- parents.
 select id, workspace_id, number, title, status, project_id, parent_issue_id
@@ -40,7 +38,6 @@ limit 1;
 update workspace set issue_counter = issue_counter + 1 where id = :workspace_id returning issue_counter;
 
 -- name: create_issue(id, workspace_id, number, title, description, status, priority, project_id, parent_id, assignee_type, assignee_id, creator_type, creator_id, origin_type, origin_id)^
--- record_class: Issue
 -- Puts the issue on top of its column.
 insert into issue (id, workspace_id, number, title, description, status, priority, project_id, parent_issue_id,
   assignee_type, assignee_id, creator_type, creator_id, origin_type, origin_id, position)
@@ -50,7 +47,6 @@ values (:id, :workspace_id, :number, :title, :description, :status, :priority, :
 returning id, workspace_id, number, title, status, project_id, parent_issue_id;
 
 -- name: take_issue_attachments(issue_id, message_id)
--- record_class: IssueFile
 -- From here on the issue waits for these files. A file that is fetched already stays as it is.
 with taken as (
   update chat_attachment
@@ -69,7 +65,6 @@ select id, kind from taken where (select count(*) from told) >= 0 order by n;
 update issue set description = :description where id = :issue_id and workspace_id = :workspace_id;
 
 -- name: enqueue_issue_task(task_id, issue_id, initiator_id, silent_seconds)^
--- record_class: IssueTarget
 -- Queues the run of the agent of the issue, or of the leader of its squad. No row if the issue has no such agent, or is
 -- not to run yet (backlog). An agent without a runtime gets its run all the same, and only live listeners are told.
 with target as (
@@ -103,6 +98,6 @@ select agent_archived, runtime_id is not null as has_runtime, absent
 from target
 where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
 
--- name: announce_issue(payload)^
+-- name: announce_issue(payload)!
 -- Delivered with the commit, to live listeners.
 select pg_notify('gateway_event', :payload);

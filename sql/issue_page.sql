@@ -1,7 +1,6 @@
 -- Issues, as people see one on a page.
 
 -- name: find_issue(user_id, workspace, prefix, number)^
--- record_class: IssueView
 -- For members only. Two workspaces may have the same prefix. If no workspace is named, the one that the person joined
 -- first is used.
 select issue.id, issue.workspace_id, workspace.slug as workspace_slug, workspace.issue_prefix || '-' || issue.number as key,
@@ -18,7 +17,6 @@ order by viewer.created_at, workspace.id
 limit 1;
 
 -- name: list_issue_comments(issue_id, workspace_id, row_limit)
--- record_class: CommentView
 -- The latest comments, oldest first. Comments of the gateway itself have no author.
 select latest.author_type, latest.author, latest.body, latest.created_at
 from (

@@ -12,7 +12,6 @@ select pg_try_advisory_xact_lock(7019264221530121::bigint);
 select set_config('idle_in_transaction_session_timeout', '0', true);
 
 -- name: import_workspaces(records)
--- record_class: Placed
 -- A slug that is taken gets the beginning of the id appended, because everything else depends on the workspace.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb) as r(n int, id uuid, name text, slug text, issue_prefix text,
@@ -31,7 +30,6 @@ select given.n, added.id is not null as added, exists (select from workspace w w
 from given left join added on added.id = given.id;
 
 -- name: import_users(records)
--- record_class: PlacedUser
 -- A user with the same address is the same person, even if the id here differs.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb) as r(n int, id uuid, email text, name text, created_at timestamptz)
@@ -50,7 +48,6 @@ left join app_user same_email on same_email.email = given.email
 left join added twin on twin.email = given.email;
 
 -- name: import_members(records)
--- record_class: Placed
 -- A role that was changed here stays changed. Two users of the old product may be one person here. Then only the first
 -- of them counts as added.
 with given as (
@@ -70,7 +67,6 @@ select given.n,
 from given left join added on added.workspace_id = given.workspace_id and added.user_id = given.user_id;
 
 -- name: import_runtimes(records)
--- record_class: Placed
 -- They have no token here, so they cannot be used until one is created. A name that is taken gets the beginning of the
 -- id appended.
 with given as (
@@ -92,7 +88,6 @@ select given.n, added.id is not null as added, exists (select from agent_runtime
 from given left join added on added.id = given.id;
 
 -- name: import_agents(records)
--- record_class: Placed
 -- A name that is taken gets the beginning of the id appended. People know the agent by its bot.
 with given as (
   select *, row_number() over (partition by workspace_id, name order by n) as nth
@@ -115,7 +110,6 @@ select given.n, added.id is not null as added, exists (select from agent a where
 from given left join added on added.id = given.id;
 
 -- name: import_chat_sessions(records)
--- record_class: Placed
 -- Each session gets a completed run that has taken in everything said so far. Without it, the next run would find all
 -- past messages waiting for an answer.
 with given as (
@@ -139,7 +133,6 @@ select given.n, added.id is not null as added, exists (select from chat_session 
 from given left join added on added.id = given.id;
 
 -- name: import_chat_messages(records)
--- record_class: Placed
 -- In the order of the batch, which is the order of the conversation.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
@@ -160,7 +153,6 @@ select given.n, added.id is not null as added, exists (select from chat_message 
 from given left join added on added.id = given.id;
 
 -- name: import_installations(records)
--- record_class: Placed
 -- Without a lease, because no process here holds the link yet.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
@@ -188,7 +180,6 @@ where i.channel_type = :channel_type and i.id <> :id
 order by same_app desc;
 
 -- name: import_user_bindings(records)
--- record_class: Placed
 -- An account that was bound here to the same person meanwhile counts as known. Only a binding to another person is a
 -- conflict.
 with given as (
@@ -210,7 +201,6 @@ select given.n, added.id is not null as added,
 from given left join added on added.id = given.id;
 
 -- name: import_chat_session_bindings(records)
--- record_class: Placed
 -- A chat that has begun its own conversation here goes on with that one.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
@@ -231,7 +221,6 @@ select given.n, added.id is not null as added,
 from given left join added on added.id = given.id;
 
 -- name: import_inbound_message_dedups(records)
--- record_class: Placed
 -- The oldest tables had no claim token. Any token will do, because these claims have no holder.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
@@ -251,7 +240,6 @@ select given.n, added.message_id is not null as added,
 from given left join added on added.installation_id = given.installation_id and added.message_id = given.message_id;
 
 -- name: import_inbound_audits(records)
--- record_class: Placed
 -- Without the content of messages, as in the old tables.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
@@ -270,7 +258,6 @@ select given.n, added.id is not null as added, exists (select from channel_inbou
 from given left join added on added.id = given.id;
 
 -- name: import_outbound_card_messages(records)
--- record_class: Placed
 -- The tasks that they name are not imported. The id of a task still prevents a second card for it.
 with given as (
   select * from jsonb_to_recordset(:records::jsonb)
@@ -290,7 +277,6 @@ select given.n, added.id is not null as added,
 from given left join added on added.id = given.id;
 
 -- name: import_binding_tokens(records)
--- record_class: Placed
 -- The expiry is at most 15 minutes after the creation, even if a clock of the old server ran ahead.
 with given as (
   select token.*, coalesce(token.created_at, token.expires_at - interval '15 minutes') as made_at

@@ -1,7 +1,6 @@
 -- The outbox: the messages to a platform, sent only by the holder of the lease of their bot.
 
 -- name: take_due_rows(installation_id, lease_epoch, busy, rows_max)
--- record_class: OutboxRow
 -- Takes the first open row of each recipient, if it is due, and later rows wait for it. A row in `sending` that is not
 -- `busy` is not being sent: a former holder left it, or storing its outcome failed. A holder whose lease has passed on
 -- takes nothing. first_attempt_at is the first attempt with an unknown result. The rows of a run that has ended wait up

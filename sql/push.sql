@@ -2,7 +2,6 @@
 -- lease.
 
 -- name: find_push_target(id)^
--- record_class: PushTarget
 -- Revoked rows too. Their events are verified and then dropped with an audit row, like those of a long connection.
 select i.id, i.channel_type, i.config, now() as now
 from channel_installation i

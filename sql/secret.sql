@@ -9,7 +9,6 @@ cross join lateral jsonb_object_keys(case jsonb_typeof(i.config) when 'object' t
 where right(name, 10) = '_encrypted';
 
 -- name: list_installation_secrets(after_id, after_name, rows_max)
--- record_class: StoredSecret
 -- Pages by key and not by offset, so that rows which appear or disappear meanwhile do not make it skip another row.
 select i.id as owner_id, secret.key as name, coalesce(secret.value, '') as sealed
 from channel_installation i
@@ -30,7 +29,6 @@ where id = :owner_id and config ->> :name::text = :before;
 select coalesce(sum(num_nonnulls(device_code, credentials)), 0)::bigint from lark_install_session where status = 'pending';
 
 -- name: list_scan_secrets(after_id, after_name, rows_max)
--- record_class: StoredSecret
 -- Stored as bytes, returned as base64 on one line.
 select s.id as owner_id, secret.name, replace(encode(secret.value, 'base64'), E'\n', '') as sealed
 from lark_install_session s
@@ -53,7 +51,6 @@ where id = :owner_id and status = 'pending'
 select count(*) from webhook_signing_secret;
 
 -- name: list_signing_secrets(after_id, after_name, rows_max)
--- record_class: StoredSecret
 -- One secret per row, so its id alone gives the order.
 select id as owner_id, 'secret_encrypted' as name, secret_encrypted as sealed
 from webhook_signing_secret

@@ -6,7 +6,6 @@ update agent_runtime set last_heartbeat_at = now()
 where id = :runtime_id and (last_heartbeat_at is null or last_heartbeat_at < now() - interval '5 seconds');
 
 -- name: register_runtime(runtime_id, name, kind, version)^
--- record_class: RuntimeView
 -- An operator created the row together with its token. The runtime only describes itself.
 update agent_runtime set name = coalesce(:name::text, name), kind = :kind, version = :version, last_heartbeat_at = now()
 where id = :runtime_id
@@ -127,7 +126,7 @@ with conversation as (
 )
 update chat_message message set task_id = :task_id from waiting where message.id = waiting.id;
 
--- name: queue_the_rest(id, task_id)
+-- name: queue_the_rest(id, task_id)!
 -- Queues another run for the messages that this run could not take, because they are of another generation or too many.
 with queued as (
   insert into agent_task
@@ -174,7 +173,6 @@ set status = 'wanted', reaction_id = null, attempts = 0, available_at = now(), s
 where channel_typing.status in ('gone', 'failed');
 
 -- name: get_claim(task_id, running_seconds)^
--- record_class: Claim
 -- The deadline of the run is counted from this hand-out. After it, the search for lost tasks gives the run up.
 select task.id, task.kind, task.workspace_id, task.agent_id, agent.name as agent_name, task.chat_session_id,
   task.issue_id, workspace.issue_prefix || '-' || issue.number as issue_key, issue.title as issue_title,
@@ -188,7 +186,6 @@ left join issue on issue.id = task.issue_id and issue.workspace_id = task.worksp
 where task.id = :task_id;
 
 -- name: get_claimed_run(task_id)^
--- record_class: ClaimedRun
 -- The content of an autopilot's run without an issue. The time zone is the trigger's, and the run's time is shown in
 -- it.
 select run.id, autopilot.title, autopilot.description, run.source, run.triggered_at,
@@ -200,7 +197,6 @@ left join autopilot_trigger trigger on trigger.id = run.trigger_id
 where task.id = :task_id;
 
 -- name: list_claimed_messages(task_id)
--- record_class: ClaimedMessage
 -- The age compares the database's clock with the platform's, which may run ahead. An issue's run gets the command that
 -- filed the issue, if files came with that command.
 with own as (
@@ -221,7 +217,6 @@ left join app_user author on author.id = message.author_user_id
 order by message.seq;
 
 -- name: get_place(task_id)^
--- record_class: Place
 -- The place of a run's conversation, for looking up the messages around it. The key of a topic is the chat's id
 -- followed by the topic's id, and the config holds the chat's id. A later generation begins with its first message
 -- (since_id). Older messages of the chat must not be looked up, because a person asked to leave them behind.
@@ -262,7 +257,6 @@ where agent.runtime_id = :runtime_id and agent.archived_at is null and task.stat
   and (task.available_at > now() or files.deadline_at is not null);
 
 -- name: get_task(task_id)^
--- record_class: Task
 -- For display only. A decision about the task must use lock_task.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
   task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
@@ -275,7 +269,6 @@ join workspace on workspace.id = task.workspace_id
 where task.id = :task_id;
 
 -- name: lock_task(task_id)^
--- record_class: Task
 -- Every change of a task's status happens under this lock, so that a second report of an end sees the first one. NO
 -- KEY, because messages reference the task's key.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
@@ -290,7 +283,6 @@ where task.id = :task_id
 for no key update of task;
 
 -- name: lock_lost_task(silent_seconds, unstarted_seconds, running_seconds, passed_over)^
--- record_class: Task
 -- Locks a claimed task that no runtime works on any more. A runtime whose row is gone counts as silent. A task that was
 -- named in heartbeats (seen_at) must still be named: the older of the two times decides. SKIP LOCKED, because a task
 -- that is being changed right now is not lost.
@@ -319,7 +311,6 @@ limit 1
 for no key update of task skip locked;
 
 -- name: lock_orphaned_task(runtime_id, instance, kept_ids, kept_attempts, passed_over)^
--- record_class: Task
 -- Locks the next task that an instance claimed and no longer works on, because the instance has been started again. It
 -- waits for tasks that are being changed right now: if that change is rolled back, the task is an orphan after all.
 select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
@@ -452,10 +443,10 @@ where task.id = :task_id and installation.status = 'active'
 order by piece.ordinal
 on conflict (task_id, kind, part) where task_id is not null do nothing;
 
--- name: announce_event(payload)^
+-- name: announce_event(payload)!
 -- Listeners are notified at the commit, in the order of these calls.
 select pg_notify('gateway_event', :payload);
 
--- name: ring_runtime(agent_id)^
+-- name: ring_runtime(agent_id)!
 -- Nothing is sent for an agent without a runtime.
 select pg_notify('gateway_task', runtime_id::text) from agent where id = :agent_id and runtime_id is not null;

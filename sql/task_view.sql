@@ -11,7 +11,6 @@ order by path
 limit 20;
 
 -- name: list_tasks(workspace_id, agent_id, status, rows_max)
--- record_class: TaskLine
 -- The latest first. The runtime is the one that claimed the task, or else the one that the task waits for.
 select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
   task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
@@ -32,7 +31,6 @@ order by task.created_at desc, task.id desc
 limit :rows_max;
 
 -- name: show_task(task_id)^
--- record_class: TaskPage
 -- Includes the end of the program's stderr. The answer is left out, because it is part of a conversation.
 select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
   task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
@@ -49,7 +47,6 @@ left join agent_runtime runtime on runtime.id = coalesce(task.runtime_id, agent.
 where task.id = :task_id;
 
 -- name: list_messages_of_task(task_id)
--- record_class: SentForTask
 -- The messages of the run to its chat and their outcome, in the order in which they were written.
 select id, kind, part, status, attempts, error_code, error, created_at, sent_at
 from outbound_message

@@ -1,7 +1,6 @@
 -- Agents, squads and projects, as members of a workspace see and create them.
 
 -- name: list_agents(workspace_id, owner_id, all_private, limit, offset)
--- record_class: Agent
 -- Agents that the person may not see are left out, and leave no gap in the pages.
 select id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
 from agent
@@ -15,7 +14,6 @@ select count(*) from agent
 where workspace_id = :workspace_id and (visibility <> 'private' or :all_private or owner_id = :owner_id::uuid);
 
 -- name: list_squads(workspace_id, limit, offset)
--- record_class: Squad
 -- By name. The id settles ties of names that differ only in case.
 select id, workspace_id, name, leader_agent_id, archived_at, created_at
 from squad
@@ -28,7 +26,6 @@ limit :limit offset :offset;
 select count(*) from squad where workspace_id = :workspace_id;
 
 -- name: list_projects(workspace_id, limit, offset)
--- record_class: Project
 -- By name. The id settles ties.
 select id, workspace_id, name, created_at
 from project
@@ -41,7 +38,6 @@ limit :limit offset :offset;
 select count(*) from project where workspace_id = :workspace_id;
 
 -- name: change_agent(id, workspace_id, name, sets_runtime, runtime_id, archived)^
--- record_class: Agent
 -- Changes only what is asked for, so that two people who change different things both keep their change. Archiving
 -- twice keeps the first time.
 update agent
@@ -52,14 +48,12 @@ where id = :id and workspace_id = :workspace_id
 returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
 
 -- name: insert_squad(id, workspace_id, name, leader_agent_id)^
--- record_class: Squad
 -- If the leader is deleted later, the squad has none.
 insert into squad (id, workspace_id, name, leader_agent_id)
 values (:id, :workspace_id, :name, :leader_agent_id)
 returning id, workspace_id, name, leader_agent_id, archived_at, created_at;
 
 -- name: insert_project(id, workspace_id, name)^
--- record_class: Project
 -- Two projects may have the same name.
 insert into project (id, workspace_id, name) values (:id, :workspace_id, :name)
 returning id, workspace_id, name, created_at;

@@ -1,7 +1,6 @@
 -- Triggers of autopilots, as people set them up, and the secrets that their senders sign with.
 
 -- name: list_triggers(autopilot_id)
--- record_class: TriggerDetails
 -- In the order of their creation. Only the last characters of a secret leave the database.
 select t.id, t.workspace_id, t.autopilot_id, t.kind, t.enabled, t.cron_expression, t.timezone, t.next_run_at,
   t.webhook_token, t.provider, t.event_filters, t.label, t.last_fired_at, t.created_at, t.updated_at,
@@ -14,7 +13,6 @@ where t.autopilot_id = :autopilot_id
 order by t.created_at, t.id;
 
 -- name: get_trigger(autopilot_id, trigger_id)^
--- record_class: TriggerDetails
 -- No row for a trigger of another autopilot.
 select t.id, t.workspace_id, t.autopilot_id, t.kind, t.enabled, t.cron_expression, t.timezone, t.next_run_at,
   t.webhook_token, t.provider, t.event_filters, t.label, t.last_fired_at, t.created_at, t.updated_at,

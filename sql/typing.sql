@@ -1,7 +1,6 @@
 -- Typing signs: shown while a run lasts, and removed, only by the holder of the lease of the bot.
 
 -- name: take_due_typing(installation_id, lease_epoch, busy, rows_max)
--- record_class: TypingRow
 -- Signs to be removed go first, because an answer may be waiting for that. The pauses of a former holder do not count:
 -- the rows that it left are due at once.
 with due as (

@@ -1,7 +1,6 @@
 -- The log of webhooks: receiving a delivery, storing its outcome, finding it again, and replaying it.
 
 -- name: find_webhook_trigger(token)^
--- record_class: TriggerRow
 -- Everything that a request is judged by, as of one moment, which the revision identifies. No row for a trigger whose
 -- autopilot belongs to another workspace.
 select t.id, t.workspace_id, t.autopilot_id, t.provider, t.webhook_token as token, t.revision,
@@ -24,7 +23,6 @@ order by id
 limit :rows_max;
 
 -- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times, waits)
--- record_class: Recorded
 -- One statement for all requests that wait together, so that they share one commit. A request that was judged by an
 -- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. The statement itself
 -- reads if the trigger and its autopilot are on, and does not rely on a cached state. A delivery that exists already is
@@ -109,7 +107,6 @@ set status = 'failed', reason_code = 'dispatch_failed', error = :error, response
 where id = :delivery_id and status = 'queued';
 
 -- name: delivery_verdict(delivery_id)^
--- record_class: Settled
 -- The outcome of a delivery that another process has decided.
 select d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, r.status = 'skipped' as skipped,
   r.failure_reason as skip_reason
@@ -118,7 +115,6 @@ left join autopilot_run r on r.id = d.autopilot_run_id
 where d.id = :delivery_id;
 
 -- name: claim_stale_deliveries(rows_max)
--- record_class: StoredDelivery
 -- Deliveries that a process received and did not finish, except those that wait for their turn. Each claim postpones
 -- the next one, twice as far each time, so that a row which always fails is not tried in a loop. Replicas skip the rows
 -- that another one is claiming.
@@ -148,7 +144,6 @@ with recursive waiting as (
 select trigger_id from waiting where trigger_id is not null limit :triggers_max;
 
 -- name: claim_turn(trigger_id)^
--- record_class: StoredDelivery
 -- The first delivery of a queue only. While a process is working on it, or has just been killed at it, the others wait.
 -- A second process waits for the commit of the first, and then finds the row postponed.
 update webhook_delivery d
@@ -168,7 +163,6 @@ returning d.id, d.workspace_id, d.autopilot_id, d.trigger_id, d.provider, d.even
 update webhook_delivery set turn = null, reason_code = null where id = :delivery_id and status = 'queued';
 
 -- name: find_stored_delivery(autopilot_id, delivery_id)^
--- record_class: StoredDelivery
 -- The columns that a replay needs.
 select id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, status, selected_headers, content_type,
   raw_body, received_at, replayed_from_delivery_id, dispatch_attempts
@@ -176,7 +170,6 @@ from webhook_delivery
 where autopilot_id = :autopilot_id and id = :delivery_id;
 
 -- name: trigger_state(autopilot_id, trigger_id)^
--- record_class: TriggerState
 -- Tells if a replay could start a run.
 select t.enabled, a.status as autopilot_status
 from autopilot_trigger t
@@ -184,7 +177,6 @@ join autopilot a on a.id = t.autopilot_id
 where t.autopilot_id = :autopilot_id and t.id = :trigger_id;
 
 -- name: record_replay(id, original_id, idempotency_key)^
--- record_class: Recorded
 -- A new row without a deduplication key. The same idempotency key finds the replay that it made before.
 insert into webhook_delivery as d
   (id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, selected_headers, content_type, raw_body,
@@ -199,7 +191,6 @@ returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.rea
   false as waits;
 
 -- name: list_deliveries(autopilot_id, event, row_limit, row_offset)
--- record_class: Delivery
 -- The newest first, without the large columns. An index in the order of the page serves it.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
@@ -210,7 +201,6 @@ order by created_at desc, id desc
 limit :row_limit offset :row_offset;
 
 -- name: list_deliveries_by_status(autopilot_id, status, event, row_limit, row_offset)
--- record_class: Delivery
 -- A separate statement, because a rare status has an index of its own, and only that index has this order. If the
 -- status were an ordinary parameter, the planner might search every row for it.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
@@ -222,7 +212,6 @@ order by status, created_at desc, id desc
 limit :row_limit offset :row_offset;
 
 -- name: search_deliveries(autopilot_id, words, status, event, row_limit, row_offset)
--- record_class: Delivery
 -- By the words of the body. The rows are found by their words first, and sorted then. The other way round, every row
 -- would be searched for a rare word. OFFSET 0 keeps the planner from doing that.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
@@ -266,7 +255,6 @@ where search @@ :words::tsquery and workspace_id = :workspace_id
   and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text);
 
 -- name: list_workspace_deliveries(workspace_id, status, event, row_limit, row_offset)
--- record_class: Delivery
 -- Of all autopilots, and of GitHub App hooks.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
@@ -278,7 +266,6 @@ order by created_at desc, id desc
 limit :row_limit offset :row_offset;
 
 -- name: search_workspace_deliveries(workspace_id, words, status, event, row_limit, row_offset)
--- record_class: Delivery
 -- Like search_deliveries, for a whole workspace.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
@@ -305,7 +292,6 @@ select coalesce(string_agg('''' || term || ''':*', ' & '), '')
 from unnest(tsvector_to_array(webhook_words(convert_to(:text, 'UTF8')))) as term;
 
 -- name: find_delivery(autopilot_id, delivery_id)^
--- record_class: DeliveryDetail
 -- No row for a delivery of another autopilot.
 select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
   signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
@@ -356,14 +342,12 @@ where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and 
   and (:until::timestamptz is null or received_at < :until::timestamptz);
 
 -- name: add_bulk_replay(id, workspace_id, autopilot_id, user_id, filter, budget, planned)^
--- record_class: BulkReplay
 -- From here on any process may carry it out.
 insert into webhook_replay (id, workspace_id, autopilot_id, created_by_id, filter, budget, planned)
 values (:id, :workspace_id, :autopilot_id, :user_id, :filter::jsonb, :budget, :planned)
 returning id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at;
 
 -- name: find_bulk_replay(autopilot_id, replay_id)^
--- record_class: BulkReplay
 -- The progress of a bulk replay.
 select id, autopilot_id, filter, budget, planned, status, accepted, skipped, failed, created_at, finished_at
 from webhook_replay
@@ -375,7 +359,6 @@ update webhook_replay set status = 'cancelled', finished_at = now()
 where autopilot_id = :autopilot_id and id = :replay_id and status = 'running';
 
 -- name: claim_bulk_replay(token, lease_seconds)^
--- record_class: ReplayWork
 -- The bulk replay that has waited longest, for one process at a time. If its lease is not renewed, another process may
 -- claim it.
 update webhook_replay
@@ -390,7 +373,6 @@ where id = (
 returning id, autopilot_id, filter, planned, accepted + skipped + failed as done, until_at, cursor_at, cursor_id;
 
 -- name: next_replayed(autopilot_id, status, event, words, since, until, until_at, cursor_at, cursor_id)^
--- record_class: ReplayItem
 -- The oldest first, so that runs begin in the order of their deliveries. Deliveries that came after the plan, its own
 -- replays among them, are left out.
 select id, created_at

@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from gateway.errors import RejectedRequest, StoreConflict
+from gateway.postgres import task_store
 from gateway.postgres.pool import Pool
-from gateway.postgres.task_store import _Q, PostgresTaskChange
+from gateway.postgres.task_store import PostgresTaskChange
 from gateway.work.tasks.ports import Attempt, End, TaskStatus
 from gateway.work.tasks.tasks import Assignment
 from support.task_world import World, open_world
@@ -157,11 +158,11 @@ async def test_statements_name_the_attempt_themselves(world: World) -> None:
     attempt = await started(world)
     ended: dict[str, Any] = {"error": None, "failure_reason": None, "stderr_tail": None}
     statements: dict[Any, dict[str, Any]] = {
-        _Q.start_task: {},
-        _Q.record_progress: {"progress": "x"},
-        _Q.finish_task: {"status": "failed", "result": None, **ended},
-        _Q.note_undelivered: {"undelivered": 3},
-        _Q.requeue_task: {"forgiven": False, "reported": False, "delay_seconds": 0.0, **ended},
+        task_store._START_TASK: {},
+        task_store._RECORD_PROGRESS: {"progress": "x"},
+        task_store._FINISH_TASK: {"status": "failed", "result": None, **ended},
+        task_store._NOTE_UNDELIVERED: {"undelivered": 3},
+        task_store._REQUEUE_TASK: {"forgiven": False, "reported": False, "delay_seconds": 0.0, **ended},
     }
     before = await world.task(attempt.task_id)
     async with world.pool.connection() as conn:

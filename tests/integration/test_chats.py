@@ -97,11 +97,11 @@ async def test_delete_with_a_foreign_workspace_changes_nothing(pool: Pool) -> No
 async def test_each_statement_with_a_foreign_workspace_changes_nothing_and_with_its_own_something(
     pool: Pool, statement: str
 ) -> None:
-    from gateway.postgres.chat_store import _Q
+    from gateway.postgres import chat_store
 
     world, other = await open_world(pool), await open_world(pool)
     session = await _full_session(world)
-    run = getattr(_Q, statement)
+    run = getattr(chat_store, f"_{statement.upper()}")
     async with pool.connection() as conn:
         more = {"statuses": ["completed", "running", "queued"]} if statement == "delete_chat_tasks" else {}
         assert not await run(conn, workspace_id=other.workspace_id, chat_id=session.id, **more)

@@ -21,7 +21,7 @@ from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import LOADED
+from gateway.postgres.statements import DECLARED
 from gateway.work.people.directory import Directory
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import direct, grouped, open_desk
@@ -333,7 +333,7 @@ async def test_message_of_a_topic_does_not_quote_the_one_that_began_it(
 
 @pytest.mark.parametrize("events", [1, 64])
 async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInbound, events: int) -> None:
-    statement = next(item for item in LOADED if item.name.startswith("ingest_plain_messages"))
+    statement = next(item for item in DECLARED if item.name == "ingest_plain_messages")
     messages = [PlainMessage(uuid4(), "feishu", "cli_a", f"om_{n}", "oc", "ou", "", "x", None) for n in range(events)]
     parameters = {
         "tokens": [message.token for message in messages],

@@ -86,19 +86,21 @@ def statements() -> dict[str, str]:
 
 
 def test_every_statement_has_a_name_of_its_own_and_a_caller() -> None:
-    stores = [*(SOURCE / "postgres").glob("*.py"), *(SOURCE / "legacy").glob("*_store.py")]
-    source = "\n".join(path.read_text() for path in stores)
+    sources = [path.read_text() for path in (*SOURCE.glob("postgres/*.py"), *SOURCE.glob("legacy/*_store.py"))]
     named = statements()
     assert named
-    unused = [f"{file}: {name}" for name, file in named.items() if not re.search(rf"\b_?Q\.{name}\b", source)]
-    assert not unused
+    undeclared = [f"{file}: {name}" for name, file in named.items() if not any(f'"{name}"' in text for text in sources)]
+    assert not undeclared
+    declared = [(each, text) for text in sources for each in re.findall(r"(?m)^(_?[A-Z_]+) = _SQL\.", text)]
+    assert declared
+    assert not [name for name, text in declared if len(re.findall(rf"\b{name}\b", text)) < 2]
 
 
 def test_every_statement_says_why() -> None:
     silent = []
     for path in sorted((ROOT / "sql").glob("*.sql")):
         for block in re.split(r"(?m)^(?=-- name:)", path.read_text())[1:]:
-            comments = [line for line in block.splitlines()[1:] if line.startswith("--") and "record_class" not in line]
+            comments = [line for line in block.splitlines()[1:] if line.startswith("--")]
             if not comments:
                 silent.append(f"{path.name}: {block.splitlines()[0]}")
     assert not silent

@@ -17,37 +17,45 @@ from gateway.legacy.importer import BATCH_ROWS
 from gateway.legacy.rows import Row
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import checked_conninfo, translating
-from gateway.postgres.statements import load
+from gateway.postgres.statements import Many, SqlFile
 
-_Q = load("legacy_source.sql")
+_SQL = SqlFile("legacy_source.sql")
+_LEGACY_TABLE_EXISTS = _SQL.value("legacy_table_exists", bool)
+_LEGACY_HAS_LATER_ROWS = _SQL.value("legacy_has_later_rows", bool)
+
+
+def _part(name: str) -> Many[tuple[dict[str, Any], int]]:
+    """Declare a statement that gives the fields of each row, and beside them the number of rows."""
+    return _SQL.many(name, tuple[dict[str, Any], int])
+
 
 _PARENTS = {
-    "workspace": _Q.legacy_workspaces,
-    "user": _Q.legacy_users,
-    "member": _Q.legacy_members,
-    "agent": _Q.legacy_agents,
-    "agent_runtime": _Q.legacy_runtimes,
-    "chat_session": _Q.legacy_sessions,
-    "chat_message": _Q.legacy_messages,
+    "workspace": _part("legacy_workspaces"),
+    "user": _part("legacy_users"),
+    "member": _part("legacy_members"),
+    "agent": _part("legacy_agents"),
+    "agent_runtime": _part("legacy_runtimes"),
+    "chat_session": _part("legacy_sessions"),
+    "chat_message": _part("legacy_messages"),
 }
 _INTEGRATION = {
     "lark": {
-        "installation": _Q.lark_installations,
-        "user_binding": _Q.lark_user_bindings,
-        "chat_session_binding": _Q.lark_chat_session_bindings,
-        "inbound_message_dedup": _Q.lark_inbound_message_dedups,
-        "inbound_audit": _Q.lark_inbound_audits,
-        "outbound_card_message": _Q.lark_outbound_card_messages,
-        "binding_token": _Q.lark_binding_tokens,
+        "installation": _part("lark_installations"),
+        "user_binding": _part("lark_user_bindings"),
+        "chat_session_binding": _part("lark_chat_session_bindings"),
+        "inbound_message_dedup": _part("lark_inbound_message_dedups"),
+        "inbound_audit": _part("lark_inbound_audits"),
+        "outbound_card_message": _part("lark_outbound_card_messages"),
+        "binding_token": _part("lark_binding_tokens"),
     },
     "channel": {
-        "installation": _Q.channel_installations,
-        "user_binding": _Q.channel_user_bindings,
-        "chat_session_binding": _Q.channel_chat_session_bindings,
-        "inbound_message_dedup": _Q.channel_inbound_message_dedups,
-        "inbound_audit": _Q.channel_inbound_audits,
-        "outbound_card_message": _Q.channel_outbound_card_messages,
-        "binding_token": _Q.channel_binding_tokens,
+        "installation": _part("channel_installations"),
+        "user_binding": _part("channel_user_bindings"),
+        "chat_session_binding": _part("channel_chat_session_bindings"),
+        "inbound_message_dedup": _part("channel_inbound_message_dedups"),
+        "inbound_audit": _part("channel_inbound_audits"),
+        "outbound_card_message": _part("channel_outbound_card_messages"),
+        "binding_token": _part("channel_binding_tokens"),
     },
 }
 _NEEDED = ("workspace", "user", "member", "agent")
@@ -102,12 +110,12 @@ async def _shape(connection: TrioConnection[Any]) -> str:
         lacking = ", ".join(missing) or "lark_installation or channel_installation"
         raise StoreError(f"it has no table {lacking}; is --from the right one?")
     if channel and lark:
-        return "channel" if await _Q.legacy_has_later_rows(connection) else "lark"
+        return "channel" if await _LEGACY_HAS_LATER_ROWS(connection) else "lark"
     return "channel" if channel else "lark"
 
 
 async def _exists(connection: TrioConnection[Any], table: str) -> bool:
-    return bool(await _Q.legacy_table_exists(connection, name=f'"{table}"'))
+    return bool(await _LEGACY_TABLE_EXISTS(connection, name=f'"{table}"'))
 
 
 @contextmanager

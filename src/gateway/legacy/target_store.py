@@ -16,7 +16,7 @@ from gateway.legacy.rows import Record
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.installation_store import reclaim_dead
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +37,25 @@ class PlacedUser:
     user_id: UUID | None
 
 
-_Q = load("legacy.sql", Placed, PlacedUser)
+_SQL = SqlFile("legacy.sql")
+_LOCK_LEGACY_IMPORT = _SQL.value("lock_legacy_import", bool)
+_WAIT_FOR_LEGACY_SOURCE = _SQL.value("wait_for_legacy_source", str)
+_IMPORT_USERS = _SQL.many("import_users", PlacedUser)
+_EXPLAIN_INSTALLATION = _SQL.many("explain_installation", tuple[UUID, UUID, bool])
 _ADD = {
-    "workspace": _Q.import_workspaces,
-    "member": _Q.import_members,
-    "agent_runtime": _Q.import_runtimes,
-    "agent": _Q.import_agents,
-    "chat_session": _Q.import_chat_sessions,
-    "chat_message": _Q.import_chat_messages,
-    "channel_installation": _Q.import_installations,
-    "channel_user_binding": _Q.import_user_bindings,
-    "channel_chat_session_binding": _Q.import_chat_session_bindings,
-    "channel_inbound_message_dedup": _Q.import_inbound_message_dedups,
-    "channel_inbound_audit": _Q.import_inbound_audits,
-    "channel_outbound_card_message": _Q.import_outbound_card_messages,
-    "channel_binding_token": _Q.import_binding_tokens,
+    "workspace": _SQL.many("import_workspaces", Placed),
+    "member": _SQL.many("import_members", Placed),
+    "agent_runtime": _SQL.many("import_runtimes", Placed),
+    "agent": _SQL.many("import_agents", Placed),
+    "chat_session": _SQL.many("import_chat_sessions", Placed),
+    "chat_message": _SQL.many("import_chat_messages", Placed),
+    "channel_installation": _SQL.many("import_installations", Placed),
+    "channel_user_binding": _SQL.many("import_user_bindings", Placed),
+    "channel_chat_session_binding": _SQL.many("import_chat_session_bindings", Placed),
+    "channel_inbound_message_dedup": _SQL.many("import_inbound_message_dedups", Placed),
+    "channel_inbound_audit": _SQL.many("import_inbound_audits", Placed),
+    "channel_outbound_card_message": _SQL.many("import_outbound_card_messages", Placed),
+    "channel_binding_token": _SQL.many("import_binding_tokens", Placed),
 }
 
 
@@ -62,12 +66,12 @@ class PostgresLegacyTarget:
         self._connection = connection
 
     async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
-        placed: list[Placed] = await _ADD[table](self._connection, records=_numbered(records))
+        placed = await _ADD[table](self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [_placement(by_number[n]) for n in range(len(records))]
 
     async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
-        placed: list[PlacedUser] = await _Q.import_users(self._connection, records=_numbered(records))
+        placed = await _IMPORT_USERS(self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [
             (Placement.NEW if by_number[n].added else Placement.KNOWN, by_number[n].user_id)
@@ -85,7 +89,7 @@ class PostgresLegacyTarget:
 
     async def obstacle(self, installation: Record) -> str:
         app_id, agent_id = installation["config"]["app_id"], installation["agent_id"]
-        found: list[tuple[UUID, UUID, bool]] = await _Q.explain_installation(
+        found = await _EXPLAIN_INSTALLATION(
             self._connection,
             id=installation["id"],
             workspace_id=installation["workspace_id"],
@@ -107,9 +111,9 @@ async def open_legacy_target(pool: Pool, *, dry_run: bool) -> AsyncIterator[Post
     Raises StoreConflict while another import runs.
     """
     async with pool.connection() as connection, connection.transaction(force_rollback=dry_run):
-        if not await _Q.lock_legacy_import(connection):
+        if not await _LOCK_LEGACY_IMPORT(connection):
             raise StoreConflict("another import is under way; run this again when it has ended")
-        await _Q.wait_for_legacy_source(connection)
+        await _WAIT_FOR_LEGACY_SOURCE(connection)
         yield PostgresLegacyTarget(connection)
 
 

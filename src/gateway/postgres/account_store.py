@@ -5,11 +5,17 @@ from __future__ import annotations
 from uuid import UUID
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.people.accounts import Account, Membership
 from gateway.work.people.directory import User
 
-_Q = load("account.sql", Account, User, Membership)
+_SQL = SqlFile("account.sql")
+_ACCOUNT_BY_EMAIL = _SQL.one_or_none("account_by_email", Account)
+_ADD_SESSION = _SQL.changed("add_session")
+_SESSION_OWNER = _SQL.value_or_none("session_owner", UUID)
+_END_SESSION = _SQL.count("end_session")
+_PERSON = _SQL.one_or_none("person", User)
+_MEMBERSHIPS = _SQL.many("memberships", Membership)
 
 
 class PostgresAccountStore:
@@ -19,32 +25,21 @@ class PostgresAccountStore:
         self._pool = pool
 
     async def account_by_email(self, email: str) -> Account | None:
-        async with self._pool.connection() as conn:
-            account: Account | None = await _Q.account_by_email(conn, email=email)
-            return account
+        return await _ACCOUNT_BY_EMAIL(self._pool, email=email)
 
     async def add_session(self, hashed: str, account: Account, seconds: float) -> bool:
-        async with self._pool.connection() as conn:
-            added: int = await _Q.add_session(
-                conn, hashed=hashed, user_id=account.id, password_hash=account.password_hash, seconds=seconds
-            )
-            return added > 0
+        return await _ADD_SESSION(
+            self._pool, hashed=hashed, user_id=account.id, password_hash=account.password_hash, seconds=seconds
+        )
 
     async def session_owner(self, hashed: str) -> UUID | None:
-        async with self._pool.connection() as conn:
-            user_id: UUID | None = await _Q.session_owner(conn, hashed=hashed)
-            return user_id
+        return await _SESSION_OWNER(self._pool, hashed=hashed)
 
     async def end_session(self, hashed: str) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.end_session(conn, hashed=hashed)
+        await _END_SESSION(self._pool, hashed=hashed)
 
     async def person(self, user_id: UUID) -> User | None:
-        async with self._pool.connection() as conn:
-            person: User | None = await _Q.person(conn, user_id=user_id)
-            return person
+        return await _PERSON(self._pool, user_id=user_id)
 
     async def memberships(self, user_id: UUID) -> list[Membership]:
-        async with self._pool.connection() as conn:
-            found: list[Membership] = await _Q.memberships(conn, user_id=user_id)
-            return found
+        return await _MEMBERSHIPS(self._pool, user_id=user_id)

@@ -10,11 +10,19 @@ from uuid import UUID
 from gateway.core.attachments import Described, FetchProblem
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.tasks.attachments import Attachment, PlacedAttachment
 from gateway.work.tasks.ports import ClaimedMessage
 
-_Q = load("attachment.sql", Attachment, PlacedAttachment)
+_SQL = SqlFile("attachment.sql")
+_TAKE_ATTACHMENTS = _SQL.many("take_attachments", Attachment)
+_HOLD_ATTACHMENT = _SQL.count("hold_attachment")
+_RELEASE_ATTACHMENT = _SQL.count("release_attachment")
+_SETTLE_FETCHED = _SQL.value("settle_fetched", int)
+_SETTLE_FAILED = _SQL.value("settle_failed", int)
+_LIST_TASK_ATTACHMENTS = _SQL.many("list_task_attachments", Attachment)
+_GET_ATTACHMENT = _SQL.one_or_none("get_attachment", PlacedAttachment)
+_KNOWN_ATTACHMENTS = _SQL.column("known_attachments", UUID)
 
 
 class PostgresAttachmentStore:
@@ -24,53 +32,38 @@ class PostgresAttachmentStore:
         self._pool = pool
 
     async def take(self, rows_max: int) -> list[Attachment]:
-        async with self._pool.connection() as conn:
-            taken: list[Attachment] = await _Q.take_attachments(conn, rows_max=rows_max)
-            return taken
+        return await _TAKE_ATTACHMENTS(self._pool, rows_max=rows_max)
 
     async def hold(self, attachment_id: UUID) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.hold_attachment(conn, id=attachment_id)
+        await _HOLD_ATTACHMENT(self._pool, id=attachment_id)
 
     async def release(self, attachment_id: UUID) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.release_attachment(conn, id=attachment_id)
+        await _RELEASE_ATTACHMENT(self._pool, id=attachment_id)
 
     async def settle_fetched(self, attachment_id: UUID, described: Described, size: int) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.settle_fetched(
-                conn, id=attachment_id, name=described.name, mime_type=described.mime_type, bytes=size
-            )
+        await _SETTLE_FETCHED(
+            self._pool, id=attachment_id, name=described.name, mime_type=described.mime_type, bytes=size
+        )
 
     async def settle_failed(self, attachment_id: UUID, problem: FetchProblem, *, final: bool) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.settle_failed(conn, id=attachment_id, error=problem.value, final=final)
+        await _SETTLE_FAILED(self._pool, id=attachment_id, error=problem.value, final=final)
 
     async def list_of_task(self, task_id: UUID) -> list[Attachment]:
-        async with self._pool.connection() as conn:
-            return await _list_of_task(conn, task_id)
+        return await _LIST_TASK_ATTACHMENTS(self._pool, task_id=task_id)
 
     async def find(self, attachment_id: UUID) -> PlacedAttachment | None:
-        async with self._pool.connection() as conn:
-            found: PlacedAttachment | None = await _Q.get_attachment(conn, id=attachment_id)
-            return found
+        return await _GET_ATTACHMENT(self._pool, id=attachment_id)
 
     async def known(self, attachment_ids: Sequence[UUID]) -> set[UUID]:
-        async with self._pool.connection() as conn:
-            return {row[0] for row in await _Q.known_attachments(conn, ids=list(attachment_ids))}
+        return set(await _KNOWN_ATTACHMENTS(self._pool, ids=list(attachment_ids)))
 
 
 async def attach_files(
     conn: TrioConnection[Any], task_id: UUID, messages: Sequence[ClaimedMessage]
 ) -> list[ClaimedMessage]:
     """Return the messages of a task, each with its files attached."""
-    files = await _list_of_task(conn, task_id)
+    files = await _LIST_TASK_ATTACHMENTS(conn, task_id=task_id)
     return [
         replace(message, attachments=tuple(file for file in files if file.message_id == message.row_id))
         for message in messages
     ]
-
-
-async def _list_of_task(conn: TrioConnection[Any], task_id: UUID) -> list[Attachment]:
-    files: list[Attachment] = await _Q.list_task_attachments(conn, task_id=task_id)
-    return files

@@ -7,10 +7,23 @@ from uuid import UUID
 
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.people.bindings import Binding, BindingObstacles, BoundPerson, LinkAsked, RedeemRefusal, TokenAccount
 
-_Q = load("binding.sql", Binding, BindingObstacles, TokenAccount, BoundPerson, LinkAsked)
+_SQL = SqlFile("binding.sql")
+_CREATE_BINDING = _SQL.one_or_none("create_binding", Binding)
+_EXPLAIN_BINDING = _SQL.one("explain_binding", BindingObstacles)
+_MINT_BINDING_TOKEN = _SQL.value_or_none("mint_binding_token", str)
+_PREVIEW_BINDING_TOKEN = _SQL.one_or_none("preview_binding_token", LinkAsked)
+_CONSUME_BINDING_TOKEN = _SQL.one_or_none("consume_binding_token", TokenAccount)
+_LOCK_MEMBERSHIP = _SQL.value_or_none("lock_membership", bool)
+_BIND_ACCOUNT = _SQL.one_or_none("bind_account", Binding)
+_LIST_BOUND_PEOPLE = _SQL.many("list_bound_people", BoundPerson)
+_INSTALLATION_OF_WORKSPACE = _SQL.value_or_none("installation_of_workspace", bool)
+_DELETE_BINDING_BY_ID = _SQL.changed("delete_binding_by_id")
+_DELETE_BINDING = _SQL.changed("delete_binding")
+_LIST_BINDINGS = _SQL.many("list_bindings", Binding)
+_DELETE_BINDINGS_OF_MEMBER = _SQL.count("delete_bindings_of_member")
 
 
 class _NotRedeemed(Exception):
@@ -28,37 +41,27 @@ class PostgresBindingStore:
         self._pool = pool
 
     async def create(self, binding_id: UUID, installation_id: UUID, channel_user_id: str, email: str) -> Binding | None:
-        async with self._pool.connection() as conn:
-            binding: Binding | None = await _Q.create_binding(
-                conn,
-                id=binding_id,
-                installation_id=installation_id,
-                channel_user_id=channel_user_id,
-                email=email,
-                config="{}",
-            )
-            return binding
+        return await _CREATE_BINDING(
+            self._pool,
+            id=binding_id,
+            installation_id=installation_id,
+            channel_user_id=channel_user_id,
+            email=email,
+            config="{}",
+        )
 
     async def explain(self, installation_id: UUID, channel_user_id: str, email: str) -> BindingObstacles:
-        async with self._pool.connection() as conn:
-            obstacles: BindingObstacles = await _Q.explain_binding(
-                conn, installation_id=installation_id, channel_user_id=channel_user_id, email=email
-            )
-            return obstacles
+        return await _EXPLAIN_BINDING(
+            self._pool, installation_id=installation_id, channel_user_id=channel_user_id, email=email
+        )
 
     async def delete(self, installation_id: UUID, channel_user_id: str) -> bool:
-        async with self._pool.connection() as conn:
-            deleted: int = await _Q.delete_binding(
-                conn, installation_id=installation_id, channel_user_id=channel_user_id
-            )
-            return deleted > 0
+        return await _DELETE_BINDING(self._pool, installation_id=installation_id, channel_user_id=channel_user_id)
 
     async def mint(self, hashed: str | None, installation_id: UUID, channel_user_id: str) -> str | None:
-        async with self._pool.connection() as conn:
-            language: str | None = await _Q.mint_binding_token(
-                conn, hashed=hashed, installation_id=installation_id, channel_user_id=channel_user_id
-            )
-            return language
+        return await _MINT_BINDING_TOKEN(
+            self._pool, hashed=hashed, installation_id=installation_id, channel_user_id=channel_user_id
+        )
 
     async def redeem(self, hashed: str, user_id: UUID, binding_id: UUID) -> Binding | RedeemRefusal:
         try:
@@ -68,33 +71,26 @@ class PostgresBindingStore:
             return refused.refusal
 
     async def preview(self, hashed: str, user_id: UUID) -> LinkAsked | None:
-        async with self._pool.connection() as conn:
-            asked: LinkAsked | None = await _Q.preview_binding_token(conn, hashed=hashed, user_id=user_id)
-            return asked
+        return await _PREVIEW_BINDING_TOKEN(self._pool, hashed=hashed, user_id=user_id)
 
     async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson] | None:
         place = {"workspace_id": workspace_id, "installation_id": installation_id}
         async with self._pool.connection() as conn:
-            if not await _Q.installation_of_workspace(conn, **place):
+            if not await _INSTALLATION_OF_WORKSPACE(conn, **place):
                 return None
-            people: list[BoundPerson] = await _Q.list_bound_people(conn, **place)
-            return people
+            return await _LIST_BOUND_PEOPLE(conn, **place)
 
     async def delete_by_id(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> bool:
-        async with self._pool.connection() as conn:
-            deleted: int = await _Q.delete_binding_by_id(
-                conn, workspace_id=workspace_id, installation_id=installation_id, binding_id=binding_id
-            )
-            return deleted > 0
+        return await _DELETE_BINDING_BY_ID(
+            self._pool, workspace_id=workspace_id, installation_id=installation_id, binding_id=binding_id
+        )
 
     async def list(self, installation_id: UUID) -> list[Binding]:
-        async with self._pool.connection() as conn:
-            bindings: list[Binding] = await _Q.list_bindings(conn, installation_id=installation_id)
-            return bindings
+        return await _LIST_BINDINGS(self._pool, installation_id=installation_id)
 
 
 async def _redeem(conn: TrioConnection[Any], hashed: str, user_id: UUID, binding_id: UUID) -> Binding:
-    account: TokenAccount | None = await _Q.consume_binding_token(conn, hashed=hashed)
+    account = await _CONSUME_BINDING_TOKEN(conn, hashed=hashed)
     if account is None:
         raise _NotRedeemed(RedeemRefusal.TOKEN_OVER)
     bound = await bind_member(
@@ -120,9 +116,9 @@ async def bind_member(
     user_id: UUID,
 ) -> Binding | RedeemRefusal:
     """Bind an account to a member, in the caller's transaction. The caller must roll it back on a RedeemRefusal."""
-    if not await _Q.lock_membership(conn, workspace_id=workspace_id, user_id=user_id):
+    if not await _LOCK_MEMBERSHIP(conn, workspace_id=workspace_id, user_id=user_id):
         return RedeemRefusal.NOT_A_MEMBER
-    binding: Binding | None = await _Q.bind_account(
+    binding = await _BIND_ACCOUNT(
         conn, id=binding_id, installation_id=installation_id, channel_user_id=channel_user_id, user_id=user_id
     )
     return RedeemRefusal.ALREADY_BOUND if binding is None else binding
@@ -130,4 +126,4 @@ async def bind_member(
 
 async def unbind_member(conn: TrioConnection[Any], workspace_id: UUID, user_id: UUID) -> None:
     """Delete a member's bindings in a workspace, inside the transaction that removes the member."""
-    await _Q.delete_bindings_of_member(conn, workspace_id=workspace_id, user_id=user_id)
+    await _DELETE_BINDINGS_OF_MEMBER(conn, workspace_id=workspace_id, user_id=user_id)

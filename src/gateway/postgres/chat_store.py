@@ -9,12 +9,27 @@ from uuid import UUID
 from gateway.concurrency import reached
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.postgres.task_store import announce, ring_runtime
 from gateway.work.tasks.chats import Chat, ChatMessage, DeletedTask
 from gateway.work.tasks.ports import TaskStatus
 
-_Q = load("chat.sql", Chat, ChatMessage, DeletedTask)
+_SQL = SqlFile("chat.sql")
+_LIST_CHATS = _SQL.many("list_chats", Chat)
+_COUNT_CHATS = _SQL.value("count_chats", int)
+_GET_CHAT = _SQL.one_or_none("get_chat", Chat)
+_LIST_CHAT_MESSAGES = _SQL.many("list_chat_messages", ChatMessage)
+_COUNT_CHAT_MESSAGES = _SQL.value("count_chat_messages", int)
+_DELETE_CHAT_TASKS = _SQL.many("delete_chat_tasks", DeletedTask)
+_LOCK_CHAT = _SQL.value_or_none("lock_chat", UUID)
+_LIMIT_LOCK_WAIT = _SQL.value("limit_lock_wait", str)
+_DELETE_CHAT_OUTBOUND = _SQL.count("delete_chat_outbound")
+_DETACH_CHAT_OUTBOUND = _SQL.count("detach_chat_outbound")
+_DELETE_CHAT_CARDS = _SQL.count("delete_chat_cards")
+_DELETE_HELD_COMMANDS = _SQL.count("delete_held_commands")
+_DELETE_CHAT_BINDING = _SQL.count("delete_chat_binding")
+_DELETE_CHAT_SESSION = _SQL.count("delete_chat_session")
+
 LOCK_MILLISECONDS = 100
 """The time that a deletion which has locked a conversation waits for a run that another transaction is changing."""
 _ACTIVE = (TaskStatus.DISPATCHED, TaskStatus.RUNNING)
@@ -29,23 +44,19 @@ class PostgresChatStore:
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Chat], int]:
         seen = {"workspace_id": workspace_id, "user_id": user_id}
         async with self._pool.connection() as conn:
-            chats: list[Chat] = await _Q.list_chats(conn, **seen, row_limit=limit, row_offset=offset)
-            return chats, await _Q.count_chats(conn, **seen)
+            chats = await _LIST_CHATS(conn, **seen, row_limit=limit, row_offset=offset)
+            return chats, await _COUNT_CHATS(conn, **seen)
 
     async def find(self, chat_id: UUID, user_id: UUID) -> Chat | None:
-        async with self._pool.connection() as conn:
-            chat: Chat | None = await _Q.get_chat(conn, chat_id=chat_id, user_id=user_id)
-            return chat
+        return await _GET_CHAT(self._pool, chat_id=chat_id, user_id=user_id)
 
     async def messages(
         self, workspace_id: UUID, chat_id: UUID, *, limit: int, offset: int
     ) -> tuple[Sequence[ChatMessage], int]:
         place = {"workspace_id": workspace_id, "chat_id": chat_id}
         async with self._pool.connection() as conn:
-            messages: Sequence[ChatMessage] = await _Q.list_chat_messages(
-                conn, **place, row_limit=limit, row_offset=offset
-            )
-            return messages, await _Q.count_chat_messages(conn, **place)
+            messages = await _LIST_CHAT_MESSAGES(conn, **place, row_limit=limit, row_offset=offset)
+            return messages, await _COUNT_CHAT_MESSAGES(conn, **place)
 
     async def delete(self, workspace_id: UUID, chat_id: UUID) -> Sequence[DeletedTask] | None:
         place = {"workspace_id": workspace_id, "chat_id": chat_id}
@@ -54,17 +65,17 @@ class PostgresChatStore:
             # and then the session. One that appends a message locks the session and then the waiting task. So active
             # tasks come before the session here, and waiting tasks after it.
             tasks = await _delete_tasks(conn, place, _ACTIVE)
-            if await _Q.lock_chat(conn, **place) is None:
+            if await _LOCK_CHAT(conn, **place) is None:
                 return None
-            await _Q.limit_lock_wait(conn, milliseconds=LOCK_MILLISECONDS)
+            await _LIMIT_LOCK_WAIT(conn, milliseconds=LOCK_MILLISECONDS)
             tasks += await _delete_tasks(conn, place, TaskStatus)
             await _tell(conn, tasks)
-            await _Q.delete_chat_outbound(conn, **place)
-            await _Q.detach_chat_outbound(conn, **place)
-            await _Q.delete_chat_cards(conn, **place)
-            await _Q.delete_held_commands(conn, **place)
-            await _Q.delete_chat_binding(conn, **place)
-            await _Q.delete_chat_session(conn, **place)
+            await _DELETE_CHAT_OUTBOUND(conn, **place)
+            await _DETACH_CHAT_OUTBOUND(conn, **place)
+            await _DELETE_CHAT_CARDS(conn, **place)
+            await _DELETE_HELD_COMMANDS(conn, **place)
+            await _DELETE_CHAT_BINDING(conn, **place)
+            await _DELETE_CHAT_SESSION(conn, **place)
             reached("chat.deleting")
             return tasks
 
@@ -73,7 +84,7 @@ async def _delete_tasks(
     conn: TrioConnection[Any], place: dict[str, UUID], statuses: Iterable[TaskStatus]
 ) -> list[DeletedTask]:
     deleted: list[DeletedTask] = []
-    while tasks := await _Q.delete_chat_tasks(conn, **place, statuses=[status.value for status in statuses]):
+    while tasks := await _DELETE_CHAT_TASKS(conn, **place, statuses=[status.value for status in statuses]):
         deleted += tasks
     return deleted
 

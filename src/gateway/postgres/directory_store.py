@@ -9,7 +9,7 @@ import msgspec
 from gateway.errors import StoreConflict
 from gateway.postgres.binding_store import unbind_member
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
@@ -25,7 +25,27 @@ from gateway.work.people.directory import (
     Workspace,
 )
 
-Q = load("directory.sql", TokenOwner, User, Workspace, Member, Agent, Runtime, ApiToken)
+_SQL = SqlFile("directory.sql")
+_TOUCH_TOKEN = _SQL.one_or_none("touch_token", TokenOwner)
+_USER_BY_EMAIL = _SQL.one_or_none("user_by_email", User)
+_WORKSPACE = _SQL.one_or_none("workspace", Workspace)
+_MEMBER = _SQL.one_or_none("member", Member)
+_FIRST_OWNER = _SQL.value_or_none("first_owner", UUID)
+_AGENT = _SQL.one_or_none("agent", Agent)
+_RUNTIME = _SQL.one_or_none("runtime", Runtime)
+_ADD_USER = _SQL.one("add_user", User)
+_ADD_WORKSPACE = _SQL.one("add_workspace", Workspace)
+_SET_WORKSPACE_LANGUAGE = _SQL.one_or_none("set_workspace_language", Workspace)
+_ADD_MEMBER = _SQL.one("add_member", Member)
+_SET_PASSWORD = _SQL.count("set_password")
+_END_SESSIONS = _SQL.count("end_sessions")
+_LOCK_OWNERS = _SQL.column("lock_owners", UUID)
+_DELETE_MEMBER = _SQL.count("delete_member")
+_ANNOUNCE_MEMBERSHIP = _SQL.count("announce_membership")
+_ADD_AGENT = _SQL.one("add_agent", Agent)
+_SET_AGENT = _SQL.one_or_none("set_agent", Agent)
+_ADD_USER_TOKEN = _SQL.one("add_user_token", ApiToken)
+_ADD_RUNTIME = _SQL.one("add_runtime", Runtime)
 
 
 class PostgresDirectoryStore:
@@ -38,87 +58,63 @@ class PostgresDirectoryStore:
         self._pool = pool
 
     async def touch_token(self, hashed: str) -> TokenOwner | None:
-        async with self._pool.connection() as conn:
-            owner: TokenOwner | None = await Q.touch_token(conn, hashed=hashed)
-            return owner
+        return await _TOUCH_TOKEN(self._pool, hashed=hashed)
 
     async def user_by_email(self, email: str) -> User | None:
-        async with self._pool.connection() as conn:
-            user: User | None = await Q.user_by_email(conn, email=email)
-            return user
+        return await _USER_BY_EMAIL(self._pool, email=email)
 
     async def workspace(self, reference: str) -> Workspace | None:
-        async with self._pool.connection() as conn:
-            workspace: Workspace | None = await Q.workspace(conn, reference=reference)
-            return workspace
+        return await _WORKSPACE(self._pool, reference=reference)
 
     async def member(self, workspace_id: UUID, user_id: UUID) -> Member | None:
-        async with self._pool.connection() as conn:
-            member: Member | None = await Q.member(conn, workspace_id=workspace_id, user_id=user_id)
-            return member
+        return await _MEMBER(self._pool, workspace_id=workspace_id, user_id=user_id)
 
     async def first_owner(self, workspace_id: UUID) -> UUID | None:
-        async with self._pool.connection() as conn:
-            owner_id: UUID | None = await Q.first_owner(conn, workspace_id=workspace_id)
-            return owner_id
+        return await _FIRST_OWNER(self._pool, workspace_id=workspace_id)
 
     async def agent(self, agent_id: UUID) -> Agent | None:
-        async with self._pool.connection() as conn:
-            agent: Agent | None = await Q.agent(conn, agent_id=agent_id)
-            return agent
+        return await _AGENT(self._pool, agent_id=agent_id)
 
     async def runtime(self, workspace_id: UUID, runtime_id: UUID) -> Runtime | None:
-        async with self._pool.connection() as conn:
-            runtime: Runtime | None = await Q.runtime(conn, workspace_id=workspace_id, runtime_id=runtime_id)
-            return runtime
+        return await _RUNTIME(self._pool, workspace_id=workspace_id, runtime_id=runtime_id)
 
     async def add_user(self, *, user_id: UUID, email: str, name: str, password_hash: str | None) -> User:
-        async with self._pool.connection() as conn:
-            user: User = await Q.add_user(conn, user_id=user_id, email=email, name=name, password_hash=password_hash)
-            return user
+        return await _ADD_USER(self._pool, user_id=user_id, email=email, name=name, password_hash=password_hash)
 
     async def add_workspace(
         self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
     ) -> Workspace:
-        async with self._pool.connection() as conn:
-            workspace: Workspace = await Q.add_workspace(
-                conn,
-                workspace_id=workspace_id,
-                name=name,
-                slug=slug,
-                prefix=prefix,
-                language=language,
-                owner_id=owner_id,
-            )
-            return workspace
+        return await _ADD_WORKSPACE(
+            self._pool,
+            workspace_id=workspace_id,
+            name=name,
+            slug=slug,
+            prefix=prefix,
+            language=language,
+            owner_id=owner_id,
+        )
 
     async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None:
-        async with self._pool.connection() as conn:
-            workspace: Workspace | None = await Q.set_workspace_language(
-                conn, workspace_id=workspace_id, language=language
-            )
-            return workspace
+        return await _SET_WORKSPACE_LANGUAGE(self._pool, workspace_id=workspace_id, language=language)
 
     async def add_member(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member:
-        async with self._pool.connection() as conn:
-            member: Member = await Q.add_member(conn, workspace_id=workspace_id, user_id=user_id, role=role)
-            return member
+        return await _ADD_MEMBER(self._pool, workspace_id=workspace_id, user_id=user_id, role=role)
 
     async def set_password(self, user_id: UUID, password_hash: str) -> bool:
         async with self._pool.transaction() as conn:
-            changed: int = await Q.set_password(conn, user_id=user_id, password_hash=password_hash)
-            await Q.end_sessions(conn, user_id=user_id)
+            changed = await _SET_PASSWORD(conn, user_id=user_id, password_hash=password_hash)
+            await _END_SESSIONS(conn, user_id=user_id)
             return changed > 0
 
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
         async with self._pool.transaction() as conn:
-            if await Q.lock_owners(conn, workspace_id=workspace_id) == [(user_id,)]:
+            if await _LOCK_OWNERS(conn, workspace_id=workspace_id) == [user_id]:
                 raise StoreConflict("the only owner stays", constraint=LAST_OWNER)
-            deleted: int = await Q.delete_member(conn, workspace_id=workspace_id, user_id=user_id)
+            deleted = await _DELETE_MEMBER(conn, workspace_id=workspace_id, user_id=user_id)
             await unbind_member(conn, workspace_id, user_id)
             if deleted:
                 event = {"event": MEMBER_REMOVED, "workspace_id": workspace_id, "user_id": user_id}
-                await Q.announce_membership(conn, payload=msgspec.json.encode(event).decode())
+                await _ANNOUNCE_MEMBERSHIP(conn, payload=msgspec.json.encode(event).decode())
             return deleted > 0
 
     async def add_agent(
@@ -131,37 +127,29 @@ class PostgresDirectoryStore:
         runtime_id: UUID | None,
         visibility: Visibility,
     ) -> Agent:
-        async with self._pool.connection() as conn:
-            agent: Agent = await Q.add_agent(
-                conn,
-                agent_id=agent_id,
-                workspace_id=workspace_id,
-                name=name,
-                owner_id=owner_id,
-                runtime_id=runtime_id,
-                visibility=visibility,
-            )
-            return agent
+        return await _ADD_AGENT(
+            self._pool,
+            agent_id=agent_id,
+            workspace_id=workspace_id,
+            name=name,
+            owner_id=owner_id,
+            runtime_id=runtime_id,
+            visibility=visibility,
+        )
 
     async def set_agent(
         self, *, agent_id: UUID, workspace_id: UUID, runtime_id: UUID | None, archived: bool
     ) -> Agent | None:
-        async with self._pool.connection() as conn:
-            agent: Agent | None = await Q.set_agent(
-                conn, agent_id=agent_id, workspace_id=workspace_id, runtime_id=runtime_id, archived=archived
-            )
-            return agent
+        return await _SET_AGENT(
+            self._pool, agent_id=agent_id, workspace_id=workspace_id, runtime_id=runtime_id, archived=archived
+        )
 
     async def add_user_token(self, *, token_id: UUID, user_id: UUID, name: str, hashed: str) -> ApiToken:
-        async with self._pool.connection() as conn:
-            token: ApiToken = await Q.add_user_token(conn, token_id=token_id, user_id=user_id, name=name, hashed=hashed)
-            return token
+        return await _ADD_USER_TOKEN(self._pool, token_id=token_id, user_id=user_id, name=name, hashed=hashed)
 
     async def add_runtime(
         self, *, runtime_id: UUID, workspace_id: UUID, name: str, token_id: UUID, hashed: str
     ) -> Runtime:
-        async with self._pool.connection() as conn:
-            runtime: Runtime = await Q.add_runtime(
-                conn, runtime_id=runtime_id, workspace_id=workspace_id, name=name, token_id=token_id, hashed=hashed
-            )
-            return runtime
+        return await _ADD_RUNTIME(
+            self._pool, runtime_id=runtime_id, workspace_id=workspace_id, name=name, token_id=token_id, hashed=hashed
+        )

@@ -13,10 +13,18 @@ from gateway.postgres.arrays import LargeValues
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.issue_store import PostgresFiling
 from gateway.postgres.pool import Pool, translating
-from gateway.postgres.statements import load
+from gateway.postgres.statements import PoolOrConnection, SqlFile
 from gateway.work.autopilots.dispatch import GUARD_SECONDS, Firing, FoundRun, Order, RunDraft
 
-_Q = load("dispatch.sql", FoundRun, Order)
+_SQL = SqlFile("dispatch.sql")
+_FIND_RUN_OF_FIRING = _SQL.one_or_none("find_run_of_firing", FoundRun)
+_GET_ORDER = _SQL.one_or_none("get_order", Order)
+_GET_ROLE = _SQL.value_or_none("get_role", str)
+_LOCK_AUTOPILOT_TITLE = _SQL.count("lock_autopilot_title")
+_FIND_RECENT_RUN_ISSUE = _SQL.value_or_none("find_recent_run_issue", UUID)
+_INSERT_RUN = _SQL.value_or_none("insert_run", UUID)
+_LOCK_FREE_AGENT = _SQL.value_or_none("lock_free_agent", UUID)
+_BEGIN_PLAIN_RUNS = _SQL.many("begin_plain_runs", tuple[UUID, UUID])
 
 ONLINE_SECONDS = 150.0
 """A runtime that was silent for longer counts as offline."""
@@ -39,7 +47,7 @@ class PostgresDispatchStore:
 
     async def begin_plain(self, firings: Sequence[Firing]) -> dict[UUID, UUID]:
         async with self._pool.connection() as conn:
-            begun: list[tuple[UUID, UUID]] = await _Q.begin_plain_runs(
+            begun = await _BEGIN_PLAIN_RUNS(
                 conn,
                 ids=[self._mint() for _ in firings],
                 task_ids=[self._mint() for _ in firings],
@@ -52,8 +60,7 @@ class PostgresDispatchStore:
             return dict(begun)
 
     async def find_run(self, firing: Firing) -> FoundRun | None:
-        async with self._pool.connection() as conn:
-            return await _find_run(conn, firing)
+        return await _find_run(self._pool, firing)
 
 
 class PostgresDispatching:
@@ -76,7 +83,7 @@ class PostgresDispatching:
         return await _find_run(self._conn, self._firing)
 
     async def find_order(self) -> Order | None:
-        order: Order | None = await _Q.get_order(
+        order = await _GET_ORDER(
             self._conn,
             autopilot_id=self._firing.autopilot_id,
             trigger_id=self._firing.trigger_id,
@@ -85,26 +92,22 @@ class PostgresDispatching:
         if order is None or order.agent_id is None or order.agent_archived:
             return order
         self._workspace_id = order.workspace_id
-        free = await _Q.lock_free_agent(self._conn, agent_id=order.agent_id)
+        free = await _LOCK_FREE_AGENT(self._conn, agent_id=order.agent_id)
         return order if free is not None else replace(order, agent_archived=True)
 
     async def role_of(self, user_id: UUID) -> str | None:
         with translating():
             async with self._conn.transaction():
-                role: str | None = await _Q.get_role(self._conn, workspace_id=self._workspace_id, user_id=user_id)
-                return role
+                return await _GET_ROLE(self._conn, workspace_id=self._workspace_id, user_id=user_id)
 
     async def find_recent_issue(self, title: str, project_id: UUID | None) -> UUID | None:
         place = {"autopilot_id": self._firing.autopilot_id, "project_id": project_id, "title": title}
-        await _Q.lock_autopilot_title(self._conn, **place)
-        issue_id: UUID | None = await _Q.find_recent_run_issue(
-            self._conn, **place, payload=self._payload, guard_seconds=GUARD_SECONDS
-        )
-        return issue_id
+        await _LOCK_AUTOPILOT_TITLE(self._conn, **place)
+        return await _FIND_RECENT_RUN_ISSUE(self._conn, **place, payload=self._payload, guard_seconds=GUARD_SECONDS)
 
     async def insert_run(self, draft: RunDraft) -> bool:
         firing = self._firing
-        inserted = await _Q.insert_run(
+        inserted = await _INSERT_RUN(
             self._conn,
             id=draft.id,
             workspace_id=draft.workspace_id,
@@ -125,11 +128,7 @@ class PostgresDispatching:
         return inserted is not None
 
 
-async def _find_run(conn: TrioConnection[Any], firing: Firing) -> FoundRun | None:
-    found: FoundRun | None = await _Q.find_run_of_firing(
-        conn,
-        autopilot_id=firing.autopilot_id,
-        delivery_id=firing.delivery_id,
-        idempotency_key=firing.idempotency_key,
+async def _find_run(on: PoolOrConnection, firing: Firing) -> FoundRun | None:
+    return await _FIND_RUN_OF_FIRING(
+        on, autopilot_id=firing.autopilot_id, delivery_id=firing.delivery_id, idempotency_key=firing.idempotency_key
     )
-    return found

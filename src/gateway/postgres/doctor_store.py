@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.checkup import Link, RuntimeHealth, Troubles
 
-_Q = load("doctor.sql", Link, RuntimeHealth, Troubles)
+_SQL = SqlFile("doctor.sql")
+_LIST_LINKS = _SQL.many("list_links", Link)
+_LIST_RUNTIME_HEALTH = _SQL.many("list_runtime_health", RuntimeHealth)
+_GET_RECENT_TROUBLES = _SQL.one("get_recent_troubles", Troubles)
 
 
 class PostgresCheckup:
@@ -18,16 +21,10 @@ class PostgresCheckup:
 
     async def links(self) -> list[Link]:
         """List the links of the active bots."""
-        async with self._pool.connection() as conn:
-            links: list[Link] = await _Q.list_links(conn)
-            return links
+        return await _LIST_LINKS(self._pool)
 
     async def runtimes(self) -> list[RuntimeHealth]:
-        async with self._pool.connection() as conn:
-            runtimes: list[RuntimeHealth] = await _Q.list_runtime_health(conn, silent_seconds=self._silent)
-            return runtimes
+        return await _LIST_RUNTIME_HEALTH(self._pool, silent_seconds=self._silent)
 
     async def troubles(self) -> Troubles:
-        async with self._pool.connection() as conn:
-            troubles: Troubles = await _Q.get_recent_troubles(conn)
-            return troubles
+        return await _GET_RECENT_TROUBLES(self._pool)

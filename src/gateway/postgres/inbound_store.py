@@ -31,7 +31,7 @@ from gateway.inbound.ports import (
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.ports import SILENT_SECONDS
 from gateway.work.tasks.sessions import Queueing, judge_queueing
@@ -52,7 +52,30 @@ LOCK_MILLISECONDS = 300
 The acknowledgements of every bot wait for this statement.
 """
 
-_Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, HeldCommand)
+_SQL = SqlFile("inbound.sql")
+_GET_INSTALLATION_BY_APP = _SQL.one_or_none("get_installation_by_app", Installation)
+_CLAIM_INBOUND_DEDUP = _SQL.value_or_none("claim_inbound_dedup", UUID)
+_GET_INBOUND_CLAIM = _SQL.one_or_none("get_inbound_claim", ClaimRow)
+_MARK_INBOUND_PROCESSED = _SQL.count("mark_inbound_processed")
+_RELEASE_INBOUND_CLAIM = _SQL.changed("release_inbound_claim")
+_RECORD_INBOUND_DROP = _SQL.value("record_inbound_drop", int)
+_GET_USER_BINDING = _SQL.one_or_none("get_user_binding", Identity)
+_GET_CHAT_SESSION_BINDING = _SQL.value_or_none("get_chat_session_binding", UUID)
+_CREATE_CHAT_SESSION_BINDING = _SQL.value_or_none("create_chat_session_binding", UUID)
+_DELETE_ORPHANED_CHAT_SESSION_BINDING = _SQL.count("delete_orphaned_chat_session_binding")
+_LOCK_CHAT_SESSION = _SQL.value_or_none("lock_chat_session", int)
+_ADVANCE_CONTEXT = _SQL.value_or_none("advance_context", int)
+_APPEND_USER_MESSAGE = _SQL.count("append_user_message")
+_ATTACH_MEDIA = _SQL.count("attach_media")
+_ADOPT_ATTACHMENTS = _SQL.count("adopt_attachments")
+_HOLD_COMMAND = _SQL.count("hold_command")
+_DROP_HELD_COMMAND = _SQL.count("drop_held_command")
+_TAKE_HELD_COMMAND = _SQL.one_or_none("take_held_command", HeldCommand)
+_GET_FORMER_WORDS = _SQL.value_or_none("get_former_words", str)
+_GET_AGE = _SQL.value("get_age", float)
+_UPDATE_REPLY_TARGET = _SQL.count("update_reply_target")
+_ENQUEUE_CHAT_TASK = _SQL.one("enqueue_chat_task", Enqueued)
+_INGEST_PLAIN_MESSAGES = _SQL.column("ingest_plain_messages", UUID)
 
 
 class _ClaimLost(Exception):
@@ -80,65 +103,55 @@ class PostgresInboundStore:
         self._mint = mint
 
     async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
-        async with self._pool.connection() as conn:
-            found: Installation | None = await _Q.get_installation_by_app(
-                conn, channel_type=channel_type, app_id=app_id
-            )
-            return found
+        return await _GET_INSTALLATION_BY_APP(self._pool, channel_type=channel_type, app_id=app_id)
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
         async with self._pool.connection() as conn:
-            if await _Q.claim_inbound_dedup(conn, **_key(claim), token=claim.token) is not None:
+            if await _CLAIM_INBOUND_DEDUP(conn, **_key(claim), token=claim.token) is not None:
                 return ClaimAnswer.TAKEN
-            return answer_to_refused(await _Q.get_inbound_claim(conn, **_key(claim)))
+            return answer_to_refused(await _GET_INBOUND_CLAIM(conn, **_key(claim)))
 
     async def is_processed(self, claim: Claim) -> bool:
-        async with self._pool.connection() as conn:
-            return answer_to_refused(await _Q.get_inbound_claim(conn, **_key(claim))) is ClaimAnswer.PROCESSED
+        return answer_to_refused(await _GET_INBOUND_CLAIM(self._pool, **_key(claim))) is ClaimAnswer.PROCESSED
 
     async def release(self, claim: Claim) -> bool:
-        async with self._pool.connection() as conn:
-            released: int = await _Q.release_inbound_claim(conn, **_key(claim), token=claim.token)
-            return released > 0
+        return await _RELEASE_INBOUND_CLAIM(self._pool, **_key(claim), token=claim.token)
 
     async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
-        async with self._pool.connection() as conn:
-            recorded: int = await _Q.record_inbound_drop(
-                conn,
-                installation_id=drop.installation_id,
-                channel_type=drop.channel_type,
-                chat_id=drop.chat_id,
-                event_type=drop.event_type,
-                event_id=drop.event_id,
-                message_id=drop.message_id,
-                reason=drop.reason.value,
-                token=None if claim is None else claim.token,
-                asked=drop.asked_to_bind,
-                prompt_id=self._mint(),
-            )
-            return recorded > 0
+        recorded = await _RECORD_INBOUND_DROP(
+            self._pool,
+            installation_id=drop.installation_id,
+            channel_type=drop.channel_type,
+            chat_id=drop.chat_id,
+            event_type=drop.event_type,
+            event_id=drop.event_id,
+            message_id=drop.message_id,
+            reason=drop.reason.value,
+            token=None if claim is None else claim.token,
+            asked=drop.asked_to_bind,
+            prompt_id=self._mint(),
+        )
+        return recorded > 0
 
     async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
-        async with self._pool.connection() as conn:
-            identity: Identity | None = await _Q.get_user_binding(
-                conn, installation_id=installation.id, workspace_id=installation.workspace_id, sender_id=sender_id
-            )
-            return identity
+        return await _GET_USER_BINDING(
+            self._pool, installation_id=installation.id, workspace_id=installation.workspace_id, sender_id=sender_id
+        )
 
     async def ensure_session(self, conversation: Conversation) -> UUID:
         key = {"installation_id": conversation.installation.id, "session_key": conversation.key}
         async with self._pool.connection() as conn:
             for _ in range(2):
-                found: UUID | None = (
-                    await _Q.get_chat_session_binding(conn, **key)
-                    or await _Q.create_chat_session_binding(conn, **key, **self._new_session(conversation))
+                found = (
+                    await _GET_CHAT_SESSION_BINDING(conn, **key)
+                    or await _CREATE_CHAT_SESSION_BINDING(conn, **key, **self._new_session(conversation))
                     # Another transaction created the binding first. It has committed, or else the insert would still
                     # wait for it, so the binding can be read now.
-                    or await _Q.get_chat_session_binding(conn, **key)
+                    or await _GET_CHAT_SESSION_BINDING(conn, **key)
                 )
                 if found is not None:
                     return found
-                await _Q.delete_orphaned_chat_session_binding(conn, **key)
+                await _DELETE_ORPHANED_CHAT_SESSION_BINDING(conn, **key)
         raise StoreConflict("the conversation's session was deleted while it was being looked up")
 
     def _new_session(self, conversation: Conversation) -> dict[str, Any]:
@@ -177,7 +190,7 @@ class PostgresInboundStore:
             async with self._transaction(claim) as conn:
                 await _write(conn, message, kind="channel_command")
                 if held_words is not None:
-                    await _Q.hold_command(conn, **_place(message), message_id=message.id, words=held_words)
+                    await _HOLD_COMMAND(conn, **_place(message), message_id=message.id, words=held_words)
                 if notice is not None:
                     await write_notice(conn, notice)
         except _ClaimLost:
@@ -188,7 +201,7 @@ class PostgresInboundStore:
         try:
             async with self._transaction(claim) as conn:
                 await _lock_session(conn, session_id, fresh=True)
-                await _Q.drop_held_command(conn, session_id=session_id, author_id=author_id)
+                await _DROP_HELD_COMMAND(conn, session_id=session_id, author_id=author_id)
                 await write_notice(conn, notice)
         except _ClaimLost:
             return False
@@ -201,9 +214,7 @@ class PostgresInboundStore:
         try:
             async with self._transaction(claim) as conn:
                 await _lock_session(conn, message.session_id, fresh=False)
-                held: HeldCommand | None = await _Q.take_held_command(
-                    conn, **_place(message), held_seconds=held_seconds
-                )
+                held = await _TAKE_HELD_COMMAND(conn, **_place(message), held_seconds=held_seconds)
                 await _write(conn, message, kind="channel_command")
                 if held is None:
                     await write_notice(conn, otherwise)
@@ -219,25 +230,19 @@ class PostgresInboundStore:
         """
         async with self._pool.transaction() as conn:
             yield conn
-            if claim is not None and not await _Q.mark_inbound_processed(conn, **_key(claim), token=claim.token):
+            if claim is not None and not await _MARK_INBOUND_PROCESSED(conn, **_key(claim), token=claim.token):
                 raise _ClaimLost
             reached("inbound.appended")
 
     async def find_former_words(self, session_id: UUID, author_id: UUID, *, before: UUID | None) -> str:
-        async with self._pool.connection() as conn:
-            words: str | None = await _Q.get_former_words(
-                conn, session_id=session_id, author_id=author_id, before=before
-            )
-            return words or ""
+        return await _GET_FORMER_WORDS(self._pool, session_id=session_id, author_id=author_id, before=before) or ""
 
     async def age_of(self, sent_at: datetime) -> float:
-        async with self._pool.connection() as conn:
-            seconds: float = await _Q.get_age(conn, sent_at=sent_at)
-            return seconds
+        return await _GET_AGE(self._pool, sent_at=sent_at)
 
     async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> tuple[Queueing, bool]:
         """Queue the conversation's run. Returns its queueing, and True if the chat was not yet told of an obstacle."""
-        target: Enqueued = await _Q.enqueue_chat_task(
+        target = await _ENQUEUE_CHAT_TASK(
             conn,
             task_id=self._mint(),
             session_id=message.session_id,
@@ -255,25 +260,24 @@ class PostgresInboundStore:
 
     async def ingest(self, messages: Sequence[PlainMessage]) -> Mapping[UUID, Queueing]:
         _check_storable([message.text for message in messages])
-        async with self._pool.connection() as conn:
-            rows: list[tuple[UUID]] = await _Q.ingest_plain_messages(
-                conn,
-                tokens=[message.token for message in messages],
-                channel_types=[message.channel_type for message in messages],
-                app_ids=[message.app_id for message in messages],
-                message_ids=[message.message_id for message in messages],
-                session_keys=[message.session_key for message in messages],
-                sender_ids=[message.sender_id for message in messages],
-                thread_ids=[message.thread_id for message in messages],
-                contents=[message.text for message in messages],
-                sent_ats=[message.sent_at for message in messages],
-                quoted_ids=[message.quoted_id for message in messages],
-                bundles=[message.bundle for message in messages],
-                window_seconds=self._window,
-                silent_seconds=self._silent,
-                lock_milliseconds=LOCK_MILLISECONDS,
-            )
-        return {token: Queueing.QUEUED for (token,) in rows}
+        stored = await _INGEST_PLAIN_MESSAGES(
+            self._pool,
+            tokens=[message.token for message in messages],
+            channel_types=[message.channel_type for message in messages],
+            app_ids=[message.app_id for message in messages],
+            message_ids=[message.message_id for message in messages],
+            session_keys=[message.session_key for message in messages],
+            sender_ids=[message.sender_id for message in messages],
+            thread_ids=[message.thread_id for message in messages],
+            contents=[message.text for message in messages],
+            sent_ats=[message.sent_at for message in messages],
+            quoted_ids=[message.quoted_id for message in messages],
+            bundles=[message.bundle for message in messages],
+            window_seconds=self._window,
+            silent_seconds=self._silent,
+            lock_milliseconds=LOCK_MILLISECONDS,
+        )
+        return dict.fromkeys(stored, Queueing.QUEUED)
 
 
 async def _lock_session(conn: TrioConnection[Any], session_id: UUID, *, fresh: bool) -> int:
@@ -281,8 +285,8 @@ async def _lock_session(conn: TrioConnection[Any], session_id: UUID, *, fresh: b
 
     Raises SessionGone when the session was deleted.
     """
-    lock = _Q.advance_context if fresh else _Q.lock_chat_session
-    generation: int | None = await lock(conn, session_id=session_id)
+    lock = _ADVANCE_CONTEXT if fresh else _LOCK_CHAT_SESSION
+    generation = await lock(conn, session_id=session_id)
     if generation is None:
         raise SessionGone("the session was deleted before its message could be written")
     return generation
@@ -290,7 +294,7 @@ async def _lock_session(conn: TrioConnection[Any], session_id: UUID, *, fresh: b
 
 async def _write(conn: TrioConnection[Any], message: UserMessage, *, kind: str) -> None:
     generation = await _lock_session(conn, message.session_id, fresh=message.fresh)
-    await _Q.append_user_message(
+    await _APPEND_USER_MESSAGE(
         conn,
         id=message.id,
         session_id=message.session_id,
@@ -304,18 +308,18 @@ async def _write(conn: TrioConnection[Any], message: UserMessage, *, kind: str) 
         bundle=message.bundle,
     )
     if message.media_of is not None:
-        await _Q.adopt_attachments(conn, message_id=message.id, former_id=message.media_of)
+        await _ADOPT_ATTACHMENTS(conn, message_id=message.id, former_id=message.media_of)
     if message.media and message.message_id:
         await _attach(conn, message, awaited=kind == "text")
     if message.message_id:
-        await _Q.update_reply_target(
+        await _UPDATE_REPLY_TARGET(
             conn, session_id=message.session_id, message_id=message.message_id, thread_id=message.thread_id
         )
 
 
 async def _attach(conn: TrioConnection[Any], message: UserMessage, *, awaited: bool) -> None:
     media = message.media[:PER_MESSAGE_MAX]
-    await _Q.attach_media(
+    await _ATTACH_MEDIA(
         conn,
         ids=[new_id() for _ in media],
         message_id=message.id,

@@ -20,7 +20,7 @@ from gateway.postgres.binding_store import bind_member
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.installation_store import NotSaved, find_installation, save_installation
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import PoolOrConnection, SqlFile
 from gateway.work.people.access import may_manage_agent
 from gateway.work.people.bindings import RedeemRefusal
 
@@ -33,7 +33,17 @@ class Standing:
     agent_owner_id: UUID | None
 
 
-_Q = load("install.sql", ScanInHand, ScanStatus, Standing)
+_SQL = SqlFile("install.sql")
+_ADD_INSTALL_SESSION = _SQL.changed("add_install_session")
+_TAKE_INSTALL_SESSION = _SQL.one_or_none("take_install_session", ScanInHand)
+_PUT_BACK_INSTALL_SESSION = _SQL.changed("put_back_install_session")
+_HOLD_INSTALL_SESSION = _SQL.changed("hold_install_session")
+_GRANT_INSTALL_SESSION = _SQL.changed("grant_install_session")
+_LOCK_INSTALL_SESSION = _SQL.value_or_none("lock_install_session", bool)
+_LOCK_STANDING = _SQL.one_or_none("lock_standing", Standing)
+_END_INSTALL_SESSION = _SQL.changed("end_install_session")
+_INSTALL_SESSION_STATUS = _SQL.one_or_none("install_session_status", ScanStatus)
+_SECONDS_TO_NEXT_INSTALL = _SQL.value_or_none("seconds_to_next_install", float)
 
 
 class _Refused(Exception):
@@ -51,66 +61,54 @@ class PostgresInstallStore:
         self._pool = pool
 
     async def add(self, scan: NewScan, pending_max: int) -> bool:
-        async with self._pool.connection() as conn:
-            added: int = await _Q.add_install_session(
-                conn,
-                id=scan.id,
-                workspace_id=scan.request.workspace_id,
-                agent_id=scan.request.agent_id,
-                initiator_user_id=scan.request.initiator_user_id,
-                region=scan.request.region,
-                device_code=scan.device_code,
-                interval_seconds=scan.interval_seconds,
-                delay_seconds=scan.delay_seconds,
-                lifetime_seconds=scan.lifetime_seconds,
-                replaces=scan.request.replaces,
-                vouched=scan.request.vouched,
-                pending_max=pending_max,
-            )
-            return added > 0
+        return await _ADD_INSTALL_SESSION(
+            self._pool,
+            id=scan.id,
+            workspace_id=scan.request.workspace_id,
+            agent_id=scan.request.agent_id,
+            initiator_user_id=scan.request.initiator_user_id,
+            region=scan.request.region,
+            device_code=scan.device_code,
+            interval_seconds=scan.interval_seconds,
+            delay_seconds=scan.delay_seconds,
+            lifetime_seconds=scan.lifetime_seconds,
+            replaces=scan.request.replaces,
+            vouched=scan.request.vouched,
+            pending_max=pending_max,
+        )
 
     async def take(self, poller: UUID, lease_seconds: float, session_id: UUID | None = None) -> ScanInHand | None:
-        async with self._pool.connection() as conn:
-            scan: ScanInHand | None = await _Q.take_install_session(
-                conn, poller=poller, lease_seconds=lease_seconds, id=session_id
-            )
-            return scan
+        return await _TAKE_INSTALL_SESSION(self._pool, poller=poller, lease_seconds=lease_seconds, id=session_id)
 
     async def put_back(
         self, scan: ScanInHand, *, region: str, interval_seconds: float, delay_seconds: float, problem: str
     ) -> bool:
-        async with self._pool.connection() as conn:
-            changed: int = await _Q.put_back_install_session(
-                conn,
-                id=scan.id,
-                workspace_id=scan.workspace_id,
-                poller=scan.poller,
-                polled_region=region,
-                interval_seconds=interval_seconds,
-                delay_seconds=delay_seconds,
-                problem=problem,
-            )
-            return changed > 0
+        return await _PUT_BACK_INSTALL_SESSION(
+            self._pool,
+            id=scan.id,
+            workspace_id=scan.workspace_id,
+            poller=scan.poller,
+            polled_region=region,
+            interval_seconds=interval_seconds,
+            delay_seconds=delay_seconds,
+            problem=problem,
+        )
 
     async def hold(self, scan: ScanInHand, lease_seconds: float) -> bool:
-        async with self._pool.connection() as conn:
-            changed: int = await _Q.hold_install_session(
-                conn, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller, lease_seconds=lease_seconds
-            )
-            return changed > 0
+        return await _HOLD_INSTALL_SESSION(
+            self._pool, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller, lease_seconds=lease_seconds
+        )
 
     async def grant(self, scan: ScanInHand, *, credentials: bytes, lease_seconds: float, finish_seconds: float) -> bool:
-        async with self._pool.connection() as conn:
-            changed: int = await _Q.grant_install_session(
-                conn,
-                id=scan.id,
-                workspace_id=scan.workspace_id,
-                poller=scan.poller,
-                credentials=credentials,
-                lease_seconds=lease_seconds,
-                finish_seconds=finish_seconds,
-            )
-            return changed > 0
+        return await _GRANT_INSTALL_SESSION(
+            self._pool,
+            id=scan.id,
+            workspace_id=scan.workspace_id,
+            poller=scan.poller,
+            credentials=credentials,
+            lease_seconds=lease_seconds,
+            finish_seconds=finish_seconds,
+        )
 
     async def finish(
         self, scan: ScanInHand, draft: InstallationDraft, installer: InstallerAccount
@@ -124,26 +122,21 @@ class PostgresInstallStore:
             return ScanRefusal.ROW_CHANGED if not_saved.obstacle is None else not_saved.obstacle
 
     async def fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> bool:
-        async with self._pool.connection() as conn:
-            return await _end(conn, scan, status="error", reason=reason, message=message)
+        return await _end(self._pool, scan, status="error", reason=reason, message=message)
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None:
-        async with self._pool.connection() as conn:
-            found: ScanStatus | None = await _Q.install_session_status(
-                conn, id=session_id, workspace_id=workspace_id, keep_seconds=SESSION_KEEP_SECONDS
-            )
-            return found
+        return await _INSTALL_SESSION_STATUS(
+            self._pool, id=session_id, workspace_id=workspace_id, keep_seconds=SESSION_KEEP_SECONDS
+        )
 
     async def seconds_to_next(self) -> float | None:
-        async with self._pool.connection() as conn:
-            seconds: float | None = await _Q.seconds_to_next_install(conn)
-            return seconds
+        return await _SECONDS_TO_NEXT_INSTALL(self._pool)
 
 
 async def _finish(
     conn: TrioConnection[Any], scan: ScanInHand, draft: InstallationDraft, installer: InstallerAccount
 ) -> InstallationView:
-    if not await _Q.lock_install_session(conn, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller):
+    if not await _LOCK_INSTALL_SESSION(conn, id=scan.id, workspace_id=scan.workspace_id, poller=scan.poller):
         raise _Refused(ScanRefusal.SESSION_OVER)
     await _require_standing(conn, scan)
     await save_installation(conn, draft)
@@ -171,7 +164,7 @@ async def _require_standing(conn: TrioConnection[Any], scan: ScanInHand) -> None
 
     The check is repeated because a code is valid for minutes. Raises _Refused.
     """
-    standing: Standing | None = await _Q.lock_standing(
+    standing = await _LOCK_STANDING(
         conn, workspace_id=scan.workspace_id, agent_id=scan.agent_id, user_id=scan.initiator_user_id
     )
     if standing is None:
@@ -182,7 +175,7 @@ async def _require_standing(conn: TrioConnection[Any], scan: ScanInHand) -> None
 
 
 async def _end(
-    conn: TrioConnection[Any],
+    on: PoolOrConnection,
     scan: ScanInHand,
     *,
     status: str,
@@ -190,8 +183,8 @@ async def _end(
     message: str = "",
     installation_id: UUID | None = None,
 ) -> bool:
-    changed: int = await _Q.end_install_session(
-        conn,
+    return await _END_INSTALL_SESSION(
+        on,
         id=scan.id,
         workspace_id=scan.workspace_id,
         poller=scan.poller,
@@ -200,4 +193,3 @@ async def _end(
         error_message=message,
         installation_id=installation_id,
     )
-    return changed > 0

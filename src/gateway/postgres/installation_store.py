@@ -20,18 +20,25 @@ from gateway.channel.installation import (
 )
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import PoolOrConnection, SqlFile
 
-_Q = load(
-    "installation.sql",
-    AgentHome,
-    AppHolder,
-    BotInPlace,
-    DroppedMessage,
-    InstallationView,
-    StoredApp,
-    StoredInstallation,
-)
+_SQL = SqlFile("installation.sql")
+_AGENT_HOME = _SQL.one_or_none("agent_home", AgentHome)
+_MEMBER_BY_EMAIL = _SQL.value_or_none("member_by_email", UUID)
+_INSTALLATION_ID_OF_AGENT = _SQL.value_or_none("installation_id_of_agent", UUID)
+_RECLAIM_DEAD_INSTALLATION = _SQL.changed("reclaim_dead_installation")
+_BOT_IN_PLACE = _SQL.one_or_none("bot_in_place", BotInPlace)
+_END_LINKS_OF_FORMER_APP = _SQL.count("end_links_of_former_app")
+_UPSERT_INSTALLATION = _SQL.value_or_none("upsert_installation", UUID)
+_APP_HOLDER = _SQL.one_or_none("app_holder", AppHolder)
+_REVOKE_INSTALLATION = _SQL.value_or_none("revoke_installation", UUID)
+_ANNOUNCE_INSTALLATION = _SQL.count("announce_installation")
+_LIST_INSTALLATIONS = _SQL.many("list_installations", InstallationView)
+_LIST_INBOUND_AUDIT = _SQL.many("list_inbound_audit", DroppedMessage)
+_LIST_DEFAULT_REGION = _SQL.many("list_default_region", StoredApp)
+_LIST_WITHOUT_UNION_ID = _SQL.many("list_without_union_id", StoredApp)
+_SET_CONFIG_KEY = _SQL.changed("set_config_key")
+_GET_STORED_INSTALLATION = _SQL.one_or_none("get_stored_installation", StoredInstallation)
 
 
 class NotSaved(Exception):
@@ -52,10 +59,9 @@ async def reclaim_dead(
 
     Returns True if there was one.
     """
-    removed: int = await _Q.reclaim_dead_installation(
+    return await _RECLAIM_DEAD_INSTALLATION(
         conn, channel_type=channel_type, app_id=app_id, workspace_id=workspace_id, agent_id=agent_id
     )
-    return removed > 0
 
 
 class PostgresInstallationStore:
@@ -65,25 +71,18 @@ class PostgresInstallationStore:
         self._pool = pool
 
     async def agent_home(self, agent_id: UUID) -> AgentHome | None:
-        async with self._pool.connection() as conn:
-            home: AgentHome | None = await _Q.agent_home(conn, agent_id=agent_id)
-            return home
+        return await _AGENT_HOME(self._pool, agent_id=agent_id)
 
     async def member_by_email(self, workspace_id: UUID, email: str) -> UUID | None:
-        async with self._pool.connection() as conn:
-            user_id: UUID | None = await _Q.member_by_email(conn, workspace_id=workspace_id, email=email)
-            return user_id
+        return await _MEMBER_BY_EMAIL(self._pool, workspace_id=workspace_id, email=email)
 
     async def id_of(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> UUID | None:
-        async with self._pool.connection() as conn:
-            installation_id: UUID | None = await _Q.installation_id_of_agent(
-                conn, workspace_id=workspace_id, agent_id=agent_id, channel_type=channel_type
-            )
-            return installation_id
+        return await _INSTALLATION_ID_OF_AGENT(
+            self._pool, workspace_id=workspace_id, agent_id=agent_id, channel_type=channel_type
+        )
 
     async def bot_in_place(self, workspace_id: UUID, agent_id: UUID, channel_type: str) -> BotInPlace | None:
-        async with self._pool.connection() as conn:
-            return await _bot_in_place(conn, workspace_id, agent_id, channel_type)
+        return await _BOT_IN_PLACE(self._pool, workspace_id=workspace_id, agent_id=agent_id, channel_type=channel_type)
 
     async def save(self, draft: InstallationDraft) -> InstallationView | BotInPlace | None:
         try:
@@ -94,61 +93,46 @@ class PostgresInstallationStore:
             return refused.obstacle
 
     async def app_holder(self, channel_type: str, app_id: str) -> AppHolder | None:
-        async with self._pool.connection() as conn:
-            holder: AppHolder | None = await _Q.app_holder(conn, channel_type=channel_type, app_id=app_id)
-            return holder
+        return await _APP_HOLDER(self._pool, channel_type=channel_type, app_id=app_id)
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
         async with self._pool.transaction() as conn:
-            revoked: UUID | None = await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
+            revoked = await _REVOKE_INSTALLATION(conn, id=installation_id, workspace_id=workspace_id)
             if revoked is not None:
                 await _announce(conn, "lark_installation:revoked", workspace_id, installation_id, revoked)
             return await find_installation(conn, installation_id, workspace_id)
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
-        async with self._pool.connection() as conn:
-            return await find_installation(conn, installation_id, workspace_id)
+        return await find_installation(self._pool, installation_id, workspace_id)
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
-        async with self._pool.connection() as conn:
-            rows: list[InstallationView] = await _Q.list_installations(conn, id=None, workspace_id=workspace_id)
-            return rows
+        return await _LIST_INSTALLATIONS(self._pool, id=None, workspace_id=workspace_id)
 
     async def stored(self, installation_id: UUID) -> StoredInstallation | None:
         """Return the row with its sealed config, for code that acts in its name. Revoked rows are included."""
-        async with self._pool.connection() as conn:
-            found: StoredInstallation | None = await _Q.get_stored_installation(conn, id=installation_id)
-            return found
+        return await _GET_STORED_INSTALLATION(self._pool, id=installation_id)
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
-        async with self._pool.connection() as conn:
-            rows: Sequence[DroppedMessage] = await _Q.list_inbound_audit(
-                conn, installation_id=installation_id, rows_max=limit, rows_skipped=offset
-            )
-            return rows
+        return await _LIST_INBOUND_AUDIT(
+            self._pool, installation_id=installation_id, rows_max=limit, rows_skipped=offset
+        )
 
     async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        async with self._pool.connection() as conn:
-            rows: Sequence[StoredApp] = await _Q.list_default_region(conn, channel_type=channel_type)
-            return rows
+        return await _LIST_DEFAULT_REGION(self._pool, channel_type=channel_type)
 
     async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
-        async with self._pool.connection() as conn:
-            rows: Sequence[StoredApp] = await _Q.list_without_union_id(conn, channel_type=channel_type)
-            return rows
+        return await _LIST_WITHOUT_UNION_ID(self._pool, channel_type=channel_type)
 
     async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
-        async with self._pool.connection() as conn:
-            changed: int = await _Q.set_config_key(
-                conn,
-                id=app.id,
-                workspace_id=app.workspace_id,
-                app_id=app.app_id,
-                key=key,
-                value=value,
-                default_value=default,
-            )
-            return changed > 0
+        return await _SET_CONFIG_KEY(
+            self._pool,
+            id=app.id,
+            workspace_id=app.workspace_id,
+            app_id=app.app_id,
+            key=key,
+            value=value,
+            default_value=default,
+        )
 
 
 async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft) -> None:
@@ -157,8 +141,8 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
     Raises NotSaved. The caller must let it propagate out of its transaction, which rolls back.
     """
     await reclaim_dead(conn, draft.channel_type, draft.config["app_id"], draft.workspace_id, draft.agent_id)
-    await _Q.end_links_of_former_app(conn, id=draft.id, app_id=draft.config["app_id"])
-    saved: UUID | None = await _Q.upsert_installation(
+    await _END_LINKS_OF_FORMER_APP(conn, id=draft.id, app_id=draft.config["app_id"])
+    saved = await _UPSERT_INSTALLATION(
         conn,
         id=draft.id,
         workspace_id=draft.workspace_id,
@@ -169,25 +153,18 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         replaces=draft.replaces,
     )
     if saved is None:
-        in_place = await _bot_in_place(conn, draft.workspace_id, draft.agent_id, draft.channel_type)
+        in_place = await _BOT_IN_PLACE(
+            conn, workspace_id=draft.workspace_id, agent_id=draft.agent_id, channel_type=draft.channel_type
+        )
         other = in_place is not None and not draft.replaces and in_place.app_id != draft.config["app_id"]
         raise NotSaved(in_place if other else None)
     await _announce(conn, "lark_installation:created", draft.workspace_id, draft.id, draft.agent_id)
 
 
-async def _bot_in_place(
-    conn: TrioConnection[Any], workspace_id: UUID, agent_id: UUID, channel_type: str
-) -> BotInPlace | None:
-    found: BotInPlace | None = await _Q.bot_in_place(
-        conn, workspace_id=workspace_id, agent_id=agent_id, channel_type=channel_type
-    )
-    return found
-
-
 async def find_installation(
-    conn: TrioConnection[Any], installation_id: UUID, workspace_id: UUID | None = None
+    on: PoolOrConnection, installation_id: UUID, workspace_id: UUID | None = None
 ) -> InstallationView | None:
-    rows: list[InstallationView] = await _Q.list_installations(conn, id=installation_id, workspace_id=workspace_id)
+    rows = await _LIST_INSTALLATIONS(on, id=installation_id, workspace_id=workspace_id)
     return rows[0] if rows else None
 
 
@@ -195,4 +172,4 @@ async def _announce(
     conn: TrioConnection[Any], event: str, workspace_id: UUID, installation_id: UUID, agent_id: UUID
 ) -> None:
     fields = {"workspace_id": workspace_id, "installation_id": installation_id, "agent_id": agent_id}
-    await _Q.announce_installation(conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+    await _ANNOUNCE_INSTALLATION(conn, payload=msgspec.json.encode({"event": event, **fields}).decode())

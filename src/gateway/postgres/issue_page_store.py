@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.issues.pages import CommentView, IssueView
 
-_Q = load("issue_page.sql", CommentView, IssueView)
+_SQL = SqlFile("issue_page.sql")
+_FIND_ISSUE = _SQL.one_or_none("find_issue", IssueView)
+_LIST_ISSUE_COMMENTS = _SQL.many("list_issue_comments", CommentView)
 
 
 class PostgresIssuePages:
@@ -19,15 +21,9 @@ class PostgresIssuePages:
         self._pool = pool
 
     async def find(self, user_id: UUID, prefix: str, number: int, *, workspace: str | None) -> IssueView | None:
-        async with self._pool.connection() as conn:
-            issue: IssueView | None = await _Q.find_issue(
-                conn, user_id=user_id, workspace=workspace, prefix=prefix, number=number
-            )
-            return issue
+        return await _FIND_ISSUE(self._pool, user_id=user_id, workspace=workspace, prefix=prefix, number=number)
 
     async def comments(self, issue: IssueView, rows_max: int) -> Sequence[CommentView]:
-        async with self._pool.connection() as conn:
-            comments: Sequence[CommentView] = await _Q.list_issue_comments(
-                conn, issue_id=issue.id, workspace_id=issue.workspace_id, row_limit=rows_max
-            )
-            return comments
+        return await _LIST_ISSUE_COMMENTS(
+            self._pool, issue_id=issue.id, workspace_id=issue.workspace_id, row_limit=rows_max
+        )

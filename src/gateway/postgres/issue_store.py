@@ -15,7 +15,7 @@ from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.issues.issues import Issue, IssueDraft, IssueFile, Parent
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.ports import SILENT_SECONDS
@@ -29,7 +29,18 @@ class IssueTarget:
     absent: bool
 
 
-_Q = load("issue.sql", Issue, IssueFile, Parent, IssueTarget)
+_SQL = SqlFile("issue.sql")
+_GET_ISSUE_PREFIX = _SQL.value_or_none("get_issue_prefix", str)
+_GET_PARENT_ISSUE = _SQL.one_or_none("get_parent_issue", Parent)
+_LOCK_PROJECT = _SQL.value_or_none("lock_project", UUID)
+_LOCK_ISSUE_TITLE = _SQL.count("lock_issue_title")
+_FIND_OPEN_ISSUE = _SQL.one_or_none("find_open_issue", Issue)
+_TAKE_ISSUE_NUMBER = _SQL.value_or_none("take_issue_number", int)
+_CREATE_ISSUE = _SQL.one("create_issue", Issue)
+_TAKE_ISSUE_ATTACHMENTS = _SQL.many("take_issue_attachments", IssueFile)
+_SET_ISSUE_DESCRIPTION = _SQL.count("set_issue_description")
+_ENQUEUE_ISSUE_TASK = _SQL.one_or_none("enqueue_issue_task", IssueTarget)
+_ANNOUNCE_ISSUE = _SQL.count("announce_issue")
 
 
 class PostgresIssueStore:
@@ -46,9 +57,7 @@ class PostgresIssueStore:
         self._mint = mint
 
     async def find_prefix(self, workspace_id: UUID) -> str | None:
-        async with self._pool.connection() as conn:
-            prefix: str | None = await _Q.get_issue_prefix(conn, workspace_id=workspace_id)
-            return prefix
+        return await _GET_ISSUE_PREFIX(self._pool, workspace_id=workspace_id)
 
     @asynccontextmanager
     async def filing(self) -> AsyncIterator[PostgresFiling]:
@@ -67,25 +76,23 @@ class PostgresFiling:
         self._silent = silent_seconds
 
     async def find_parent(self, workspace_id: UUID, parent_id: UUID) -> Parent | None:
-        parent: Parent | None = await _Q.get_parent_issue(self._conn, workspace_id=workspace_id, parent_id=parent_id)
-        return parent
+        return await _GET_PARENT_ISSUE(self._conn, workspace_id=workspace_id, parent_id=parent_id)
 
     async def has_project(self, workspace_id: UUID, project_id: UUID) -> bool:
-        return await _Q.lock_project(self._conn, workspace_id=workspace_id, project_id=project_id) is not None
+        return await _LOCK_PROJECT(self._conn, workspace_id=workspace_id, project_id=project_id) is not None
 
     async def find_duplicate(self, draft: IssueDraft) -> Issue | None:
         await self.reserve_title(draft)
-        issue: Issue | None = await _Q.find_open_issue(self._conn, **_place(draft))
-        return issue
+        return await _FIND_OPEN_ISSUE(self._conn, **_place(draft))
 
     async def reserve_title(self, draft: IssueDraft) -> None:
-        await _Q.lock_issue_title(self._conn, **_place(draft))
+        await _LOCK_ISSUE_TITLE(self._conn, **_place(draft))
 
     async def insert(self, issue_id: UUID, draft: IssueDraft) -> Issue:
-        number = await _Q.take_issue_number(self._conn, workspace_id=draft.workspace_id)
+        number = await _TAKE_ISSUE_NUMBER(self._conn, workspace_id=draft.workspace_id)
         if number is None:
             raise StoreConflict("the workspace was deleted before its issue could be filed")
-        issue: Issue = await _Q.create_issue(
+        return await _CREATE_ISSUE(
             self._conn,
             id=issue_id,
             **_place(draft),
@@ -100,24 +107,18 @@ class PostgresFiling:
             origin_type=draft.origin_type,
             origin_id=draft.origin_id,
         )
-        return issue
 
     async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[IssueFile]:
-        files: list[IssueFile] = await _Q.take_issue_attachments(self._conn, issue_id=issue_id, message_id=message_id)
-        return files
+        return await _TAKE_ISSUE_ATTACHMENTS(self._conn, issue_id=issue_id, message_id=message_id)
 
     async def describe(self, issue: Issue, description: str) -> None:
-        await _Q.set_issue_description(
+        await _SET_ISSUE_DESCRIPTION(
             self._conn, workspace_id=issue.workspace_id, issue_id=issue.id, description=description
         )
 
     async def enqueue(self, issue_id: UUID, initiator_id: UUID | None) -> Queueing | None:
-        target: IssueTarget | None = await _Q.enqueue_issue_task(
-            self._conn,
-            task_id=self._mint(),
-            issue_id=issue_id,
-            initiator_id=initiator_id,
-            silent_seconds=self._silent,
+        target = await _ENQUEUE_ISSUE_TASK(
+            self._conn, task_id=self._mint(), issue_id=issue_id, initiator_id=initiator_id, silent_seconds=self._silent
         )
         if target is None:
             return None
@@ -132,7 +133,7 @@ class PostgresFiling:
         await write_notice(self._conn, notice)
 
     async def announce(self, event: str, fields: Mapping[str, Any]) -> None:
-        await _Q.announce_issue(self._conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+        await _ANNOUNCE_ISSUE(self._conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
 
 
 def _place(draft: IssueDraft) -> dict[str, Any]:

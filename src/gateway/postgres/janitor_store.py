@@ -6,9 +6,18 @@ from collections.abc import Awaitable, Callable
 
 from gateway.channel.installs import SESSION_KEEP_SECONDS
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 
-_Q = load("janitor.sql")
+_SQL = SqlFile("janitor.sql")
+_PURGE_INBOUND_DEDUP = _SQL.count("purge_inbound_dedup")
+_PURGE_HELD_COMMANDS = _SQL.count("purge_held_commands")
+_PURGE_BINDING_TOKENS = _SQL.count("purge_binding_tokens")
+_PURGE_BINDING_PROMPTS = _SQL.count("purge_binding_prompts")
+_PURGE_USER_SESSIONS = _SQL.count("purge_user_sessions")
+_PURGE_INSTALL_SESSIONS = _SQL.count("purge_install_sessions")
+_PURGE_TYPING = _SQL.count("purge_typing")
+_PURGE_OUTBOUND = _SQL.count("purge_outbound")
+_PURGE_INBOUND_AUDIT = _SQL.count("purge_inbound_audit")
 
 ROWS_MAX = 5_000
 """The most rows that one statement deletes, so that no statement holds its locks for long."""
@@ -26,31 +35,31 @@ class PostgresJanitorStore:
         self._rows_max = rows_max
 
     async def purge_inbound_dedup(self, keep_seconds: float = 24 * 3600.0) -> int:
-        return await self._purge(_Q.purge_inbound_dedup, keep_seconds)
+        return await self._purge(_PURGE_INBOUND_DEDUP, keep_seconds)
 
     async def purge_held_commands(self, keep_seconds: float = 2 * 3600.0) -> int:
-        return await self._purge(_Q.purge_held_commands, keep_seconds)
+        return await self._purge(_PURGE_HELD_COMMANDS, keep_seconds)
 
     async def purge_binding_tokens(self, keep_seconds: float = 3600.0) -> int:
-        return await self._purge(_Q.purge_binding_tokens, keep_seconds)
+        return await self._purge(_PURGE_BINDING_TOKENS, keep_seconds)
 
     async def purge_binding_prompts(self, keep_seconds: float = 3600.0) -> int:
-        return await self._purge(_Q.purge_binding_prompts, keep_seconds)
+        return await self._purge(_PURGE_BINDING_PROMPTS, keep_seconds)
 
     async def purge_user_sessions(self, keep_seconds: float = 0.0) -> int:
-        return await self._purge(_Q.purge_user_sessions, keep_seconds)
+        return await self._purge(_PURGE_USER_SESSIONS, keep_seconds)
 
     async def purge_install_sessions(self, keep_seconds: float = SESSION_KEEP_SECONDS) -> int:
-        return await self._purge(_Q.purge_install_sessions, keep_seconds)
+        return await self._purge(_PURGE_INSTALL_SESSIONS, keep_seconds)
 
     async def purge_typing(self, keep_seconds: float = 24 * 3600.0) -> int:
-        return await self._purge(_Q.purge_typing, keep_seconds)
+        return await self._purge(_PURGE_TYPING, keep_seconds)
 
     async def purge_outbound(self, keep_seconds: float) -> int:
-        return await self._purge(_Q.purge_outbound, keep_seconds)
+        return await self._purge(_PURGE_OUTBOUND, keep_seconds)
 
     async def purge_inbound_audit(self, keep_seconds: float) -> int:
-        return await self._purge(_Q.purge_inbound_audit, keep_seconds)
+        return await self._purge(_PURGE_INBOUND_AUDIT, keep_seconds)
 
     async def _purge(self, statement: Callable[..., Awaitable[int]], keep_seconds: float) -> int:
         gone = 0

@@ -14,11 +14,19 @@ from gateway.channel.channel import ConnectionState, LinkHealth
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.shared_calls import SharedCalls
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.postgres.storable import shown_code, shown_text
 from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
 
-_Q = load("lease.sql", Installation)
+_SQL = SqlFile("lease.sql")
+_LIST_ACTIVE = _SQL.many("list_active", Installation)
+_ACQUIRE = _SQL.one_or_none("acquire", tuple[int | None, bool, float])
+_ACQUIRE_TOGETHER = _SQL.many("acquire_together", tuple[UUID, str, int])
+_RENEW = _SQL.many("renew", tuple[UUID, bool, bool])
+_RELEASE = _SQL.value_or_none("release", bool)
+_RELEASE_TOGETHER = _SQL.many("release_together", tuple[UUID, str, bool])
+_RECORD = _SQL.count("record")
+_MARK = _SQL.changed("mark")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +71,7 @@ class PostgresLeaseStore:
 
     async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
         async with self._connection() as conn:
-            rows: list[Installation] = await _Q.list_active(conn, channel_types=list(channel_types))
-            return rows
+            return await _LIST_ACTIVE(conn, channel_types=list(channel_types))
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
         epoch = await self._acquires.join(_Asking(installation_id, token, ttl_seconds))
@@ -75,7 +82,7 @@ class PostgresLeaseStore:
     async def _acquire_together(self, askings: Sequence[_Asking]) -> Mapping[_Asking, int]:
         """Acquire the leases that are free and return their epochs. `_acquire_alone` decides about the others."""
         async with self._connection() as conn:
-            rows = await _Q.acquire_together(
+            rows = await _ACQUIRE_TOGETHER(
                 conn,
                 installation_ids=[asking.installation_id for asking in askings],
                 tokens=[asking.token for asking in askings],
@@ -87,7 +94,7 @@ class PostgresLeaseStore:
 
     async def _acquire_alone(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
         async with self._connection() as conn:
-            row = await _Q.acquire(conn, installation_id=installation_id, token=token, ttl_seconds=ttl_seconds)
+            row = await _ACQUIRE(conn, installation_id=installation_id, token=token, ttl_seconds=ttl_seconds)
         if row is None:
             return NotServed()
         epoch, active, seconds_left = row
@@ -96,14 +103,13 @@ class PostgresLeaseStore:
         return HeldElsewhere(max(seconds_left, 0.0)) if active else NotServed()
 
     async def renew(self, tenures: Sequence[Tenure], ttl_seconds: float) -> Renewal:
-        async with self._pool.connection() as conn:
-            rows = await _Q.renew(
-                conn,
-                installation_ids=[tenure.installation_id for tenure in tenures],
-                tokens=[tenure.token for tenure in tenures],
-                epochs=[tenure.epoch for tenure in tenures],
-                ttl_seconds=ttl_seconds,
-            )
+        rows = await _RENEW(
+            self._pool,
+            installation_ids=[tenure.installation_id for tenure in tenures],
+            tokens=[tenure.token for tenure in tenures],
+            epochs=[tenure.epoch for tenure in tenures],
+            ttl_seconds=ttl_seconds,
+        )
         return Renewal(
             confirmed=frozenset(id_ for id_, confirmed, _ in rows if confirmed),
             lost=frozenset(id_ for id_, confirmed, lost in rows if lost and not confirmed),
@@ -116,7 +122,7 @@ class PostgresLeaseStore:
     async def _release_together(self, endings: Sequence[_Ending]) -> Mapping[_Ending, bool]:
         """Release the tenures whose rows are not locked and still theirs. `_release_alone` decides about the others."""
         async with self._connection() as conn:
-            rows = await _Q.release_together(
+            rows = await _RELEASE_TOGETHER(
                 conn,
                 installation_ids=[ending.installation_id for ending in endings],
                 tokens=[ending.token for ending in endings],
@@ -133,7 +139,7 @@ class PostgresLeaseStore:
 
     async def _release_alone(self, ending: _Ending) -> bool:
         async with self._connection() as conn:
-            told = await _Q.release(
+            told = await _RELEASE(
                 conn,
                 installation_id=ending.installation_id,
                 token=ending.token,
@@ -150,7 +156,7 @@ class PostgresLeaseStore:
     async def record(self, node_id: str, reports: Sequence[tuple[Tenure, LinkHealth]]) -> None:
         now = trio.current_time()
         async with self._connection() as conn:
-            await _Q.record(
+            await _RECORD(
                 conn,
                 node=node_id,
                 installation_ids=[tenure.installation_id for tenure, _ in reports],
@@ -167,7 +173,4 @@ class PostgresLeaseStore:
 
     async def mark(self, installation_id: UUID, state: ConnectionState, detail: str) -> bool:
         async with self._connection() as conn:
-            changed: int = await _Q.mark(
-                conn, installation_id=installation_id, state=state.value, detail=shown_text(detail)
-            )
-        return changed > 0
+            return await _MARK(conn, installation_id=installation_id, state=state.value, detail=shown_text(detail))

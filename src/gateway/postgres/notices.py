@@ -11,15 +11,17 @@ from gateway.core.replies import Reply, in_every_language
 from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.tasks.notices import Notice
 
-_Q = load("notice.sql")
+_SQL = SqlFile("notice.sql")
+_QUEUE_NOTICE = _SQL.count("queue_notice")
+_TELL_ABSENCES = _SQL.count("tell_absences")
 
 
 async def write_notice(conn: TrioConnection[Any], notice: Notice) -> None:
     """Queue the notice for the outbox. Does nothing if the message has a reply already."""
-    await _Q.queue_notice(
+    await _QUEUE_NOTICE(
         conn,
         id=new_id(),
         workspace_id=notice.workspace_id,
@@ -48,16 +50,14 @@ class PostgresAbsences:
 
     async def tell(self) -> int:
         """Queue the notices and return how many. An absence is told once per conversation. Raises StoreUnavailable."""
-        async with self._pool.connection() as conn:
-            told: int = await _Q.tell_absences(
-                conn,
-                silent_seconds=self._silent,
-                recent_seconds=self._silent + RECENT_SECONDS,
-                offline_words=_json(in_every_language(Reply.AGENT_OFFLINE)),
-                archived_words=_json(in_every_language(Reply.AGENT_ARCHIVED)),
-                rows_max=ABSENCES_MAX,
-            )
-            return told
+        return await _TELL_ABSENCES(
+            self._pool,
+            silent_seconds=self._silent,
+            recent_seconds=self._silent + RECENT_SECONDS,
+            offline_words=_json(in_every_language(Reply.AGENT_OFFLINE)),
+            archived_words=_json(in_every_language(Reply.AGENT_ARCHIVED)),
+            rows_max=ABSENCES_MAX,
+        )
 
 
 def _json(words: Mapping[str, str]) -> str:

@@ -10,10 +10,18 @@ import msgspec
 from gateway.ids import new_id
 from gateway.outbound.ports import Lease, OutboxRow
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.postgres.storable import shown_code, shown_text
 
-_Q = load("outbox.sql", OutboxRow)
+_SQL = SqlFile("outbox.sql")
+_TAKE_DUE_ROWS = _SQL.many("take_due_rows", OutboxRow)
+_SECONDS_TO_NEXT_ROW = _SQL.value_or_none("seconds_to_next_row", float)
+_MARK_ROW_SENT = _SQL.changed("mark_row_sent")
+_MARK_ROW_FAILED = _SQL.value("mark_row_failed", int)
+_POSTPONE_ROW = _SQL.changed("postpone_row")
+_MARK_ROW_UNKNOWN = _SQL.changed("mark_row_unknown")
+_CLEAR_ROW_DOUBT = _SQL.changed("clear_row_doubt")
+_LIST_SENT_TO_RECIPIENT = _SQL.column("list_sent_to_recipient", str)
 
 
 class PostgresOutboxStore:
@@ -23,72 +31,62 @@ class PostgresOutboxStore:
         self._pool = pool
 
     async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
-        async with self._pool.connection() as conn:
-            rows: list[OutboxRow] = await _Q.take_due_rows(
-                conn,
-                installation_id=lease.installation_id,
-                lease_epoch=lease.epoch,
-                busy=list(busy),
-                rows_max=rows_max,
-            )
-            return rows
+        return await _TAKE_DUE_ROWS(
+            self._pool,
+            installation_id=lease.installation_id,
+            lease_epoch=lease.epoch,
+            busy=list(busy),
+            rows_max=rows_max,
+        )
 
     async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
-        async with self._pool.connection() as conn:
-            seconds: float | None = await _Q.seconds_to_next_row(
-                conn, installation_id=lease.installation_id, lease_epoch=lease.epoch, busy=list(busy)
-            )
-            return seconds
+        return await _SECONDS_TO_NEXT_ROW(
+            self._pool, installation_id=lease.installation_id, lease_epoch=lease.epoch, busy=list(busy)
+        )
 
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.mark_row_sent(
-                conn, id=row_id, lease_epoch=lease.epoch, channel_message_id=shown_text(channel_message_id)
-            )
-            return marked > 0
+        return await _MARK_ROW_SENT(
+            self._pool, id=row_id, lease_epoch=lease.epoch, channel_message_id=shown_text(channel_message_id)
+        )
 
     async def mark_failed(
         self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.mark_row_failed(
-                conn,
-                id=row_id,
-                lease_epoch=lease.epoch,
-                error_code=shown_code(code) or None,
-                error=shown_text(reason),
-                notice_id=new_id(),
-                words=None if told is None else msgspec.json.encode(told).decode(),
-            )
-            return marked > 0
+        marked = await _MARK_ROW_FAILED(
+            self._pool,
+            id=row_id,
+            lease_epoch=lease.epoch,
+            error_code=shown_code(code) or None,
+            error=shown_text(reason),
+            notice_id=new_id(),
+            words=None if told is None else msgspec.json.encode(told).decode(),
+        )
+        return marked > 0
 
     async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.mark_row_unknown(
-                conn, id=row_id, lease_epoch=lease.epoch, error_code=shown_code(code) or None, error=shown_text(reason)
-            )
-            return marked > 0
+        return await _MARK_ROW_UNKNOWN(
+            self._pool,
+            id=row_id,
+            lease_epoch=lease.epoch,
+            error_code=shown_code(code) or None,
+            error=shown_text(reason),
+        )
 
     async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
-        async with self._pool.connection() as conn:
-            cleared: int = await _Q.clear_row_doubt(conn, id=row_id, lease_epoch=lease.epoch)
-            return cleared > 0
+        return await _CLEAR_ROW_DOUBT(self._pool, id=row_id, lease_epoch=lease.epoch)
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
-        async with self._pool.connection() as conn:
-            return [message_id for (message_id,) in await _Q.list_sent_to_recipient(conn, id=row.id)]
+        return await _LIST_SENT_TO_RECIPIENT(self._pool, id=row.id)
 
     async def postpone(
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.postpone_row(
-                conn,
-                id=row.id,
-                lease_epoch=lease.epoch,
-                delay_seconds=delay_seconds,
-                error_code=shown_code(code) or None,
-                error=shown_text(reason),
-                doubtful=doubtful or row.in_doubt,
-            )
-            return marked > 0
+        return await _POSTPONE_ROW(
+            self._pool,
+            id=row.id,
+            lease_epoch=lease.epoch,
+            delay_seconds=delay_seconds,
+            error_code=shown_code(code) or None,
+            error=shown_text(reason),
+            doubtful=doubtful or row.in_doubt,
+        )

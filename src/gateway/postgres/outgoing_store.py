@@ -5,10 +5,14 @@ from __future__ import annotations
 from uuid import UUID
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.tasks.outgoing import Outgoing, Owned
 
-_Q = load("outgoing.sql", Outgoing, Owned)
+_SQL = SqlFile("outgoing.sql")
+_LIST_OUTGOING = _SQL.many("list_outgoing", Outgoing)
+_COUNT_OUTGOING = _SQL.value("count_outgoing", int)
+_GET_OUTGOING = _SQL.one_or_none("get_outgoing", Owned)
+_RESEND_OUTGOING = _SQL.one_or_none("resend_outgoing", Outgoing)
 
 
 class PostgresOutgoingStore:
@@ -22,17 +26,11 @@ class PostgresOutgoingStore:
     ) -> tuple[list[Outgoing], int]:
         chosen = {"workspace_id": workspace_id, "status": status}
         async with self._pool.connection() as conn:
-            rows: list[Outgoing] = await _Q.list_outgoing(conn, **chosen, row_limit=limit, row_offset=offset)
-            return rows, await _Q.count_outgoing(conn, **chosen)
+            rows = await _LIST_OUTGOING(conn, **chosen, row_limit=limit, row_offset=offset)
+            return rows, await _COUNT_OUTGOING(conn, **chosen)
 
     async def find(self, outgoing_id: UUID, user_id: UUID) -> Owned | None:
-        async with self._pool.connection() as conn:
-            owned: Owned | None = await _Q.get_outgoing(conn, id=outgoing_id, user_id=user_id)
-            return owned
+        return await _GET_OUTGOING(self._pool, id=outgoing_id, user_id=user_id)
 
     async def resend(self, owned: Owned, key: UUID) -> Outgoing | None:
-        async with self._pool.connection() as conn:
-            again: Outgoing | None = await _Q.resend_outgoing(
-                conn, id=owned.id, workspace_id=owned.workspace_id, uuid=str(key)
-            )
-            return again
+        return await _RESEND_OUTGOING(self._pool, id=owned.id, workspace_id=owned.workspace_id, uuid=str(key))

@@ -8,9 +8,11 @@ from uuid import UUID
 from gateway.channel.channel import DEGRADED_SECONDS
 from gateway.channel.push import PushTarget
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 
-_Q = load("push.sql", PushTarget)
+_SQL = SqlFile("push.sql")
+_FIND_PUSH_TARGET = _SQL.one_or_none("find_push_target", PushTarget)
+_NOTE_PUSHED_EVENTS = _SQL.count("note_pushed_events")
 
 
 class PostgresPushStore:
@@ -20,15 +22,9 @@ class PostgresPushStore:
         self._pool = pool
 
     async def find(self, installation_id: UUID) -> PushTarget | None:
-        async with self._pool.connection() as conn:
-            target: PushTarget | None = await _Q.find_push_target(conn, id=installation_id)
-            return target
+        return await _FIND_PUSH_TARGET(self._pool, id=installation_id)
 
     async def heard(self, installation_ids: Iterable[UUID], asked_again: Iterable[UUID]) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.note_pushed_events(
-                conn,
-                ids=list(installation_ids),
-                asked_again_ids=list(asked_again),
-                degraded_seconds=DEGRADED_SECONDS,
-            )
+        await _NOTE_PUSHED_EVENTS(
+            self._pool, ids=list(installation_ids), asked_again_ids=list(asked_again), degraded_seconds=DEGRADED_SECONDS
+        )

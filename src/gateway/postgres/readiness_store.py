@@ -8,9 +8,12 @@ from psycopg import errors as e
 
 from gateway.errors import StoreUnavailable
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 
-_Q = load("readiness.sql")
+_SQL = SqlFile("readiness.sql")
+_KEEP_LITTLE_IN_MEMORY = _SQL.value("keep_little_in_memory", str)
+_FILL_A_FILE = _SQL.value("fill_a_file", int)
+_TRY_WRITE = _SQL.value("try_write", str)
 
 
 class PostgresReadiness:
@@ -33,7 +36,7 @@ class PostgresReadiness:
         try:
             await self._fill_a_file()
             async with self._pool.transaction() as conn:
-                await _Q.try_write(conn)
+                await _TRY_WRITE(conn)
         except StoreUnavailable as error:
             if isinstance(error.__cause__, e.DiskFull):
                 return "the disk of the database is full"
@@ -47,5 +50,5 @@ class PostgresReadiness:
             # Reaching temp_file_limit, which the operator sets, says nothing about the disk.
             with suppress(e.ConfigurationLimitExceeded):
                 async with conn.transaction():
-                    await _Q.keep_little_in_memory(conn)
-                    await _Q.fill_a_file(conn)
+                    await _KEEP_LITTLE_IN_MEMORY(conn)
+                    await _FILL_A_FILE(conn)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import Changed, Many, One, SqlFile
 from gateway.work.secrets import StoredSecret
 
-_Q = load("secret.sql", StoredSecret)
+_SQL = SqlFile("secret.sql")
 _BEFORE_ALL = (UUID(int=0), "")
-
-_Statement = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +19,30 @@ class SecretKind:
     """The three statements of a kind. For rows that keep bytes, the statements return and compare them as base64."""
 
     name: str
-    count: _Statement
-    page: _Statement
-    replace: _Statement
+    count: One[int]
+    page: Many[StoredSecret]
+    replace: Changed
 
 
 KINDS = (
     SecretKind(
         "installation",
-        _Q.count_installation_secrets,
-        _Q.list_installation_secrets,
-        _Q.replace_installation_secret,
+        _SQL.value("count_installation_secrets", int),
+        _SQL.many("list_installation_secrets", StoredSecret),
+        _SQL.changed("replace_installation_secret"),
     ),
-    SecretKind("scan", _Q.count_scan_secrets, _Q.list_scan_secrets, _Q.replace_scan_secret),
-    SecretKind("signing secret", _Q.count_signing_secrets, _Q.list_signing_secrets, _Q.replace_signing_secret),
+    SecretKind(
+        "scan",
+        _SQL.value("count_scan_secrets", int),
+        _SQL.many("list_scan_secrets", StoredSecret),
+        _SQL.changed("replace_scan_secret"),
+    ),
+    SecretKind(
+        "signing secret",
+        _SQL.value("count_signing_secrets", int),
+        _SQL.many("list_signing_secrets", StoredSecret),
+        _SQL.changed("replace_signing_secret"),
+    ),
 )
 """Every kind of sealed value. A kind missing here would lose its secrets when an old key is taken off the ring."""
 
@@ -52,23 +59,16 @@ class PostgresSecretTable:
         return self._kind.name
 
     async def count(self) -> int:
-        async with self._pool.connection() as conn:
-            return int(await self._kind.count(conn))
+        return await self._kind.count(self._pool)
 
     async def page(self, after: StoredSecret | None, rows_max: int) -> Sequence[StoredSecret]:
         after_id, after_name = _BEFORE_ALL if after is None else (after.owner_id, after.name)
-        async with self._pool.connection() as conn:
-            secrets: list[StoredSecret] = await self._kind.page(
-                conn, after_id=after_id, after_name=after_name, rows_max=rows_max
-            )
-            return secrets
+        return await self._kind.page(self._pool, after_id=after_id, after_name=after_name, rows_max=rows_max)
 
     async def replace(self, secret: StoredSecret, sealed: str) -> bool:
-        async with self._pool.connection() as conn:
-            replaced: int = await self._kind.replace(
-                conn, owner_id=secret.owner_id, name=secret.name, before=secret.sealed, sealed=sealed
-            )
-            return replaced > 0
+        return await self._kind.replace(
+            self._pool, owner_id=secret.owner_id, name=secret.name, before=secret.sealed, sealed=sealed
+        )
 
 
 def secret_tables(pool: Pool) -> list[PostgresSecretTable]:

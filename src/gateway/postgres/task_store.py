@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from gateway.ids import new_id
 from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import Count, SqlFile
 from gateway.work.tasks.ports import (
     Attempt,
     Claim,
@@ -34,7 +34,39 @@ from gateway.work.tasks.ports import (
     undivided,
 )
 
-_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, Place, RuntimeView, Task)
+_SQL = SqlFile("task.sql")
+_TOUCH_RUNTIME = _SQL.count("touch_runtime")
+_REGISTER_RUNTIME = _SQL.one_or_none("register_runtime", RuntimeView)
+_SEE_TASKS = _SQL.many("see_tasks", tuple[UUID, int])
+_CLAIMABLE_AGENTS = _SQL.column("claimable_agents", UUID)
+_LOCK_AGENT = _SQL.value_or_none("lock_agent", UUID)
+_CLAIM_TASK = _SQL.value_or_none("claim_task", UUID)
+_TAKE_MESSAGES = _SQL.count("take_messages")
+_QUEUE_THE_REST = _SQL.count("queue_the_rest")
+_WANT_TYPING = _SQL.count("want_typing")
+_GET_CLAIM = _SQL.one("get_claim", Claim)
+_GET_CLAIMED_RUN = _SQL.one_or_none("get_claimed_run", ClaimedRun)
+_LIST_CLAIMED_MESSAGES = _SQL.many("list_claimed_messages", ClaimedMessage)
+_GET_PLACE = _SQL.one_or_none("get_place", Place)
+_SECONDS_TO_NEXT = _SQL.value_or_none("seconds_to_next", float)
+_GET_TASK = _SQL.one_or_none("get_task", Task)
+_LOCK_TASK = _SQL.one_or_none("lock_task", Task)
+_LOCK_LOST_TASK = _SQL.one_or_none("lock_lost_task", Task)
+_LOCK_ORPHANED_TASK = _SQL.one_or_none("lock_orphaned_task", Task)
+_START_TASK = _SQL.count("start_task")
+_RECORD_PROGRESS = _SQL.count("record_progress")
+_FINISH_TASK = _SQL.count("finish_task")
+_LOCK_WAITING_SIBLING = _SQL.value_or_none("lock_waiting_sibling", UUID)
+_PASS_ATTEMPT_ON = _SQL.count("pass_attempt_on")
+_RELEASE_MESSAGES = _SQL.count("release_messages")
+_NOTE_UNDELIVERED = _SQL.count("note_undelivered")
+_REQUEUE_TASK = _SQL.count("requeue_task")
+_APPEND_ANSWER = _SQL.count("append_answer")
+_APPEND_COMMENT = _SQL.count("append_comment")
+_GET_REPLY_CHANNEL = _SQL.value_or_none("get_reply_channel", str)
+_QUEUE_REPLY = _SQL.changed("queue_reply")
+_ANNOUNCE_EVENT = _SQL.count("announce_event")
+_RING_RUNTIME = _SQL.count("ring_runtime")
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older than this when its run is handed out gets no typing sign."""
@@ -61,40 +93,36 @@ class PostgresTaskStore:
         self._typing_on = None if typing_on is None else list(typing_on)
 
     async def touch_runtime(self, runtime_id: UUID) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.touch_runtime(conn, runtime_id=runtime_id)
+        await _TOUCH_RUNTIME(self._pool, runtime_id=runtime_id)
 
     async def register_runtime(
         self, runtime_id: UUID, *, name: str | None, kind: str, version: str
     ) -> RuntimeView | None:
         async with self._pool.connection() as conn, conn.transaction():
-            view: RuntimeView | None = await _Q.register_runtime(
-                conn, runtime_id=runtime_id, name=name, kind=kind, version=version
-            )
+            view = await _REGISTER_RUNTIME(conn, runtime_id=runtime_id, name=name, kind=kind, version=version)
             if view is not None:
                 await announce(conn, "daemon:register", {"workspace_id": view.workspace_id, "runtime_id": view.id})
             return view
 
     async def see_tasks(self, runtime_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
         ids, numbers = _columns(attempts)
-        async with self._pool.connection() as conn:
-            rows = await _Q.see_tasks(conn, runtime_id=runtime_id, task_ids=ids, attempts=numbers)
+        rows = await _SEE_TASKS(self._pool, runtime_id=runtime_id, task_ids=ids, attempts=numbers)
         return {Attempt(*row) for row in rows}
 
     async def claim(
         self, runtime_id: UUID, instance: str | None, *, messages_max: int, running_seconds: float
     ) -> HandOut | None:
         async with self._pool.connection() as conn:
-            for (agent_id,) in await _Q.claimable_agents(conn, runtime_id=runtime_id):
+            for agent_id in await _CLAIMABLE_AGENTS(conn, runtime_id=runtime_id):
                 async with conn.transaction():
                     task_id = await self._take(conn, agent_id, runtime_id, instance, messages_max)
                     if task_id is not None:
-                        claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
+                        claim = await _GET_CLAIM(conn, task_id=task_id, running_seconds=running_seconds)
                         if claim.kind == "autopilot":
-                            claim = replace(claim, run=await _Q.get_claimed_run(conn, task_id=task_id))
-                        messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
+                            claim = replace(claim, run=await _GET_CLAIMED_RUN(conn, task_id=task_id))
+                        messages = await _LIST_CLAIMED_MESSAGES(conn, task_id=task_id)
                         messages = await attach_files(conn, task_id, messages)
-                        place: Place | None = await _Q.get_place(conn, task_id=task_id)
+                        place = await _GET_PLACE(conn, task_id=task_id)
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
                         return HandOut(claim, tuple(messages), place)
         return None
@@ -102,13 +130,13 @@ class PostgresTaskStore:
     async def _take(
         self, conn: TrioConnection[Any], agent_id: UUID, runtime_id: UUID, instance: str | None, messages_max: int
     ) -> UUID | None:
-        if await _Q.lock_agent(conn, agent_id=agent_id, runtime_id=runtime_id) is None:
+        if await _LOCK_AGENT(conn, agent_id=agent_id, runtime_id=runtime_id) is None:
             return None
-        task_id: UUID | None = await _Q.claim_task(conn, agent_id=agent_id, runtime_id=runtime_id, instance=instance)
+        task_id = await _CLAIM_TASK(conn, agent_id=agent_id, runtime_id=runtime_id, instance=instance)
         if task_id is not None:
-            await _Q.take_messages(conn, task_id=task_id, messages_max=messages_max)
-            await _Q.queue_the_rest(conn, id=self._mint(), task_id=task_id)
-            await _Q.want_typing(
+            await _TAKE_MESSAGES(conn, task_id=task_id, messages_max=messages_max)
+            await _QUEUE_THE_REST(conn, id=self._mint(), task_id=task_id)
+            await _WANT_TYPING(
                 conn,
                 id=self._mint(),
                 task_id=task_id,
@@ -119,19 +147,15 @@ class PostgresTaskStore:
         return task_id
 
     async def seconds_to_next(self, runtime_id: UUID) -> float | None:
-        async with self._pool.connection() as conn:
-            seconds: float | None = await _Q.seconds_to_next(conn, runtime_id=runtime_id)
-            return seconds
+        return await _SECONDS_TO_NEXT(self._pool, runtime_id=runtime_id)
 
     async def find(self, task_id: UUID) -> Task | None:
-        async with self._pool.connection() as conn:
-            task: Task | None = await _Q.get_task(conn, task_id=task_id)
-            return task
+        return await _GET_TASK(self._pool, task_id=task_id)
 
     @asynccontextmanager
     async def change(self, task_id: UUID) -> AsyncIterator[PostgresTaskChange | None]:
         async with self._pool.transaction() as conn:
-            task: Task | None = await _Q.lock_task(conn, task_id=task_id)
+            task = await _LOCK_TASK(conn, task_id=task_id)
             yield None if task is None else PostgresTaskChange(conn, task, self._mint, self._divide)
 
     @asynccontextmanager
@@ -139,7 +163,7 @@ class PostgresTaskStore:
         self, limits: LossLimits, passed_over: Sequence[UUID]
     ) -> AsyncIterator[PostgresTaskChange | None]:
         async with self._pool.transaction() as conn:
-            task: Task | None = await _Q.lock_lost_task(
+            task = await _LOCK_LOST_TASK(
                 conn,
                 silent_seconds=limits.silent_seconds,
                 unstarted_seconds=limits.unstarted_seconds,
@@ -154,7 +178,7 @@ class PostgresTaskStore:
     ) -> AsyncIterator[PostgresTaskChange | None]:
         ids, numbers = _columns(kept)
         async with self._pool.transaction() as conn:
-            task: Task | None = await _Q.lock_orphaned_task(
+            task = await _LOCK_ORPHANED_TASK(
                 conn,
                 runtime_id=runtime_id,
                 instance=instance,
@@ -175,15 +199,15 @@ class PostgresTaskChange:
         self.task = task
 
     async def start(self) -> None:
-        await self._change(_Q.start_task)
+        await self._change(_START_TASK)
 
     async def record_progress(self, text: str) -> None:
-        await self._change(_Q.record_progress, progress=text)
+        await self._change(_RECORD_PROGRESS, progress=text)
 
     async def finish(self, status: TaskStatus, end: End) -> None:
         result = None if end.result is None else _json(end.result)
         await self._change(
-            _Q.finish_task,
+            _FINISH_TASK,
             status=status.value,
             result=result,
             error=end.error,
@@ -192,17 +216,17 @@ class PostgresTaskChange:
         )
 
     async def note_undelivered(self, in_a_row: int) -> None:
-        await self._change(_Q.note_undelivered, undelivered=in_a_row)
+        await self._change(_NOTE_UNDELIVERED, undelivered=in_a_row)
 
     async def requeue(self, end: End, *, delay_seconds: float = 0.0, forgiven: bool, reported: bool) -> bool:
-        sibling_id = await _Q.lock_waiting_sibling(self._conn, task_id=self.task.id)
+        sibling_id = await _LOCK_WAITING_SIBLING(self._conn, task_id=self.task.id)
         if sibling_id is not None:
-            await _Q.pass_attempt_on(self._conn, sibling_id=sibling_id, task_id=self.task.id, forgiven=forgiven)
-            await _Q.release_messages(self._conn, task_id=self.task.id)
+            await _PASS_ATTEMPT_ON(self._conn, sibling_id=sibling_id, task_id=self.task.id, forgiven=forgiven)
+            await _RELEASE_MESSAGES(self._conn, task_id=self.task.id)
             await self.finish(TaskStatus.CANCELLED, end)
             return False
         await self._change(
-            _Q.requeue_task,
+            _REQUEUE_TASK,
             forgiven=forgiven,
             reported=reported,
             delay_seconds=delay_seconds,
@@ -212,7 +236,7 @@ class PostgresTaskChange:
         )
         return True
 
-    async def _change(self, statement: Callable[..., Awaitable[int]], **values: object) -> None:
+    async def _change(self, statement: Count, **values: object) -> None:
         """Run a statement that names the attempt, so that the row decides and not an earlier reading of it.
 
         Raises StoreConflict when the row has another attempt by now.
@@ -223,26 +247,23 @@ class PostgresTaskChange:
 
     async def append_answer(self, text: str) -> UUID:
         message_id = self._mint()
-        await _Q.append_answer(self._conn, id=message_id, task_id=self.task.id, content=text)
+        await _APPEND_ANSWER(self._conn, id=message_id, task_id=self.task.id, content=text)
         return message_id
 
     async def append_comment(self, text: str, *, by_agent: bool) -> UUID:
         comment_id = self._mint()
         author, kind = ("agent", "comment") if by_agent else ("system", "system")
-        await _Q.append_comment(
-            self._conn, id=comment_id, task_id=self.task.id, author_type=author, kind=kind, body=text
-        )
+        await _APPEND_COMMENT(self._conn, id=comment_id, task_id=self.task.id, author_type=author, kind=kind, body=text)
         return comment_id
 
     async def send_reply(self, kind: str, text: str) -> bool:
-        channel_type: str | None = await _Q.get_reply_channel(self._conn, task_id=self.task.id)
+        channel_type = await _GET_REPLY_CHANNEL(self._conn, task_id=self.task.id)
         if channel_type is None:
             return False
         parts = self._divide(channel_type, text)
-        queued: int = await _Q.queue_reply(
+        return await _QUEUE_REPLY(
             self._conn, task_id=self.task.id, kind=kind, ids=[self._mint() for _ in parts], contents=list(parts)
         )
-        return queued > 0
 
     async def announce(self, event: str, fields: JsonObject) -> None:
         await announce(self._conn, event, fields)
@@ -253,12 +274,12 @@ class PostgresTaskChange:
 
 async def announce(conn: TrioConnection[Any], event: str, fields: JsonObject) -> None:
     """Announce an event to live listeners when the transaction commits. `fields` hold ids only."""
-    await _Q.announce_event(conn, payload=_json({"event": event, **fields}))
+    await _ANNOUNCE_EVENT(conn, payload=_json({"event": event, **fields}))
 
 
 async def ring_runtime(conn: TrioConnection[Any], agent_id: UUID) -> None:
     """Wake the requests that wait for work of this agent, when the transaction commits."""
-    await _Q.ring_runtime(conn, agent_id=agent_id)
+    await _RING_RUNTIME(conn, agent_id=agent_id)
 
 
 def _columns(attempts: Sequence[Attempt]) -> tuple[list[UUID], list[int]]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from uuid import UUID
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.tasks.views import SentForTask, TaskLine, TaskPage
 
-_Q = load("task_view.sql", SentForTask, TaskLine, TaskPage)
+_SQL = SqlFile("task_view.sql")
+_FIND_AGENTS = _SQL.many("find_agents", tuple[UUID, str])
+_LIST_TASKS = _SQL.many("list_tasks", TaskLine)
+_SHOW_TASK = _SQL.one_or_none("show_task", TaskPage)
+_LIST_MESSAGES_OF_TASK = _SQL.many("list_messages_of_task", SentForTask)
 
 
 class PostgresTaskViews:
@@ -18,22 +22,18 @@ class PostgresTaskViews:
         self._pool = pool
 
     async def find_agents(self, workspace_id: UUID | None, reference: str) -> list[tuple[UUID, str]]:
-        async with self._pool.connection() as conn:
-            found: list[tuple[UUID, str]] = await _Q.find_agents(conn, workspace_id=workspace_id, reference=reference)
-            return found
+        return await _FIND_AGENTS(self._pool, workspace_id=workspace_id, reference=reference)
 
     async def recent(
         self, *, workspace_id: UUID | None, agent_id: UUID | None, status: str | None, rows_max: int
     ) -> list[TaskLine]:
-        async with self._pool.connection() as conn:
-            lines: list[TaskLine] = await _Q.list_tasks(
-                conn, workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=rows_max
-            )
-            return lines
+        return await _LIST_TASKS(
+            self._pool, workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=rows_max
+        )
 
     async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]] | None:
         async with self._pool.connection() as conn:
-            task: TaskPage | None = await _Q.show_task(conn, task_id=task_id)
+            task = await _SHOW_TASK(conn, task_id=task_id)
             if task is None:
                 return None
-            return task, await _Q.list_messages_of_task(conn, task_id=task_id)
+            return task, await _LIST_MESSAGES_OF_TASK(conn, task_id=task_id)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from uuid import UUID
 
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.work.people.directory import Agent
 from gateway.work.people.teams import AgentChange, Project, Squad
 
-_Q = load("team.sql", Agent, Project, Squad)
+_SQL = SqlFile("team.sql")
+_LIST_AGENTS = _SQL.many("list_agents", Agent)
+_COUNT_AGENTS = _SQL.value("count_agents", int)
+_LIST_SQUADS = _SQL.many("list_squads", Squad)
+_COUNT_SQUADS = _SQL.value("count_squads", int)
+_LIST_PROJECTS = _SQL.many("list_projects", Project)
+_COUNT_PROJECTS = _SQL.value("count_projects", int)
+_CHANGE_AGENT = _SQL.one_or_none("change_agent", Agent)
+_INSERT_SQUAD = _SQL.one("insert_squad", Squad)
+_INSERT_PROJECT = _SQL.one("insert_project", Project)
 
 
 class PostgresTeamStore:
@@ -23,43 +32,34 @@ class PostgresTeamStore:
     ) -> tuple[list[Agent], int]:
         place = {"workspace_id": workspace_id, "owner_id": owner_id, "all_private": all_private}
         async with self._pool.connection() as conn:
-            found: list[Agent] = await _Q.list_agents(conn, **place, limit=limit, offset=offset)
-            total: int = await _Q.count_agents(conn, **place)
-            return found, total
+            found = await _LIST_AGENTS(conn, **place, limit=limit, offset=offset)
+            return found, await _COUNT_AGENTS(conn, **place)
 
     async def squads(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Squad], int]:
         async with self._pool.connection() as conn:
-            found: list[Squad] = await _Q.list_squads(conn, workspace_id=workspace_id, limit=limit, offset=offset)
-            total: int = await _Q.count_squads(conn, workspace_id=workspace_id)
-            return found, total
+            found = await _LIST_SQUADS(conn, workspace_id=workspace_id, limit=limit, offset=offset)
+            return found, await _COUNT_SQUADS(conn, workspace_id=workspace_id)
 
     async def projects(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Project], int]:
         async with self._pool.connection() as conn:
-            found: list[Project] = await _Q.list_projects(conn, workspace_id=workspace_id, limit=limit, offset=offset)
-            total: int = await _Q.count_projects(conn, workspace_id=workspace_id)
-            return found, total
+            found = await _LIST_PROJECTS(conn, workspace_id=workspace_id, limit=limit, offset=offset)
+            return found, await _COUNT_PROJECTS(conn, workspace_id=workspace_id)
 
     async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None:
-        async with self._pool.connection() as conn:
-            changed: Agent | None = await _Q.change_agent(
-                conn,
-                id=agent.id,
-                workspace_id=agent.workspace_id,
-                name=change.name,
-                sets_runtime=change.sets_runtime,
-                runtime_id=change.runtime_id,
-                archived=change.archived,
-            )
-            return changed
+        return await _CHANGE_AGENT(
+            self._pool,
+            id=agent.id,
+            workspace_id=agent.workspace_id,
+            name=change.name,
+            sets_runtime=change.sets_runtime,
+            runtime_id=change.runtime_id,
+            archived=change.archived,
+        )
 
     async def add_squad(self, squad_id: UUID, workspace_id: UUID, name: str, leader_agent_id: UUID | None) -> Squad:
-        async with self._pool.connection() as conn:
-            squad: Squad = await _Q.insert_squad(
-                conn, id=squad_id, workspace_id=workspace_id, name=name, leader_agent_id=leader_agent_id
-            )
-            return squad
+        return await _INSERT_SQUAD(
+            self._pool, id=squad_id, workspace_id=workspace_id, name=name, leader_agent_id=leader_agent_id
+        )
 
     async def add_project(self, project_id: UUID, workspace_id: UUID, name: str) -> Project:
-        async with self._pool.connection() as conn:
-            project: Project = await _Q.insert_project(conn, id=project_id, workspace_id=workspace_id, name=name)
-            return project
+        return await _INSERT_PROJECT(self._pool, id=project_id, workspace_id=workspace_id, name=name)

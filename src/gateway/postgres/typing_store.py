@@ -7,10 +7,15 @@ from uuid import UUID
 
 from gateway.outbound.ports import Lease, TypingRow
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.postgres.storable import shown_text
 
-_Q = load("typing.sql", TypingRow)
+_SQL = SqlFile("typing.sql")
+_TAKE_DUE_TYPING = _SQL.many("take_due_typing", TypingRow)
+_MARK_TYPING_SHOWN = _SQL.value_or_none("mark_typing_shown", str)
+_MARK_TYPING_GONE = _SQL.changed("mark_typing_gone")
+_MARK_TYPING_FAILED = _SQL.changed("mark_typing_failed")
+_POSTPONE_TYPING = _SQL.changed("postpone_typing")
 
 
 class PostgresTypingStore:
@@ -20,36 +25,27 @@ class PostgresTypingStore:
         self._pool = pool
 
     async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
-        async with self._pool.connection() as conn:
-            rows: list[TypingRow] = await _Q.take_due_typing(
-                conn,
-                installation_id=lease.installation_id,
-                lease_epoch=lease.epoch,
-                busy=list(busy),
-                rows_max=rows_max,
-            )
-            return rows
+        return await _TAKE_DUE_TYPING(
+            self._pool,
+            installation_id=lease.installation_id,
+            lease_epoch=lease.epoch,
+            busy=list(busy),
+            rows_max=rows_max,
+        )
 
     async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
-        async with self._pool.connection() as conn:
-            status: str | None = await _Q.mark_typing_shown(
-                conn, id=row_id, lease_epoch=lease.epoch, reaction_id=shown_text(reaction_id)
-            )
-            return status == "unwanted"
+        status = await _MARK_TYPING_SHOWN(
+            self._pool, id=row_id, lease_epoch=lease.epoch, reaction_id=shown_text(reaction_id)
+        )
+        return status == "unwanted"
 
     async def mark_gone(self, lease: Lease, row_id: UUID) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.mark_typing_gone(conn, id=row_id, lease_epoch=lease.epoch)
-            return marked > 0
+        return await _MARK_TYPING_GONE(self._pool, id=row_id, lease_epoch=lease.epoch)
 
     async def mark_failed(self, lease: Lease, row_id: UUID) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.mark_typing_failed(conn, id=row_id, lease_epoch=lease.epoch)
-            return marked > 0
+        return await _MARK_TYPING_FAILED(self._pool, id=row_id, lease_epoch=lease.epoch)
 
     async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
-        async with self._pool.connection() as conn:
-            marked: int = await _Q.postpone_typing(
-                conn, id=row.id, lease_epoch=lease.epoch, unwanted=row.unwanted, delay_seconds=delay_seconds
-            )
-            return marked > 0
+        return await _POSTPONE_TYPING(
+            self._pool, id=row.id, lease_epoch=lease.epoch, unwanted=row.unwanted, delay_seconds=delay_seconds
+        )

@@ -10,7 +10,7 @@ from gateway.postgres.arrays import LargeValues
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.janitor_store import ROWS_MAX
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import load
+from gateway.postgres.statements import SqlFile
 from gateway.webhooks.ports import (
     BulkReplay,
     Delivery,
@@ -27,19 +27,41 @@ from gateway.webhooks.ports import (
     TriggerState,
 )
 
-_Q = load(
-    "webhook.sql",
-    TriggerRow,
-    Recorded,
-    Settled,
-    StoredDelivery,
-    TriggerState,
-    Delivery,
-    DeliveryDetail,
-    BulkReplay,
-    ReplayWork,
-    ReplayItem,
-)
+_SQL = SqlFile("webhook.sql")
+_FIND_WEBHOOK_TRIGGER = _SQL.one_or_none("find_webhook_trigger", TriggerRow)
+_TOKEN_DIGESTS = _SQL.many("token_digests", tuple[UUID, bytes])
+_RECORD_DELIVERIES = _SQL.many("record_deliveries", Recorded)
+_IGNORE_DELIVERY = _SQL.changed("ignore_delivery")
+_FAIL_DELIVERY = _SQL.changed("fail_delivery")
+_DELIVERY_VERDICT = _SQL.one_or_none("delivery_verdict", Settled)
+_CLAIM_STALE_DELIVERIES = _SQL.many("claim_stale_deliveries", StoredDelivery)
+_WAITING_TRIGGERS = _SQL.column("waiting_triggers", UUID)
+_CLAIM_TURN = _SQL.one_or_none("claim_turn", StoredDelivery)
+_LEAVE_QUEUE = _SQL.count("leave_queue")
+_FIND_STORED_DELIVERY = _SQL.one_or_none("find_stored_delivery", StoredDelivery)
+_TRIGGER_STATE = _SQL.one_or_none("trigger_state", TriggerState)
+_RECORD_REPLAY = _SQL.one_or_none("record_replay", Recorded)
+_LIST_DELIVERIES = _SQL.many("list_deliveries", Delivery)
+_LIST_DELIVERIES_BY_STATUS = _SQL.many("list_deliveries_by_status", Delivery)
+_SEARCH_DELIVERIES = _SQL.many("search_deliveries", Delivery)
+_COUNT_DELIVERIES = _SQL.value("count_deliveries", int)
+_COUNT_FOUND_DELIVERIES = _SQL.value("count_found_deliveries", int)
+_COUNT_SEARCHED_DELIVERIES = _SQL.value("count_searched_deliveries", int)
+_LIST_WORKSPACE_DELIVERIES = _SQL.many("list_workspace_deliveries", Delivery)
+_SEARCH_WORKSPACE_DELIVERIES = _SQL.many("search_workspace_deliveries", Delivery)
+_SEARCH_QUERY = _SQL.value("search_query", str)
+_FIND_DELIVERY = _SQL.one_or_none("find_delivery", DeliveryDetail)
+_PURGE_DELIVERIES = _SQL.count("purge_deliveries")
+_FOLD_TALLY = _SQL.count("fold_tally")
+_TALLY_ROWS = _SQL.value("tally_rows", int)
+_PLAN_REPLAY = _SQL.value("plan_replay", int)
+_ADD_BULK_REPLAY = _SQL.one("add_bulk_replay", BulkReplay)
+_FIND_BULK_REPLAY = _SQL.one_or_none("find_bulk_replay", BulkReplay)
+_CANCEL_BULK_REPLAY = _SQL.changed("cancel_bulk_replay")
+_CLAIM_BULK_REPLAY = _SQL.one_or_none("claim_bulk_replay", ReplayWork)
+_NEXT_REPLAYED = _SQL.one_or_none("next_replayed", ReplayItem)
+_ADVANCE_BULK_REPLAY = _SQL.changed("advance_bulk_replay")
+_COMPLETE_BULK_REPLAY = _SQL.count("complete_bulk_replay")
 
 _TALLY_ROWS_MIN = 200
 """Up to this many rows of the tally are summed as fast as one row, so they are left as they are."""
@@ -54,83 +76,54 @@ class PostgresWebhookStore:
     # --- receiving ----------------------------------------------------------------------------------------------------
 
     async def find_trigger(self, token: str) -> TriggerRow | None:
-        async with self._pool.connection() as conn:
-            row: TriggerRow | None = await _Q.find_webhook_trigger(conn, token=token)
-            return row
+        return await _FIND_WEBHOOK_TRIGGER(self._pool, token=token)
 
     async def token_digests(self, after: UUID, rows_max: int) -> list[tuple[UUID, bytes]]:
-        async with self._pool.connection() as conn:
-            rows: list[tuple[UUID, bytes]] = await _Q.token_digests(conn, after=after, rows_max=rows_max)
-            return rows
+        return await _TOKEN_DIGESTS(self._pool, after=after, rows_max=rows_max)
 
     async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
         firsts, followed = _repeats_apart(drafts)
-        async with self._pool.connection() as conn:
-            rows: list[Recorded] = await _Q.record_deliveries(conn, **_columns(firsts))
+        rows = await _RECORD_DELIVERIES(self._pool, **_columns(firsts))
         found = {row.request_id: row for row in rows}
         return [found.get(followed[draft.id]) for draft in drafts]
 
     async def ignore(self, delivery_id: UUID, reason: str) -> bool:
-        async with self._pool.connection() as conn:
-            ignored: int = await _Q.ignore_delivery(conn, delivery_id=delivery_id, reason=reason)
-            return ignored > 0
+        return await _IGNORE_DELIVERY(self._pool, delivery_id=delivery_id, reason=reason)
 
     async def fail(self, delivery_id: UUID, error: str) -> bool:
-        async with self._pool.connection() as conn:
-            failed: int = await _Q.fail_delivery(conn, delivery_id=delivery_id, error=error)
-            return failed > 0
+        return await _FAIL_DELIVERY(self._pool, delivery_id=delivery_id, error=error)
 
     async def verdict(self, delivery_id: UUID) -> Settled | None:
-        async with self._pool.connection() as conn:
-            settled: Settled | None = await _Q.delivery_verdict(conn, delivery_id=delivery_id)
-            return settled
+        return await _DELIVERY_VERDICT(self._pool, delivery_id=delivery_id)
 
     async def claim_stale(self, rows_max: int) -> list[StoredDelivery]:
-        async with self._pool.connection() as conn:
-            rows: list[StoredDelivery] = await _Q.claim_stale_deliveries(conn, rows_max=rows_max)
-            return rows
+        return await _CLAIM_STALE_DELIVERIES(self._pool, rows_max=rows_max)
 
     # --- deliveries that wait for their turn --------------------------------------------------------------------------
 
     async def waiting_triggers(self, triggers_max: int) -> list[UUID]:
-        async with self._pool.connection() as conn:
-            rows: list[tuple[UUID]] = await _Q.waiting_triggers(conn, triggers_max=triggers_max)
-            return [trigger_id for (trigger_id,) in rows]
+        return await _WAITING_TRIGGERS(self._pool, triggers_max=triggers_max)
 
     async def claim_turn(self, trigger_id: UUID) -> StoredDelivery | None:
-        async with self._pool.connection() as conn:
-            row: StoredDelivery | None = await _Q.claim_turn(conn, trigger_id=trigger_id)
-            return row
+        return await _CLAIM_TURN(self._pool, trigger_id=trigger_id)
 
     async def leave_queue(self, delivery_id: UUID) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.leave_queue(conn, delivery_id=delivery_id)
+        await _LEAVE_QUEUE(self._pool, delivery_id=delivery_id)
 
     # --- replays ------------------------------------------------------------------------------------------------------
 
     async def find_stored(self, autopilot_id: UUID, delivery_id: UUID) -> StoredDelivery | None:
-        async with self._pool.connection() as conn:
-            row: StoredDelivery | None = await _Q.find_stored_delivery(
-                conn, autopilot_id=autopilot_id, delivery_id=delivery_id
-            )
-            return row
+        return await _FIND_STORED_DELIVERY(self._pool, autopilot_id=autopilot_id, delivery_id=delivery_id)
 
     async def trigger_state(self, autopilot_id: UUID, trigger_id: UUID) -> TriggerState | None:
-        async with self._pool.connection() as conn:
-            row: TriggerState | None = await _Q.trigger_state(conn, autopilot_id=autopilot_id, trigger_id=trigger_id)
-            return row
+        return await _TRIGGER_STATE(self._pool, autopilot_id=autopilot_id, trigger_id=trigger_id)
 
     async def record_replay(self, replay_id: UUID, original_id: UUID, idempotency_key: str | None) -> Recorded | None:
-        async with self._pool.connection() as conn:
-            row: Recorded | None = await _Q.record_replay(
-                conn, id=replay_id, original_id=original_id, idempotency_key=idempotency_key
-            )
-            return row
+        return await _RECORD_REPLAY(self._pool, id=replay_id, original_id=original_id, idempotency_key=idempotency_key)
 
     async def plan(self, autopilot_id: UUID, wanted: ReplayFilter) -> int:
         async with self._pool.connection() as conn:
-            count: int = await _Q.plan_replay(conn, autopilot_id=autopilot_id, **await _wanted(conn, wanted))
-            return count
+            return await _PLAN_REPLAY(conn, autopilot_id=autopilot_id, **await _wanted(conn, wanted))
 
     async def add_bulk(
         self,
@@ -143,37 +136,29 @@ class PostgresWebhookStore:
         budget: int,
         planned: int,
     ) -> BulkReplay:
-        async with self._pool.connection() as conn:
-            row: BulkReplay = await _Q.add_bulk_replay(
-                conn,
-                id=replay_id,
-                workspace_id=workspace_id,
-                autopilot_id=autopilot_id,
-                user_id=user_id,
-                filter=filter.decode(),
-                budget=budget,
-                planned=planned,
-            )
-            return row
+        return await _ADD_BULK_REPLAY(
+            self._pool,
+            id=replay_id,
+            workspace_id=workspace_id,
+            autopilot_id=autopilot_id,
+            user_id=user_id,
+            filter=filter.decode(),
+            budget=budget,
+            planned=planned,
+        )
 
     async def find_bulk(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay | None:
-        async with self._pool.connection() as conn:
-            row: BulkReplay | None = await _Q.find_bulk_replay(conn, autopilot_id=autopilot_id, replay_id=replay_id)
-            return row
+        return await _FIND_BULK_REPLAY(self._pool, autopilot_id=autopilot_id, replay_id=replay_id)
 
     async def cancel_bulk(self, autopilot_id: UUID, replay_id: UUID) -> bool:
-        async with self._pool.connection() as conn:
-            cancelled: int = await _Q.cancel_bulk_replay(conn, autopilot_id=autopilot_id, replay_id=replay_id)
-            return cancelled > 0
+        return await _CANCEL_BULK_REPLAY(self._pool, autopilot_id=autopilot_id, replay_id=replay_id)
 
     async def claim_bulk(self, token: UUID, lease_seconds: float) -> ReplayWork | None:
-        async with self._pool.connection() as conn:
-            row: ReplayWork | None = await _Q.claim_bulk_replay(conn, token=token, lease_seconds=lease_seconds)
-            return row
+        return await _CLAIM_BULK_REPLAY(self._pool, token=token, lease_seconds=lease_seconds)
 
     async def next_item(self, work: ReplayWork, wanted: ReplayFilter, after: ReplayItem) -> ReplayItem | None:
         async with self._pool.connection() as conn:
-            row: ReplayItem | None = await _Q.next_replayed(
+            return await _NEXT_REPLAYED(
                 conn,
                 autopilot_id=work.autopilot_id,
                 until_at=work.until_at,
@@ -181,77 +166,58 @@ class PostgresWebhookStore:
                 cursor_id=after.id,
                 **await _wanted(conn, wanted),
             )
-            return row
 
     async def advance_bulk(
         self, replay_id: UUID, token: UUID, item: ReplayItem, outcome: str, lease_seconds: float
     ) -> bool:
         counts = {name: int(name == outcome) for name in ("accepted", "skipped", "failed")}
-        async with self._pool.connection() as conn:
-            advanced: int = await _Q.advance_bulk_replay(
-                conn,
-                replay_id=replay_id,
-                token=token,
-                cursor_at=item.created_at,
-                cursor_id=item.id,
-                lease_seconds=lease_seconds,
-                **counts,
-            )
-            return advanced > 0
+        return await _ADVANCE_BULK_REPLAY(
+            self._pool,
+            replay_id=replay_id,
+            token=token,
+            cursor_at=item.created_at,
+            cursor_id=item.id,
+            lease_seconds=lease_seconds,
+            **counts,
+        )
 
     async def complete_bulk(self, replay_id: UUID, token: UUID) -> None:
-        async with self._pool.connection() as conn:
-            await _Q.complete_bulk_replay(conn, replay_id=replay_id, token=token)
+        await _COMPLETE_BULK_REPLAY(self._pool, replay_id=replay_id, token=token)
 
     # --- reading the log ----------------------------------------------------------------------------------------------
 
     async def page(self, autopilot_id: UUID, wanted: DeliveryFilter, limit: int, offset: int) -> list[Delivery]:
-        page = {"event": wanted.event, "row_limit": limit, "row_offset": offset}
+        page = {"autopilot_id": autopilot_id, "event": wanted.event, "row_limit": limit, "row_offset": offset}
         async with self._pool.connection() as conn:
-            rows: list[Delivery]
             if wanted.text is not None:
                 words = await _words(conn, wanted.text)
-                rows = await _Q.search_deliveries(
-                    conn, autopilot_id=autopilot_id, words=words, status=wanted.status, **page
-                )
-            elif wanted.status is not None:
-                rows = await _Q.list_deliveries_by_status(conn, autopilot_id=autopilot_id, status=wanted.status, **page)
-            else:
-                rows = await _Q.list_deliveries(conn, autopilot_id=autopilot_id, **page)
-            return rows
+                return await _SEARCH_DELIVERIES(conn, words=words, status=wanted.status, **page)
+            if wanted.status is not None:
+                return await _LIST_DELIVERIES_BY_STATUS(conn, status=wanted.status, **page)
+            return await _LIST_DELIVERIES(conn, **page)
 
     async def workspace_page(
         self, workspace_id: UUID, wanted: DeliveryFilter, limit: int, offset: int
     ) -> list[Delivery]:
         page = {"status": wanted.status, "event": wanted.event, "row_limit": limit, "row_offset": offset}
         async with self._pool.connection() as conn:
-            rows: list[Delivery]
             if wanted.text is None:
-                rows = await _Q.list_workspace_deliveries(conn, workspace_id=workspace_id, **page)
-            else:
-                words = await _words(conn, wanted.text)
-                rows = await _Q.search_workspace_deliveries(conn, workspace_id=workspace_id, words=words, **page)
-            return rows
+                return await _LIST_WORKSPACE_DELIVERIES(conn, workspace_id=workspace_id, **page)
+            words = await _words(conn, wanted.text)
+            return await _SEARCH_WORKSPACE_DELIVERIES(conn, workspace_id=workspace_id, words=words, **page)
 
     async def count(self, workspace_id: UUID, autopilot_id: UUID | None, wanted: DeliveryFilter) -> int:
         place = {"workspace_id": workspace_id, "autopilot_id": autopilot_id, "status": wanted.status}
         async with self._pool.connection() as conn:
-            total: int
             if wanted.text is not None:
                 words = await _words(conn, wanted.text)
-                total = await _Q.count_searched_deliveries(conn, words=words, event=wanted.event, **place)
-            elif wanted.event is not None:
-                total = await _Q.count_found_deliveries(conn, event=wanted.event, **place)
-            else:
-                total = await _Q.count_deliveries(conn, **place)
-            return total
+                return await _COUNT_SEARCHED_DELIVERIES(conn, words=words, event=wanted.event, **place)
+            if wanted.event is not None:
+                return await _COUNT_FOUND_DELIVERIES(conn, event=wanted.event, **place)
+            return await _COUNT_DELIVERIES(conn, **place)
 
     async def find(self, autopilot_id: UUID, delivery_id: UUID) -> DeliveryDetail | None:
-        async with self._pool.connection() as conn:
-            row: DeliveryDetail | None = await _Q.find_delivery(
-                conn, autopilot_id=autopilot_id, delivery_id=delivery_id
-            )
-            return row
+        return await _FIND_DELIVERY(self._pool, autopilot_id=autopilot_id, delivery_id=delivery_id)
 
     # --- keeping the log small ----------------------------------------------------------------------------------------
 
@@ -259,23 +225,21 @@ class PostgresWebhookStore:
         """Delete older deliveries, statement by statement, and return how many. The caller bounds the time."""
         gone = 0
         while True:
-            async with self._pool.connection() as conn:
-                rows = await _Q.purge_deliveries(conn, keep_seconds=keep_seconds, rows_max=rows_max)
-            gone += int(rows)
+            rows = await _PURGE_DELIVERIES(self._pool, keep_seconds=keep_seconds, rows_max=rows_max)
+            gone += rows
             if rows < rows_max:
                 return gone
 
     async def fold_tally(self, *, rows_max: int = 100_000) -> int:
         """Sum up the rows of the tally. Returns 0, because no visible count changes."""
         async with self._pool.connection() as conn:
-            if await _Q.tally_rows(conn) > _TALLY_ROWS_MIN:
-                await _Q.fold_tally(conn, rows_max=rows_max)
+            if await _TALLY_ROWS(conn) > _TALLY_ROWS_MIN:
+                await _FOLD_TALLY(conn, rows_max=rows_max)
         return 0
 
 
 async def _words(conn: TrioConnection[Any], text: str) -> str:
-    words: str = await _Q.search_query(conn, text=text.replace("\x00", " "))
-    return words
+    return await _SEARCH_QUERY(conn, text=text.replace("\x00", " "))
 
 
 async def _wanted(conn: TrioConnection[Any], wanted: ReplayFilter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every named statement prepares on the migrated schema, and its columns fit the record that receives them."""
+"""Every named statement prepares on the migrated schema, and its columns fit the type that its store declares."""
 
 import importlib
 import pkgutil
@@ -18,8 +18,9 @@ from psycopg.conninfo import make_conninfo
 import gateway.legacy
 import gateway.postgres
 from gateway.assets import asset_dir
+from gateway.errors import StoreError
 from gateway.postgres import statements
-from gateway.postgres.statements import LOADED, load
+from gateway.postgres.statements import DECLARED, SqlFile
 from support import legacy_schema
 from support.database import TEMPLATE, execute_blocking
 
@@ -39,19 +40,18 @@ PYTHON_TYPES = {
 }
 
 
-def loaded_statements():
-    """All of them: a store loads its file when it is imported."""
+def declared_statements():
+    """All of them: a store declares its statements when it is imported."""
     for room in (gateway.postgres, gateway.legacy):
         for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
-            if module.name.endswith("_store"):
-                importlib.import_module(module.name)
-    return {f"{each.file}:{each.name}": each for each in LOADED if (asset_dir("sql") / each.file).is_file()}
+            importlib.import_module(module.name)
+    return {f"{each.file}:{each.name}": each for each in DECLARED}
 
 
 FOREIGN_FILES = {"legacy_source.sql"}
 """Statements for somebody else's database: they cannot be prepared on our schema, and are on theirs below."""
 
-ALL_STATEMENTS = loaded_statements()
+ALL_STATEMENTS = declared_statements()
 STATEMENTS = {key: each for key, each in ALL_STATEMENTS.items() if each.file not in FOREIGN_FILES}
 FOREIGN_STATEMENTS = {key: each for key, each in ALL_STATEMENTS.items() if each.file in FOREIGN_FILES}
 
@@ -79,13 +79,8 @@ def migrated(postgres):
 
 
 @pytest.mark.parametrize("key", sorted(STATEMENTS))
-def test_statement_prepares_and_its_columns_fit_its_record(migrated, key):
-    statement = STATEMENTS[key]
-    columns = described_columns(migrated, statement)
-    if statement.record is not None:
-        check_record(statement.record, columns)
-    elif statement.operation == "SELECT_VALUE":
-        assert len(columns) == 1
+def test_statement_prepares_and_its_columns_fit_what_is_declared(migrated, key):
+    check_declared(STATEMENTS[key], described_columns(migrated, STATEMENTS[key]))
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +98,29 @@ def foreign(postgres):
 def test_foreign_statement_prepares_where_it_is_meant_to_run(foreign, key):
     statement = FOREIGN_STATEMENTS[key]
     columns = described_columns(foreign, statement)
-    if statement.operation == "SELECT_VALUE":
-        assert list(columns.values()) == ["bool"]
-    else:
+    check_declared(statement, columns)
+    if not statement.single:
         assert columns == {"fields": "jsonb", "total": "int8"}
+
+
+def check_declared(statement, columns):
+    if statement.single:
+        check_types([statement.row], columns)
+    elif typing.get_origin(statement.row) is tuple:
+        check_types(typing.get_args(statement.row), columns)
+    elif statement.row is not None:
+        check_record(statement.row, columns)
+
+
+def check_types(annotations, columns):
+    assert len(annotations) == len(columns)
+    for annotation, (name, sql_type) in zip(annotations, columns.items(), strict=True):
+        check_type(annotation, name, sql_type)
+
+
+def check_type(annotation, name, sql_type):
+    if expected := PYTHON_TYPES.get(sql_type):
+        assert accepts(annotation, expected), f"{name}: {sql_type} does not fit {annotation}"
 
 
 def check_record(record, columns):
@@ -114,8 +128,7 @@ def check_record(record, columns):
     assert required <= set(columns) <= {each.name for each in fields(record)}
     annotations = typing.get_type_hints(record)
     for name, sql_type in columns.items():
-        if expected := PYTHON_TYPES.get(sql_type):
-            assert accepts(annotations[name], expected), f"{name}: {sql_type} does not fit {annotations[name]}"
+        check_type(annotations[name], name, sql_type)
 
 
 def accepts(annotation, expected):
@@ -129,9 +142,16 @@ def accepts(annotation, expected):
     return annotation in (expected, typing.Any, object)
 
 
-def test_every_sql_file_is_loaded_by_a_store():
+def test_column_of_another_type_does_not_fit():
+    with pytest.raises(AssertionError, match="text does not fit"):
+        check_types([int], {"name": "text"})
+    with pytest.raises(AssertionError):
+        check_types([UUID, int], {"id": "uuid"})
+
+
+def test_every_sql_file_is_declared_by_a_store():
     files = {path.name for path in asset_dir("sql").glob("*.sql")}
-    assert files <= {each.file for each in LOADED}
+    assert files == {each.file for each in ALL_STATEMENTS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,46 +161,76 @@ class Row:
 
 
 @pytest.fixture
-def own_statements(tmp_path, monkeypatch):
+def own_file(tmp_path, monkeypatch):
     monkeypatch.setattr(statements, "asset_dir", lambda _name: tmp_path)
-    monkeypatch.setattr(statements, "LOADED", [])
+    monkeypatch.setattr(statements, "DECLARED", [])
 
-    def load_text(text, *records):
+    def open_text(text):
         (tmp_path / "own.sql").write_text(text)
-        return load("own.sql", *records)
+        return SqlFile("own.sql")
 
-    return load_text
+    return open_text
 
 
-async def test_operators_decide_what_a_statement_returns(pool, own_statements):
-    queries = own_statements(
-        """
-        -- name: rows(most)
-        -- record_class: Row
-        -- The comment that says why.
-        select n, 'a:b 100%%' as text from generate_series(1, :most) n;
-        -- name: row(n)^
-        -- record_class: Row
-        select :n::int as n, 'x' as text where :n > 0;
-        -- name: pairs(most)
-        select n, n + 1 from generate_series(1, :most) n;
-        -- name: number(n)$
-        select :n::int where :n > 0;
-        -- name: change(n)!
-        update app_user set name = name where :n = 0;
-        """.replace("\n        ", "\n"),
-        Row,
-    )
+KINDS = """\
+-- name: rows(most)
+-- The comment that says why.
+select n, 'a:b 100%%' as text from generate_series(1, :most) n;
+-- name: row(n)^
+select :n::int as n, 'x' as text where :n > 0;
+-- name: numbers(most)
+select n from generate_series(1, :most) n;
+-- name: number(n)$
+select :n::int where :n > 0;
+-- name: change(n)!
+update app_user set name = name where :n = 0;
+-- name: notify(n)!
+select pg_notify('nobody', n::text) from generate_series(1, :n) n;
+"""
+
+
+async def test_declaration_decides_what_a_statement_gives(pool, own_file):
+    file = own_file(KINDS)
     async with pool.connection() as connection:
-        assert await queries.rows(connection, most=2) == [Row(1, "a:b 100%"), Row(2, "a:b 100%")]
-        assert await queries.row(connection, n=1) == Row(1, "x")
-        assert await queries.row(connection, n=0) is None
-        assert await queries.pairs(connection, most=1) == [(1, 2)]
-        assert await queries.number(connection, n=7) == 7
-        assert await queries.number(connection, n=0) is None
-        assert await queries.change(connection, n=0) == 0
+        assert await file.many("rows", Row)(connection, most=2) == [Row(1, "a:b 100%"), Row(2, "a:b 100%")]
+        assert await file.many("rows", tuple[int, str])(connection, most=1) == [(1, "a:b 100%")]
+        assert await file.one("row", Row)(connection, n=1) == Row(1, "x")
+        assert await file.one_or_none("row", Row)(connection, n=1) == Row(1, "x")
+        assert await file.one_or_none("row", Row)(connection, n=0) is None
+        assert await file.column("numbers", int)(connection, most=2) == [1, 2]
+        assert await file.value("number", int)(connection, n=7) == 7
+        assert await file.value_or_none("number", int)(connection, n=0) is None
+        assert await file.count("change")(connection, n=0) == 0
+        assert await file.count("notify")(connection, n=2) == 2
+        assert await file.changed("change")(connection, n=0) is False
+        assert await file.changed("notify")(connection, n=1) is True
 
 
-def test_unknown_record_class_is_refused(own_statements):
-    with pytest.raises(ValueError, match="Missing"):
-        own_statements("-- name: one()^\n-- record_class: Missing\nselect 1 as n\n", Row)
+@pytest.mark.parametrize("kind", ["one", "value"])
+async def test_missing_result_of_a_statement_that_always_has_one_is_an_error(pool, own_file, kind):
+    file = own_file(KINDS)
+    statement = file.one("row", Row) if kind == "one" else file.value("number", int)
+    with pytest.raises(StoreError, match="gave no result"):
+        await statement(pool, n=0)
+
+
+async def test_statement_on_the_pool_gives_its_connection_back_and_translates_errors(pool, own_file):
+    number = own_file(KINDS).value("number", int)
+    assert await number(pool, n=3) == 3
+    with pytest.raises(StoreError, match="not acceptable"):
+        await number(pool, n="x")
+    assert pool.in_use == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("many", "row"), ("one", "rows"), ("value", "row"), ("column", "number"), ("count", "rows")]
+)
+def test_declaration_that_the_operator_contradicts_is_refused(own_file, kind, name):
+    file = own_file(KINDS)
+    with pytest.raises(ValueError, match=f"own.sql: {name} is SELECT"):
+        getattr(file, kind)(*([name] if kind == "count" else [name, int]))
+
+
+def test_declaration_of_an_unknown_statement_is_refused(own_file):
+    with pytest.raises(ValueError, match="no statement missing"):
+        own_file(KINDS).many("missing", Row)
