@@ -179,6 +179,21 @@ end $$;
 
 
 --
+-- Name: held_for_typing(uuid, timestamp with time zone, double precision); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.held_for_typing(of_task_id uuid, created_at timestamp with time zone, seconds double precision) RETURNS SETOF timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select created_at + make_interval(secs => seconds)
+  where of_task_id is not null and created_at > now() - make_interval(secs => seconds) and exists (
+    select from channel_typing typing
+    where typing.task_id = of_task_id and typing.status = 'unwanted' and typing.available_at <= now()
+  )
+$$;
+
+
+--
 -- Name: issue_title_key(text); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -186,6 +201,17 @@ CREATE FUNCTION public.issue_title_key(title text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
   select md5(lower(btrim(regexp_replace(title, '\s+', ' ', 'g'))))
+$$;
+
+
+--
+-- Name: must_ring(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.must_ring(former_start timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select former_start is null or former_start <= now() + interval '1 second'
 $$;
 
 
@@ -213,6 +239,43 @@ begin
   new.revision := old.revision + 1;
   return new;
 end $$;
+
+
+--
+-- Name: replayable_deliveries(uuid, text, text, text, timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.replayable_deliveries(of_autopilot_id uuid, of_status text, of_event text, words text, since timestamp with time zone, until timestamp with time zone) RETURNS TABLE(id uuid, created_at timestamp with time zone)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select delivery.id, delivery.created_at
+  from webhook_delivery delivery
+  where delivery.autopilot_id = of_autopilot_id and delivery.status not in ('rejected', 'queued')
+    and delivery.signature_status <> 'invalid' and delivery.raw_body is not null
+    and (of_status is null or delivery.status = of_status) and (of_event is null or delivery.event = of_event)
+    and (words is null or delivery.search @@ words::tsquery)
+    and (since is null or delivery.received_at >= since) and (until is null or delivery.received_at < until)
+$$;
+
+
+--
+-- Name: runtimes_awaiting_file(uuid, uuid); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.runtimes_awaiting_file(session_id uuid, of_issue_id uuid) RETURNS TABLE(runtime_id uuid)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select agent.runtime_id
+  from (
+    select task.agent_id from agent_task task
+    where task.chat_session_id = session_id and task.status = 'queued' and task.kind = 'chat'
+    union
+    select task.agent_id from agent_task task
+    where task.issue_id = of_issue_id and task.status = 'queued' and task.kind = 'issue'
+  ) waiting
+  join agent on agent.id = waiting.agent_id
+  where agent.runtime_id is not null
+$$;
 
 
 --
@@ -287,74 +350,9 @@ begin
 end $$;
 
 
---
--- Name: webhook_words(bytea); Type: FUNCTION; Schema: public; Owner: -
---
-
-CREATE FUNCTION public.webhook_words(body bytea) RETURNS tsvector
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-    AS $_$
-declare
-  said text;
-begin
-  said := convert_from(substring(body from 1 for 262144), 'UTF8');
-  if left(said, 8) = 'payload=' or said like '%&payload=%' then
-    said := convert_from((
-      select string_agg(case when part[1] is null then convert_to(part[2], 'UTF8') else decode(part[1], 'hex') end, ''::bytea)
-      from regexp_matches(replace(said, '+', ' '), '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') as part), 'UTF8');
-  end if;
-  if position('\u' in said) > 0 and said is json then
-    said := replace(said, '\u0000', ' ')::jsonb::text;
-  end if;
-  return strip(to_tsvector('pg_catalog.simple', translate(said, '{}[]()<>"'':,;=&@/\.-+*#%?!|~^$`', '                                ')));
-exception
-  when character_not_in_repertoire or untranslatable_character then
-    return ''::tsvector;
-  when program_limit_exceeded or data_exception then
-    return strip(to_tsvector('pg_catalog.simple', left(said, 16384)));
-end $_$;
-
-
 SET default_tablespace = '';
 
 SET default_table_access_method = heap;
-
---
--- Name: agent; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.agent (
-    id uuid NOT NULL,
-    workspace_id uuid NOT NULL,
-    name text NOT NULL,
-    owner_id uuid,
-    runtime_id uuid,
-    visibility text DEFAULT 'workspace'::text NOT NULL,
-    max_concurrent_tasks integer DEFAULT 6 NOT NULL,
-    archived_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    runtime_set_at timestamp with time zone,
-    CONSTRAINT agent_max_concurrent_tasks_check CHECK ((max_concurrent_tasks > 0)),
-    CONSTRAINT agent_name_check CHECK ((name <> ''::text)),
-    CONSTRAINT agent_visibility_check CHECK ((visibility = ANY (ARRAY['workspace'::text, 'private'::text])))
-);
-
-
---
--- Name: agent_runtime; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.agent_runtime (
-    id uuid NOT NULL,
-    workspace_id uuid NOT NULL,
-    name text NOT NULL,
-    kind text DEFAULT ''::text NOT NULL,
-    version text DEFAULT ''::text NOT NULL,
-    last_heartbeat_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT agent_runtime_name_check CHECK ((name <> ''::text))
-);
-
 
 --
 -- Name: agent_task; Type: TABLE; Schema: public; Owner: -
@@ -397,6 +395,152 @@ CREATE TABLE public.agent_task (
     CONSTRAINT agent_task_max_attempts_check CHECK ((max_attempts >= 1)),
     CONSTRAINT agent_task_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
     CONSTRAINT agent_task_stderr_tail_check CHECK ((octet_length(stderr_tail) <= 4096))
+);
+
+
+--
+-- Name: task_detail(public.agent_task); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.task_detail(task public.agent_task) RETURNS TABLE(id uuid, workspace_id uuid, agent_id uuid, runtime_id uuid, agent_runtime_id uuid, kind text, status text, chat_session_id uuid, issue_id uuid, attempt integer, forgiven integer, reported_attempt integer, max_attempts integer, progress text, result jsonb, error text, failure_reason text, stderr_tail text, available_at timestamp with time zone, dispatched_at timestamp with time zone, started_at timestamp with time zone, completed_at timestamp with time zone, created_at timestamp with time zone, undelivered integer, language text, run_seconds double precision)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id, task.kind, task.status,
+    task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt, task.max_attempts,
+    task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
+    task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
+    extract(epoch from now() - task.dispatched_at)::double precision
+  from agent
+  join workspace on workspace.id = task.workspace_id
+  where agent.id = task.agent_id
+$$;
+
+
+--
+-- Name: unobstructed(uuid, uuid, uuid); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.unobstructed(of_agent_id uuid, of_session_id uuid, of_issue_id uuid) RETURNS SETOF boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select true
+  where not exists (
+      select from agent_task active
+      where active.agent_id = of_agent_id and active.status in ('dispatched', 'running')
+        and (active.chat_session_id = of_session_id or active.issue_id = of_issue_id)
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.chat_session_id = of_session_id and awaited.issue_id is null
+        and awaited.status = 'pending' and awaited.deadline_at > now()
+    )
+    and not exists (
+      select from chat_attachment awaited
+      where awaited.issue_id = of_issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
+    )
+$$;
+
+
+--
+-- Name: visible_autopilots(uuid); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.visible_autopilots(to_user_id uuid) RETURNS TABLE(id uuid, workspace_id uuid, project_id uuid, title text, description text, assignee_type text, assignee_id uuid, assigned_by_id uuid, priority text, status text, execution_mode text, issue_title_template text, concurrency_policy text, created_by_type text, created_by_id uuid, last_run_at timestamp with time zone, created_at timestamp with time zone, updated_at timestamp with time zone, role text)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
+    autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
+    autopilot.execution_mode, autopilot.issue_title_template, autopilot.concurrency_policy, autopilot.created_by_type,
+    autopilot.created_by_id, autopilot.last_run_at, autopilot.created_at, autopilot.updated_at, member.role
+  from autopilot
+  join member on member.workspace_id = autopilot.workspace_id and member.user_id = to_user_id
+$$;
+
+
+--
+-- Name: visible_chats(uuid); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.visible_chats(to_user_id uuid) RETURNS TABLE(id uuid, workspace_id uuid, agent_id uuid, agent_name text, creator_id uuid, title text, context_generation integer, channel_type text, chat_type text, installation_id uuid, archived_at timestamp with time zone, created_at timestamp with time zone, updated_at timestamp with time zone, deletable boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select session.id, session.workspace_id, session.agent_id, agent.name, session.creator_id, session.title,
+    session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
+    session.archived_at, session.created_at, session.updated_at,
+    (viewer.role in ('owner', 'admin') or (viewer.role <> 'guest'
+      and viewer.user_id in (session.creator_id, agent.owner_id))) is true
+  from chat_session session
+  join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = to_user_id
+  join agent on agent.id = session.agent_id
+  left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
+    and conversation.workspace_id = session.workspace_id
+  where agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
+    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id)
+$$;
+
+
+--
+-- Name: webhook_words(bytea); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.webhook_words(body bytea) RETURNS tsvector
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $_$
+declare
+  said text;
+begin
+  said := convert_from(substring(body from 1 for 262144), 'UTF8');
+  if left(said, 8) = 'payload=' or said like '%&payload=%' then
+    said := convert_from((
+      select string_agg(case when part[1] is null then convert_to(part[2], 'UTF8') else decode(part[1], 'hex') end, ''::bytea)
+      from regexp_matches(replace(said, '+', ' '), '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') as part), 'UTF8');
+  end if;
+  if position('\u' in said) > 0 and said is json then
+    said := replace(said, '\u0000', ' ')::jsonb::text;
+  end if;
+  return strip(to_tsvector('pg_catalog.simple', translate(said, '{}[]()<>"'':,;=&@/\.-+*#%?!|~^$`', '                                ')));
+exception
+  when character_not_in_repertoire or untranslatable_character then
+    return ''::tsvector;
+  when program_limit_exceeded or data_exception then
+    return strip(to_tsvector('pg_catalog.simple', left(said, 16384)));
+end $_$;
+
+
+--
+-- Name: agent; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.agent (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    name text NOT NULL,
+    owner_id uuid,
+    runtime_id uuid,
+    visibility text DEFAULT 'workspace'::text NOT NULL,
+    max_concurrent_tasks integer DEFAULT 6 NOT NULL,
+    archived_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    runtime_set_at timestamp with time zone,
+    CONSTRAINT agent_max_concurrent_tasks_check CHECK ((max_concurrent_tasks > 0)),
+    CONSTRAINT agent_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT agent_visibility_check CHECK ((visibility = ANY (ARRAY['workspace'::text, 'private'::text])))
+);
+
+
+--
+-- Name: agent_runtime; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.agent_runtime (
+    id uuid NOT NULL,
+    workspace_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text DEFAULT ''::text NOT NULL,
+    version text DEFAULT ''::text NOT NULL,
+    last_heartbeat_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT agent_runtime_name_check CHECK ((name <> ''::text))
 );
 
 
@@ -994,6 +1138,61 @@ CREATE TABLE public.squad (
 
 
 --
+-- Name: workspace; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.workspace (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    slug text NOT NULL,
+    issue_prefix text NOT NULL,
+    issue_counter bigint DEFAULT 0 NOT NULL,
+    language text DEFAULT 'en'::text NOT NULL,
+    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT workspace_issue_prefix_check CHECK ((issue_prefix ~ '^[A-Z][A-Z0-9]{0,9}$'::text)),
+    CONSTRAINT workspace_language_check CHECK ((language = ANY (ARRAY['en'::text, 'zh-Hans'::text]))),
+    CONSTRAINT workspace_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT workspace_slug_check CHECK ((slug ~ '^[a-z0-9][a-z0-9-]*$'::text))
+);
+
+
+--
+-- Name: task_line; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.task_line AS
+ SELECT task.id,
+    task.workspace_id,
+    workspace.slug AS workspace,
+    task.agent_id,
+    agent.name AS agent,
+    task.kind,
+    task.status,
+    task.attempt,
+    task.max_attempts,
+    task.failure_reason,
+    task.chat_session_id,
+    task.issue_id,
+    ((workspace.issue_prefix || '-'::text) || issue.number) AS issue_key,
+    task.autopilot_run_id,
+    COALESCE(task.runtime_id, agent.runtime_id) AS runtime_id,
+    runtime.name AS runtime,
+    runtime.last_heartbeat_at AS runtime_last_heartbeat_at,
+    task.created_at,
+    task.available_at,
+    task.dispatched_at,
+    task.started_at,
+    task.completed_at
+   FROM ((((public.agent_task task
+     JOIN public.workspace ON ((workspace.id = task.workspace_id)))
+     JOIN public.agent ON ((agent.id = task.agent_id)))
+     LEFT JOIN public.issue ON (((issue.id = task.issue_id) AND (issue.workspace_id = task.workspace_id))))
+     LEFT JOIN public.agent_runtime runtime ON (((runtime.id = COALESCE(task.runtime_id, agent.runtime_id)) AND (runtime.workspace_id = task.workspace_id))));
+
+
+--
 -- Name: user_session; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -1050,6 +1249,39 @@ END),
     CONSTRAINT webhook_delivery_source_check CHECK ((source = ANY (ARRAY['autopilot'::text, 'github_app'::text]))),
     CONSTRAINT webhook_delivery_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'dispatched'::text, 'rejected'::text, 'ignored'::text, 'failed'::text])))
 );
+
+
+--
+-- Name: webhook_delivery_line; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.webhook_delivery_line AS
+ SELECT id,
+    workspace_id,
+    autopilot_id,
+    trigger_id,
+    source,
+    provider,
+    event,
+    dedupe_key,
+    dedupe_source,
+    signature_status,
+    signing_secret_id,
+    status,
+    reason_code,
+    attempt_count,
+    dispatch_attempts,
+    available_at,
+    replay_idempotency_key,
+    content_type,
+    response_status,
+    autopilot_run_id,
+    replayed_from_delivery_id,
+    error,
+    received_at,
+    last_attempt_at,
+    created_at
+   FROM public.webhook_delivery;
 
 
 --
@@ -1117,27 +1349,6 @@ CREATE TABLE public.webhook_tally (
     autopilot_id uuid,
     status text NOT NULL,
     rows bigint NOT NULL
-);
-
-
---
--- Name: workspace; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.workspace (
-    id uuid NOT NULL,
-    name text NOT NULL,
-    slug text NOT NULL,
-    issue_prefix text NOT NULL,
-    issue_counter bigint DEFAULT 0 NOT NULL,
-    language text DEFAULT 'en'::text NOT NULL,
-    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT workspace_issue_prefix_check CHECK ((issue_prefix ~ '^[A-Z][A-Z0-9]{0,9}$'::text)),
-    CONSTRAINT workspace_language_check CHECK ((language = ANY (ARRAY['en'::text, 'zh-Hans'::text]))),
-    CONSTRAINT workspace_name_check CHECK ((name <> ''::text)),
-    CONSTRAINT workspace_slug_check CHECK ((slug ~ '^[a-z0-9][a-z0-9-]*$'::text))
 );
 
 

@@ -48,18 +48,9 @@ with settled as (
     taken_at = null
   where id = :id
   returning chat_session_id, issue_id
-), waiting as (
-  select task.agent_id
-  from settled
-  join agent_task task on task.chat_session_id = settled.chat_session_id and task.status = 'queued' and task.kind = 'chat'
-  union
-  select task.agent_id
-  from settled
-  join agent_task task on task.issue_id = settled.issue_id and task.status = 'queued' and task.kind = 'issue'
 ), told as (
-  select pg_notify('gateway_task', agent.runtime_id::text)
-  from waiting join agent on agent.id = waiting.agent_id
-  where agent.runtime_id is not null
+  select pg_notify('gateway_task', awaiting.runtime_id::text)
+  from settled cross join lateral runtimes_awaiting_file(settled.chat_session_id, settled.issue_id) awaiting
 )
 select count(*) from settled where (select count(*) from told) >= 0;
 
@@ -72,18 +63,9 @@ with settled as (
     taken_at = null, deadline_at = least(deadline_at, now())
   where id = :id and status = 'pending'
   returning chat_session_id, issue_id
-), waiting as (
-  select task.agent_id
-  from settled
-  join agent_task task on task.chat_session_id = settled.chat_session_id and task.status = 'queued' and task.kind = 'chat'
-  union
-  select task.agent_id
-  from settled
-  join agent_task task on task.issue_id = settled.issue_id and task.status = 'queued' and task.kind = 'issue'
 ), told as (
-  select pg_notify('gateway_task', agent.runtime_id::text)
-  from waiting join agent on agent.id = waiting.agent_id
-  where agent.runtime_id is not null
+  select pg_notify('gateway_task', awaiting.runtime_id::text)
+  from settled cross join lateral runtimes_awaiting_file(settled.chat_session_id, settled.issue_id) awaiting
 )
 select count(*) from settled where (select count(*) from told) >= 0;
 

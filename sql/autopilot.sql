@@ -2,13 +2,7 @@
 
 -- name: get_autopilot(autopilot_id, user_id)^
 -- No row for a person who is not a member of its workspace.
-select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
-  autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
-  autopilot.execution_mode, autopilot.issue_title_template, autopilot.concurrency_policy, autopilot.created_by_type,
-  autopilot.created_by_id, autopilot.last_run_at, autopilot.created_at, autopilot.updated_at, member.role
-from autopilot
-join member on member.workspace_id = autopilot.workspace_id and member.user_id = :user_id
-where autopilot.id = :autopilot_id;
+select autopilot.* from visible_autopilots(:user_id) autopilot where autopilot.id = :autopilot_id;
 
 -- name: lock_autopilot(autopilot_id)$
 -- Two people who change different things at the same time both keep their change. NO KEY, because runs reference the
@@ -17,12 +11,8 @@ select id from autopilot where id = :autopilot_id for no key update;
 
 -- name: list_autopilots(workspace_id, user_id, limit, offset)
 -- The newest first. The id settles ties, so that pages neither repeat nor omit a row.
-select autopilot.id, autopilot.workspace_id, autopilot.project_id, autopilot.title, autopilot.description,
-  autopilot.assignee_type, autopilot.assignee_id, autopilot.assigned_by_id, autopilot.priority, autopilot.status,
-  autopilot.execution_mode, autopilot.issue_title_template, autopilot.concurrency_policy, autopilot.created_by_type,
-  autopilot.created_by_id, autopilot.last_run_at, autopilot.created_at, autopilot.updated_at, member.role
-from autopilot
-join member on member.workspace_id = autopilot.workspace_id and member.user_id = :user_id
+select autopilot.*
+from visible_autopilots(:user_id) autopilot
 where autopilot.workspace_id = :workspace_id
 order by autopilot.created_at desc, autopilot.id
 limit :limit offset :offset;

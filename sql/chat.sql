@@ -1,51 +1,20 @@
 -- Conversations, as people read and delete them.
 
 -- name: list_chats(workspace_id, user_id, row_limit, row_offset)
--- The latest first. The joins decide who sees which conversation. A member sees the conversations of the workspace.
--- Those with a private agent are visible only to the owner of the agent, to the person whom the conversation belongs
--- to, and to owners and admins of the workspace. A guest counts as the owner of nothing, as in work.access, and may
--- delete nothing. But a guest sees the conversations that belong to them.
-select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
-  session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
-  session.archived_at, session.created_at, session.updated_at,
-  (viewer.role in ('owner', 'admin') or (viewer.role <> 'guest'
-    and viewer.user_id in (session.creator_id, agent.owner_id))) is true as deletable
-from chat_session session
-join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
-join agent on agent.id = session.agent_id
-left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
-  and conversation.workspace_id = session.workspace_id
-where session.workspace_id = :workspace_id
-  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
-    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id))
-order by session.updated_at desc, session.id
+-- The latest first. visible_chats decides who sees which conversation.
+select chat.*
+from visible_chats(:user_id) chat
+where chat.workspace_id = :workspace_id
+order by chat.updated_at desc, chat.id
 limit :row_limit offset :row_offset;
 
 -- name: count_chats(workspace_id, user_id)$
--- Counts the rows that list_chats would list, with the same joins.
-select count(*)
-from chat_session session
-join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
-join agent on agent.id = session.agent_id
-where session.workspace_id = :workspace_id
-  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
-    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id));
+-- Counts the rows that list_chats would list.
+select count(*) from visible_chats(:user_id) chat where chat.workspace_id = :workspace_id;
 
 -- name: get_chat(chat_id, user_id)^
 -- No row for a person who may not see it, as for a conversation that does not exist.
-select session.id, session.workspace_id, session.agent_id, agent.name as agent_name, session.creator_id, session.title,
-  session.context_generation, conversation.channel_type, conversation.chat_type, conversation.installation_id,
-  session.archived_at, session.created_at, session.updated_at,
-  (viewer.role in ('owner', 'admin') or (viewer.role <> 'guest'
-    and viewer.user_id in (session.creator_id, agent.owner_id))) is true as deletable
-from chat_session session
-join member viewer on viewer.workspace_id = session.workspace_id and viewer.user_id = :user_id
-join agent on agent.id = session.agent_id
-left join channel_chat_session_binding conversation on conversation.chat_session_id = session.id
-  and conversation.workspace_id = session.workspace_id
-where session.id = :chat_id
-  and (agent.visibility <> 'private' or viewer.role in ('owner', 'admin') or viewer.user_id = session.creator_id
-    or (viewer.role <> 'guest' and viewer.user_id = agent.owner_id));
+select chat.* from visible_chats(:user_id) chat where chat.id = :chat_id;
 
 -- name: list_chat_messages(workspace_id, chat_id, row_limit, row_offset)
 -- In the order of the conversation, the oldest first.

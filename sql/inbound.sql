@@ -224,9 +224,7 @@ where chat_session_id = :session_id;
 -- name: enqueue_chat_task(task_id, session_id, initiator_id, window_seconds, silent_seconds)^
 -- One run waits per conversation. A later message joins it and moves its start.
 -- The runtime is notified of a new row. It usually needs no notification of a moved row, because it looks again at the
--- old start time. The exception is an old start time of about now: the runtime's look may then happen during this
--- transaction, skip the locked row, and find no reason to look again. So the runtime is notified in that case too.
--- An agent without a runtime gets no notification.
+-- old start time (see must_ring). An agent without a runtime gets no notification.
 -- Live listeners are told of a run once, when it is queued. The id in `queued` equals task_id only if this statement
 -- inserted the row.
 -- An absence of the agent is noted on the conversation. `untold` says that this was the first message to meet it.
@@ -265,7 +263,7 @@ with target as (
     limit 1
   ) former on true
   where target.runtime_id is not null
-    and (former.available_at is null or former.available_at <= now() + interval '1 second')
+    and must_ring(former.available_at)
 ), announced as (
   select pg_notify('gateway_event', json_build_object('event', 'task:queued', 'workspace_id', target.workspace_id,
     'task_id', queued.id, 'agent_id', target.agent_id, 'issue_id', null, 'chat_session_id', target.id,
@@ -298,8 +296,7 @@ where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0
 -- fresh: The token is new for each event and ties the event's rows together. So the same message twice in one batch
 --   becomes one claim and one row.
 -- latest: The last event of each conversation. It alone sets the reply target and queues or moves the run.
--- rung: The conversations whose runtime is notified: those with a new run, and those whose old start time is about now
---   (for the reason see enqueue_chat_task).
+-- rung: The conversations whose runtime is notified (see must_ring).
 -- announced: Live listeners are told of messages only where the runtime is notified. A commit with notifications costs
 --   a tenth more, and further notifications in it cost nothing. A message that joins a run which still waits for its
 --   window is not announced, because the start of that run is announced within seconds. A run is announced once: it was
@@ -394,7 +391,7 @@ with patience as materialized (
     where chat_session_id = latest.session_id and status = 'queued' and kind = 'chat'
     limit 1
   ) former on true
-  where former.available_at is null or former.available_at <= now() + interval '1 second'
+  where must_ring(former.available_at)
 ), told as (
   select pg_notify('gateway_task', waiting.runtime_id::text)
   from (select distinct runtime_id from rung) waiting

@@ -1,10 +1,10 @@
 -- The outbox: the messages to a platform, sent only by the holder of the lease of their bot.
 
--- name: take_due_rows(installation_id, lease_epoch, busy, rows_max)
+-- name: take_due_rows(installation_id, lease_epoch, busy, typing_seconds, rows_max)
 -- Takes the first open row of each recipient, if it is due, and later rows wait for it. A row in `sending` that is not
 -- `busy` is not being sent: a former holder left it, or storing its outcome failed. A holder whose lease has passed on
--- takes nothing. first_attempt_at is the first attempt with an unknown result. The rows of a run that has ended wait up
--- to one second for its typing sign to be removed, but not for a sign whose removal has failed.
+-- takes nothing. first_attempt_at is the first attempt with an unknown result. The rows of a run that has ended
+-- wait for its typing sign to be removed.
 with head as (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at,
@@ -23,10 +23,7 @@ with head as (
       select from channel_installation installation
       where installation.id = :installation_id and installation.lease_epoch = :lease_epoch
     )
-    and not (outgoing.task_id is not null and outgoing.created_at > now() - interval '1 second' and exists (
-      select from channel_typing typing
-      where typing.task_id = outgoing.task_id and typing.status = 'unwanted' and typing.available_at <= now()
-    ))
+    and not exists (select from held_for_typing(outgoing.task_id, outgoing.created_at, :typing_seconds))
   order by head.seq
   limit :rows_max
   for no key update of outgoing
@@ -42,15 +39,11 @@ returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipien
   coalesce(extract(epoch from now() - due.last_attempt_at), 0)::double precision as idle_seconds,
   extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;
 
--- name: seconds_to_next_row(installation_id, lease_epoch, busy)$
--- A `sending` row that is not in flight is due at once. A row that waits for a typing sign is due at the end of its
--- second.
+-- name: seconds_to_next_row(installation_id, lease_epoch, busy, typing_seconds)$
+-- A `sending` row that is not in flight is due at once. A row that waits for a typing sign is due at the end of
+-- that wait.
 select extract(epoch from min(greatest(case head.status when 'queued' then head.available_at else now() end, (
-    select head.created_at + interval '1 second'
-    where head.task_id is not null and head.created_at > now() - interval '1 second' and exists (
-      select from channel_typing typing
-      where typing.task_id = head.task_id and typing.status = 'unwanted' and typing.available_at <= now()
-    )
+    select held.until from held_for_typing(head.task_id, head.created_at, :typing_seconds) as held (until)
   ))) - clock_timestamp())::double precision
 from (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)

@@ -24,28 +24,14 @@ returning task.id, task.attempt;
 -- name: claimable_agents(runtime_id)
 -- The agents of this runtime that have a task to claim and capacity for it, the most urgent first. This is only a
 -- guess, read without locks: claim_task repeats the check under the agent's lock. agent.runtime_id is not a foreign
--- key, so it may name another workspace's runtime, which gets nothing. A run waits for the files of its messages until
--- their deadline.
+-- key, so it may name another workspace's runtime, which gets nothing.
 select agent.id
 from agent
 cross join lateral (
   select task.priority, task.created_at, task.id
   from agent_task task
+  cross join lateral unobstructed(task.agent_id, task.chat_session_id, task.issue_id)
   where task.agent_id = agent.id and task.status = 'queued' and task.available_at <= now()
-    and not exists (
-      select from agent_task active
-      where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
-        and (active.chat_session_id = task.chat_session_id or active.issue_id = task.issue_id)
-    )
-    and not exists (
-      select from chat_attachment awaited
-      where awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null
-        and awaited.status = 'pending' and awaited.deadline_at > now()
-    )
-    and not exists (
-      select from chat_attachment awaited
-      where awaited.issue_id = task.issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
-    )
   order by task.priority desc, task.created_at, task.id
   limit 1
 ) best
@@ -71,21 +57,8 @@ with picked as (
   select task.id
   from agent_task task
   join agent on agent.id = task.agent_id
+  cross join lateral unobstructed(task.agent_id, task.chat_session_id, task.issue_id)
   where task.agent_id = :agent_id and task.status = 'queued' and task.available_at <= now()
-    and not exists (
-      select from agent_task active
-      where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
-        and (active.chat_session_id = task.chat_session_id or active.issue_id = task.issue_id)
-    )
-    and not exists (
-      select from chat_attachment awaited
-      where awaited.chat_session_id = task.chat_session_id and awaited.issue_id is null
-        and awaited.status = 'pending' and awaited.deadline_at > now()
-    )
-    and not exists (
-      select from chat_attachment awaited
-      where awaited.issue_id = task.issue_id and awaited.status = 'pending' and awaited.deadline_at > now()
-    )
     and agent.max_concurrent_tasks > (
       select count(*) from agent_task active
       where active.agent_id = task.agent_id and active.status in ('dispatched', 'running')
@@ -258,27 +231,17 @@ where agent.runtime_id = :runtime_id and agent.archived_at is null and task.stat
 
 -- name: get_task(task_id)^
 -- For display only. A decision about the task must use lock_task.
-select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
-  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
-  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
-  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
+select detail.*, null::text as loss
 from agent_task task
-join agent on agent.id = task.agent_id
-join workspace on workspace.id = task.workspace_id
+cross join lateral task_detail(task) detail
 where task.id = :task_id;
 
 -- name: lock_task(task_id)^
 -- Every change of a task's status happens under this lock, so that a second report of an end sees the first one. NO
 -- KEY, because messages reference the task's key.
-select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
-  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
-  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
-  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, null::text as loss
+select detail.*, null::text as loss
 from agent_task task
-join agent on agent.id = task.agent_id
-join workspace on workspace.id = task.workspace_id
+cross join lateral task_detail(task) detail
 where task.id = :task_id
 for no key update of task;
 
@@ -286,14 +249,9 @@ for no key update of task;
 -- Locks a claimed task that no runtime works on any more. A runtime whose row is gone counts as silent. A task that was
 -- named in heartbeats (seen_at) must still be named: the older of the two times decides. SKIP LOCKED, because a task
 -- that is being changed right now is not lost.
-select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
-  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
-  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
-  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds, verdict.loss
+select detail.*, verdict.loss
 from agent_task task
-join agent on agent.id = task.agent_id
-join workspace on workspace.id = task.workspace_id
+cross join lateral task_detail(task) detail
 left join agent_runtime runtime on runtime.id = task.runtime_id
 cross join lateral (
   select case
@@ -313,15 +271,9 @@ for no key update of task skip locked;
 -- name: lock_orphaned_task(runtime_id, instance, kept_ids, kept_attempts, passed_over)^
 -- Locks the next task that an instance claimed and no longer works on, because the instance has been started again. It
 -- waits for tasks that are being changed right now: if that change is rolled back, the task is an orphan after all.
-select task.id, task.workspace_id, task.agent_id, task.runtime_id, agent.runtime_id as agent_runtime_id, task.kind,
-  task.status, task.chat_session_id, task.issue_id, task.attempt, task.forgiven, task.reported_attempt,
-  task.max_attempts, task.progress, task.result, task.error, task.failure_reason, task.stderr_tail, task.available_at,
-  task.dispatched_at, task.started_at, task.completed_at, task.created_at, task.undelivered, workspace.language,
-  extract(epoch from now() - task.dispatched_at)::double precision as run_seconds,
-  case task.status when 'running' then 'restarted' else 'undelivered' end as loss
+select detail.*, case task.status when 'running' then 'restarted' else 'undelivered' end as loss
 from agent_task task
-join agent on agent.id = task.agent_id
-join workspace on workspace.id = task.workspace_id
+cross join lateral task_detail(task) detail
 where task.runtime_id = :runtime_id and task.instance = :instance and task.status in ('dispatched', 'running')
   and not exists (
     select from unnest(:kept_ids::uuid[], :kept_attempts::integer[]) as kept (id, attempt)

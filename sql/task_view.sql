@@ -11,40 +11,21 @@ order by path
 limit 20;
 
 -- name: list_tasks(workspace_id, agent_id, status, rows_max)
--- The latest first. The runtime is the one that claimed the task, or else the one that the task waits for.
-select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
-  task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
-  workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
-  coalesce(task.runtime_id, agent.runtime_id) as runtime_id, runtime.name as runtime,
-  runtime.last_heartbeat_at as runtime_last_heartbeat_at, task.created_at, task.available_at, task.dispatched_at,
-  task.started_at, task.completed_at
-from agent_task task
-join workspace on workspace.id = task.workspace_id
-join agent on agent.id = task.agent_id
-left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
-left join agent_runtime runtime on runtime.id = coalesce(task.runtime_id, agent.runtime_id)
-  and runtime.workspace_id = task.workspace_id
-where (:workspace_id::uuid is null or task.workspace_id = :workspace_id)
-  and (:agent_id::uuid is null or task.agent_id = :agent_id)
-  and (:status::text is null or task.status = :status)
-order by task.created_at desc, task.id desc
+-- The latest first.
+select line.*
+from task_line line
+where (:workspace_id::uuid is null or line.workspace_id = :workspace_id)
+  and (:agent_id::uuid is null or line.agent_id = :agent_id)
+  and (:status::text is null or line.status = :status)
+order by line.created_at desc, line.id desc
 limit :rows_max;
 
 -- name: show_task(task_id)^
 -- Includes the end of the program's stderr. The answer is left out, because it is part of a conversation.
-select task.id, task.workspace_id, workspace.slug as workspace, task.agent_id, agent.name as agent, task.kind, task.status,
-  task.attempt, task.max_attempts, task.failure_reason, task.chat_session_id, task.issue_id,
-  workspace.issue_prefix || '-' || issue.number as issue_key, task.autopilot_run_id,
-  coalesce(task.runtime_id, agent.runtime_id) as runtime_id, runtime.name as runtime,
-  runtime.last_heartbeat_at as runtime_last_heartbeat_at, task.created_at, task.available_at, task.dispatched_at,
-  task.started_at, task.completed_at, task.undelivered, task.error, task.stderr_tail
-from agent_task task
-join workspace on workspace.id = task.workspace_id
-join agent on agent.id = task.agent_id
-left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
-left join agent_runtime runtime on runtime.id = coalesce(task.runtime_id, agent.runtime_id)
-  and runtime.workspace_id = task.workspace_id
-where task.id = :task_id;
+select line.*, task.undelivered, task.error, task.stderr_tail
+from task_line line
+join agent_task task on task.id = line.id
+where line.id = :task_id;
 
 -- name: list_messages_of_task(task_id)
 -- The messages of the run to its chat and their outcome, in the order in which they were written.

@@ -192,10 +192,8 @@ returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.rea
 
 -- name: list_deliveries(autopilot_id, event, row_limit, row_offset)
 -- The newest first, without the large columns. An index in the order of the page serves it.
-select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
-  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
-  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
-from webhook_delivery
+select line.*
+from webhook_delivery_line line
 where autopilot_id = :autopilot_id and (:event::text is null or event = :event::text)
 order by created_at desc, id desc
 limit :row_limit offset :row_offset;
@@ -203,10 +201,8 @@ limit :row_limit offset :row_offset;
 -- name: list_deliveries_by_status(autopilot_id, status, event, row_limit, row_offset)
 -- A separate statement, because a rare status has an index of its own, and only that index has this order. If the
 -- status were an ordinary parameter, the planner might search every row for it.
-select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
-  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
-  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
-from webhook_delivery
+select line.*
+from webhook_delivery_line line
 where autopilot_id = :autopilot_id and status between :status and :status and (:event::text is null or event = :event::text)
 order by status, created_at desc, id desc
 limit :row_limit offset :row_offset;
@@ -214,10 +210,8 @@ limit :row_limit offset :row_offset;
 -- name: search_deliveries(autopilot_id, words, status, event, row_limit, row_offset)
 -- By the words of the body. The rows are found by their words first, and sorted then. The other way round, every row
 -- would be searched for a rare word. OFFSET 0 keeps the planner from doing that.
-select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
-  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
-  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
-from webhook_delivery
+select line.*
+from webhook_delivery_line line
 where id in (
   select found.id
   from (
@@ -256,10 +250,8 @@ where search @@ :words::tsquery and workspace_id = :workspace_id
 
 -- name: list_workspace_deliveries(workspace_id, status, event, row_limit, row_offset)
 -- Of all autopilots, and of GitHub App hooks.
-select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
-  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
-  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
-from webhook_delivery
+select line.*
+from webhook_delivery_line line
 where workspace_id = :workspace_id and (:status::text is null or status = :status::text)
   and (:event::text is null or event = :event::text)
 order by created_at desc, id desc
@@ -267,10 +259,8 @@ limit :row_limit offset :row_offset;
 
 -- name: search_workspace_deliveries(workspace_id, words, status, event, row_limit, row_offset)
 -- Like search_deliveries, for a whole workspace.
-select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
-  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
-  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at
-from webhook_delivery
+select line.*
+from webhook_delivery_line line
 where id in (
   select found.id
   from (
@@ -293,12 +283,10 @@ from unnest(tsvector_to_array(webhook_words(convert_to(:text, 'UTF8')))) as term
 
 -- name: find_delivery(autopilot_id, delivery_id)^
 -- No row for a delivery of another autopilot.
-select id, workspace_id, autopilot_id, trigger_id, source, provider, event, dedupe_key, dedupe_source, signature_status,
-  signing_secret_id, status, reason_code, attempt_count, dispatch_attempts, available_at, replay_idempotency_key,
-  content_type, response_status, autopilot_run_id, replayed_from_delivery_id, error, received_at, last_attempt_at, created_at,
-  selected_headers, raw_body, response_body
-from webhook_delivery
-where autopilot_id = :autopilot_id and id = :delivery_id;
+select line.*, large.selected_headers, large.raw_body, large.response_body
+from webhook_delivery_line line
+join webhook_delivery large on large.id = line.id
+where line.autopilot_id = :autopilot_id and line.id = :delivery_id;
 
 -- name: purge_deliveries(keep_seconds, rows_max)!
 -- By age alone, whatever the outcome.
@@ -330,16 +318,8 @@ having sum(rows) <> 0;
 select count(*) from webhook_tally;
 
 -- name: plan_replay(autopilot_id, status, event, words, since, until)$
--- Counts the deliveries that a bulk replay would go through. It leaves out those that a single replay refuses:
--- deliveries that were rejected, that have no outcome yet, or that have no body.
-select count(*)
-from webhook_delivery
-where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
-  and raw_body is not null
-  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text)
-  and (:words::text is null or search @@ :words::text::tsquery)
-  and (:since::timestamptz is null or received_at >= :since::timestamptz)
-  and (:until::timestamptz is null or received_at < :until::timestamptz);
+-- Counts the deliveries that a bulk replay would go through.
+select count(*) from replayable_deliveries(:autopilot_id, :status, :event, :words, :since, :until);
 
 -- name: add_bulk_replay(id, workspace_id, autopilot_id, user_id, filter, budget, planned)^
 -- From here on any process may carry it out.
@@ -376,13 +356,8 @@ returning id, autopilot_id, filter, planned, accepted + skipped + failed as done
 -- The oldest first, so that runs begin in the order of their deliveries. Deliveries that came after the plan, its own
 -- replays among them, are left out.
 select id, created_at
-from webhook_delivery
-where autopilot_id = :autopilot_id and status not in ('rejected', 'queued') and signature_status <> 'invalid'
-  and raw_body is not null and created_at < :until_at and (created_at, id) > (:cursor_at, :cursor_id)
-  and (:status::text is null or status = :status::text) and (:event::text is null or event = :event::text)
-  and (:words::text is null or search @@ :words::text::tsquery)
-  and (:since::timestamptz is null or received_at >= :since::timestamptz)
-  and (:until::timestamptz is null or received_at < :until::timestamptz)
+from replayable_deliveries(:autopilot_id, :status, :event, :words, :since, :until)
+where created_at < :until_at and (created_at, id) > (:cursor_at, :cursor_id)
 order by created_at, id
 limit 1;
 

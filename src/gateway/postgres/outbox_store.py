@@ -23,6 +23,9 @@ _MARK_ROW_UNKNOWN = _SQL.changed("mark_row_unknown")
 _CLEAR_ROW_DOUBT = _SQL.changed("clear_row_doubt")
 _LIST_SENT_TO_RECIPIENT = _SQL.column("list_sent_to_recipient", str)
 
+TYPING_SECONDS = 1.0
+"""The longest time that an answer waits for the removal of its run's typing sign."""
+
 
 class PostgresOutboxStore:
     """Implements gateway.outbound.ports.OutboxStore on a pool that the caller owns."""
@@ -36,12 +39,17 @@ class PostgresOutboxStore:
             installation_id=lease.installation_id,
             lease_epoch=lease.epoch,
             busy=list(busy),
+            typing_seconds=TYPING_SECONDS,
             rows_max=rows_max,
         )
 
     async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
         return await _SECONDS_TO_NEXT_ROW(
-            self._pool, installation_id=lease.installation_id, lease_epoch=lease.epoch, busy=list(busy)
+            self._pool,
+            installation_id=lease.installation_id,
+            lease_epoch=lease.epoch,
+            busy=list(busy),
+            typing_seconds=TYPING_SECONDS,
         )
 
     async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:

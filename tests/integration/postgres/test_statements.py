@@ -56,11 +56,16 @@ STATEMENTS = {key: each for key, each in ALL_STATEMENTS.items() if each.file not
 FOREIGN_STATEMENTS = {key: each for key, each in ALL_STATEMENTS.items() if each.file in FOREIGN_FILES}
 
 
-def described_columns(database, statement):
-    """Names and type names of the result's columns, from libpq's prepare and describe."""
+def converted(statement):
     names = set(re.findall(r"%\((\w+)\)s", statement.sql))
     query = PostgresQuery(Transformer())
     query.convert(statement.sql, dict.fromkeys(names))
+    return query
+
+
+def described_columns(database, statement):
+    """Names and type names of the result's columns, from libpq's prepare and describe."""
+    query = converted(statement)
     with psycopg.connect(database, autocommit=True) as connection:
         prepared = connection.pgconn.prepare(b"s", query.query)
         assert prepared.status == psycopg.pq.ExecStatus.COMMAND_OK, prepared.error_message.decode()
@@ -81,6 +86,27 @@ def migrated(postgres):
 @pytest.mark.parametrize("key", sorted(STATEMENTS))
 def test_statement_prepares_and_its_columns_fit_what_is_declared(migrated, key):
     check_declared(STATEMENTS[key], described_columns(migrated, STATEMENTS[key]))
+
+
+FUNCTIONS_THAT_GIVE_ROWS = """
+select proname from pg_proc join pg_language on pg_language.oid = prolang
+where proretset and lanname = 'sql' and pronamespace = 'public'::regnamespace
+"""
+
+
+def test_functions_that_give_rows_are_planned_as_if_written_in_their_place(migrated):
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        rows = connection.execute(FUNCTIONS_THAT_GIVE_ROWS).fetchall()
+        functions = {name for (name,) in rows}
+        assert functions
+        users = [each for each in STATEMENTS.values() if any(f"{name}(" in each.sql for name in functions)]
+        assert users
+        for statement in users:
+            plan = connection.pgconn.exec_(b"explain (generic_plan, costs off) " + converted(statement).query)
+            assert plan.status == psycopg.pq.ExecStatus.TUPLES_OK, plan.error_message.decode()
+            lines = [plan.get_value(n, 0).decode() for n in range(plan.ntuples)]
+            called = [line for line in lines if any(name in line for name in functions)]
+            assert not called, f"{statement.name}: {called}"
 
 
 @pytest.fixture(scope="module")

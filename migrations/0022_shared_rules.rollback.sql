@@ -1,0 +1,10 @@
+drop function replayable_deliveries(uuid, text, text, text, timestamptz, timestamptz);
+drop view webhook_delivery_line;
+drop view task_line;
+drop function visible_autopilots(uuid);
+drop function visible_chats(uuid);
+drop function held_for_typing(uuid, timestamptz, double precision);
+drop function runtimes_awaiting_file(uuid, uuid);
+drop function must_ring(timestamptz);
+drop function unobstructed(uuid, uuid, uuid);
+drop function task_detail(agent_task);
