@@ -288,17 +288,6 @@ from webhook_delivery_line line
 join webhook_delivery large on large.id = line.id
 where line.autopilot_id = :autopilot_id and line.id = :delivery_id;
 
--- name: purge_deliveries(keep_seconds, rows_max)!
--- By age alone, whatever the outcome.
-delete from webhook_delivery
-where id in (
-  select id from webhook_delivery
-  where created_at < now() - make_interval(secs => :keep_seconds)
-  order by created_at
-  limit :rows_max
-  for update skip locked
-);
-
 -- name: fold_tally(rows_max)!
 -- Turns the differences of each count into one row again. A sum that is read at the same time sees the state either
 -- before or after.

@@ -12,7 +12,6 @@ import trio
 from gateway.concurrency import watch_points
 from gateway.outbound.ports import Lease, TypingRow
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
@@ -20,6 +19,7 @@ from gateway.postgres.typing_store import PostgresTypingStore
 from gateway.work.tasks.ports import End as EndOfRun
 from gateway.work.tasks.ports import TaskStatus
 from support.outbox_channel import sending
+from support.purging import purge
 from support.task_world import Session, World, open_world
 from support.typing_channel import TypingToy
 
@@ -311,10 +311,9 @@ async def test_signs_are_forgotten_after_a_day_whatever_became_of_them(
     world: World, store: PostgresTypingStore
 ) -> None:
     await shown_run(world, store)
-    janitor = PostgresJanitorStore(world.pool)
-    assert await janitor.purge_typing() == 0
+    assert await purge(world.pool, "typing") == 0
     await world.sql("update channel_typing set created_at = now() - interval '25 hours'")
-    assert await janitor.purge_typing() == 1
+    assert await purge(world.pool, "typing") == 1
 
 
 # What waits for it

@@ -13,8 +13,8 @@ import trio
 
 from gateway.daemon.foundation import Foundation
 from gateway.errors import StoreUnavailable
-from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.notices import PostgresAbsences
+from gateway.postgres.purges import purges
 
 if TYPE_CHECKING:
     from gateway.daemon.services import Services
@@ -24,31 +24,21 @@ logger = structlog.get_logger(__name__)
 
 async def run_chores(foundation: Foundation, services: Services) -> None:
     """Run the chores of this process until cancelled; see `run_janitor`."""
-    store, deliveries = PostgresJanitorStore(foundation.pool), services.webhooks.deliveries
-    absences = PostgresAbsences(foundation.pool, silent_seconds=foundation.settings.limits.runtime_silence_seconds)
-    kept = foundation.settings.limits.history_days_max * 86_400.0
-    days = foundation.settings.webhooks.retention_days
-    sweeps = [
-        Sweep("lost_tasks", 10, services.tasks.return_lost),
-        Sweep("absences", 10, absences.tell),
-        Sweep("attachment_files", 600, services.attachments.sweep),
-        Sweep("inbound_claims", 600, store.purge_inbound_dedup),
-        Sweep("held_commands", 600, store.purge_held_commands),
-        Sweep("binding_tokens", 600, store.purge_binding_tokens),
-        Sweep("binding_prompts", 600, store.purge_binding_prompts),
-        Sweep("install_sessions", 600, store.purge_install_sessions),
-        Sweep("user_sessions", 600, store.purge_user_sessions),
-        Sweep("outbound_messages", 600, partial(store.purge_outbound, kept)),
-        Sweep("inbound_audit", 600, partial(store.purge_inbound_audit, kept)),
-        Sweep("typing", 600, store.purge_typing),
-        Sweep("stale_deliveries", 5, services.webhooks.intake.finish_stale),
-        Sweep("waiting_deliveries", 1, services.webhooks.turns.begin),
-        Sweep("delivery_counts", 10, deliveries.fold_tally),
-        Sweep("autopilot_runs", 5, services.autopilots.count_ended),
-    ]
-    if days:
-        sweeps.append(Sweep("deliveries", 600, partial(deliveries.purge, days * 86_400.0)))
-    await run_janitor(sweeps)
+    pool, settings = foundation.pool, foundation.settings
+    absences = PostgresAbsences(pool, silent_seconds=settings.limits.runtime_silence_seconds)
+    expired = purges(history_days=settings.limits.history_days_max, delivery_days=settings.webhooks.retention_days)
+    await run_janitor(
+        [
+            Sweep("lost_tasks", 10, services.tasks.return_lost),
+            Sweep("absences", 10, absences.tell),
+            Sweep("attachment_files", 600, services.attachments.sweep),
+            Sweep("stale_deliveries", 5, services.webhooks.intake.finish_stale),
+            Sweep("waiting_deliveries", 1, services.webhooks.turns.begin),
+            Sweep("delivery_counts", 10, services.webhooks.deliveries.fold_tally),
+            Sweep("autopilot_runs", 5, services.autopilots.count_ended),
+            *(Sweep(purge.name, 600, partial(purge.run, pool)) for purge in expired),
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from gateway.postgres.arrays import LargeValues
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.janitor_store import ROWS_MAX
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
 from gateway.webhooks.ports import (
@@ -51,7 +50,6 @@ _LIST_WORKSPACE_DELIVERIES = _SQL.many("list_workspace_deliveries", Delivery)
 _SEARCH_WORKSPACE_DELIVERIES = _SQL.many("search_workspace_deliveries", Delivery)
 _SEARCH_QUERY = _SQL.value("search_query", str)
 _FIND_DELIVERY = _SQL.one_or_none("find_delivery", DeliveryDetail)
-_PURGE_DELIVERIES = _SQL.count("purge_deliveries")
 _FOLD_TALLY = _SQL.count("fold_tally")
 _TALLY_ROWS = _SQL.value("tally_rows", int)
 _PLAN_REPLAY = _SQL.value("plan_replay", int)
@@ -220,15 +218,6 @@ class PostgresWebhookStore:
         return await _FIND_DELIVERY(self._pool, autopilot_id=autopilot_id, delivery_id=delivery_id)
 
     # --- keeping the log small ----------------------------------------------------------------------------------------
-
-    async def purge(self, keep_seconds: float, *, rows_max: int = ROWS_MAX) -> int:
-        """Delete older deliveries, statement by statement, and return how many. The caller bounds the time."""
-        gone = 0
-        while True:
-            rows = await _PURGE_DELIVERIES(self._pool, keep_seconds=keep_seconds, rows_max=rows_max)
-            gone += rows
-            if rows < rows_max:
-                return gone
 
     async def fold_tally(self, *, rows_max: int = 100_000) -> int:
         """Sum up the rows of the tally. Returns 0, because no visible count changes."""

@@ -6,9 +6,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.pool import Pool
 from support.people import Office, open_office
+from support.purging import purge
 
 
 @pytest.fixture
@@ -94,7 +94,6 @@ async def test_settled_messages_and_audit_rows_go_after_their_time_and_open_ones
             " values ('feishu', 'duplicate', now() - make_interval(days => %s))",
             days,
         )
-    store = PostgresJanitorStore(office.pool, rows_max=2)
-    assert await store.purge_outbound(90 * 86_400.0) == 3
-    assert await store.purge_inbound_audit(90 * 86_400.0) == 1
+    assert await purge(office.pool, "outbound_messages", rows_max=2) == 3
+    assert await purge(office.pool, "inbound_audit", rows_max=2) == 1
     assert {row_id for (row_id,) in await office.sql("select id from outbound_message")} == kept

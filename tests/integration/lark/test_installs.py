@@ -24,7 +24,6 @@ from gateway.lark.install.service import InstallationService, NewApp, identify_o
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
-from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.secret_store import secret_tables
 from gateway.work.secrets import Outcome, Rotation, rotate_secrets
@@ -41,6 +40,7 @@ from support.device_flow import (
 )
 from support.lark_directory import Place, add_agent, add_member, add_person, add_place
 from support.lark_rest import BOT_PATH, TOKEN_PATH, Call, FakePlatform, Reply, serving_platform
+from support.purging import purge
 
 RING = KeyRing([b"\x07" * 32])
 OTHER_APP_ID = "cli_0123456789abcdef"
@@ -845,10 +845,10 @@ async def test_status_is_the_workspaces_own_and_ends_after_half_an_hour(scene: S
     await scene.step()
     await scene.sql("update lark_install_session set ended_at = now() - interval '29 minutes'")
     assert (await scene.status(begun)).status == "error"
-    assert await PostgresJanitorStore(scene.pool).purge_install_sessions() == 0
+    assert await purge(scene.pool, "install_sessions") == 0
     await scene.sql("update lark_install_session set ended_at = now() - interval '31 minutes'")
     assert await scene.desk.status(begun.session_id, scene.place.workspace_id) is None
-    assert await PostgresJanitorStore(scene.pool).purge_install_sessions() == 1
+    assert await purge(scene.pool, "install_sessions") == 1
 
 
 async def test_revoke_is_announced_once(scene: Scene) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import trio
 
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.pool import Pool
+from gateway.postgres.purges import purges
+from support.purging import purge
 from support.task_world import World
 
 
@@ -17,8 +18,7 @@ async def test_claims_of_messages_are_kept_a_day(pool: Pool) -> None:
         " select gen_random_uuid(), 'om_' || hours, now() - make_interval(hours => hours), gen_random_uuid()"
         " from generate_series(1, 47, 2) hours"
     )
-    store = PostgresJanitorStore(pool, rows_max=5)
-    assert [await store.purge_inbound_dedup() for _ in range(2)] == [12, 0]
+    assert [await purge(pool, "inbound_claims", rows_max=5) for _ in range(2)] == [12, 0]
     rows = await world.sql(
         "select max(now() - received_at) < interval '24 hours' as young from channel_inbound_message_dedup"
     )
@@ -34,7 +34,7 @@ async def test_binding_tokens_outlive_their_end_by_an_hour(pool: Pool) -> None:
         " now() - make_interval(mins => minutes), now() - make_interval(mins => minutes - 15)"
         " from unnest(array[1, 30, 74, 76, 200]) minutes"
     )
-    assert await PostgresJanitorStore(pool).purge_binding_tokens() == 2
+    assert await purge(pool, "binding_tokens") == 2
 
 
 async def test_questions_to_bind_are_forgotten_after_an_hour(pool: Pool) -> None:
@@ -44,7 +44,7 @@ async def test_questions_to_bind_are_forgotten_after_an_hour(pool: Pool) -> None
         " select gen_random_uuid(), 'ou_1', now() - make_interval(mins => minutes)"
         " from unnest(array[1, 59, 61, 900]) minutes"
     )
-    assert await PostgresJanitorStore(pool).purge_binding_prompts() == 2
+    assert await purge(pool, "binding_prompts") == 2
 
 
 async def test_sessions_go_when_they_end(pool: Pool) -> None:
@@ -56,7 +56,7 @@ async def test_sessions_go_when_they_end(pool: Pool) -> None:
         " union all select lpad('9', 64, '0'), %(user)s, now() - interval '1 minute'",
         user=world.user_id,
     )
-    assert await PostgresJanitorStore(pool).purge_user_sessions() == 1
+    assert await purge(pool, "user_sessions") == 1
 
 
 async def test_rows_that_another_process_is_deleting_are_passed_over(pool: Pool, database: str) -> None:
@@ -69,7 +69,7 @@ async def test_rows_that_another_process_is_deleting_are_passed_over(pool: Pool,
     async with await TrioConnection.connect(database) as other, other.transaction():
         await other.execute("delete from channel_inbound_message_dedup where message_id in ('om_1', 'om_5')")
         with trio.fail_after(10):
-            assert await PostgresJanitorStore(pool, rows_max=3).purge_inbound_dedup() == 7
+            assert await purge(pool, "inbound_claims", rows_max=3) == 7
 
 
 async def test_held_commands_go_after_nobody_can_confirm_them(pool: Pool) -> None:
@@ -80,4 +80,10 @@ async def test_held_commands_go_after_nobody_can_confirm_them(pool: Pool) -> Non
         " select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), '/new',"
         " now() - make_interval(mins => minutes) from unnest(array[1, 59, 119, 121, 200]) minutes"
     )
-    assert await PostgresJanitorStore(pool).purge_held_commands() == 2
+    assert await purge(pool, "held_commands") == 2
+
+
+def test_log_of_deliveries_is_kept_for_ever_where_no_number_of_days_is_set() -> None:
+    kept, purged = (purges(history_days=90, delivery_days=days) for days in (0, 30))
+    assert {each.name for each in purged} - {each.name for each in kept} == {"deliveries"}
+    assert [each.keep_seconds for each in purged if each.name == "deliveries"] == [30 * 86_400.0]

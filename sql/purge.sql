@@ -100,3 +100,14 @@ where id in (
   limit :rows_max
   for update skip locked
 );
+
+-- name: purge_deliveries(keep_seconds, rows_max)!
+-- By age alone, whatever the outcome.
+delete from webhook_delivery
+where id in (
+  select id from webhook_delivery
+  where created_at < now() - make_interval(secs => :keep_seconds)
+  order by created_at
+  limit :rows_max
+  for update skip locked
+);
