@@ -102,10 +102,6 @@ select user_id from member where workspace_id = :workspace_id and role = 'owner'
 -- of bindings then finds all of them.
 delete from member where workspace_id = :workspace_id and user_id = :user_id;
 
--- name: announce_membership(payload)!
--- Delivered with the commit. The streams that the person has open in this workspace then end at once.
-select pg_notify('gateway_event', :payload);
-
 -- name: add_agent(agent_id, workspace_id, name, owner_id, runtime_id, visibility)^
 -- The unique name decides. The caller has checked the runtime, and its later deletion does no harm.
 insert into agent (id, workspace_id, name, owner_id, runtime_id, visibility)

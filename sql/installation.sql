@@ -117,10 +117,6 @@ set status = 'revoked', updated_at = now()
 where id = :id and workspace_id = :workspace_id and status <> 'revoked'
 returning agent_id;
 
--- name: announce_installation(payload)!
--- Delivered with the commit, to live listeners.
-select pg_notify('gateway_event', :payload);
-
 -- name: list_installations(id, workspace_id)
 -- One installation, those of a workspace, or all. A row whose agent is gone is not served. The list of all leaves it
 -- out, but the list of its workspace contains it, so that it can be removed. The stored state means nothing once the

@@ -97,7 +97,3 @@ with target as (
 select agent_archived, runtime_id is not null as has_runtime, absent
 from target
 where (select count(*) from told) >= 0 and (select count(*) from announced) >= 0;
-
--- name: announce_issue(payload)!
--- Delivered with the commit, to live listeners.
-select pg_notify('gateway_event', :payload);

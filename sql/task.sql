@@ -394,11 +394,3 @@ cross join unnest(:ids::uuid[], :contents::text[]) with ordinality as piece (id,
 where task.id = :task_id and installation.status = 'active'
 order by piece.ordinal
 on conflict (task_id, kind, part) where task_id is not null do nothing;
-
--- name: announce_event(payload)!
--- Listeners are notified at the commit, in the order of these calls.
-select pg_notify('gateway_event', :payload);
-
--- name: ring_runtime(agent_id)!
--- Nothing is sent for an agent without a runtime.
-select pg_notify('gateway_task', runtime_id::text) from agent where id = :agent_id and runtime_id is not null;

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from gateway.concurrency import reached
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.events import announce, ring_runtime
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
-from gateway.postgres.task_store import announce, ring_runtime
 from gateway.work.tasks.chats import Chat, ChatMessage, DeletedTask
 from gateway.work.tasks.ports import TaskStatus
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import msgspec
-
 from gateway.errors import StoreConflict
 from gateway.postgres.binding_store import unbind_member
+from gateway.postgres.events import announce
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
 from gateway.work.people.directory import (
@@ -41,7 +40,6 @@ _SET_PASSWORD = _SQL.count("set_password")
 _END_SESSIONS = _SQL.count("end_sessions")
 _LOCK_OWNERS = _SQL.column("lock_owners", UUID)
 _DELETE_MEMBER = _SQL.count("delete_member")
-_ANNOUNCE_MEMBERSHIP = _SQL.count("announce_membership")
 _ADD_AGENT = _SQL.one("add_agent", Agent)
 _SET_AGENT = _SQL.one_or_none("set_agent", Agent)
 _ADD_USER_TOKEN = _SQL.one("add_user_token", ApiToken)
@@ -113,8 +111,8 @@ class PostgresDirectoryStore:
             deleted = await _DELETE_MEMBER(conn, workspace_id=workspace_id, user_id=user_id)
             await unbind_member(conn, workspace_id, user_id)
             if deleted:
-                event = {"event": MEMBER_REMOVED, "workspace_id": workspace_id, "user_id": user_id}
-                await _ANNOUNCE_MEMBERSHIP(conn, payload=msgspec.json.encode(event).decode())
+                # The streams that the person has open in this workspace then end at once.
+                await announce(conn, MEMBER_REMOVED, {"workspace_id": workspace_id, "user_id": user_id})
             return deleted > 0
 
     async def add_agent(

@@ -19,6 +19,7 @@ from gateway.channel.installation import (
     StoredInstallation,
 )
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.events import announce
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import PoolOrConnection, SqlFile
 
@@ -32,7 +33,6 @@ _END_LINKS_OF_FORMER_APP = _SQL.count("end_links_of_former_app")
 _UPSERT_INSTALLATION = _SQL.value_or_none("upsert_installation", UUID)
 _APP_HOLDER = _SQL.one_or_none("app_holder", AppHolder)
 _REVOKE_INSTALLATION = _SQL.value_or_none("revoke_installation", UUID)
-_ANNOUNCE_INSTALLATION = _SQL.count("announce_installation")
 _LIST_INSTALLATIONS = _SQL.many("list_installations", InstallationView)
 _LIST_INBOUND_AUDIT = _SQL.many("list_inbound_audit", DroppedMessage)
 _LIST_DEFAULT_REGION = _SQL.many("list_default_region", StoredApp)
@@ -172,4 +172,4 @@ async def _announce(
     conn: TrioConnection[Any], event: str, workspace_id: UUID, installation_id: UUID, agent_id: UUID
 ) -> None:
     fields = {"workspace_id": workspace_id, "installation_id": installation_id, "agent_id": agent_id}
-    await _ANNOUNCE_INSTALLATION(conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+    await announce(conn, event, fields)

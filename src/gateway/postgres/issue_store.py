@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from gateway.errors import StoreConflict
 from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.events import announce
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
@@ -40,7 +39,6 @@ _CREATE_ISSUE = _SQL.one("create_issue", Issue)
 _TAKE_ISSUE_ATTACHMENTS = _SQL.many("take_issue_attachments", IssueFile)
 _SET_ISSUE_DESCRIPTION = _SQL.count("set_issue_description")
 _ENQUEUE_ISSUE_TASK = _SQL.one_or_none("enqueue_issue_task", IssueTarget)
-_ANNOUNCE_ISSUE = _SQL.count("announce_issue")
 
 
 class PostgresIssueStore:
@@ -133,7 +131,7 @@ class PostgresFiling:
         await write_notice(self._conn, notice)
 
     async def announce(self, event: str, fields: Mapping[str, Any]) -> None:
-        await _ANNOUNCE_ISSUE(self._conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+        await announce(self._conn, event, fields)
 
 
 def _place(draft: IssueDraft) -> dict[str, Any]:

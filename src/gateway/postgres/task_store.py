@@ -15,6 +15,7 @@ from gateway.errors import StoreConflict
 from gateway.ids import new_id
 from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
+from gateway.postgres.events import announce, ring_runtime
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import Count, SqlFile
 from gateway.work.tasks.ports import (
@@ -65,8 +66,6 @@ _APPEND_ANSWER = _SQL.count("append_answer")
 _APPEND_COMMENT = _SQL.count("append_comment")
 _GET_REPLY_CHANNEL = _SQL.value_or_none("get_reply_channel", str)
 _QUEUE_REPLY = _SQL.changed("queue_reply")
-_ANNOUNCE_EVENT = _SQL.count("announce_event")
-_RING_RUNTIME = _SQL.count("ring_runtime")
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older than this when its run is handed out gets no typing sign."""
@@ -205,7 +204,7 @@ class PostgresTaskChange:
         await self._change(_RECORD_PROGRESS, progress=text)
 
     async def finish(self, status: TaskStatus, end: End) -> None:
-        result = None if end.result is None else _json(end.result)
+        result = None if end.result is None else msgspec.json.encode(end.result).decode()
         await self._change(
             _FINISH_TASK,
             status=status.value,
@@ -272,16 +271,6 @@ class PostgresTaskChange:
         await ring_runtime(self._conn, self.task.agent_id)
 
 
-async def announce(conn: TrioConnection[Any], event: str, fields: JsonObject) -> None:
-    """Announce an event to live listeners when the transaction commits. `fields` hold ids only."""
-    await _ANNOUNCE_EVENT(conn, payload=_json({"event": event, **fields}))
-
-
-async def ring_runtime(conn: TrioConnection[Any], agent_id: UUID) -> None:
-    """Wake the requests that wait for work of this agent, when the transaction commits."""
-    await _RING_RUNTIME(conn, agent_id=agent_id)
-
-
 def _columns(attempts: Sequence[Attempt]) -> tuple[list[UUID], list[int]]:
     """Return the attempts as two arrays, which a statement unnests."""
     return [attempt.task_id for attempt in attempts], [attempt.number for attempt in attempts]
@@ -296,7 +285,3 @@ def _dispatch_fields(claim: Claim) -> JsonObject:
         "chat_session_id": claim.chat_session_id,
         "status": TaskStatus.DISPATCHED,
     }
-
-
-def _json(value: JsonObject) -> str:
-    return msgspec.json.encode(value).decode()
