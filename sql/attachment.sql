@@ -1,14 +1,14 @@
 -- Files that people send, from their announcement in a message to the stored file. Every process fetches files, and
 -- each skips the rows that another one is taking.
 
--- name: take_attachments(rows_max)
--- Takes the pending files that a run waits for, the most urgent first. A row that was taken but not held for 15 seconds
--- is taken again, because the process that took it has died.
+-- name: take_attachments(held_seconds, rows_max)
+-- Takes the pending files that a run waits for, the most urgent first. A row that was taken but not held for
+-- `held_seconds` is taken again, because the process that took it has died.
 with due as (
   select id
   from chat_attachment
   where status = 'pending' and deadline_at > now()
-    and (taken_at is null or taken_at < now() - interval '15 seconds')
+    and (taken_at is null or taken_at < now() - make_interval(secs => :held_seconds))
   order by deadline_at, chat_message_id, n
   limit :rows_max
   for update skip locked

@@ -35,7 +35,7 @@ select
     select from channel_user_binding
     where installation_id = :installation_id and channel_user_id = :channel_user_id) as taken;
 
--- name: mint_binding_token(hashed, installation_id, channel_user_id)$
+-- name: mint_binding_token(hashed, installation_id, channel_user_id, link_seconds)$
 -- Returns the language in which to ask an account to bind. No row when there is nothing to ask: the account is bound by
 -- now, or its bot is revoked. The database's clock sets the expiry of the token. Without a hash no token is created.
 with account as (
@@ -50,7 +50,7 @@ with account as (
 ), minted as (
   insert into channel_binding_token
     (token_hash, workspace_id, installation_id, channel_type, channel_user_id, expires_at)
-  select :hashed::text, workspace_id, id, channel_type, :channel_user_id, now() + interval '15 minutes'
+  select :hashed::text, workspace_id, id, channel_type, :channel_user_id, now() + make_interval(secs => :link_seconds)
   from account
   where :hashed::text is not null
 )

@@ -50,10 +50,11 @@ group by place.id, workspace.id, place.name, place.last_heartbeat_at
 having place.id is not null or count(employed.id) > 0
 order by workspace.slug, place.name nulls last;
 
--- name: get_recent_troubles()^
--- Troubles of the last day, for an operator who looks for the reason of a missing answer.
+-- name: get_recent_troubles(recent_seconds)^
+-- Recent troubles, for an operator who looks for the reason of a missing answer.
 select
-  (select count(*) from outbound_message where status = 'failed' and created_at > now() - interval '1 day') as refused,
-  (select count(*) from outbound_message where status = 'unknown' and created_at > now() - interval '1 day') as unknown,
-  (select count(*) from agent_task where status = 'failed' and completed_at > now() - interval '1 day') as failed_runs,
-  (select count(*) from autopilot_trigger where enabled) as triggers;
+  (select count(*) from outbound_message where status = 'failed' and created_at > recent.since) as refused,
+  (select count(*) from outbound_message where status = 'unknown' and created_at > recent.since) as unknown,
+  (select count(*) from agent_task where status = 'failed' and completed_at > recent.since) as failed_runs,
+  (select count(*) from autopilot_trigger where enabled) as triggers
+from (select now() - make_interval(secs => :recent_seconds) as since) recent;

@@ -12,16 +12,16 @@ select id, workspace_id, agent_id, installer_user_id, status = 'revoked' as revo
 from channel_installation
 where channel_type = :channel_type and config ->> 'app_id' = :app_id;
 
--- name: claim_inbound_dedup(installation_id, message_id, token)$
--- The first delivery inserts the claim. A later one takes over a claim that was left in flight for 60 s. Every claim
--- gets a new token, so that the holder of the old token can no longer finish anything. No row means that the claim is
--- another worker's, or already processed.
+-- name: claim_inbound_dedup(installation_id, message_id, token, stale_seconds)$
+-- The first delivery inserts the claim. A later one takes over a claim that was left in flight. Every claim gets a
+-- new token, so that the holder of the old token can no longer finish anything. No row means that the claim is another
+-- worker's, or already processed.
 insert into channel_inbound_message_dedup (installation_id, message_id, claim_token)
 values (:installation_id, :message_id, :token)
 on conflict (installation_id, message_id) do update
   set claim_token = excluded.claim_token, received_at = now()
   where channel_inbound_message_dedup.processed_at is null
-    and channel_inbound_message_dedup.received_at < now() - interval '60 seconds'
+    and channel_inbound_message_dedup.received_at < now() - make_interval(secs => :stale_seconds)
 returning claim_token;
 
 -- name: get_inbound_claim(installation_id, message_id)^
@@ -41,11 +41,11 @@ where installation_id = :installation_id and message_id = :message_id and claim_
 delete from channel_inbound_message_dedup
 where installation_id = :installation_id and message_id = :message_id and claim_token = :token and processed_at is null;
 
--- name: record_inbound_drop(installation_id, channel_type, chat_id, event_type, event_id, message_id, reason, token, asked, prompt_id)$
+-- name: record_inbound_drop(installation_id, channel_type, chat_id, event_type, event_id, message_id, reason, token, asked, prompt_id, prompt_seconds)$
 -- The audit row, the mark and the question to bind are one statement, so a crash cannot leave one without the others.
 -- Without a token there is no claim to mark. With a lost claim nothing is written, because the new holder writes the
--- audit row. A sender is asked at most once in five minutes, and never while the last question still waits to be sent.
--- The row of channel_binding_prompt decides between two processes that would ask at the same moment.
+-- audit row. A sender is asked at most once in `prompt_seconds`, and never while the last question still waits to be
+-- sent. The row of channel_binding_prompt decides between two processes that would ask at the same moment.
 -- Returns the number of audit rows written.
 with marked as (
   update channel_inbound_message_dedup set processed_at = now()
@@ -68,7 +68,7 @@ with marked as (
         and waiting.kind = 'binding_prompt' and waiting.recipient_id = :asked::text
     )
   on conflict (installation_id, channel_user_id) do update set prompted_at = now()
-    where last.prompted_at <= now() - interval '5 minutes'
+    where last.prompted_at <= now() - make_interval(secs => :prompt_seconds)
   returning installation_id, channel_user_id
 ), asked as (
   insert into outbound_message (id, workspace_id, installation_id, kind, recipient_type, recipient_id, uuid)
@@ -145,7 +145,7 @@ select :id, :session_id, 'user', :kind, :content, :author_id, :context_generatio
   nullif(:message_id, ''), nullif(:quoted_id, ''), :bundle
 where (select count(*) from told) >= 0;
 
--- name: attach_media(ids, message_id, session_id, channel_message_id, kinds, channel_keys, names, awaited)!
+-- name: attach_media(ids, message_id, session_id, channel_message_id, kinds, channel_keys, names, awaited, fetch_seconds)!
 -- Writes one pending row for each file, in the transaction of its message. The fetchers are notified at the commit, and
 -- a run waits for the files until their deadline. Files of a command are not fetched until the command is carried out.
 with told as (
@@ -156,20 +156,20 @@ insert into chat_attachment
    deadline_at)
 select file.id, conversation.workspace_id, conversation.installation_id, conversation.chat_session_id, :message_id,
   file.n, file.kind, :channel_message_id, file.channel_key, file.name,
-  case when :awaited then now() + interval '45 seconds' end
+  case when :awaited then now() + make_interval(secs => :fetch_seconds) end
 from channel_chat_session_binding conversation
 cross join unnest(:ids::uuid[], :kinds::text[], :channel_keys::text[], :names::text[])
   with ordinality as file (id, kind, channel_key, name, n)
 where conversation.chat_session_id = :session_id and (select count(*) from told) >= 0;
 
--- name: adopt_attachments(message_id, former_id)!
+-- name: adopt_attachments(message_id, former_id, fetch_seconds)!
 -- When a held command is carried out, its text is appended as a new message. The command's files move to that message.
 with told as (
   select pg_notify('gateway_attachment', '')
 )
 update chat_attachment
 set chat_message_id = :message_id,
-  deadline_at = case status when 'pending' then now() + interval '45 seconds' end
+  deadline_at = case status when 'pending' then now() + make_interval(secs => :fetch_seconds) end
 where chat_message_id = :former_id and (select count(*) from told) >= 0;
 
 -- name: hold_command(message_id, session_id, author_id, words)!

@@ -46,12 +46,12 @@ values (:id, :workspace_id, :number, :title, :description, :status, :priority, :
   coalesce((select min(position) from issue where workspace_id = :workspace_id and status = :status), 1) - 1)
 returning id, workspace_id, number, title, status, project_id, parent_issue_id;
 
--- name: take_issue_attachments(issue_id, message_id)
+-- name: take_issue_attachments(issue_id, message_id, fetch_seconds)
 -- From here on the issue waits for these files. A file that is fetched already stays as it is.
 with taken as (
   update chat_attachment
   set issue_id = :issue_id,
-    deadline_at = case status when 'pending' then now() + interval '45 seconds' else deadline_at end
+    deadline_at = case status when 'pending' then now() + make_interval(secs => :fetch_seconds) else deadline_at end
   where chat_message_id = :message_id
   returning id, kind, n
 ), told as (

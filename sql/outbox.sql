@@ -3,8 +3,8 @@
 -- name: take_due_rows(installation_id, lease_epoch, busy, typing_seconds, rows_max)
 -- Takes the first open row of each recipient, if it is due, and later rows wait for it. A row in `sending` that is not
 -- `busy` is not being sent: a former holder left it, or storing its outcome failed. A holder whose lease has passed on
--- takes nothing. first_attempt_at is the first attempt with an unknown result. The rows of a run that has ended
--- wait for its typing sign to be removed.
+-- takes nothing. first_attempt_at is the first attempt with an unknown result. The rows of a run that has ended wait
+-- for its typing sign to be removed.
 with head as (
   select distinct on (outgoing.recipient_type, outgoing.recipient_id)
     outgoing.id, outgoing.seq, outgoing.status, outgoing.available_at, outgoing.first_attempt_at,
@@ -40,8 +40,8 @@ returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipien
   extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;
 
 -- name: seconds_to_next_row(installation_id, lease_epoch, busy, typing_seconds)$
--- A `sending` row that is not in flight is due at once. A row that waits for a typing sign is due at the end of
--- that wait.
+-- A `sending` row that is not in flight is due at once. A row that waits for a typing sign is due when
+-- that wait ends.
 select extract(epoch from min(greatest(case head.status when 'queued' then head.available_at else now() end, (
     select held.until from held_for_typing(head.task_id, head.created_at, :typing_seconds) as held (until)
   ))) - clock_timestamp())::double precision
@@ -105,14 +105,14 @@ where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 update outbound_message set status = 'queued', available_at = now(), first_attempt_at = null
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
--- name: list_sent_to_recipient(id)
+-- name: list_sent_to_recipient(id, clocks_seconds)
 -- These messages are distinguished from the row in doubt, because their text may be the same. The clocks of the
--- database and of the platform may differ, so the comparison allows 2 minutes.
+-- database and of the platform may differ, so the comparison allows for `clocks_seconds`.
 select other.channel_message_id
 from outbound_message doubtful
 join outbound_message other on other.installation_id = doubtful.installation_id
   and other.recipient_type = doubtful.recipient_type and other.recipient_id = doubtful.recipient_id
 where doubtful.id = :id and other.status = 'sent' and other.channel_message_id is not null
-  and other.sent_at >= doubtful.first_attempt_at - interval '2 minutes'
+  and other.sent_at >= doubtful.first_attempt_at - make_interval(secs => :clocks_seconds)
 order by other.seq desc
 limit 500;

@@ -22,7 +22,7 @@ where id > :after and kind = 'webhook' and webhook_token is not null
 order by id
 limit :rows_max;
 
--- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times, waits)
+-- name: record_deliveries(ids, trigger_ids, tokens, revisions, events, dedupe_keys, dedupe_sources, signatures, secret_ids, verdicts, reasons, errors, headers, content_types, bodies, response_statuses, response_bodies, times, waits, finish_seconds)
 -- One statement for all requests that wait together, so that they share one commit. A request that was judged by an
 -- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. The statement itself
 -- reads if the trigger and its autopilot are on, and does not rely on a cached state. A delivery that exists already is
@@ -73,7 +73,7 @@ with given as (
         'reason', r.decided, 'event', case r.decided when 'event_filtered' then r.event end))::text
       when r.turn is not null then json_build_object('status', 'queued', 'delivery_id', r.id)::text
       else r.response_body end, r.times, r.turn,
-    now() + case when r.turn is null then interval '10 seconds' else interval '0' end
+    now() + case when r.turn is null then make_interval(secs => :finish_seconds) else interval '0' end
   from ready r
   on conflict (trigger_id, dedupe_key) where dedupe_key is not null and status not in ('rejected', 'failed')
     do update set attempt_count = d.attempt_count + excluded.attempt_count, last_attempt_at = now()
@@ -114,13 +114,13 @@ from webhook_delivery d
 left join autopilot_run r on r.id = d.autopilot_run_id
 where d.id = :delivery_id;
 
--- name: claim_stale_deliveries(rows_max)
+-- name: claim_stale_deliveries(finish_seconds, rows_max)
 -- Deliveries that a process received and did not finish, except those that wait for their turn. Each claim postpones
 -- the next one, twice as far each time, so that a row which always fails is not tried in a loop. Replicas skip the rows
 -- that another one is claiming.
 update webhook_delivery d
 set dispatch_attempts = d.dispatch_attempts + 1,
-  available_at = now() + make_interval(secs => 10 * power(2, least(d.dispatch_attempts, 6)))
+  available_at = now() + make_interval(secs => :finish_seconds * power(2, least(d.dispatch_attempts, 6)))
 where d.id in (
   select id from webhook_delivery
   where status = 'queued' and source = 'autopilot' and turn is null and available_at <= now()
@@ -143,11 +143,11 @@ with recursive waiting as (
 )
 select trigger_id from waiting where trigger_id is not null limit :triggers_max;
 
--- name: claim_turn(trigger_id)^
+-- name: claim_turn(trigger_id, finish_seconds)^
 -- The first delivery of a queue only. While a process is working on it, or has just been killed at it, the others wait.
 -- A second process waits for the commit of the first, and then finds the row postponed.
 update webhook_delivery d
-set dispatch_attempts = d.dispatch_attempts + 1, available_at = now() + interval '10 seconds'
+set dispatch_attempts = d.dispatch_attempts + 1, available_at = now() + make_interval(secs => :finish_seconds)
 where d.available_at <= now() and d.id = (
   select id from webhook_delivery
   where trigger_id = :trigger_id and status = 'queued' and turn is not null
@@ -176,13 +176,13 @@ from autopilot_trigger t
 join autopilot a on a.id = t.autopilot_id
 where t.autopilot_id = :autopilot_id and t.id = :trigger_id;
 
--- name: record_replay(id, original_id, idempotency_key)^
+-- name: record_replay(id, original_id, idempotency_key, finish_seconds)^
 -- A new row without a deduplication key. The same idempotency key finds the replay that it made before.
 insert into webhook_delivery as d
   (id, workspace_id, autopilot_id, trigger_id, provider, event, signature_status, selected_headers, content_type, raw_body,
-    replayed_from_delivery_id, replay_idempotency_key)
+    replayed_from_delivery_id, replay_idempotency_key, available_at)
 select :id, o.workspace_id, o.autopilot_id, o.trigger_id, o.provider, o.event, 'not_required', o.selected_headers,
-  o.content_type, o.raw_body, o.id, :idempotency_key::text
+  o.content_type, o.raw_body, o.id, :idempotency_key::text, now() + make_interval(secs => :finish_seconds)
 from webhook_delivery o
 where o.id = :original_id
 on conflict (replayed_from_delivery_id, replay_idempotency_key) where replay_idempotency_key is not null

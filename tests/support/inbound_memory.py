@@ -12,6 +12,7 @@ import trio
 from gateway.core.claim import ClaimAnswer, ClaimRow, Step, answer_to_refused, step
 from gateway.errors import RemoteProtocolError
 from gateway.inbound.ports import (
+    PROMPT_SECONDS,
     Claim,
     Confirmed,
     Conversation,
@@ -125,7 +126,7 @@ class MemoryInbound:
         if drop.asked_to_bind is None or drop.installation_id is None:
             return
         key = (drop.installation_id, drop.asked_to_bind)
-        if key in self.prompted_at and self.now - self.prompted_at[key] < timedelta(minutes=5):
+        if key in self.prompted_at and self.now - self.prompted_at[key] < timedelta(seconds=PROMPT_SECONDS):
             return
         self.prompted_at[key] = self.now
         self.prompt_rows.append(key)

@@ -18,7 +18,7 @@ from gateway.work.tasks.attachments import Attachment, Attachments, AttachmentSt
 
 POLL_SECONDS = 5.0
 HOLD_SECONDS = 5.0
-"""Interval at which a running fetch renews its hold. After 15 s without renewal another process may take the file."""
+"""Interval at which a running fetch renews its hold, well before HOLD_LOST_SECONDS have passed."""
 TAKEN_MAX = 64
 """Files that this process holds at a time. Far fewer are fetched at a time: a file that waits for its next try takes no
 fetching slot."""

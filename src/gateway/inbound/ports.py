@@ -15,6 +15,9 @@ from gateway.errors import StoreConflict
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.sessions import Queueing
 
+PROMPT_SECONDS = 300.0
+"""A sender who is not bound is asked to bind at most once in this time."""
+
 OutcomeObserver = Callable[[str, Outcome, DropReason | None], None]
 """Called for every decided message with its channel type, outcome and drop reason, for metrics. Must not raise."""
 
@@ -167,7 +170,7 @@ class InboundStore(IngestStore, Protocol):
     async def find_installation(self, channel_type: str, app_id: str) -> Installation | None: ...
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
-        """Insert the claim, or take over one that was left in flight for 60 s by the database clock."""
+        """Insert the claim, or take over one that was left in flight for STALE_AFTER by the database clock."""
 
     async def is_processed(self, claim: Claim) -> bool:
         """True if the message's outcome is committed, by this worker or another one."""
@@ -178,8 +181,8 @@ class InboundStore(IngestStore, Protocol):
     async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
         """Write the audit row, mark the claim and queue the question to bind, all or none.
 
-        False when the claim was lost. A sender is asked at most once in 5 min by the database clock, and never while
-        the last question to that sender still waits to be sent.
+        False when the claim was lost. A sender is asked at most once in PROMPT_SECONDS by the database clock, and never
+        while the last question to that sender still waits to be sent.
         """
 
     async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:

@@ -11,7 +11,7 @@ from gateway.core.attachments import Described, FetchProblem
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
-from gateway.work.tasks.attachments import Attachment, PlacedAttachment
+from gateway.work.tasks.attachments import HOLD_LOST_SECONDS, Attachment, PlacedAttachment
 from gateway.work.tasks.ports import ClaimedMessage
 
 _SQL = SqlFile("attachment.sql")
@@ -32,7 +32,7 @@ class PostgresAttachmentStore:
         self._pool = pool
 
     async def take(self, rows_max: int) -> list[Attachment]:
-        return await _TAKE_ATTACHMENTS(self._pool, rows_max=rows_max)
+        return await _TAKE_ATTACHMENTS(self._pool, held_seconds=HOLD_LOST_SECONDS, rows_max=rows_max)
 
     async def hold(self, attachment_id: UUID) -> None:
         await _HOLD_ATTACHMENT(self._pool, id=attachment_id)

@@ -8,6 +8,7 @@ from uuid import UUID
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
+from gateway.work.people.binding_prompts import LINK_MINUTES
 from gateway.work.people.bindings import Binding, BindingObstacles, BoundPerson, LinkAsked, RedeemRefusal, TokenAccount
 
 _SQL = SqlFile("binding.sql")
@@ -60,7 +61,11 @@ class PostgresBindingStore:
 
     async def mint(self, hashed: str | None, installation_id: UUID, channel_user_id: str) -> str | None:
         return await _MINT_BINDING_TOKEN(
-            self._pool, hashed=hashed, installation_id=installation_id, channel_user_id=channel_user_id
+            self._pool,
+            hashed=hashed,
+            installation_id=installation_id,
+            channel_user_id=channel_user_id,
+            link_seconds=LINK_MINUTES * 60.0,
         )
 
     async def redeem(self, hashed: str, user_id: UUID, binding_id: UUID) -> Binding | RedeemRefusal:

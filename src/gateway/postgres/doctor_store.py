@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
-from gateway.work.checkup import Link, RuntimeHealth, Troubles
+from gateway.work.checkup import TROUBLE_SECONDS, Link, RuntimeHealth, Troubles
 
 _SQL = SqlFile("doctor.sql")
 _LIST_LINKS = _SQL.many("list_links", Link)
@@ -27,4 +27,4 @@ class PostgresCheckup:
         return await _LIST_RUNTIME_HEALTH(self._pool, silent_seconds=self._silent)
 
     async def troubles(self) -> Troubles:
-        return await _GET_RECENT_TROUBLES(self._pool)
+        return await _GET_RECENT_TROUBLES(self._pool, recent_seconds=TROUBLE_SECONDS)

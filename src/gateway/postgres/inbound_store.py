@@ -13,10 +13,11 @@ import msgspec
 
 from gateway.concurrency import reached
 from gateway.core.attachments import PER_MESSAGE_MAX, display_name
-from gateway.core.claim import ClaimAnswer, ClaimRow, answer_to_refused
+from gateway.core.claim import STALE_AFTER, ClaimAnswer, ClaimRow, answer_to_refused
 from gateway.errors import RemoteProtocolError, StoreConflict
 from gateway.ids import new_id
 from gateway.inbound.ports import (
+    PROMPT_SECONDS,
     Claim,
     Confirmed,
     Conversation,
@@ -32,6 +33,7 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
+from gateway.work.tasks.attachments import FETCH_SECONDS
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.ports import SILENT_SECONDS
 from gateway.work.tasks.sessions import Queueing, judge_queueing
@@ -107,7 +109,10 @@ class PostgresInboundStore:
 
     async def claim(self, claim: Claim) -> ClaimAnswer:
         async with self._pool.connection() as conn:
-            if await _CLAIM_INBOUND_DEDUP(conn, **_key(claim), token=claim.token) is not None:
+            taken = await _CLAIM_INBOUND_DEDUP(
+                conn, **_key(claim), token=claim.token, stale_seconds=STALE_AFTER.total_seconds()
+            )
+            if taken is not None:
                 return ClaimAnswer.TAKEN
             return answer_to_refused(await _GET_INBOUND_CLAIM(conn, **_key(claim)))
 
@@ -130,6 +135,7 @@ class PostgresInboundStore:
             token=None if claim is None else claim.token,
             asked=drop.asked_to_bind,
             prompt_id=self._mint(),
+            prompt_seconds=PROMPT_SECONDS,
         )
         return recorded > 0
 
@@ -308,7 +314,7 @@ async def _write(conn: TrioConnection[Any], message: UserMessage, *, kind: str) 
         bundle=message.bundle,
     )
     if message.media_of is not None:
-        await _ADOPT_ATTACHMENTS(conn, message_id=message.id, former_id=message.media_of)
+        await _ADOPT_ATTACHMENTS(conn, message_id=message.id, former_id=message.media_of, fetch_seconds=FETCH_SECONDS)
     if message.media and message.message_id:
         await _attach(conn, message, awaited=kind == "text")
     if message.message_id:
@@ -329,6 +335,7 @@ async def _attach(conn: TrioConnection[Any], message: UserMessage, *, awaited: b
         channel_keys=[each.key for each in media],
         names=[display_name(each.name) for each in media],
         awaited=awaited,
+        fetch_seconds=FETCH_SECONDS,
     )
 
 

@@ -16,6 +16,7 @@ from gateway.postgres.notices import write_notice
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
 from gateway.work.issues.issues import Issue, IssueDraft, IssueFile, Parent
+from gateway.work.tasks.attachments import FETCH_SECONDS
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.ports import SILENT_SECONDS
 from gateway.work.tasks.sessions import Queueing, judge_queueing
@@ -107,7 +108,9 @@ class PostgresFiling:
         )
 
     async def take_attachments(self, issue_id: UUID, message_id: UUID) -> list[IssueFile]:
-        return await _TAKE_ISSUE_ATTACHMENTS(self._conn, issue_id=issue_id, message_id=message_id)
+        return await _TAKE_ISSUE_ATTACHMENTS(
+            self._conn, issue_id=issue_id, message_id=message_id, fetch_seconds=FETCH_SECONDS
+        )
 
     async def describe(self, issue: Issue, description: str) -> None:
         await _SET_ISSUE_DESCRIPTION(

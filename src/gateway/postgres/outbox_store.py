@@ -25,6 +25,8 @@ _LIST_SENT_TO_RECIPIENT = _SQL.column("list_sent_to_recipient", str)
 
 TYPING_SECONDS = 1.0
 """The longest time that an answer waits for the removal of its run's typing sign."""
+CLOCKS_SECONDS = 120.0
+"""The difference between the clocks of the database and of a platform that is allowed for."""
 
 
 class PostgresOutboxStore:
@@ -84,7 +86,7 @@ class PostgresOutboxStore:
         return await _CLEAR_ROW_DOUBT(self._pool, id=row_id, lease_epoch=lease.epoch)
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
-        return await _LIST_SENT_TO_RECIPIENT(self._pool, id=row.id)
+        return await _LIST_SENT_TO_RECIPIENT(self._pool, id=row.id, clocks_seconds=CLOCKS_SECONDS)
 
     async def postpone(
         self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool

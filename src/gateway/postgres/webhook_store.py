@@ -61,6 +61,8 @@ _NEXT_REPLAYED = _SQL.one_or_none("next_replayed", ReplayItem)
 _ADVANCE_BULK_REPLAY = _SQL.changed("advance_bulk_replay")
 _COMPLETE_BULK_REPLAY = _SQL.count("complete_bulk_replay")
 
+FINISH_SECONDS = 10.0
+"""A delivery that its process has not finished by then may be claimed by another one."""
 _TALLY_ROWS_MIN = 200
 """Up to this many rows of the tally are summed as fast as one row, so they are left as they are."""
 
@@ -81,7 +83,7 @@ class PostgresWebhookStore:
 
     async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
         firsts, followed = _repeats_apart(drafts)
-        rows = await _RECORD_DELIVERIES(self._pool, **_columns(firsts))
+        rows = await _RECORD_DELIVERIES(self._pool, **_columns(firsts), finish_seconds=FINISH_SECONDS)
         found = {row.request_id: row for row in rows}
         return [found.get(followed[draft.id]) for draft in drafts]
 
@@ -95,7 +97,7 @@ class PostgresWebhookStore:
         return await _DELIVERY_VERDICT(self._pool, delivery_id=delivery_id)
 
     async def claim_stale(self, rows_max: int) -> list[StoredDelivery]:
-        return await _CLAIM_STALE_DELIVERIES(self._pool, rows_max=rows_max)
+        return await _CLAIM_STALE_DELIVERIES(self._pool, finish_seconds=FINISH_SECONDS, rows_max=rows_max)
 
     # --- deliveries that wait for their turn --------------------------------------------------------------------------
 
@@ -103,7 +105,7 @@ class PostgresWebhookStore:
         return await _WAITING_TRIGGERS(self._pool, triggers_max=triggers_max)
 
     async def claim_turn(self, trigger_id: UUID) -> StoredDelivery | None:
-        return await _CLAIM_TURN(self._pool, trigger_id=trigger_id)
+        return await _CLAIM_TURN(self._pool, trigger_id=trigger_id, finish_seconds=FINISH_SECONDS)
 
     async def leave_queue(self, delivery_id: UUID) -> None:
         await _LEAVE_QUEUE(self._pool, delivery_id=delivery_id)
@@ -117,7 +119,13 @@ class PostgresWebhookStore:
         return await _TRIGGER_STATE(self._pool, autopilot_id=autopilot_id, trigger_id=trigger_id)
 
     async def record_replay(self, replay_id: UUID, original_id: UUID, idempotency_key: str | None) -> Recorded | None:
-        return await _RECORD_REPLAY(self._pool, id=replay_id, original_id=original_id, idempotency_key=idempotency_key)
+        return await _RECORD_REPLAY(
+            self._pool,
+            id=replay_id,
+            original_id=original_id,
+            idempotency_key=idempotency_key,
+            finish_seconds=FINISH_SECONDS,
+        )
 
     async def plan(self, autopilot_id: UUID, wanted: ReplayFilter) -> int:
         async with self._pool.connection() as conn:

@@ -8,6 +8,8 @@ from uuid import UUID
 
 OVERDUE_SECONDS = 600.0
 """A task that has waited this long although its runtime is online is reported."""
+TROUBLE_SECONDS = 24 * 3600.0
+"""Troubles that are older than a day are not counted."""
 
 
 @dataclass(frozen=True, slots=True)

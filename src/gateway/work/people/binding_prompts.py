@@ -10,13 +10,15 @@ from uuid import UUID
 from gateway.ids import new_link_token, token_hash
 
 BIND_PATH = "/lark/bind"
+LINK_MINUTES = 15
+"""The time for which a link is valid. The table allows no more."""
 
 _LINK = {
     "en": "To talk to me, link this account to yours first. "
-    "Open this link within 15 minutes, sign in and confirm; it works once. "
+    "Open this link within {minutes} minutes, sign in and confirm; it works once. "
     "Do not pass it on: it is for your own account.\n{link}",
     "zh-Hans": "请先将此账号与您的账号绑定，之后才能与我对话。"
-    "请在 15 分钟内打开以下链接，登录并确认，链接仅可使用一次。"
+    "请在 {minutes} 分钟内打开以下链接，登录并确认，链接仅可使用一次。"
     "请勿转发，此链接仅供您本人的账号使用：\n{link}",
 }
 _ASK_OPERATOR = {
@@ -28,7 +30,7 @@ _ASK_OPERATOR = {
 
 class PromptStore(Protocol):
     async def mint(self, hashed: str | None, installation_id: UUID, channel_user_id: str) -> str | None:
-        """Commit a token's hash, valid for 15 min by the database clock. Return the language to ask in.
+        """Commit a token's hash, valid for LINK_MINUTES by the database clock. Return the language to ask in.
 
         None when the account is bound already or its bot is out of service. No token is stored then. Without `hashed`
         no token is stored either. Raises StoreUnavailable.
@@ -58,7 +60,9 @@ class BindingPrompts:
             return None if language is None else _in(language, _ASK_OPERATOR).format(command=command)
         token = self._mint_token()
         language = await self._store.mint(token_hash(token), installation_id, channel_user_id)
-        return None if language is None else _in(language, _LINK).format(link=bind_link(self._public_url, token))
+        if language is None:
+            return None
+        return _in(language, _LINK).format(minutes=LINK_MINUTES, link=bind_link(self._public_url, token))
 
 
 def bind_link(public_url: str, token: str) -> str:

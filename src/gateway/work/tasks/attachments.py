@@ -21,6 +21,9 @@ from gateway.work.tasks.file_cache import Draft, FileCache
 logger = structlog.get_logger(__name__)
 
 FETCH_SECONDS = 45.0
+"""The longest time for which a run waits for a file of its messages."""
+HOLD_LOST_SECONDS = 15.0
+"""The time after which a file may be taken again whose process has not said that it is still fetching it."""
 BYTES_MAX = 100 * 1024 * 1024
 IDS_MAX = 1_000
 """Ids in one statement that looks up which files still have a row."""
@@ -132,7 +135,7 @@ class AttachmentStore(Protocol):
         """Take pending files that a run waits for and that no process is fetching at the moment."""
 
     async def hold(self, attachment_id: UUID) -> None:
-        """Note that a file is still being fetched. After 15 s without this, another process may take it."""
+        """Note that a file is being fetched. After HOLD_LOST_SECONDS without this, another process may take it."""
 
     async def release(self, attachment_id: UUID) -> None:
         """Give a file back, so that another process can take it at once."""
