@@ -8,19 +8,17 @@ undoes a change that was made here since.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
 from uuid import UUID
 
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.legacy import rows
 from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, Record, Row, Skip, Standing, uuid_in
+from gateway.legacy.source_store import BATCH_ROWS, PostgresLegacySource
+from gateway.legacy.target_store import Placement, PostgresLegacyTarget
 from gateway.work.secrets import Progress
-
-BATCH_ROWS = 500
 
 Translate = Callable[[Row, Standing], Record | Skip]
 
@@ -59,41 +57,6 @@ TABLES = (
     "channel_binding_token",
 )
 """Our tables, in the order in which a report names them."""
-
-
-class LegacySource(Protocol):
-    """Read access to the old database. Every method raises StoreError."""
-
-    def read(self, part: str, ids: Sequence[UUID] = ()) -> AsyncGenerator[tuple[list[Row], int], None]:
-        """Yield the rows of a table in batches, each batch with the number of all rows.
-
-        A table that does not exist yields nothing. `ids` selects workspaces, or rows, depending on the table. Tables of
-        the integration are read whole.
-        """
-
-
-class Placement(Enum):
-    """The outcome of inserting a record."""
-
-    NEW = "new"
-    KNOWN = "unchanged"
-    TAKEN = "taken"
-
-
-class LegacyTarget(Protocol):
-    """Write access to our database, inside one transaction. Every method raises StoreError."""
-
-    async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
-        """Insert the records that do not exist yet. TAKEN: another row conflicts with the record."""
-
-    async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
-        """Insert people as `add` does. Each result also names the person who has this id or e-mail address now."""
-
-    async def reclaim(self, installation: Record) -> bool:
-        """Remove a dead installation with the same app id, and all rows that depend on it. True if there was one."""
-
-    async def obstacle(self, installation: Record) -> str:
-        """Return a text that says which existing row conflicts with an installation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +114,7 @@ class _OldBot:
 
 
 async def import_legacy(
-    source: LegacySource, target: LegacyTarget, key: LegacyKey, ring: KeyRing, progress: Progress
+    source: PostgresLegacySource, target: PostgresLegacyTarget, key: LegacyKey, ring: KeyRing, progress: Progress
 ) -> ImportReport:
     """Copy everything that belongs to a bot of the old database. The caller commits or rolls back.
 
@@ -170,7 +133,9 @@ async def import_legacy(
 class _Import:
     """One run of the import: the rows placed so far, and the report."""
 
-    def __init__(self, source: LegacySource, target: LegacyTarget, ring: KeyRing, progress: Progress) -> None:
+    def __init__(
+        self, source: PostgresLegacySource, target: PostgresLegacyTarget, ring: KeyRing, progress: Progress
+    ) -> None:
         self._source = source
         self._target = target
         self._ring = ring

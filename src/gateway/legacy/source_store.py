@@ -13,7 +13,6 @@ from uuid import UUID
 from psycopg import IsolationLevel
 
 from gateway.errors import StoreError
-from gateway.legacy.importer import BATCH_ROWS
 from gateway.legacy.rows import Row
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import checked_conninfo, translating
@@ -58,13 +57,14 @@ _INTEGRATION = {
         "binding_token": _part("channel_binding_tokens"),
     },
 }
+BATCH_ROWS = 500
 _NEEDED = ("workspace", "user", "member", "agent")
 
 
 class PostgresLegacySource:
-    """Implements `legacy.importer.LegacySource` on a connection inside the snapshot. Use `open_legacy_source`.
+    """Read access to the old database, on a connection inside the snapshot. Use `open_legacy_source`.
 
-    `shape` is `lark` or `channel` and names the generation of tables that is read.
+    Every method raises StoreError. `shape` is `lark` or `channel` and names the generation of tables that is read.
     """
 
     def __init__(self, connection: TrioConnection[Any], shape: str) -> None:
@@ -72,6 +72,11 @@ class PostgresLegacySource:
         self.shape = shape
 
     async def read(self, part: str, ids: Sequence[UUID] = ()) -> AsyncGenerator[tuple[list[Row], int], None]:
+        """Yield the rows of a table in batches, each batch with the number of all rows.
+
+        A table that does not exist yields nothing. `ids` selects workspaces, or rows, depending on the table. Tables of
+        the integration are read whole.
+        """
         statement = _PARENTS.get(part) or _INTEGRATION[self.shape][part]
         table = part if part in _PARENTS else f"{self.shape}_{part}"
         with _of_the_old_database():

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from gateway.errors import StoreConflict
-from gateway.legacy.importer import Placement
 from gateway.legacy.rows import Record
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.installation_store import reclaim_dead
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
+
+
+class Placement(Enum):
+    """The outcome of inserting a record."""
+
+    NEW = "new"
+    KNOWN = "unchanged"
+    TAKEN = "taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +68,22 @@ _ADD = {
 
 
 class PostgresLegacyTarget:
-    """Implements `legacy.importer.LegacyTarget` on a connection inside the transaction. Use `open_legacy_target`."""
+    """Write access to our database, on a connection inside the transaction. Use `open_legacy_target`.
+
+    Every method raises StoreError.
+    """
 
     def __init__(self, connection: TrioConnection[Any]) -> None:
         self._connection = connection
 
     async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
+        """Insert the records that do not exist yet. TAKEN: another row conflicts with the record."""
         placed = await _ADD[table](self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [_placement(by_number[n]) for n in range(len(records))]
 
     async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
+        """Insert people as `add` does. Each result also names the person who has this id or e-mail address now."""
         placed = await _IMPORT_USERS(self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [
@@ -79,6 +92,7 @@ class PostgresLegacyTarget:
         ]
 
     async def reclaim(self, installation: Record) -> bool:
+        """Remove a dead installation with the same app id, and all rows that depend on it. True if there was one."""
         return await reclaim_dead(
             self._connection,
             installation["channel_type"],
@@ -88,6 +102,7 @@ class PostgresLegacyTarget:
         )
 
     async def obstacle(self, installation: Record) -> str:
+        """Return a text that says which existing row conflicts with an installation."""
         app_id, agent_id = installation["config"]["app_id"], installation["agent_id"]
         found = await _EXPLAIN_INSTALLATION(
             self._connection,
