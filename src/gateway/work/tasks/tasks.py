@@ -18,6 +18,7 @@ from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.replies import Reply, say
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.failures import (
@@ -80,17 +81,6 @@ OpenLost = Callable[[Sequence[UUID]], AbstractAsyncContextManager[TaskChange | N
 """Opens the next lost task under its lock. The argument lists the tasks to pass over."""
 
 
-Ended = Callable[[str, str, float | None], None]
-"""Called for every run that ended, after the commit.
-
-Arguments: the task's kind, its status, seconds since its claim.
-"""
-
-
-def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Fate:
     """The outcome of a run. `failure_reason` is "" when it did not fail. A failed run may be queued again."""
@@ -146,13 +136,13 @@ class TaskService:
         queue: Topics,
         *,
         limits: LossLimits | None = None,
-        ended: Ended = _unheard,
+        recorder: Recorder = SILENT,
         enrich: Enrich | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._limits = limits or LossLimits()
-        self._ended = ended
+        self._recorder = recorder
         self._enrich = enrich
         self._draining = False
 
@@ -400,7 +390,7 @@ class TaskService:
                 status=str(fate.status),
             )
         if fate.status in TERMINAL:
-            self._ended(task.kind, fate.status, task.run_seconds)
+            count_ended(self._recorder, task.kind, fate.status, task.run_seconds)
         return fate.status
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
@@ -505,6 +495,13 @@ def bounded_tail(text: str | None) -> str | None:
     """Return the end of `text` in at most STDERR_TAIL_BYTES_MAX bytes. None when there is no text."""
     tail = storable(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
     return tail or None
+
+
+def count_ended(recorder: Recorder, kind: str, status: str, run_seconds: float | None) -> None:
+    """Count a run that ended, after the commit. `run_seconds` is the time since its claim, None without a claim."""
+    recorder.count("agent_task_terminal", kind=kind, status=status)
+    if run_seconds is not None:
+        recorder.observe("agent_task_run_seconds", run_seconds, kind=kind)
 
 
 def _has_ended(task: Task, attempt: Attempt) -> bool:
