@@ -16,6 +16,7 @@ from gateway.concurrency import Signal, Topics, reached
 from gateway.core.autopilot import describe_run
 from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
+from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.work.conflicts import despite_conflicts
@@ -255,7 +256,7 @@ class TaskService:
     async def progress(self, runtime: RuntimePrincipal, attempt: Attempt, text: str) -> TaskStatus:
         async with self._change(runtime, attempt) as change:
             _require_status(change.task, "progress")
-            await change.record_progress(storable(text)[:PROGRESS_CHARS_MAX])
+            await change.record_progress(plain(text)[:PROGRESS_CHARS_MAX])
             await change.announce("task:progress", event_fields(change.task, TaskStatus.RUNNING))
         return TaskStatus.RUNNING
 
@@ -263,7 +264,7 @@ class TaskService:
         self, runtime: RuntimePrincipal, attempt: Attempt, output: str, *, stderr_tail: str | None = None
     ) -> TaskStatus:
         """End the run with its answer: status, message or comment, outbox row and events, in one transaction."""
-        words = storable(output)
+        words = plain(output)
         end = End(result={"output": words}, stderr_tail=bounded_tail(stderr_tail))
 
         async def finish() -> TaskStatus:
@@ -311,7 +312,7 @@ class TaskService:
 
         Without a `failure_reason` of the closed vocabulary, the reason is derived from the text of the error.
         """
-        words = storable(error)
+        words = plain(error)
         reason = reason_of(failure_reason, words)
         end = End(error=words[-ERROR_CHARS_MAX:], failure_reason=reason, stderr_tail=bounded_tail(stderr_tail))
 
@@ -503,7 +504,7 @@ def storable(text: str) -> str:
 
 def bounded_tail(text: str | None) -> str | None:
     """Return the end of `text` in at most STDERR_TAIL_BYTES_MAX bytes. None when there is no text."""
-    tail = storable(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
+    tail = plain(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
     return tail or None
 
 
