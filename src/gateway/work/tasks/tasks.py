@@ -100,6 +100,10 @@ class Fate:
     failure_reason: str = ""
 
 
+BARE_MENTION = "[You were mentioned without any words.]"
+NO_WORDS = "[The message has no words.]"
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment(HandOut):
     """A claimed task with everything its run needs."""
@@ -108,7 +112,8 @@ class Assignment(HandOut):
     def prompt(self) -> str:
         """The whole assignment as one text.
 
-        In a group, where several people may speak, each message names its author.
+        In a group, where several people may speak, each message names its author. The prompt is never empty: messages
+        without any words, such as a bare mention of the bot, are described.
         """
         if self.claim.kind == "issue":
             missing = "\n".join(line for message in self.messages for line in message.missing)
@@ -118,12 +123,13 @@ class Assignment(HandOut):
             return _run_prompt(self.claim.run)
         shared = self.place is not None and self.place.is_group
         told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
-        return "\n\n".join(text for text in told if text)
+        prompt = "\n\n".join(text for text in told if text)
+        return (BARE_MENTION if shared else NO_WORDS) if is_blank(prompt) else prompt
 
 
 def _spoken(message: ClaimedMessage) -> str:
     words = message.words
-    return f"[{as_label(message.author)}]: {words}" if message.author and words else words
+    return f"[{as_label(message.author)}]: {words}" if message.author and not is_blank(words) else words
 
 
 def _run_prompt(run: ClaimedRun) -> str:
