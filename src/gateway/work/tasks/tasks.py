@@ -16,6 +16,7 @@ from gateway.concurrency import Signal, Topics, reached
 from gateway.core.autopilot import describe_run
 from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
+from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
 from gateway.recorder import SILENT, Recorder
@@ -89,6 +90,10 @@ class Fate:
     failure_reason: str = ""
 
 
+BARE_MENTION = "[You were mentioned without any words.]"
+NO_WORDS = "[The message has no words.]"
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment(HandOut):
     """A claimed task with everything its run needs."""
@@ -97,7 +102,8 @@ class Assignment(HandOut):
     def prompt(self) -> str:
         """The whole assignment as one text.
 
-        In a group, where several people may speak, each message names its author.
+        In a group, where several people may speak, each message names its author. The prompt is never empty: messages
+        without any words, such as a bare mention of the bot, are described.
         """
         if self.claim.kind == "issue":
             missing = "\n".join(line for message in self.messages for line in message.missing)
@@ -107,12 +113,13 @@ class Assignment(HandOut):
             return _run_prompt(self.claim.run)
         shared = self.place is not None and self.place.is_group
         told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
-        return "\n\n".join(text for text in told if text)
+        prompt = "\n\n".join(text for text in told if text)
+        return (BARE_MENTION if shared else NO_WORDS) if is_blank(prompt) else prompt
 
 
 def _spoken(message: ClaimedMessage) -> str:
     words = message.words
-    return f"[{as_label(message.author)}]: {words}" if message.author and words else words
+    return f"[{as_label(message.author)}]: {words}" if message.author and not is_blank(words) else words
 
 
 def _run_prompt(run: ClaimedRun) -> str:
@@ -245,7 +252,7 @@ class TaskService:
     async def progress(self, runtime: RuntimePrincipal, attempt: Attempt, text: str) -> TaskStatus:
         async with self._change(runtime, attempt) as change:
             _require_status(change.task, "progress")
-            await change.record_progress(storable(text)[:PROGRESS_CHARS_MAX])
+            await change.record_progress(plain(text)[:PROGRESS_CHARS_MAX])
             await change.announce("task:progress", event_fields(change.task, TaskStatus.RUNNING))
         return TaskStatus.RUNNING
 
@@ -253,7 +260,7 @@ class TaskService:
         self, runtime: RuntimePrincipal, attempt: Attempt, output: str, *, stderr_tail: str | None = None
     ) -> TaskStatus:
         """End the run with its answer: status, message or comment, outbox row and events, in one transaction."""
-        words = storable(output)
+        words = plain(output)
         end = End(result={"output": words}, stderr_tail=bounded_tail(stderr_tail))
 
         async def finish() -> TaskStatus:
@@ -301,7 +308,7 @@ class TaskService:
 
         Without a `failure_reason` of the closed vocabulary, the reason is derived from the text of the error.
         """
-        words = storable(error)
+        words = plain(error)
         reason = reason_of(failure_reason, words)
         end = End(error=words[-ERROR_CHARS_MAX:], failure_reason=reason, stderr_tail=bounded_tail(stderr_tail))
 
@@ -493,7 +500,7 @@ def storable(text: str) -> str:
 
 def bounded_tail(text: str | None) -> str | None:
     """Return the end of `text` in at most STDERR_TAIL_BYTES_MAX bytes. None when there is no text."""
-    tail = storable(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
+    tail = plain(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
     return tail or None
 
 
