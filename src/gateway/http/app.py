@@ -13,9 +13,8 @@ import structlog
 import trio
 from quart import Response
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
-from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
 from gateway.http.api import (
     attachments,
     autopilots,
@@ -35,10 +34,10 @@ from gateway.http.api import teams as team
 from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
 from gateway.http.auth import Authenticate, authenticate_with
-from gateway.http.body import error_response
 from gateway.http.bounds import SMALL, body_bounds, bound_of
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
+from gateway.http.errors import answer_to, error_response
 from gateway.http.ingress import lark_events, webhooks
 from gateway.http.places import PlaceLimits, Places
 from gateway.http.query import judge_queries
@@ -74,7 +73,6 @@ BODY_SECONDS = 30.0
 CLIENT_CLOSED_REQUEST = 499
 """Counted for a request whose client left before its answer was ready."""
 
-_OWN_WORDS = {404: "there is nothing at this path", 405: "this path does not take this method; see Allow"}
 _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
@@ -241,7 +239,7 @@ class JsonApp(QuartTrio):
         with request.answering:
             response = await super().handle_request(request)
         if response is None:
-            response = _expected_error(too_large(request.bytes_max))
+            response = answer_to(too_large(request.bytes_max))
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", "no-store")
         return response
@@ -255,10 +253,9 @@ class JsonApp(QuartTrio):
         if isinstance(error, BaseExceptionGroup) and error.subgroup(trio.Cancelled) is not None:
             raise error
         cause = _only_leaf(error)
-        if isinstance(cause, HTTPException):
-            return cause if (cause.code or 500) < 400 else _http_error(cause)
-        answer = _expected_error(cause) if isinstance(cause, GatewayError) else None
-        return answer or self._unexpected(cause)
+        if isinstance(cause, HTTPException) and (cause.code or 500) < 400:
+            return cause
+        return answer_to(cause) or self._unexpected(cause)
 
     def _unexpected(self, error: BaseException) -> Response:
         logger.error("http_request_failed", exc_info=error)
@@ -298,26 +295,3 @@ def _only_leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _expected_error(error: GatewayError) -> Response | None:
-    if isinstance(error, RejectedRequest):
-        response = error_response(error.status, error.code, str(error), error.extra)
-        if error.status == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
-    if isinstance(error, StoreUnavailable):
-        logger.warning("http_store_unavailable", error=str(error))
-        return error_response(503, "store_unavailable", "the database does not answer; try again", {"retry_after": 1})
-    return None
-
-
-def _http_error(error: HTTPException) -> Response:
-    if isinstance(error, RequestEntityTooLarge):
-        return error_response(413, "body_too_large", "the request body is larger than this server accepts")
-    text = _OWN_WORDS.get(error.code or 500) or error.description or error.name
-    response = error_response(error.code or 500, error.name.lower().replace(" ", "_"), text)
-    for name, value in error.get_headers():
-        if name.lower() == "allow":
-            response.headers[name] = value
-    return response

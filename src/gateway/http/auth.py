@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from quart import current_app, g, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Forbidden, Unauthenticated
 from gateway.http.session import Sessions, session_secret
 from gateway.work.people.directory import Principal, RuntimePrincipal, UserPrincipal
 
@@ -28,18 +28,18 @@ _SESSIONS = "gateway.sessions"
 
 
 async def require_runtime() -> RuntimePrincipal:
-    """Return the calling runtime. Raises RejectedRequest: 401 without a valid token, 403 for a person's token."""
+    """Return the calling runtime. Raises Unauthenticated without a valid token, Forbidden for a person's."""
     principal = await _require()
     if not isinstance(principal, RuntimePrincipal):
-        raise RejectedRequest(403, "runtime_token_required", "this needs a runtime's token (gwr_...)")
+        raise Forbidden("runtime_token_required", "this needs a runtime's token (gwr_...)")
     return principal
 
 
 async def require_user() -> UserPrincipal:
-    """Return the calling person. Raises RejectedRequest: 401 without a valid token, 403 for a runtime's token."""
+    """Return the calling person. Raises Unauthenticated without a valid token, Forbidden for a runtime's."""
     principal = await _require()
     if not isinstance(principal, UserPrincipal):
-        raise RejectedRequest(403, "user_token_required", "this needs a person's token (gwu_...)")
+        raise Forbidden("user_token_required", "this needs a person's token (gwu_...)")
     return principal
 
 
@@ -89,11 +89,11 @@ async def _identify() -> Principal:
         return await _identify_by_cookie()
     token = bearer_token(header)
     if token is None:
-        raise RejectedRequest(401, "invalid_token", "the Authorization header holds no bearer token")
+        raise Unauthenticated("invalid_token", "the Authorization header holds no bearer token")
     authenticate: Authenticate = current_app.extensions[_EXTENSION]
     principal = await authenticate(token)
     if principal is None:
-        raise RejectedRequest(401, "invalid_token", "the token is unknown or revoked")
+        raise Unauthenticated("invalid_token", "the token is unknown or revoked")
     return principal
 
 
@@ -101,6 +101,6 @@ async def _identify_by_cookie() -> Principal:
     sessions: Sessions | None = current_app.extensions[_SESSIONS]
     user_id = None if sessions is None else await sessions.signed_in()
     if sessions is None or user_id is None:
-        raise RejectedRequest(401, "unauthenticated", "sign in, or send Authorization: Bearer <token>")
+        raise Unauthenticated("unauthenticated", "sign in, or send Authorization: Bearer <token>")
     sessions.require_same_origin()
     return UserPrincipal(user_id)

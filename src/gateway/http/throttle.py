@@ -10,7 +10,7 @@ from collections.abc import Callable
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.strategies import MovingWindowRateLimiter
 
-from gateway.errors import RejectedRequest
+from gateway.errors import TooMany
 from gateway.webhooks.limits import RecentHits
 
 PER_ADDRESS = RateLimitItemPerMinute(30)
@@ -36,17 +36,17 @@ class Throttle:
     def check(self, limit: RateLimitItem, *key: str) -> None:
         """Check that the limit is not reached.
 
-        Raises RejectedRequest (429) if it is, with the time to wait in whole seconds (at least one).
+        Raises TooMany if it is, with the time to wait in whole seconds (at least one).
         """
         if self._limiter.test(limit, *key):
             return
         reset = self._limiter.get_window_stats(limit, *key).reset_time
         seconds = max(1, math.ceil(reset - self._clock()))
         message = f"too many {self._attempts}; try again in {seconds} s"
-        raise RejectedRequest(429, "too_many_attempts", message, retry_after=seconds)
+        raise TooMany("too_many_attempts", message, retry_after=seconds)
 
     def count(self, limit: RateLimitItem, *key: str) -> None:
-        """Count one attempt. Beyond the limit it counts nothing and raises RejectedRequest (429) as `check` does."""
+        """Count one attempt. Beyond the limit it counts nothing and raises TooMany as `check` does."""
         self.check(limit, *key)
         self._limiter.hit(limit, *key)
 
@@ -88,7 +88,7 @@ class LoginThrottle:
         return (address, _account(email)) in self._familiar
 
     def check(self, address: str) -> None:
-        """Check an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does.
+        """Check an address before its request is read. Raises TooMany as `Throttle.check` does.
 
         An address from which some account signed in before is let through: `admit` knows the account, and judges then.
         """
@@ -96,7 +96,7 @@ class LoginThrottle:
             self._throttle.check(self._per_address, "address", address)
 
     def admit(self, address: str, email: str) -> None:
-        """Count an attempt. Raises RejectedRequest (429) as `Throttle.check` does; the attempt is then not counted.
+        """Count an attempt. Raises TooMany as `Throttle.check` does; the attempt is then not counted.
 
         Failures at other accounts do not lock out an account that signed in from this address before: behind one
         address there may be a whole office.
@@ -142,7 +142,7 @@ class BadPostThrottle:
         self._per_address = per_address
 
     def count(self, address: str) -> None:
-        """Count a bad post. Raises RejectedRequest (429) as `Throttle.count` does."""
+        """Count a bad post. Raises TooMany as `Throttle.count` does."""
         self._throttle.count(self._per_address, "address", address)
 
 

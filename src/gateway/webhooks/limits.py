@@ -25,7 +25,7 @@ from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from gateway.errors import RejectedRequest
+from gateway.errors import TooMany
 
 Gate = Literal["token", "ip"]
 
@@ -38,12 +38,12 @@ CEILING = 10
 Clock = Callable[[], float]
 
 
-class LimitReached(RejectedRequest):
-    """A request over a limit, answered with 429. `gate` names the limit."""
+class LimitReached(TooMany):
+    """A request over a limit. `gate` names the limit."""
 
     def __init__(self, gate: Gate, seconds: int) -> None:
         message = f"too many requests; try again in {seconds} s"
-        super().__init__(429, "rate_limited", message, retry_after=seconds)
+        super().__init__("rate_limited", message, retry_after=seconds)
         self.gate: Gate = gate
 
 

@@ -12,7 +12,7 @@ from quart import Response, redirect, request
 from structlog.testing import capture_logs
 
 from gateway.channel.errors import PlatformRefused
-from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.errors import Conflict, StoreConflict, StoreUnavailable
 from gateway.http.api import health
 from gateway.http.app import JsonApp
 from gateway.http.auth import (
@@ -105,7 +105,7 @@ def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
 
 
 ERRORS: dict[str, Exception] = {
-    "rejected": RejectedRequest(409, "taken", "it is taken", field="name"),
+    "rejected": Conflict("taken", "it is taken", field="name"),
     "away": StoreUnavailable("the database is away: secret details"),
     "conflict": StoreConflict("duplicate key: secret details"),
     "lark": PlatformRefused("no: secret details"),

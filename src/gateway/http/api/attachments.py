@@ -12,7 +12,7 @@ from quart import Quart, Response
 from quart.wrappers.response import ResponseBody
 
 from gateway.core.attachments import content_disposition
-from gateway.errors import RejectedRequest
+from gateway.errors import NotFound
 from gateway.http.api.tasks import ATTEMPT_MAX
 from gateway.http.auth import require_runtime, require_user
 from gateway.http.places import PlaceLimits, Places
@@ -38,7 +38,7 @@ def add_routes(app: Quart, services: Services) -> None:
         if (attempt := given("attempt")) is not None:
             require_attempt(task, int(attempt))
         if attachments is None or not (n.isascii() and n.isdigit() and len(n) <= 9):
-            raise RejectedRequest(404, "not_found", "no such attachment")
+            raise NotFound("not_found", "no such attachment")
         return _file_response(await attachments.open(await attachments.find_of_task(task.id, int(n))))
 
 
@@ -66,7 +66,7 @@ def add_people_routes(app: Quart, people: People, attachments: Attachments | Non
 async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID) -> None:
     """Check that the person may see what the file belongs to.
 
-    Raises RejectedRequest (404) if not, the same as for a file that does not exist. Every member of a workspace may see
+    Raises NotFound if not, the same as for a file that does not exist. Every member of a workspace may see
     its issues, and the files that came with them.
     """
     try:
@@ -74,9 +74,7 @@ async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID
             await people.directory.membership(str(wanted.workspace_id), user_id)
         else:
             await people.chats.find(wanted.chat_session_id, user_id)
-    except RejectedRequest as refusal:
-        if refusal.status != 404:
-            raise
+    except NotFound:
         absent()
 
 

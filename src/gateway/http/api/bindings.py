@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from limits import RateLimitItem, RateLimitItemPerMinute
 from quart import Quart, Response
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Unavailable
 from gateway.http.auth import require_user
 from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.http.throttle import Throttle
@@ -38,17 +38,17 @@ class BindingLinks:
         self._throttle = Throttle("links opened")
 
     def require_on(self) -> None:
-        """Check that bots are served here. Raises RejectedRequest (503) if not."""
+        """Check that bots are served here. Raises Unavailable if not."""
         if not self._people.platforms:
-            raise RejectedRequest(503, "lark_off", "no bots are served here: secret_key is unset")
+            raise Unavailable("lark_off", "no bots are served here: secret_key is unset")
 
     async def preview(self, token: str, user_id: UUID) -> LinkPreview:
-        """Do what BindingService.preview does. Raises RejectedRequest (429, 503) besides."""
+        """Do what BindingService.preview does. Raises TooMany, Unavailable besides."""
         self._admit(user_id)
         return await self._people.bindings.preview(token, user_id)
 
     async def redeem(self, token: str, user_id: UUID) -> Binding:
-        """Do what BindingService.redeem does. Raises RejectedRequest (429, 503) besides."""
+        """Do what BindingService.redeem does. Raises TooMany, Unavailable besides."""
         self._admit(user_id)
         return await self._people.bindings.redeem(token, user_id)
 

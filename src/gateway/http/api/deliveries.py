@@ -10,7 +10,7 @@ from uuid import UUID
 
 from quart import Quart, Response, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 from gateway.http.auth import require_user
 from gateway.http.body import NoBody, PersonBody, json_response, read_json
 from gateway.http.paging import Paging, listing
@@ -140,22 +140,22 @@ def _text(value: str | None) -> str | None:
 def _replay_filter(body: BulkBody) -> ReplayFilter:
     """Return the filter of a bulk replay.
 
-    Raises RejectedRequest (400) for an empty filter without `all`, for a filter together with `all`, and for a status
+    Raises Invalid for an empty filter without `all`, for a filter together with `all`, and for a status
     that no delivery has.
     """
     given = body.filter or FilterBody()
     if (status := _text(given.status)) is not None and status not in STATUSES:
         message = f"status must be one of {', '.join(STATUSES)}"
-        raise RejectedRequest(400, "invalid_body", message, field="filter.status")
+        raise Invalid("invalid_body", message, field="filter.status")
     wanted = ReplayFilter(status, _text(given.event), _text(given.q), _instant(given.since), _instant(given.until))
     if (wanted == ReplayFilter()) is body.all:
         return wanted
     if body.all:
         message = "give either a filter or all: true, not both"
-        raise RejectedRequest(400, "filter_and_all", message, field="filter")
+        raise Invalid("filter_and_all", message, field="filter")
     names = ", ".join(FilterBody.__struct_fields__)
     message = f"say which deliveries are meant: give a filter with one of {names}, or all: true for every one of them"
-    raise RejectedRequest(400, "filter_missing", message, field="filter")
+    raise Invalid("filter_missing", message, field="filter")
 
 
 def _instant(moment: datetime | None) -> datetime | None:

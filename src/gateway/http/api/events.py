@@ -14,7 +14,7 @@ import msgspec
 import trio
 from quart import Quart, Response
 
-from gateway.errors import RejectedRequest
+from gateway.errors import NotFound, TooMany
 from gateway.http.auth import credential_check, require_user
 from gateway.http.places import Places
 from gateway.work.feed import RESYNC, Feed, Happened, Listener
@@ -44,7 +44,7 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
                     yield as_text(Happened(RESYNC, {}))
                     async for piece in _pieces(listener, user.user_id, may_listen):
                         yield piece
-            except RejectedRequest:
+            except TooMany:
                 # The last place was taken after `places.require` had passed and the answer's head was being sent. The
                 # stream just ends; the reader connects again, and then gets the refusal.
                 return
@@ -86,7 +86,7 @@ def _is_about(happened: Happened | None, user_id: UUID) -> bool:
 async def _is_member(directory: Directory, workspace_id: UUID, user_id: UUID) -> bool:
     try:
         await directory.membership(str(workspace_id), user_id)
-    except RejectedRequest:
+    except NotFound:
         return False
     return True
 

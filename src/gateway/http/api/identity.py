@@ -34,16 +34,16 @@ class SignIn:
     def require_budget(self) -> None:
         """Check the client's address, before the body is read.
 
-        Raises RejectedRequest (429) if the address failed too often.
+        Raises TooMany if the address failed too often.
         """
         self._throttle.check(self._address())
 
     async def attempt(self, email: str, password: str) -> str:
         """Sign in and return the secret of a new session.
 
-        Raises RejectedRequest: 429 for too many failures, or for too many people who sign in at once; 401 for a wrong
-        pair of email and password. A wrong pair counts as a failure. So does a cancelled attempt, because its password
-        is judged all the same.
+        Raises TooMany for too many failures, or for too many people who sign in at once, and Unauthenticated for a
+        wrong pair of email and password. A wrong pair counts as a failure. So does a cancelled attempt, because its
+        password is judged all the same.
         """
         address = self._address()
         self._throttle.admit(address, email)

@@ -9,7 +9,7 @@ from quart import Quart, Response
 from gateway.channel.installation import InstallationView
 from gateway.channel.installs import Installs, ScanRequest
 from gateway.channel.push import events_url
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from gateway.http.auth import require_user
 from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.http.paging import Paging
@@ -59,7 +59,7 @@ def add_routes(app: Quart, people: People) -> None:
         agent = await _agent(directory, member, parse_id(body.agent_id, field="agent_id"))
         _require_manager(member, agent)
         if agent.archived_at is not None:
-            raise RejectedRequest(409, "agent_archived", f"agent {agent.id} is archived", field="agent_id")
+            raise Conflict("agent_archived", f"agent {agent.id} is archived", field="agent_id")
         region = body.region or REGION_DEFAULT
         request = ScanRequest(
             member.workspace_id, agent.id, agent.name, member.user_id, region, replaces=bool(body.replace)
@@ -102,39 +102,39 @@ def _view(service: Installs, view: InstallationView, public_url: str | None) -> 
 
 
 def _service(people: People) -> Installs:
-    """Return the service that connects bots. Raises RejectedRequest (503) where no bot can be connected."""
+    """Return the service that connects bots. Raises Unavailable where no bot can be connected."""
     if not people.lark_on:
-        raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
+        raise Unavailable("lark_off", "Lark is off on this server: secret_key is unset")
     if people.installs is None:
-        raise RejectedRequest(503, "install_unsupported", "this server has no way to connect bots")
+        raise Unavailable("install_unsupported", "this server has no way to connect bots")
     return people.installs
 
 
 async def _member(directory: Directory, workspace: str) -> Member:
-    """Return the caller's membership in the workspace. Raises RejectedRequest (404) for a person who has none."""
+    """Return the caller's membership in the workspace. Raises NotFound for a person who has none."""
     user = await require_user()
     return await directory.membership(workspace, user.user_id)
 
 
 async def _agent(directory: Directory, member: Member, agent_id: UUID) -> Agent:
-    """Return an agent of the member's workspace. Raises RejectedRequest (404) for any other agent."""
+    """Return an agent of the member's workspace. Raises NotFound for any other agent."""
     agent = await _find_agent(directory, agent_id)
     if agent is None or agent.workspace_id != member.workspace_id:
-        raise RejectedRequest(404, "agent_not_found", f"there is no agent {agent_id}", field="agent_id")
+        raise NotFound("agent_not_found", f"there is no agent {agent_id}", field="agent_id")
     return agent
 
 
 async def _find_agent(directory: Directory, agent_id: UUID) -> Agent | None:
     try:
         return await directory.agent(agent_id)
-    except RejectedRequest:
+    except NotFound:
         return None
 
 
 async def _managed(people: People, workspace: str, installation_id: str) -> tuple[Installs, Member, InstallationView]:
     """Return a bot that the caller may manage: as owner or admin of the workspace, or as the owner of the bot's agent.
 
-    Raises RejectedRequest: 403 if the caller may not, 404 for an unknown workspace or bot.
+    Raises Forbidden if the caller may not, NotFound for an unknown workspace or bot.
     """
     await require_user()
     service = _service(people)
@@ -149,16 +149,16 @@ def _require_manager(member: Member, agent: Agent | None) -> None:
     owner_id = agent.owner_id if agent is not None and agent.workspace_id == member.workspace_id else None
     if not may_manage_agent(owner_id=owner_id, user_id=member.user_id, role=member.role):
         message = "only owners and admins of the workspace, and the agent's owner, can do this"
-        raise RejectedRequest(403, "role_too_low", message)
+        raise Forbidden("role_too_low", message)
 
 
 def _session_id(text: str) -> UUID:
     """Parse the id of an install session. A malformed id and an unknown one give the same 404."""
     try:
         return parse_id(text)
-    except RejectedRequest:
+    except Invalid:
         raise _no_session() from None
 
 
-def _no_session() -> RejectedRequest:
-    return RejectedRequest(404, "session_not_found", "there is no such session, or it ended too long ago")
+def _no_session() -> NotFound:
+    return NotFound("session_not_found", "there is no such session, or it ended too long ago")

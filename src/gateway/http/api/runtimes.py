@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from quart import Quart, Response
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 from gateway.http.api.tasks import AttemptNumber
 from gateway.http.auth import require_runtime
 from gateway.http.body import RuntimeBody, json_response, read_json
@@ -109,7 +109,7 @@ def add_routes(app: Quart, services: Services) -> None:
 def _attempts(tasks: list[RunningTask]) -> list[Attempt]:
     if len(tasks) > RUNNING_MAX:
         message = f"{len(tasks)} tasks are named, more than {RUNNING_MAX}; use several runtimes"
-        raise RejectedRequest(400, "invalid_body", message, field="tasks")
+        raise Invalid("invalid_body", message, field="tasks")
     return [Attempt(task.id, task.attempt) for task in tasks]
 
 
@@ -202,13 +202,11 @@ def _judge_wait(value: str) -> str | None:
 def _label(text: str, field: str, *, required: bool = False) -> str:
     """Return a trimmed one-line text that people will see in lists and on terminals.
 
-    Raises RejectedRequest (400) that names `field` for more than 200 characters, for unprintable ones, and for an empty
+    Raises Invalid that names `field` for more than 200 characters, for unprintable ones, and for an empty
     text that is `required`.
     """
     text = text.strip()
     least = int(required)
     if not least <= len(text) <= 200 or not text.isprintable():
-        raise RejectedRequest(
-            400, "invalid_body", f"{field} must have {least} to 200 printable characters", field=field
-        )
+        raise Invalid("invalid_body", f"{field} must have {least} to 200 printable characters", field=field)
     return text

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from quart import Quart, Response
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 from gateway.http.auth import require_user
 from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
 from gateway.ids import parse_id
@@ -123,13 +123,13 @@ def add_routes(app: Quart, service: TriggerService) -> None:
 
 
 def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
-    """Refuse the fields of a schedule, which a webhook trigger does not have. Raises RejectedRequest (400).
+    """Refuse the fields of a schedule, which a webhook trigger does not have. Raises Invalid.
 
     Ignoring them would hide a misunderstanding.
     """
     for name in ("cron_expression", "timezone"):
         if getattr(body, name) is not None:
-            raise RejectedRequest(400, f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
+            raise Invalid(f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
 
 
 def _filters(given: Sequence[FilterBody]) -> tuple[EventFilter, ...]:

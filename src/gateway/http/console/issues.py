@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from quart import Quart, Response, redirect
 
-from gateway.errors import RejectedRequest
+from gateway.errors import NotFound
 from gateway.http.console.pages import LOGIN_PATH, render_page
 from gateway.http.session import Sessions
 from gateway.work.issues.pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
@@ -71,5 +71,5 @@ def _sign_in(path: str) -> Response:
     return response
 
 
-def _absent() -> RejectedRequest:
-    return RejectedRequest(404, "not_found", "there is nothing at this path")
+def _absent() -> NotFound:
+    return NotFound("not_found", "there is nothing at this path")

@@ -16,8 +16,9 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quart import Quart, Response, redirect, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, DomainError, Forbidden, Gone, Invalid, NotFound, TooMany, Unauthenticated
 from gateway.http.console.language import LANGUAGES, accepted_languages, choose_language, words_of
+from gateway.http.errors import status_of
 from gateway.http.requests import read_form
 from gateway.http.session import Sessions, session_secret
 from gateway.ids import token_hash
@@ -36,8 +37,16 @@ LOGIN_PATH = "/login"
 BIND_PATH = "/lark/bind"
 LINK_TOKEN_CHARS_MAX = 128
 NEXT_LENGTH_MAX = 2_048
-STATES = {400: "missing", 403: "not_member", 409: "taken", 410: "over", 429: "too_many"}
-"""The state that the page shows for the status of a refusal; `other` for a status that is not listed."""
+Words = Mapping[type[DomainError], str]
+"""The word by which a template knows each sort of error; `other` stands for a sort that is not listed."""
+BIND_STATES: Words = {
+    Invalid: "missing",
+    Forbidden: "not_member",
+    Conflict: "taken",
+    Gone: "over",
+    TooMany: "too_many",
+}
+LOGIN_COMPLAINTS: Words = {Unauthenticated: "wrong_pair", Forbidden: "elsewhere", TooMany: "too_many"}
 FORM_REFERRER_POLICY = "strict-origin"
 """The one referrer policy with which forms send their Origin, and no Referer holds the token in the page's address."""
 OPEN_ID_END_CHARS = 6
@@ -68,7 +77,7 @@ def _add_static(app: Quart) -> None:
     @app.get("/static/<name>")
     async def console_file(name: str) -> Response:
         if name not in files:
-            raise RejectedRequest(404, "not_found", "there is nothing at this path")
+            raise NotFound("not_found", "there is nothing at this path")
         headers = {"Cache-Control": "public, max-age=300", "X-Content-Type-Options": "nosniff"}
         return Response(files[name], mimetype=_TYPES[Path(name).suffix], headers=headers)
 
@@ -93,7 +102,7 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
             form = await read_form()
             target, email = local_path(form.get("next", "")) or target, form.get("email", "")
             secret = await sign_in.attempt(email, form.get("password", ""))
-        except RejectedRequest as refusal:
+        except DomainError as refusal:
             return _login(target, email=email, refusal=refusal)
         former = session_secret()
         if former is not None:
@@ -109,14 +118,14 @@ def _login(
     email: str = "",
     person: User | None = None,
     switching: bool = False,
-    refusal: RejectedRequest | None = None,
+    refusal: DomainError | None = None,
 ) -> Any:
     """Render the login form, or the name of the person who is signed in.
 
     Both are shown if that person wants to sign in as another one (`switching`).
     """
-    status = 200 if refusal is None else refusal.status
-    complaint = "" if refusal is None else {401: "wrong_pair", 403: "elsewhere", 429: "too_many"}.get(status, "other")
+    status = 200 if refusal is None else status_of(refusal)
+    complaint = "" if refusal is None else word_for(refusal, LOGIN_COMPLAINTS)
     seconds = "" if refusal is None else refusal.extra.get("retry_after", "")
     response = render_page(
         "login.html", status, FORM_REFERRER_POLICY,
@@ -144,8 +153,8 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
         """Bind the account, after a person read the page and pressed its button."""
         try:
             sessions.require_same_origin()
-        except RejectedRequest as refusal:
-            return pages.say("", "elsewhere", refusal.status)
+        except Forbidden as refusal:
+            return pages.say("", "elsewhere", status_of(refusal))
         form = await read_form()
         token, user_id = link_token(form.get("token", "")), await sessions.signed_in()
         if not token or user_id is None:
@@ -175,23 +184,23 @@ class BindPages:
         """
         try:
             preview = await self._links.preview(token, user_id)
-        except RejectedRequest as refusal:
+        except DomainError as refusal:
             return self._refuse(token, refusal)
         return self._render(token, "ready", 409 if changed else 200, preview=preview, changed=changed)
 
     async def redeem(self, token: str, user_id: UUID) -> Response:
         try:
             await self._links.redeem(token, user_id)
-        except RejectedRequest as refusal:
+        except DomainError as refusal:
             return self._refuse(token, refusal)
         return self.say(token, "done")
 
     def say(self, token: str, state: str, status: int = 200, seconds: object = "") -> Response:
         return self._render(token, state, status, seconds=seconds)
 
-    def _refuse(self, token: str, refusal: RejectedRequest) -> Response:
+    def _refuse(self, token: str, refusal: DomainError) -> Response:
         seconds = refusal.extra.get("retry_after", "")
-        response = self.say(token, STATES.get(refusal.status, "other"), refusal.status, seconds)
+        response = self.say(token, word_for(refusal, BIND_STATES), status_of(refusal), seconds)
         if seconds:
             response.headers["Retry-After"] = str(seconds)
         return response
@@ -212,6 +221,10 @@ class BindPages:
             proof="" if preview is None else form_proof(), id_end_chars=OPEN_ID_END_CHARS,
             here={"token": token} if token else {}, path=BIND_PATH, platforms=self._platforms,
         )  # fmt: skip
+
+
+def word_for(error: DomainError, words: Words) -> str:
+    return next((word for kind, word in words.items() if isinstance(error, kind)), "other")
 
 
 def form_proof() -> str:

@@ -11,13 +11,13 @@ from uuid import UUID
 from quart import Quart, Response, request
 
 from gateway.channel.push import TakePushed
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid, NotFound, Unauthenticated, Unavailable
 from gateway.http.body import json_response
 from gateway.http.client import Network, request_address, throttle_key
 from gateway.http.throttle import BadPostThrottle
 
-BAD_STATUSES = frozenset({400, 401, 404})
-"""The refusals of a post that is not the platform's: a bad body, a bad signature, or an unknown installation."""
+BAD_POST = (Invalid, Unauthenticated, NotFound)
+"""The errors of a post that is not the platform's: a bad body, a bad signature, or an unknown installation."""
 
 
 def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Network]) -> None:
@@ -27,16 +27,15 @@ def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Ne
     @app.post("/api/webhooks/lark/<installation_id>")
     async def take_lark_event(installation_id: str) -> Response:
         if take is None:
-            raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
+            raise Unavailable("lark_off", "Lark is off on this server: secret_key is unset")
         try:
             installation = _installation(installation_id)
             body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
             return json_response(await take(installation, dict(request.headers.items()), body))
-        except RejectedRequest as refusal:
-            if refusal.status in BAD_STATUSES:
-                # Only bad posts count. All bots of a tenant share the platform's addresses, so a limit that counted
-                # every post would refuse good ones.
-                bad_posts.count(throttle_key(request_address(trusted_proxies)))
+        except BAD_POST:
+            # Only bad posts count. All bots of a tenant share the platform's addresses, so a limit that counted every
+            # post would refuse good ones.
+            bad_posts.count(throttle_key(request_address(trusted_proxies)))
             raise
 
 
@@ -45,4 +44,4 @@ def _installation(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise RejectedRequest(404, "not_found", "there is no such installation") from None
+        raise NotFound("not_found", "there is no such installation") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Forbidden
 
 LEADERS = frozenset({"owner", "admin"})
 WRITERS = frozenset({"owner", "admin", "member"})
@@ -36,12 +36,12 @@ def may_change(*, creator_id: UUID | None, user_id: UUID | None, role: str | Non
 
 
 def require_leader(role: str) -> None:
-    """Raise RejectedRequest (403) for every role except owner and admin."""
+    """Raise Forbidden for every role except owner and admin."""
     if role not in LEADERS:
-        raise RejectedRequest(403, "role_too_low", "only owners and admins of the workspace can do this")
+        raise Forbidden("role_too_low", "only owners and admins of the workspace can do this")
 
 
 def require_writer(role: str) -> None:
-    """Raise RejectedRequest (403) for a guest."""
+    """Raise Forbidden for a guest."""
     if role not in WRITERS:
-        raise RejectedRequest(403, "role_too_low", "guests of the workspace may look on only")
+        raise Forbidden("role_too_low", "guests of the workspace may look on only")
