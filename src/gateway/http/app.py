@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from quart import Response
+from quart import Blueprint, Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -28,12 +28,12 @@ from gateway.http.api import (
     outgoing,
     runtimes,
     tasks,
+    teams,
     triggers,
 )
-from gateway.http.api import teams as team
 from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
-from gateway.http.auth import Authenticate, authenticate_with
+from gateway.http.auth import Authenticate, Callers
 from gateway.http.bounds import SMALL, body_bounds, bound_of
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics
+    from gateway.webhooks.log import DeliveryLog
+    from gateway.webhooks.replay import BulkReplays, Replayer
+    from gateway.webhooks.triggers import TriggerService
     from gateway.work.autopilots.autopilots import AutopilotService
     from gateway.work.feed import Feed
     from gateway.work.issues.pages import IssuePages
@@ -77,6 +80,16 @@ _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """The services behind the routes for people who manage webhooks."""
+
+    triggers: TriggerService
+    log: DeliveryLog
+    replayer: Replayer
+    bulk: BulkReplays
+
+
+@dataclass(frozen=True, slots=True)
 class Workplace:
     """The services behind the routes for agents, squads, projects and autopilots.
 
@@ -86,7 +99,7 @@ class Workplace:
     team: TeamService
     autopilots: AutopilotService
     triggers: TriggerViews | None = None
-    hooks: deliveries.Hooks | None = None
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,45 +147,61 @@ class Services:
 
 
 def create_app(services: Services) -> JsonApp:
-    """Build the application with every route of the API."""
+    """Build the application with every route of the API. Each module of routes gets only the services that it uses."""
     deliveries_max = None if services.webhooks is None else services.webhooks.body_bytes_max
     bounds = body_bounds(reports=services.body_bytes_max, deliveries=deliveries_max)
     app = JsonApp("gateway.http", metrics=services.metrics, bounds=bounds)
-    people = services.people
-    sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
-    authenticate_with(app.extensions, services.authenticate, sessions)
     judge_queries(app)
-    health.add_routes(app, services.health)
-    runtimes.add_routes(app, services)
-    tasks.add_routes(app, services)
-    attachments.add_routes(app, services)
-    lark_events.add_routes(app, services.take_lark_event, () if people is None else people.trusted_proxies)
-    if services.webhooks is not None:
-        webhooks.add_routes(app, services.webhooks)
-    if people is not None and sessions is not None:
-        sign_in, links = SignIn(people, LoginThrottle()), BindingLinks(people)
-        identity.add_routes(app, people, sessions, sign_in)
-        pages.add_routes(app, people, sessions, sign_in, links)
-        issue_pages.add_routes(app, people.issues, sessions)
-        bindings.add_routes(app, people, links)
-        installations.add_routes(app, people)
-        chats.add_routes(app, people)
-        outgoing.add_routes(app, people)
-        limits = services.place_limits
-        attachments.add_people_routes(app, people, services.attachments, limits)
-        streams = Places("live streams", total=limits.streams, each=limits.streams_of_person)
-        events.add_routes(app, people.directory, people.feed, streams)
-        if people.workplace is not None:
-            _add_workplace(app, people.workplace, people.directory)
+    for blueprint in _routes(services):
+        app.register_blueprint(blueprint)
     return app
 
 
-def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> None:
-    team.add_routes(app, workplace.team, directory)
-    autopilots.add_routes(app, workplace.autopilots, directory, workplace.triggers)
-    if workplace.hooks is not None:
-        deliveries.add_routes(app, workplace.hooks, workplace.autopilots, directory)
-        triggers.add_routes(app, workplace.hooks.triggers)
+def _routes(services: Services) -> Iterator[Blueprint]:
+    people, limits = services.people, services.place_limits
+    sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
+    callers = Callers(services.authenticate, sessions)
+    waits = Places("claims", total=limits.claims, each=limits.claims_of_runtime)
+    yield health.routes(services.health)
+    yield runtimes.routes(services.tasks, waits, callers)
+    yield tasks.routes(services.tasks, callers)
+    yield attachments.task_routes(services.tasks, services.attachments, callers)
+    yield lark_events.routes(services.take_lark_event, () if people is None else people.trusted_proxies)
+    if services.webhooks is not None:
+        yield webhooks.routes(services.webhooks)
+    if people is not None and sessions is not None:
+        yield from _routes_of_people(people, sessions, callers)
+        streams = Places("live streams", total=limits.streams, each=limits.streams_of_person)
+        yield events.routes(people.directory, people.feed, streams, callers)
+        downloads = Places("downloads", total=limits.downloads, each=limits.downloads_of_person)
+        yield attachments.people_routes(services.attachments, people.directory, people.chats, downloads, callers)
+
+
+def _routes_of_people(people: People, sessions: Sessions, callers: Callers) -> Iterator[Blueprint]:
+    directory = people.directory
+    sign_in = SignIn(people.accounts, LoginThrottle(), people.trusted_proxies)
+    links = BindingLinks(people.bindings, bots_served=bool(people.platforms))
+    yield identity.routes(people.accounts, sessions, sign_in, callers)
+    yield pages.routes(people.accounts, sessions, sign_in, links, people.platforms)
+    yield issue_pages.routes(people.issues, sessions)
+    yield bindings.routes(people.bindings, links, directory, callers)
+    yield installations.routes(
+        people.installs, directory, callers, lark_on=people.lark_on, public_url=people.public_url
+    )
+    yield chats.routes(people.chats, directory, callers)
+    yield outgoing.routes(people.outgoing, directory, callers)
+    if people.workplace is not None:
+        yield from _routes_of_work(people.workplace, directory, callers)
+
+
+def _routes_of_work(workplace: Workplace, directory: Directory, callers: Callers) -> Iterator[Blueprint]:
+    yield teams.routes(workplace.team, directory, callers)
+    yield autopilots.routes(workplace.autopilots, directory, workplace.triggers, callers)
+    if (hooks := workplace.hooks) is not None:
+        yield deliveries.routes(
+            hooks.log, hooks.replayer, hooks.bulk, workplace.autopilots, directory=directory, callers=callers
+        )
+        yield triggers.routes(hooks.triggers, callers)
 
 
 class JsonApp(QuartTrio):

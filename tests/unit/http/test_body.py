@@ -153,7 +153,7 @@ def _is_route(decorator: ast.expr) -> bool:
         isinstance(decorator, ast.Call)
         and isinstance(decorator.func, ast.Attribute)
         and isinstance(decorator.func.value, ast.Name)
-        and decorator.func.value.id == "app"
+        and decorator.func.value.id == "blueprint"
     )
 
 

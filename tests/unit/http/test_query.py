@@ -14,8 +14,7 @@ from werkzeug.routing import Rule
 
 from gateway import http
 from gateway.errors import Invalid
-from gateway.http.api.deliveries import Hooks
-from gateway.http.app import JsonApp, People, Services, Workplace, create_app
+from gateway.http.app import Hooks, JsonApp, People, Services, Workplace, create_app
 from gateway.http.ingress.webhooks import Ingress
 from gateway.http.query import LENIENT, declared, is_strict, number, one_of, read_query, text
 from gateway.observe.metrics import Metrics

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import msgspec
 import trio
-from quart import Quart, Response
+from quart import Blueprint, Response
 
 from gateway.errors import NotFound, TooMany
-from gateway.http.auth import credential_check, require_user
+from gateway.http.auth import Callers
 from gateway.http.places import Places
 from gateway.work.feed import RESYNC, Feed, Happened, Listener
 from gateway.work.people.directory import MEMBER_REMOVED, Directory
@@ -27,13 +27,15 @@ The reader's right to listen is checked again at least this often.
 """
 
 
-def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> None:
-    @app.get("/api/workspaces/<workspace>/events")
+def routes(directory: Directory, feed: Feed, places: Places, callers: Callers) -> Blueprint:
+    blueprint = Blueprint("events", __name__)
+
+    @blueprint.get("/api/workspaces/<workspace>/events")
     async def stream_events(workspace: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         member = await directory.membership(workspace, user.user_id)
         reader = (member.workspace_id, user.user_id)
-        signed_in = credential_check()
+        signed_in = callers.credential_check()
 
         async def may_listen() -> bool:
             return await _is_member(directory, member.workspace_id, user.user_id) and await signed_in()
@@ -55,6 +57,8 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
         response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would delay the events
         response.timeout = None
         return response
+
+    return blueprint
 
 
 async def _pieces(listener: Listener, user_id: UUID, may_listen: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:

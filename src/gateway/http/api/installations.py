@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quart import Quart, Response
+from quart import Blueprint, Response
 
 from gateway.channel.installation import InstallationView
 from gateway.channel.installs import Installs, ScanRequest
 from gateway.channel.push import events_url
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
-from gateway.http.auth import require_user
+from gateway.http.auth import Callers
 from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.http.paging import Paging
 from gateway.http.query import takes
@@ -20,7 +20,6 @@ from gateway.work.people.access import LEADERS, may_manage_agent
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from gateway.http.app import People
     from gateway.work.people.directory import Agent, Directory, Member
 
 REGION_DEFAULT = "feishu"
@@ -33,28 +32,57 @@ class BeginBody(PersonBody):
     replace: bool | None = None
 
 
-def add_routes(app: Quart, people: People) -> None:
-    directory = people.directory
+def routes(
+    installs: Installs | None, directory: Directory, callers: Callers, *, lark_on: bool, public_url: str | None
+) -> Blueprint:
+    """Build the routes of a workspace's bots.
+
+    Without `installs` no bot can be connected. `lark_on` is true if Lark bots can be served.
+    """
+    blueprint = Blueprint("installations", __name__)
     of_workspace = "/api/workspaces/<workspace>/lark"
 
-    @app.get(f"{of_workspace}/installations")
+    def require_installs() -> Installs:
+        if not lark_on:
+            raise Unavailable("lark_off", "Lark is off on this server: secret_key is unset")
+        if installs is None:
+            raise Unavailable("install_unsupported", "this server has no way to connect bots")
+        return installs
+
+    async def the_member(workspace: str) -> Member:
+        return await directory.membership(workspace, (await callers.user()).user_id)
+
+    async def managed(workspace: str, installation_id: str) -> tuple[Installs, Member, InstallationView]:
+        """Return a bot that the caller may manage, as an owner or admin of the workspace or as the agent's owner.
+
+        Raises Forbidden if the caller may not, NotFound for an unknown workspace or bot.
+        """
+        await callers.user()
+        service = require_installs()
+        member = await the_member(workspace)
+        view = await service.find(member.workspace_id, parse_id(installation_id, field="installation_id"))
+        # A deleted agent has no owner. Only the workspace's owners and admins may manage its bot.
+        _require_manager(member, await _find_agent(directory, view.agent_id))
+        return service, member, view
+
+    @blueprint.get(f"{of_workspace}/installations")
     async def list_installations(workspace: str) -> Response:
-        member = await _member(directory, workspace)
-        service = people.installs if people.lark_on else None
+        member = await the_member(workspace)
+        service = installs if lark_on else None
         views = [] if service is None else await service.list(member.workspace_id)
         return json_response(
             {
-                "installations": [] if service is None else [_view(service, view, people.public_url) for view in views],
-                "configured": people.lark_on,
+                "installations": [] if service is None else [_view(service, view, public_url) for view in views],
+                "configured": lark_on,
                 "install_supported": service is not None,
             }
         )
 
-    @app.post(f"{of_workspace}/install/begin")
+    @blueprint.post(f"{of_workspace}/install/begin")
     async def begin_install(workspace: str) -> Response:
-        await require_user()
-        service = _service(people)
-        member = await _member(directory, workspace)
+        await callers.user()
+        service = require_installs()
+        member = await the_member(workspace)
         body = await read_json(BeginBody)
         agent = await _agent(directory, member, parse_id(body.agent_id, field="agent_id"))
         _require_manager(member, agent)
@@ -67,29 +95,31 @@ def add_routes(app: Quart, people: People) -> None:
         begun = await service.begin(request)
         return json_response(begun.public())
 
-    @app.get(f"{of_workspace}/install/<session_id>/status")
+    @blueprint.get(f"{of_workspace}/install/<session_id>/status")
     async def install_status(workspace: str, session_id: str) -> Response:
-        await require_user()
-        service = _service(people)
-        member = await _member(directory, workspace)
+        await callers.user()
+        service = require_installs()
+        member = await the_member(workspace)
         status = await service.status(_session_id(session_id), member.workspace_id)
         if status is None or (member.user_id != status.initiator_user_id and member.role not in LEADERS):
             raise _no_session()
         return json_response(status.public())
 
-    @app.delete(f"{of_workspace}/installations/<installation_id>")
+    @blueprint.delete(f"{of_workspace}/installations/<installation_id>")
     async def revoke_installation(workspace: str, installation_id: str) -> Response:
-        service, member, view = await _managed(people, workspace, installation_id)
+        service, member, view = await managed(workspace, installation_id)
         await service.revoke(member.workspace_id, view.id)
         return no_content()
 
-    @app.get(f"{of_workspace}/installations/<installation_id>/audit")
+    @blueprint.get(f"{of_workspace}/installations/<installation_id>/audit")
     @takes(**AUDIT.parameters)
     async def list_audit(workspace: str, installation_id: str) -> Response:
-        service, _, view = await _managed(people, workspace, installation_id)
+        service, _, view = await managed(workspace, installation_id)
         page = AUDIT.read()
         drops = await service.drops(view.id, page.limit, page.offset)
         return json_response({"audit": [drop.public() for drop in drops], "limit": page.limit, "offset": page.offset})
+
+    return blueprint
 
 
 def _view(service: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
@@ -99,21 +129,6 @@ def _view(service: Installs, view: InstallationView, public_url: str | None) -> 
     """
     shown = view.public() | {"console_url": service.console_url(view)}
     return shown if view.event_mode != "http" else shown | {"events_url": events_url(public_url, view.id)}
-
-
-def _service(people: People) -> Installs:
-    """Return the service that connects bots. Raises Unavailable where no bot can be connected."""
-    if not people.lark_on:
-        raise Unavailable("lark_off", "Lark is off on this server: secret_key is unset")
-    if people.installs is None:
-        raise Unavailable("install_unsupported", "this server has no way to connect bots")
-    return people.installs
-
-
-async def _member(directory: Directory, workspace: str) -> Member:
-    """Return the caller's membership in the workspace. Raises NotFound for a person who has none."""
-    user = await require_user()
-    return await directory.membership(workspace, user.user_id)
 
 
 async def _agent(directory: Directory, member: Member, agent_id: UUID) -> Agent:
@@ -129,20 +144,6 @@ async def _find_agent(directory: Directory, agent_id: UUID) -> Agent | None:
         return await directory.agent(agent_id)
     except NotFound:
         return None
-
-
-async def _managed(people: People, workspace: str, installation_id: str) -> tuple[Installs, Member, InstallationView]:
-    """Return a bot that the caller may manage: as owner or admin of the workspace, or as the owner of the bot's agent.
-
-    Raises Forbidden if the caller may not, NotFound for an unknown workspace or bot.
-    """
-    await require_user()
-    service = _service(people)
-    member = await _member(people.directory, workspace)
-    view = await service.find(member.workspace_id, parse_id(installation_id, field="installation_id"))
-    # A deleted agent has no owner. Only the workspace's owners and admins may manage its bot.
-    _require_manager(member, await _find_agent(people.directory, view.agent_id))
-    return service, member, view
 
 
 def _require_manager(member: Member, agent: Agent | None) -> None:

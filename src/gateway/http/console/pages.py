@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from quart import Quart, Response, redirect, request
+from quart import Blueprint, Response, redirect, request
 
 from gateway.errors import Conflict, DomainError, Forbidden, Gone, Invalid, NotFound, TooMany, Unauthenticated
 from gateway.http.console.language import LANGUAGES, accepted_languages, choose_language, words_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from gateway.http.api.bindings import BindingLinks
     from gateway.http.api.identity import SignIn
-    from gateway.http.app import People
+    from gateway.work.people.accounts import Accounts
     from gateway.work.people.bindings import LinkPreview
 
 LOGIN_PATH = "/login"
@@ -65,16 +65,25 @@ _HEADERS = {
 _pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
 
 
-def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn, links: BindingLinks) -> None:
-    _add_static(app)
-    _add_login(app, people, sessions, sign_in)
-    _add_bind(app, BindPages(links, people.platforms), sessions)
+def routes(
+    accounts: Accounts,
+    sessions: Sessions,
+    sign_in: SignIn,
+    links: BindingLinks,
+    platforms: Sequence[Mapping[str, str]],
+) -> Blueprint:
+    """Build the pages and their files. `platforms` holds the name of each served platform, by language."""
+    blueprint = Blueprint("pages", __name__)
+    _add_static(blueprint)
+    _add_login(blueprint, accounts, sessions, sign_in)
+    _add_bind(blueprint, BindPages(links, platforms), sessions)
+    return blueprint
 
 
-def _add_static(app: Quart) -> None:
+def _add_static(blueprint: Blueprint) -> None:
     files = {path.name: path.read_bytes() for path in (_HERE / "static").iterdir()}
 
-    @app.get("/static/<name>")
+    @blueprint.get("/static/<name>")
     async def console_file(name: str) -> Response:
         if name not in files:
             raise NotFound("not_found", "there is nothing at this path")
@@ -82,17 +91,17 @@ def _add_static(app: Quart) -> None:
         return Response(files[name], mimetype=_TYPES[Path(name).suffix], headers=headers)
 
 
-def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
-    @app.get(LOGIN_PATH)
+def _add_login(blueprint: Blueprint, accounts: Accounts, sessions: Sessions, sign_in: SignIn) -> None:
+    @blueprint.get(LOGIN_PATH)
     async def login_page() -> Any:
         target, switching = local_path(request.args.get("next", "")), request.args.get("switch") == "1"
         user_id = await sessions.signed_in()
         if user_id is not None and target and not switching:
             return redirect(target, 303)
-        person = None if user_id is None else await people.accounts.person(user_id)
+        person = None if user_id is None else await accounts.person(user_id)
         return _login(target, person=person, switching=switching)
 
-    @app.post(LOGIN_PATH)
+    @blueprint.post(LOGIN_PATH)
     async def login_form() -> Any:
         # `next` is in the address too, because the two checks below refuse a request before its form is read.
         target, email = local_path(request.args.get("next", "")), ""
@@ -106,7 +115,7 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
             return _login(target, email=email, refusal=refusal)
         former = session_secret()
         if former is not None:
-            await people.accounts.sign_out(former)
+            await accounts.sign_out(former)
         response = Response("", status=303, headers={"Location": target or LOGIN_PATH, "Cache-Control": "no-store"})
         sessions.start(response, secret, SESSION_SECONDS)
         return response
@@ -138,8 +147,8 @@ def _login(
     return response
 
 
-def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
-    @app.get(BIND_PATH)
+def _add_bind(blueprint: Blueprint, pages: BindPages, sessions: Sessions) -> None:
+    @blueprint.get(BIND_PATH)
     async def bind_page() -> Response:
         """Show what the link asks for. Opening it binds nothing."""
         token = link_token(request.args.get("token", ""))
@@ -148,7 +157,7 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
             return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
         return await pages.offer(token, user_id)
 
-    @app.post(BIND_PATH)
+    @blueprint.post(BIND_PATH)
     async def bind_form() -> Response:
         """Bind the account, after a person read the page and pressed its button."""
         try:

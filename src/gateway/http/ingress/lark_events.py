@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from quart import Quart, Response, request
+from quart import Blueprint, Response, request
 
 from gateway.channel.push import TakePushed
 from gateway.errors import Invalid, NotFound, Unauthenticated, Unavailable
@@ -20,11 +20,15 @@ BAD_POST = (Invalid, Unauthenticated, NotFound)
 """The errors of a post that is not the platform's: a bad body, a bad signature, or an unknown installation."""
 
 
-def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Network]) -> None:
-    """Add the route. Without `take` it answers that Lark is off. A malformed id is refused before the body is read."""
+def routes(take: TakePushed | None, trusted_proxies: Sequence[Network]) -> Blueprint:
+    """Build the route. Without `take` it answers that Lark is off.
+
+    A malformed id is refused before the body is read.
+    """
+    blueprint = Blueprint("lark_events", __name__)
     bad_posts = BadPostThrottle()
 
-    @app.post("/api/webhooks/lark/<installation_id>")
+    @blueprint.post("/api/webhooks/lark/<installation_id>")
     async def take_lark_event(installation_id: str) -> Response:
         if take is None:
             raise Unavailable("lark_off", "Lark is off on this server: secret_key is unset")
@@ -37,6 +41,8 @@ def add_routes(app: Quart, take: TakePushed | None, trusted_proxies: Sequence[Ne
             # post would refuse good ones.
             bad_posts.count(throttle_key(request_address(trusted_proxies)))
             raise
+
+    return blueprint
 
 
 def _installation(text: str) -> UUID:

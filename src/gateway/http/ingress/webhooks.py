@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
-from quart import Quart, Response, request
+from quart import Blueprint, Response, request
 
 from gateway.errors import NotFound, StoreError, Unsettled
 from gateway.http.body import json_response
@@ -39,8 +39,10 @@ class Ingress:
     trusted_proxies: tuple[Network, ...] = field(default=())
 
 
-def add_routes(app: Quart, ingress: Ingress) -> None:
-    @app.post(f"{PREFIX}autopilots/<token>")
+def routes(ingress: Ingress) -> Blueprint:
+    blueprint = Blueprint("webhooks", __name__)
+
+    @blueprint.post(f"{PREFIX}autopilots/<token>")
     async def receive_webhook(token: str) -> Response:
         address = throttle_key(request_address(ingress.trusted_proxies))
         try:
@@ -53,6 +55,8 @@ def add_routes(app: Quart, ingress: Ingress) -> None:
             logger.warning("webhook_not_stored", error=str(error))
             raise Unsettled("store_unavailable", "the delivery could not be stored; send it again") from error
         return json_response(answer.body, answer.status)
+
+    return blueprint
 
 
 async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
