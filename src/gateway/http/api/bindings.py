@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from limits import RateLimitItem, RateLimitItemPerMinute
 from quart import Blueprint, Response
 
 from gateway.errors import Unavailable
 from gateway.http.auth import Callers
 from gateway.http.body import PersonBody, json_response, no_content, read_json
-from gateway.http.throttle import Throttle
+from gateway.http.throttle import attempts_limit
 from gateway.ids import parse_id
 from gateway.work.people.access import require_leader
 from gateway.work.people.bindings import BoundPerson
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from gateway.work.people.bindings import Binding, BindingService, LinkPreview
     from gateway.work.people.directory import Directory
 
-LINKS_PER_PERSON = RateLimitItemPerMinute(30)
-"""The rate at which one person may read or redeem links. Each reading asks the platform for names."""
+LINKS_PER_PERSON = 30
+"""The number of links that one person may read or redeem in a minute. Each reading asks the platform for names."""
 
 
 class LinkBody(PersonBody):
@@ -32,13 +31,10 @@ class LinkBody(PersonBody):
 class BindingLinks:
     """Reads and redeems binding links, throttled by person. The API and the page share it."""
 
-    def __init__(
-        self, bindings: BindingService, *, bots_served: bool, per_person: RateLimitItem = LINKS_PER_PERSON
-    ) -> None:
+    def __init__(self, bindings: BindingService, *, bots_served: bool) -> None:
         self._bindings = bindings
         self._bots_served = bots_served
-        self._per_person = per_person
-        self._throttle = Throttle("links opened")
+        self._of_person = attempts_limit("links opened", LINKS_PER_PERSON)
 
     def require_on(self) -> None:
         """Check that bots are served here. Raises Unavailable if not."""
@@ -57,7 +53,7 @@ class BindingLinks:
 
     def _admit(self, user_id: UUID) -> None:
         self.require_on()
-        self._throttle.count(self._per_person, "person", str(user_id))
+        self._of_person.hit(str(user_id))
 
 
 def routes(bindings: BindingService, links: BindingLinks, directory: Directory, callers: Callers) -> Blueprint:

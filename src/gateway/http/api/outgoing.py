@@ -9,7 +9,7 @@ from quart import Blueprint, Response
 
 from gateway.http.auth import Callers
 from gateway.http.body import NoBody, json_response, read_json
-from gateway.http.paging import PAGED, read_page
+from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import given, one_of, takes
 from gateway.ids import parse_id
 from gateway.work.tasks.outgoing import STATUSES
@@ -29,8 +29,7 @@ def routes(outgoing: OutgoingService, directory: Directory, callers: Callers) ->
         page = read_page()
         member = await directory.membership(workspace, user.user_id)
         found, total = await outgoing.list(member, given("status"), limit=page.limit, offset=page.offset)
-        rows = [asdict(message) for message in found]
-        return json_response({"messages": rows, "total": total, "limit": page.limit, "offset": page.offset})
+        return listing("messages", [asdict(message) for message in found], page, total)
 
     @blueprint.post("/api/outbound/<id>/resend")
     async def resend(id: str) -> Response:

@@ -14,7 +14,7 @@ from gateway.channel.push import TakePushed
 from gateway.errors import Invalid, NotFound, Unauthenticated, Unavailable
 from gateway.http.body import json_response
 from gateway.http.client import Network, request_address, throttle_key
-from gateway.http.throttle import BadPostThrottle
+from gateway.http.throttle import bad_posts_limit
 
 BAD_POST = (Invalid, Unauthenticated, NotFound)
 """The errors of a post that is not the platform's: a bad body, a bad signature, or an unknown installation."""
@@ -26,7 +26,7 @@ def routes(take: TakePushed | None, trusted_proxies: Sequence[Network]) -> Bluep
     A malformed id is refused before the body is read.
     """
     blueprint = Blueprint("lark_events", __name__)
-    bad_posts = BadPostThrottle()
+    bad_posts = bad_posts_limit()
 
     @blueprint.post("/api/webhooks/lark/<installation_id>")
     async def take_lark_event(installation_id: str) -> Response:
@@ -39,7 +39,7 @@ def routes(take: TakePushed | None, trusted_proxies: Sequence[Network]) -> Bluep
         except BAD_POST:
             # Only bad posts count. All bots of a tenant share the platform's addresses, so a limit that counted every
             # post would refuse good ones.
-            bad_posts.count(throttle_key(request_address(trusted_proxies)))
+            bad_posts.hit(throttle_key(request_address(trusted_proxies)))
             raise
 
     return blueprint
