@@ -5,7 +5,14 @@ from uuid import UUID
 import pytest
 
 from gateway.errors import Forbidden
-from gateway.work.people.access import may_change, may_manage_agent, may_use_agent, require_leader, require_writer
+from gateway.work.people.access import (
+    may_change,
+    may_follow_scan,
+    may_manage_agent,
+    may_use_agent,
+    require_leader,
+    require_writer,
+)
 
 ME, OTHER = UUID(int=1), UUID(int=2)
 
@@ -51,6 +58,14 @@ def test_what_somebody_made_or_owns_is_theirs_and_the_leaders_to_change(
 ) -> None:
     assert may_change(creator_id=creator, user_id=ME, role=role) is allowed
     assert may_manage_agent(owner_id=creator, user_id=ME, role=role) is allowed
+
+
+@pytest.mark.parametrize(
+    ("initiator", "role", "allowed"),
+    [(ME, "member", True), (ME, "guest", True), (OTHER, "member", False), (OTHER, "admin", True)],
+)
+def test_scan_is_followed_by_who_began_it_and_leaders(initiator: UUID, role: str, allowed: bool) -> None:
+    assert may_follow_scan(initiator_id=initiator, user_id=ME, role=role) is allowed
 
 
 @pytest.mark.parametrize("role", ["owner", "admin", "member", "guest"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from quart import Blueprint, Response
 
@@ -15,12 +15,8 @@ from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.http.paging import Paging
 from gateway.http.query import takes
 from gateway.ids import parse_id
-from gateway.work.people.access import LEADERS, may_manage_agent
-
-if TYPE_CHECKING:
-    from uuid import UUID
-
-    from gateway.work.people.directory import Agent, Directory, Member
+from gateway.work.people.access import may_follow_scan, may_manage_agent
+from gateway.work.people.directory import Agent, Directory, Member
 
 REGION_DEFAULT = "feishu"
 AUDIT = Paging(20, 100)
@@ -101,7 +97,9 @@ def routes(
         service = require_installs()
         member = await the_member(workspace)
         status = await service.status(_session_id(session_id), member.workspace_id)
-        if status is None or (member.user_id != status.initiator_user_id and member.role not in LEADERS):
+        if status is None or not may_follow_scan(
+            initiator_id=status.initiator_user_id, user_id=member.user_id, role=member.role
+        ):
             raise _no_session()
         return json_response(status.public())
 

@@ -13,9 +13,7 @@ from argon2 import PasswordHasher
 
 from gateway.errors import Conflict, Invalid, NotFound, StoreConflict
 from gateway.ids import RUNTIME_TOKEN_PREFIX, USER_TOKEN_PREFIX, new_id, new_token, token_hash
-
-Role = Literal["owner", "admin", "member", "guest"]
-ROLES: tuple[Role, ...] = ("owner", "admin", "member", "guest")
+from gateway.work.people.access import Role
 
 Visibility = Literal["workspace", "private"]
 

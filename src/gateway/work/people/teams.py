@@ -15,7 +15,7 @@ from uuid import UUID
 
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound, StoreConflict
 from gateway.ids import new_id
-from gateway.work.people.access import LEADERS, WRITERS, may_manage_agent, may_use_agent, require_writer
+from gateway.work.people.access import leads, may_manage_agent, may_use_agent, may_write, require_writer
 from gateway.work.people.directory import Agent, DirectoryStore, Member, Visibility
 from gateway.work.tasks.tasks import storable
 
@@ -85,9 +85,9 @@ class TeamService:
 
     async def agents(self, member: Member, *, limit: int, offset: int) -> tuple[list[Agent], int]:
         """Return a page of the agents that the member may see, and their total number."""
-        owner_id = member.user_id if member.role in WRITERS else None
+        owner_id = member.user_id if may_write(member.role) else None
         return await self._store.agents(
-            member.workspace_id, owner_id, all_private=member.role in LEADERS, limit=limit, offset=offset
+            member.workspace_id, owner_id, all_private=leads(member.role), limit=limit, offset=offset
         )
 
     async def squads(self, member: Member, *, limit: int, offset: int) -> tuple[list[Squad], int]:
