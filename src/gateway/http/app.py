@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 import trio
@@ -15,6 +15,8 @@ from quart import Blueprint, Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from gateway.channel.installs import Installs
+from gateway.channel.push import TakePushed
 from gateway.http.api import (
     attachments,
     autopilots,
@@ -31,10 +33,12 @@ from gateway.http.api import (
     teams,
     triggers,
 )
+from gateway.http.api.autopilots import TriggerViews
 from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
 from gateway.http.auth import Authenticate, Callers
 from gateway.http.bounds import SMALL, body_bounds, bound_of
+from gateway.http.client import Network
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
 from gateway.http.errors import answer_to, error_response
@@ -44,28 +48,22 @@ from gateway.http.query import judge_queries
 from gateway.http.requests import BoundedConnection, BoundedRequest, refuse_many_parameters, too_large
 from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
-
-if TYPE_CHECKING:
-    from gateway.channel.installs import Installs
-    from gateway.channel.push import TakePushed
-    from gateway.http.api.autopilots import TriggerViews
-    from gateway.http.client import Network
-    from gateway.observe.health import Readiness
-    from gateway.observe.metrics import Metrics
-    from gateway.webhooks.log import DeliveryLog
-    from gateway.webhooks.replay import BulkReplays, Replayer
-    from gateway.webhooks.triggers import TriggerService
-    from gateway.work.autopilots.autopilots import AutopilotService
-    from gateway.work.feed import Feed
-    from gateway.work.issues.pages import IssuePages
-    from gateway.work.people.accounts import Accounts
-    from gateway.work.people.bindings import BindingService
-    from gateway.work.people.directory import Directory
-    from gateway.work.people.teams import TeamService
-    from gateway.work.tasks.attachments import Attachments
-    from gateway.work.tasks.chats import ChatService
-    from gateway.work.tasks.outgoing import OutgoingService
-    from gateway.work.tasks.tasks import TaskService
+from gateway.observe.health import Readiness
+from gateway.observe.metrics import Metrics
+from gateway.webhooks.log import DeliveryLog
+from gateway.webhooks.replay import BulkReplays, Replayer
+from gateway.webhooks.triggers import TriggerService
+from gateway.work.autopilots.autopilots import AutopilotService
+from gateway.work.feed import Feed
+from gateway.work.issues.pages import IssuePages
+from gateway.work.people.accounts import Accounts
+from gateway.work.people.bindings import BindingService
+from gateway.work.people.directory import Directory
+from gateway.work.people.teams import TeamService
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.chats import ChatService
+from gateway.work.tasks.outgoing import OutgoingService
+from gateway.work.tasks.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from uuid import UUID
 
 import trio
@@ -18,13 +18,10 @@ from gateway.http.auth import Callers
 from gateway.http.places import Places
 from gateway.http.query import given, number, takes
 from gateway.ids import parse_id
+from gateway.work.people.directory import Directory
 from gateway.work.tasks.attachments import Attachments, OpenedFile, PlacedAttachment, absent
-from gateway.work.tasks.tasks import require_attempt
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory
-    from gateway.work.tasks.chats import ChatService
-    from gateway.work.tasks.tasks import TaskService
+from gateway.work.tasks.chats import ChatService
+from gateway.work.tasks.tasks import TaskService, require_attempt
 
 CHUNK_BYTES = 262_144
 

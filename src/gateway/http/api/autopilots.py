@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -25,9 +25,7 @@ from gateway.work.autopilots.autopilots import (
     ExecutionMode,
 )
 from gateway.work.issues.issues import Priority
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory
+from gateway.work.people.directory import Directory
 
 HIDDEN = ("role", "assigned_by_id")
 """Fields that the services need for their decisions, and that no answer shows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from quart import Blueprint, Response
 
@@ -12,13 +12,8 @@ from gateway.http.body import PersonBody, json_response, no_content, read_json
 from gateway.http.throttle import attempts_limit
 from gateway.ids import parse_id
 from gateway.work.people.access import require_leader
-from gateway.work.people.bindings import BoundPerson
-
-if TYPE_CHECKING:
-    from uuid import UUID
-
-    from gateway.work.people.bindings import Binding, BindingService, LinkPreview
-    from gateway.work.people.directory import Directory
+from gateway.work.people.bindings import Binding, BindingService, BoundPerson, LinkPreview
+from gateway.work.people.directory import Directory
 
 LINKS_PER_PERSON = 30
 """The number of links that one person may read or redeem in a minute. Each reading asks the platform for names."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response
 
@@ -12,10 +11,8 @@ from gateway.http.body import json_response, no_content
 from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import takes
 from gateway.ids import parse_id
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory
-    from gateway.work.tasks.chats import ChatService
+from gateway.work.people.directory import Directory
+from gateway.work.tasks.chats import ChatService
 
 
 def routes(chats: ChatService, directory: Directory, callers: Callers) -> Blueprint:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from quart import Blueprint, Response, request
@@ -19,10 +18,8 @@ from gateway.ids import parse_id
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.ports import STATUSES, BulkReplay, DeliveryFilter, ReplayFilter
 from gateway.webhooks.replay import BulkReplays, Plan, Replayer, checked_key
-
-if TYPE_CHECKING:
-    from gateway.work.autopilots.autopilots import AutopilotService
-    from gateway.work.people.directory import Directory
+from gateway.work.autopilots.autopilots import AutopilotService
+from gateway.work.people.directory import Directory
 
 LOG = Paging(20, 100, asked_max=1_000)
 FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(255), "q": text()}

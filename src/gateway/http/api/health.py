@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from quart import Blueprint, Response
 
 from gateway.http.body import json_response
-
-if TYPE_CHECKING:
-    from gateway.observe.health import Readiness
+from gateway.observe.health import Readiness
 
 
 def routes(readiness: Readiness) -> Blueprint:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response
 
 from gateway.errors import StoreError
 from gateway.http.auth import Callers
 from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
-from gateway.http.client import request_address, throttle_key
+from gateway.http.client import Network, request_address, throttle_key
 from gateway.http.session import Sessions, session_secret
 from gateway.http.throttle import LoginThrottle
-from gateway.work.people.accounts import SESSION_SECONDS, TooBusy
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gateway.http.client import Network
-    from gateway.work.people.accounts import Accounts
+from gateway.work.people.accounts import SESSION_SECONDS, Accounts, TooBusy
 
 
 class LoginBody(PersonBody):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response
 
@@ -12,11 +11,8 @@ from gateway.http.body import NoBody, json_response, read_json
 from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import given, one_of, takes
 from gateway.ids import parse_id
-from gateway.work.tasks.outgoing import STATUSES
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory
-    from gateway.work.tasks.outgoing import OutgoingService
+from gateway.work.people.directory import Directory
+from gateway.work.tasks.outgoing import STATUSES, OutgoingService
 
 
 def routes(outgoing: OutgoingService, directory: Directory, callers: Callers) -> Blueprint:

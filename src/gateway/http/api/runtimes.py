@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -19,10 +18,7 @@ from gateway.http.query import given, takes
 from gateway.ids import parse_id
 from gateway.work.tasks.attachments import Attachment
 from gateway.work.tasks.ports import Attempt
-from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, Assignment
-
-if TYPE_CHECKING:
-    from gateway.work.tasks.tasks import TaskService
+from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, Assignment, TaskService
 
 RUNNING_MAX = 1_000
 """The most tasks that one runtime may report as running."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -12,10 +12,7 @@ from gateway.http.auth import Callers
 from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.ids import parse_id
 from gateway.work.tasks.ports import Attempt, Task, TaskStatus
-
-if TYPE_CHECKING:
-    from gateway.work.tasks.tasks import TaskService
-
+from gateway.work.tasks.tasks import TaskService
 
 ATTEMPT_MAX = 2**31 - 1
 """The largest attempt number that the database can hold."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -14,12 +13,8 @@ from gateway.http.body import PersonBody, json_response, read_json
 from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import takes
 from gateway.ids import parse_id
-from gateway.work.people.directory import Visibility
-from gateway.work.people.teams import AgentChange
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory, Member
-    from gateway.work.people.teams import TeamService
+from gateway.work.people.directory import Directory, Member, Visibility
+from gateway.work.people.teams import AgentChange, TeamService
 
 
 class AgentBody(PersonBody):
