@@ -27,24 +27,25 @@ class BoundedRequest(TrioRequest):
         self.answering = trio.CancelScope()
         """The scope of the work on the answer. A body that turns out too large cancels it."""
         self.bytes_max = 0
-        self._room: int | None = None
-        """Bytes that the body may still bring; None while the body is dropped."""
+        self._bytes_taken = 0
+        self._is_dropping = False
+        """True once the body is not wanted: its bytes are received, and dropped."""
 
     def admit(self, bytes_max: int) -> None:
         """Take a body of at most `bytes_max`. Raises TooLarge if Content-Length announces more."""
         # Quart made the body before the route was known, and so without a bound.
         self.body = self.body_class(self.content_length, bytes_max)
-        self.bytes_max = self._room = bytes_max
+        self.bytes_max = bytes_max
         # Set also for a body that is refused below: its bytes must be received, and dropped, to notice a client that
         # leaves.
         self.admitted.set()
         if (self.content_length or 0) > bytes_max:
-            self._room = None
+            self._is_dropping = True
             raise too_large(bytes_max)
 
     def drop(self) -> None:
         """Drop the body: the answer does not depend on it."""
-        self._room = None
+        self._is_dropping = True
         self.admitted.set()
 
     def take(self, data: bytes, *, is_last: bool) -> None:
@@ -52,11 +53,11 @@ class BoundedRequest(TrioRequest):
 
         A body above the bound cancels the work on the answer, even if the route never reads the body.
         """
-        if self._room is None:
+        if self._is_dropping:
             return
-        self._room -= len(data)
-        if self._room < 0:
-            self._room = None
+        self._bytes_taken += len(data)
+        if self._bytes_taken > self.bytes_max:
+            self._is_dropping = True
             self.answering.cancel()
             return
         self.body.append(data)

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from quart import Blueprint, Response, redirect
 
 from gateway.errors import NotFound
-from gateway.http.console.pages import LOGIN_PATH, render_page
+from gateway.http.console.pages import LOGIN_PATH, PageAddress, render_page
 from gateway.http.session import Sessions
 from gateway.work.issues.pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
 
@@ -38,8 +38,8 @@ def routes(issues: IssuePages, sessions: Sessions) -> Blueprint:
         issue = await _find(issues, user_id, key, workspace)
         comments = await issues.comments(issue, COMMENTS_MAX)
         response = render_page(
-            "issue.html", 200, "no-referrer",
-            path=_path(issue), here={}, issue=issue, comments=comments, pieces=in_pieces(issue.description),
+            "issue.html", PageAddress(_path(issue)), referrer_policy="no-referrer",
+            issue=issue, comments=comments, pieces=in_pieces(issue.description),
         )  # fmt: skip
         response.headers["Content-Security-Policy"] += "; img-src 'self'"
         return response

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quart import Blueprint, Response, redirect, request
 
 from gateway.errors import Conflict, DomainError, Forbidden, Gone, Invalid, NotFound, TooMany, Unauthenticated
+from gateway.http.api.bindings import BindingLinks
+from gateway.http.api.identity import SignIn
 from gateway.http.console.language import LANGUAGES, accepted_languages, choose_language, words_of
 from gateway.http.errors import status_of
 from gateway.http.requests import read_form
 from gateway.http.session import Sessions, session_secret
 from gateway.ids import token_hash
-from gateway.work.people.accounts import SESSION_SECONDS
+from gateway.work.people.accounts import SESSION_SECONDS, Accounts
+from gateway.work.people.bindings import LinkPreview
 from gateway.work.people.directory import User
-
-if TYPE_CHECKING:
-    from uuid import UUID
-
-    from gateway.http.api.bindings import BindingLinks
-    from gateway.http.api.identity import SignIn
-    from gateway.work.people.accounts import Accounts
-    from gateway.work.people.bindings import LinkPreview
 
 LOGIN_PATH = "/login"
 BIND_PATH = "/lark/bind"
@@ -136,11 +133,11 @@ def _login(
     status = 200 if refusal is None else status_of(refusal)
     complaint = "" if refusal is None else word_for(refusal, LOGIN_COMPLAINTS)
     seconds = "" if refusal is None else refusal.extra.get("retry_after", "")
+    target_query = {"next": target} if target else {}
+    address = PageAddress(LOGIN_PATH, target_query | ({"switch": "1"} if switching else {}), kept=target_query)
     response = render_page(
-        "login.html", status, FORM_REFERRER_POLICY,
+        "login.html", address, status, referrer_policy=FORM_REFERRER_POLICY,
         target=target, email=email, person=person, switching=switching, complaint=complaint, seconds=seconds,
-        here={"next": target, "switch": "1" if switching else ""}, kept={"next": target} if target else {},
-        path=LOGIN_PATH,
     )  # fmt: skip
     if seconds:
         response.headers["Retry-After"] = str(seconds)
@@ -225,10 +222,10 @@ class BindPages:
         seconds: object = "",
     ) -> Response:
         return render_page(
-            "bind.html", status, FORM_REFERRER_POLICY,
-            state=state, preview=preview, changed=changed, seconds=seconds,
+            "bind.html", PageAddress(BIND_PATH, {"token": token} if token else {}), status,
+            referrer_policy=FORM_REFERRER_POLICY, platforms=self._platforms,
+            token=token, state=state, preview=preview, changed=changed, seconds=seconds,
             proof="" if preview is None else form_proof(), id_end_chars=OPEN_ID_END_CHARS,
-            here={"token": token} if token else {}, path=BIND_PATH, platforms=self._platforms,
         )  # fmt: skip
 
 
@@ -250,31 +247,50 @@ def local_path(text: str) -> str:
     return text if local and text.isprintable() and len(text) <= NEXT_LENGTH_MAX else ""
 
 
-def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
-    """Render a page in the reader's language.
+@dataclass(frozen=True, slots=True)
+class PageAddress:
+    """The address of a page, without its language. The links to the same page in other languages are made from it.
 
-    `path` and `here` are the page's own path and query, from which the links to other languages are made. `kept` are
-    the query parameters of its form's address; they survive when the form is refused before it is read.
+    `kept` are the query parameters of its form's address; they survive when the form is refused before it is read.
     """
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+    def link(self, **parameters: str) -> str:
+        return f"{self.path}?{urlencode({**self.query, **parameters})}"
+
+    def form_link(self, **parameters: str) -> str:
+        query = urlencode({**self.kept, **parameters})
+        return f"{self.path}?{query}" if query else self.path
+
+
+def render_page(
+    template: str,
+    address: PageAddress,
+    status: int = 200,
+    *,
+    referrer_policy: str,
+    platforms: Sequence[Mapping[str, str]] = (),
+    **values: object,
+) -> Response:
+    """Render a page in the reader's language. `values` are the template's own."""
     asked = request.args.get("lang")
     language = choose_language(asked, accepted_languages(request.headers.get("Accept-Language", "")))
-    path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}
-    titles = [title.get(language, title["en"]) for title in values.pop("platforms", ())]
+    # A language that was asked for is asked for in every link. One that the browser prefers needs no asking.
     lang = {} if asked is None else {"lang": language}
-    kept = values.pop("kept", {})
-    back = {"next": f"{path}?{urlencode(here | lang)}"}
+    sign_in = PageAddress(LOGIN_PATH, {"next": address.link(**lang)})
     text = _pages.get_template(template).render(
         words=words_of(language),
         language=language,
-        platform=" / ".join(titles),
+        platform=" / ".join(title.get(language, title["en"]) for title in platforms),
         other_languages=[
-            (code, words_of(code)["language_name"], f"{path}?{urlencode(here | {'lang': code})}")
-            for code in LANGUAGES
-            if code != language
+            (code, words_of(code)["language_name"], address.link(lang=code)) for code in LANGUAGES if code != language
         ],
-        sign_in=f"{LOGIN_PATH}?{urlencode(back | lang)}",
-        switch=f"{LOGIN_PATH}?{urlencode(back | {'switch': '1'} | lang)}",
-        action=f"{path}?{urlencode(kept | lang)}" if kept or lang else path,
+        sign_in=sign_in.link(**lang),
+        switch=sign_in.link(switch="1", **lang),
+        action=address.form_link(**lang),
         **values,
     )
     headers = {**_HEADERS, "Referrer-Policy": referrer_policy, "Content-Language": language}
