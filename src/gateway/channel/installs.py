@@ -205,10 +205,10 @@ class Installs(Protocol):
     """The operations on bots that the web pages offer."""
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Begin a scan. Raises RejectedRequest.
+        """Begin a scan.
 
-        400 for a bad region, 429 for too many scans at once, 502 if the platform refuses, 409 if the agent has a live
-        bot that the request does not replace.
+        Raises Invalid for a bad region, TooMany for too many scans at once, UpstreamFailed if the platform refuses, and
+        Conflict if the agent has a live bot that the request does not replace.
         """
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None: ...
@@ -220,10 +220,10 @@ class Installs(Protocol):
         """
 
     async def find(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
-        """Return an installation. Raises RejectedRequest (404)."""
+        """Return an installation. Raises NotFound."""
 
     async def revoke(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
-        """Revoke an installation. Raises RejectedRequest (404)."""
+        """Revoke an installation. Raises NotFound."""
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """Return the messages that a bot dropped, with the reasons, newest first."""
