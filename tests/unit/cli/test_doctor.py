@@ -127,7 +127,9 @@ def test_proxy_is_told_without_its_password_and_a_bad_one_as_what_it_is() -> Non
     )
     settings = Settings(lark={"proxy_url": "https://ann:fake-pass@own.example"})  # type: ignore[arg-type]
     assert proxy_state(settings, {}) == (True, "platforms are reached through https://own.example:443")
-    ok, words = proxy_state(Settings(), {"ALL_PROXY": "socks5://ann:fake-pass@proxy.example"}) or (True, "")
+    settings = Settings(lark={"proxy_url": "socks5://ann:fake-pass@own.example"})  # type: ignore[arg-type]
+    assert proxy_state(settings, {}) == (True, "platforms are reached through socks5://own.example:1080")
+    ok, words = proxy_state(Settings(), {"ALL_PROXY": "ftp://ann:fake-pass@proxy.example"}) or (True, "")
     assert not ok
     assert words.startswith("ALL_PROXY: ")
     assert "fake-pass" not in words
