@@ -112,13 +112,12 @@ select i.id, i.agent_id,
 from channel_installation i
 where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id;
 
--- name: revoke_installation(id, workspace_id)$
+-- name: revoke_installation(id, workspace_id)!
 -- Changes only the status, because a later installation of the same agent uses the row again. No row when it is revoked
 -- already.
 update channel_installation
 set status = 'revoked', updated_at = now()
-where id = :id and workspace_id = :workspace_id and status <> 'revoked'
-returning agent_id;
+where id = :id and workspace_id = :workspace_id and status <> 'revoked';
 
 -- name: announce_installation(payload)^
 -- Delivered with the commit, to live listeners.

@@ -100,10 +100,11 @@ class PostgresInstallationStore:
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
         async with self._pool.transaction() as conn:
-            revoked: UUID | None = await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
-            if revoked is not None:
-                await _announce(conn, "lark_installation:revoked", workspace_id, installation_id, revoked)
-            return await find_installation(conn, installation_id, workspace_id)
+            revoked: int = await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
+            found = await find_installation(conn, installation_id, workspace_id)
+            if revoked and found is not None:
+                await _announce(conn, "lark_installation:revoked", found)
+            return found
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
         async with self._pool.connection() as conn:
@@ -172,7 +173,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         in_place = await _bot_in_place(conn, draft.workspace_id, draft.agent_id, draft.channel_type)
         other = in_place is not None and not draft.replaces and in_place.app_id != draft.config["app_id"]
         raise NotSaved(in_place if other else None)
-    await _announce(conn, "lark_installation:created", draft.workspace_id, draft.id, draft.agent_id)
+    await _announce(conn, "lark_installation:created", draft)
 
 
 async def _bot_in_place(
@@ -191,8 +192,13 @@ async def find_installation(
     return rows[0] if rows else None
 
 
-async def _announce(
-    conn: TrioConnection[Any], event: str, workspace_id: UUID, installation_id: UUID, agent_id: UUID
-) -> None:
-    fields = {"workspace_id": workspace_id, "installation_id": installation_id, "agent_id": agent_id}
-    await _Q.announce_installation(conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+async def _announce(conn: TrioConnection[Any], event: str, bot: InstallationDraft | InstallationView) -> None:
+    """Announce what became of a bot. The name of the event is the first platform's for every bot; its type tells."""
+    fields = {
+        "event": event,
+        "workspace_id": bot.workspace_id,
+        "installation_id": bot.id,
+        "agent_id": bot.agent_id,
+        "channel_type": bot.channel_type,
+    }
+    await _Q.announce_installation(conn, payload=msgspec.json.encode(fields).decode())

@@ -151,6 +151,7 @@ async def test_scan_connects_the_bot_and_binds_who_scanned(scene: Scene) -> None
             "workspace_id": str(scene.place.workspace_id),
             "installation_id": str(bot.id),
             "agent_id": str(scene.place.agent_id),
+            "channel_type": "feishu",
         }
     ]
     row = await scene.row()
@@ -856,7 +857,7 @@ async def test_revoke_is_announced_once(scene: Scene) -> None:
     async with heard_events(scene.database) as heard:
         await scene.desk.revoke(scene.place.workspace_id, bot.id)
         await scene.desk.revoke(scene.place.workspace_id, bot.id)
-    assert [event["event"] for event in heard] == ["lark_installation:revoked"]
+    assert [(event["event"], event["channel_type"]) for event in heard] == [("lark_installation:revoked", "feishu")]
     with pytest.raises(RejectedRequest):
         await scene.desk.revoke(uuid4(), bot.id)
 
