@@ -128,12 +128,14 @@ select pg_notify('gateway_event', :payload);
 -- One installation, those of a workspace, or all. A row whose agent is gone is not served. The list of all leaves it
 -- out, but the list of its workspace contains it, so that it can be removed. The stored state means nothing once the
 -- lease has expired: then no process listens, and the state shown is standby. Only a bot that receives events can be
--- degraded.
+-- degraded. The settings leave out what is sealed.
 select i.id, i.workspace_id, i.agent_id, i.channel_type,
   coalesce(i.config ->> 'app_id', '') as app_id,
-  coalesce(i.config ->> 'region', '') as region,
-  coalesce(i.config ->> 'event_mode', 'socket') as event_mode,
-  coalesce(i.config ->> 'bot_open_id', '') as bot_open_id,
+  (
+    select coalesce(jsonb_object_agg(key, value), '{}')
+    from jsonb_each(case jsonb_typeof(i.config) when 'object' then i.config else '{}' end)
+    where right(key, 10) <> '_encrypted'
+  ) as settings,
   i.status, i.installer_user_id, i.installed_at,
   case
     when i.status = 'revoked' then 'revoked'

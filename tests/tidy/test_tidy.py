@@ -41,8 +41,8 @@ def test_first_platform_is_named_only_where_it_is_meant() -> None:
 
 NEUTRAL_ROOMS = ("channel", "core", "inbound", "observe", "outbound", "postgres", "supervisor", "webhooks", "work")
 OUTSIDE_NAMES = (
-    "/api/webhooks/lark/", "/lark/bind", "gateway lark bind", "gateway lark unbind", "lark_chat", "lark_open_id",
-    "lark_installation:created", "lark_installation:revoked", "lark_protocol_error", '"lark"',
+    "/lark/bind", "gateway lark bind", "gateway lark unbind", "lark_chat", "lark_open_id",
+    "lark_installation:created", "lark_installation:revoked", '"lark"',
 )  # fmt: skip
 """Names that other programs and people rely on, and that stay whatever platforms come."""
 ABOUT_PLATFORMS = "channel/__init__.py"

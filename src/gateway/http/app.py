@@ -47,9 +47,9 @@ from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
 
 if TYPE_CHECKING:
-    from gateway.channel.installs import Installs
     from gateway.channel.push import TakePushed
     from gateway.http.api.autopilots import TriggerViews
+    from gateway.http.api.installations import Installs
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
     from gateway.observe.metrics import Metrics

@@ -52,7 +52,7 @@ def test_healthy_states_are_the_ones_that_hear_or_need_not() -> None:
 def view(state: str, **fields: object) -> InstallationView:
     known = {
         "id": UUID(int=1), "workspace_id": UUID(int=2), "agent_id": UUID(int=3), "channel_type": "feishu",
-        "app_id": "cli_x", "region": "feishu", "event_mode": "socket", "bot_open_id": "", "status": "active",
+        "app_id": "cli_x", "settings": {}, "status": "active",
         "installer_user_id": None, "installed_at": NOW, "state": state, "code": 0, "detail": "",
         "last_frame_at": None, "last_event_at": None, "pong_ms": None,
     }  # fmt: skip
