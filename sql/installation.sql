@@ -166,24 +166,16 @@ where installation_id = :installation_id
 order by received_at desc, id desc
 limit :rows_max offset :rows_skipped;
 
--- name: list_default_region(channel_type)
+-- name: list_without_key(channel_type, key, default_value, served_only)
 -- record_class: StoredApp
--- Rows without a region, or with the default one.
-select id, workspace_id, config ->> 'app_id' as app_id, config
-from channel_installation
-where channel_type = :channel_type and config ->> 'app_id' is not null
-  and coalesce(config ->> 'region', '') in ('', 'feishu')
-order by created_at, id;
-
--- name: list_without_union_id(channel_type)
--- record_class: StoredApp
--- Bots that are served, but whose union id is not known. That id distinguishes them from the other bots of a group.
+-- Rows whose config has no value for a key, or the default one. With `served_only` those that a process would serve.
 select i.id, i.workspace_id, i.config ->> 'app_id' as app_id, i.config
 from channel_installation i
-join workspace w on w.id = i.workspace_id
-join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
-where i.channel_type = :channel_type and i.status = 'active' and i.config ->> 'app_id' is not null
-  and coalesce(i.config ->> 'bot_union_id', '') = ''
+left join workspace w on w.id = i.workspace_id
+left join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
+where i.channel_type = :channel_type and i.config ->> 'app_id' is not null
+  and coalesce(i.config ->> :key::text, '') in ('', :default_value)
+  and (not :served_only::boolean or i.status = 'active' and w.id is not null and a.id is not null)
 order by i.created_at, i.id;
 
 -- name: set_config_key(id, workspace_id, app_id, key, value, default_value)!

@@ -192,19 +192,3 @@ class InstallationStore(Protocol):
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """Return the dropped events, newest first."""
-
-
-class BackfillStore(Protocol):
-    """Access to rows that lack values older versions did not store. Every method raises StoreUnavailable."""
-
-    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        """Return the rows whose region is the default or missing."""
-
-    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
-        """Return the active rows that lack the bot's union id."""
-
-    async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
-        """Set one key of a row's config, if the row still has that app and the key is still at its default.
-
-        Returns True if the key was set.
-        """

@@ -128,14 +128,17 @@ class PostgresInstallationStore:
             )
             return rows
 
-    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        async with self._pool.connection() as conn:
-            rows: Sequence[StoredApp] = await _Q.list_default_region(conn, channel_type=channel_type)
-            return rows
+    async def without_key(
+        self, channel_type: str, key: str, *, default: str = "", served_only: bool = False
+    ) -> Sequence[StoredApp]:
+        """Return the rows whose config has no value for a key, or its default.
 
-    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
+        With `served_only`, revoked rows are left out, and those whose agent or workspace is gone.
+        """
         async with self._pool.connection() as conn:
-            rows: Sequence[StoredApp] = await _Q.list_without_union_id(conn, channel_type=channel_type)
+            rows: Sequence[StoredApp] = await _Q.list_without_key(
+                conn, channel_type=channel_type, key=key, default_value=default, served_only=served_only
+            )
             return rows
 
     async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:

@@ -57,6 +57,10 @@ class BindingLinks:
         self._throttle.count(self._per_person, "person", str(user_id))
 
 
+ACCOUNT = "lark_open_id"
+"""What the API calls a person's account, on whatever platform it is: the first platform's name for it has stayed."""
+
+
 def add_routes(app: Quart, people: People, links: BindingLinks) -> None:
     bindings, directory = people.bindings, people.directory
     of_bot = "/api/workspaces/<workspace>/lark/installations/<installation_id>/bindings"
@@ -68,7 +72,7 @@ def add_routes(app: Quart, people: People, links: BindingLinks) -> None:
         links.require_on()
         body = await read_json(LinkBody)
         preview = await links.preview(body.token, user.user_id)
-        return json_response(preview.public(), headers={"Cache-Control": "no-store"})
+        return json_response(preview.public(ACCOUNT), headers={"Cache-Control": "no-store"})
 
     @app.post("/api/lark/binding/redeem")
     async def redeem_binding() -> Response:
@@ -80,7 +84,7 @@ def add_routes(app: Quart, people: People, links: BindingLinks) -> None:
             {
                 "workspace_id": binding.workspace_id,
                 "installation_id": binding.installation_id,
-                "lark_open_id": binding.channel_user_id,
+                ACCOUNT: binding.channel_user_id,
             }
         )
 
@@ -108,7 +112,7 @@ def _view(person: BoundPerson) -> dict[str, object]:
     return {
         "id": person.id,
         "installation_id": person.installation_id,
-        "lark_open_id": person.channel_user_id,
+        ACCOUNT: person.channel_user_id,
         "user_id": person.user_id,
         "email": person.email,
         "name": person.name,
