@@ -52,16 +52,27 @@ ABOUT_PLATFORMS = "channel/__init__.py"
 """Says how to add a platform, and names the first one as the example."""
 
 
+def platform_words(text: str) -> list[str]:
+    for name in OUTSIDE_NAMES:
+        text = text.replace(name, "")
+    return PLATFORM_WORDS.findall(text)
+
+
 @pytest.mark.parametrize("room", NEUTRAL_ROOMS)
 def test_room_without_a_platform_holds_no_word_of_one(room: str) -> None:
     found = []
     for path in (path for path in MODULES if path.is_relative_to(SOURCE / room)):
-        text = path.read_text()
-        for name in OUTSIDE_NAMES:
-            text = text.replace(name, "")
         if path.relative_to(SOURCE).as_posix() != ABOUT_PLATFORMS:
-            found += [f"{path.name}: {word}" for word in PLATFORM_WORDS.findall(text)]
+            found += [f"{path.name}: {word}" for word in platform_words(path.read_text())]
     assert not found
+
+
+def test_statements_hold_no_word_of_a_platform() -> None:
+    """Except for a table that has its name, and for what is imported from the reference product."""
+    paths = [path for path in (ROOT / "sql").glob("*.sql") if not path.name.startswith("legacy")]
+    texts = {path.name: path.read_text().replace("lark_install_session", "") for path in paths}
+    assert "installation.sql" in texts
+    assert not {name: words for name, text in texts.items() if (words := platform_words(text))}
 
 
 def shields(tree: ast.AST) -> Iterator[int]:

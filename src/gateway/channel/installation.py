@@ -25,7 +25,8 @@ class AgentHome:
 class InstallationDraft:
     """An installation that is to be written. `config` holds secrets in sealed form only.
 
-    `replaces` is True if it may take the place of another app's live bot.
+    `replaces` is True if it may take the place of another app's live bot. `learnt_keys` are config keys whose values
+    the platform tells: a row of the same app keeps those that the draft lacks.
     """
 
     id: UUID
@@ -35,6 +36,7 @@ class InstallationDraft:
     installer_user_id: UUID
     config: dict[str, Any] = field(repr=False)
     replaces: bool = False
+    learnt_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
