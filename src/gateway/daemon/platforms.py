@@ -21,10 +21,10 @@ from gateway.lark.api.proxy import Proxies
 from gateway.lark.chat.connection import ConnectionSettings
 from gateway.lark.install.scan import ScanService, ask_over
 from gateway.lark.install.service import InstallationService, identify_over
-from gateway.observe.events import AckObserver
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
+from gateway.recorder import SILENT, Recorder
 
 log = structlog.get_logger()
 
@@ -63,8 +63,7 @@ def _register_lark(foundation: Foundation) -> None:
             chunk_bytes_max=limits.chunk_bytes_max,
             events_in_flight_max=limits.events_in_flight_max,
         ),
-        on_ack=AckObserver(foundation.metrics, lark.CHANNEL_TYPE),
-        on_fault=foundation.count_fault("frame"),
+        recorder=foundation.metrics,
     )
     parts = lark.build(needs)
     foundation.registry.register(lark.CHANNEL_TYPE, parts.factory, parts.traits)
@@ -81,7 +80,7 @@ def detailed(view: InstallationView) -> InstallationView:
 
 
 def scan_service(
-    settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing, *, on_fault: Callable[[], None] = lambda: None
+    settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing, *, recorder: Recorder = SILENT
 ) -> ScanService:
     """Build the service that connects bots by scanning a code. The caller still closes the pool and the HTTP client."""
     identify = identify_over(http, settings.lark.open_base_url)
@@ -91,5 +90,5 @@ def scan_service(
         ring,
         ask_over(http),
         accounts_base_override=settings.lark.accounts_base_url,
-        on_fault=on_fault,
+        recorder=recorder,
     )

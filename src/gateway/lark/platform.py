@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -14,11 +13,12 @@ from gateway.lark.api.clients import InstallationClients, InstallationSource, La
 from gateway.lark.api.proxy import Proxies
 from gateway.lark.chat import channel
 from gateway.lark.chat.cards import split_answer
-from gateway.lark.chat.connection import ConnectionSettings, OnAck, open_tcp_link
+from gateway.lark.chat.connection import ConnectionSettings, open_tcp_link
 from gateway.lark.chat.content import CHANNEL_TYPE
 from gateway.lark.chat.lookup import LarkLookup
 from gateway.lark.chat.resources import LarkFiles
 from gateway.lark.install.shown import details
+from gateway.recorder import Recorder
 
 __all__ = ["CHANNEL_TYPE", "Needs", "Parts", "build", "details"]
 
@@ -27,8 +27,7 @@ __all__ = ["CHANNEL_TYPE", "Needs", "Parts", "build", "details"]
 class Needs:
     """The objects of the process that Lark builds on. They belong to the caller, and outlive what is built.
 
-    `tls` is shared, because each context takes close to a megabyte. `on_ack` and `on_fault` observe the events of long
-    connections.
+    `tls` is shared, because each context takes close to a megabyte.
     """
 
     clients: LarkClients
@@ -37,8 +36,7 @@ class Needs:
     tls: ssl.SSLContext
     proxies: Proxies
     connection: ConnectionSettings
-    on_ack: OnAck
-    on_fault: Callable[[], None]
+    recorder: Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,5 @@ def build(needs: Needs) -> Parts:
         key_seconds=channel.KEY_SECONDS,
     )
     dial = partial(open_tcp_link, ssl_context=needs.tls, proxies=needs.proxies, settings=needs.connection)
-    factory = channel.lark_factory(
-        needs.clients, open_stream=dial, settings=needs.connection, on_ack=needs.on_ack, on_fault=needs.on_fault
-    )
+    factory = channel.lark_factory(needs.clients, open_stream=dial, settings=needs.connection, recorder=needs.recorder)
     return Parts(factory, traits, LarkFiles(clients.client_of))
