@@ -9,6 +9,7 @@ from gateway.postgres.binding_store import unbind_member
 from gateway.postgres.events import announce
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
+from gateway.work.people.access import Role
 from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
@@ -16,7 +17,6 @@ from gateway.work.people.directory import (
     ApiToken,
     Language,
     Member,
-    Role,
     Runtime,
     TokenOwner,
     User,

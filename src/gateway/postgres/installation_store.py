@@ -32,11 +32,10 @@ _BOT_IN_PLACE = _SQL.one_or_none("bot_in_place", BotInPlace)
 _END_LINKS_OF_FORMER_APP = _SQL.count("end_links_of_former_app")
 _UPSERT_INSTALLATION = _SQL.value_or_none("upsert_installation", UUID)
 _APP_HOLDER = _SQL.one_or_none("app_holder", AppHolder)
-_REVOKE_INSTALLATION = _SQL.value_or_none("revoke_installation", UUID)
+_REVOKE_INSTALLATION = _SQL.changed("revoke_installation")
 _LIST_INSTALLATIONS = _SQL.many("list_installations", InstallationView)
 _LIST_INBOUND_AUDIT = _SQL.many("list_inbound_audit", DroppedMessage)
-_LIST_DEFAULT_REGION = _SQL.many("list_default_region", StoredApp)
-_LIST_WITHOUT_UNION_ID = _SQL.many("list_without_union_id", StoredApp)
+_LIST_WITHOUT_KEY = _SQL.many("list_without_key", StoredApp)
 _SET_CONFIG_KEY = _SQL.changed("set_config_key")
 _GET_STORED_INSTALLATION = _SQL.one_or_none("get_stored_installation", StoredInstallation)
 
@@ -98,9 +97,10 @@ class PostgresInstallationStore:
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
         async with self._pool.transaction() as conn:
             revoked = await _REVOKE_INSTALLATION(conn, id=installation_id, workspace_id=workspace_id)
-            if revoked is not None:
-                await _announce(conn, "lark_installation:revoked", workspace_id, installation_id, revoked)
-            return await find_installation(conn, installation_id, workspace_id)
+            found = await find_installation(conn, installation_id, workspace_id)
+            if revoked and found is not None:
+                await _announce(conn, "lark_installation:revoked", found)
+            return found
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
         return await find_installation(self._pool, installation_id, workspace_id)
@@ -117,11 +117,16 @@ class PostgresInstallationStore:
             self._pool, installation_id=installation_id, rows_max=limit, rows_skipped=offset
         )
 
-    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        return await _LIST_DEFAULT_REGION(self._pool, channel_type=channel_type)
+    async def without_key(
+        self, channel_type: str, key: str, *, default: str = "", served_only: bool = False
+    ) -> Sequence[StoredApp]:
+        """Return the rows whose config has no value for a key, or its default.
 
-    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
-        return await _LIST_WITHOUT_UNION_ID(self._pool, channel_type=channel_type)
+        With `served_only`, revoked rows are left out, and those whose agent or workspace is gone.
+        """
+        return await _LIST_WITHOUT_KEY(
+            self._pool, channel_type=channel_type, key=key, default_value=default, served_only=served_only
+        )
 
     async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
         return await _SET_CONFIG_KEY(
@@ -149,6 +154,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         agent_id=draft.agent_id,
         channel_type=draft.channel_type,
         config=msgspec.json.encode(draft.config).decode(),
+        learnt_keys=list(draft.learnt_keys),
         installer_user_id=draft.installer_user_id,
         replaces=draft.replaces,
     )
@@ -158,7 +164,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         )
         other = in_place is not None and not draft.replaces and in_place.app_id != draft.config["app_id"]
         raise NotSaved(in_place if other else None)
-    await _announce(conn, "lark_installation:created", draft.workspace_id, draft.id, draft.agent_id)
+    await _announce(conn, "lark_installation:created", draft)
 
 
 async def find_installation(
@@ -168,8 +174,12 @@ async def find_installation(
     return rows[0] if rows else None
 
 
-async def _announce(
-    conn: TrioConnection[Any], event: str, workspace_id: UUID, installation_id: UUID, agent_id: UUID
-) -> None:
-    fields = {"workspace_id": workspace_id, "installation_id": installation_id, "agent_id": agent_id}
+async def _announce(conn: TrioConnection[Any], event: str, bot: InstallationDraft | InstallationView) -> None:
+    """Announce what became of a bot. The name of the event is the first platform's for every bot; its type tells."""
+    fields = {
+        "workspace_id": bot.workspace_id,
+        "installation_id": bot.id,
+        "agent_id": bot.agent_id,
+        "channel_type": bot.channel_type,
+    }
     await announce(conn, event, fields)
