@@ -75,6 +75,32 @@ def test_statements_hold_no_word_of_a_platform() -> None:
     assert not {name: words for name, text in texts.items() if (words := platform_words(text))}
 
 
+ROLE_RULES = "work/people/access.py"
+
+
+def roles_judged(tree: ast.AST) -> Iterator[str]:
+    """Each role that a comparison, a set, a list or a dict of the module names."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(left=left, comparators=others):
+                judged = [left, *others]
+            case ast.Set(elts=judged) | ast.List(elts=judged) | ast.Dict(keys=judged):
+                pass
+            case _:
+                continue
+        inner = (part for each in judged if each is not None for part in ast.walk(each))
+        yield from (part.value for part in inner if isinstance(part, ast.Constant) and part.value in ("admin", "guest"))
+
+
+def test_roles_are_judged_in_one_module() -> None:
+    # `gateway admin` is a command: the command line has a word of its own that is no role.
+    rooms = [path for path in MODULES if not path.is_relative_to(SOURCE / "cli")]
+    judging = [path for path in rooms if any(roles_judged(ast.parse(path.read_text())))]
+    assert judging == [SOURCE / ROLE_RULES]
+    for judged in ('role in ("owner", "admin")', 'role != "guest"', 'LEADERS = {"owner", "admin"}'):
+        assert any(roles_judged(ast.parse(judged))), judged
+
+
 def shields(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and any(keyword.arg == "shield" for keyword in node.keywords):

@@ -11,8 +11,9 @@ from uuid import UUID
 TakePushed = Callable[[UUID, Mapping[str, str], bytes], Awaitable[dict[str, str]]]
 """(installation, headers, body as received) → the JSON object to answer with, once the outcome is durable.
 
-Raises RejectedRequest: 404 and 409 for an installation that takes no posted events, 400 and 401 for a body that is not
-the platform's, 500 if the platform should send the event again, 503 if the installation's secrets do not open.
+Raises NotFound and Conflict for an installation that takes no posted events, Invalid and Unauthenticated for a body
+that is not the platform's, Unsettled if the platform should send the event again, Unavailable if the installation's
+secrets do not open.
 """
 
 

@@ -13,6 +13,7 @@ from gateway.config import Settings
 from gateway.daemon.database import open_keyring, open_migrated, open_pool_on
 from gateway.daemon.foundation import Foundation
 from gateway.daemon.intake import Ready, start_intake
+from gateway.daemon.janitor import run_chores
 from gateway.daemon.platforms import PLATFORMS, Platform
 from gateway.daemon.services import open_services, run_backfills, start_services
 from gateway.keyring import KeyRing
@@ -50,6 +51,7 @@ async def run_daemon(
                 platform.register(foundation)
             services = open_services(foundation)
             await start_services(running, foundation, services)
+            running.start_soon(run_chores, foundation, services)
             async with trio.open_nursery() as intake:
                 ready = await start_intake(intake, foundation, services, stop)
                 log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)

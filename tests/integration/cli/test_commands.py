@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from gateway.config import HttpSettings, Settings
 from gateway.daemon.run import run_daemon
-from gateway.errors import RejectedRequest
+from gateway.errors import Unauthenticated
 from gateway.ids import new_id
 from gateway.observe.notify import Notifier
 from gateway.postgres.account_store import PostgresAccountStore
@@ -111,7 +111,7 @@ async def test_admin_sets_the_password_of_somebody_who_has_none(gateway: Gateway
     session = await accounts.sign_in("ada@example.com", "fake")
     assert (await gateway("admin", "user", "password", "ada@example.com", "--password-stdin", stdin=b"new\n")).code == 0
     assert await accounts.owner(session) is None
-    with pytest.raises(RejectedRequest):
+    with pytest.raises(Unauthenticated):
         await accounts.sign_in("ada@example.com", "fake")
     assert await accounts.owner(await accounts.sign_in("ada@example.com", "new")) is not None
 
