@@ -67,6 +67,14 @@ def test_room_without_a_platform_holds_no_word_of_one(room: str) -> None:
     assert not found
 
 
+def test_statements_hold_no_word_of_a_platform() -> None:
+    """Except for a table that has its name, and for what is imported from the reference product."""
+    paths = [path for path in (ROOT / "sql").glob("*.sql") if not path.name.startswith("legacy")]
+    texts = {path.name: path.read_text().replace("lark_install_session", "") for path in paths}
+    assert "installation.sql" in texts
+    assert not {name: words for name, text in texts.items() if (words := platform_words(text))}
+
+
 ROLE_RULES = "work/people/access.py"
 
 
@@ -91,14 +99,6 @@ def test_roles_are_judged_in_one_module() -> None:
     assert judging == [SOURCE / ROLE_RULES]
     for judged in ('role in ("owner", "admin")', 'role != "guest"', 'LEADERS = {"owner", "admin"}'):
         assert any(roles_judged(ast.parse(judged))), judged
-
-
-def test_statements_hold_no_word_of_a_platform() -> None:
-    """Except for a table that has its name, and for what is imported from the reference product."""
-    paths = [path for path in (ROOT / "sql").glob("*.sql") if not path.name.startswith("legacy")]
-    texts = {path.name: path.read_text().replace("lark_install_session", "") for path in paths}
-    assert "installation.sql" in texts
-    assert not {name: words for name, text in texts.items() if (words := platform_words(text))}
 
 
 def shields(tree: ast.AST) -> Iterator[int]:
