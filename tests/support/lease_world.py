@@ -21,6 +21,7 @@ from gateway.keyring import UnreadableSecret
 from gateway.supervisor.ports import Installation
 from gateway.supervisor.sweep import Fleet, run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
+from support.recording import Recording
 from support.seeded import run_seeded
 from support.toy_channel import TOY, ToyLink, ToyPlatform
 
@@ -69,6 +70,7 @@ class Daemon:
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     fleet: Fleet | None = None
+    recorder: Recording = field(default_factory=Recording)
 
     def crash(self) -> None:
         self.wire.cut = True
@@ -140,6 +142,7 @@ class World:
             releases=releases,
             stop=daemon.stop,
             jitter=self.rng.random,
+            recorder=daemon.recorder,
         )
         self.table.listeners.append(listen)
         try:

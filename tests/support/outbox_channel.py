@@ -20,6 +20,7 @@ from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingStore
 from gateway.outbound.typing import TypingSender
+from gateway.recorder import SILENT, Recorder
 
 INSTALLATION = UUID(int=7)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -148,11 +149,14 @@ async def sending(
     composers: Mapping[str, Compose] = STORED,
     typing: TypingStore | None = None,
     key_seconds: float = KEY_SECONDS,
+    recorder: Recorder = SILENT,
 ) -> AsyncIterator[Signal]:
     """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
-    channel, governor, lease = platform.channel(), Governor(limits=LIMITS), Lease(installation_id, epoch)
-    typing_sender = None if typing is None else TypingSender(lease, channel, typing, wake=wake, governor=governor)
+    channel, lease = platform.channel(), Lease(installation_id, epoch)
+    governor, typing_sender = Governor(recorder, limits=LIMITS), None
+    if typing is not None:
+        typing_sender = TypingSender(lease, channel, typing, wake=wake, governor=governor, recorder=recorder)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
@@ -164,6 +168,7 @@ async def sending(
             governor=governor,
             key_seconds=key_seconds,
             concurrency=concurrency,
+            recorder=recorder,
             composers=composers,
             typing_sender=typing_sender,
             random_unit=lambda: 0.5,
