@@ -73,10 +73,11 @@ async def test_add_makes_an_active_row_owned_by_the_workspace_owner(
 ) -> None:
     added = (await service.add(app(place.agent_id))).installation
     assert (added.workspace_id, added.agent_id, added.app_id) == (place.workspace_id, place.agent_id, APP_ID)
-    assert (added.status, added.state, added.bot_open_id) == ("active", "standby", "ou_bot")
+    assert (added.status, added.state, added.details["bot_open_id"]) == ("active", "standby", "ou_bot")
     assert added.installer_user_id == place.owner_id
     ((config,),) = await rows(pool, "select config from channel_installation where id = %s", added.id)
     assert RING.open_text(config["app_secret_encrypted"], owner=added.id) == "fake-app-secret"
+    assert added.settings == {name: value for name, value in config.items() if name != "app_secret_encrypted"}
     assert await service.list() == await service.list(place.workspace_id) == [added]
     assert await service.list(uuid4()) == []
 
@@ -90,7 +91,7 @@ async def test_add_again_replaces_credentials_and_leaves_the_lease(
     before = await rows(pool, f"select {columns} from channel_installation")
     second = (await service.add(app(place.agent_id, app_secret="fake-rotated", region="lark"))).installation
     assert second.id == first.id
-    assert second.region == "lark"
+    assert second.details["region"] == "lark"
     assert await rows(pool, f"select {columns} from channel_installation") == before
     ((sealed,),) = await rows(pool, "select config ->> 'app_secret_encrypted' from channel_installation")
     assert RING.open_text(sealed, owner=first.id) == "fake-rotated"
@@ -112,9 +113,9 @@ async def test_add_while_the_platform_is_away_keeps_what_it_once_said_of_the_sam
 ) -> None:
     await service.add(app(place.agent_id))
     platform.bot = BotIdentity("")
-    assert (await service.add(app(place.agent_id))).installation.bot_open_id == "ou_bot"
+    assert (await service.add(app(place.agent_id))).installation.details["bot_open_id"] == "ou_bot"
     other = app(place.agent_id, app_id=OTHER_APP_ID, replaces=True)
-    assert (await service.add(other)).installation.bot_open_id == ""
+    assert (await service.add(other)).installation.details["bot_open_id"] == ""
 
 
 async def test_add_of_another_app_leaves_a_live_bot_in_place_and_names_it(

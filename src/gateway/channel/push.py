@@ -30,19 +30,6 @@ class PushTarget:
     now: datetime
 
 
-def events_url(public_url: str | None, installation_id: UUID) -> str | None:
-    """Return the request URL that an operator enters in the platform's console; None without a `public_url`."""
-    return None if public_url is None else f"{public_url}/api/webhooks/lark/{installation_id}"
-
-
-def where_to_post(public_url: str | None, installation_id: UUID) -> str:
-    """Return a sentence for an operator with the request URL, or with the reason that it is unknown."""
-    url = events_url(public_url, installation_id)
-    if url is None:
-        return "http.public_url is unset, so nobody can say which request URL the platform's console needs"
-    return f"the request URL for the platform's console is {url}"
-
-
 class PushStore(Protocol):
     """The store of installations that take posted events. Both methods raise StoreUnavailable."""
 

@@ -15,7 +15,6 @@ from quart import Blueprint, Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from gateway.channel.installs import Installs
 from gateway.channel.push import TakePushed
 from gateway.http.api import (
     attachments,
@@ -36,6 +35,7 @@ from gateway.http.api import (
 from gateway.http.api.autopilots import TriggerViews
 from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
+from gateway.http.api.installations import Installs
 from gateway.http.auth import Authenticate, Callers
 from gateway.http.bounds import SMALL, body_bounds, bound_of
 from gateway.http.client import Network

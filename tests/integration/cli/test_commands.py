@@ -257,9 +257,9 @@ async def test_doctor_finds_a_sound_installation_sound(gateway: Gateway) -> None
 async def test_doctor_tells_the_proxy_and_fails_for_one_that_cannot_be_used(gateway: Gateway) -> None:
     found = await gateway("doctor", HTTPS_PROXY="http://ann:fake-pass@proxy.example:3128")
     assert (found.code, "proxy: platforms are reached through http://proxy.example:3128" in found.out) == (0, True)
-    found = await gateway("doctor", ALL_PROXY="socks5://ann:fake-pass@proxy.example")
+    found = await gateway("doctor", ALL_PROXY="ftp://ann:fake-pass@proxy.example")
     assert found.code == 1
-    assert "FAIL  proxy: ALL_PROXY: a socks5:// proxy is not supported" in found.out
+    assert "FAIL  proxy: ALL_PROXY: a ftp:// proxy is not supported" in found.out
     assert "fake-pass" not in found.out
 
 

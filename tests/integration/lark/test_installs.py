@@ -14,13 +14,14 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from gateway.channel.installs import BegunScan, ScanRequest, ScanStatus
+from gateway.channel.installs import ScanRequest, ScanStatus
 from gateway.errors import Conflict, Invalid, NotFound, StoreUnavailable, TooMany, UpstreamFailed
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import open_http_client
 from gateway.lark.install import scan as installs
 from gateway.lark.install.scan import ScanService, ask_over, run_installs
 from gateway.lark.install.service import InstallationService, NewApp, identify_over
+from gateway.lark.install.session import BegunScan
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
@@ -132,7 +133,7 @@ async def test_scan_connects_the_bot_and_binds_who_scanned(scene: Scene) -> None
         await scene.step()
     (bot,) = await scene.bots.list()
     assert (await scene.status(begun)).public() == {"status": "success", "installation_id": bot.id}
-    assert (bot.agent_id, bot.app_id, bot.region, bot.bot_open_id) == (
+    assert (bot.agent_id, bot.app_id, bot.details["region"], bot.details["bot_open_id"]) == (
         scene.place.agent_id,
         APP_ID,
         "feishu",
@@ -151,6 +152,7 @@ async def test_scan_connects_the_bot_and_binds_who_scanned(scene: Scene) -> None
             "workspace_id": str(scene.place.workspace_id),
             "installation_id": str(bot.id),
             "agent_id": str(scene.place.agent_id),
+            "channel_type": "feishu",
         }
     ]
     row = await scene.row()
@@ -169,8 +171,8 @@ async def test_scan_of_the_other_cloud_moves_once_and_asks_there_at_once(scene: 
     assert scan is not None
     await scene.desk.advance(scan)
     (bot,) = await scene.bots.list()
-    assert bot.region == "lark"
-    assert scene.desk.console_url(bot) == f"https://open.larksuite.com/app/{APP_ID}"
+    assert bot.details["region"] == "lark"
+    assert scene.desk.shown(bot, None)["console_url"] == f"https://open.larksuite.com/app/{APP_ID}"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ async def test_scan_asks_the_hosts_of_its_region(scene: Scene, region: str, host
     assert asked == hosts
     if region == "lark":
         # It is where it belongs: an empty secret means that nobody has agreed yet.
-        assert [row.region for row in await scene.bots.list()] == ["lark"]
+        assert [row.details["region"] for row in await scene.bots.list()] == ["lark"]
 
 
 async def test_scan_for_an_agent_with_a_revoked_bot_brings_the_row_and_its_people_back(scene: Scene) -> None:
@@ -856,7 +858,7 @@ async def test_revoke_is_announced_once(scene: Scene) -> None:
     async with heard_events(scene.database) as heard:
         await scene.desk.revoke(scene.place.workspace_id, bot.id)
         await scene.desk.revoke(scene.place.workspace_id, bot.id)
-    assert [event["event"] for event in heard] == ["lark_installation:revoked"]
+    assert [(event["event"], event["channel_type"]) for event in heard] == [("lark_installation:revoked", "feishu")]
     with pytest.raises(NotFound):
         await scene.desk.revoke(uuid4(), bot.id)
 

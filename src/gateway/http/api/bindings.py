@@ -51,6 +51,10 @@ class BindingLinks:
         self._of_person.hit(str(user_id))
 
 
+ACCOUNT = "lark_open_id"
+"""What the API calls a person's account, on whatever platform it is: the first platform's name for it has stayed."""
+
+
 def routes(bindings: BindingService, links: BindingLinks, directory: Directory, callers: Callers) -> Blueprint:
 
     blueprint = Blueprint("bindings", __name__)
@@ -63,7 +67,7 @@ def routes(bindings: BindingService, links: BindingLinks, directory: Directory, 
         links.require_on()
         body = await read_json(LinkBody)
         preview = await links.preview(body.token, user.user_id)
-        return json_response(preview.public(), headers={"Cache-Control": "no-store"})
+        return json_response(preview.public(ACCOUNT), headers={"Cache-Control": "no-store"})
 
     @blueprint.post("/api/lark/binding/redeem")
     async def redeem_binding() -> Response:
@@ -75,7 +79,7 @@ def routes(bindings: BindingService, links: BindingLinks, directory: Directory, 
             {
                 "workspace_id": binding.workspace_id,
                 "installation_id": binding.installation_id,
-                "lark_open_id": binding.channel_user_id,
+                ACCOUNT: binding.channel_user_id,
             }
         )
 
@@ -105,7 +109,7 @@ def _view(person: BoundPerson) -> dict[str, object]:
     return {
         "id": person.id,
         "installation_id": person.installation_id,
-        "lark_open_id": person.channel_user_id,
+        ACCOUNT: person.channel_user_id,
         "user_id": person.user_id,
         "email": person.email,
         "name": person.name,

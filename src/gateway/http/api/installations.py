@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Protocol
 from uuid import UUID
 
 from quart import Blueprint, Response
 
-from gateway.channel.installation import InstallationView
-from gateway.channel.installs import Installs, ScanRequest
-from gateway.channel.push import events_url
+from gateway.channel.installation import DroppedMessage, InstallationView
+from gateway.channel.installs import ScanRequest, ScanStatus
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from gateway.http.auth import Callers
 from gateway.http.body import PersonBody, json_response, no_content, read_json
@@ -26,6 +27,44 @@ class BeginBody(PersonBody):
     agent_id: str
     region: str | None = None
     replace: bool | None = None
+
+
+class Begun(Protocol):
+    """What a person is shown who begins to connect a bot."""
+
+    def public(self) -> dict[str, Any]:
+        """Return the JSON object of the API."""
+
+
+class Installs(Protocol):
+    """The operations on bots that the web pages offer."""
+
+    async def begin(self, request: ScanRequest) -> Begun:
+        """Begin a scan.
+
+        Raises Invalid for a bad region, TooMany for too many scans at once, UpstreamFailed if the platform refuses, and
+        Conflict if the agent has a live bot that the request does not replace.
+        """
+
+    async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None: ...
+
+    async def list(self, workspace_id: UUID) -> Sequence[InstallationView]:
+        """Return the installations of a workspace, oldest first.
+
+        Revoked ones are included, and those whose agent is gone.
+        """
+
+    async def find(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
+        """Return an installation. Raises NotFound."""
+
+    async def revoke(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
+        """Revoke an installation. Raises NotFound."""
+
+    async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
+        """Return the messages that a bot dropped, with the reasons, newest first."""
+
+    def shown(self, view: InstallationView, public_url: str | None) -> dict[str, Any]:
+        """Return the JSON object of the API, with the platform's details of the bot and its links."""
 
 
 def routes(
@@ -68,7 +107,7 @@ def routes(
         views = [] if service is None else await service.list(member.workspace_id)
         return json_response(
             {
-                "installations": [] if service is None else [_view(service, view, public_url) for view in views],
+                "installations": [] if service is None else [service.shown(view, public_url) for view in views],
                 "configured": lark_on,
                 "install_supported": service is not None,
             }
@@ -118,15 +157,6 @@ def routes(
         return json_response({"audit": [drop.public() for drop in drops], "limit": page.limit, "offset": page.offset})
 
     return blueprint
-
-
-def _view(service: Installs, view: InstallationView, public_url: str | None) -> dict[str, object]:
-    """Return a bot's public fields and the URL where its app is managed.
-
-    For a bot in HTTP mode, the URL to which its events are posted is added.
-    """
-    shown = view.public() | {"console_url": service.console_url(view)}
-    return shown if view.event_mode != "http" else shown | {"events_url": events_url(public_url, view.id)}
 
 
 async def _agent(directory: Directory, member: Member, agent_id: UUID) -> Agent:

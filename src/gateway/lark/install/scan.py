@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -17,9 +18,7 @@ import trio
 from gateway.channel.errors import PlatformError, PlatformThrottled, PlatformUnavailable
 from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationView
 from gateway.channel.installs import (
-    BegunScan,
     InstallerAccount,
-    InstallReason,
     InstallStore,
     NewScan,
     ScanInHand,
@@ -61,6 +60,8 @@ from gateway.lark.install.device_flow import (
     scan_url,
 )
 from gateway.lark.install.service import InstallationService, NewApp
+from gateway.lark.install.session import BegunScan, InstallReason
+from gateway.lark.install.shown import shown
 from gateway.recorder import SILENT, Recorder
 
 _log = structlog.get_logger()
@@ -117,7 +118,7 @@ def ask_over(http: HttpClient) -> Ask:
 
 
 class ScanService:
-    """Begins scans and takes them further. Implements gateway.channel.installs.Installs.
+    """Begins scans and takes them further. Implements gateway.http.api.installations.Installs.
 
     The secrets that the platform sends are sealed with `ring` for the session's id before they are stored.
     """
@@ -213,8 +214,8 @@ class ScanService:
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         return await self._installations.drops(installation_id, limit, offset)
 
-    def console_url(self, installation: InstallationView) -> str:
-        return self._installations.console_url(installation)
+    def shown(self, installation: InstallationView, public_url: str | None) -> dict[str, Any]:
+        return shown(installation, public_url)
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
@@ -320,7 +321,7 @@ class ScanService:
         except PlatformUnavailable as error:
             _log.warning("lark_install_poll_unanswered", session_id=str(scan.id), error=str(error))
             return Unclear(NO_ANSWER)
-        return judge_poll(answer, polled, moved=scan.moved)
+        return judge_poll(answer, polled, moved=scan.polled_region != scan.region)
 
     async def _put_back(self, scan: ScanInHand, outcome: Outcome) -> None:
         if isinstance(outcome, Unclear):
@@ -428,7 +429,7 @@ class ScanService:
         )
 
     async def _fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> None:
-        if await self._store.fail(scan, reason, message[:_MESSAGE_LENGTH_MAX]):
+        if await self._store.fail(scan, reason.value, message[:_MESSAGE_LENGTH_MAX]):
             _log.info("lark_install_failed", session_id=str(scan.id), reason=reason.value, detail=message)
 
     def _base_url(self, region: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
@@ -27,14 +27,16 @@ from gateway.errors import Conflict, Invalid, NotFound, StoreConflict, Unavailab
 from gateway.ids import new_id
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import BotIdentity, HttpClient, LarkClient, open_http_client
-from gateway.lark.api.region import Region, console_url, open_base_url
+from gateway.lark.api.region import Region, open_base_url
 from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.install.shown import detailed
 
 _log = structlog.get_logger()
 
 EventMode = Literal["socket", "http"]
 EVENT_MODES: tuple[EventMode, ...] = ("socket", "http")
 
+LEARNT_KEYS = ("bot_open_id", "bot_union_id", "tenant_key")
 SECRET_LENGTH_MAX = 512
 _APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
 _SAVE_ATTEMPTS = 3
@@ -125,7 +127,7 @@ class InstallationService:
                 raise _agent_has_bot(app.agent_id, home.name, installation)
             if installation is not None:
                 _log.info("lark_installation_added", installation_id=str(installation.id), app_id=app.app_id)
-                return Installed(installation, warning)
+                return Installed(detailed(installation), warning)
         raise Conflict("installation_changed", "the agent's installation keeps changing; try again")
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
@@ -133,7 +135,7 @@ class InstallationService:
         found = await self._store.find(installation_id, workspace_id)
         if found is None or found.channel_type != CHANNEL_TYPE:
             raise _no_installation(installation_id)
-        return _with_region(found)
+        return detailed(found)
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
         """Take a bot out of service and keep its row. Raises NotFound, also for another workspace's."""
@@ -142,7 +144,7 @@ class InstallationService:
         if revoked is None:
             raise _no_installation(installation_id)
         _log.info("lark_installation_revoked", installation_id=str(installation_id))
-        return _with_region(revoked)
+        return detailed(revoked)
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
         """Return Lark installations, oldest first, also revoked ones; None lists those of every workspace.
@@ -150,15 +152,11 @@ class InstallationService:
         Installations of other platforms are left out.
         """
         views = await self._store.list(workspace_id)
-        return [_with_region(view) for view in views if view.channel_type == CHANNEL_TYPE]
+        return [detailed(view) for view in views if view.channel_type == CHANNEL_TYPE]
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """Return the messages that a bot dropped, with the reasons, newest first."""
         return await self._store.drops(installation_id, limit, offset)
-
-    def console_url(self, installation: InstallationView) -> str:
-        """Return the address of the platform's page on which a person manages the app."""
-        return console_url(installation.region, installation.app_id)
 
     async def installer_of(self, agent_id: UUID, email: str | None) -> tuple[AgentHome, UUID]:
         """Return the home of an agent, and the user who connects its bot.
@@ -256,6 +254,7 @@ class InstallationService:
             installer_user_id=installer,
             config=stored_config(app, bot, ring, installation_id),
             replaces=app.replaces,
+            learnt_keys=LEARNT_KEYS,
         )
 
 
@@ -278,11 +277,6 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
         **{name: value for name, value in optional.items() if value},
         **sealed,
     }
-
-
-def _with_region(view: InstallationView) -> InstallationView:
-    """Return the view with a region: rows without one belong to Feishu, the first region."""
-    return view if view.region else replace(view, region=Region.FEISHU.value)
 
 
 def _check(app: NewApp) -> None:

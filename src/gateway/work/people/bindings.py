@@ -87,8 +87,11 @@ class LinkPreview:
         """The bot's name on the platform, else the name of its agent, else the id of its app."""
         return self.introduction.bot or self.asked.agent_name or self.asked.app_id
 
-    def public(self) -> dict[str, Any]:
-        """Return the JSON object of the API. The person's name is null if the platform does not tell it."""
+    def public(self, account_key: str) -> dict[str, Any]:
+        """Return the JSON object of the API. The person's name is null if the platform does not tell it.
+
+        `account_key` is what the API calls the person's account on the platform.
+        """
         asked = self.asked
         agent = None if asked.agent_id is None else {"id": asked.agent_id, "name": asked.agent_name}
         return {
@@ -96,7 +99,7 @@ class LinkPreview:
             "bot": {"installation_id": asked.installation_id, "name": self.bot_name, "agent": agent},
             "person": {
                 "name": self.introduction.person or None,
-                "lark_open_id": asked.channel_user_id,
+                account_key: asked.channel_user_id,
                 "asked_at": asked.asked_at,
             },
             "account": {"id": asked.reader_id, "email": asked.reader_email, "name": asked.reader_name},
