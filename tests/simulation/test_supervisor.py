@@ -670,7 +670,7 @@ def test_link_that_asked_for_an_event_again_counts_as_degraded_for_a_minute() ->
         await world.platform.until_live(bot)
         assert daemon.fleet is not None
         assert daemon.fleet.degraded() == {}
-        daemon.fleet._serving[bot].health.asked_again_at = trio.current_time()
+        daemon.fleet._running[bot].health.asked_again_at = trio.current_time()
         assert daemon.fleet.degraded() == {TOY: 1}
         assert daemon.fleet.connections() == {(TOY, ConnectionState.LIVE): 1}
         assert daemon.fleet.states() == {"live": 1, "degraded": 1}

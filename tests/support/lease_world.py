@@ -18,8 +18,9 @@ from gateway.channel.registry import Registry, Traits
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
+from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.ports import Installation
-from gateway.supervisor.sweep import Fleet, run_supervisor
+from gateway.supervisor.sweep import run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
 from support.seeded import run_seeded
 from support.toy_channel import TOY, ToyLink, ToyPlatform

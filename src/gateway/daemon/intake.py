@@ -44,8 +44,9 @@ from gateway.postgres.readiness_store import PostgresReadiness
 from gateway.postgres.team_store import PostgresTeamStore
 from gateway.postgres.trigger_store import PostgresTriggerStore
 from gateway.postgres.typing_store import PostgresTypingStore
+from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.ports import Installation
-from gateway.supervisor.sweep import Fleet, run_supervisor
+from gateway.supervisor.sweep import run_supervisor
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.replay import BulkReplays
 from gateway.webhooks.triggers import TriggerService

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -47,20 +47,38 @@ class InstallationContext:
         return self.leases.settings.retry_seconds * (0.5 + self.jitter())
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedInstallation:
+    """A row whose secrets could be opened. `opened` is its config with them, `fingerprint` what a link depends on."""
+
+    installation: Installation
+    opened: dict[str, Any] = field(repr=False)
+    fingerprint: str = field(repr=False)
+
+    @property
+    def channel_type(self) -> str:
+        return self.installation.channel_type
+
+    def seen_again(self, installation: Installation) -> OpenedInstallation:
+        """Return this with the row as it was read again. Its config is equal, so the secrets are not opened again."""
+        # Keeps the config object that is in memory already: the equal copy just read is dropped, which saves memory
+        # with thousands of bots.
+        return replace(self, installation=replace(installation, config=self.installation.config))
+
+
 @dataclass(slots=True, eq=False)
 class Assignment:
     """One installation given to one task, under one token, until it is drained.
 
-    `installation` and `opened` may be replaced by newer ones of the same fingerprint. The next link uses them. `gone`
-    is set before the drain of an installation that is no longer to be served. `maybe_held` is True while a request for
-    the lease is unanswered, so that the token may hold it. `link` is the link that is held now.
+    `served` may be replaced by a newer one of the same fingerprint. The next link uses it. `predecessor_ended` is set
+    when the task of the same installation under older credentials has ended. `gone` is set before the drain of an
+    installation that is no longer to be served. `maybe_held` is True while a request for the lease is unanswered, so
+    that the token may hold it. `link` is the link that is held now.
     """
 
-    installation: Installation
-    opened: dict[str, Any] = field(repr=False)
-    generation: int
+    served: OpenedInstallation
     token: str = field(repr=False)
-    predecessor: Assignment | None = field(default=None, repr=False)
+    predecessor_ended: trio.Event | None = None
     health: LinkHealth = field(default_factory=LinkHealth)
     draining: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -73,20 +91,31 @@ class Assignment:
 
     @property
     def id(self) -> UUID:
-        return self.installation.id
+        return self.served.installation.id
 
-    def drain(self) -> None:
+    @property
+    def leaving(self) -> bool:
+        """True once the task was asked to end."""
+        return self.draining.is_set()
+
+    def drain(self, *, gone: bool = False) -> None:
         """Ask the task to end: at once when idle, else after the received events are settled. Its end sets `ended`."""
+        if self.draining.is_set():
+            return  # a second drain would move the end of the lease
+        self.gone = gone
         self.draining.set()
         self.wake.set()
         if self.link is not None:
             self.link.drain()
 
-    def observe_lease(self, seconds: float | None) -> None:
-        """Take over the lease's remaining time as a sweep read it, so that a standby need not ask the database itself.
+    def refresh(self, served: OpenedInstallation) -> None:
+        """Take over the row as a sweep read it. Its fingerprint is that of the row before.
 
-        None means that the lease is free: the standby is woken.
+        The lease's remaining time moves the wake-up of a standby, so that it need not ask the database itself. A free
+        lease wakes it at once.
         """
+        self.served = served
+        seconds = served.installation.lease_seconds
         if self.free_at is None:
             return
         if seconds is None:
@@ -105,10 +134,9 @@ async def run_installation(assignment: Assignment, context: InstallationContext)
     """
     leases = context.leases
     try:
-        if assignment.predecessor is not None:
+        if assignment.predecessor_ended is not None:
             with trio.move_on_after(DRAIN_SECONDS + RELEASE_SECONDS + leases.settings.ttl_seconds):
-                await assignment.predecessor.ended.wait()
-            assignment.predecessor = None
+                await assignment.predecessor_ended.wait()
         with context.releases.hear(str(assignment.id)) as wake:
             assignment.wake = wake
             while not assignment.draining.is_set():
@@ -218,7 +246,7 @@ class _Link:
         ends the lease. The outbox starts once the link is established, because only then is it known that the platform
         accepts the credentials. Raises LinkLost when the channel ends without a drain.
         """
-        installation = self._assignment.installation
+        installation = self._assignment.served.installation
         channel = self._build()
         async with trio.open_nursery() as sending:
 
@@ -241,12 +269,13 @@ class _Link:
 
     def _build(self) -> Channel:
         self._context.leases.changed.set()
+        served = self._assignment.served
         return self._context.registry.build(
             ChannelConfig(
-                type=self._assignment.installation.channel_type,
+                type=served.channel_type,
                 installation_id=self._assignment.id,
-                raw=self._assignment.opened,
-                handler=self._context.handler_for(self._assignment.installation),
+                raw=served.opened,
+                handler=self._context.handler_for(served.installation),
                 fence=self._lease.fence,
                 health=self._lease.health,
             )
