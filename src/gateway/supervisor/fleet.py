@@ -105,8 +105,8 @@ class Fleet:
             {each.id: each.served.fingerprint for each in self._serving()},
         )
         for id_ in steps.drain:
-            # A row that is listed but does not open is drained too. It is not gone, so it is not marked as revoked.
-            self._running[id_].drain(gone=id_ not in opened and id_ not in self._unreadable)
+            # A row that is listed but does not open is drained too, but it is not to be shown as revoked.
+            self._running[id_].drain(withdrawn=id_ not in opened and id_ not in self._unreadable)
         for id_ in steps.keep:
             self._running[id_].refresh(opened[id_])
         return [self._assign(opened[id_]) for id_ in steps.start]

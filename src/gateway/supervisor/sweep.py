@@ -22,6 +22,7 @@ from gateway.errors import StoreError
 from gateway.supervisor.fleet import SWEEP_SECONDS, Fleet
 from gateway.supervisor.installation import Assignment, InstallationContext, run_installation
 from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_recorder, run_lease_keeper
+from gateway.supervisor.phases import Phase
 from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, Observer, OpenSecrets, RunOutbox, Unobserved
 
 logger = structlog.get_logger(__name__)
@@ -125,7 +126,7 @@ async def _run_assignment(assignment: Assignment, context: InstallationContext, 
         # Every log line of this task, the link's included, carries the installation's id.
         structlog.contextvars.bind_contextvars(installation_id=str(assignment.id))
         await run_installation(assignment, context)
-        if assignment.gone:
+        if assignment.phase is Phase.WITHDRAWN:
             await _mark_revoked(assignment.id, fleet.leases.store)
     finally:
         fleet.ended(assignment)

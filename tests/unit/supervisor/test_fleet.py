@@ -14,6 +14,7 @@ from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.lease import Leases
+from gateway.supervisor.phases import Phase
 from gateway.supervisor.ports import Installation, Unobserved
 from support.lease_memory import LeaseTable, MemoryLeaseStore, Wire
 from support.toy_channel import TOY, ToyPlatform
@@ -56,23 +57,23 @@ async def test_fleet_starts_each_listed_row_once_with_a_token_of_its_own(fleet: 
     assert fleet.adopt([row(A), row(B)]) == []
 
 
-async def test_fleet_drains_as_gone_what_is_not_listed_any_more(fleet: Fleet) -> None:
+async def test_fleet_drains_as_withdrawn_what_is_not_listed_any_more(fleet: Fleet) -> None:
     [started] = fleet.adopt([row()])
     fleet.adopt([])
-    assert (started.leaving, started.gone) == (True, True)
+    assert started.phase is Phase.WITHDRAWN
 
 
-async def test_fleet_drains_what_does_not_open_any_more_but_not_as_gone(fleet: Fleet) -> None:
+async def test_fleet_drains_what_does_not_open_any_more_but_not_as_withdrawn(fleet: Fleet) -> None:
     [started] = fleet.adopt([row()])
     fleet.adopt([row(secret="unreadable")])
-    assert (started.leaving, started.gone) == (True, False)
+    assert started.phase is Phase.DRAINING
     assert fleet.connections() == {(TOY, ConnectionState.UNREADABLE_SECRET): 1}
 
 
 async def test_fleet_replaces_a_changed_row_by_one_that_waits_for_its_end(fleet: Fleet) -> None:
     [old] = fleet.adopt([row()])
     [new] = fleet.adopt([row(secret="s2")])
-    assert (old.leaving, old.gone, new.predecessor_ended) == (True, False, old.ended)
+    assert (old.phase, new.predecessor_ended) == (Phase.DRAINING, old.ended)
     assert fleet.connections() == {(TOY, ConnectionState.CONNECTING): 1}
 
 
@@ -124,4 +125,4 @@ async def test_fleet_that_drains_leaves_the_end_of_what_drains_already_as_it_was
     [gone] = fleet.adopt([row()])
     fleet.adopt([])
     fleet.drain()
-    assert gone.gone
+    assert gone.phase is Phase.WITHDRAWN

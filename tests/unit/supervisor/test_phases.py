@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import LocalProtocolError
+from gateway.supervisor.phases import LEAVING, TRANSITIONS, Phase, Trigger, follow
+
+HOLDING = {Phase.CONNECTING, Phase.LINKED}
+
+
+def walk(*triggers: Trigger) -> Phase:
+    phase = Phase.WAITING
+    for trigger in triggers:
+        phase = follow(phase, trigger)
+    return phase
+
+
+def test_every_phase_has_its_row_and_a_drain_leads_out_of_each() -> None:
+    assert set(TRANSITIONS) == set(Phase)
+    for phase in set(Phase) - LEAVING:
+        assert follow(phase, Trigger.DRAIN) is Phase.DRAINING
+        assert follow(phase, Trigger.WITHDRAW) is Phase.WITHDRAWN
+
+
+@pytest.mark.parametrize("phase", LEAVING)
+def test_final_phase_absorbs_whatever_the_task_reports_late(phase: Phase) -> None:
+    assert {follow(phase, trigger) for trigger in Trigger} == {phase}
+
+
+def test_life_of_an_assignment_that_takes_over_and_loses_its_link() -> None:
+    begun = (Trigger.PREDECESSOR_ENDED, Trigger.HELD)
+    assert walk(*begun) is Phase.STANDBY
+    linked = (*begun, Trigger.FREED, Trigger.GRANTED, Trigger.ESTABLISHED)
+    assert walk(*linked) is Phase.LINKED
+    assert walk(*linked, Trigger.FAILED) is Phase.PAUSED
+    assert walk(*linked, Trigger.FAILED, Trigger.RESTED) is Phase.ASKING
+
+
+def test_lease_comes_from_a_grant_alone_and_ends_before_it_is_asked_for_again() -> None:
+    entered = {(phase, trigger) for phase, row in TRANSITIONS.items() for trigger, to in row.items() if to in HOLDING}
+    assert entered == {(Phase.ASKING, Trigger.GRANTED), (Phase.CONNECTING, Trigger.ESTABLISHED)}
+    assert {to for phase in HOLDING for to in TRANSITIONS[phase].values()} == {Phase.LINKED, Phase.PAUSED, *LEAVING}
+
+
+@pytest.mark.parametrize(
+    ("phase", "trigger"),
+    [
+        (Phase.WAITING, Trigger.GRANTED),
+        (Phase.STANDBY, Trigger.ESTABLISHED),
+        (Phase.PAUSED, Trigger.GRANTED),
+        (Phase.LINKED, Trigger.HELD),
+    ],
+)
+def test_trigger_that_makes_no_sense_is_a_bug(phase: Phase, trigger: Trigger) -> None:
+    with pytest.raises(LocalProtocolError, match=f"{trigger.name} makes no sense in the phase {phase.name}"):
+        follow(phase, trigger)
+
+
+@given(st.data())
+def test_every_walk_can_be_drained_and_none_comes_back(data: st.DataObject) -> None:
+    phase = Phase.WAITING
+    for _ in range(data.draw(st.integers(0, 12))):
+        phase = follow(phase, data.draw(st.sampled_from(sorted(TRANSITIONS[phase], key=lambda each: each.value))))
+    final = follow(phase, Trigger.DRAIN)
+    assert final in LEAVING
+    if phase in LEAVING:
+        assert final is phase
