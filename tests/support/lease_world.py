@@ -19,7 +19,8 @@ from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
 from gateway.supervisor.fleet import Fleet
-from gateway.supervisor.ports import Installation
+from gateway.supervisor.lease import Leases
+from gateway.supervisor.ports import Installation, Serving, Unobserved
 from gateway.supervisor.sweep import run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
 from support.seeded import run_seeded
@@ -130,12 +131,8 @@ class World:
 
         serve = partial(
             run_supervisor,
-            store=daemon.store,
-            registry=registry,
-            open_secrets=open_toy_secrets,
-            handler_for=lambda _installation: _settled,
-            run_outbox=self.outbox.run,
-            settings=self.settings,
+            Leases(daemon.store, self.settings, Unobserved()),
+            Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
             node_id=daemon.name,
             wake=wake,
             releases=releases,

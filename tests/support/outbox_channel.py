@@ -18,7 +18,7 @@ from gateway.errors import StoreUnavailable
 from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
-from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingStore
+from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, SendingContext, TypingStore
 from gateway.outbound.typing import TypingSender
 
 INSTALLATION = UUID(int=7)
@@ -152,17 +152,13 @@ async def sending(
     """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
     channel, governor, lease = platform.channel(), Governor(limits=LIMITS), Lease(installation_id, epoch)
-    typing_sender = None if typing is None else TypingSender(lease, channel, typing, wake=wake, governor=governor)
+    context = SendingContext(lease, channel, governor, wake, key_seconds)
+    typing_sender = None if typing is None else TypingSender(context, typing)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
-            installation_id=installation_id,
-            lease_epoch=epoch,
-            channel=channel,
-            store=store,
-            wake=wake,
-            governor=governor,
-            key_seconds=key_seconds,
+            context,
+            store,
             concurrency=concurrency,
             composers=composers,
             typing_sender=typing_sender,

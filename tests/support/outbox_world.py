@@ -21,7 +21,7 @@ from gateway.errors import StoreUnavailable
 from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease, OutboxRow, TypingRow
+from gateway.outbound.ports import Lease, OutboxRow, SendingContext, TypingRow
 from gateway.outbound.sending import FAULTS_MAX
 from gateway.outbound.typing import TypingSender
 from support.chaotic_platform import ChaoticPlatform, Seen
@@ -126,17 +126,12 @@ class World(Generic[P]):
         _running.set(daemon)
         lease = Lease(INSTALLATION, daemon.epoch)
         channel, governor = self.platform.channel(daemon), Governor(limits=LIMITS)
-        typing_sender = TypingSender(lease, channel, TypingWire(self, daemon), wake=daemon.wake, governor=governor)
+        context = SendingContext(lease, channel, governor, daemon.wake, KEY_SECONDS)
         with daemon.scope:
             await run_outbox(
-                installation_id=INSTALLATION,
-                lease_epoch=daemon.epoch,
-                channel=channel,
-                store=StoreWire(self, daemon),
-                wake=daemon.wake,
-                key_seconds=KEY_SECONDS,
-                typing_sender=typing_sender,
-                governor=governor,
+                context,
+                StoreWire(self, daemon),
+                typing_sender=TypingSender(context, TypingWire(self, daemon)),
                 random_unit=self.rng.random,
             )
 

@@ -29,7 +29,7 @@ from gateway.observe.events import GovernorObserver, OutboxObserver, SupervisorO
 from gateway.observe.health import Readiness
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease
+from gateway.outbound.ports import Lease, SendingContext
 from gateway.outbound.typing import TypingSender
 from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.binding_store import PostgresBindingStore
@@ -45,7 +45,8 @@ from gateway.postgres.team_store import PostgresTeamStore
 from gateway.postgres.trigger_store import PostgresTriggerStore
 from gateway.postgres.typing_store import PostgresTypingStore
 from gateway.supervisor.fleet import Fleet
-from gateway.supervisor.ports import Installation
+from gateway.supervisor.lease import Leases
+from gateway.supervisor.ports import Installation, Serving
 from gateway.supervisor.sweep import run_supervisor
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.replay import BulkReplays
@@ -103,18 +104,22 @@ async def _run_bots(
 ) -> None:
     settings = foundation.settings
     await run_supervisor(
-        store=PostgresLeaseStore(foundation.lease_pool),
-        registry=foundation.registry,
-        open_secrets=partial(open_secrets, foundation.ring),
-        handler_for=lambda _: services.inbound.pipeline.receive,
-        run_outbox=partial(_run_outbox, foundation),
-        settings=_lease_settings(settings),
+        Leases(
+            PostgresLeaseStore(foundation.lease_pool),
+            _lease_settings(settings),
+            SupervisorObserver(foundation.metrics),
+        ),
+        Serving(
+            foundation.registry,
+            partial(open_secrets, foundation.ring),
+            handler_for=lambda _: services.inbound.pipeline.receive,
+            run_outbox=partial(_run_outbox, foundation),
+        ),
         node_id=foundation.node_id,
         wake=foundation.wakes.installations,
         releases=foundation.wakes.releases,
         stop=stop,
         shutdown_seconds=settings.limits.drain_seconds,
-        observer=SupervisorObserver(foundation.metrics),
         task_status=task_status,
     )
 
@@ -123,31 +128,22 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
     """Send the outbox rows and typing signs of one bot, as long as its lease is held."""
     settings, metrics = foundation.settings, foundation.metrics
     prompts = BindingPrompts(PostgresBindingStore(foundation.pool), public_url=settings.http.public_url)
-    attempt_seconds = settings.hub.reply_timeout_seconds
     traits = foundation.registry.traits(channel.type)
-    governor = Governor(GovernorObserver(metrics), limits=traits.limits)
     with foundation.wakes.outbox.hear(str(installation.id)) as wake:
-        typing_sender = TypingSender(
+        context = SendingContext(
             Lease(installation.id, epoch),
             channel,
-            PostgresTypingStore(foundation.pool),
-            wake=wake,
-            governor=governor,
-            attempt_seconds=attempt_seconds,
-            record=TypingObserver(metrics),
+            Governor(GovernorObserver(metrics), limits=traits.limits),
+            wake,
+            key_seconds=traits.key_seconds,
+            attempt_seconds=settings.hub.reply_timeout_seconds,
         )
         await run_outbox(
-            installation_id=installation.id,
-            lease_epoch=epoch,
-            channel=channel,
-            store=PostgresOutboxStore(foundation.pool),
-            wake=wake,
-            key_seconds=traits.key_seconds,
-            attempt_seconds=attempt_seconds,
-            record=OutboxObserver(metrics),
-            typing_sender=typing_sender,
-            governor=governor,
+            context,
+            PostgresOutboxStore(foundation.pool),
             composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
+            typing_sender=TypingSender(context, PostgresTypingStore(foundation.pool), TypingObserver(metrics)),
+            record=OutboxObserver(metrics),
         )
 
 

@@ -1,4 +1,4 @@
-"""The stores that sending needs, as Protocols, and the records they exchange."""
+"""What sending needs: the means of one bot, the stores as Protocols, and the records they exchange."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from gateway.channel.channel import Channel
+from gateway.concurrency import Signal
+from gateway.outbound.governor import Governor
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -15,6 +19,23 @@ class Lease:
 
     installation_id: UUID
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendingContext:
+    """What one bot sends with while its lease is held. Messages and typing signs share it.
+
+    `wake` is set when there may be rows to send. `governor` is shared with all other callers in the bot's name.
+    `key_seconds` is how long the platform drops a repeated message by its idempotency key. 0 means that it never does:
+    a message in doubt is then looked for in the chat instead of being sent again. `attempt_seconds` bounds one call.
+    """
+
+    lease: Lease
+    channel: Channel
+    governor: Governor
+    wake: Signal
+    key_seconds: float
+    attempt_seconds: float = 2.5
 
 
 @dataclass(frozen=True, slots=True)

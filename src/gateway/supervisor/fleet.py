@@ -17,13 +17,12 @@ import structlog
 import trio
 
 from gateway.channel.channel import ConnectionState
-from gateway.channel.registry import Registry
 from gateway.core.lease import lease_token
 from gateway.core.reconcile import fingerprint, plan
 from gateway.keyring import UnreadableSecret
 from gateway.supervisor.installation import Assignment, OpenedInstallation
 from gateway.supervisor.lease import Leases
-from gateway.supervisor.ports import Installation, OpenSecrets
+from gateway.supervisor.ports import Installation, Serving
 
 logger = structlog.get_logger(__name__)
 
@@ -48,11 +47,10 @@ class Fleet:
     Other code may query the fleet, but only the sweep changes it.
     """
 
-    def __init__(self, leases: Leases, registry: Registry, open_secrets: OpenSecrets, node_id: str) -> None:
+    def __init__(self, leases: Leases, serving: Serving, node_id: str) -> None:
         self.leases = leases
         self.swept_at = -math.inf
-        self._registry = registry
-        self._open_secrets = open_secrets
+        self._serving = serving
         self._node_id = node_id
         self._digest_key = secrets.token_bytes(32)
         self._generations = itertools.count(1)
@@ -61,7 +59,7 @@ class Fleet:
 
     def connections(self) -> Counter[tuple[str, ConnectionState]]:
         """Count the installations that this process serves, by channel type and state of the link."""
-        count = Counter((each.served.channel_type, each.health.state) for each in self._serving())
+        count = Counter((each.served.channel_type, each.health.state) for each in self._active())
         for row in self._unreadable.values():
             count[row.installation.channel_type, ConnectionState.UNREADABLE_SECRET] += 1
         return count
@@ -72,7 +70,7 @@ class Fleet:
         They receive events, but within the last minute asked the platform to send some event again.
         """
         now = trio.current_time()
-        return Counter(each.served.channel_type for each in self._serving() if each.health.degraded_seconds(now) > 0)
+        return Counter(each.served.channel_type for each in self._active() if each.health.degraded_seconds(now) > 0)
 
     def states(self) -> Counter[str]:
         """Count the installations of this process by state, over all channels.
@@ -102,7 +100,7 @@ class Fleet:
         self._unreadable = {row.installation.id: row for row in rows if isinstance(row, UnreadableInstallation)}
         steps = plan(
             {id_: row.fingerprint for id_, row in opened.items()},
-            {each.id: each.served.fingerprint for each in self._serving()},
+            {each.id: each.served.fingerprint for each in self._active()},
         )
         for id_ in steps.drain:
             # A row that is listed but does not open is drained too, but it is not to be shown as revoked.
@@ -128,7 +126,7 @@ class Fleet:
         if self._running.get(assignment.id) is assignment:
             del self._running[assignment.id]
 
-    def _serving(self) -> Iterator[Assignment]:
+    def _active(self) -> Iterator[Assignment]:
         return (each for each in self._running.values() if not each.leaving)
 
     def _read(self, installation: Installation) -> OpenedInstallation | UnreadableInstallation:
@@ -144,8 +142,8 @@ class Fleet:
 
     def _open(self, installation: Installation) -> OpenedInstallation | UnreadableInstallation:
         try:
-            opened = self._open_secrets(installation)
-            identity = self._registry.traits(installation.channel_type).identity_keys
+            opened = self._serving.open_secrets(installation)
+            identity = self._serving.registry.traits(installation.channel_type).identity_keys
             said = fingerprint(self._digest_key, installation.channel_type, installation.config, opened, identity)
         except UnreadableSecret as error:
             logger.warning("secret_unreadable", installation_id=str(installation.id), error=str(error))

@@ -15,13 +15,12 @@ import structlog
 import trio
 
 from gateway.channel.channel import Channel, ChannelConfig, ConnectionState, LinkHealth, LinkLost, LinkRefused
-from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
 from gateway.core.backoff import Backoff
 from gateway.errors import LeaseLost, StoreError
 from gateway.supervisor.lease import RELEASE_SECONDS, Lease, LeaseRequest, Leases, hold_lease, open_request
 from gateway.supervisor.phases import LEAVING, Phase, Trigger, follow
-from gateway.supervisor.ports import HandlerFor, HeldElsewhere, Installation, RunOutbox
+from gateway.supervisor.ports import HeldElsewhere, Installation, Serving
 
 logger = structlog.get_logger(__name__)
 E = TypeVar("E", bound=BaseException)
@@ -37,9 +36,7 @@ class InstallationContext:
     """The objects that all installations of this process share. `jitter` gives numbers in [0, 1)."""
 
     leases: Leases
-    registry: Registry
-    handler_for: HandlerFor
-    run_outbox: RunOutbox
+    serving: Serving
     releases: Topics
     jitter: Callable[[], float]
 
@@ -268,7 +265,7 @@ class _Link:
 
             def established() -> None:
                 self._established()
-                sending.start_soon(self._context.run_outbox, installation, self._lease.epoch, channel)
+                sending.start_soon(self._context.serving.run_outbox, installation, self._lease.epoch, channel)
 
             with self._assignment.until_drained():
                 await channel.run(task_status=_OnceStarted(established))
@@ -278,13 +275,13 @@ class _Link:
 
     def _build(self) -> Channel:
         self._context.leases.changed.set()
-        served = self._assignment.served
-        return self._context.registry.build(
+        served, serving = self._assignment.served, self._context.serving
+        return serving.registry.build(
             ChannelConfig(
                 type=served.channel_type,
                 installation_id=self._assignment.id,
                 raw=served.opened,
-                handler=self._context.handler_for(served.installation),
+                handler=serving.handler_for(served.installation),
                 fence=self._lease.fence,
                 health=self._lease.health,
             )

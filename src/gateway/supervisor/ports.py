@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from gateway.channel.channel import Channel, ConnectionState, InboundHandler, LinkHealth
+from gateway.channel.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,16 @@ RunOutbox = Callable[[Installation, int, Channel], Awaitable[None]]
 On cancellation it finishes the sends in flight or leaves them to the next holder. The cancellation comes before the
 lease is released.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How the bots of this process are served: the platforms, and what connects their links with the rest of it."""
+
+    registry: Registry
+    open_secrets: OpenSecrets
+    handler_for: HandlerFor
+    run_outbox: RunOutbox
 
 
 class Observer(Protocol):

@@ -15,15 +15,14 @@ import structlog
 import trio
 
 from gateway.channel.channel import ConnectionState
-from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
-from gateway.core.lease import SHIELDS_UNDER_LEASE_SECONDS, LeaseSettings
+from gateway.core.lease import SHIELDS_UNDER_LEASE_SECONDS
 from gateway.errors import StoreError
 from gateway.supervisor.fleet import SWEEP_SECONDS, Fleet
 from gateway.supervisor.installation import Assignment, InstallationContext, run_installation
 from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_recorder, run_lease_keeper
 from gateway.supervisor.phases import Phase
-from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, Observer, OpenSecrets, RunOutbox, Unobserved
+from gateway.supervisor.ports import Installation, LeaseStore, Serving
 
 logger = structlog.get_logger(__name__)
 
@@ -32,20 +31,15 @@ _SWEEP_GAP_SECONDS = 0.1
 
 
 async def run_supervisor(
+    leases: Leases,
+    serving: Serving,
     *,
-    store: LeaseStore,
-    registry: Registry,
-    open_secrets: OpenSecrets,
-    handler_for: HandlerFor,
-    run_outbox: RunOutbox,
-    settings: LeaseSettings,
     node_id: str,
     wake: Signal,
     releases: Topics,
     stop: trio.Event,
     shutdown_seconds: float = 15.0,
     jitter: Callable[[], float] = random.random,
-    observer: Observer | None = None,
     task_status: trio.TaskStatus[Fleet] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve every installation of the registered types until `stop` is set, and return when all of them are drained.
@@ -61,11 +55,11 @@ async def run_supervisor(
     Error handling: an unreachable database ends only the leases that it does not confirm. An exception raised here is a
     bug, and meant to end the process.
     """
-    leases = Leases(store, settings, observer or Unobserved())
-    fleet = Fleet(leases, registry, open_secrets, node_id)
-    context = InstallationContext(leases, registry, handler_for, run_outbox, releases, jitter)
-    if not settings.shields_fit:
-        logger.warning("lease_margin_short", margin_seconds=settings.margin_seconds, needed=SHIELDS_UNDER_LEASE_SECONDS)
+    fleet = Fleet(leases, serving, node_id)
+    context = InstallationContext(leases, serving, releases, jitter)
+    if not leases.settings.shields_fit:
+        margin = leases.settings.margin_seconds
+        logger.warning("lease_margin_short", margin_seconds=margin, needed=SHIELDS_UNDER_LEASE_SECONDS)
     task_status.started(fleet)
     # The nesting is the order of the end: sweeping stops first, then the installations drain, and the keeper of their
     # leases ends last, because they need their leases until they are drained.
@@ -112,7 +106,7 @@ async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installa
     For example, a config that is nested too deeply cannot be read. It must not end the installations that run.
     """
     try:
-        return await fleet.leases.store.list_active(context.registry.types())
+        return await fleet.leases.store.list_active(context.serving.registry.types())
     except StoreError:
         raise
     except Exception as error:

@@ -8,14 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from gateway.channel.channel import ConnectionState
+from gateway.channel.channel import Channel, ConnectionState, InboundHandler
 from gateway.channel.registry import Registry
 from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.lease import Leases
 from gateway.supervisor.phases import Phase
-from gateway.supervisor.ports import Installation, Unobserved
+from gateway.supervisor.ports import Installation, Serving, Unobserved
 from support.lease_memory import LeaseTable, MemoryLeaseStore, Wire
 from support.toy_channel import TOY, ToyPlatform
 
@@ -35,6 +35,14 @@ class Vault:
         return {**installation.config, "secret": "opened " + installation.config["secret"]}
 
 
+def _no_handler(_installation: Installation) -> InboundHandler:
+    raise AssertionError("no link is opened here")
+
+
+async def _no_outbox(_installation: Installation, _epoch: int, _channel: Channel) -> None:
+    raise AssertionError("no link is opened here")
+
+
 @pytest.fixture
 def vault() -> Vault:
     return Vault()
@@ -45,7 +53,9 @@ def fleet(vault: Vault) -> Fleet:
     registry = Registry()
     registry.register(TOY, ToyPlatform().factory("node"))
     store = MemoryLeaseStore(LeaseTable(), Wire())
-    return Fleet(Leases(store, LeaseSettings(), Unobserved()), registry, vault.open, "node")
+    return Fleet(
+        Leases(store, LeaseSettings(), Unobserved()), Serving(registry, vault.open, _no_handler, _no_outbox), "node"
+    )
 
 
 def row(id_: UUID = A, secret: str = "s1", *, lease_seconds: float | None = None) -> Installation:

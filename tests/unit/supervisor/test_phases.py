@@ -24,7 +24,7 @@ def test_every_phase_has_its_row_and_a_drain_leads_out_of_each() -> None:
         assert follow(phase, Trigger.WITHDRAW) is Phase.WITHDRAWN
 
 
-@pytest.mark.parametrize("phase", LEAVING)
+@pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.WITHDRAWN])
 def test_final_phase_absorbs_whatever_the_task_reports_late(phase: Phase) -> None:
     assert {follow(phase, trigger) for trigger in Trigger} == {phase}
 
