@@ -6,7 +6,7 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ from gateway.simulator.events import MESSAGE_RECEIVED, envelope, message_event
 from gateway.simulator.exchange import Answer, ConnectionLost, Request, Router, json_answer
 from gateway.simulator.faults import CallFault, Faults, HandshakeFault, PushFault
 from gateway.simulator.limits import Limits
-from gateway.simulator.messages import FORWARDED, Draft, Message, MessageStore, place_mentions
+from gateway.simulator.messages import FORWARDED, Draft, Mention, Message, MessageStore, place_mentions
 from gateway.simulator.platform import REGIONS, App, Chat, Person, Platform, derive
 from gateway.simulator.resources import Attachment, ResourceStore
 from gateway.simulator.rest import add_routes
@@ -34,6 +34,34 @@ CLIENT_CONFIG = {"ReconnectCount": -1, "ReconnectInterval": 120, "ReconnectNonce
 """The default client configuration that the platform hands out; intervals are in seconds."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """What a person writes.
+
+    - Each `@Name` of a chat member in `text` becomes a mention. `mentions` that the text does not name are added in
+      front.
+    - `content` replaces the text for other message types.
+    - One of the `attachments` without text is a message of its kind. With text, or several, they make a post. In a
+      given `content`, an `image_key` or `file_key` that is an attachment's name becomes its key.
+    - `forwards` are ids of messages that this one bundles, instead of words.
+    - `age_seconds` dates the message back.
+    - `plan` says in which parts and order the event is sent.
+    """
+
+    text: str = ""
+    message_type: str = "text"
+    content: dict[str, Any] | str | None = None
+    mentions: Sequence[App | Person] = ()
+    attachments: Sequence[Attachment] = ()
+    forwards: Sequence[str] = ()
+    reply_to: str = ""
+    in_thread: bool = False
+    plan: PushPlan = field(default_factory=PushPlan)
+    age_seconds: float = 0.0
+    message_id: str = ""
+    event_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,58 +196,36 @@ class Simulator:
 
     # -- events
 
-    def say(
-        self,
-        person: Person,
-        to: App | Chat,
-        text: str = "",
-        *,
-        message_type: str = "text",
-        content: dict[str, Any] | str | None = None,
-        mentions: Sequence[App | Person] = (),
-        attachments: Sequence[Attachment] = (),
-        forwards: Sequence[str] = (),
-        reply_to: str = "",
-        in_thread: bool = False,
-        chunks: int = 1,
-        order: Sequence[int] | None = None,
-        age_seconds: float = 0.0,
-        message_id: str = "",
-        event_id: str = "",
-    ) -> Said:
+    def say(self, person: Person, to: App | Chat, said: Utterance | str) -> Said:
         """Write as a person, in the direct chat with an app or in a group. Each bot that may receive it gets an event.
-
-        - Each `@Name` of a chat member in `text` becomes a mention. `mentions` that the text does not name are added in
-          front.
-        - `content` replaces the text for other message types.
-        - One of the `attachments` without text is a message of its kind. With text, or several, they make a post. In a
-          given `content`, an `image_key` or `file_key` that is an attachment's name becomes its key.
-        - `forwards` are ids of messages that this one bundles, instead of words.
-        - `age_seconds` dates the message back.
-        - `chunks` and `order` are those of `PushPlan`.
 
         Raises Refusal for a replied or forwarded message that does not exist. Raises ValueError for attachments that no
         message can hold, and for a forwarded message of a chat that the person is not in.
         """
+        if isinstance(said, str):
+            said = Utterance(said)
         chat = to if isinstance(to, Chat) else self.platform.direct_chat(person, to)
-        text = _name_first(text, mentions)
-        text, mentioned = place_mentions(text, [*self._candidates(mentions), *self._members(chat)])
-        originals = [self._seen_by(person, message_id) for message_id in forwards]
-        if originals:
-            message_type, content = "merge_forward", FORWARDED
-        elif content is None:
-            message_type, content = compose(self.resources, message_type, text, mentioned, attachments)
-        elif attachments and isinstance(content, dict):
-            content = place_attachments(self.resources, content, attachments)
-        body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
-        draft = Draft(message_type, body, reply_to=reply_to, in_thread=in_thread)
-        sent_at = self.clock.wall_ms() - round(age_seconds * 1000)
-        message = self.messages.write(person, chat, draft, mentioned, now_ms=sent_at, message_id=message_id)
+        originals = [self._seen_by(person, message_id) for message_id in said.forwards]
+        draft, mentioned = self._draft(said, chat)
+        sent_at = self.clock.wall_ms() - round(said.age_seconds * 1000)
+        message = self.messages.write(person, chat, draft, mentioned, now_ms=sent_at, message_id=said.message_id)
         if originals:
             self.messages.forward(message, originals)
-        plan = PushPlan(chunks, None if order is None else tuple(order))
         hearing = [app for app in self._bots(chat) if _hears(app, chat, message)]
-        return Said(message, tuple(self._push_message(app, message, plan, event_id) for app in hearing))
+        return Said(message, tuple(self._push_message(app, message, said.plan, said.event_id) for app in hearing))
+
+    def _draft(self, said: Utterance, chat: Chat) -> tuple[Draft, tuple[Mention, ...]]:
+        text = _name_first(said.text, said.mentions)
+        text, mentioned = place_mentions(text, [*self._candidates(said.mentions), *self._members(chat)])
+        message_type, content = said.message_type, said.content
+        if said.forwards:
+            message_type, content = "merge_forward", FORWARDED
+        elif content is None:
+            message_type, content = compose(self.resources, message_type, text, mentioned, said.attachments)
+        elif said.attachments and isinstance(content, dict):
+            content = place_attachments(self.resources, content, said.attachments)
+        body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+        return Draft(message_type, body, reply_to=said.reply_to, in_thread=said.in_thread), mentioned
 
     def _seen_by(self, person: Person, message_id: str) -> Message:
         message = self.messages.get(message_id)

@@ -10,7 +10,7 @@ import trio.testing
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import Chat, Person, open_id
 from gateway.simulator.resources import Attachment
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 from support.platform_caller import MESSAGES, Caller
 
 
@@ -43,8 +43,8 @@ async def test_forwarded_bundle_reads_as_parent_and_children(
     simulator: Simulator, caller: Caller, chat: Chat, ada: Person, grace: Person, elsewhere: Chat
 ) -> None:
     first = simulator.say(ada, elsewhere, "hi @Grace").message
-    second = simulator.say(grace, elsewhere, "yes", reply_to=first.message_id).message
-    said = simulator.say(ada, chat, forwards=[first.message_id, second.message_id])
+    second = simulator.say(grace, elsewhere, Utterance("yes", reply_to=first.message_id)).message
+    said = simulator.say(ada, chat, Utterance(forwards=[first.message_id, second.message_id]))
 
     assert (said.message.message_type, said.message.content) == ("merge_forward", "Merged and Forwarded Message")
     assert b'"content":"Merged and Forwarded Message"' in said.event.payload
@@ -62,10 +62,10 @@ async def test_forwarded_bundle_inside_a_bundle_is_read_with_it(
     simulator: Simulator, caller: Caller, chat: Chat, ada: Person, elsewhere: Chat
 ) -> None:
     leaf = simulator.say(ada, elsewhere, "leaf").message
-    inner = simulator.say(ada, elsewhere, forwards=[leaf.message_id]).message
-    middle = simulator.say(ada, elsewhere, forwards=[inner.message_id]).message
+    inner = simulator.say(ada, elsewhere, Utterance(forwards=[leaf.message_id])).message
+    middle = simulator.say(ada, elsewhere, Utterance(forwards=[inner.message_id])).message
     last = simulator.say(ada, elsewhere, "last").message
-    outer = simulator.say(ada, chat, forwards=[middle.message_id, last.message_id]).message
+    outer = simulator.say(ada, chat, Utterance(forwards=[middle.message_id, last.message_id])).message
 
     items = await read(caller, outer)
     assert [item["msg_type"] for item in items] == ["merge_forward"] * 3 + ["text"] * 2
@@ -82,8 +82,8 @@ async def test_forwarded_bundle_inside_a_bundle_is_read_with_it(
 async def test_forwarded_picture_cannot_be_downloaded(
     simulator: Simulator, caller: Caller, chat: Chat, ada: Person
 ) -> None:
-    picture = simulator.say(ada, chat, attachments=[Attachment("image")]).message
-    bundle = simulator.say(ada, chat, forwards=[picture.message_id]).message
+    picture = simulator.say(ada, chat, Utterance(attachments=[Attachment("image")])).message
+    bundle = simulator.say(ada, chat, Utterance(forwards=[picture.message_id])).message
     _, child = await read(caller, bundle)
     key = child["body"]["content"].split('"')[3]
 
@@ -97,14 +97,14 @@ async def test_forwarding_what_a_person_cannot_see_is_refused(
 ) -> None:
     secret = simulator.say(ada, chat, "between us").message
     with pytest.raises(ValueError, match="Grace is not in the chat"):
-        simulator.say(grace, elsewhere, forwards=[secret.message_id])
+        simulator.say(grace, elsewhere, Utterance(forwards=[secret.message_id]))
 
 
 async def test_forwarded_messages_are_forgotten_with_their_bundle(ada: Person) -> None:
     simulator = Simulator(history_max=2)
     chat = simulator.create_group("G", [], [simulator.create_person("Ada")])
     leaf = simulator.say(ada, chat, "leaf").message
-    bundle = simulator.say(ada, chat, forwards=[leaf.message_id]).message
+    bundle = simulator.say(ada, chat, Utterance(forwards=[leaf.message_id])).message
     [child] = simulator.messages.bundled(bundle.message_id)
     for _ in range(2):
         simulator.say(ada, chat, "more")
@@ -132,7 +132,7 @@ async def test_list_is_by_time_written_and_keeps_recalled_ones_without_content(
     simulator: Simulator, caller: Caller, chat: Chat, ada: Person
 ) -> None:
     new = simulator.say(ada, chat, "new").message
-    old = simulator.say(ada, chat, "old @Echo", age_seconds=60).message
+    old = simulator.say(ada, chat, Utterance("old @Echo", age_seconds=60)).message
     simulator.messages.withdraw(old.message_id)
 
     document = await listed(caller, "chat", chat.chat_id)
@@ -146,8 +146,8 @@ async def test_topic_is_listed_by_its_thread_and_the_chat_lists_its_root(
     simulator: Simulator, caller: Caller, ada: Person
 ) -> None:
     group = simulator.create_group("Team", [caller.app], [ada])
-    root = simulator.say(ada, group, "topic", in_thread=True)
-    reply = simulator.say(ada, group, "reply", reply_to=root.message.message_id)
+    root = simulator.say(ada, group, Utterance("topic", in_thread=True))
+    reply = simulator.say(ada, group, Utterance("reply", reply_to=root.message.message_id))
     quote = simulator.say(ada, group, "aside").message
 
     assert (reply.message.root_id, reply.message.parent_id) == (root.message.message_id,) * 2
@@ -175,7 +175,7 @@ async def test_topic_is_listed_by_its_thread_and_the_chat_lists_its_root(
 async def test_list_wrong_arguments_are_refused(
     simulator: Simulator, caller: Caller, chat: Chat, ada: Person, kind: str, arguments: dict[str, str], code: int
 ) -> None:
-    root = simulator.say(ada, chat, "topic", in_thread=True).message
+    root = simulator.say(ada, chat, Utterance("topic", in_thread=True)).message
     container = arguments.pop("container_id", chat.chat_id if kind == "chat" else root.thread_id)
     assert (await listed(caller, kind, container, **arguments))["code"] == code
 
@@ -183,7 +183,7 @@ async def test_list_wrong_arguments_are_refused(
 async def test_thread_of_a_chat_without_the_bot_is_refused(
     simulator: Simulator, caller: Caller, ada: Person, elsewhere: Chat
 ) -> None:
-    root = simulator.say(ada, elsewhere, "topic", in_thread=True).message
+    root = simulator.say(ada, elsewhere, Utterance("topic", in_thread=True)).message
     assert (await listed(caller, "thread", root.thread_id))["code"] == 230002
 
 

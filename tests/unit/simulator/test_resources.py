@@ -13,7 +13,7 @@ from gateway.simulator.exchange import Answer, ConnectionLost
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import Chat, Person
 from gateway.simulator.resources import Attachment, ResourceStore, keys_in
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 from support.platform_caller import MESSAGES, Caller
 
 PICTURE = b"\x89PNG picture"
@@ -33,7 +33,7 @@ async def download(caller: Caller, message: Message, key: str, asked_as: str) ->
 
 
 def say(simulator: Simulator, person: Person, chat: Chat, *attachments: Attachment, text: str = "") -> Message:
-    return simulator.say(person, chat, text, attachments=attachments).message
+    return simulator.say(person, chat, Utterance(text, attachments=attachments)).message
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_attachment_named_in_given_content_gets_its_key_there(
 ) -> None:
     given = {"title": "T", "content": [[{"tag": "text", "text": "a.png"}, {"tag": "img", "image_key": "a.png"}]]}
     message = simulator.say(
-        ada, chat, message_type="post", content=given, attachments=[Attachment("image", "a.png")]
+        ada, chat, Utterance(message_type="post", content=given, attachments=[Attachment("image", "a.png")])
     ).message
 
     words, picture = content(message)["content"][0]
