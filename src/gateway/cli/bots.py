@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gateway.channel.installation import InstallationView
 from gateway.channel.push import events_url
-
-if TYPE_CHECKING:
-    from gateway.channel.installation import InstallationView
-    from gateway.config import Settings
-
+from gateway.config import Settings
+from gateway.lark.api.region import console_url
 
 REPLACE_HELP = "Put the app in the place of another one that is the agent's live bot, which then stops at once."
 
@@ -19,8 +17,6 @@ def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
 
     For an installation in HTTP mode, the URL to which its events are posted is added.
     """
-    from gateway.lark.api.region import console_url
-
     links: dict[str, Any] = {"console_url": console_url(view.region, view.app_id)}
     if view.event_mode == "http":
         links["events_url"] = events_url(settings.http.public_url, view.id)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import trio
 
 from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnauthorized
+from gateway.channel.installation import InstallationView
+from gateway.config import Settings
 from gateway.errors import GatewayError
-from gateway.keyring import UnreadableSecret
-
-if TYPE_CHECKING:
-    from gateway.channel.installation import InstallationView
-    from gateway.config import Settings
-    from gateway.keyring import KeyRing
-    from gateway.lark.api.client import HttpClient
-    from gateway.postgres.pool import Pool
-    from gateway.work.checkup import Link
+from gateway.keyring import KeyRing, UnreadableSecret, open_config
+from gateway.lark.api.client import HttpClient, LarkClient
+from gateway.lark.api.clients import InstallationSource
+from gateway.lark.api.region import Region, open_base_url
+from gateway.work.checkup import Link
 
 HEALTHY_STATES = frozenset({"live", "http", "revoked"})
 HELD_STATES = frozenset({"live", "http", "connecting", "deaf"})
@@ -120,14 +117,8 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
         return f"the platform could not be asked: {error}"
 
 
-def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: HttpClient) -> Ask:
+def ask_lark(settings: Settings, store: InstallationSource, ring: KeyRing | None, http: HttpClient) -> Ask:
     """Return a function that asks Lark or Feishu about a bot, with the bot's stored credentials."""
-    from gateway.keyring import open_config
-    from gateway.lark.api.client import LarkClient
-    from gateway.lark.api.region import Region, open_base_url
-    from gateway.postgres.installation_store import PostgresInstallationStore
-
-    store = PostgresInstallationStore(pool)
 
     async def ask(view: InstallationView) -> str:
         stored = await store.stored(view.id)

@@ -13,6 +13,7 @@ from gateway.channel.channel import Channel, ConnectionState
 from gateway.channel.lookup import Introductions
 from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
+from gateway.daemon.administration import directory_on
 from gateway.daemon.database import open_secrets
 from gateway.daemon.foundation import Foundation, utc_now
 from gateway.daemon.platforms import scan_service
@@ -166,7 +167,7 @@ def _lease_settings(settings: Settings) -> LeaseSettings:
 
 
 def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: ScanService | None) -> http.Services:
-    directory = Directory(PostgresDirectoryStore(foundation.pool))
+    directory = directory_on(foundation.pool)
     pushed, limits = services.inbound.pushed, foundation.settings.limits
     return http.Services(
         authenticate=directory.authenticate,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from uuid import UUID
 
@@ -12,10 +14,11 @@ import structlog
 from gateway.channel.channel import ChannelFactory
 from gateway.channel.registry import Traits
 from gateway.config import Settings
-from gateway.daemon.database import open_secrets
+from gateway.daemon.database import open_database, open_keyring, open_secrets
 from gateway.daemon.foundation import Foundation
+from gateway.errors import ConfigError
 from gateway.keyring import KeyRing
-from gateway.lark.api.client import HttpClient
+from gateway.lark.api.client import CONNECTIONS_MAX, HttpClient, open_http_client
 from gateway.lark.api.clients import InstallationClients
 from gateway.lark.api.proxy import Proxies
 from gateway.lark.chat import channel as lark
@@ -25,13 +28,16 @@ from gateway.lark.chat.content import CHANNEL_TYPE
 from gateway.lark.chat.lookup import LarkLookup
 from gateway.lark.chat.resources import LarkFiles
 from gateway.lark.install.scan import ScanService, ask_over
-from gateway.lark.install.service import InstallationService, identify_over
+from gateway.lark.install.service import InstallationService, identify_over, identify_with
 from gateway.observe.events import AckObserver
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 
 log = structlog.get_logger()
+
+SCAN_CONNECTIONS = 2
+"""The connections of a command that follows one scan."""
 
 Register = Callable[[Foundation], None]
 """Registers a platform. If a platform lacks something it needs, the function logs that and registers nothing."""
@@ -80,6 +86,44 @@ def _lark_factory(foundation: Foundation) -> ChannelFactory:
 
 
 PLATFORMS: tuple[Register, ...] = (register_lark,)
+
+
+def open_platform_client(
+    settings: Settings, *, tls: ssl.SSLContext | None = None, connections_max: int = CONNECTIONS_MAX
+) -> AbstractAsyncContextManager[HttpClient]:
+    """Open the HTTP client for calls of platforms, through the configured proxy. Raises ConfigError."""
+    proxy = settings.lark.proxy_url
+    return open_http_client(
+        proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls, connections_max=connections_max
+    )
+
+
+@asynccontextmanager
+async def open_installations(settings: Settings) -> AsyncIterator[InstallationService]:
+    """Open the bots of a database beside a daemon that may run. The pool is closed with the block.
+
+    The HTTP client is opened for each call, so that a proxy that cannot be used spoils only what calls the platform.
+    """
+    proxy = settings.lark.proxy_url
+    identify = identify_with(settings.lark.open_base_url, proxy_url=proxy.get_secret_value() if proxy else None)
+    async with open_database(settings, attach=True) as pool:
+        yield InstallationService(PostgresInstallationStore(pool), open_keyring(settings), identify)
+
+
+@asynccontextmanager
+async def open_scans(settings: Settings) -> AsyncIterator[ScanService]:
+    """Open the scans of codes beside a daemon that may run. Everything is closed with the block.
+
+    Raises ConfigError if there is no key to store an app secret under.
+    """
+    async with (
+        open_database(settings, attach=True) as pool,
+        open_platform_client(settings, connections_max=SCAN_CONNECTIONS) as http,
+    ):
+        ring = open_keyring(settings)
+        if ring is None:
+            raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
+        yield scan_service(settings, pool, http, ring)
 
 
 def scan_service(

@@ -13,10 +13,10 @@ from gateway.config import Settings
 from gateway.daemon.database import open_keyring, open_migrated, open_pool_on
 from gateway.daemon.foundation import Foundation
 from gateway.daemon.intake import Ready, start_intake
-from gateway.daemon.platforms import PLATFORMS, Register
-from gateway.daemon.services import open_services, run_backfills, start_services
+from gateway.daemon.platforms import PLATFORMS, Register, open_platform_client
+from gateway.daemon.services import build_services, run_backfills, start_services
 from gateway.keyring import KeyRing
-from gateway.lark.api.client import open_http_client, trusted_context
+from gateway.lark.api.client import trusted_context
 from gateway.lark.api.clients import LarkClients
 from gateway.observe.notify import Notifier, run_watchdog
 
@@ -48,7 +48,7 @@ async def run_daemon(
         async with _open_foundation(settings, conninfo, ring) as foundation, trio.open_nursery() as running:
             for register in platforms:
                 register(foundation)
-            services = open_services(foundation)
+            services = build_services(foundation)
             await start_services(running, foundation, services)
             async with trio.open_nursery() as intake:
                 ready = await start_intake(intake, foundation, services, stop)
@@ -75,12 +75,11 @@ async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.Canc
 @asynccontextmanager
 async def _open_foundation(settings: Settings, conninfo: str, ring: KeyRing | None) -> AsyncIterator[Foundation]:
     """Open the pools and the HTTP client. All are closed with the block."""
-    proxy = settings.lark.proxy_url
     tls = trusted_context()
     async with (
         open_pool_on(conninfo, settings) as pool,
         open_pool_on(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
-        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls) as http,
+        open_platform_client(settings, tls=tls) as http,
     ):
         lark = LarkClients(
             http,

@@ -83,7 +83,7 @@ class Webhooks:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services that the intake needs. `open_services` builds them, `start_services` starts them."""
+    """The services that the intake needs. `build_services` builds them, `start_services` starts them."""
 
     inbound: Inbound
     tasks: TaskService
@@ -92,7 +92,7 @@ class Services:
     webhooks: Webhooks
 
 
-def open_services(foundation: Foundation) -> Services:
+def build_services(foundation: Foundation) -> Services:
     """Build the services. Nothing runs yet, and the caller still closes the pools and clients."""
     limits = LossLimits(silent_seconds=foundation.settings.limits.runtime_silence_seconds)
     issues = IssueService(PostgresIssueStore(foundation.pool, silent_seconds=limits.silent_seconds))
