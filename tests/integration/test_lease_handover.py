@@ -22,10 +22,11 @@ from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool, open_pool
 from gateway.supervisor.lease import Leases
-from gateway.supervisor.ports import Serving, Unobserved
+from gateway.supervisor.ports import Serving
 from gateway.supervisor.sweep import run_supervisor
 from support.lease_postgres import PostgresDesk
 from support.lease_world import OutboxLog, open_toy_secrets
+from support.recording import Recording
 from support.toy_channel import TOY, ToyPlatform
 
 SETTINGS = LeaseSettings.derived(3)
@@ -35,24 +36,17 @@ async def _settled(_message: InboundMessage) -> Verdict:
     return Verdict.SETTLED
 
 
-class Onlooker(Unobserved):
-    """Notices that a daemon was told that somebody else holds a lease."""
-
-    def __init__(self) -> None:
-        self.stands_by = trio.Event()
-
-    def lease_operation(self, operation: str, outcome: str) -> None:
-        if (operation, outcome) == ("acquire", "held"):
-            self.stands_by.set()
-
-
 @dataclass(slots=True, eq=False)
 class Daemon:
     name: str
     pool: Pool
-    onlooker: Onlooker = field(default_factory=Onlooker)
+    recorder: Recording = field(default_factory=Recording)
     stop: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def stands_by(self) -> None:
+        """Wait until the daemon was told that another one holds the lease."""
+        await self.recorder.until("channel_lease_operations", "acquire", "held")
 
 
 @dataclass(slots=True)
@@ -86,7 +80,7 @@ class House:
                     await nursery.start(run_listener, connect, callbacks)
                     serve = partial(
                         run_supervisor,
-                        Leases(PostgresLeaseStore(pool), SETTINGS, daemon.onlooker),
+                        Leases(PostgresLeaseStore(pool), SETTINGS, daemon.recorder),
                         Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
                         node_id=name,
                         wake=wake,
@@ -123,7 +117,7 @@ async def test_stopped_owner_hands_over_within_half_a_second(desk: PostgresDesk,
     async with open_house(database) as house:
         owner = await house.start("a")
         await house.platform.until_live(bot, on="a")
-        await (await house.start("b")).onlooker.stands_by.wait()
+        await (await house.start("b")).stands_by()
         stopped_at = trio.current_time()
         owner.stop.set()
         link = await house.platform.until_live(bot, on="b")
@@ -135,7 +129,7 @@ async def test_owner_that_vanishes_is_replaced_within_ttl_and_a_second(desk: Pos
     async with open_house(database) as house:
         owner = await house.start("a")
         await house.platform.until_live(bot, on="a")
-        await (await house.start("b")).onlooker.stands_by.wait()
+        await (await house.start("b")).stands_by()
         owner.pool.close()
         await desk.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ~* 'lease'"

@@ -17,6 +17,7 @@ from gateway.postgres.pool import Pool, open_pool
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.ports import Attempt, ClaimedMessage, LossLimits, Place
 from gateway.work.tasks.tasks import Assignment, TaskService
+from support.recording import Recording
 from support.task_world import Session, World, hearing_events, open_world, ringing
 
 
@@ -335,7 +336,7 @@ async def test_complete_output_with_nul_is_stored_without_it(pool: Pool) -> None
     session = await world.add_session()
     assignment = await world.running(session)
     await world.service.complete(world.runtime, assignment.claim.identity, "a\x00b\ud800")
-    assert await world.answers(session) == ["ab?"]
+    assert await world.answers(session) == ["ab\ufffd"]
 
 
 async def test_complete_topic_is_answered_inside_the_topic(pool: Pool) -> None:
@@ -541,20 +542,18 @@ async def call(world: World, action: str, runtime: RuntimePrincipal, attempt: At
     return await getattr(world.service, action)(runtime, attempt, *arguments)
 
 
-async def test_ended_runs_are_told_of_once_with_their_length(pool: Pool) -> None:
+async def test_ended_runs_are_counted_once_with_their_length(pool: Pool) -> None:
     world = await open_world(pool)
-    heard: list[tuple[str, str, bool]] = []
-
-    def hear(kind: str, status: str, run_seconds: float | None) -> None:
-        heard.append((kind, status, run_seconds is not None and run_seconds >= 0))
-
-    service = TaskService(world.store, world.queue, ended=hear)
+    recorder = Recording()
+    service = TaskService(world.store, world.queue, recorder=recorder)
     done, retried, failed = [await world.running(await world.add_session()) for _ in range(3)]
     for _ in range(2):
         await service.complete(world.runtime, done.claim.identity, "ok")
     await service.fail(world.runtime, retried.claim.identity, "x", "timeout")
     await service.fail(world.runtime, failed.claim.identity, "x")
-    assert heard == [("chat", "completed", True), ("chat", "failed", True)]
+    assert recorder.seen("agent_task_terminal") == [("chat", "completed"), ("chat", "failed")]
+    assert recorder.seen("agent_task_run_seconds") == [("chat",)] * 2
+    assert min(recorder.values("agent_task_run_seconds")) >= 0
 
 
 # Lost tasks

@@ -13,6 +13,7 @@ from gateway.channel.errors import (
     PlatformUnavailable,
 )
 from support.outbox_channel import MemoryOutboxStore, raising, sending, sleeping
+from support.recording import Recording
 from support.simulated import simulated
 from support.typing_channel import MemoryTypingStore, TypingToy
 
@@ -38,7 +39,8 @@ def platform() -> TypingToy:
 async def test_sign_is_shown_while_the_run_lasts_and_gone_before_the_answer(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
 ) -> None:
-    async with sending(store, platform, typing=typing) as wake:
+    recorder = Recording()
+    async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(60)
@@ -49,6 +51,7 @@ async def test_sign_is_shown_while_the_run_lasts_and_gone_before_the_answer(
         await trio.sleep(0.5)
     assert (sign.status, platform.log) == ("gone", WHOLE)
     assert platform.call_times[0] - ended < 0.1
+    assert recorder.seen("typing_calls") == [("show", "ok"), ("hide", "ok")]
 
 
 @simulated
@@ -124,11 +127,13 @@ async def test_sign_that_is_not_to_be_shown_now_is_given_up_and_answered_at_once
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: PlatformError
 ) -> None:
     platform.before_show = [raising(error)]
-    async with sending(store, platform, typing=typing) as wake:
+    recorder = Recording()
+    async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(30)
         assert sign.status == "failed"
+        assert recorder.seen("typing_calls") == [("show", "failed")]
         ended = trio.current_time()
         typing.end(sign, "done")
         wake.set()
@@ -360,7 +365,8 @@ async def test_fault_of_our_own_costs_the_sign_and_nothing_else(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
 ) -> None:
     platform.before_show = [raising(ValueError("secret")), raising(ValueError("secret"))]
-    async with sending(store, platform, typing=typing) as wake:
+    recorder = Recording()
+    async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(100)
@@ -370,3 +376,5 @@ async def test_fault_of_our_own_costs_the_sign_and_nothing_else(
         await trio.sleep(10)
     assert platform.texts("oc_om_1") == ["done"]
     assert sign.status == "gone"
+    faults = [("show", "fault"), ("show", "postponed")] * 2
+    assert recorder.seen("typing_calls") == [*faults, ("show", "ok"), ("hide", "ok")]

@@ -20,9 +20,10 @@ from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.lease import Leases
-from gateway.supervisor.ports import Installation, Serving, Unobserved
+from gateway.supervisor.ports import Installation, Serving
 from gateway.supervisor.sweep import run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
+from support.recording import Recording
 from support.seeded import run_seeded
 from support.toy_channel import TOY, ToyLink, ToyPlatform
 
@@ -71,6 +72,7 @@ class Daemon:
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     fleet: Fleet | None = None
+    recorder: Recording = field(default_factory=Recording)
 
     def crash(self) -> None:
         self.wire.cut = True
@@ -131,7 +133,7 @@ class World:
 
         serve = partial(
             run_supervisor,
-            Leases(daemon.store, self.settings, Unobserved()),
+            Leases(daemon.store, self.settings, daemon.recorder),
             Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
             node_id=daemon.name,
             wake=wake,

@@ -20,6 +20,7 @@ from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, SendingContext, TypingStore
 from gateway.outbound.typing import TypingSender
+from gateway.recorder import SILENT, Recorder
 
 INSTALLATION = UUID(int=7)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -148,18 +149,20 @@ async def sending(
     composers: Mapping[str, Compose] = STORED,
     typing: TypingStore | None = None,
     key_seconds: float = KEY_SECONDS,
+    recorder: Recorder = SILENT,
 ) -> AsyncIterator[Signal]:
     """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
-    channel, governor, lease = platform.channel(), Governor(limits=LIMITS), Lease(installation_id, epoch)
+    channel, governor, lease = platform.channel(), Governor(recorder, limits=LIMITS), Lease(installation_id, epoch)
     context = SendingContext(lease, channel, governor, wake, key_seconds)
-    typing_sender = None if typing is None else TypingSender(context, typing)
+    typing_sender = None if typing is None else TypingSender(context, typing, recorder)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
             context,
             store,
             concurrency=concurrency,
+            recorder=recorder,
             composers=composers,
             typing_sender=typing_sender,
             random_unit=lambda: 0.5,

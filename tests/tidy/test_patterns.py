@@ -26,6 +26,7 @@ from gateway.core.autopilot import describe_run, render_title
 from gateway.core.commands import description_of, parse_command, title_from
 from gateway.core.enrichment import neutralise
 from gateway.core.markdown import is_blank, place_media, shortened, without_links, without_mentions
+from gateway.core.plain import plain
 from gateway.lark.chat.content import flatten
 from gateway.lark.chat.markdown import divide_plain
 from gateway.lark.chat.mentions import Mention, rewrite_mentions
@@ -114,6 +115,8 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.http.console.issues _PICTURE": worst("![](/api/attachments/", "![](/api/attachments/0123456789abcdef-"),
     "gateway.lark.chat.untrusted _UNSTORABLE": worst("\x00", "\ud800"),
     "gateway.lark.chat.mentions _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
+    "gateway.core.plain _TERMINAL_CODE": worst("\x1b[", "\x1b]", "\x1b[0", "\x1b]a", "\x1b ", "1", " ", before="\x1b["),
+    "gateway.core.plain _UNSEEN": worst("\x00", "a"),
     "gateway.core.commands _SILENT": worst(" ", "[Image]", "[Image", "\u200b"),
     "gateway.core.commands _BLANK": worst(" ", "a"),
     "gateway.core.commands _MARKER": worst("[Image]", "[Image", "["),
@@ -377,6 +380,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "rewrite_mentions": lambda text: rewrite_mentions(text, [Mention("@a", "Ann"), Mention("@")], lambda _: True),
     "neutralise": neutralise,
     "is_blank": is_blank,
+    "plain": plain,
     "shortened": partial(shortened, chars_max=100),
     "without_links": without_links,
     "without_mentions": without_mentions,

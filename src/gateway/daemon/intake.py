@@ -26,7 +26,6 @@ from gateway.http.places import PlaceLimits
 from gateway.http.server import serve_http
 from gateway.keyring import KeyRing
 from gateway.lark.install.scan import ScanService, run_installs
-from gateway.observe.events import GovernorObserver, OutboxObserver, SupervisorObserver, TaskObserver, TypingObserver
 from gateway.observe.health import Readiness
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
@@ -108,7 +107,7 @@ async def _run_bots(
         Leases(
             PostgresLeaseStore(foundation.lease_pool),
             _lease_settings(settings),
-            SupervisorObserver(foundation.metrics),
+            foundation.metrics,
         ),
         Serving(
             foundation.registry,
@@ -127,14 +126,14 @@ async def _run_bots(
 
 async def _run_outbox(foundation: Foundation, installation: Installation, epoch: int, channel: Channel) -> None:
     """Send the outbox rows and typing signs of one bot, as long as its lease is held."""
-    settings, metrics = foundation.settings, foundation.metrics
+    settings, recorder = foundation.settings, foundation.metrics
     prompts = BindingPrompts(PostgresBindingStore(foundation.pool), public_url=settings.http.public_url)
     traits = foundation.registry.traits(channel.type)
     with foundation.wakes.outbox.hear(str(installation.id)) as wake:
         context = SendingContext(
             Lease(installation.id, epoch),
             channel,
-            Governor(GovernorObserver(metrics), limits=traits.limits),
+            Governor(recorder, limits=traits.limits),
             wake,
             key_seconds=traits.key_seconds,
             attempt_seconds=settings.hub.reply_timeout_seconds,
@@ -143,17 +142,15 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
             context,
             PostgresOutboxStore(foundation.pool),
             composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
-            typing_sender=TypingSender(context, PostgresTypingStore(foundation.pool), TypingObserver(metrics)),
-            record=OutboxObserver(metrics),
+            typing_sender=TypingSender(context, PostgresTypingStore(foundation.pool), recorder),
+            recorder=recorder,
         )
 
 
 async def _start_installs(
     nursery: trio.Nursery, foundation: Foundation, ring: KeyRing, stop: trio.Event
 ) -> ScanService:
-    service = scan_service(
-        foundation.settings, foundation.pool, foundation.http, ring, on_fault=foundation.count_fault("install")
-    )
+    service = scan_service(foundation.settings, foundation.pool, foundation.http, ring, recorder=foundation.metrics)
     await nursery.start(partial(run_installs, service, stop=stop))
     return service
 
@@ -173,7 +170,7 @@ def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: 
         authenticate=directory.authenticate,
         tasks=services.tasks,
         health=_readiness(foundation, fleet),
-        metrics=foundation.metrics,
+        recorder=foundation.metrics,
         people=_people(foundation, services, directory, installs),
         attachments=services.attachments,
         take_lark_event=None if pushed is None else pushed.take,
@@ -191,12 +188,12 @@ def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: 
 
 
 def _ingress(foundation: Foundation, services: Services) -> Ingress:
-    webhooks, metrics = services.webhooks, foundation.metrics
+    webhooks = services.webhooks
     return Ingress(
         webhooks.intake,
         webhooks.gates,
         webhooks.known_tokens,
-        limited=lambda gate: metrics.count("gateway_webhook_rate_limited_total", gate=gate),
+        recorder=foundation.metrics,
         body_bytes_max=foundation.settings.webhooks.body_bytes_max,
         trusted_proxies=foundation.settings.http.trusted_proxies,
     )
@@ -211,7 +208,7 @@ def _people(
         directory=directory,
         bindings=BindingService(PostgresBindingStore(pool), Introductions(foundation.registry.lookups()).of),
         workplace=_workplace(foundation, services),
-        chats=ChatService(PostgresChatStore(pool), ended=TaskObserver(foundation.metrics)),
+        chats=ChatService(PostgresChatStore(pool), recorder=foundation.metrics),
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),
         issues=PostgresIssuePages(pool),
         feed=foundation.wakes.feed,
@@ -258,15 +255,15 @@ async def _migrations_problem(foundation: Foundation) -> str | None:
 
 async def _run_gauges(foundation: Foundation, fleet: Fleet, stop: trio.Event) -> None:
     """Set the gauges regularly, until `stop` is set."""
-    metrics, pool = foundation.metrics, foundation.pool
+    recorder, pool = foundation.metrics, foundation.pool
     while not stop.is_set():
         for channel in foundation.registry.types():
             for state in ConnectionState:
                 count = fleet.connections()[channel, state]
-                metrics.set("gateway_channel_connections", count, channel=channel, state=state)
-            metrics.set("gateway_channel_connections_degraded", fleet.degraded()[channel], channel=channel)
-        metrics.set("gateway_database_connections", pool.idle, state="idle")
-        metrics.set("gateway_database_connections", pool.in_use, state="busy")
+                recorder.set("channel_connections", count, channel=channel, state=state)
+            recorder.set("channel_connections_degraded", fleet.degraded()[channel], channel=channel)
+        recorder.set("database_connections", pool.idle, state="idle")
+        recorder.set("database_connections", pool.in_use, state="busy")
         with trio.move_on_after(GAUGE_SECONDS):
             await stop.wait()
 

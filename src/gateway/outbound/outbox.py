@@ -36,6 +36,7 @@ from gateway.outbound.sending import (
     next_step,
 )
 from gateway.outbound.typing import TypingSender
+from gateway.recorder import SILENT, Recorder
 
 logger = structlog.get_logger(__name__)
 
@@ -51,16 +52,8 @@ READ_BACK_RETRY_SECONDS = 60.0
 _TONES = {"answer": Tone.ANSWER, "error": Tone.ERROR}
 """The kinds of rows that runs write. All other kinds are notices."""
 
-Record = Callable[[str, str], None]
-"""Counts the outcome of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
-
-
 STORED: Mapping[str, Compose] = MappingProxyType({})
 """No composers: every row holds its own text."""
-
-
-def _unrecorded(_kind: str, _outcome: str) -> None:
-    return None
 
 
 async def run_outbox(
@@ -70,7 +63,7 @@ async def run_outbox(
     composers: Mapping[str, Compose] = STORED,
     typing_sender: TypingSender | None = None,
     concurrency: int = CONCURRENCY_MAX,
-    record: Record = _unrecorded,
+    recorder: Recorder = SILENT,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -86,7 +79,7 @@ async def run_outbox(
     if the first was delivered. Error handling: one row is one unit. Its error is recorded on the row and is not raised
     here. After a failure of the store, the outbox tries again.
     """
-    sender = _Sender(context, store, composers, record, random_unit)
+    sender = _Sender(context, store, composers, recorder, random_unit)
     async with open_workers(PARK_SECONDS) as nursery:
         task_status.started()
         rung = True
@@ -104,7 +97,7 @@ class _Sender:
     _context: SendingContext
     _store: OutboxStore
     _composers: Mapping[str, Compose]
-    _record: Record
+    _recorder: Recorder
     _random_unit: Callable[[], float]
     _flying: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
@@ -181,7 +174,7 @@ class _Sender:
         except StoreUnavailable as error:
             logger.warning("outbox_row_not_settled", row_id=str(row.id), error=str(error))
         except Exception:
-            self._record(row.kind, "fault")
+            self._recorder.count("outbound_attempts", kind=row.kind, outcome="fault")
             logger.exception("outbox_row_not_settled", row_id=str(row.id))
         return False
 
@@ -303,27 +296,27 @@ class _Sender:
                 fresh = await self._store.mark_sent(lease, row.id, message_id)
                 reached("outbox.marked_sent")
                 log.info("outbox_sent", attempts=row.attempts, fenced=not fresh)
-                self._record(row.kind, "sent")
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="sent")
             case NotSent():
                 await self._store.clear_doubt(lease, row.id)
                 log.info("outbox_row_was_not_sent")
             case Postponed(delay, code, reason, doubtful):
                 await self._store.postpone(lease, row, delay, code, reason, doubtful=doubtful)
-                self._record(row.kind, "postponed")
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="postponed")
             case Failed(code, reason):
                 # The chat is told that the answer of a run was not delivered. A failed notice is not reported to it.
                 told = in_every_language(Reply.ANSWER_UNDELIVERED) if row.kind in _TONES else None
                 await self._store.mark_failed(lease, row.id, code, reason, told=told)
-                self._record(row.kind, "failed")
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="failed")
             case Unknown(code, reason):
                 await self._store.mark_unknown(lease, row.id, code, reason)
                 log.error("outbox_result_unknown")
-                self._record(row.kind, "unknown")
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="unknown")
 
     def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:
         log = logger.bind(row_id=str(row.id), kind=row.kind, attempts=row.attempts, reason=_reason(error))
         if not isinstance(error, PlatformError):
-            self._record(row.kind, "fault")
+            self._recorder.count("outbound_attempts", kind=row.kind, outcome="fault")
             log.error("outbox_send_fault", exc_info=error)
         elif final:
             log.error("outbox_send_refused")

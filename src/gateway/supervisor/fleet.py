@@ -150,7 +150,7 @@ class Fleet:
             return UnreadableInstallation(installation, str(error))
         except Exception as error:
             # One malformed row must not keep the others from being served.
-            self.leases.observer.unexpected_error("sweep")
+            self.leases.recorder.count("unexpected_errors", unit="sweep")
             logger.exception("installation_unreadable", installation_id=str(installation.id))
             return UnreadableInstallation(installation, f"its configuration cannot be read ({type(error).__name__})")
         return OpenedInstallation(installation, opened, said)

@@ -165,7 +165,8 @@ async def _serve_until_drained(
             continue
         if isinstance(answer, Lease):
             if freed_at is not None:
-                context.leases.observer.took_over(max(trio.current_time() - freed_at, 0.0))
+                seconds = max(trio.current_time() - freed_at, 0.0)
+                context.leases.recorder.observe("channel_lease_takeover_latency_seconds", seconds)
                 freed_at = None
             await _pause(assignment, await _serve(assignment, context, answer))
         elif isinstance(answer, HeldElsewhere):
@@ -233,7 +234,7 @@ async def _try_link(assignment: Assignment, context: InstallationContext, lease:
     except* StoreError as group:
         pause = max(pause, link.lost(LinkLost(f"the database failed: {_first(group)}")))
     except* Exception as group:
-        context.leases.observer.unexpected_error("installation")
+        context.leases.recorder.count("unexpected_errors", unit="installation")
         logger.exception("installation_failed", installation_id=str(assignment.id), exc_info=group)
         pause = max(pause, link.lost(LinkLost(f"internal error: {type(_first(group)).__name__}")))
     finally:

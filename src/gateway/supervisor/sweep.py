@@ -20,7 +20,7 @@ from gateway.core.lease import SHIELDS_UNDER_LEASE_SECONDS
 from gateway.errors import StoreError
 from gateway.supervisor.fleet import SWEEP_SECONDS, Fleet
 from gateway.supervisor.installation import Assignment, InstallationContext, run_installation
-from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_recorder, run_lease_keeper
+from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_reporter, run_lease_keeper
 from gateway.supervisor.phases import Phase
 from gateway.supervisor.ports import Installation, LeaseStore, Serving
 
@@ -65,7 +65,7 @@ async def run_supervisor(
     # leases ends last, because they need their leases until they are drained.
     async with trio.open_nursery() as services:
         services.start_soon(partial(run_lease_keeper, leases, jitter=jitter))
-        services.start_soon(run_connection_recorder, leases, node_id)
+        services.start_soon(run_connection_reporter, leases, node_id)
         async with trio.open_nursery() as installations:
             async with trio.open_nursery() as sweeping:
                 sweeping.start_soon(_cancel_when, stop, sweeping.cancel_scope)
@@ -110,7 +110,7 @@ async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installa
     except StoreError:
         raise
     except Exception as error:
-        fleet.leases.observer.unexpected_error("sweep")
+        fleet.leases.recorder.count("unexpected_errors", unit="sweep")
         logger.exception("installations_unreadable")
         raise StoreError("the installations cannot be read") from error
 

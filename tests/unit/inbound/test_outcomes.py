@@ -75,6 +75,7 @@ async def test_message_comes_to_the_outcome_of_its_situation(case: Case, fused: 
     async with open_desk(world, fused=fused, issues=world.issues) as desk:
         await desk.receive(case.message)
     assert desk.outcomes == [(case.outcome, case.reason)]
+    assert desk.recorder.seen("channel_events") == [("feishu", case.reason or case.outcome)]
     assert desk.ingested == ["om_1"] * case.run
     assert len(world.message_rows) == case.kept
     expected = [] if case.processed is None else [case.processed]

@@ -15,7 +15,7 @@ from gateway.keyring import UnreadableSecret
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.lease import Leases
 from gateway.supervisor.phases import Phase
-from gateway.supervisor.ports import Installation, Serving, Unobserved
+from gateway.supervisor.ports import Installation, Serving
 from support.lease_memory import LeaseTable, MemoryLeaseStore, Wire
 from support.toy_channel import TOY, ToyPlatform
 
@@ -53,9 +53,7 @@ def fleet(vault: Vault) -> Fleet:
     registry = Registry()
     registry.register(TOY, ToyPlatform().factory("node"))
     store = MemoryLeaseStore(LeaseTable(), Wire())
-    return Fleet(
-        Leases(store, LeaseSettings(), Unobserved()), Serving(registry, vault.open, _no_handler, _no_outbox), "node"
-    )
+    return Fleet(Leases(store, LeaseSettings()), Serving(registry, vault.open, _no_handler, _no_outbox), "node")
 
 
 def row(id_: UUID = A, secret: str = "s1", *, lease_seconds: float | None = None) -> Installation:

@@ -26,11 +26,12 @@ from gateway.errors import RemoteProtocolError
 from gateway.lark.api.client import BotIdentity, LarkClient
 from gateway.lark.api.clients import LarkClients
 from gateway.lark.chat.cards import Rendered, render_answer, render_error, render_text, without_calls_to_all
-from gateway.lark.chat.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
+from gateway.lark.chat.connection import ConnectionSettings, OpenStream, run_connection
 from gateway.lark.chat.content import CHANNEL_TYPE, decode_event, order_key
 from gateway.lark.chat.read_back import find_sent
 from gateway.lark.chat.untrusted import text_in
 from gateway.lark.wire.session import REDELIVER, SETTLED
+from gateway.recorder import SILENT, Recorder
 
 _log = structlog.get_logger()
 
@@ -82,15 +83,13 @@ class LarkChannel:
         *,
         open_stream: OpenStream,
         settings: ConnectionSettings | None = None,
-        on_ack: OnAck | None = None,
-        on_fault: OnFault | None = None,
+        recorder: Recorder = SILENT,
     ) -> None:
         self._config = config
         self._client = client
         self._open_stream = open_stream
         self._settings = settings
-        self._on_ack = on_ack or _ignore
-        self._on_fault = on_fault or _ignore
+        self._recorder = recorder
         self._app_id: str = config.raw["app_id"]
         self._may_call_all = config.raw.get("allow_mention_all") is True
         self._bot = BotIdentity(config.raw.get("bot_open_id", ""), config.raw.get("bot_union_id", ""))
@@ -122,8 +121,7 @@ class LarkChannel:
             fence=self._config.fence,
             health=self._config.health,
             settings=self._settings,
-            on_ack=self._on_ack,
-            on_fault=self._on_fault,
+            recorder=self._recorder,
             task_status=task_status,
         )
 
@@ -250,8 +248,7 @@ def lark_factory(
     *,
     open_stream: OpenStream,
     settings: ConnectionSettings | None = None,
-    on_ack: OnAck | None = None,
-    on_fault: OnFault | None = None,
+    recorder: Recorder = SILENT,
 ) -> ChannelFactory:
     """Return the factory for `feishu`. Channels of one app share its client with all other users of `clients`.
 
@@ -263,7 +260,7 @@ def lark_factory(
         if not app_id or not app_secret:
             raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
         client = clients.of(app_id, app_secret, config.raw.get("region"))
-        return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
+        return LarkChannel(config, client, open_stream=open_stream, settings=settings, recorder=recorder)
 
     return build
 
@@ -283,7 +280,3 @@ def _render(message: OutboundMessage) -> Rendered:
             return render_error(message.text)
         case Tone.NOTICE:
             return render_text(message.text)
-
-
-def _ignore(*_: object) -> None:
-    """Do nothing; stands in for a missing callback."""
