@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, StoreConflict
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import _Q, PostgresTaskChange
 from gateway.work.tasks.ports import Attempt, End, TaskStatus
@@ -51,10 +51,10 @@ async def went_silent(world: World) -> Attempt:
     return attempt
 
 
-async def refused(call: Awaitable[Any]) -> tuple[int, str]:
-    with pytest.raises(RejectedRequest) as caught:
+async def refused(call: Awaitable[Any]) -> str:
+    with pytest.raises(Conflict) as caught:
         await call
-    return caught.value.status, caught.value.code
+    return caught.value.code
 
 
 @pytest.mark.parametrize("later", ["queued", "dispatched", "running"])
@@ -67,7 +67,7 @@ async def test_attempt_that_is_over_changes_nothing_of_the_later_one(world: Worl
         if later == "running":
             await world.service.start(world.runtime, new)
     before = await world.task(old.task_id)
-    assert await refused(ACTIONS[action](world, old)) == (409, "attempt_over")
+    assert await refused(ACTIONS[action](world, old)) == "attempt_over"
     assert await world.task(old.task_id) == before
     assert await world.outbox() == []
 
@@ -77,7 +77,7 @@ async def test_attempt_that_is_over_changes_nothing_of_the_later_one(world: Worl
 async def test_attempt_that_was_never_handed_out_is_a_conflict(world: World, action: str, number: int) -> None:
     attempt = await started(world)
     before = await world.task(attempt.task_id)
-    assert await refused(ACTIONS[action](world, Attempt(attempt.task_id, number))) == (409, "attempt_unknown")
+    assert await refused(ACTIONS[action](world, Attempt(attempt.task_id, number))) == "attempt_unknown"
     assert await world.task(attempt.task_id) == before
 
 
@@ -85,9 +85,9 @@ async def test_late_fail_leaves_the_finished_answer_of_the_next_attempt(world: W
     old = await went_silent(world)
     new = (await claim(world)).claim.identity
     await world.service.start(world.runtime, new)
-    assert await refused(world.service.fail(world.runtime, old, "late")) == (409, "attempt_over")
+    assert await refused(world.service.fail(world.runtime, old, "late")) == "attempt_over"
     assert await world.service.complete(world.runtime, new, "the answer") == "completed"
-    assert await refused(world.service.fail(world.runtime, old, "later still")) == (409, "attempt_over")
+    assert await refused(world.service.fail(world.runtime, old, "later still")) == "attempt_over"
     assert [row["content"] for row in await world.outbox()] == ["the answer"]
     assert (await world.task(new.task_id))["result"] == {"output": "the answer"}
 
@@ -99,7 +99,7 @@ async def test_claim_that_was_never_started_is_an_attempt_of_its_own(world: Worl
     assert await world.service.return_lost() == 1
     new = (await claim(world)).claim.identity
     assert new == Attempt(old.task_id, 2)
-    assert await refused(world.service.start(world.runtime, old)) == (409, "attempt_over")
+    assert await refused(world.service.start(world.runtime, old)) == "attempt_over"
     assert await world.service.start(world.runtime, new) == "running"
     # It was never tried, so the task may still be tried as often as any other.
     assert await world.service.fail(world.runtime, new, "x", "timeout") == "queued"
@@ -122,15 +122,15 @@ async def test_given_up_attempt_is_over_once_the_task_is_claimed_again(world: Wo
     old = await started(world)
     for _ in range(2):
         assert await world.service.fail(world.runtime, old, "x", "timeout") == "queued"
-    assert await refused(world.service.progress(world.runtime, old, "x")) == (409, "attempt_over")
+    assert await refused(world.service.progress(world.runtime, old, "x")) == "attempt_over"
     await claim(world)
-    assert await refused(world.service.fail(world.runtime, old, "x", "timeout")) == (409, "attempt_over")
+    assert await refused(world.service.fail(world.runtime, old, "x", "timeout")) == "attempt_over"
     # Given back by silence this time: nobody reported the second attempt, so nobody ends it twice.
     await world.silence_runtime()
     await world.service.return_lost()
     for number in (1, 2):
         again = Attempt(old.task_id, number)
-        assert await refused(world.service.fail(world.runtime, again, "x", "timeout")) == (409, "attempt_over")
+        assert await refused(world.service.fail(world.runtime, again, "x", "timeout")) == "attempt_over"
 
 
 async def test_ends_of_two_attempts_at_the_same_time_leave_one_answer(world: World) -> None:
@@ -142,7 +142,7 @@ async def test_ends_of_two_attempts_at_the_same_time_leave_one_answer(world: Wor
     async def end(attempt: Attempt, action: str) -> None:
         try:
             seen.append(await ACTIONS[action](world, attempt))
-        except RejectedRequest as error:
+        except Conflict as error:
             seen.append(error.code)
 
     async with trio.open_nursery() as nursery:
@@ -211,7 +211,7 @@ async def test_instance_gets_back_at_once_only_what_it_had(world: World) -> None
     }
     row = await world.task(mine.task_id)
     assert (row["failure_reason"], row["instance"], row["runtime_id"]) == ("runtime_recovery", None, None)
-    assert await refused(world.service.complete(world.runtime, mine, "late")) == (409, "attempt_over")
+    assert await refused(world.service.complete(world.runtime, mine, "late")) == "attempt_over"
 
 
 async def test_instance_keeps_what_it_says_it_works_on(world: World) -> None:

@@ -36,7 +36,7 @@ from gateway.concurrency import open_finishing_nursery
 from gateway.core.attachments import FetchProblem
 from gateway.core.enrichment import Author, AuthorKind, Recent, Said, Spot
 from gateway.daemon.foundation import Foundation
-from gateway.daemon.platforms import Register
+from gateway.daemon.platforms import Platform
 from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
 from support.toy_town import Line, Spoken, Town
 
@@ -235,17 +235,17 @@ def in_pieces(text: str) -> list[str]:
     return [text[start : start + 1000] for start in range(0, len(text), 1000)] or [""]
 
 
-def toy(town: Town) -> Register:
+def toy(town: Town) -> Platform:
     """All that has to be said to the daemon about a platform of bare words."""
 
     def register(foundation: Foundation) -> None:
         traits = Traits(titles={"en": "Toy Town"}, identity_keys=("app_id", "gate"), key_seconds=3600.0)
         foundation.registry.register(TOY, partial(ToyChannel, town, TOY), traits)
 
-    return register
+    return Platform(TOY, register)
 
 
-def keyless_toy(town: Town) -> Register:
+def keyless_toy(town: Town) -> Platform:
     """The same for one that keeps no idempotency keys, but can be read back."""
 
     def register(foundation: Foundation) -> None:
@@ -253,10 +253,10 @@ def keyless_toy(town: Town) -> Register:
         traits = Traits(titles={"en": "Keyless Toy Town"}, capabilities=EVERYTHING, identity_keys=("app_id", "gate"))
         foundation.registry.register(FULL, partial(FullToyChannel, town, FULL), traits)
 
-    return register
+    return Platform(FULL, register)
 
 
-def full_toy(town: Town) -> Register:
+def full_toy(town: Town) -> Platform:
     """The same for one that can do everything."""
 
     def register(foundation: Foundation) -> None:
@@ -274,4 +274,4 @@ def full_toy(town: Town) -> Register:
         foundation.registry.register(FULL, partial(FullToyChannel, town, FULL), traits)
         foundation.files[FULL] = ToyFiles(town)
 
-    return register
+    return Platform(FULL, register)

@@ -16,7 +16,7 @@ import trio
 from gateway.channel.installation import InstallationDraft
 from gateway.config import load_settings
 from gateway.daemon.intake import Ready
-from gateway.daemon.platforms import PLATFORMS, Register
+from gateway.daemon.platforms import PLATFORMS, Platform
 from gateway.daemon.run import run_daemon
 from gateway.ids import new_id
 from gateway.keyring import KeyRing
@@ -89,7 +89,7 @@ async def add_toy_bot(
 
 @asynccontextmanager
 async def inner_daemon(
-    world: World, town: Town, *, platforms: Sequence[Register] | None = None, **settings: Any
+    world: World, town: Town, *, platforms: Sequence[Platform] | None = None, **settings: Any
 ) -> AsyncIterator[InnerDaemon]:
     """A daemon for the block, with every platform there is and the toys."""
     address = free_address()

@@ -14,19 +14,19 @@ import click
 import trio
 
 from gateway.channel.installation import InstallationView
-from gateway.channel.push import where_to_post
 from gateway.cli.doctor_bots import ask_all, ask_lark, contradiction, describe, is_well, span
 from gateway.cli.doctor_daemon import ask_daemon, daemon_url
 from gateway.cli.output import config_option, json_option, plain, print_json
 from gateway.config import Settings, load_settings
 from gateway.daemon.checkup import OpenCheckup, open_checkup
 from gateway.daemon.database import open_conninfo
-from gateway.daemon.platforms import open_platform_client
+from gateway.daemon.platforms import detailed, open_platform_client
 from gateway.errors import ConfigError, GatewayError
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import trusted_context
 from gateway.lark.api.proxy import Proxies
 from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.install.shown import takes_posts, where_to_post
 from gateway.postgres.migrate import pending
 from gateway.work.checkup import OVERDUE_SECONDS, Link, RuntimeHealth, Troubles
 from gateway.work.secrets import Opened
@@ -137,7 +137,7 @@ class _Doctor:
 
     async def _look_at_contents(self, checkup: OpenCheckup) -> None:
         found, silent = self.found, self.settings.limits.runtime_silence_seconds
-        views = await checkup.installations.list()
+        views = [detailed(view) for view in await checkup.installations.list()]
         links = {link.id: link for link in await checkup.work.links()}
         found.runtimes, troubles = await checkup.work.runtimes(), await checkup.work.troubles()
         found.installations = [view.public() for view in views]
@@ -195,7 +195,7 @@ class _Doctor:
         now = datetime.now(UTC)
         for view in views:
             self.found.note(f"bot {view.app_id}", *judge_bot(view, now, links.get(view.id), answers.get(view.id)))
-            if view.event_mode == "http" and view.status == "active":
+            if takes_posts(view):
                 url = self.settings.http.public_url
                 self.found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
 

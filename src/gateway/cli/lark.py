@@ -12,7 +12,6 @@ import click
 import trio
 
 from gateway.channel.installation import InstallationView
-from gateway.channel.push import where_to_post
 from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
@@ -20,6 +19,7 @@ from gateway.config import Settings, load_settings
 from gateway.daemon.administration import open_bindings
 from gateway.daemon.platforms import open_installations
 from gateway.lark.install.service import Installed, NewApp
+from gateway.lark.install.shown import takes_posts, where_to_post
 from gateway.work.people.bindings import BindingService
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def list_(config: Path | None, as_json: bool) -> None:
         (
             view.id,
             view.app_id,
-            view.region,
+            view.details["region"],
             view.agent_id,
             view.status,
             view.shown_state,
@@ -186,7 +186,7 @@ def _or_stdin(value: str, label: str) -> str:
 def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:
     """Print the one step that is left to a person. It goes to stderr, so that stdout stays a table or an object."""
     for view in views:
-        if view.event_mode == "http" and view.status == "active":
+        if takes_posts(view):
             click.echo(f"{view.app_id}: {where_to_post(settings.http.public_url, view.id)}", err=True)
 
 

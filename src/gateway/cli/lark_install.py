@@ -18,13 +18,14 @@ import click
 import segno
 import trio
 
-from gateway.channel.installs import BegunScan, ScanStatus
+from gateway.channel.installs import ScanStatus
 from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record
 from gateway.config import Settings, load_settings
 from gateway.daemon.platforms import open_scans
 from gateway.errors import StoreUnavailable
 from gateway.lark.install.scan import DRAIN_SECONDS, ScanService
+from gateway.lark.install.session import BegunScan
 
 LOOK_SECONDS = 0.5
 QUIET_ZONE = 2
