@@ -2,7 +2,7 @@
 -- each skips the rows that another one is taking.
 
 -- name: take_attachments(rows_max)
--- record_class: Attachment
+-- record_class: StoredAttachment
 -- Takes the pending files that a run waits for, the most urgent first. A row that was taken but not held for 15 seconds
 -- is taken again, because the process that took it has died.
 with due as (
@@ -89,7 +89,7 @@ with settled as (
 select count(*) from settled where (select count(*) from told) >= 0;
 
 -- name: list_task_attachments(task_id)
--- record_class: Attachment
+-- record_class: StoredAttachment
 -- The numbers run over the whole task. Failed files are counted too, so that a number means the same file in every
 -- attempt.
 with own as (

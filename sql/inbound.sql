@@ -5,7 +5,7 @@
 -- which is always true.
 
 -- name: get_installation_by_app(channel_type, app_id)^
--- record_class: Installation
+-- record_class: InboundInstallation
 -- The look-up uses the functional unique index. allow_bots is a JSON boolean that older rows do not have.
 select id, workspace_id, agent_id, installer_user_id, status = 'revoked' as revoked,
   coalesce(config -> 'allow_bots' = 'true'::jsonb, false) as allow_bots,

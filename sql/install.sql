@@ -65,7 +65,7 @@ where id = :id and workspace_id = :workspace_id and poller = :poller and status 
 for update;
 
 -- name: lock_standing(workspace_id, agent_id, user_id)^
--- record_class: Standing
+-- record_class: MemberStanding
 -- The facts that give the right to connect a bot. The role cannot change until the bot is stored.
 select m.role, a.owner_id as agent_owner_id
 from member m

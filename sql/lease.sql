@@ -2,7 +2,7 @@
 -- leases have expired.
 
 -- name: list_active(channel_types)
--- record_class: Installation
+-- record_class: ActiveInstallation
 -- There are no foreign keys here. The joins leave out rows whose workspace or agent is gone, so that they are not
 -- served.
 select i.id, i.workspace_id, i.agent_id, i.channel_type, i.config,

@@ -174,7 +174,7 @@ set status = 'wanted', reaction_id = null, attempts = 0, available_at = now(), s
 where channel_typing.status in ('gone', 'failed');
 
 -- name: get_claim(task_id, running_seconds)^
--- record_class: Claim
+-- record_class: TaskClaim
 -- The deadline of the run is counted from this hand-out. After it, the search for lost tasks gives the run up.
 select task.id, task.kind, task.workspace_id, task.agent_id, agent.name as agent_name, task.chat_session_id,
   task.issue_id, workspace.issue_prefix || '-' || issue.number as issue_key, issue.title as issue_title,
@@ -221,7 +221,7 @@ left join app_user author on author.id = message.author_user_id
 order by message.seq;
 
 -- name: get_place(task_id)^
--- record_class: Place
+-- record_class: ConversationPlace
 -- The place of a run's conversation, for looking up the messages around it. The key of a topic is the chat's id
 -- followed by the topic's id, and the config holds the chat's id. A later generation begins with its first message
 -- (since_id). Older messages of the chat must not be looked up, because a person asked to leave them behind.

@@ -18,7 +18,7 @@ from gateway.lark.chat.channel import KEY_SECONDS, LIMITS, lark_factory
 from gateway.lark.chat.connection import open_tcp_link
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease, SendingContext
+from gateway.outbound.ports import LeaseEpoch, SendingContext
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
 from gateway.simulator import open_simulator
@@ -66,7 +66,7 @@ async def test_fifty_chats_at_once_are_served_below_every_limit_and_none_waits_f
             partial(
                 run_outbox,
                 SendingContext(
-                    Lease(world.installation_id, 1),
+                    LeaseEpoch(world.installation_id, 1),
                     build(ChannelConfig("feishu", UUID(int=1), raw, _settled)),
                     Governor(limits=LIMITS),
                     Signal(),

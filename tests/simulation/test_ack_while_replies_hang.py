@@ -21,7 +21,7 @@ from gateway.lark.chat.channel import KEY_SECONDS, LIMITS, LarkChannel
 from gateway.lark.wire.endpoint import Endpoint
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease, SendingContext
+from gateway.outbound.ports import LeaseEpoch, SendingContext
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import open_desk
 from support.lark_peer import Peer, code_of, endpoint, in_memory, play
@@ -85,7 +85,7 @@ async def conversing() -> AsyncIterator[Scene]:
         await nursery.start(channel.run)
         await accepted.wait()
         context = SendingContext(
-            Lease(INSTALLATION, 1),
+            LeaseEpoch(INSTALLATION, 1),
             channel,
             Governor(limits=LIMITS),
             Signal(),

@@ -15,7 +15,7 @@ import trio
 
 from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState, LinkLost, LinkRefused
 from gateway.supervisor.installation import DRAIN_SECONDS
-from gateway.supervisor.ports import Installation
+from gateway.supervisor.ports import ActiveInstallation
 from support.lease_world import UNREADABLE, World, simulate
 from support.toy_channel import TOY
 
@@ -663,7 +663,7 @@ def test_supervisor_that_meets_a_row_it_cannot_read_keeps_the_bots_it_has(seed: 
     simulate(seed, scenario)
 
 
-async def _too_deep(_channel_types: object) -> list[Installation]:
+async def _too_deep(_channel_types: object) -> list[ActiveInstallation]:
     raise RecursionError("maximum recursion depth exceeded while decoding a JSON array")
 
 

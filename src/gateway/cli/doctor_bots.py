@@ -43,7 +43,7 @@ ADVICE = {
     "unreadable_secret": "put the old secret_key behind the new one, or give the app secret again: `gateway lark add`",
 }
 
-Ask = Callable[["InstallationView"], Awaitable[str]]
+AskBot = Callable[["InstallationView"], Awaitable[str]]
 """Asks the platform about a bot. Returns what is wrong and what to do, or "". Raises the PlatformError family."""
 
 
@@ -81,7 +81,7 @@ def contradiction(link: Link | None) -> str:
     return ""
 
 
-async def ask_all(views: Sequence[InstallationView], ask: Ask, answers: dict[UUID, str]) -> None:
+async def ask_all(views: Sequence[InstallationView], ask: AskBot, answers: dict[UUID, str]) -> None:
     """Ask the platform about each bot, a few at a time, and put its answers into `answers`; "" means no problem.
 
     Never raises. After a cancellation `answers` holds those that had arrived by then.
@@ -97,7 +97,7 @@ async def ask_all(views: Sequence[InstallationView], ask: Ask, answers: dict[UUI
             nursery.start_soon(put, view)
 
 
-async def _ask_one(view: InstallationView, ask: Ask) -> str:
+async def _ask_one(view: InstallationView, ask: AskBot) -> str:
     try:
         with trio.fail_after(ASK_SECONDS):
             return await ask(view)
@@ -117,7 +117,7 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
         return f"the platform could not be asked: {error}"
 
 
-def ask_lark(settings: Settings, store: InstallationSource, ring: KeyRing | None, http: HttpClient) -> Ask:
+def ask_lark(settings: Settings, store: InstallationSource, ring: KeyRing | None, http: HttpClient) -> AskBot:
     """Return a function that asks Lark or Feishu about a bot, with the bot's stored credentials."""
 
     async def ask(view: InstallationView) -> str:

@@ -10,7 +10,7 @@ import trio
 from gateway.cli.output import config_option, json_option, plain, print_json, progress_bars
 from gateway.config import load_settings
 from gateway.daemon.secret_rotation import rotate_stored
-from gateway.work.secrets import Outcome, Rotation
+from gateway.work.secrets import ResealResult, Rotation
 
 
 @click.group()
@@ -35,7 +35,7 @@ def rotate(context: click.Context, config: Path | None, as_json: bool) -> None:
 
 
 def _show(rotation: Rotation, as_json: bool) -> None:
-    counts = {outcome.value: rotation.count(outcome) for outcome in Outcome}
+    counts = {outcome.value: rotation.count(outcome) for outcome in ResealResult}
     if as_json:
         print_json({"total": len(rotation.outcomes), **counts, "troubles": rotation.troubles})
         return

@@ -19,7 +19,7 @@ from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 
 if TYPE_CHECKING:
     from gateway.channel.installation import StoredInstallation
-    from gateway.supervisor.ports import Installation
+    from gateway.supervisor.ports import ActiveInstallation
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ def required_keyring(settings: Settings) -> KeyRing:
     return ring
 
 
-def open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
+def open_secrets(ring: KeyRing | None, installation: ActiveInstallation | StoredInstallation) -> dict[str, Any]:
     """Return an installation's config with its secrets decrypted. Raises UnreadableSecret."""
     return open_config(installation.config, ring, installation.id)
 

@@ -17,12 +17,12 @@ from gateway.postgres.janitor_store import PostgresJanitorStore
 from gateway.postgres.notices import PostgresAbsences
 
 if TYPE_CHECKING:
-    from gateway.daemon.services import Services
+    from gateway.daemon.services import RunningServices
 
 logger = structlog.get_logger(__name__)
 
 
-async def run_chores(foundation: Foundation, services: Services) -> None:
+async def run_chores(foundation: Foundation, services: RunningServices) -> None:
     """Run the chores of this process until cancelled; see `run_janitor`."""
     store, deliveries = PostgresJanitorStore(foundation.pool), services.webhooks.deliveries
     absences = PostgresAbsences(foundation.pool, silent_seconds=foundation.settings.limits.runtime_silence_seconds)

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.errors import StoreConflict
 from gateway.legacy.importer import Placement
-from gateway.legacy.rows import Record
+from gateway.legacy.rows import LegacyRecord
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.installation_store import reclaim_dead
 from gateway.postgres.pool import Pool
@@ -61,12 +61,12 @@ class PostgresLegacyTarget:
     def __init__(self, connection: TrioConnection[Any]) -> None:
         self._connection = connection
 
-    async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
+    async def add(self, table: str, records: Sequence[LegacyRecord]) -> list[Placement]:
         placed: list[Placed] = await _ADD[table](self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [_placement(by_number[n]) for n in range(len(records))]
 
-    async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
+    async def add_users(self, records: Sequence[LegacyRecord]) -> list[tuple[Placement, UUID | None]]:
         placed: list[PlacedUser] = await _Q.import_users(self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [
@@ -74,7 +74,7 @@ class PostgresLegacyTarget:
             for n in range(len(records))
         ]
 
-    async def reclaim(self, installation: Record) -> bool:
+    async def reclaim(self, installation: LegacyRecord) -> bool:
         return await reclaim_dead(
             self._connection,
             installation["channel_type"],
@@ -83,7 +83,7 @@ class PostgresLegacyTarget:
             installation["agent_id"],
         )
 
-    async def obstacle(self, installation: Record) -> str:
+    async def obstacle(self, installation: LegacyRecord) -> str:
         app_id, agent_id = installation["config"]["app_id"], installation["agent_id"]
         found: list[tuple[UUID, UUID, bool]] = await _Q.explain_installation(
             self._connection,
@@ -113,7 +113,7 @@ async def open_legacy_target(pool: Pool, *, dry_run: bool) -> AsyncIterator[Post
         yield PostgresLegacyTarget(connection)
 
 
-def _numbered(records: Sequence[Record]) -> str:
+def _numbered(records: Sequence[LegacyRecord]) -> str:
     return msgspec.json.encode([{"n": n, **record} for n, record in enumerate(records)]).decode()
 
 

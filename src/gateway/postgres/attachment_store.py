@@ -11,10 +11,10 @@ from gateway.core.attachments import Described, FetchProblem
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
-from gateway.work.tasks.attachments import Attachment, PlacedAttachment
+from gateway.work.tasks.attachments import PlacedAttachment, StoredAttachment
 from gateway.work.tasks.ports import ClaimedMessage
 
-_Q = load("attachment.sql", Attachment, PlacedAttachment)
+_Q = load("attachment.sql", StoredAttachment, PlacedAttachment)
 
 
 class PostgresAttachmentStore:
@@ -23,9 +23,9 @@ class PostgresAttachmentStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def take(self, rows_max: int) -> list[Attachment]:
+    async def take(self, rows_max: int) -> list[StoredAttachment]:
         async with self._pool.connection() as conn:
-            taken: list[Attachment] = await _Q.take_attachments(conn, rows_max=rows_max)
+            taken: list[StoredAttachment] = await _Q.take_attachments(conn, rows_max=rows_max)
             return taken
 
     async def hold(self, attachment_id: UUID) -> None:
@@ -46,7 +46,7 @@ class PostgresAttachmentStore:
         async with self._pool.connection() as conn:
             await _Q.settle_failed(conn, id=attachment_id, error=problem.value, final=final)
 
-    async def list_of_task(self, task_id: UUID) -> list[Attachment]:
+    async def list_of_task(self, task_id: UUID) -> list[StoredAttachment]:
         async with self._pool.connection() as conn:
             return await _list_of_task(conn, task_id)
 
@@ -71,6 +71,6 @@ async def attach_files(
     ]
 
 
-async def _list_of_task(conn: TrioConnection[Any], task_id: UUID) -> list[Attachment]:
-    files: list[Attachment] = await _Q.list_task_attachments(conn, task_id=task_id)
+async def _list_of_task(conn: TrioConnection[Any], task_id: UUID) -> list[StoredAttachment]:
+    files: list[StoredAttachment] = await _Q.list_task_attachments(conn, task_id=task_id)
     return files

@@ -17,13 +17,13 @@ from gateway.core.claim import ClaimAnswer, ClaimRow, answer_to_refused
 from gateway.errors import RemoteProtocolError, StoreConflict
 from gateway.ids import new_id
 from gateway.inbound.ports import (
-    Claim,
     Confirmed,
     Conversation,
     Drop,
     HeldCommand,
     Identity,
-    Installation,
+    InboundInstallation,
+    MessageClaim,
     PlainMessage,
     SessionGone,
     UserMessage,
@@ -52,7 +52,7 @@ LOCK_MILLISECONDS = 300
 The acknowledgements of every bot wait for this statement.
 """
 
-_Q = load("inbound.sql", Installation, ClaimRow, Identity, Enqueued, HeldCommand)
+_Q = load("inbound.sql", InboundInstallation, ClaimRow, Identity, Enqueued, HeldCommand)
 
 
 class _ClaimLost(Exception):
@@ -79,29 +79,29 @@ class PostgresInboundStore:
         self._silent = silent_seconds
         self._mint = mint
 
-    async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
+    async def find_installation(self, channel_type: str, app_id: str) -> InboundInstallation | None:
         async with self._pool.connection() as conn:
-            found: Installation | None = await _Q.get_installation_by_app(
+            found: InboundInstallation | None = await _Q.get_installation_by_app(
                 conn, channel_type=channel_type, app_id=app_id
             )
             return found
 
-    async def claim(self, claim: Claim) -> ClaimAnswer:
+    async def claim(self, claim: MessageClaim) -> ClaimAnswer:
         async with self._pool.connection() as conn:
             if await _Q.claim_inbound_dedup(conn, **_key(claim), token=claim.token) is not None:
                 return ClaimAnswer.TAKEN
             return answer_to_refused(await _Q.get_inbound_claim(conn, **_key(claim)))
 
-    async def is_processed(self, claim: Claim) -> bool:
+    async def is_processed(self, claim: MessageClaim) -> bool:
         async with self._pool.connection() as conn:
             return answer_to_refused(await _Q.get_inbound_claim(conn, **_key(claim))) is ClaimAnswer.PROCESSED
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: MessageClaim) -> bool:
         async with self._pool.connection() as conn:
             released: int = await _Q.release_inbound_claim(conn, **_key(claim), token=claim.token)
             return released > 0
 
-    async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
+    async def record_drop(self, drop: Drop, claim: MessageClaim | None) -> bool:
         async with self._pool.connection() as conn:
             recorded: int = await _Q.record_inbound_drop(
                 conn,
@@ -118,7 +118,7 @@ class PostgresInboundStore:
             )
             return recorded > 0
 
-    async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
+    async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         async with self._pool.connection() as conn:
             identity: Identity | None = await _Q.get_user_binding(
                 conn, installation_id=installation.id, workspace_id=installation.workspace_id, sender_id=sender_id
@@ -156,7 +156,7 @@ class PostgresInboundStore:
         }
 
     async def append(
-        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+        self, message: UserMessage, claim: MessageClaim | None, notices: Mapping[Queueing, Notice]
     ) -> Queueing | None:
         _check_storable([message.text])
         try:
@@ -170,7 +170,7 @@ class PostgresInboundStore:
         return queueing
 
     async def append_command(
-        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+        self, message: UserMessage, claim: MessageClaim | None, *, notice: Notice | None, held_words: str | None
     ) -> bool:
         _check_storable([message.text, held_words or ""])
         try:
@@ -184,7 +184,7 @@ class PostgresInboundStore:
             return False
         return True
 
-    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: MessageClaim | None, notice: Notice) -> bool:
         try:
             async with self._transaction(claim) as conn:
                 await _lock_session(conn, session_id, fresh=True)
@@ -195,7 +195,7 @@ class PostgresInboundStore:
         return True
 
     async def confirm(
-        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+        self, message: UserMessage, claim: MessageClaim | None, *, held_seconds: float, otherwise: Notice
     ) -> Confirmed | None:
         _check_storable([message.text])
         try:
@@ -212,7 +212,7 @@ class PostgresInboundStore:
         return Confirmed(held)
 
     @asynccontextmanager
-    async def _transaction(self, claim: Claim | None) -> AsyncIterator[TrioConnection[Any]]:
+    async def _transaction(self, claim: MessageClaim | None) -> AsyncIterator[TrioConnection[Any]]:
         """Open a transaction that marks the claim as processed at its end, before the commit.
 
         Raises _ClaimLost, which rolls back, when another worker has retaken the claim.
@@ -328,7 +328,7 @@ async def _attach(conn: TrioConnection[Any], message: UserMessage, *, awaited: b
     )
 
 
-def _key(claim: Claim) -> dict[str, Any]:
+def _key(claim: MessageClaim) -> dict[str, Any]:
     return {"installation_id": claim.installation_id, "message_id": claim.message_id}
 
 

@@ -25,14 +25,14 @@ from gateway.work.people.bindings import RedeemRefusal
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class MemberStanding:
     """A member's role, and the owner of the agent to which they connect a bot."""
 
     role: str
     agent_owner_id: UUID | None
 
 
-_Q = load("install.sql", ScanInHand, ScanStatus, Standing)
+_Q = load("install.sql", ScanInHand, ScanStatus, MemberStanding)
 
 
 class _Refused(Exception):
@@ -170,7 +170,7 @@ async def _require_standing(conn: TrioConnection[Any], scan: ScanInHand) -> None
 
     The check is repeated because a code is valid for minutes. Raises _Refused.
     """
-    standing: Standing | None = await _Q.lock_standing(
+    standing: MemberStanding | None = await _Q.lock_standing(
         conn, workspace_id=scan.workspace_id, agent_id=scan.agent_id, user_id=scan.initiator_user_id
     )
     if standing is None:

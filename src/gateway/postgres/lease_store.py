@@ -16,9 +16,9 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.shared_calls import SharedCalls
 from gateway.postgres.statements import load
 from gateway.postgres.storable import shown_code, shown_text
-from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
+from gateway.supervisor.ports import ActiveInstallation, Grant, HeldElsewhere, NotServed, Renewal, Tenure
 
-_Q = load("lease.sql", Installation)
+_Q = load("lease.sql", ActiveInstallation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +61,9 @@ class PostgresLeaseStore:
         async with self._others, self._pool.connection() as conn:
             yield conn
 
-    async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+    async def list_active(self, channel_types: Sequence[str]) -> list[ActiveInstallation]:
         async with self._connection() as conn:
-            rows: list[Installation] = await _Q.list_active(conn, channel_types=list(channel_types))
+            rows: list[ActiveInstallation] = await _Q.list_active(conn, channel_types=list(channel_types))
             return rows
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:

@@ -19,22 +19,22 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
 from gateway.work.tasks.ports import (
     Attempt,
-    Claim,
     ClaimedMessage,
     ClaimedRun,
+    ConversationPlace,
     Divide,
     End,
     HandOut,
     JsonObject,
     LossLimits,
-    Place,
     RuntimeView,
     Task,
+    TaskClaim,
     TaskStatus,
     undivided,
 )
 
-_Q = load("task.sql", Claim, ClaimedMessage, ClaimedRun, Place, RuntimeView, Task)
+_Q = load("task.sql", TaskClaim, ClaimedMessage, ClaimedRun, ConversationPlace, RuntimeView, Task)
 
 TYPING_FRESH_SECONDS = 120.0
 """A message that is older than this when its run is handed out gets no typing sign."""
@@ -89,12 +89,12 @@ class PostgresTaskStore:
                 async with conn.transaction():
                     task_id = await self._take(conn, agent_id, runtime_id, instance, messages_max)
                     if task_id is not None:
-                        claim: Claim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
+                        claim: TaskClaim = await _Q.get_claim(conn, task_id=task_id, running_seconds=running_seconds)
                         if claim.kind == "autopilot":
                             claim = replace(claim, run=await _Q.get_claimed_run(conn, task_id=task_id))
                         messages: list[ClaimedMessage] = await _Q.list_claimed_messages(conn, task_id=task_id)
                         messages = await attach_files(conn, task_id, messages)
-                        place: Place | None = await _Q.get_place(conn, task_id=task_id)
+                        place: ConversationPlace | None = await _Q.get_place(conn, task_id=task_id)
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
                         return HandOut(claim, tuple(messages), place)
         return None
@@ -266,7 +266,7 @@ def _columns(attempts: Sequence[Attempt]) -> tuple[list[UUID], list[int]]:
     return [attempt.task_id for attempt in attempts], [attempt.number for attempt in attempts]
 
 
-def _dispatch_fields(claim: Claim) -> JsonObject:
+def _dispatch_fields(claim: TaskClaim) -> JsonObject:
     return {
         "workspace_id": claim.workspace_id,
         "task_id": claim.id,

@@ -22,7 +22,7 @@ from gateway.core.reconcile import fingerprint, plan
 from gateway.keyring import UnreadableSecret
 from gateway.supervisor.installation import Assignment, OpenedInstallation
 from gateway.supervisor.lease import Leases
-from gateway.supervisor.ports import Installation, Serving
+from gateway.supervisor.ports import ActiveInstallation, Serving
 
 logger = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ SWEEP_SECONDS = 10.0
 class UnreadableInstallation:
     """A row whose config could not be opened, and why. `told` is True once the problem is stored beside the row."""
 
-    installation: Installation
+    installation: ActiveInstallation
     problem: str
     told: bool = False
 
@@ -93,7 +93,7 @@ class Fleet:
             return f"the installations were last read {now - self.swept_at:.0f} s ago"
         return None
 
-    def adopt(self, listed: Sequence[Installation]) -> list[Assignment]:
+    def adopt(self, listed: Sequence[ActiveInstallation]) -> list[Assignment]:
         """Adapt what runs to the listed rows: drain the assignments that must end, and return those to start."""
         rows = [self._read(installation) for installation in listed]
         opened = {row.installation.id: row for row in rows if isinstance(row, OpenedInstallation)}
@@ -129,7 +129,7 @@ class Fleet:
     def _active(self) -> Iterator[Assignment]:
         return (each for each in self._running.values() if not each.leaving)
 
-    def _read(self, installation: Installation) -> OpenedInstallation | UnreadableInstallation:
+    def _read(self, installation: ActiveInstallation) -> OpenedInstallation | UnreadableInstallation:
         """Open the row, unless that was done for the same config before."""
         running = self._running.get(installation.id)
         if running is not None and running.served.installation.config == installation.config:
@@ -140,7 +140,7 @@ class Fleet:
             return replace(known, installation=installation, told=known.told and installation.lease_seconds is None)
         return self._open(installation)
 
-    def _open(self, installation: Installation) -> OpenedInstallation | UnreadableInstallation:
+    def _open(self, installation: ActiveInstallation) -> OpenedInstallation | UnreadableInstallation:
         try:
             opened = self._serving.open_secrets(installation)
             identity = self._serving.registry.traits(installation.channel_type).identity_keys

@@ -19,8 +19,8 @@ from gateway.concurrency import Signal, Topics
 from gateway.core.backoff import Backoff
 from gateway.errors import LeaseLost, StoreError
 from gateway.supervisor.lease import RELEASE_SECONDS, Lease, LeaseRequest, Leases, hold_lease, open_request
-from gateway.supervisor.phases import LEAVING, Phase, Trigger, follow
-from gateway.supervisor.ports import HeldElsewhere, Installation, Serving
+from gateway.supervisor.phases import LEAVING, Phase, PhaseTrigger, follow
+from gateway.supervisor.ports import ActiveInstallation, HeldElsewhere, Serving
 
 logger = structlog.get_logger(__name__)
 E = TypeVar("E", bound=BaseException)
@@ -49,7 +49,7 @@ class InstallationContext:
 class OpenedInstallation:
     """A row whose secrets could be opened. `opened` is its config with them, `fingerprint` what a link depends on."""
 
-    installation: Installation
+    installation: ActiveInstallation
     opened: dict[str, Any] = field(repr=False)
     fingerprint: str = field(repr=False)
 
@@ -57,7 +57,7 @@ class OpenedInstallation:
     def channel_type(self) -> str:
         return self.installation.channel_type
 
-    def seen_again(self, installation: Installation) -> OpenedInstallation:
+    def seen_again(self, installation: ActiveInstallation) -> OpenedInstallation:
         """Return this with the row as it was read again. Its config is equal, so the secrets are not opened again."""
         # Keeps the config object that is in memory already: the equal copy just read is dropped, which saves memory
         # with thousands of bots.
@@ -93,7 +93,7 @@ class Assignment:
         """True once the task was asked to end."""
         return self.phase in LEAVING
 
-    def move(self, trigger: Trigger) -> None:
+    def move(self, trigger: PhaseTrigger) -> None:
         """Follow the table of phases. Raises LocalProtocolError for a trigger that makes no sense now."""
         self.phase = follow(self.phase, trigger)
 
@@ -105,7 +105,7 @@ class Assignment:
         """
         if self.leaving:
             return  # a second drain would move the end of the lease
-        self.move(Trigger.WITHDRAW if withdrawn else Trigger.DRAIN)
+        self.move(PhaseTrigger.WITHDRAW if withdrawn else PhaseTrigger.DRAIN)
         if self.lease is not None:
             self.lease.end_by(trio.current_time() + DRAIN_SECONDS)
         # Entered by the task in `until_drained`, or left by now. Then this does nothing, and the task sees the phase.
@@ -144,7 +144,7 @@ async def run_installation(assignment: Assignment, context: InstallationContext)
             # A drain does not cut this wait short: this task's own successor waits for both.
             with trio.move_on_after(DRAIN_SECONDS + RELEASE_SECONDS + leases.settings.ttl_seconds):
                 await assignment.predecessor_ended.wait()
-        assignment.move(Trigger.PREDECESSOR_ENDED)
+        assignment.move(PhaseTrigger.PREDECESSOR_ENDED)
         async with open_request(leases, assignment.id, assignment.token) as request:
             with context.releases.hear(str(assignment.id)) as released:
                 await _serve_until_drained(assignment, context, request, released)
@@ -181,10 +181,10 @@ async def _pause(assignment: Assignment, seconds: float) -> None:
 
     A released lease does not end the pause, because this task's own release would cut its back-off short.
     """
-    assignment.move(Trigger.FAILED)
+    assignment.move(PhaseTrigger.FAILED)
     with assignment.until_drained(trio.current_time() + seconds):
         await trio.sleep_forever()
-    assignment.move(Trigger.RESTED)
+    assignment.move(PhaseTrigger.RESTED)
 
 
 async def _stand_by(assignment: Assignment, seconds: float, released: Signal) -> float:
@@ -192,11 +192,11 @@ async def _stand_by(assignment: Assignment, seconds: float, released: Signal) ->
 
     While the holder renews, each sweep moves the end of the sleep forward; see `Assignment.refresh`.
     """
-    assignment.move(Trigger.HELD)
+    assignment.move(PhaseTrigger.HELD)
     assignment.health = LinkHealth(ConnectionState.STANDBY)
     with assignment.until_drained(trio.current_time() + max(seconds, _RACE_SECONDS)) as scope:
         await released.wait()
-    assignment.move(Trigger.FREED)
+    assignment.move(PhaseTrigger.FREED)
     return min(trio.current_time(), scope.deadline)
 
 
@@ -207,7 +207,7 @@ async def _serve(assignment: Assignment, context: InstallationContext, lease: Le
     to reach the platform when this one cannot, and a lease without a link serves no purpose. Each process keeps its own
     back-off, so the platform sees at most one attempt per process and pause.
     """
-    assignment.move(Trigger.GRANTED)
+    assignment.move(PhaseTrigger.GRANTED)
     assignment.health = lease.health
     try:
         async with hold_lease(context.leases, lease):
@@ -290,7 +290,7 @@ class _Link:
 
     def _established(self) -> None:
         self._established_at = trio.current_time()
-        self._assignment.move(Trigger.ESTABLISHED)
+        self._assignment.move(PhaseTrigger.ESTABLISHED)
         if self._lease.health.state is ConnectionState.CONNECTING:
             self._lease.health.state = ConnectionState.LIVE
         self._context.leases.changed.set()

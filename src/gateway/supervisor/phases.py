@@ -53,7 +53,7 @@ class Phase(Enum):
     """Asked to end because the row is revoked or gone. At the end it is shown as revoked."""
 
 
-class Trigger(Enum):
+class PhaseTrigger(Enum):
     """What moves an assignment from phase to phase."""
 
     PREDECESSOR_ENDED = auto()
@@ -68,30 +68,30 @@ class Trigger(Enum):
 
 
 LEAVING: Final = frozenset({Phase.DRAINING, Phase.WITHDRAWN})
-_DRAIN: Final = {Trigger.DRAIN: Phase.DRAINING, Trigger.WITHDRAW: Phase.WITHDRAWN}
+_DRAIN: Final = {PhaseTrigger.DRAIN: Phase.DRAINING, PhaseTrigger.WITHDRAW: Phase.WITHDRAWN}
 
-TRANSITIONS: Final[dict[Phase, dict[Trigger, Phase]]] = {
+TRANSITIONS: Final[dict[Phase, dict[PhaseTrigger, Phase]]] = {
     # A predecessor that is stuck is not waited for beyond its own bounds. That counts as its end.
-    Phase.WAITING: {Trigger.PREDECESSOR_ENDED: Phase.ASKING, **_DRAIN},
+    Phase.WAITING: {PhaseTrigger.PREDECESSOR_ENDED: Phase.ASKING, **_DRAIN},
     # FAILED: no answer, or the row is revoked and the next sweep says so.
     Phase.ASKING: {
-        Trigger.GRANTED: Phase.CONNECTING,
-        Trigger.HELD: Phase.STANDBY,
-        Trigger.FAILED: Phase.PAUSED,
+        PhaseTrigger.GRANTED: Phase.CONNECTING,
+        PhaseTrigger.HELD: Phase.STANDBY,
+        PhaseTrigger.FAILED: Phase.PAUSED,
         **_DRAIN,
     },
     # FREED is only the best guess of this process. The answer to the request that follows decides.
-    Phase.STANDBY: {Trigger.FREED: Phase.ASKING, **_DRAIN},
-    Phase.CONNECTING: {Trigger.ESTABLISHED: Phase.LINKED, Trigger.FAILED: Phase.PAUSED, **_DRAIN},
-    Phase.LINKED: {Trigger.FAILED: Phase.PAUSED, **_DRAIN},
-    Phase.PAUSED: {Trigger.RESTED: Phase.ASKING, **_DRAIN},
+    Phase.STANDBY: {PhaseTrigger.FREED: Phase.ASKING, **_DRAIN},
+    Phase.CONNECTING: {PhaseTrigger.ESTABLISHED: Phase.LINKED, PhaseTrigger.FAILED: Phase.PAUSED, **_DRAIN},
+    Phase.LINKED: {PhaseTrigger.FAILED: Phase.PAUSED, **_DRAIN},
+    Phase.PAUSED: {PhaseTrigger.RESTED: Phase.ASKING, **_DRAIN},
     # A drain that has begun keeps its meaning, also when the row goes or the process stops meanwhile.
-    Phase.DRAINING: dict.fromkeys(Trigger, Phase.DRAINING),
-    Phase.WITHDRAWN: dict.fromkeys(Trigger, Phase.WITHDRAWN),
+    Phase.DRAINING: dict.fromkeys(PhaseTrigger, Phase.DRAINING),
+    Phase.WITHDRAWN: dict.fromkeys(PhaseTrigger, Phase.WITHDRAWN),
 }
 
 
-def follow(phase: Phase, trigger: Trigger) -> Phase:
+def follow(phase: Phase, trigger: PhaseTrigger) -> Phase:
     """Return the phase after `trigger`. Raises LocalProtocolError if it makes no sense in `phase`."""
     try:
         return TRANSITIONS[phase][trigger]

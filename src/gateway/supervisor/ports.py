@@ -12,7 +12,7 @@ from gateway.channel.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
-class Installation:
+class ActiveInstallation:
     """An active installation as the sweep reads it. `config` is as stored: its secrets are sealed.
 
     `lease_seconds` is how long the recorded lease still runs, by the database clock at the time of reading. None means
@@ -73,7 +73,7 @@ class LeaseStore(Protocol):
     statement names token and epoch, and does nothing when the row has moved on.
     """
 
-    async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+    async def list_active(self, channel_types: Sequence[str]) -> list[ActiveInstallation]:
         """List the active installations of these types whose workspace and agent exist."""
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
@@ -102,12 +102,12 @@ class LeaseStore(Protocol):
         """
 
 
-OpenSecrets = Callable[[Installation], dict[str, Any]]
+OpenSecrets = Callable[[ActiveInstallation], dict[str, Any]]
 """Returns the config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
 
-HandlerFor = Callable[[Installation], InboundHandler]
+HandlerFor = Callable[[ActiveInstallation], InboundHandler]
 
-RunOutbox = Callable[[Installation, int, Channel], Awaitable[None]]
+RunOutbox = Callable[[ActiveInstallation, int, Channel], Awaitable[None]]
 """Sends the waiting rows of this installation, as the holder of this lease epoch, until cancelled.
 
 On cancellation it finishes the sends in flight or leaves them to the next holder. The cancellation comes before the

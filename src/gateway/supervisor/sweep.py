@@ -22,7 +22,7 @@ from gateway.supervisor.fleet import SWEEP_SECONDS, Fleet
 from gateway.supervisor.installation import Assignment, InstallationContext, run_installation
 from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_reporter, run_lease_keeper
 from gateway.supervisor.phases import Phase
-from gateway.supervisor.ports import Installation, LeaseStore, Serving
+from gateway.supervisor.ports import ActiveInstallation, LeaseStore, Serving
 
 logger = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ async def _sweep(fleet: Fleet, context: InstallationContext, installations: trio
         logger.warning("sweep_failed", error=type(error).__name__)
 
 
-async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installation]:
+async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[ActiveInstallation]:
     """List the rows to serve. Any error becomes a StoreError, so that it fails this sweep alone.
 
     For example, a config that is nested too deeply cannot be read. It must not end the installations that run.

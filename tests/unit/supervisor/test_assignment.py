@@ -9,14 +9,14 @@ from trio.testing import MockClock
 from gateway.channel.channel import ConnectionState
 from gateway.supervisor.installation import DRAIN_SECONDS, Assignment, OpenedInstallation
 from gateway.supervisor.lease import Lease
-from gateway.supervisor.phases import Phase, Trigger
-from gateway.supervisor.ports import Installation, Tenure
+from gateway.supervisor.phases import Phase, PhaseTrigger
+from gateway.supervisor.ports import ActiveInstallation, Tenure
 
 A = UUID(int=1)
 
 
 def served(lease_seconds: float | None = None) -> OpenedInstallation:
-    return OpenedInstallation(Installation(A, UUID(int=2), UUID(int=3), "toy", {}, lease_seconds), {}, "f")
+    return OpenedInstallation(ActiveInstallation(A, UUID(int=2), UUID(int=3), "toy", {}, lease_seconds), {}, "f")
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ async def test_drain_ends_what_waits_and_what_would_wait_later(assignment: Assig
 async def test_sweep_moves_the_end_of_a_standby_and_ends_it_when_the_lease_is_free(
     assignment: Assignment, mock_clock: MockClock
 ) -> None:
-    assignment.move(Trigger.PREDECESSOR_ENDED)
-    assignment.move(Trigger.HELD)
+    assignment.move(PhaseTrigger.PREDECESSOR_ENDED)
+    assignment.move(PhaseTrigger.HELD)
     now = trio.current_time()
     scope = assignment.until_drained(now + 4)
     assignment.refresh(served(lease_seconds=10))
@@ -67,7 +67,7 @@ async def test_sweep_moves_the_end_of_a_standby_and_ends_it_when_the_lease_is_fr
 
 
 async def test_sweep_leaves_the_pause_after_a_failure_alone(assignment: Assignment, mock_clock: MockClock) -> None:
-    for trigger in (Trigger.PREDECESSOR_ENDED, Trigger.FAILED):
+    for trigger in (PhaseTrigger.PREDECESSOR_ENDED, PhaseTrigger.FAILED):
         assignment.move(trigger)
     scope = assignment.until_drained(trio.current_time() + 60)
     assignment.refresh(served())

@@ -15,7 +15,7 @@ from gateway.keyring import UnreadableSecret
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.lease import Leases
 from gateway.supervisor.phases import Phase
-from gateway.supervisor.ports import Installation, Serving
+from gateway.supervisor.ports import ActiveInstallation, Serving
 from support.lease_memory import LeaseTable, MemoryLeaseStore, Wire
 from support.toy_channel import TOY, ToyPlatform
 
@@ -28,18 +28,18 @@ class Vault:
 
     opened: list[str] = field(default_factory=list)
 
-    def open(self, installation: Installation) -> dict[str, Any]:
+    def open(self, installation: ActiveInstallation) -> dict[str, Any]:
         self.opened.append(installation.config["secret"])
         if installation.config["secret"] == "unreadable":
             raise UnreadableSecret("its key is not on the ring")
         return {**installation.config, "secret": "opened " + installation.config["secret"]}
 
 
-def _no_handler(_installation: Installation) -> InboundHandler:
+def _no_handler(_installation: ActiveInstallation) -> InboundHandler:
     raise AssertionError("no link is opened here")
 
 
-async def _no_outbox(_installation: Installation, _epoch: int, _channel: Channel) -> None:
+async def _no_outbox(_installation: ActiveInstallation, _epoch: int, _channel: Channel) -> None:
     raise AssertionError("no link is opened here")
 
 
@@ -56,8 +56,8 @@ def fleet(vault: Vault) -> Fleet:
     return Fleet(Leases(store, LeaseSettings()), Serving(registry, vault.open, _no_handler, _no_outbox), "node")
 
 
-def row(id_: UUID = A, secret: str = "s1", *, lease_seconds: float | None = None) -> Installation:
-    return Installation(id_, UUID(int=8), UUID(int=9), TOY, {"secret": secret}, lease_seconds)
+def row(id_: UUID = A, secret: str = "s1", *, lease_seconds: float | None = None) -> ActiveInstallation:
+    return ActiveInstallation(id_, UUID(int=8), UUID(int=9), TOY, {"secret": secret}, lease_seconds)
 
 
 async def test_fleet_starts_each_listed_row_once_with_a_token_of_its_own(fleet: Fleet) -> None:
