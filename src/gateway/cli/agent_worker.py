@@ -153,29 +153,35 @@ class Worker:
             self._claiming.cancel()
 
     async def _work(self) -> None:
-        # From the inside out: the first signal ends `_claiming`; the end of the drain cancels the runs in `tasks`;
-        # heartbeats in `background` go on until the last run has ended, so that the server does not take it away.
+        """Claim tasks until the first signal, and then let the running ones finish.
+
+        Each scope here outlives the one inside it. `_claiming` ends at the first signal. The runs in `tasks` end by
+        themselves, or when the drain is over. The heartbeats in `background` go on until the last run has ended,
+        because the server takes a task back that they stop naming.
+        """
         async with trio.open_nursery() as background:
             with trio.CancelScope() as drain:
                 async with trio.open_nursery() as tasks:
                     with self._claiming:
-                        runtime = await self._server.register(self._description())
-                        ready = {"runtime_id": runtime.id, "runtime": runtime.name, "instance": self._terms.instance}
-                        print_json({"event": "ready", **ready, "concurrency": self._terms.concurrency})
-                        sys.stdout.flush()
-                        background.start_soon(self._keep_alive, runtime.id)
-                        await self._claim_forever(tasks, runtime.id)
+                        runtime_id = await self._register()
+                        background.start_soon(self._keep_alive, runtime_id)
+                        await self._claim_forever(tasks, runtime_id)
                     # Only a signal leads here: `_claim_forever` does not return, and any error leaves the function.
                     logger.info("draining", tasks=len(self._running), seconds=self._terms.drain_seconds)
                     drain.deadline = trio.current_time() + self._terms.drain_seconds
             background.cancel_scope.cancel()
 
-    def _description(self) -> dict[str, object]:
-        """Describe this worker to the server.
-
-        `tasks` is empty because nothing runs yet: tasks that this instance claimed before return to the queue.
-        """
-        return {"kind": "agent-run", "version": __version__, "instance": self._terms.instance, "tasks": []}
+    async def _register(self) -> UUID:
+        """Register this worker, and print that it is ready. Returns the id of its runtime."""
+        instance = self._terms.instance
+        # `tasks` is empty because nothing runs yet: tasks that this instance claimed before return to the queue.
+        runtime = await self._server.register(
+            {"kind": "agent-run", "version": __version__, "instance": instance, "tasks": []}
+        )
+        ready = {"runtime_id": runtime.id, "runtime": runtime.name, "instance": instance}
+        print_json({"event": "ready", **ready, "concurrency": self._terms.concurrency})
+        sys.stdout.flush()
+        return runtime.id
 
     async def _keep_alive(self, runtime_id: UUID) -> None:
         while True:
