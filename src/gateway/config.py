@@ -115,14 +115,14 @@ def _absolute(path: Path) -> Path:
 
 BindAddress = Annotated[str, AfterValidator(_bind)]
 BaseUrl = Annotated[str, AfterValidator(_public_url)]
-Secret = Annotated[SecretStr, AfterValidator(_not_blank)]
+SecretText = Annotated[SecretStr, AfterValidator(_not_blank)]
 Conninfo = Annotated[SecretStr, AfterValidator(_not_blank), AfterValidator(_conninfo)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_list)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(gt=0, le=1 << 30)]
+ByteCount = Annotated[int, Field(gt=0, le=1 << 30)]
 Days = Annotated[float, Field(gt=0, le=3_650, allow_inf_nan=False)]
 StorageBytes = Annotated[int, Field(ge=0, le=1 << 50)]
 Count = Annotated[int, Field(gt=0, le=100_000)]
@@ -218,9 +218,9 @@ def _misfit(name: str, value: float, limit: str, hub: HubSettings) -> str:
 
 class GithubSettings(_Group):
     app_slug: str | None = None
-    webhook_secret: Secret | None = None
+    webhook_secret: SecretText | None = None
     app_id: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[0-9]+$")] | None = None
-    private_key: Secret | None = None
+    private_key: SecretText | None = None
     """The private key of the GitHub App, as PEM text."""
     api_base_url: BaseUrl | None = None
 
@@ -234,7 +234,7 @@ class WebhookSettings(_Group):
     """
     per_ip_per_minute: CountOrZero = 30
     """The limit of requests with bad credentials from one client address. Other requests are not counted."""
-    body_bytes_max: Bytes = 262_144
+    body_bytes_max: ByteCount = 262_144
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90
     """The days for which deliveries are kept, whatever their outcome. 0 keeps them for ever."""
 
@@ -253,14 +253,14 @@ class Limits(_Group):
     """Time from SIGTERM to the end of the process. Work that is still in flight then is abandoned."""
     database_connections_max: Count = 10
     database_connect_timeout_seconds: Seconds = 10
-    http_body_bytes_max: Bytes = 1_048_576
+    http_body_bytes_max: ByteCount = 1_048_576
     """The limit for what a runtime posts about its tasks and for events that a platform posts.
 
     Every other route has a smaller bound.
     """
-    frame_bytes_max: Bytes = 4_194_304
+    frame_bytes_max: ByteCount = 4_194_304
     """The limit of one message on a platform's long connection. A larger one makes it close and reconnect."""
-    chunk_bytes_max: Bytes = 16_777_216
+    chunk_bytes_max: ByteCount = 16_777_216
     """The total size of the parts of incomplete events that one connection may hold."""
     events_in_flight_max: Count = 1024
     """Events of one connection that were received and are not settled yet.
@@ -279,7 +279,7 @@ class Limits(_Group):
     claims_waiting_per_runtime_max: Count = 100
     runtime_silence_seconds: Seconds = 150
     """A runtime that is silent for this long loses its tasks: they return to the queue, and the chats are told."""
-    attachment_bytes_max: Bytes = 104_857_600
+    attachment_bytes_max: ByteCount = 104_857_600
     """The size limit of one file that a person sends. A larger one is not fetched."""
     attachments_at_once_max: Count = 8
     """Files that are fetched from the platform at the same time."""
@@ -335,7 +335,7 @@ class Settings(BaseSettings):
     """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
     database_user: Annotated[str, Field(min_length=1)] | None = None
     """The account that the embedded server runs as when root starts it. Unset: `gateway-db`, created if missing."""
-    secret_key: Secret | None = None
+    secret_key: SecretText | None = None
     """The keys for stored secrets, newest first. `keyring.KeyRing.parse` parses and validates them."""
     http: HttpSettings = HttpSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from gateway.lark.wire.frame import Frame, encode
-from gateway.simulator.connections import Connection
+from gateway.simulator.connections import SocketConnection
 from support.world import Bot, World
 
 
@@ -36,7 +36,7 @@ HOSTILE = {
 }
 
 
-async def is_well(world: World, bot: Bot, connection: Connection, text: str) -> None:
+async def is_well(world: World, bot: Bot, connection: SocketConnection, text: str) -> None:
     """The same connection still takes a message."""
     ada = await bot.bind(f"Ada for {text}")
     said = world.sim.say(ada, bot.app, text)

@@ -13,7 +13,7 @@ import trio
 from gateway.keyring import KeyRing
 from gateway.lark.install.service import InstallationService, NewApp, identify_with
 from gateway.postgres.installation_store import PostgresInstallationStore
-from gateway.simulator.platform import Platform
+from gateway.simulator.platform import SimPlatform
 from support.processes import free_address
 from support.world import Bot, World, open_runtime
 
@@ -28,7 +28,7 @@ class Minted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.secrets: list[str] = []
         for name in ("grant_token", "grant_ticket"):
-            monkeypatch.setattr(Platform, name, self._noting(getattr(Platform, name)))
+            monkeypatch.setattr(SimPlatform, name, self._noting(getattr(SimPlatform, name)))
 
     def _noting(self, grant: Callable[..., tuple[str, Any]]) -> Callable[..., tuple[str, Any]]:
         def noting(*arguments: Any, **named: Any) -> tuple[str, Any]:

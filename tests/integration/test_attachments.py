@@ -28,9 +28,9 @@ from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.people.directory import RuntimePrincipal
-from gateway.work.tasks.attachments import Attachment, Attachments, FetchFailed
+from gateway.work.tasks.attachments import Attachments, FetchFailed, StoredAttachment
 from gateway.work.tasks.file_cache import FileCache
-from gateway.work.tasks.tasks import Assignment, TaskService
+from gateway.work.tasks.tasks import AssignedTask, TaskService
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, Desk, direct, open_desk
@@ -89,10 +89,10 @@ class Scene:
             yield nursery
             nursery.cancel_scope.cancel()
 
-    async def claim(self, wait_seconds: float = 0) -> Assignment | None:
+    async def claim(self, wait_seconds: float = 0) -> AssignedTask | None:
         return await self.tasks.claim(self.runtime, self.runtime.runtime_id, wait_seconds)
 
-    async def claimed(self, wait_seconds: float = 10) -> Assignment:
+    async def claimed(self, wait_seconds: float = 10) -> AssignedTask:
         assignment = await self.claim(wait_seconds)
         assert assignment is not None
         return assignment
@@ -106,7 +106,7 @@ class Scene:
     async def pass_deadline(self) -> None:
         await self.world.run("update chat_attachment set deadline_at = now() - interval '1 second'")
 
-    async def read(self, assignment: Assignment, n: int = 1, attachments: Attachments | None = None) -> bytes:
+    async def read(self, assignment: AssignedTask, n: int = 1, attachments: Attachments | None = None) -> bytes:
         attachments = attachments or self.attachments
         opened = await attachments.open(await attachments.find_of_task(assignment.claim.id, n))
         with opened.file as file:
@@ -125,7 +125,7 @@ async def scene(pool: Pool, database: str, tmp_path: Path) -> AsyncIterator[Scen
         )
 
 
-def files(assignment: Assignment) -> list[tuple[int, str, str, str, int | None]]:
+def files(assignment: AssignedTask) -> list[tuple[int, str, str, str, int | None]]:
     return [
         (file.n, file.kind, file.described.name, file.described.mime_type, file.bytes)
         for message in assignment.messages
@@ -636,7 +636,7 @@ async def test_disk_that_cannot_be_written_is_said_so(scene: Scene) -> None:
 
 
 def test_attachment_hides_its_handle_and_name() -> None:
-    hidden = Attachment(
+    hidden = StoredAttachment(
         uuid4(), uuid4(), 1, uuid4(), "om_1", "file_secret", "file", "salary.pdf", "", None, "pending", None
     )
     assert "file_secret" not in repr(hidden)

@@ -14,7 +14,7 @@ from gateway.postgres import task_store
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskChange
 from gateway.work.tasks.ports import Attempt, End, TaskStatus
-from gateway.work.tasks.tasks import Assignment
+from gateway.work.tasks.tasks import AssignedTask
 from support.task_world import World, open_world
 
 ACTIONS: dict[str, Callable[[World, Attempt], Awaitable[Any]]] = {
@@ -30,7 +30,7 @@ async def world(pool: Pool) -> World:
     return await open_world(pool)
 
 
-async def claim(world: World, instance: str | None = None) -> Assignment:
+async def claim(world: World, instance: str | None = None) -> AssignedTask:
     await world.sql("update agent_task set available_at = now() where status = 'queued'")
     assignment = await world.service.claim(world.runtime, world.runtime_id, instance=instance)
     assert assignment is not None

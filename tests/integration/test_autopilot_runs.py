@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.postgres.pool import Pool
-from gateway.work.tasks.ports import Claim
+from gateway.work.tasks.ports import TaskClaim
 from support.autopilots import Autopilots, open_autopilots
 from support.task_world import hearing_events
 
@@ -27,7 +27,7 @@ async def set_issue(autopilots: Autopilots, status: str) -> None:
     await autopilots.world.sql("update issue set status = %(status)s", status=status)
 
 
-async def claimed(autopilots: Autopilots) -> Claim:
+async def claimed(autopilots: Autopilots) -> TaskClaim:
     """A run without an issue whose task has started."""
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
     assignment = await autopilots.world.service.claim(autopilots.world.runtime, autopilots.world.runtime_id)

@@ -11,7 +11,7 @@ from gateway.concurrency import Topics, watch_points
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.people.directory import RuntimePrincipal
-from gateway.work.tasks.tasks import Assignment, TaskService
+from gateway.work.tasks.tasks import AssignedTask, TaskService
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, Desk, direct, open_desk
 
@@ -41,7 +41,7 @@ async def staffed(world: PostgresInbound) -> Bot:
     return bot
 
 
-async def claimed(world: PostgresInbound, bot: Bot) -> Assignment | None:
+async def claimed(world: PostgresInbound, bot: Bot) -> AssignedTask | None:
     ((runtime_id,),) = await world.run("select runtime_id from agent where id = %s", bot.agent_id)
     service = TaskService(PostgresTaskStore(world.pool), Topics())
     assignment = await service.claim(RuntimePrincipal(runtime_id, bot.workspace_id), runtime_id)

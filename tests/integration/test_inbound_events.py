@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.inbound.ports import Claim, UserMessage
+from gateway.inbound.ports import MessageClaim, UserMessage
 from gateway.postgres.pool import Pool
 from support.inbound_postgres import PostgresInbound
 from support.inbound_world import Bot, direct, open_desk
@@ -108,7 +108,7 @@ async def test_message_that_is_rolled_back_is_not_announced(world: PostgresInbou
     user = await world.bind(bot, "ou_bob")
     ((session_id,),) = await world.run("select id from chat_session")
     async with hearing_events(database) as events:
-        lost = Claim(bot.installation_id, "om_9", uuid4())
+        lost = MessageClaim(bot.installation_id, "om_9", uuid4())
         entry = UserMessage(lost.token, session_id, user, "x", lost.message_id, "", None)
         assert await world.store.append(entry, lost, {}) is None
     assert events == []

@@ -14,9 +14,9 @@ import trio
 from gateway.channel.channel import Verdict
 from gateway.channel.message import ReplyTo
 from gateway.concurrency import watch_points
-from gateway.core.inbound import Outcome
+from gateway.core.inbound import InboundOutcome
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
-from gateway.inbound.ports import Conversation, Installation, PlainMessage
+from gateway.inbound.ports import Conversation, InboundInstallation, PlainMessage
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import LOCK_MILLISECONDS
@@ -146,7 +146,7 @@ async def test_session_made_by_a_transaction_still_open_is_waited_for_and_shared
 ) -> None:
     """The loser must not take the winner's binding for an orphan: the session is not in its statement's snapshot."""
     bot = await world.add_bot()
-    installation = Installation(bot.installation_id, bot.workspace_id, bot.agent_id, None, False, False)
+    installation = InboundInstallation(bot.installation_id, bot.workspace_id, bot.agent_id, None, False, False)
     conversation = Conversation(installation, "feishu", "oc_1", "oc_1", False, None, "Direct chat")
     winner = uuid4()
     found = []
@@ -296,7 +296,7 @@ async def test_attaching_a_runtime_makes_the_waiting_task_its_own_and_tells_it(
     await world.bind(bot, "ou_ann")
     async with open_desk(world.store, fused=False) as desk:
         await desk.receive(direct())
-    assert desk.outcomes == [(Outcome.AGENT_OFFLINE, None)]
+    assert desk.outcomes == [(InboundOutcome.AGENT_OFFLINE, None)]
     assert await world.run("select status, runtime_id from agent_task") == [("queued", None)]
     directory = Directory(PostgresDirectoryStore(pool))
     ((agent_id, workspace_id),) = await world.run("select id, workspace_id from agent")

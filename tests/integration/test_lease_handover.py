@@ -21,6 +21,8 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool, open_pool
+from gateway.supervisor.lease import Leases
+from gateway.supervisor.ports import Serving
 from gateway.supervisor.sweep import run_supervisor
 from support.lease_postgres import PostgresDesk
 from support.lease_world import OutboxLog, open_toy_secrets
@@ -78,17 +80,12 @@ class House:
                     await nursery.start(run_listener, connect, callbacks)
                     serve = partial(
                         run_supervisor,
-                        store=PostgresLeaseStore(pool),
-                        registry=registry,
-                        open_secrets=open_toy_secrets,
-                        handler_for=lambda _installation: _settled,
-                        run_outbox=self.outbox.run,
-                        settings=SETTINGS,
+                        Leases(PostgresLeaseStore(pool), SETTINGS, daemon.recorder),
+                        Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
                         node_id=name,
                         wake=wake,
                         releases=releases,
                         stop=daemon.stop,
-                        recorder=daemon.recorder,
                     )
                     task_status.started(daemon)
                     await serve()

@@ -12,7 +12,7 @@ import trio
 from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.concurrency import Signal, watch_points
 from gateway.core.replies import Reply, in_every_language
-from gateway.outbound.ports import Lease
+from gateway.outbound.ports import LeaseEpoch
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
@@ -40,12 +40,12 @@ async def row_of(world: World, row_id: UUID) -> dict[str, Any]:
     return (await world.sql("select * from outbound_message where id = %(id)s", id=row_id))[0]
 
 
-async def new_holder(world: World) -> Lease:
+async def new_holder(world: World) -> LeaseEpoch:
     rows = await world.sql(
         "update channel_installation set lease_epoch = lease_epoch + 1 where id = %(id)s returning lease_epoch",
         id=world.installation_id,
     )
-    return Lease(world.installation_id, rows[0]["lease_epoch"])
+    return LeaseEpoch(world.installation_id, rows[0]["lease_epoch"])
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -65,7 +65,7 @@ def store(pool: Pool) -> PostgresOutboxStore:
 
 
 async def test_take_due_is_the_first_open_row_of_each_recipient(world: World, store: PostgresOutboxStore) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     for chat in ("oc_1", "oc_1", "oc_2", "oc_3"):
         await add_row(world, chat, chat)
     rows = await store.take_due(lease, busy={"chat:oc_3"}, rows_max=10)
@@ -77,12 +77,12 @@ async def test_take_due_is_the_first_open_row_of_each_recipient(world: World, st
 async def test_take_due_is_bounded_and_oldest_first(world: World, store: PostgresOutboxStore) -> None:
     for number in range(4):
         await add_row(world, str(number), f"oc_{number}")
-    rows = await store.take_due(Lease(world.installation_id, 1), busy=(), rows_max=2)
+    rows = await store.take_due(LeaseEpoch(world.installation_id, 1), busy=(), rows_max=2)
     assert sorted(row.content for row in rows) == ["0", "1"]
 
 
 async def test_postponed_row_holds_its_chat_back_until_it_is_due(world: World, store: PostgresOutboxStore) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     first = await add_row(world, "one")
     await add_row(world, "two")
     (row,) = await store.take_due(lease, busy=(), rows_max=10)
@@ -99,7 +99,7 @@ async def test_postponed_row_holds_its_chat_back_until_it_is_due(world: World, s
 
 
 async def test_postponed_row_that_was_not_sent_is_not_in_doubt(world: World, store: PostgresOutboxStore) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     await add_row(world)
     (row,) = await store.take_due(lease, busy=(), rows_max=10)
     await store.postpone(lease, row, 0.0, 0, "slow down", doubtful=False)
@@ -114,7 +114,7 @@ async def test_postponed_row_that_was_not_sent_is_not_in_doubt(world: World, sto
 
 async def test_row_of_a_dead_holder_is_taken_over_with_its_key(world: World, store: PostgresOutboxStore) -> None:
     row_id = await add_row(world)
-    (left,) = await store.take_due(Lease(world.installation_id, 1), busy=(), rows_max=10)
+    (left,) = await store.take_due(LeaseEpoch(world.installation_id, 1), busy=(), rows_max=10)
     assert left.idle_seconds == 0
     await world.sql("update outbound_message set last_attempt_at = now() - interval '42 seconds'")
     successor = await new_holder(world)
@@ -125,7 +125,7 @@ async def test_row_of_a_dead_holder_is_taken_over_with_its_key(world: World, sto
 
 
 async def test_stale_holder_can_neither_take_nor_write(world: World, store: PostgresOutboxStore) -> None:
-    stale = Lease(world.installation_id, 1)
+    stale = LeaseEpoch(world.installation_id, 1)
     row_id = await add_row(world)
     (row,) = await store.take_due(stale, busy=(), rows_max=10)
     successor = await new_holder(world)
@@ -144,7 +144,7 @@ async def test_stale_holder_can_neither_take_nor_write(world: World, store: Post
 
 
 async def test_mark_of_a_settled_row_changes_nothing(world: World, store: PostgresOutboxStore) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     row_id = await add_row(world)
     await store.take_due(lease, busy=(), rows_max=10)
     assert await store.mark_sent(lease, row_id, "om_1")
@@ -165,10 +165,10 @@ async def test_failed_answer_is_told_of_once_in_its_own_place_and_language(
         " select gen_random_uuid(), workspace_id, installation_id, task_id, kind, 1, 'oc_other', 'second part'"
         " from outbound_message"
     )
-    lease, words = Lease(world.installation_id, 1), in_every_language(Reply.ANSWER_UNDELIVERED)
+    lease, words = LeaseEpoch(world.installation_id, 1), in_every_language(Reply.ANSWER_UNDELIVERED)
     rows = await store.take_due(lease, busy=(), rows_max=10)
     assert len(rows) == 2
-    assert not await store.mark_failed(Lease(world.installation_id, 0), rows[0].id, 230002, "stale", told=words)
+    assert not await store.mark_failed(LeaseEpoch(world.installation_id, 0), rows[0].id, 230002, "stale", told=words)
     for row in sorted(rows, key=lambda row: row.id != answer["id"]):
         assert await store.mark_failed(lease, row.id, 230002, "bot not in chat", told=words)
     (notice,) = [row for row in await world.outbox() if row["kind"] == "notice"]
@@ -185,7 +185,7 @@ async def test_failed_answer_is_told_of_once_in_its_own_place_and_language(
 async def test_row_in_doubt_says_since_when_until_the_doubt_is_cleared(
     world: World, store: PostgresOutboxStore
 ) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     row_id = await add_row(world)
     (first,) = await store.take_due(lease, busy=(), rows_max=10)
     assert (first.first_attempt_at, first.doubt_seconds, first.in_doubt) == (None, None, False)
@@ -199,10 +199,10 @@ async def test_row_in_doubt_says_since_when_until_the_doubt_is_cleared(
 
 
 async def test_row_nobody_knows_of_is_shown_and_never_taken_again(world: World, store: PostgresOutboxStore) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     row_id = await add_row(world)
     await store.take_due(lease, busy=(), rows_max=10)
-    assert not await store.mark_unknown(Lease(world.installation_id, 0), row_id, 0, "stale holder")
+    assert not await store.mark_unknown(LeaseEpoch(world.installation_id, 0), row_id, 0, "stale holder")
     assert await store.mark_unknown(lease, row_id, 230027, "the chat cannot be read")
     row = await row_of(world, row_id)
     assert (row["status"], row["error_code"], row["error"]) == ("unknown", 230027, "the chat cannot be read")
@@ -211,7 +211,7 @@ async def test_row_nobody_knows_of_is_shown_and_never_taken_again(world: World, 
 
 
 async def test_messages_known_to_be_sent_since_the_doubt_are_named(world: World, store: PostgresOutboxStore) -> None:
-    lease = Lease(world.installation_id, 1)
+    lease = LeaseEpoch(world.installation_id, 1)
     before, doubtful = await add_row(world, "before"), await add_row(world, "doubtful")
     (first,) = await store.take_due(lease, busy=(), rows_max=1)
     assert first.id == before

@@ -18,6 +18,7 @@ from gateway.lark.chat.channel import KEY_SECONDS, LIMITS, lark_factory
 from gateway.lark.chat.connection import open_tcp_link
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
+from gateway.outbound.ports import LeaseEpoch, SendingContext
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
 from gateway.simulator import open_simulator
@@ -64,13 +65,14 @@ async def test_fifty_chats_at_once_are_served_below_every_limit_and_none_waits_f
         nursery.start_soon(
             partial(
                 run_outbox,
-                installation_id=world.installation_id,
-                lease_epoch=1,
-                channel=build(ChannelConfig("feishu", UUID(int=1), raw, _settled)),
-                store=PostgresOutboxStore(pool),
-                wake=Signal(),
-                governor=Governor(limits=LIMITS),
-                key_seconds=KEY_SECONDS,
+                SendingContext(
+                    LeaseEpoch(world.installation_id, 1),
+                    build(ChannelConfig("feishu", UUID(int=1), raw, _settled)),
+                    Governor(limits=LIMITS),
+                    Signal(),
+                    KEY_SECONDS,
+                ),
+                PostgresOutboxStore(pool),
             )
         )
         messages = BACKLOG + SHORT * (CHATS - 1)

@@ -15,13 +15,13 @@ from gateway.core.replies import WORDS, Reply
 from gateway.errors import Conflict, NotFound, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.people.directory import RuntimePrincipal
-from gateway.work.tasks.ports import Attempt, ClaimedMessage, LossLimits, Place
-from gateway.work.tasks.tasks import Assignment, TaskService
+from gateway.work.tasks.ports import Attempt, ClaimedMessage, ConversationPlace, LossLimits
+from gateway.work.tasks.tasks import AssignedTask, TaskService
 from support.recording import Recording
 from support.task_world import Session, World, hearing_events, open_world, ringing
 
 
-async def claim(world: World, wait_seconds: float = 0) -> Assignment:
+async def claim(world: World, wait_seconds: float = 0) -> AssignedTask:
     assignment = await world.service.claim(world.runtime, world.runtime_id, wait_seconds)
     assert assignment is not None
     return assignment
@@ -31,7 +31,7 @@ async def claims_nothing(world: World) -> bool:
     return await world.service.claim(world.runtime, world.runtime_id) is None
 
 
-def texts(assignment: Assignment) -> list[str]:
+def texts(assignment: AssignedTask) -> list[str]:
     return [message.text for message in assignment.messages]
 
 
@@ -133,7 +133,7 @@ async def test_claim_twenty_at_once_respects_the_capacity_and_hands_nothing_out_
         world = await open_world(pool, capacity=7)
         for number in range(20):
             await world.say(await world.add_session(), str(number))
-        claimed: list[Assignment] = []
+        claimed: list[AssignedTask] = []
 
         async def claimer() -> None:
             assignment = await world.service.claim(world.runtime, world.runtime_id)
@@ -200,7 +200,7 @@ async def test_claim_every_message_of_a_stream_is_answered_by_exactly_one_run(da
 async def test_long_poll_new_message_is_handed_out_at_once(pool: Pool, database: str) -> None:
     world = await open_world(pool)
     session = await world.add_session()
-    got: list[Assignment] = []
+    got: list[AssignedTask] = []
 
     async def poll() -> None:
         got.append(await claim(world, wait_seconds=30))
@@ -613,7 +613,7 @@ async def tries_of(world: World) -> int:
     return tries
 
 
-async def _let_down(world: World) -> Assignment:
+async def _let_down(world: World) -> AssignedTask:
     """A claim that is not started in time."""
     assignment = await claim(world)
     await world.sql("update agent_task set dispatched_at = now() - interval '91 seconds' where status = 'dispatched'")
@@ -789,7 +789,7 @@ async def test_claim_of_a_chat_tells_the_generation_of_its_messages(pool: Pool) 
         await world.service.complete(world.runtime, assignment.claim.identity, "ok")
 
 
-async def _running_issue(world: World) -> Assignment:
+async def _running_issue(world: World) -> AssignedTask:
     await world.sql(
         "with i as (insert into issue (id, workspace_id, number, title, description)"
         " values (gen_random_uuid(), %(workspace)s, 7, 'Broken', 'It is broken.') returning id)"
@@ -879,7 +879,9 @@ async def test_claim_knows_the_place_of_its_conversation(pool: Pool) -> None:
     world = await open_world(pool)
     session = await world.add_session()
     await world.say(session, "hello")
-    assert (await claim(world)).place == Place(world.installation_id, "feishu", session.chat_id, "", is_group=False)
+    assert (await claim(world)).place == ConversationPlace(
+        world.installation_id, "feishu", session.chat_id, "", is_group=False
+    )
     unbound = await world.add_session(bound=False)
     await world.say(unbound, "hello")
     assert (await claim(world)).place is None
@@ -894,7 +896,9 @@ async def test_claim_of_a_topic_knows_its_chat_and_thread(pool: Pool) -> None:
         id=session.id,
     )
     await world.say(session, "hello")
-    assert (await claim(world)).place == Place(world.installation_id, "feishu", "oc_team", "omt_1", is_group=True)
+    assert (await claim(world)).place == ConversationPlace(
+        world.installation_id, "feishu", "oc_team", "omt_1", is_group=True
+    )
 
 
 async def test_place_of_a_later_generation_begins_with_its_first_message(pool: Pool) -> None:
@@ -918,7 +922,7 @@ async def test_additions_are_looked_up_after_the_claim_and_without_its_connectio
     session = await world.add_session()
     await world.say(session, "hello")
 
-    async def enrich(place: Place, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+    async def enrich(place: ConversationPlace, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
         assert pool.in_use == 0
         assert [task["status"] for task in await world.tasks()] == ["dispatched"]
         return [replace(message, additions=place.chat_id) for message in messages]
@@ -934,7 +938,7 @@ async def test_claim_that_dies_while_looking_up_is_handed_out_again(pool: Pool) 
     session = await world.add_session()
     await world.say(session, "hello")
 
-    async def hang(_place: Place, _messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+    async def hang(_place: ConversationPlace, _messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
         await trio.sleep_forever()
         raise AssertionError
 

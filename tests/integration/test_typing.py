@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.concurrency import watch_points
-from gateway.outbound.ports import Lease, TypingRow
+from gateway.outbound.ports import LeaseEpoch, TypingRow
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
@@ -39,8 +39,8 @@ def outbox(pool: Pool) -> PostgresOutboxStore:
     return PostgresOutboxStore(pool)
 
 
-def lease_of(world: World, epoch: int = 1) -> Lease:
-    return Lease(world.installation_id, epoch)
+def lease_of(world: World, epoch: int = 1) -> LeaseEpoch:
+    return LeaseEpoch(world.installation_id, epoch)
 
 
 async def hear(world: World, session: Session, message_id: str | None = "om_1", *, age_seconds: float = 1) -> None:

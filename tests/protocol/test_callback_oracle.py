@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.lark.chat.callback import CallbackSecrets, Challenge, Event, decrypt, judge
+from gateway.lark.chat.callback import CallbackEvent, CallbackSecrets, Challenge, decrypt, judge
 from support.posted import KEY, TOKEN, challenge, encrypted, message_event, signed
 
 
@@ -62,10 +62,10 @@ def test_events_that_we_take_the_sdk_takes_and_the_other_way_round(sdk: Any, key
         theirs = Theirs(sdk, key, TOKEN)
         status, content = theirs.ask(posted.headers, posted.body)
         ours = judge(posted.headers, posted.body, CallbackSecrets(key, TOKEN), now=datetime.now(UTC))
-        assert (status == 200, isinstance(ours, Event)) == (good, good)
+        assert (status == 200, isinstance(ours, CallbackEvent)) == (good, good)
         if good:
             assert json.loads(content) == {"msg": "success"}
-            assert ours == Event(plaintext)
+            assert ours == CallbackEvent(plaintext)
             assert len(theirs.texts) == 1
 
 

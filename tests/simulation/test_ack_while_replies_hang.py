@@ -21,6 +21,7 @@ from gateway.lark.chat.channel import KEY_SECONDS, LIMITS, LarkChannel
 from gateway.lark.wire.endpoint import Endpoint
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
+from gateway.outbound.ports import LeaseEpoch, SendingContext
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import open_desk
 from support.lark_peer import Peer, code_of, endpoint, in_memory, play
@@ -83,17 +84,16 @@ async def conversing() -> AsyncIterator[Scene]:
         )
         await nursery.start(channel.run)
         await accepted.wait()
-        speak = partial(
-            run_outbox,
-            installation_id=INSTALLATION,
-            lease_epoch=1,
-            channel=channel,
-            store=outbox,
-            governor=Governor(limits=LIMITS),
-            key_seconds=KEY_SECONDS,
+        context = SendingContext(
+            LeaseEpoch(INSTALLATION, 1),
+            channel,
+            Governor(limits=LIMITS),
+            Signal(),
+            KEY_SECONDS,
+            # Longer than the hang: the answer must arrive in the end, not be cut off.
+            attempt_seconds=2 * HANG_SECONDS,
         )
-        # Longer than the hang: the answer must arrive in the end, not be cut off.
-        nursery.start_soon(partial(speak, wake=Signal(), attempt_seconds=2 * HANG_SECONDS))
+        nursery.start_soon(run_outbox, context, outbox)
         yield Scene(world, client, outbox, peers[0])
         nursery.cancel_scope.cancel()
 

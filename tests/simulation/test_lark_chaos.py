@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import trio
 
+from gateway.simulator.simulator import Utterance
 from support.lark_storm import CURSED, FATES, LarkStorm
 from support.outbox_world import World, simulate
 
@@ -53,7 +54,7 @@ class Storm:
         kind = self.rng.choice(["answer", "answer", "error", "notice"])
         stored.row = replace(stored.row, kind=kind)
         if self.rng.random() < 0.5:
-            said = platform.sim.say(person, chat, "please", in_thread=True).message
+            said = platform.sim.say(person, chat, Utterance("please", in_thread=True)).message
             stored.row = replace(stored.row, thread_id=said.thread_id, reply_to_message_id=said.message_id)
             if self.rng.random() < 0.3:
                 platform.sim.messages.withdraw(said.message_id)

@@ -28,7 +28,7 @@ from gateway.supervisor.lease import (
     run_connection_reporter,
     run_lease_keeper,
 )
-from gateway.supervisor.ports import HeldElsewhere, Installation
+from gateway.supervisor.ports import ActiveInstallation, HeldElsewhere
 from support.lease_memory import FaultyWire, LeaseTable, MemoryLeaseStore, Wire
 from support.recording import Recording
 
@@ -66,7 +66,7 @@ class Bench:
         self.recorder = Recording()
         self.leases = Leases(MemoryLeaseStore(self.table, self.wire), SETTINGS, self.recorder)
         self.bot = uuid4()
-        self.table.insert(Installation(self.bot, uuid4(), uuid4(), "toy", {}))
+        self.table.insert(ActiveInstallation(self.bot, uuid4(), uuid4(), "toy", {}))
 
     @property
     def token(self) -> str | None:
@@ -331,7 +331,7 @@ async def test_reporter_tries_again_when_the_database_failed(bench: Bench) -> No
 @pytest.mark.parametrize("seed", range(10))
 def test_release_that_arrives_late_never_frees_a_later_tenure(seed: int) -> None:
     table, rng, bot = LeaseTable(), Random(seed), uuid4()
-    table.insert(Installation(bot, uuid4(), uuid4(), "toy", {}))
+    table.insert(ActiveInstallation(bot, uuid4(), uuid4(), "toy", {}))
 
     async def main() -> None:
         async with trio.open_nursery() as network:

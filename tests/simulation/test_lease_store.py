@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.supervisor.ports import Installation
+from gateway.supervisor.ports import ActiveInstallation
 from support.lease_memory import ConnectionRow, LeaseTable, MemoryLeaseStore
 from support.lease_suite import LeaseStoreSuite
 
@@ -18,7 +18,7 @@ class MemoryDesk:
         self.store = MemoryLeaseStore(self.table)
 
     async def add(self, channel_type: str = "feishu", config: dict[str, Any] | None = None) -> UUID:
-        installation = Installation(uuid4(), uuid4(), uuid4(), channel_type, config or {"app_id": str(uuid4())})
+        installation = ActiveInstallation(uuid4(), uuid4(), uuid4(), channel_type, config or {"app_id": str(uuid4())})
         self.table.insert(installation)
         return installation.id
 

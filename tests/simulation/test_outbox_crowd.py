@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from gateway.simulator.platform import Chat
+from gateway.simulator.platform import SimChat
 from support.lark_storm import LarkStorm
 from support.outbox_world import World, simulate
 
@@ -27,7 +27,7 @@ class Crowd:
         sim, app = world.platform.sim, world.platform.app
         self.chats = [sim.create_group(f"chat {number}", [app], world.platform.people) for number in range(CHATS)]
 
-    def write(self, chat: Chat, count: int) -> None:
+    def write(self, chat: SimChat, count: int) -> None:
         for number in range(count):
             self.world.store.add(f"{number}", chat.chat_id)
 
@@ -36,7 +36,7 @@ class Crowd:
         while self.world.open_rows:
             await trio.sleep(1)
 
-    def heard_at(self, chat: Chat) -> float:
+    def heard_at(self, chat: SimChat) -> float:
         """Seconds after the beginning until the chat had everything, in order."""
         sent = self.world.platform.sim.sent(chat)
         wanted = [stored.row.content for stored in self.world.rows if stored.row.recipient_id == chat.chat_id]

@@ -15,9 +15,10 @@ import trio.testing
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from gateway.lark.wire.frame import Frame, acknowledge, decode, encode, ping
+from gateway.simulator.delivery import PushPlan
 from gateway.simulator.exchange import Request
 from gateway.simulator.platform import App, Person
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 
 # pytest-trio runs a test on the clock that is among its arguments; usefixtures would leave the real one.
 Clock = trio.testing.MockClock
@@ -174,7 +175,9 @@ async def test_redelivery_on_demand_is_the_same_event_in_a_new_envelope(autojump
 
 async def test_chunks_come_in_the_asked_order_and_make_up_the_payload(autojump_clock: Clock) -> None:
     async with staged() as stage, stage.connected() as client:
-        event = stage.simulator.say(stage.ada, stage.app, "a long story", chunks=3, order=[2, 0, 0, 1]).event
+        event = stage.simulator.say(
+            stage.ada, stage.app, Utterance("a long story", plan=PushPlan(3, (2, 0, 0, 1)))
+        ).event
         frames = [await receive(client) for _ in range(4)]
 
         assert [frame.header(b"seq") for frame in frames] == [b"2", b"0", b"0", b"1"]

@@ -15,7 +15,7 @@ import trio
 
 from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState, LinkLost, LinkRefused
 from gateway.supervisor.installation import DRAIN_SECONDS
-from gateway.supervisor.ports import Installation
+from gateway.supervisor.ports import ActiveInstallation
 from support.lease_world import UNREADABLE, World, simulate
 from support.toy_channel import TOY
 
@@ -663,7 +663,7 @@ def test_supervisor_that_meets_a_row_it_cannot_read_keeps_the_bots_it_has(seed: 
     simulate(seed, scenario)
 
 
-async def _too_deep(_channel_types: object) -> list[Installation]:
+async def _too_deep(_channel_types: object) -> list[ActiveInstallation]:
     raise RecursionError("maximum recursion depth exceeded while decoding a JSON array")
 
 
@@ -674,7 +674,7 @@ def test_link_that_asked_for_an_event_again_counts_as_degraded_for_a_minute() ->
         await world.platform.until_live(bot)
         assert daemon.fleet is not None
         assert daemon.fleet.degraded() == {}
-        daemon.fleet._serving[bot].health.asked_again_at = trio.current_time()
+        daemon.fleet._running[bot].health.asked_again_at = trio.current_time()
         assert daemon.fleet.degraded() == {TOY: 1}
         assert daemon.fleet.connections() == {(TOY, ConnectionState.LIVE): 1}
         assert daemon.fleet.states() == {"live": 1, "degraded": 1}

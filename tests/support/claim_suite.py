@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from gateway.channel.channel import Verdict
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import StoreUnavailable
 from support.inbound_world import InboundWorld, direct, open_desk
 
@@ -61,7 +61,7 @@ async def slow_worker_whose_claim_was_retaken_writes_nothing(world: InboundWorld
         assert await quick.receive(direct("om_1", text)) is Verdict.SETTLED
         before = await _everything(world)
         slow.go_on.set()
-    assert late.outcomes == [(Outcome.DROPPED, DropReason.DUPLICATE)]
+    assert late.outcomes == [(InboundOutcome.DROPPED, DropReason.DUPLICATE)]
     assert await _everything(world) == before
     assert len(await world.messages()) == 1
     assert len(await world.filed()) == (1 if text.startswith("/issue") else 0)

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from gateway.channel.channel import Verdict
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.core.replies import WORDS, Reply
 from support.inbound_world import Bot, Desk, InboundWorld, StoredNotice, direct, grouped, open_desk
 
@@ -51,7 +51,7 @@ class CommandSuite:
         assert message.kind == "channel_command"
         assert await world.tasks() == []
         assert await world.notices() == [StoredNotice("oc_ou_ann", "om_1", "", CREATED)]
-        assert desk.outcomes == [(Outcome.INGESTED, None)]
+        assert desk.outcomes == [(InboundOutcome.INGESTED, None)]
 
     async def test_delivered_again_issue_is_a_duplicate_message_without_effect(self, world: InboundWorld) -> None:
         await _staffed(world)
@@ -59,7 +59,7 @@ class CommandSuite:
             for _ in range(2):
                 assert await desk.receive(direct("om_1", "/issue Fix the login")) is Verdict.SETTLED
         assert len(await world.filed()) == len(await world.notices()) == 1
-        assert desk.outcomes[1] == (Outcome.DROPPED, DropReason.DUPLICATE)
+        assert desk.outcomes[1] == (InboundOutcome.DROPPED, DropReason.DUPLICATE)
 
     async def test_deliveries_at_the_same_time_file_one_issue(self, world: InboundWorld) -> None:
         await _staffed(world)
@@ -100,7 +100,7 @@ class CommandSuite:
                 await desk.receive(direct("om_0", former))
             await desk.receive(direct("om_1", "/issue "))
         assert await world.filed() == []
-        assert desk.outcomes[-1] == (Outcome.ISSUE_USAGE, None)
+        assert desk.outcomes[-1] == (InboundOutcome.ISSUE_USAGE, None)
         assert (await world.notices())[-1] == StoredNotice("oc_ou_ann", "om_1", "", USAGE)
 
     async def test_command_is_read_from_the_senders_own_words_alone(self, world: InboundWorld) -> None:
@@ -134,7 +134,7 @@ class CommandSuite:
             await desk.receive(direct("om_1", "/issue Fix the login"))
         assert await world.filed() == []
         assert await world.notices() == []
-        assert desk.outcomes == [(Outcome.NEEDS_BINDING, DropReason.UNBOUND_USER)]
+        assert desk.outcomes == [(InboundOutcome.NEEDS_BINDING, DropReason.UNBOUND_USER)]
 
     @pytest.mark.parametrize(
         ("options", "reply", "runs"),
@@ -177,7 +177,7 @@ class CommandSuite:
             assert await world.messages() == []
             assert await world.tasks() == []
             await desk.receive(direct("om_2", "after"))
-        assert desk.outcomes == [(Outcome.FRESH_PENDING, None), (Outcome.INGESTED, None)]
+        assert desk.outcomes == [(InboundOutcome.FRESH_PENDING, None), (InboundOutcome.INGESTED, None)]
         assert [(message.content, message.generation) for message in await world.messages()] == [("after", 1)]
         assert await world.notices() == [StoredNotice("oc_ou_ann", "om_1", "", FRESH)]
 
@@ -234,7 +234,7 @@ class CommandSuite:
             await desk.receive(direct("om_8"))
             await desk.receive(direct("om_9"))
         assert await world.notices() == [*told, StoredNotice("oc_ou_ann", "om_8", "", words)]
-        assert desk.outcomes == [(Outcome.INGESTED, None)] * 10
+        assert desk.outcomes == [(InboundOutcome.INGESTED, None)] * 10
         assert len(await world.messages()) == 10
         assert [task.status for task in await world.tasks()] == ["queued", "queued"]
 
@@ -286,7 +286,7 @@ class CommandSuite:
         async with _opened(world) as desk:
             await desk.receive(direct("om_1", "/issue Fix the login", sent_at=await world.sent(OLD)))
         assert await world.filed() == []
-        assert desk.outcomes == [(Outcome.COMMAND_HELD, None)]
+        assert desk.outcomes == [(InboundOutcome.COMMAND_HELD, None)]
         (text,) = await _texts(world)
         assert "12 min" in text
         assert "/issue Fix the login" in text

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from gateway.core.attachments import FetchProblem
-from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
+from gateway.work.tasks.attachments import FetchFailed, FileSink, StoredAttachment
 
 
 @dataclass
@@ -33,7 +33,7 @@ class FakeFiles:
     going: int = 0
     going_most: int = 0
 
-    async def download(self, wanted: Attachment, sink: FileSink) -> None:
+    async def download(self, wanted: StoredAttachment, sink: FileSink) -> None:
         self.downloads[wanted.channel_key] += 1
         self.going += 1
         self.going_most = max(self.going_most, self.going)

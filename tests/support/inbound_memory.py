@@ -9,17 +9,17 @@ from uuid import UUID, uuid4
 
 import trio
 
-from gateway.core.claim import ClaimAnswer, ClaimRow, Step, answer_to_refused, step
+from gateway.core.claim import ClaimAnswer, ClaimRow, ClaimStep, answer_to_refused, step
 from gateway.errors import RemoteProtocolError
 from gateway.inbound.ports import (
     PROMPT_SECONDS,
-    Claim,
     Confirmed,
     Conversation,
     Drop,
     HeldCommand,
     Identity,
-    Installation,
+    InboundInstallation,
+    MessageClaim,
     PlainMessage,
     SessionGone,
     UserMessage,
@@ -50,7 +50,7 @@ class _Agent:
 @dataclass
 class _Session:
     stored: StoredSession
-    installation: Installation
+    installation: InboundInstallation
     archived: bool = False
     generation: int = 0
     told: tuple[str, int] | None = None
@@ -73,7 +73,7 @@ class MemoryInbound:
 
     window_seconds: float = 3.0
     now: datetime = datetime(2026, 1, 5, 9, tzinfo=UTC)
-    installations: dict[tuple[str, str], Installation] = field(default_factory=dict)
+    installations: dict[tuple[str, str], InboundInstallation] = field(default_factory=dict)
     agents: dict[UUID, _Agent] = field(default_factory=dict)
     bindings: dict[tuple[UUID, str], UUID] = field(default_factory=dict)
     members: set[tuple[UUID, UUID]] = field(default_factory=set)
@@ -98,25 +98,25 @@ class MemoryInbound:
 
     # the store
 
-    async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
+    async def find_installation(self, channel_type: str, app_id: str) -> InboundInstallation | None:
         await trio.lowlevel.checkpoint()
         return self.installations.get((channel_type, app_id))
 
-    async def claim(self, claim: Claim) -> ClaimAnswer:
+    async def claim(self, claim: MessageClaim) -> ClaimAnswer:
         await trio.lowlevel.checkpoint()
-        return ClaimAnswer.TAKEN if self._step(claim, Step.CLAIM) else answer_to_refused(self._row(claim))
+        return ClaimAnswer.TAKEN if self._step(claim, ClaimStep.CLAIM) else answer_to_refused(self._row(claim))
 
-    async def is_processed(self, claim: Claim) -> bool:
+    async def is_processed(self, claim: MessageClaim) -> bool:
         await trio.lowlevel.checkpoint()
         return answer_to_refused(self._row(claim)) is ClaimAnswer.PROCESSED
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: MessageClaim) -> bool:
         await trio.lowlevel.checkpoint()
-        return self._step(claim, Step.RELEASE)
+        return self._step(claim, ClaimStep.RELEASE)
 
-    async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
+    async def record_drop(self, drop: Drop, claim: MessageClaim | None) -> bool:
         await trio.lowlevel.checkpoint()
-        if claim is not None and not self._step(claim, Step.MARK):
+        if claim is not None and not self._step(claim, ClaimStep.MARK):
             return False
         self.audit.append(drop)
         self._ask(drop)
@@ -131,7 +131,7 @@ class MemoryInbound:
         self.prompted_at[key] = self.now
         self.prompt_rows.append(key)
 
-    async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
+    async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         await trio.lowlevel.checkpoint()
         user_id = self.bindings.get((installation.id, sender_id))
         return None if user_id is None else Identity(user_id, (installation.workspace_id, user_id) in self.members)
@@ -146,7 +146,7 @@ class MemoryInbound:
         return session_id
 
     async def append(
-        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+        self, message: UserMessage, claim: MessageClaim | None, notices: Mapping[Queueing, Notice]
     ) -> Queueing | None:
         await trio.lowlevel.checkpoint()
         _check(message.text)
@@ -162,7 +162,7 @@ class MemoryInbound:
         return session.told != before
 
     async def append_command(
-        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+        self, message: UserMessage, claim: MessageClaim | None, *, notice: Notice | None, held_words: str | None
     ) -> bool:
         await trio.lowlevel.checkpoint()
         _check(message.text)
@@ -175,7 +175,7 @@ class MemoryInbound:
             self._send(notice)
         return True
 
-    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: MessageClaim | None, notice: Notice) -> bool:
         await trio.lowlevel.checkpoint()
         if not self._begin(session_id, claim):
             return False
@@ -185,7 +185,7 @@ class MemoryInbound:
         return True
 
     async def confirm(
-        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+        self, message: UserMessage, claim: MessageClaim | None, *, held_seconds: float, otherwise: Notice
     ) -> Confirmed | None:
         await trio.lowlevel.checkpoint()
         if not self._begin(message.session_id, claim):
@@ -206,10 +206,10 @@ class MemoryInbound:
         await trio.lowlevel.checkpoint()
         return (self.now - sent_at).total_seconds()
 
-    def _begin(self, session_id: UUID, claim: Claim | None) -> bool:
+    def _begin(self, session_id: UUID, claim: MessageClaim | None) -> bool:
         if session_id not in self.session_rows:
             raise SessionGone("the session was deleted before its message could be written")
-        return claim is None or self._step(claim, Step.MARK)
+        return claim is None or self._step(claim, ClaimStep.MARK)
 
     def _take_held(self, message: UserMessage, held_seconds: float) -> HeldCommand | None:
         held = self.held.pop((message.session_id, message.author_id), None)
@@ -242,7 +242,7 @@ class MemoryInbound:
             return None
         agent = self.agents[installation.agent_id]
         member = (installation.workspace_id, user_id) in self.members
-        claim = Claim(installation.id, message.message_id, message.token)
+        claim = MessageClaim(installation.id, message.message_id, message.token)
         if not member or agent.archived or not agent.has_runtime or self._row(claim) is not None:
             return None
         if agent.absence not in {None, session.told}:
@@ -297,10 +297,10 @@ class MemoryInbound:
                 return
         self.task_rows.append(task)
 
-    def _row(self, claim: Claim) -> ClaimRow | None:
+    def _row(self, claim: MessageClaim) -> ClaimRow | None:
         return self.claim_rows.get((claim.installation_id, claim.message_id))
 
-    def _step(self, claim: Claim, action: Step) -> bool:
+    def _step(self, claim: MessageClaim, action: ClaimStep) -> bool:
         row, changed = step(self._row(claim), action, claim.token, now=self.now)
         key = (claim.installation_id, claim.message_id)
         if row is None:
@@ -322,7 +322,7 @@ class MemoryInbound:
         language: str = "en",
     ) -> Bot:
         installer = uuid4()
-        installation = Installation(uuid4(), uuid4(), uuid4(), installer, revoked, allow_bots, language)
+        installation = InboundInstallation(uuid4(), uuid4(), uuid4(), installer, revoked, allow_bots, language)
         self.issues.prefixes[installation.workspace_id] = "W"
         self.installations[("feishu", app_id)] = installation
         self.agents[installation.agent_id] = _Agent(has_runtime, archived)

@@ -11,23 +11,23 @@ import trio
 from gateway.channel.channel import Verdict
 from gateway.channel.message import ChatType, Source
 from gateway.core.claim import ClaimAnswer
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import RemoteProtocolError
-from gateway.inbound.ports import Claim, Conversation, Drop, PlainMessage, SessionGone, UserMessage
+from gateway.inbound.ports import Conversation, Drop, MessageClaim, PlainMessage, SessionGone, UserMessage
 from gateway.work.tasks.sessions import Queueing
 from support.inbound_world import Bot, Desk, InboundWorld, direct, grouped, open_desk
 
 both_paths = pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
 
-INGESTED = (Outcome.INGESTED, None)
+INGESTED = (InboundOutcome.INGESTED, None)
 
 
-def _dropped(reason: DropReason) -> tuple[Outcome, DropReason]:
-    return Outcome.DROPPED, reason
+def _dropped(reason: DropReason) -> tuple[InboundOutcome, DropReason]:
+    return InboundOutcome.DROPPED, reason
 
 
-def _claim(bot: Bot, message_id: str = "om_1") -> Claim:
-    return Claim(bot.installation_id, message_id, uuid4())
+def _claim(bot: Bot, message_id: str = "om_1") -> MessageClaim:
+    return MessageClaim(bot.installation_id, message_id, uuid4())
 
 
 def _plain(message_id: str, text: str = "hello", *, sender: str = "ou_ann", chat: str = "oc_ou_ann") -> PlainMessage:
@@ -240,7 +240,7 @@ class InboundSuite:
         async with open_desk(world.store, fused=fused) as desk:
             await desk.receive(direct("om_1"))
             await desk.receive(direct("om_2"))
-        assert desk.outcomes == [(Outcome.AGENT_OFFLINE, None)] * 2
+        assert desk.outcomes == [(InboundOutcome.AGENT_OFFLINE, None)] * 2
         assert len(await world.messages()) == 2
         assert [task.status for task in await world.tasks()] == ["queued"]
 
@@ -251,7 +251,7 @@ class InboundSuite:
             await world.start_tasks()
             await world.archive_agent(bot)
             assert await desk.receive(direct("om_1")) is Verdict.SETTLED
-        assert desk.outcomes[-1] == (Outcome.AGENT_ARCHIVED, None)
+        assert desk.outcomes[-1] == (InboundOutcome.AGENT_ARCHIVED, None)
         assert len(await world.messages()) == 2
         assert [task.status for task in await world.tasks()] == ["running"]
 
@@ -345,7 +345,7 @@ class InboundSuite:
             bot = await _warm(world, desk)
             stranger = Source("feishu", "oc_ou_ann", ChatType.P2P, "ou_stranger")
             assert await desk.receive(direct("om_1", "secret", source=stranger)) is Verdict.SETTLED
-        assert desk.outcomes[-1] == (Outcome.NEEDS_BINDING, DropReason.UNBOUND_USER)
+        assert desk.outcomes[-1] == (InboundOutcome.NEEDS_BINDING, DropReason.UNBOUND_USER)
         assert await world.drops() == [(bot.installation_id, "om_1", "unbound_user")]
         assert [message.content for message in await world.messages()] == ["first"]
         assert all(row.processed_at for row in (await world.claims()).values())

@@ -13,7 +13,7 @@ import trio
 
 from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
 from gateway.core.claim import ClaimRow
-from gateway.core.inbound import DropReason, Outcome, Settlement
+from gateway.core.inbound import DropReason, InboundOutcome, Settlement
 from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
@@ -137,7 +137,7 @@ class _Watched(InboundPipeline):
 
     def __init__(self, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
-        self.outcomes: list[tuple[Outcome, DropReason | None]] = []
+        self.outcomes: list[tuple[InboundOutcome, DropReason | None]] = []
 
     async def decide(self, message: InboundMessage) -> Settlement:
         settlement = await super().decide(message)

@@ -17,14 +17,14 @@ import trio
 
 from gateway.channel.channel import ConnectionState, LinkHealth
 from gateway.errors import StoreUnavailable
-from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
+from gateway.supervisor.ports import ActiveInstallation, Grant, HeldElsewhere, NotServed, Renewal, Tenure
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class LeaseRow:
-    installation: Installation
+    installation: ActiveInstallation
     active: bool = True
     orphan: bool = False
     locked: bool = False
@@ -57,7 +57,7 @@ class LeaseTable:
         for listener in list(self.listeners):
             listener(topic, str(installation_id))
 
-    def insert(self, installation: Installation) -> None:
+    def insert(self, installation: ActiveInstallation) -> None:
         self.rows[installation.id] = LeaseRow(installation)
         self.announce("gateway_installation", installation.id)
 
@@ -73,7 +73,7 @@ class LeaseTable:
     def held(self, row: LeaseRow) -> bool:
         return row.token is not None and row.expires_at > self.now()
 
-    def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+    def list_active(self, channel_types: Sequence[str]) -> list[ActiveInstallation]:
         return [
             replace(row.installation, lease_seconds=row.expires_at - self.now() if self.held(row) else None)
             for row in self.rows.values()
@@ -232,7 +232,7 @@ class MemoryLeaseStore:
         self.calls.append(operation.__name__)
         return await self.wire.call(partial(operation, *args))
 
-    async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+    async def list_active(self, channel_types: Sequence[str]) -> list[ActiveInstallation]:
         return await self._call(self.table.list_active, list(channel_types))
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:

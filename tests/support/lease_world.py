@@ -18,8 +18,10 @@ from gateway.channel.registry import Registry, Traits
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
 from gateway.keyring import UnreadableSecret
-from gateway.supervisor.ports import Installation
-from gateway.supervisor.sweep import Fleet, run_supervisor
+from gateway.supervisor.fleet import Fleet
+from gateway.supervisor.lease import Leases
+from gateway.supervisor.ports import ActiveInstallation, Serving
+from gateway.supervisor.sweep import run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
 from support.recording import Recording
 from support.seeded import run_seeded
@@ -29,7 +31,7 @@ IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
 UNREADABLE = "sealed with another key"
 
 
-def open_toy_secrets(installation: Installation) -> dict[str, Any]:
+def open_toy_secrets(installation: ActiveInstallation) -> dict[str, Any]:
     """Sealing is a random prefix: what counts is what follows the colon."""
     sealed = installation.config["sealed"]
     if sealed == UNREADABLE:
@@ -48,7 +50,7 @@ class OutboxLog:
     running: list[tuple[UUID, int]] = field(default_factory=list)
     breaches: list[str] = field(default_factory=list)
 
-    async def run(self, installation: Installation, epoch: int, _channel: Channel) -> None:
+    async def run(self, installation: ActiveInstallation, epoch: int, _channel: Channel) -> None:
         if any(id_ == installation.id for id_, _ in self.running):
             self.breaches.append(f"two senders of {installation.id}")
         self.running.append((installation.id, epoch))
@@ -94,7 +96,7 @@ class World:
         return UUID(int=self.rng.getrandbits(128))
 
     def add_bot(self, secret: str = "s1", channel_type: str = TOY) -> UUID:
-        installation = Installation(
+        installation = ActiveInstallation(
             id=self.new_id(),
             workspace_id=self.new_id(),
             agent_id=self.new_id(),
@@ -131,18 +133,13 @@ class World:
 
         serve = partial(
             run_supervisor,
-            store=daemon.store,
-            registry=registry,
-            open_secrets=open_toy_secrets,
-            handler_for=lambda _installation: _settled,
-            run_outbox=self.outbox.run,
-            settings=self.settings,
+            Leases(daemon.store, self.settings, daemon.recorder),
+            Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
             node_id=daemon.name,
             wake=wake,
             releases=releases,
             stop=daemon.stop,
             jitter=self.rng.random,
-            recorder=daemon.recorder,
         )
         self.table.listeners.append(listen)
         try:

@@ -18,7 +18,7 @@ from gateway.errors import StoreUnavailable
 from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
-from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingStore
+from gateway.outbound.ports import Compose, LeaseEpoch, OutboxRow, OutboxStore, SendingContext, TypingStore
 from gateway.outbound.typing import TypingSender
 from gateway.recorder import SILENT, Recorder
 
@@ -153,20 +153,14 @@ async def sending(
 ) -> AsyncIterator[Signal]:
     """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
     wake = Signal()
-    channel, lease = platform.channel(), Lease(installation_id, epoch)
-    governor, typing_sender = Governor(recorder, limits=LIMITS), None
-    if typing is not None:
-        typing_sender = TypingSender(lease, channel, typing, wake=wake, governor=governor, recorder=recorder)
+    channel, governor, lease = platform.channel(), Governor(recorder, limits=LIMITS), LeaseEpoch(installation_id, epoch)
+    context = SendingContext(lease, channel, governor, wake, key_seconds)
+    typing_sender = None if typing is None else TypingSender(context, typing, recorder)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
-            installation_id=installation_id,
-            lease_epoch=epoch,
-            channel=channel,
-            store=store,
-            wake=wake,
-            governor=governor,
-            key_seconds=key_seconds,
+            context,
+            store,
             concurrency=concurrency,
             recorder=recorder,
             composers=composers,
@@ -217,12 +211,12 @@ class MemoryOutboxStore:
         self.rows[row_id] = Stored(row, len(self.rows), added_at=trio.current_time())
         return self.rows[row_id]
 
-    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
         await self._reach()
         due = [stored for stored in self._heads(lease, busy) if self._due_at(stored) <= trio.current_time()]
         return [self._take(stored, lease) for stored in due[:rows_max]]
 
-    def _take(self, stored: Stored, lease: Lease) -> OutboxRow:
+    def _take(self, stored: Stored, lease: LeaseEpoch) -> OutboxRow:
         now, first = trio.current_time(), stored.first_attempt_at
         stored.row = replace(
             stored.row,
@@ -237,16 +231,16 @@ class MemoryOutboxStore:
         stored.first_attempt_at = now if first is None else first
         return stored.row
 
-    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+    async def seconds_to_next(self, lease: LeaseEpoch, *, busy: Collection[str]) -> float | None:
         await self._reach()
         return min((self._due_at(stored) - trio.current_time() for stored in self._heads(lease, busy)), default=None)
 
-    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
+    async def mark_sent(self, lease: LeaseEpoch, row_id: UUID, channel_message_id: str) -> bool:
         await self._reach()
         return self._settle(lease, row_id, "sent", channel_message_id=channel_message_id)
 
     async def mark_failed(
-        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+        self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
         await self._reach()
         settled = self._settle(lease, row_id, "failed", error=reason)
@@ -254,11 +248,11 @@ class MemoryOutboxStore:
             self.told.append((row_id, told["en"]))
         return settled
 
-    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+    async def mark_unknown(self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str) -> bool:
         await self._reach()
         return self._settle(lease, row_id, "unknown", error=reason)
 
-    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+    async def clear_doubt(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         await self._reach()
         if not self._settle(lease, row_id, "queued"):
             return False
@@ -273,7 +267,7 @@ class MemoryOutboxStore:
         return [stored.channel_message_id for stored in sent if stored.status == "sent"]
 
     async def postpone(
-        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+        self, lease: LeaseEpoch, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
         await self._reach()
         if not self._settle(lease, row.id, "queued", error=reason):
@@ -285,7 +279,7 @@ class MemoryOutboxStore:
         return True
 
     def _settle(
-        self, lease: Lease, row_id: UUID, status: str, *, error: str = "", channel_message_id: str = ""
+        self, lease: LeaseEpoch, row_id: UUID, status: str, *, error: str = "", channel_message_id: str = ""
     ) -> bool:
         stored = self.rows[row_id]
         if stored.epoch != lease.epoch or stored.status != "sending":
@@ -293,7 +287,7 @@ class MemoryOutboxStore:
         stored.status, stored.error, stored.channel_message_id = status, error, channel_message_id
         return True
 
-    def _open(self, lease: Lease, busy: Collection[str]) -> list[Stored]:
+    def _open(self, lease: LeaseEpoch, busy: Collection[str]) -> list[Stored]:
         if lease.epoch != self.owner:
             return []
         rows = sorted(self.rows.values(), key=lambda stored: stored.seq)
@@ -301,7 +295,7 @@ class MemoryOutboxStore:
             stored for stored in rows if stored.status in {"queued", "sending"} and stored.row.recipient not in busy
         ]
 
-    def _heads(self, lease: Lease, busy: Collection[str]) -> list[Stored]:
+    def _heads(self, lease: LeaseEpoch, busy: Collection[str]) -> list[Stored]:
         heads: dict[str, Stored] = {}
         for stored in self._open(lease, busy):
             heads.setdefault(stored.row.recipient, stored)

@@ -21,7 +21,7 @@ from gateway.errors import StoreUnavailable
 from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease, OutboxRow, TypingRow
+from gateway.outbound.ports import LeaseEpoch, OutboxRow, SendingContext, TypingRow
 from gateway.outbound.sending import FAULTS_MAX
 from gateway.outbound.typing import TypingSender
 from support.chaotic_platform import ChaoticPlatform, Seen
@@ -124,19 +124,14 @@ class World(Generic[P]):
 
     async def _run(self, daemon: Daemon) -> None:
         _running.set(daemon)
-        lease = Lease(INSTALLATION, daemon.epoch)
+        lease = LeaseEpoch(INSTALLATION, daemon.epoch)
         channel, governor = self.platform.channel(daemon), Governor(limits=LIMITS)
-        typing_sender = TypingSender(lease, channel, TypingWire(self, daemon), wake=daemon.wake, governor=governor)
+        context = SendingContext(lease, channel, governor, daemon.wake, KEY_SECONDS)
         with daemon.scope:
             await run_outbox(
-                installation_id=INSTALLATION,
-                lease_epoch=daemon.epoch,
-                channel=channel,
-                store=StoreWire(self, daemon),
-                wake=daemon.wake,
-                key_seconds=KEY_SECONDS,
-                typing_sender=typing_sender,
-                governor=governor,
+                context,
+                StoreWire(self, daemon),
+                typing_sender=TypingSender(context, TypingWire(self, daemon)),
                 random_unit=self.rng.random,
             )
 
@@ -213,33 +208,33 @@ class StoreWire:
     world: World[Any]
     daemon: Daemon
 
-    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
         rows = await self._pass(lambda: self.world.store.take_due(lease, busy=busy, rows_max=rows_max))
         assert len(rows) <= rows_max
         return rows
 
-    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+    async def seconds_to_next(self, lease: LeaseEpoch, *, busy: Collection[str]) -> float | None:
         return await self._pass(lambda: self.world.store.seconds_to_next(lease, busy=busy))
 
-    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
+    async def mark_sent(self, lease: LeaseEpoch, row_id: UUID, channel_message_id: str) -> bool:
         return await self._settle(row_id, lambda: self.world.store.mark_sent(lease, row_id, channel_message_id))
 
     async def mark_failed(
-        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+        self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
         return await self._settle(row_id, lambda: self.world.store.mark_failed(lease, row_id, code, reason, told=told))
 
-    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+    async def mark_unknown(self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str) -> bool:
         return await self._settle(row_id, lambda: self.world.store.mark_unknown(lease, row_id, code, reason))
 
-    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+    async def clear_doubt(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await self._settle(row_id, lambda: self.world.store.clear_doubt(lease, row_id))
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
         return await self._pass(lambda: self.world.store.list_sent(row))
 
     async def postpone(
-        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+        self, lease: LeaseEpoch, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
         return await self._settle(
             row.id,
@@ -284,19 +279,19 @@ class TypingWire:
     world: World[Any]
     daemon: Daemon
 
-    async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
         return await self._pass(lambda: self.world.typing.take_due(lease, busy=busy, rows_max=rows_max))
 
-    async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
+    async def mark_shown(self, lease: LeaseEpoch, row_id: UUID, reaction_id: str) -> bool:
         return await self._pass(lambda: self.world.typing.mark_shown(lease, row_id, reaction_id))
 
-    async def mark_gone(self, lease: Lease, row_id: UUID) -> bool:
+    async def mark_gone(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await self._pass(lambda: self.world.typing.mark_gone(lease, row_id))
 
-    async def mark_failed(self, lease: Lease, row_id: UUID) -> bool:
+    async def mark_failed(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await self._pass(lambda: self.world.typing.mark_failed(lease, row_id))
 
-    async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
+    async def postpone(self, lease: LeaseEpoch, row: TypingRow, delay_seconds: float) -> bool:
         return await self._pass(lambda: self.world.typing.postpone(lease, row, delay_seconds))
 
     async def _pass(self, statement: Callable[[], Awaitable[T]]) -> T:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gateway.simulator.exchange import Answer, Request, read_query
-from gateway.simulator.platform import App, Chat
+from gateway.simulator.platform import App, SimChat
 from gateway.simulator.simulator import Simulator
 
 MESSAGES = "/open-apis/im/v1/messages"
@@ -37,6 +37,6 @@ class Caller:
         self.token = document["tenant_access_token"]
         return self.token
 
-    async def send(self, chat: Chat, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    async def send(self, chat: SimChat, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
         body = {"receive_id": chat.chat_id, "msg_type": "text", "content": json.dumps({"text": text}), **more}
         return await self.call("POST", f"{MESSAGES}?receive_id_type=chat_id", body)

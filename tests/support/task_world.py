@@ -19,7 +19,7 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.ports import Attempt, LossLimits
-from gateway.work.tasks.tasks import Assignment, TaskService
+from gateway.work.tasks.tasks import AssignedTask, TaskService
 
 # What the inbound path does for a message, reduced to what tasks see of it.
 APPEND = """
@@ -189,7 +189,7 @@ class World:
                 seconds=seconds,
             )
 
-    async def running(self, session: Session, text: str = "hello") -> Assignment:
+    async def running(self, session: Session, text: str = "hello") -> AssignedTask:
         """A message that is being worked on."""
         await self.say(session, text)
         assignment = await self.service.claim(self.runtime, self.runtime_id)

@@ -37,7 +37,7 @@ from gateway.core.attachments import FetchProblem
 from gateway.core.enrichment import Author, AuthorKind, Recent, Said, Spot
 from gateway.daemon.foundation import Foundation
 from gateway.daemon.platforms import Platform
-from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
+from gateway.work.tasks.attachments import FetchFailed, FileSink, StoredAttachment
 from support.toy_town import Line, Spoken, Town
 
 TOY, FULL = "toy", "fulltoy"
@@ -221,7 +221,7 @@ class ToyFiles:
     town: Town
     fetched: list[str] = field(default_factory=list)
 
-    async def download(self, wanted: Attachment, sink: FileSink) -> None:
+    async def download(self, wanted: StoredAttachment, sink: FileSink) -> None:
         data = self.town.find(wanted.channel_message_id).parcels.get(wanted.channel_key)
         if data is None:
             raise FetchFailed(FetchProblem.NOT_AVAILABLE, "the parcel is gone")

@@ -11,7 +11,7 @@ import trio
 from gateway.channel.capability import Capability
 from gateway.channel.message import OutboundMessage, SendResult
 from gateway.errors import StoreUnavailable
-from gateway.outbound.ports import Lease, TypingRow
+from gateway.outbound.ports import LeaseEpoch, TypingRow
 from support.outbox_channel import MemoryOutboxStore, Toy, ToyChannel
 
 Trouble = Callable[[], Awaitable[None]]
@@ -129,7 +129,7 @@ class MemoryTypingStore:
             return 0.0
         return written_at + 1.0
 
-    async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
         self.looks += 1
         await self._reach()
         if lease.epoch != self._outbox.owner:
@@ -138,18 +138,18 @@ class MemoryTypingStore:
         due.sort(key=lambda sign: sign.status)  # "unwanted" before "wanted"
         return [self._take(sign, lease) for sign in due[:rows_max]]
 
-    def _is_due(self, sign: StoredSign, lease: Lease) -> bool:
+    def _is_due(self, sign: StoredSign, lease: LeaseEpoch) -> bool:
         now = trio.current_time()
         if sign.status != "unwanted" and not (sign.status == "wanted" and sign.show_before > now):
             return False
         return sign.available_at <= now or sign.epoch < lease.epoch
 
-    def _take(self, sign: StoredSign, lease: Lease) -> TypingRow:
+    def _take(self, sign: StoredSign, lease: LeaseEpoch) -> TypingRow:
         sign.attempts, sign.epoch = sign.attempts + 1, lease.epoch
         sign.available_at = min(sign.available_at, trio.current_time())
         return TypingRow(sign.id, sign.message_id, sign.reaction_id, sign.status == "unwanted", sign.attempts)
 
-    async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
+    async def mark_shown(self, lease: LeaseEpoch, row_id: UUID, reaction_id: str) -> bool:
         sign = await self._held(lease, row_id, "wanted", "unwanted")
         if sign is None:
             return False
@@ -157,25 +157,25 @@ class MemoryTypingStore:
         sign.status = "shown" if sign.status == "wanted" else sign.status
         return sign.status == "unwanted"
 
-    async def mark_gone(self, lease: Lease, row_id: UUID) -> bool:
+    async def mark_gone(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await self._settle(lease, row_id, "gone", "unwanted")
 
-    async def mark_failed(self, lease: Lease, row_id: UUID) -> bool:
+    async def mark_failed(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await self._settle(lease, row_id, "failed", "wanted", "unwanted")
 
-    async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
+    async def postpone(self, lease: LeaseEpoch, row: TypingRow, delay_seconds: float) -> bool:
         sign = await self._held(lease, row.id, "unwanted" if row.unwanted else "wanted")
         if sign is not None:
             sign.available_at = trio.current_time() + delay_seconds
         return sign is not None
 
-    async def _settle(self, lease: Lease, row_id: UUID, status: str, *before: str) -> bool:
+    async def _settle(self, lease: LeaseEpoch, row_id: UUID, status: str, *before: str) -> bool:
         sign = await self._held(lease, row_id, *before)
         if sign is not None:
             sign.status = status
         return sign is not None
 
-    async def _held(self, lease: Lease, row_id: UUID, *statuses: str) -> StoredSign | None:
+    async def _held(self, lease: LeaseEpoch, row_id: UUID, *statuses: str) -> StoredSign | None:
         await self._reach()
         sign = self.signs[row_id]
         return sign if sign.epoch == lease.epoch and sign.status in statuses else None

@@ -21,7 +21,7 @@ from gateway.postgres.binding_store import PostgresBindingStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
-from gateway.simulator.connections import Connection
+from gateway.simulator.connections import SocketConnection
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import App, Person, open_id
 from gateway.simulator.simulator import Simulator
@@ -196,7 +196,7 @@ class Bot:
             self.id, open_id(self.app.app_id, person.union_id), email
         )
 
-    async def connected(self, count: int = 1, *, seconds: float = 20) -> list[Connection]:
+    async def connected(self, count: int = 1, *, seconds: float = 20) -> list[SocketConnection]:
         with trio.fail_after(seconds):
             return await self.world.sim.wait_connected(self.app, count)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gateway.channel.capability import Capability
 from gateway.channel.channel import Channel, ChannelConfig, ChannelFactory
 from gateway.channel.lookup import LookupOf
-from gateway.core.pacing import UNLIMITED, Limits
+from gateway.core.pacing import UNLIMITED, CallLimits
 from gateway.errors import GatewayError
 
 
@@ -42,7 +42,7 @@ class Traits:
     identity_keys: tuple[str, ...] = ("app_id",)
     divide: Callable[[str], Sequence[str]] = _undivided
     lookup_of: LookupOf | None = None
-    limits: Limits = UNLIMITED
+    limits: CallLimits = UNLIMITED
     key_seconds: float = 0.0
 
 

@@ -13,6 +13,7 @@ import trio
 
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_secret_note, read_secret
 from gateway.config import Settings, load_settings
+from gateway.daemon.administration import open_directory
 from gateway.work.people.access import ROLES, Role
 from gateway.work.people.directory import SPOKEN, Directory, Language
 
@@ -252,11 +253,8 @@ def _perform(config: Path | None, action: Callable[[Directory], Awaitable[T]]) -
 
 
 async def _perform_on(settings: Settings, action: Callable[[Directory], Awaitable[T]]) -> T:
-    from gateway.daemon.database import open_database
-    from gateway.postgres.directory_store import PostgresDirectoryStore
-
-    async with open_database(settings, attach=True) as pool:
-        return await action(Directory(PostgresDirectoryStore(pool)))
+    async with open_directory(settings) as directory:
+        return await action(directory)
 
 
 def _public_token(made: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ DOWNLOAD_SECONDS = 60.0
 DOWNLOAD_TRIES = 3
 
 
-class Refused(GatewayError):
+class ServerRefused(GatewayError):
     """The server refuses this runtime altogether. Trying again would not help."""
 
 
@@ -52,7 +52,7 @@ class Rejected(GatewayError):
         self.body = body
 
 
-class Runtime(msgspec.Struct):
+class OwnRuntime(msgspec.Struct):
     id: UUID
     name: str
 
@@ -97,7 +97,7 @@ class _HeartbeatAnswer(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerAnswer:
     """An answer that was read to its end. `date` is its Date header."""
 
     status: int
@@ -118,37 +118,37 @@ class Server:
 
     Calls go to one address as long as it answers, and then to the next. While no gateway answers they are repeated
     until cancelled, with pauses of at most 30 s. An answer that does not come from a gateway counts as none: it may
-    come from a proxy that is still being set up. Raises Refused if a gateway does not accept the token, and Rejected
-    for any other refusal of a gateway.
+    come from a proxy that is still being set up. Raises ServerRefused if a gateway does not accept the token, and
+    Rejected for any other refusal of a gateway.
     """
 
     def __init__(self, clients: Sequence[httpx2.AsyncClient]) -> None:
         self._clients = clients
         self._current = 0
 
-    async def register(self, description: Mapping[str, object]) -> Runtime:
+    async def register(self, description: Mapping[str, object]) -> OwnRuntime:
         """Register the runtime.
 
-        Raises Refused also if none of the addresses is a gateway's: at the start `--server` is probably wrong.
+        Raises ServerRefused also if none of the addresses is a gateway's: at the start `--server` is probably wrong.
         """
         try:
             return await self._ask("/api/runtimes/register", _registered, description, expected=True)
         except Rejected as error:
-            raise Refused(f"this server does not register the runtime ({error.status}): {error}") from error
+            raise ServerRefused(f"this server does not register the runtime ({error.status}): {error}") from error
 
     async def heartbeat(self, runtime_id: UUID, tasks: Sequence[Claimed]) -> list[Claimed]:
         """Report the claims that are worked on. Returns those to stop: cancelled, or given to another worker."""
         try:
             return await self._ask(f"/api/runtimes/{runtime_id}/heartbeat", _to_stop, {"tasks": tasks})
         except Rejected as error:
-            raise Refused(f"this runtime is not known any more ({error})") from error
+            raise ServerRefused(f"this runtime is not known any more ({error})") from error
 
     async def claim(self, runtime_id: UUID, instance: str, wait_seconds: float) -> ClaimedTask | None:
         path = f"/api/runtimes/{runtime_id}/tasks/claim"
         try:
             return await self._ask(path, _claimed, {"instance": instance}, wait_seconds=wait_seconds)
         except Rejected as error:
-            raise Refused(f"this runtime may not claim any more ({error})") from error
+            raise ServerRefused(f"this runtime may not claim any more ({error})") from error
 
     async def report(self, claimed: Claimed, action: str, **fields: object) -> str:
         """Report on a task in the name of its claim. Returns the status that the task has now.
@@ -161,7 +161,7 @@ class Server:
     async def _ask(
         self,
         path: str,
-        read: Callable[[Answer], T],
+        read: Callable[[ServerAnswer], T],
         body: Mapping[str, object],
         *,
         wait_seconds: float = 0.0,
@@ -169,7 +169,7 @@ class Server:
     ) -> T:
         """Call until a gateway answers, and return `read(answer)`. `read` raises _Stranger for any other answer.
 
-        With `expected` there must be a gateway at one of the addresses right now. Raises Refused if there is none.
+        With `expected` there must be a gateway at one of the addresses right now. If not, this raises ServerRefused.
         """
         failures, strangers = 0, 0
         while True:
@@ -180,7 +180,9 @@ class Server:
                 failures += 1
                 strangers = strangers + 1 if isinstance(error, _Stranger) else 0
                 if expected and strangers >= len(self._clients):
-                    raise Refused(f"this server does not register runtimes; is it a gateway? ({error})") from error
+                    raise ServerRefused(
+                        f"this server does not register runtimes; is it a gateway? ({error})"
+                    ) from error
                 self._move_on(at)
                 pause = self._pause(failures)
                 server = str(self._clients[at].base_url)
@@ -200,7 +202,7 @@ class Server:
         pause = min(RETRY_FIRST_SECONDS * 2.0 ** min(rounds - 1, 10), RETRY_MAX_SECONDS)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, nothing secret)
 
-    async def _post_once(self, at: int, path: str, body: Mapping[str, object], wait_seconds: float) -> Answer:
+    async def _post_once(self, at: int, path: str, body: Mapping[str, object], wait_seconds: float) -> ServerAnswer:
         seconds = CALL_SECONDS + wait_seconds
         # The client's own timeout bounds a single read, and an answer may arrive byte by byte.
         with trio.fail_after(2 * seconds):
@@ -275,20 +277,21 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-async def _read(response: httpx2.Response) -> Answer:
+async def _read(response: httpx2.Response) -> ServerAnswer:
     content = bytearray()
     async with aclosing(response.aiter_bytes()) as chunks:
         async for chunk in chunks:
             content += chunk
             if len(content) > ANSWER_BYTES_MAX:
                 raise _Stranger(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
-    return Answer(response.status_code, bytes(content), response.headers.get("Date", ""))
+    return ServerAnswer(response.status_code, bytes(content), response.headers.get("Date", ""))
 
 
-def _refusal(answer: Answer) -> Exception:
+def _refusal(answer: ServerAnswer) -> Exception:
     """Return the exception for an answer that is no success.
 
-    Refused and Rejected are only for errors that have a gateway's shape. Anything else may pass, and is tried again.
+    ServerRefused and Rejected are only for errors that have a gateway's shape. Anything else may pass, and is tried
+    again.
     """
     if answer.status in {408, 425, 429} or answer.status >= 500:
         return _Away(f"status {answer.status}")
@@ -299,7 +302,7 @@ def _refusal(answer: Answer) -> Exception:
     if not isinstance(body.get("code"), str) or "error" not in body:
         return _Stranger(f"status {answer.status}, and not from a gateway")
     if answer.status in {401, 403}:
-        return Refused(f"the server does not accept this token ({answer.status}): {body['error']}")
+        return ServerRefused(f"the server does not accept this token ({answer.status}): {body['error']}")
     return Rejected(answer.status, body)
 
 
@@ -311,23 +314,23 @@ def decoded(content: bytes, kind: type[T]) -> T:
         raise _Stranger("the answer is not a gateway's") from error
 
 
-def _object(answer: Answer) -> dict[str, Any]:
+def _object(answer: ServerAnswer) -> dict[str, Any]:
     return decoded(answer.content, dict[str, Any])
 
 
-def _status(answer: Answer) -> str:
+def _status(answer: ServerAnswer) -> str:
     return decoded(answer.content, _Reported).status
 
 
-def _registered(answer: Answer) -> Runtime:
-    return decoded(answer.content, Runtime)
+def _registered(answer: ServerAnswer) -> OwnRuntime:
+    return decoded(answer.content, OwnRuntime)
 
 
-def _to_stop(answer: Answer) -> list[Claimed]:
+def _to_stop(answer: ServerAnswer) -> list[Claimed]:
     return decoded(answer.content, _HeartbeatAnswer).stop
 
 
-def _claimed(answer: Answer) -> ClaimedTask | None:
+def _claimed(answer: ServerAnswer) -> ClaimedTask | None:
     task = bytes(decoded(answer.content, _ClaimAnswer).task)
     if task == b"null":
         return None

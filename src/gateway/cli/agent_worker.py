@@ -19,7 +19,7 @@ from gateway.cli.agent_files import open_task
 from gateway.cli.agent_guard import Guard
 from gateway.cli.agent_privacy import Secrets, program_environment
 from gateway.cli.agent_process import Finished, run_program
-from gateway.cli.agent_server import Claimed, ClaimedTask, Refused, Rejected, Server, open_server
+from gateway.cli.agent_server import Claimed, ClaimedTask, Rejected, Server, ServerRefused, open_server
 from gateway.cli.output import print_json
 from gateway.concurrency import finishing
 from gateway.core.plain import plain
@@ -72,7 +72,7 @@ class Programs:
 
 
 @dataclass(eq=False, slots=True)
-class Run:
+class ProgramRun:
     """A claim that is worked on.
 
     `lost` is true once the claim is not this worker's any more; then its end is not reported. `former` are the runs of
@@ -80,7 +80,7 @@ class Run:
     """
 
     claimed: Claimed
-    former: Sequence[Run] = ()
+    former: Sequence[ProgramRun] = ()
     stderr_tail: bytearray = field(default_factory=bytearray)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -107,7 +107,10 @@ class Terms:
 
 
 def run_worker(terms: Terms, programs: Programs) -> None:
-    """Work until SIGTERM or SIGINT, and then for the drain. Raises Refused if the server does not accept the token."""
+    """Work until SIGTERM or SIGINT, and then for the drain.
+
+    Raises ServerRefused if the server does not accept the token.
+    """
     trio.run(_run, terms, programs)
 
 
@@ -125,7 +128,7 @@ class Worker:
         self._programs = programs
         self._terms = terms
         self._slots = trio.Semaphore(terms.concurrency, max_value=terms.concurrency)
-        self._running: dict[Claimed, Run] = {}
+        self._running: dict[Claimed, ProgramRun] = {}
         self._claiming = trio.CancelScope()
         """Ends the claiming, at the first signal."""
         self._silent = False
@@ -134,7 +137,7 @@ class Worker:
     async def run(self, signals: AsyncIterator[int]) -> None:
         """Work until the first signal, and then for the drain. A second signal ends everything at once.
 
-        Raises Refused if the server stops accepting the token.
+        Raises ServerRefused if the server stops accepting the token.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._obey, signals, nursery.cancel_scope)
@@ -150,29 +153,35 @@ class Worker:
             self._claiming.cancel()
 
     async def _work(self) -> None:
-        # From the inside out: the first signal ends `_claiming`; the end of the drain cancels the runs in `tasks`;
-        # heartbeats in `background` go on until the last run has ended, so that the server does not take it away.
+        """Claim tasks until the first signal, and then let the running ones finish.
+
+        Each scope here outlives the one inside it. `_claiming` ends at the first signal. The runs in `tasks` end by
+        themselves, or when the drain is over. The heartbeats in `background` go on until the last run has ended,
+        because the server takes a task back that they stop naming.
+        """
         async with trio.open_nursery() as background:
             with trio.CancelScope() as drain:
                 async with trio.open_nursery() as tasks:
                     with self._claiming:
-                        runtime = await self._server.register(self._description())
-                        ready = {"runtime_id": runtime.id, "runtime": runtime.name, "instance": self._terms.instance}
-                        print_json({"event": "ready", **ready, "concurrency": self._terms.concurrency})
-                        sys.stdout.flush()
-                        background.start_soon(self._keep_alive, runtime.id)
-                        await self._claim_forever(tasks, runtime.id)
+                        runtime_id = await self._register()
+                        background.start_soon(self._keep_alive, runtime_id)
+                        await self._claim_forever(tasks, runtime_id)
                     # Only a signal leads here: `_claim_forever` does not return, and any error leaves the function.
                     logger.info("draining", tasks=len(self._running), seconds=self._terms.drain_seconds)
                     drain.deadline = trio.current_time() + self._terms.drain_seconds
             background.cancel_scope.cancel()
 
-    def _description(self) -> dict[str, object]:
-        """Describe this worker to the server.
-
-        `tasks` is empty because nothing runs yet: tasks that this instance claimed before return to the queue.
-        """
-        return {"kind": "agent-run", "version": __version__, "instance": self._terms.instance, "tasks": []}
+    async def _register(self) -> UUID:
+        """Register this worker, and print that it is ready. Returns the id of its runtime."""
+        instance = self._terms.instance
+        # `tasks` is empty because nothing runs yet: tasks that this instance claimed before return to the queue.
+        runtime = await self._server.register(
+            {"kind": "agent-run", "version": __version__, "instance": instance, "tasks": []}
+        )
+        ready = {"runtime_id": runtime.id, "runtime": runtime.name, "instance": instance}
+        print_json({"event": "ready", **ready, "concurrency": self._terms.concurrency})
+        sys.stdout.flush()
+        return runtime.id
 
     async def _keep_alive(self, runtime_id: UUID) -> None:
         while True:
@@ -194,7 +203,7 @@ class Worker:
             claimed = await self._server.claim(runtime_id, self._terms.instance, WAIT_SECONDS)
             if claimed is not None and claimed.head.key not in self._running:
                 former = [run for run in self._running.values() if run.claimed.id == claimed.head.id]
-                run = self._running[claimed.head.key] = Run(claimed.head.key, former)
+                run = self._running[claimed.head.key] = ProgramRun(claimed.head.key, former)
                 tasks.start_soon(self._run_task, run, claimed, runtime_id)
                 continue
             if claimed is not None:
@@ -205,17 +214,17 @@ class Worker:
             # asking it in a tight loop.
             await trio.sleep(max(asked + EMPTY_CLAIM_SECONDS_MIN - trio.current_time(), 0))
 
-    async def _run_task(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> None:
+    async def _run_task(self, run: ProgramRun, claimed: ClaimedTask, runtime_id: UUID) -> None:
         """Run one task, as one unit of work.
 
-        However it ends, its slot is free afterwards, and the server is told if it can be. Raises Refused if the server
-        stops accepting the token.
+        However it ends, its slot is free afterwards, and the server is told if it can be. Raises ServerRefused if the
+        server stops accepting the token.
         """
         # True once the server knows the end, or must not be told it. Otherwise the task is handed back.
         settled = False
         try:
-            # `run.scope` swallows only its own cancellation, which `Run.lose` causes. The end of the drain passes
-            # through it as Cancelled, and leaves `settled` false.
+            # `run.scope` swallows only its own cancellation, which `ProgramRun.lose` causes. The end of the drain
+            # passes through it as Cancelled, and leaves `settled` false.
             with run.scope:
                 await _end_former_attempts(run)
                 logger.info("task_started", **run.names)
@@ -226,7 +235,7 @@ class Worker:
         except Rejected as error:
             settled = True
             logger.warning("task_given_up", reason=str(error), **run.names)
-        except Refused:
+        except ServerRefused:
             settled = True
             raise
         except Exception:
@@ -240,7 +249,7 @@ class Worker:
             run.ended.set()
             self._slots.release()
 
-    async def _outcome(self, run: Run, claimed: ClaimedTask, runtime_id: UUID) -> Completion | Failure:
+    async def _outcome(self, run: ProgramRun, claimed: ClaimedTask, runtime_id: UUID) -> Completion | Failure:
         """Run the program and return the report about its end. A run past its deadline is a failure."""
         with trio.move_on_after(claimed.seconds):
             # Names this claim for the first time. From now on the server takes it back when heartbeats stop naming it.
@@ -262,7 +271,7 @@ class Worker:
         )
         return Failure("the run went past its deadline and was stopped", "timeout", tail)
 
-    async def _start(self, run: Run) -> None:
+    async def _start(self, run: ProgramRun) -> None:
         try:
             await self._server.report(run.claimed, "start")
         except Rejected as error:
@@ -270,7 +279,7 @@ class Worker:
             if error.body.get("code") != "wrong_status" or error.body.get("task_status") != "running":
                 raise
 
-    async def _report(self, run: Run, report: Completion | Failure) -> None:
+    async def _report(self, run: ProgramRun, report: Completion | Failure) -> None:
         tail = {"stderr_tail": report.stderr_tail} if report.stderr_tail else {}
         if isinstance(report, Failure):
             reason = {"failure_reason": report.failure_reason} if report.failure_reason else {}
@@ -289,7 +298,7 @@ class Worker:
         # The status is not always `completed`: a task that was cancelled meanwhile stays cancelled.
         logger.info("task_ended", action="complete", status=status, **run.names)
 
-    async def _hand_back(self, run: Run) -> None:
+    async def _hand_back(self, run: ProgramRun) -> None:
         """Report that the worker stopped this run, so that another worker can try the task at once.
 
         It runs after a cancellation or an unexpected error, shielded from cancellation, for at most REPORT_SECONDS.
@@ -307,7 +316,7 @@ class Worker:
             logger.warning("task_not_handed_back", reason="the server is away", **run.names)
 
 
-async def _end_former_attempts(run: Run) -> None:
+async def _end_former_attempts(run: ProgramRun) -> None:
     """End the runs of older claims of the same task, which the server has given up, and wait for their end.
 
     Two programs must not work on one task at the same time.
@@ -357,7 +366,7 @@ def _bounded(output: str, finished: Finished) -> str:
     return f"{output[:low].rstrip()}\n\n[shortened: the program wrote {finished.stdout_bytes:,} bytes]"
 
 
-def _log_end(run: Run, finished: Finished, report: Completion | Failure) -> None:
+def _log_end(run: ProgramRun, finished: Finished, report: Completion | Failure) -> None:
     """Log a run without a reply, for the worker's operator. The task and the reply are never logged."""
     if isinstance(report, Completion) and report.output.strip():
         return

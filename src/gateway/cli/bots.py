@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from gateway.channel.installation import InstallationView
-    from gateway.config import Settings
-
+from gateway.channel.installation import InstallationView
+from gateway.config import Settings
+from gateway.lark.install import shown as lark
 
 REPLACE_HELP = "Put the app in the place of another one that is the agent's live bot, which then stops at once."
 
 
 def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
-    from gateway.lark.install import shown as lark
-
+    """Return the JSON object of `--json`; see `gateway.lark.install.shown`."""
     return lark.shown(view, settings.http.public_url)

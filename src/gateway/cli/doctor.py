@@ -7,29 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
 import trio
 
-from gateway.cli.database import open_conninfo
+from gateway.channel.installation import InstallationView
 from gateway.cli.doctor_bots import ask_all, ask_lark, contradiction, describe, is_well, span
+from gateway.cli.doctor_daemon import ask_daemon, daemon_url
 from gateway.cli.output import config_option, json_option, plain, print_json
 from gateway.config import Settings, load_settings
+from gateway.daemon.checkup import OpenCheckup, open_checkup
+from gateway.daemon.database import open_conninfo
+from gateway.daemon.platforms import detailed, open_platform_client
 from gateway.errors import ConfigError, GatewayError
-from gateway.work.checkup import OVERDUE_SECONDS, RuntimeHealth
-
-if TYPE_CHECKING:
-    from gateway.channel.installation import InstallationView
-    from gateway.keyring import KeyRing
-    from gateway.postgres.pool import Pool
-    from gateway.work.checkup import Link, Troubles
-    from gateway.work.secrets import Opened
+from gateway.keyring import KeyRing
+from gateway.lark.api.client import trusted_context
+from gateway.lark.api.proxy import Proxies
+from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.install.shown import takes_posts, where_to_post
+from gateway.postgres.migrate import pending
+from gateway.work.checkup import OVERDUE_SECONDS, Link, RuntimeHealth, Troubles
+from gateway.work.secrets import Opened
 
 DOCTOR_SECONDS = 20.0
 """The time for the whole examination. The command answers by then, even if parts hang."""
-CONNECT_SECONDS_MAX = 5.0
 PLATFORM_SECONDS = 8.0
 """The time for asking the platform about all bots together."""
 NAMED_MAX = 5
@@ -113,7 +116,7 @@ class _Doctor:
     async def look_at_everything(self) -> None:
         self.found.looking_at = "the database"
         try:
-            async with open_conninfo(self.settings) as conninfo:
+            async with open_conninfo(self.settings, attach=True) as conninfo:
                 await self._look_at_database(conninfo)
         except GatewayError as error:
             about = self.found.looking_at.removeprefix("the ")
@@ -122,9 +125,6 @@ class _Doctor:
                 await self._look_at_daemon(needed=None)
 
     async def _look_at_database(self, conninfo: str) -> None:
-        from gateway.postgres.migrate import pending
-        from gateway.postgres.pool import open_pool
-
         waiting = await pending(conninfo)
         self.found.note("database", True, "embedded, reachable" if self.settings.embedded else "reachable")
         if waiting:
@@ -132,28 +132,20 @@ class _Doctor:
             await self._look_at_daemon(needed=None)
             return
         self.found.note("migrations", True, "current")
-        timeout = min(self.settings.limits.database_connect_timeout_seconds, CONNECT_SECONDS_MAX)
-        async with open_pool(conninfo, size_max=4, connect_timeout_seconds=timeout) as pool:
-            await self._look_at_contents(pool)
+        async with open_checkup(self.settings, conninfo) as checkup:
+            await self._look_at_contents(checkup)
 
-    async def _look_at_contents(self, pool: Pool) -> None:
-        from gateway.daemon.platforms import detailed
-        from gateway.postgres.doctor_store import PostgresCheckup
-        from gateway.postgres.installation_store import PostgresInstallationStore
-        from gateway.postgres.secret_store import secret_tables
-        from gateway.work.secrets import open_secrets
-
+    async def _look_at_contents(self, checkup: OpenCheckup) -> None:
         found, silent = self.found, self.settings.limits.runtime_silence_seconds
-        checkup = PostgresCheckup(pool, silent_seconds=silent)
-        views = [detailed(view) for view in await PostgresInstallationStore(pool).list()]
-        links = {link.id: link for link in await checkup.links()}
-        found.runtimes, troubles = await checkup.runtimes(), await checkup.troubles()
+        views = [detailed(view) for view in await checkup.installations.list()]
+        links = {link.id: link for link in await checkup.work.links()}
+        found.runtimes, troubles = await checkup.work.runtimes(), await checkup.work.troubles()
         found.installations = [view.public() for view in views]
         await self._look_at_daemon(needed=is_daemon_needed(views, links, found.runtimes, troubles))
         found.looking_at = "the stored secrets"
         ring = existing_ring(self.settings)
-        found.note("secrets", *judge_secrets(await open_secrets(secret_tables(pool), ring)))
-        answers = await self._ask_platform(pool, ring, views)
+        found.note("secrets", *judge_secrets(await checkup.open_stored_secrets(ring)))
+        answers = await self._ask_platform(checkup, ring, views)
         self._judge_bots(views, links, answers)
         for runtime in found.runtimes:
             found.note(*judge_runtime(runtime, silent))
@@ -162,8 +154,6 @@ class _Doctor:
 
     async def _look_at_daemon(self, *, needed: bool | None) -> None:
         """Check the daemon. `needed` is true if work waits that no daemon does, and None if that is unknown."""
-        from gateway.cli.doctor_daemon import ask_daemon, daemon_url
-
         self.found.looking_at = "the daemon"
         url = daemon_url(self.settings)
         if url is None:
@@ -181,20 +171,16 @@ class _Doctor:
             self.found.note("daemon", daemon.well, daemon.detail)
 
     async def _ask_platform(
-        self, pool: Pool, ring: KeyRing | None, views: Sequence[InstallationView]
+        self, checkup: OpenCheckup, ring: KeyRing | None, views: Sequence[InstallationView]
     ) -> Mapping[UUID, str]:
         """Return the platform's answer about each active bot that there was time to ask about; see `ask_all`."""
-        from gateway.lark.api.client import open_http_client
-        from gateway.lark.chat.content import CHANNEL_TYPE
-
         self.found.looking_at = "the platform"
         active = [view for view in views if view.status == "active" and view.channel_type == CHANNEL_TYPE]
-        proxy = self.settings.lark.proxy_url
         answers: dict[UUID, str] = {}
         with trio.move_on_after(PLATFORM_SECONDS):
             try:
-                async with open_http_client(proxy_url=proxy.get_secret_value() if proxy else None) as http:
-                    await ask_all(active, ask_lark(self.settings, pool, ring, http), answers)
+                async with open_platform_client(self.settings) as http:
+                    await ask_all(active, ask_lark(self.settings, checkup.installations, ring, http), answers)
             except ConfigError:
                 return {}  # An unusable proxy or unusable certificates have a finding of their own.
         if late := len(active) - len(answers):
@@ -206,8 +192,6 @@ class _Doctor:
     ) -> None:
         if not views:
             self.found.note("bots", True, "none yet: `gateway lark install` connects one")
-        from gateway.lark.install.shown import takes_posts, where_to_post
-
         now = datetime.now(UTC)
         for view in views:
             self.found.note(f"bot {view.app_id}", *judge_bot(view, now, links.get(view.id), answers.get(view.id)))
@@ -293,8 +277,6 @@ def judge_secrets(opened: Opened) -> tuple[bool, str]:
 
 def existing_ring(settings: Settings) -> KeyRing | None:
     """Return the existing keys, or None; no key is made. Raises ConfigError if the configured key is malformed."""
-    from gateway.keyring import KeyRing
-
     if settings.secret_key is not None:
         return KeyRing.parse(settings.secret_key.get_secret_value())
     if not settings.embedded:
@@ -310,8 +292,6 @@ def key_state(settings: Settings) -> tuple[bool, str]:
 
     A key that is merely unset or not made yet is no failure. Raises ConfigError if the configured key is malformed.
     """
-    from gateway.keyring import KeyRing
-
     if settings.secret_key is not None:
         KeyRing.parse(settings.secret_key.get_secret_value())
         return True, "configured"
@@ -329,8 +309,6 @@ def key_state(settings: Settings) -> tuple[bool, str]:
 
 def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, str] | None:
     """Return a finding about the proxy to platforms; None if they are reached directly. Credentials are not shown."""
-    from gateway.lark.api.proxy import Proxies
-
     secret = settings.lark.proxy_url
     try:
         known = Proxies.of(secret.get_secret_value() if secret else None, environ).known
@@ -341,8 +319,6 @@ def proxy_state(settings: Settings, environ: Mapping[str, str]) -> tuple[bool, s
 
 def certificate_state() -> tuple[bool, str] | None:
     """Return a finding about configured certificate authorities; None if the machine's own are used."""
-    from gateway.lark.api.client import trusted_context
-
     try:
         trusted_context()
     except ConfigError as error:

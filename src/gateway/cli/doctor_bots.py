@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import trio
 
 from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnauthorized
+from gateway.channel.installation import InstallationView
+from gateway.config import Settings
 from gateway.errors import GatewayError
-from gateway.keyring import UnreadableSecret
-
-if TYPE_CHECKING:
-    from gateway.channel.installation import InstallationView
-    from gateway.config import Settings
-    from gateway.keyring import KeyRing
-    from gateway.lark.api.client import HttpClient
-    from gateway.postgres.pool import Pool
-    from gateway.work.checkup import Link
+from gateway.keyring import KeyRing, UnreadableSecret, open_config
+from gateway.lark.api.client import HttpClient, LarkClient
+from gateway.lark.api.clients import InstallationSource
+from gateway.lark.api.region import Region, open_base_url
+from gateway.work.checkup import Link
 
 HEALTHY_STATES = frozenset({"live", "http", "revoked"})
 HELD_STATES = frozenset({"live", "http", "connecting", "deaf"})
@@ -46,7 +43,7 @@ ADVICE = {
     "unreadable_secret": "put the old secret_key behind the new one, or give the app secret again: `gateway lark add`",
 }
 
-Ask = Callable[["InstallationView"], Awaitable[str]]
+AskBot = Callable[["InstallationView"], Awaitable[str]]
 """Asks the platform about a bot. Returns what is wrong and what to do, or "". Raises the PlatformError family."""
 
 
@@ -84,7 +81,7 @@ def contradiction(link: Link | None) -> str:
     return ""
 
 
-async def ask_all(views: Sequence[InstallationView], ask: Ask, answers: dict[UUID, str]) -> None:
+async def ask_all(views: Sequence[InstallationView], ask: AskBot, answers: dict[UUID, str]) -> None:
     """Ask the platform about each bot, a few at a time, and put its answers into `answers`; "" means no problem.
 
     Never raises. After a cancellation `answers` holds those that had arrived by then.
@@ -100,7 +97,7 @@ async def ask_all(views: Sequence[InstallationView], ask: Ask, answers: dict[UUI
             nursery.start_soon(put, view)
 
 
-async def _ask_one(view: InstallationView, ask: Ask) -> str:
+async def _ask_one(view: InstallationView, ask: AskBot) -> str:
     try:
         with trio.fail_after(ASK_SECONDS):
             return await ask(view)
@@ -120,14 +117,8 @@ async def _ask_one(view: InstallationView, ask: Ask) -> str:
         return f"the platform could not be asked: {error}"
 
 
-def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: HttpClient) -> Ask:
+def ask_lark(settings: Settings, store: InstallationSource, ring: KeyRing | None, http: HttpClient) -> AskBot:
     """Return a function that asks Lark or Feishu about a bot, with the bot's stored credentials."""
-    from gateway.keyring import open_config
-    from gateway.lark.api.client import LarkClient
-    from gateway.lark.api.region import Region, open_base_url
-    from gateway.postgres.installation_store import PostgresInstallationStore
-
-    store = PostgresInstallationStore(pool)
 
     async def ask(view: InstallationView) -> str:
         stored = await store.stored(view.id)

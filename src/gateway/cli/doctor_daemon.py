@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 import msgspec
 import trio
 
 from gateway.address import parse_bind, url_of
-
-if TYPE_CHECKING:
-    from gateway.config import Settings
+from gateway.config import Settings
 
 ASK_SECONDS = 5.0
 """The time for one question to the daemon. The daemon's own checks take less."""

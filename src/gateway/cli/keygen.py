@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.output import config_option, json_option, print_json
+from gateway.keyring import generate_key
 
 
 @click.command()
@@ -17,8 +18,6 @@ def keygen(config: Path | None, as_json: bool) -> None:
 
     To rotate, put it in front of the old one: GATEWAY_SECRET_KEY=new,old.
     """
-    from gateway.keyring import generate_key
-
     key = generate_key()
     if as_json:
         print_json({"secret_key": key})

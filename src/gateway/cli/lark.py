@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
 import trio
 
+from gateway.channel.installation import InstallationView
 from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.config import Settings, load_settings
+from gateway.daemon.administration import open_bindings
+from gateway.daemon.platforms import open_installations
+from gateway.lark.install.service import Installed, NewApp
+from gateway.lark.install.shown import takes_posts, where_to_post
 from gateway.work.people.bindings import BindingService
-
-if TYPE_CHECKING:
-    from gateway.channel.installation import InstallationView
-    from gateway.lark.install.service import InstallationService, Installed, NewApp
 
 T = TypeVar("T")
 
@@ -71,8 +71,6 @@ def add(
 
     If the agent has a bot with another app, the agent keeps it and the command fails, unless --replace is given.
     """
-    from gateway.lark.install.service import NewApp
-
     app_secret = read_secret("App secret").strip()
     app = NewApp(
         agent_id=agent_id,
@@ -158,32 +156,18 @@ def unbind(installation: UUID, open_id: str, config: Path | None, as_json: bool)
 
 
 async def _add(settings: Settings, app: NewApp) -> Installed:
-    async with _installations(settings) as installations:
+    async with open_installations(settings) as installations:
         return await installations.add(app)
 
 
 async def _revoke(settings: Settings, installation_id: UUID) -> InstallationView:
-    async with _installations(settings) as installations:
+    async with open_installations(settings) as installations:
         return await installations.revoke(installation_id)
 
 
 async def _list(settings: Settings) -> list[InstallationView]:
-    async with _installations(settings) as installations:
+    async with open_installations(settings) as installations:
         return await installations.list()
-
-
-@asynccontextmanager
-async def _installations(settings: Settings) -> AsyncIterator[InstallationService]:
-    from gateway.daemon.database import open_database, open_keyring
-    from gateway.lark.install.service import InstallationService, identify_with
-    from gateway.postgres.installation_store import PostgresInstallationStore
-
-    async with open_database(settings, attach=True) as pool:
-        proxy = settings.lark.proxy_url
-        identify = identify_with(
-            settings.lark.open_base_url, proxy_url=proxy.get_secret_value() if proxy is not None else None
-        )
-        yield InstallationService(PostgresInstallationStore(pool), open_keyring(settings), identify)
 
 
 def _with_bindings(config: Path | None, action: Callable[[BindingService], Awaitable[T]]) -> T:
@@ -191,11 +175,8 @@ def _with_bindings(config: Path | None, action: Callable[[BindingService], Await
 
 
 async def _on_bindings(settings: Settings, action: Callable[[BindingService], Awaitable[T]]) -> T:
-    from gateway.daemon.database import open_database
-    from gateway.postgres.binding_store import PostgresBindingStore
-
-    async with open_database(settings, attach=True) as pool:
-        return await action(BindingService(PostgresBindingStore(pool)))
+    async with open_bindings(settings) as bindings:
+        return await action(bindings)
 
 
 def _or_stdin(value: str, label: str) -> str:
@@ -204,8 +185,6 @@ def _or_stdin(value: str, label: str) -> str:
 
 def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:
     """Print the one step that is left to a person. It goes to stderr, so that stdout stays a table or an object."""
-    from gateway.lark.install.shown import takes_posts, where_to_post
-
     for view in views:
         if takes_posts(view):
             click.echo(f"{view.app_id}: {where_to_post(settings.http.public_url, view.id)}", err=True)

@@ -6,28 +6,26 @@ import io
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
+import segno
 import trio
 
+from gateway.channel.installs import ScanStatus
 from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record
 from gateway.config import Settings, load_settings
-from gateway.errors import ConfigError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gateway.channel.installs import ScanStatus
-    from gateway.lark.install.scan import ScanService
-    from gateway.lark.install.session import BegunScan
+from gateway.daemon.platforms import open_scans
+from gateway.errors import StoreUnavailable
+from gateway.lark.install.scan import DRAIN_SECONDS, ScanService
+from gateway.lark.install.session import BegunScan
 
 LOOK_SECONDS = 0.5
 QUIET_ZONE = 2
@@ -84,19 +82,7 @@ def install(
 
 
 async def _install(settings: Settings, wanted: Wanted) -> int:
-    from gateway.daemon.database import open_database, open_keyring
-    from gateway.daemon.platforms import scan_service
-    from gateway.lark.api.client import open_http_client
-
-    proxy = settings.lark.proxy_url
-    async with (
-        open_database(settings, attach=True) as pool,
-        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, connections_max=2) as http,
-    ):
-        ring = open_keyring(settings)
-        if ring is None:
-            raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
-        service = scan_service(settings, pool, http, ring)
+    async with open_scans(settings) as service:
         request = await service.request_for(
             wanted.agent_id, wanted.region, wanted.installer_email, replaces=wanted.replaces
         )
@@ -137,8 +123,6 @@ async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event, scope: 
 
     The first signal lets the current step end, because the platform's answer may be the one that grants the bot.
     """
-    from gateway.lark.install.scan import DRAIN_SECONDS
-
     async for _ in signals:
         if stop.is_set():
             scope.cancel()
@@ -198,7 +182,7 @@ def _show_code(begun: BegunScan, as_json: bool) -> None:
     elif not sys.stdout.isatty():
         click.echo(code)
     elif width <= shutil.get_terminal_size().columns:
-        from rich.console import Console
+        from rich.console import Console  # only a terminal needs it; see `output`
         from rich.text import Text
 
         # The colours are fixed. On a light terminal the code would be inverted, and many phones cannot read that.
@@ -219,8 +203,6 @@ def _can_print(text: str) -> bool:
 
 def terminal_code(url: str) -> str:
     """Draw the QR code of a link in half blocks, two rows of modules to a line."""
-    import segno
-
     drawn = io.StringIO()
     segno.make_qr(url, error="l", boost_error=False).terminal(drawn, border=QUIET_ZONE, compact=True)
     return drawn.getvalue().rstrip("\n")

@@ -9,10 +9,12 @@ import click
 import trio
 
 from gateway.cli.output import config_option, json_option, plain, print_json, print_table, progress_bars, read_secret
-from gateway.cli.secrets import required_keyring
 from gateway.config import Settings, load_settings
+from gateway.daemon.database import open_database, required_keyring
 from gateway.legacy.importer import ImportReport, import_legacy
 from gateway.legacy.rows import LegacyKey
+from gateway.legacy.source_store import open_legacy_source
+from gateway.legacy.target_store import open_legacy_target
 from gateway.work.secrets import Progress
 
 
@@ -60,10 +62,6 @@ def import_(
 
 
 async def _import(settings: Settings, conninfo: str, key: LegacyKey, dry_run: bool, progress: Progress) -> _Imported:
-    from gateway.daemon.database import open_database
-    from gateway.legacy.source_store import open_legacy_source
-    from gateway.legacy.target_store import open_legacy_target
-
     ring = required_keyring(settings)
     async with (
         open_database(settings, attach=True) as pool,

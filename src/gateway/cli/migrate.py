@@ -10,9 +10,10 @@ from typing import TypeVar
 import click
 import trio
 
-from gateway.cli.database import open_conninfo
 from gateway.cli.output import config_option, json_option, print_json, print_table
 from gateway.config import Settings, load_settings
+from gateway.daemon.database import open_conninfo
+from gateway.postgres import migrate as migrations
 
 T = TypeVar("T")
 
@@ -27,9 +28,9 @@ def migrate() -> None:
 @json_option
 def up(config: Path | None, as_json: bool) -> None:
     """Apply all pending migrations."""
-    from gateway.postgres.migrate import migrate_up
-
-    _print_steps(_on_database(config, migrate_up), as_json, done="applied", nothing="the schema is up to date")
+    _print_steps(
+        _on_database(config, migrations.migrate_up), as_json, done="applied", nothing="the schema is up to date"
+    )
 
 
 @migrate.command()
@@ -43,20 +44,18 @@ def down(config: Path | None, as_json: bool, steps: int | None, to: str | None, 
 
     Refused while a daemon uses the database. At a terminal it asks first.
     """
-    from gateway.postgres.migrate import migrate_down, steps_back
-
     if steps is not None and to is not None:
         raise click.UsageError("give --steps or --to, not both")
     settings, agreed = load_settings(config), None
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("this drops tables and what is in them: say --yes where there is no terminal to ask")
-        agreed = trio.run(_work_on, settings, lambda conninfo: steps_back(conninfo, steps=steps, to=to))
+        agreed = trio.run(_work_on, settings, lambda conninfo: migrations.steps_back(conninfo, steps=steps, to=to))
         if agreed:
             click.echo(f"{', '.join(agreed)}: taking this back drops tables and what is in them.", err=True)
             click.confirm("Go on?", abort=True, err=True)
     taken_back = trio.run(
-        _work_on, settings, lambda conninfo: migrate_down(conninfo, steps=steps, to=to, agreed=agreed)
+        _work_on, settings, lambda conninfo: migrations.migrate_down(conninfo, steps=steps, to=to, agreed=agreed)
     )
     _print_steps(taken_back, as_json, done="taken back", nothing="nothing to take back")
 
@@ -66,8 +65,6 @@ def down(config: Path | None, as_json: bool, steps: int | None, to: str | None, 
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
     """Show every migration and when it was applied."""
-    from gateway.postgres import migrate as migrations
-
     steps = _on_database(config, migrations.status)
     if as_json:
         print_json([{"id": step.id, "applied_at": step.applied_at} for step in steps])
@@ -80,7 +77,7 @@ def _on_database(config: Path | None, work: Callable[[str], Awaitable[T]]) -> T:
 
 
 async def _work_on(settings: Settings, work: Callable[[str], Awaitable[T]]) -> T:
-    async with open_conninfo(settings) as conninfo:
+    async with open_conninfo(settings, attach=True) as conninfo:
         return await work(conninfo)
 
 

@@ -86,6 +86,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         for row in [list(columns), *cells]:
             click.echo("\t".join(row))
         return
+    # Imported where a table or a bar is drawn: most output is plain, and `gateway --help` must stay quick.
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text

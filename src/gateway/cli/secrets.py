@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import trio
 
 from gateway.cli.output import config_option, json_option, plain, print_json, progress_bars
-from gateway.config import Settings, load_settings
-from gateway.errors import ConfigError
-from gateway.work.secrets import Outcome, Progress, Rotation, rotate_secrets
-
-if TYPE_CHECKING:
-    from gateway.keyring import KeyRing
+from gateway.config import load_settings
+from gateway.daemon.secret_rotation import rotate_stored
+from gateway.work.secrets import ResealResult, Rotation
 
 
 @click.group()
@@ -33,32 +29,13 @@ def rotate(context: click.Context, config: Path | None, as_json: bool) -> None:
     with 1 when a secret does not open with any key; the others are sealed all the same.
     """
     with progress_bars() as progress:
-        rotation = trio.run(_rotate, load_settings(config), progress)
+        rotation = trio.run(rotate_stored, load_settings(config), progress)
     _show(rotation, as_json)
     context.exit(1 if rotation.troubles else 0)
 
 
-async def _rotate(settings: Settings, progress: Progress) -> Rotation:
-    from gateway.daemon.database import open_database
-    from gateway.postgres.secret_store import secret_tables
-
-    ring = required_keyring(settings)
-    async with open_database(settings, attach=True) as pool:
-        return await rotate_secrets(secret_tables(pool), ring, progress)
-
-
-def required_keyring(settings: Settings) -> KeyRing:
-    """Return the configured keys. Raises ConfigError if there is no key."""
-    from gateway.daemon.database import open_keyring
-
-    ring = open_keyring(settings)
-    if ring is None:
-        raise ConfigError("secret_key: is unset, so no secret can be sealed; `gateway keygen` prints a key")
-    return ring
-
-
 def _show(rotation: Rotation, as_json: bool) -> None:
-    counts = {outcome.value: rotation.count(outcome) for outcome in Outcome}
+    counts = {outcome.value: rotation.count(outcome) for outcome in ResealResult}
     if as_json:
         print_json({"total": len(rotation.outcomes), **counts, "troubles": rotation.troubles})
         return

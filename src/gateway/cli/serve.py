@@ -61,6 +61,7 @@ def _exit_now() -> NoReturn:
 
 
 async def _serve(settings: Settings) -> None:
+    # Imported here, because it takes more than a second: a configuration that is wrong is told at once.
     from gateway.daemon.intake import Ready
     from gateway.daemon.run import run_daemon
     from gateway.observe.notify import Notifier

@@ -12,6 +12,8 @@ import trio
 
 from gateway.cli.output import config_option
 from gateway.config import load_settings
+from gateway.observe.log import configure_logging
+from gateway.simulator import open_simulator
 
 PORT = click.IntRange(0, 65_535)
 
@@ -38,15 +40,11 @@ def sim(apps: tuple[str, ...], people: tuple[str, ...], config: Path | None, **s
     Prints one JSON line with its URLs, and its apps with their secrets, once it accepts connections. The page at the
     HTTP URL is a chat window.
     """
-    from gateway.observe.log import configure_logging
-
     configure_logging(load_settings(config).log.format)
     trio.run(_serve, apps, people, settings)
 
 
 async def _serve(apps: tuple[str, ...], people: tuple[str, ...], settings: dict[str, Any]) -> None:
-    from gateway.simulator import open_simulator
-
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_simulator(**settings) as simulator:
             made = [simulator.create_app(name) for name in apps]

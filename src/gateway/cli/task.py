@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
@@ -12,10 +11,9 @@ import trio
 
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record, print_table
 from gateway.config import Settings, load_settings
+from gateway.daemon.administration import open_task_views
 from gateway.work.tasks.ports import TaskStatus
-
-if TYPE_CHECKING:
-    from gateway.work.tasks.views import SentForTask, TaskLine, TaskPage
+from gateway.work.tasks.views import SentForTask, TaskLine, TaskPage
 
 ROWS_MAX = 1_000
 
@@ -77,23 +75,13 @@ def _row(line: TaskLine) -> tuple[object, ...]:
 async def _list(
     settings: Settings, workspace: str | None, agent: str | None, status: str | None, limit: int
 ) -> list[TaskLine]:
-    from gateway.daemon.database import open_database
-    from gateway.postgres.directory_store import PostgresDirectoryStore
-    from gateway.postgres.task_view_store import PostgresTaskViews
-    from gateway.work.people.directory import Directory
-    from gateway.work.tasks.views import TaskViews
-
-    async with open_database(settings, attach=True) as pool:
-        place = None if workspace is None else await Directory(PostgresDirectoryStore(pool)).workspace(workspace)
-        return await TaskViews(PostgresTaskViews(pool)).recent(
+    async with open_task_views(settings) as (views, directory):
+        place = None if workspace is None else await directory.workspace(workspace)
+        return await views.recent(
             workspace_id=None if place is None else place.id, agent=agent, status=status, rows_max=limit
         )
 
 
 async def _show(settings: Settings, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
-    from gateway.daemon.database import open_database
-    from gateway.postgres.task_view_store import PostgresTaskViews
-    from gateway.work.tasks.views import TaskViews
-
-    async with open_database(settings, attach=True) as pool:
-        return await TaskViews(PostgresTaskViews(pool)).find(task_id)
+    async with open_task_views(settings) as (views, _):
+        return await views.find(task_id)

@@ -23,7 +23,7 @@ It is far above the time that one message takes, and below the time of the platf
 """
 
 
-class Phase(Enum):
+class ClaimPhase(Enum):
     """The phase of a claim row at one moment. `STALE` means in flight for longer than `STALE_AFTER`."""
 
     ABSENT = "absent"
@@ -32,7 +32,7 @@ class Phase(Enum):
     PROCESSED = "processed"
 
 
-class Step(Enum):
+class ClaimStep(Enum):
     """The steps that a worker may try. `MARK` and `RELEASE` take effect only with the claim's current token."""
 
     CLAIM = "claim"
@@ -40,14 +40,14 @@ class Step(Enum):
     RELEASE = "release"
 
 
-TRANSITIONS: dict[tuple[Phase, Step], Phase] = {
-    (Phase.ABSENT, Step.CLAIM): Phase.IN_FLIGHT,
-    (Phase.STALE, Step.CLAIM): Phase.IN_FLIGHT,
-    (Phase.IN_FLIGHT, Step.MARK): Phase.PROCESSED,
-    (Phase.IN_FLIGHT, Step.RELEASE): Phase.ABSENT,
+TRANSITIONS: dict[tuple[ClaimPhase, ClaimStep], ClaimPhase] = {
+    (ClaimPhase.ABSENT, ClaimStep.CLAIM): ClaimPhase.IN_FLIGHT,
+    (ClaimPhase.STALE, ClaimStep.CLAIM): ClaimPhase.IN_FLIGHT,
+    (ClaimPhase.IN_FLIGHT, ClaimStep.MARK): ClaimPhase.PROCESSED,
+    (ClaimPhase.IN_FLIGHT, ClaimStep.RELEASE): ClaimPhase.ABSENT,
     # The worker is late, but no other worker retook the claim: its work counts.
-    (Phase.STALE, Step.MARK): Phase.PROCESSED,
-    (Phase.STALE, Step.RELEASE): Phase.ABSENT,
+    (ClaimPhase.STALE, ClaimStep.MARK): ClaimPhase.PROCESSED,
+    (ClaimPhase.STALE, ClaimStep.RELEASE): ClaimPhase.ABSENT,
 }
 """A pair that is missing here changes nothing: a processed claim is final, and a live one stays with its holder."""
 
@@ -72,18 +72,18 @@ class ClaimRow:
     processed_at: datetime | None = None
 
 
-def phase_of(row: ClaimRow | None, *, now: datetime) -> Phase:
+def phase_of(row: ClaimRow | None, *, now: datetime) -> ClaimPhase:
     """Return the phase of a claim row at the time `now`. None stands for an absent row."""
     if row is None:
-        return Phase.ABSENT
+        return ClaimPhase.ABSENT
     if row.processed_at is not None:
-        return Phase.PROCESSED
-    return Phase.STALE if now - row.received_at > STALE_AFTER else Phase.IN_FLIGHT
+        return ClaimPhase.PROCESSED
+    return ClaimPhase.STALE if now - row.received_at > STALE_AFTER else ClaimPhase.IN_FLIGHT
 
 
-def step(row: ClaimRow | None, action: Step, token: UUID, *, now: datetime) -> tuple[ClaimRow | None, bool]:
-    """Return the row after `action`, and whether the action took effect. `Step.CLAIM` stores `token` in the row."""
-    if action is not Step.CLAIM and (row is None or row.token != token):
+def step(row: ClaimRow | None, action: ClaimStep, token: UUID, *, now: datetime) -> tuple[ClaimRow | None, bool]:
+    """Return the row after `action`, and whether it took effect. `ClaimStep.CLAIM` stores `token` in the row."""
+    if action is not ClaimStep.CLAIM and (row is None or row.token != token):
         return row, False
     target = TRANSITIONS.get((phase_of(row, now=now), action))
     if target is None:
@@ -91,10 +91,10 @@ def step(row: ClaimRow | None, action: Step, token: UUID, *, now: datetime) -> t
     return _row_in(target, row, token, now), True
 
 
-def _row_in(phase: Phase, row: ClaimRow | None, token: UUID, now: datetime) -> ClaimRow | None:
-    if phase is Phase.PROCESSED and row is not None:
+def _row_in(phase: ClaimPhase, row: ClaimRow | None, token: UUID, now: datetime) -> ClaimRow | None:
+    if phase is ClaimPhase.PROCESSED and row is not None:
         return replace(row, processed_at=now)
-    return ClaimRow(token, now) if phase is Phase.IN_FLIGHT else None
+    return ClaimRow(token, now) if phase is ClaimPhase.IN_FLIGHT else None
 
 
 def answer_to_refused(row: ClaimRow | None) -> ClaimAnswer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Outcome(StrEnum):
+class InboundOutcome(StrEnum):
     """The outcome of an inbound message."""
 
     DROPPED = "dropped"
@@ -44,7 +44,7 @@ class Settlement:
     released: only a failure releases a claim. `settled` is False when the message has to be delivered again.
     """
 
-    outcome: Outcome
+    outcome: InboundOutcome
     reason: DropReason | None = None
     mark: bool = False
     settled: bool = True
@@ -52,13 +52,13 @@ class Settlement:
 
 def dropped(reason: DropReason) -> Settlement:
     """Drop a message for good: a redelivery would be dropped for the same reason."""
-    outcome = Outcome.NEEDS_BINDING if reason is DropReason.UNBOUND_USER else Outcome.DROPPED
+    outcome = InboundOutcome.NEEDS_BINDING if reason is DropReason.UNBOUND_USER else InboundOutcome.DROPPED
     return Settlement(outcome, reason, mark=True)
 
 
 def duplicate(*, processed: bool) -> Settlement:
     """Drop a message that another worker claimed. It counts as settled only once that worker's outcome is committed."""
-    return Settlement(Outcome.DROPPED, DropReason.DUPLICATE, settled=processed)
+    return Settlement(InboundOutcome.DROPPED, DropReason.DUPLICATE, settled=processed)
 
 
 def asks_to_bind(reason: DropReason, *, from_bot: bool) -> bool:

@@ -26,14 +26,14 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallLimits:
     """The limits of a platform for one app, and within it for one chat. Empty tuples mean no limit."""
 
     app: tuple[Limit, ...] = ()
     chat: tuple[Limit, ...] = ()
 
 
-UNLIMITED = Limits()
+UNLIMITED = CallLimits()
 TYPING_SHARE = 0.5
 """The share of an app's limits that decoration (the typing sign) may use. Messages take precedence."""
 
@@ -90,7 +90,7 @@ class AppPace:
     twice.
     """
 
-    def __init__(self, limits: Limits = UNLIMITED) -> None:
+    def __init__(self, limits: CallLimits = UNLIMITED) -> None:
         self._limits = limits
         self._app = Pace(limits.app)
         self._chats: OrderedDict[str, Pace] = OrderedDict()

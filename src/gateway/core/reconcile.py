@@ -1,7 +1,6 @@
 """Comparison of the installations that should run with those that do.
 
-`Roster.reconcile` changes the roster at once and returns the steps to take. Nothing here waits. Every start has a
-generation number, so that the late end of a replaced task never removes its successor.
+Both decisions here are pure. The caller keeps the record of what runs, and takes the steps.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,69 +16,24 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Begin to serve an installation. `after` is the older generation that must end first, if one still runs."""
-
-    installation_id: UUID
-    fingerprint: str
-    generation: int
-    after: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Drain one generation. `gone` is True if the installation is no longer wanted, and False if it is replaced."""
-
-    installation_id: UUID
-    generation: int
-    gone: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of one sweep. A replacement is a stop, and a start that waits for it. Those in `keep` run on."""
+    """The steps of one sweep. An installation in both `drain` and `start` is replaced. Those in `keep` run on."""
 
-    stop: tuple[Stop, ...] = ()
-    start: tuple[Start, ...] = ()
+    start: tuple[UUID, ...] = ()
+    drain: tuple[UUID, ...] = ()
     keep: tuple[UUID, ...] = ()
 
 
-@dataclass(slots=True)
-class Roster:
-    """The installations that run in this process: one serving generation each, and the generations being drained."""
+def plan(wanted: Mapping[UUID, str], running: Mapping[UUID, str]) -> Plan:
+    """Return the steps from `running` to `wanted`. Both map installations to fingerprints.
 
-    _serving: dict[UUID, Start] = field(default_factory=dict)
-    _leaving: dict[UUID, int] = field(default_factory=dict)
-    _generation: int = 0
-
-    def reconcile(self, wanted: Mapping[UUID, str]) -> Plan:
-        """Change the roster to `wanted` (fingerprints by installation) and return the steps that this takes."""
-        stops = [self._leave(id_, gone=id_ not in wanted) for id_ in self._outdated(wanted)]
-        keep = tuple(id_ for id_ in wanted if id_ in self._serving)
-        starts = [self._enter(id_, fingerprint) for id_, fingerprint in wanted.items() if id_ not in self._serving]
-        return Plan(tuple(stops), tuple(starts), keep)
-
-    def ended(self, installation_id: UUID, generation: int) -> None:
-        """Record that the task of that generation has ended. A newer generation is not affected."""
-        serving = self._serving.get(installation_id)
-        if serving is not None and serving.generation == generation:
-            del self._serving[installation_id]
-        if self._leaving.get(installation_id) == generation:
-            del self._leaving[installation_id]
-
-    def _outdated(self, wanted: Mapping[UUID, str]) -> list[UUID]:
-        return [id_ for id_, start in self._serving.items() if wanted.get(id_) != start.fingerprint]
-
-    def _leave(self, installation_id: UUID, *, gone: bool) -> Stop:
-        start = self._serving.pop(installation_id)
-        self._leaving[installation_id] = start.generation
-        return Stop(installation_id, start.generation, gone)
-
-    def _enter(self, installation_id: UUID, fingerprint: str) -> Start:
-        self._generation += 1
-        start = Start(installation_id, fingerprint, self._generation, self._leaving.get(installation_id))
-        self._serving[installation_id] = start
-        return start
+    `running` leaves out what is being drained already. So an installation that comes back during its drain is started.
+    """
+    return Plan(
+        start=tuple(id_ for id_, wish in wanted.items() if running.get(id_) != wish),
+        drain=tuple(id_ for id_, present in running.items() if wanted.get(id_) != present),
+        keep=tuple(id_ for id_, wish in wanted.items() if running.get(id_) == wish),
+    )
 
 
 def fingerprint(

@@ -19,7 +19,7 @@ from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 
 if TYPE_CHECKING:
     from gateway.channel.installation import StoredInstallation
-    from gateway.supervisor.ports import Installation
+    from gateway.supervisor.ports import ActiveInstallation
 
 log = structlog.get_logger()
 
@@ -38,32 +38,38 @@ async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Po
 @asynccontextmanager
 async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
     """Yield the conninfo of the configured database once its schema is up to date; see `open_database`."""
+    async with open_conninfo(settings, attach=attach) as conninfo:
+        if await pending(conninfo):
+            applied = await migrate_up(conninfo)
+            log.info("migrated", applied=applied)
+        yield conninfo
+
+
+@asynccontextmanager
+async def open_conninfo(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
+    """Yield the conninfo of the configured database, whatever its schema; see `open_database`."""
     if settings.database_url is not None:
-        yield await _migrated(checked_conninfo(settings.database_url.get_secret_value()))
+        yield checked_conninfo(settings.database_url.get_secret_value())
         return
     # Imported here, because only the embedded server needs it and the import would slow down every other command.
     from gateway.postgres.embedded import open_embedded
 
     async with open_embedded(settings.state_dir, attach=attach, database_user=settings.database_user) as conninfo:
-        yield await _migrated(conninfo)
-
-
-async def _migrated(conninfo: str) -> str:
-    if await pending(conninfo):
-        applied = await migrate_up(conninfo)
-        log.info("migrated", applied=applied)
-    return conninfo
+        yield conninfo
 
 
 def open_pool_on(
-    conninfo: str, settings: Settings, *, size_max: int | None = None
+    conninfo: str, settings: Settings, *, size_max: int | None = None, timeout_seconds: float | None = None
 ) -> AbstractAsyncContextManager[Pool]:
-    """Open a pool within the configured limits. `size_max` replaces the configured number of connections."""
+    """Open a pool within the configured limits.
+
+    `size_max` replaces the configured number of connections, `timeout_seconds` the configured time for a connection.
+    """
     limits = settings.limits
     return open_pool(
         conninfo,
         size_max=size_max or limits.database_connections_max,
-        connect_timeout_seconds=limits.database_connect_timeout_seconds,
+        connect_timeout_seconds=timeout_seconds or limits.database_connect_timeout_seconds,
     )
 
 
@@ -80,7 +86,15 @@ def open_keyring(settings: Settings) -> KeyRing | None:
     return KeyRing.parse(_own_key(settings.state_dir / "secret.key"))
 
 
-def open_secrets(ring: KeyRing | None, installation: Installation | StoredInstallation) -> dict[str, Any]:
+def required_keyring(settings: Settings) -> KeyRing:
+    """Return the configured keys. Raises ConfigError if there is no key."""
+    ring = open_keyring(settings)
+    if ring is None:
+        raise ConfigError("secret_key: is unset, so no secret can be sealed; `gateway keygen` prints a key")
+    return ring
+
+
+def open_secrets(ring: KeyRing | None, installation: ActiveInstallation | StoredInstallation) -> dict[str, Any]:
     """Return an installation's config with its secrets decrypted. Raises UnreadableSecret."""
     return open_config(installation.config, ring, installation.id)
 

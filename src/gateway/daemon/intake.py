@@ -13,10 +13,11 @@ from gateway.channel.channel import Channel, ConnectionState
 from gateway.channel.lookup import Introductions
 from gateway.config import Settings
 from gateway.core.lease import LeaseSettings
+from gateway.daemon.administration import directory_on
 from gateway.daemon.database import open_secrets
 from gateway.daemon.foundation import Foundation, utc_now
 from gateway.daemon.platforms import scan_service
-from gateway.daemon.services import Services
+from gateway.daemon.services import RunningServices
 from gateway.http import app as http
 from gateway.http.ingress.webhooks import Ingress
 from gateway.http.metrics import KEEP_ALIVE_SECONDS, create_metrics_app
@@ -27,7 +28,7 @@ from gateway.lark.install.scan import ScanService, run_installs
 from gateway.observe.health import Readiness
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
-from gateway.outbound.ports import Lease
+from gateway.outbound.ports import LeaseEpoch, SendingContext
 from gateway.outbound.typing import TypingSender
 from gateway.postgres.account_store import PostgresAccountStore
 from gateway.postgres.binding_store import PostgresBindingStore
@@ -42,8 +43,10 @@ from gateway.postgres.readiness_store import PostgresReadiness
 from gateway.postgres.team_store import PostgresTeamStore
 from gateway.postgres.trigger_store import PostgresTriggerStore
 from gateway.postgres.typing_store import PostgresTypingStore
-from gateway.supervisor.ports import Installation
-from gateway.supervisor.sweep import Fleet, run_supervisor
+from gateway.supervisor.fleet import Fleet
+from gateway.supervisor.lease import Leases
+from gateway.supervisor.ports import ActiveInstallation, Serving
+from gateway.supervisor.sweep import run_supervisor
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.replay import BulkReplays
 from gateway.webhooks.triggers import TriggerService
@@ -71,7 +74,9 @@ class Ready:
     node: str
 
 
-async def start_intake(nursery: trio.Nursery, foundation: Foundation, services: Services, stop: trio.Event) -> Ready:
+async def start_intake(
+    nursery: trio.Nursery, foundation: Foundation, services: RunningServices, stop: trio.Event
+) -> Ready:
     """Start bots and HTTP in `nursery`. Each returns when `stop` is set and its drain is over."""
     fleet: Fleet = await nursery.start(partial(_run_bots, foundation, services, stop))
     nursery.start_soon(_run_gauges, foundation, fleet, stop)
@@ -85,7 +90,7 @@ async def start_intake(nursery: trio.Nursery, foundation: Foundation, services: 
     return Ready(url, metrics_url, foundation.node_id)
 
 
-async def _end_waiting(foundation: Foundation, services: Services, stop: trio.Event) -> None:
+async def _end_waiting(foundation: Foundation, services: RunningServices, stop: trio.Event) -> None:
     """Wait for `stop`, then answer long polls and end live streams, which would otherwise use up the drain time."""
     await stop.wait()
     services.tasks.drain()
@@ -96,55 +101,50 @@ async def _end_waiting(foundation: Foundation, services: Services, stop: trio.Ev
 
 
 async def _run_bots(
-    foundation: Foundation, services: Services, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]
+    foundation: Foundation, services: RunningServices, stop: trio.Event, *, task_status: trio.TaskStatus[Fleet]
 ) -> None:
     settings = foundation.settings
     await run_supervisor(
-        store=PostgresLeaseStore(foundation.lease_pool),
-        registry=foundation.registry,
-        open_secrets=partial(open_secrets, foundation.ring),
-        handler_for=lambda _: services.inbound.pipeline.receive,
-        run_outbox=partial(_run_outbox, foundation),
-        settings=_lease_settings(settings),
+        Leases(
+            PostgresLeaseStore(foundation.lease_pool),
+            _lease_settings(settings),
+            foundation.metrics,
+        ),
+        Serving(
+            foundation.registry,
+            partial(open_secrets, foundation.ring),
+            handler_for=lambda _: services.inbound.pipeline.receive,
+            run_outbox=partial(_run_outbox, foundation),
+        ),
         node_id=foundation.node_id,
         wake=foundation.wakes.installations,
         releases=foundation.wakes.releases,
         stop=stop,
         shutdown_seconds=settings.limits.drain_seconds,
-        recorder=foundation.metrics,
         task_status=task_status,
     )
 
 
-async def _run_outbox(foundation: Foundation, installation: Installation, epoch: int, channel: Channel) -> None:
+async def _run_outbox(foundation: Foundation, installation: ActiveInstallation, epoch: int, channel: Channel) -> None:
     """Send the outbox rows and typing signs of one bot, as long as its lease is held."""
     settings, recorder = foundation.settings, foundation.metrics
     prompts = BindingPrompts(PostgresBindingStore(foundation.pool), public_url=settings.http.public_url)
-    attempt_seconds = settings.hub.reply_timeout_seconds
     traits = foundation.registry.traits(channel.type)
-    governor = Governor(recorder, limits=traits.limits)
     with foundation.wakes.outbox.hear(str(installation.id)) as wake:
-        typing_sender = TypingSender(
-            Lease(installation.id, epoch),
+        context = SendingContext(
+            LeaseEpoch(installation.id, epoch),
             channel,
-            PostgresTypingStore(foundation.pool),
-            wake=wake,
-            governor=governor,
-            attempt_seconds=attempt_seconds,
-            recorder=recorder,
+            Governor(recorder, limits=traits.limits),
+            wake,
+            key_seconds=traits.key_seconds,
+            attempt_seconds=settings.hub.reply_timeout_seconds,
         )
         await run_outbox(
-            installation_id=installation.id,
-            lease_epoch=epoch,
-            channel=channel,
-            store=PostgresOutboxStore(foundation.pool),
-            wake=wake,
-            key_seconds=traits.key_seconds,
-            attempt_seconds=attempt_seconds,
-            recorder=recorder,
-            typing_sender=typing_sender,
-            governor=governor,
+            context,
+            PostgresOutboxStore(foundation.pool),
             composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
+            typing_sender=TypingSender(context, PostgresTypingStore(foundation.pool), recorder),
+            recorder=recorder,
         )
 
 
@@ -164,8 +164,10 @@ def _lease_settings(settings: Settings) -> LeaseSettings:
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
-def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: ScanService | None) -> http.Services:
-    directory = Directory(PostgresDirectoryStore(foundation.pool))
+def _routes(
+    foundation: Foundation, services: RunningServices, fleet: Fleet, installs: ScanService | None
+) -> http.Services:
+    directory = directory_on(foundation.pool)
     pushed, limits = services.inbound.pushed, foundation.settings.limits
     return http.Services(
         authenticate=directory.authenticate,
@@ -188,7 +190,7 @@ def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: 
     )
 
 
-def _ingress(foundation: Foundation, services: Services) -> Ingress:
+def _ingress(foundation: Foundation, services: RunningServices) -> Ingress:
     webhooks = services.webhooks
     return Ingress(
         webhooks.intake,
@@ -201,7 +203,7 @@ def _ingress(foundation: Foundation, services: Services) -> Ingress:
 
 
 def _people(
-    foundation: Foundation, services: Services, directory: Directory, installs: ScanService | None
+    foundation: Foundation, services: RunningServices, directory: Directory, installs: ScanService | None
 ) -> http.People:
     pool, settings = foundation.pool, foundation.settings
     return http.People(
@@ -221,7 +223,7 @@ def _people(
     )
 
 
-def _workplace(foundation: Foundation, services: Services) -> http.Workplace:
+def _workplace(foundation: Foundation, services: RunningServices) -> http.Workplace:
     pool, deliveries = foundation.pool, services.webhooks.deliveries
     triggers = TriggerService(
         PostgresTriggerStore(pool),

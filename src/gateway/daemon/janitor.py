@@ -17,12 +17,12 @@ from gateway.postgres.notices import PostgresAbsences
 from gateway.postgres.purges import purges
 
 if TYPE_CHECKING:
-    from gateway.daemon.services import Services
+    from gateway.daemon.services import RunningServices
 
 logger = structlog.get_logger(__name__)
 
 
-async def run_chores(foundation: Foundation, services: Services) -> None:
+async def run_chores(foundation: Foundation, services: RunningServices) -> None:
     """Run the chores of this process until cancelled; see `run_janitor`."""
     pool, settings = foundation.pool, foundation.settings
     absences = PostgresAbsences(pool, silent_seconds=settings.limits.runtime_silence_seconds)

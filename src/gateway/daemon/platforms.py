@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,21 +14,25 @@ import structlog
 
 from gateway.channel.installation import InstallationView
 from gateway.config import Settings
-from gateway.daemon.database import open_secrets
+from gateway.daemon.database import open_database, open_keyring, open_secrets
 from gateway.daemon.foundation import Foundation
+from gateway.errors import ConfigError
 from gateway.keyring import KeyRing
 from gateway.lark import platform as lark
-from gateway.lark.api.client import HttpClient
+from gateway.lark.api.client import CONNECTIONS_MAX, HttpClient, open_http_client
 from gateway.lark.api.proxy import Proxies
 from gateway.lark.chat.connection import ConnectionSettings
 from gateway.lark.install.scan import ScanService, ask_over
-from gateway.lark.install.service import InstallationService, identify_over
+from gateway.lark.install.service import InstallationService, identify_over, identify_with
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from gateway.recorder import SILENT, Recorder
 
 log = structlog.get_logger()
+
+SCAN_CONNECTIONS = 2
+"""The connections of a command that follows one scan."""
 
 
 def _no_details(_settings: Mapping[str, Any]) -> Mapping[str, str]:
@@ -77,6 +83,44 @@ def detailed(view: InstallationView) -> InstallationView:
     """Return the view with the details that its platform gives it; without any if the platform is unknown."""
     found = (platform.details for platform in PLATFORMS if platform.channel_type == view.channel_type)
     return replace(view, details=next(found, _no_details)(view.settings))
+
+
+def open_platform_client(
+    settings: Settings, *, tls: ssl.SSLContext | None = None, connections_max: int = CONNECTIONS_MAX
+) -> AbstractAsyncContextManager[HttpClient]:
+    """Open the HTTP client for calls of platforms, through the configured proxy. Raises ConfigError."""
+    proxy = settings.lark.proxy_url
+    return open_http_client(
+        proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls, connections_max=connections_max
+    )
+
+
+@asynccontextmanager
+async def open_installations(settings: Settings) -> AsyncIterator[InstallationService]:
+    """Open the bots of a database beside a daemon that may run. The pool is closed with the block.
+
+    The HTTP client is opened for each call, so that a proxy that cannot be used spoils only what calls the platform.
+    """
+    proxy = settings.lark.proxy_url
+    identify = identify_with(settings.lark.open_base_url, proxy_url=proxy.get_secret_value() if proxy else None)
+    async with open_database(settings, attach=True) as pool:
+        yield InstallationService(PostgresInstallationStore(pool), open_keyring(settings), identify)
+
+
+@asynccontextmanager
+async def open_scans(settings: Settings) -> AsyncIterator[ScanService]:
+    """Open the scans of codes beside a daemon that may run. Everything is closed with the block.
+
+    Raises ConfigError if there is no key to store an app secret under.
+    """
+    async with (
+        open_database(settings, attach=True) as pool,
+        open_platform_client(settings, connections_max=SCAN_CONNECTIONS) as http,
+    ):
+        ring = open_keyring(settings)
+        if ring is None:
+            raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
+        yield scan_service(settings, pool, http, ring)
 
 
 def scan_service(

@@ -14,10 +14,10 @@ from gateway.daemon.database import open_keyring, open_migrated, open_pool_on
 from gateway.daemon.foundation import Foundation
 from gateway.daemon.intake import Ready, start_intake
 from gateway.daemon.janitor import run_chores
-from gateway.daemon.platforms import PLATFORMS, Platform
-from gateway.daemon.services import open_services, run_backfills, start_services
+from gateway.daemon.platforms import PLATFORMS, Platform, open_platform_client
+from gateway.daemon.services import build_services, run_backfills, start_services
 from gateway.keyring import KeyRing
-from gateway.lark.api.client import open_http_client, trusted_context
+from gateway.lark.api.client import trusted_context
 from gateway.lark.api.clients import LarkClients
 from gateway.observe.notify import Notifier, run_watchdog
 
@@ -49,7 +49,7 @@ async def run_daemon(
         async with _open_foundation(settings, conninfo, ring) as foundation, trio.open_nursery() as running:
             for platform in platforms:
                 platform.register(foundation)
-            services = open_services(foundation)
+            services = build_services(foundation)
             await start_services(running, foundation, services)
             running.start_soon(run_chores, foundation, services)
             async with trio.open_nursery() as intake:
@@ -77,12 +77,11 @@ async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.Canc
 @asynccontextmanager
 async def _open_foundation(settings: Settings, conninfo: str, ring: KeyRing | None) -> AsyncIterator[Foundation]:
     """Open the pools and the HTTP client. All are closed with the block."""
-    proxy = settings.lark.proxy_url
     tls = trusted_context()
     async with (
         open_pool_on(conninfo, settings) as pool,
         open_pool_on(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
-        open_http_client(proxy_url=proxy.get_secret_value() if proxy else None, ssl_context=tls) as http,
+        open_platform_client(settings, tls=tls) as http,
     ):
         lark = LarkClients(
             http,

@@ -71,8 +71,8 @@ class Webhooks:
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
-    """The services that the intake needs. `open_services` builds them, `start_services` starts them."""
+class RunningServices:
+    """The services that the intake needs. `build_services` builds them, `start_services` starts them."""
 
     inbound: Inbound
     tasks: TaskService
@@ -81,7 +81,7 @@ class Services:
     webhooks: Webhooks
 
 
-def open_services(foundation: Foundation) -> Services:
+def build_services(foundation: Foundation) -> RunningServices:
     """Build the services. Nothing runs yet, and the caller still closes the pools and clients."""
     limits = LossLimits(silent_seconds=foundation.settings.limits.runtime_silence_seconds)
     issues = IssueService(PostgresIssueStore(foundation.pool, silent_seconds=limits.silent_seconds))
@@ -103,7 +103,7 @@ def open_services(foundation: Foundation) -> Services:
         recorder=foundation.metrics,
     )
     autopilots = AutopilotService(PostgresAutopilotStore(foundation.pool), dispatcher, recorder=foundation.metrics)
-    return Services(inbound, tasks, _attachments(foundation), autopilots, _webhooks(foundation, dispatcher))
+    return RunningServices(inbound, tasks, _attachments(foundation), autopilots, _webhooks(foundation, dispatcher))
 
 
 def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
@@ -181,7 +181,7 @@ def _webhooks(foundation: Foundation, dispatcher: AutopilotDispatcher) -> Webhoo
     )
 
 
-async def start_services(nursery: trio.Nursery, foundation: Foundation, services: Services) -> None:
+async def start_services(nursery: trio.Nursery, foundation: Foundation, services: RunningServices) -> None:
     """Start the services in `nursery`, which is cancelled once intake has drained. Returns when intake may begin."""
     inbound, webhooks, wakes = services.inbound, services.webhooks, foundation.wakes
     await nursery.start(partial(run_committer, inbound.committer, inbound.store))

@@ -38,7 +38,7 @@ from gateway.http.api.identity import SignIn
 from gateway.http.api.installations import Installs
 from gateway.http.auth import Authenticate, Callers
 from gateway.http.bounds import SMALL, body_bounds, bound_of
-from gateway.http.client import Network
+from gateway.http.client import ProxyNetwork
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
 from gateway.http.errors import answer_to, error_response
@@ -120,7 +120,7 @@ class People:
     lark_on: bool = True
     platforms: Sequence[Mapping[str, str]] = ()
     public_url: str | None = None
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[ProxyNetwork, ...] = ()
     workplace: Workplace | None = None
 
 

@@ -8,13 +8,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from quart import request
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+ProxyNetwork = IPv4Network | IPv6Network
 
 PROXIES_MAX = 16
 """The most trusted proxies in a row that are read. A longer list costs time, and only a client would invent one."""
 
 
-def request_address(trusted: Sequence[Network]) -> Address | None:
+def request_address(trusted: Sequence[ProxyNetwork]) -> Address | None:
     """Return the address of the current request's client, as `client_address` finds it."""
     headers = request.headers
     return client_address(
@@ -23,7 +23,7 @@ def request_address(trusted: Sequence[Network]) -> Address | None:
 
 
 def client_address(
-    peer: str | None, forwarded_for: Iterable[str], trusted: Sequence[Network], *, real_ip: str | None = None
+    peer: str | None, forwarded_for: Iterable[str], trusted: Sequence[ProxyNetwork], *, real_ip: str | None = None
 ) -> Address | None:
     """Return the client's address, or None if the peer has no address (a Unix socket).
 
@@ -61,7 +61,7 @@ def throttle_key(address: Address | None) -> str:
     return str(address)
 
 
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+def _is_trusted(address: Address, trusted: Sequence[ProxyNetwork]) -> bool:
     return any(address in network for network in trusted)
 
 

@@ -29,10 +29,10 @@ from gateway.core.commands import (
     title_from,
 )
 from gateway.core.commands import parse_command as parse
-from gateway.core.inbound import Outcome, Settlement
+from gateway.core.inbound import InboundOutcome, Settlement
 from gateway.core.replies import Reply, issue_link, quoted, say
 from gateway.ids import new_id
-from gateway.inbound.ports import Claim, HeldCommand, InboundStore, UserMessage
+from gateway.inbound.ports import HeldCommand, InboundStore, MessageClaim, UserMessage
 from gateway.inbound.turn import Turn, words_of
 from gateway.work.issues.issues import Filed, IssueDraft, IssueFile, IssueService
 from gateway.work.tasks.notices import Notice
@@ -41,11 +41,11 @@ from gateway.work.tasks.sessions import Queueing
 HELD_SECONDS = 3600.0
 
 OUTCOMES = {
-    Queueing.QUEUED: Outcome.INGESTED,
-    Queueing.RUNTIME_SILENT: Outcome.INGESTED,
-    Queueing.AGENT_OFFLINE: Outcome.AGENT_OFFLINE,
-    Queueing.AGENT_ARCHIVED: Outcome.AGENT_ARCHIVED,
-    Queueing.SESSION_ARCHIVED: Outcome.INGESTED,
+    Queueing.QUEUED: InboundOutcome.INGESTED,
+    Queueing.RUNTIME_SILENT: InboundOutcome.INGESTED,
+    Queueing.AGENT_OFFLINE: InboundOutcome.AGENT_OFFLINE,
+    Queueing.AGENT_ARCHIVED: InboundOutcome.AGENT_ARCHIVED,
+    Queueing.SESSION_ARCHIVED: InboundOutcome.INGESTED,
 }
 """The outcome of a message, by the result of queueing its run."""
 
@@ -92,7 +92,7 @@ class CommandService:
             case FileIssue():
                 title = await self._title(command, turn, before=None)
                 if not title:
-                    return await self._keep(turn, Outcome.ISSUE_USAGE, notice=turn.say(Reply.ISSUE_USAGE))
+                    return await self._keep(turn, InboundOutcome.ISSUE_USAGE, notice=turn.say(Reply.ISSUE_USAGE))
                 return await (self._hold(turn, age) if stale else self._keep_and_file(command, title, turn))
             case StartFresh(text):
                 if stale:
@@ -107,7 +107,7 @@ class CommandService:
         return title_from(await self._store.find_former_words(turn.session_id, turn.author_id, before=before))
 
     async def _keep_and_file(self, command: FileIssue, title: str, turn: Turn) -> Settlement | None:
-        settlement = await self._keep(turn, Outcome.INGESTED)
+        settlement = await self._keep(turn, InboundOutcome.INGESTED)
         if settlement is not None:
             asked = HeldCommand(turn.row_id, words_of(turn.message), turn.message.text)
             await self._file(title, command, asked, turn)
@@ -155,13 +155,13 @@ class CommandService:
         if not await self._store.start_fresh(turn.session_id, turn.author_id, turn.claim, notice):
             return None
         reached("inbound.committed")
-        return Settlement(Outcome.FRESH_PENDING)
+        return Settlement(InboundOutcome.FRESH_PENDING)
 
     async def _start_over(self, text: str, turn: Turn) -> Settlement | None:
         body = fresh_body(turn.message.text, words_of(turn.message), fallback=text)
         return await self._append_fresh(replace(turn.entry(), text=body, fresh=True), turn, turn.claim)
 
-    async def _append_fresh(self, entry: UserMessage, turn: Turn, claim: Claim | None) -> Settlement | None:
+    async def _append_fresh(self, entry: UserMessage, turn: Turn, claim: MessageClaim | None) -> Settlement | None:
         """Append the first message of a new generation. It is never read as a command, even if it looks like one."""
         queueing = await self._store.append(entry, claim, turn.obstacles())
         if queueing is None:
@@ -176,14 +176,14 @@ class CommandService:
         notice = turn.say(
             Reply.STALE, minutes=round(age_seconds / 60), command=quoted(words.strip().partition("\n")[0])
         )
-        return await self._keep(turn, Outcome.COMMAND_HELD, notice=notice, held_words=words)
+        return await self._keep(turn, InboundOutcome.COMMAND_HELD, notice=notice, held_words=words)
 
     async def _refuse_confirmation(self, turn: Turn) -> Settlement | None:
         """Refuse a `/confirm` that is old itself.
 
         The question about the held command was asked after it was written.
         """
-        return await self._keep(turn, Outcome.INGESTED, notice=turn.say(Reply.NOTHING_TO_CONFIRM))
+        return await self._keep(turn, InboundOutcome.INGESTED, notice=turn.say(Reply.NOTHING_TO_CONFIRM))
 
     async def _confirm(self, turn: Turn) -> Settlement | None:
         confirmed = await self._store.confirm(
@@ -194,7 +194,7 @@ class CommandService:
         reached("inbound.committed")
         if confirmed.held is not None:
             return await self._run(confirmed.held, turn)
-        return Settlement(Outcome.INGESTED)
+        return Settlement(InboundOutcome.INGESTED)
 
     async def _run(self, held: HeldCommand, turn: Turn) -> Settlement | None:
         """Carry out the held command that `turn` confirms. The replies answer `turn`."""
@@ -209,11 +209,11 @@ class CommandService:
                 return await self._append_fresh(entry, turn, None)
             case StartFresh():
                 await self._store.start_fresh(turn.session_id, turn.author_id, None, turn.say(Reply.FRESH_PENDING))
-                return Settlement(Outcome.FRESH_PENDING)
-        return Settlement(Outcome.INGESTED)
+                return Settlement(InboundOutcome.FRESH_PENDING)
+        return Settlement(InboundOutcome.INGESTED)
 
     async def _keep(
-        self, turn: Turn, outcome: Outcome, *, notice: Notice | None = None, held_words: str | None = None
+        self, turn: Turn, outcome: InboundOutcome, *, notice: Notice | None = None, held_words: str | None = None
     ) -> Settlement | None:
         if not await self._store.append_command(turn.entry(), turn.claim, notice=notice, held_words=held_words):
             return None

@@ -13,7 +13,7 @@ from gateway.concurrency import Signal, finishing, open_finishing_nursery, reach
 from gateway.core.attachments import FetchProblem
 from gateway.errors import StoreError
 from gateway.recorder import SILENT, Recorder
-from gateway.work.tasks.attachments import Attachment, Attachments, AttachmentStore, FetchFailed
+from gateway.work.tasks.attachments import Attachments, AttachmentStore, FetchFailed, StoredAttachment
 
 POLL_SECONDS = 5.0
 HOLD_SECONDS = 5.0
@@ -69,7 +69,7 @@ class _Fetcher:
         self._recorder = recorder
         self._taken = 0
 
-    async def take(self) -> list[Attachment]:
+    async def take(self) -> list[StoredAttachment]:
         room = TAKEN_MAX - self._taken
         if room <= 0:
             return []
@@ -81,7 +81,7 @@ class _Fetcher:
         self._taken += len(rows)
         return rows
 
-    async def bring(self, row: Attachment) -> None:
+    async def bring(self, row: StoredAttachment) -> None:
         """Fetch one file and settle its row. Raises nothing but a cancellation, which releases the row."""
         settled = False
         try:
@@ -97,7 +97,7 @@ class _Fetcher:
             # Look again at once: more files may be waiting than there was room for at the last look.
             self._wake.set()
 
-    async def _settle(self, row: Attachment) -> None:
+    async def _settle(self, row: StoredAttachment) -> None:
         reached("attachment.taken")
         try:
             failure = await self._fetch(row)
@@ -110,13 +110,13 @@ class _Fetcher:
             self._recorder.count("unexpected_errors", unit="attachment")
             await self._give_up_after_fault(row)
 
-    async def _give_up_after_fault(self, row: Attachment) -> None:
+    async def _give_up_after_fault(self, row: StoredAttachment) -> None:
         try:
             await self._attachments.give_up(row, FetchProblem.UNEXPECTED)
         except StoreError as error:
             log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
 
-    async def _fetch(self, row: Attachment) -> FetchFailed | None:
+    async def _fetch(self, row: StoredAttachment) -> FetchFailed | None:
         """Fetch the file, with retries while the failure is transient and the run's deadline has not passed.
 
         Return None when the file was fetched, else the last failure.
@@ -135,7 +135,7 @@ class _Fetcher:
             else:
                 return None
 
-    async def _hold(self, row: Attachment) -> None:
+    async def _hold(self, row: StoredAttachment) -> None:
         while True:
             await trio.sleep(HOLD_SECONDS)
             try:
@@ -143,7 +143,7 @@ class _Fetcher:
             except StoreError as error:
                 log.warning("attachment_not_held", attachment_id=str(row.id), error=str(error))
 
-    async def _release(self, row: Attachment) -> None:
+    async def _release(self, row: StoredAttachment) -> None:
         with finishing(RELEASE_SECONDS):
             try:
                 await self._store.release(row.id)

@@ -26,10 +26,10 @@ from gateway.channel.lookup import Lookup, LookupOf
 from gateway.channel.message import ChatType, InboundMessage
 from gateway.core.enrichment import Additions, AuthorKind, Forwarded, Quoted, Recent, Said, Spot, neutralise, render
 from gateway.errors import GatewayError
-from gateway.inbound.ports import Installation
+from gateway.inbound.ports import InboundInstallation
 from gateway.inbound.turn import quoted_by, thread_of
 from gateway.recorder import SILENT, Recorder
-from gateway.work.tasks.ports import ClaimedMessage, Place
+from gateway.work.tasks.ports import ClaimedMessage, ConversationPlace
 
 BUDGET_SECONDS = 2.0
 """Time for all look-ups of one run together."""
@@ -52,7 +52,7 @@ PLACES_MAX = 1024
 KEPT_SECONDS = 180.0
 KEPT_MAX = 512
 
-FindInstallation = Callable[[str, str], Awaitable[Installation | None]]
+FindInstallation = Callable[[str, str], Awaitable[InboundInstallation | None]]
 """Finds a bot by channel type and app id. Raises StoreUnavailable."""
 
 log = structlog.get_logger()
@@ -152,7 +152,7 @@ class Enricher:
         self._heard: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._send, self._receive = trio.open_memory_channel[_Expected](PREFETCHES_WAITING_MAX)
 
-    async def enrich(self, place: Place, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+    async def enrich(self, place: ConversationPlace, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
         """Return the messages with their additions, within the budget.
 
         An addition that could not be looked up is marked as missing in its place. No answer or failure of the platform
@@ -190,7 +190,7 @@ class Enricher:
         return now - last >= BURST_SECONDS
 
     async def _look_up(
-        self, place: Place, wishes: Mapping[Hashable, _Wish], budget: float
+        self, place: ConversationPlace, wishes: Mapping[Hashable, _Wish], budget: float
     ) -> tuple[dict[Hashable, Any], Mapping[str, str]]:
         """Return the answers found by the end of the budget, by key, and the names of their authors."""
         found: dict[Hashable, Any] = {}
@@ -217,7 +217,7 @@ class Enricher:
                     names.update(await self._ask(lookup, _names_wish(place, strangers)) or {})
         return found, names
 
-    async def _open(self, place: Place, wishes: Mapping[Hashable, _Wish]) -> Lookup | None:
+    async def _open(self, place: ConversationPlace, wishes: Mapping[Hashable, _Wish]) -> Lookup | None:
         lookup_of = self._lookups.get(place.channel_type)
         outcome = "unsupported"
         try:
@@ -255,7 +255,9 @@ class Enricher:
         installation = await find_installation(expected.channel_type, expected.app_id)
         if installation is None:
             return
-        place = Place(installation.id, expected.channel_type, expected.chat_id, expected.thread_id, expected.around)
+        place = ConversationPlace(
+            installation.id, expected.channel_type, expected.chat_id, expected.thread_id, expected.around
+        )
         await self._look_up(place, _wishes(place, [expected.message]), PREFETCH_SECONDS)
 
 
@@ -292,7 +294,7 @@ async def run_prefetch(
 # Look-ups to make, and additions made from their answers.
 
 
-def _wishes(place: Place, messages: Sequence[ClaimedMessage]) -> dict[Hashable, _Wish]:
+def _wishes(place: ConversationPlace, messages: Sequence[ClaimedMessage]) -> dict[Hashable, _Wish]:
     """Return the look-ups for a run, by key. Look-ups beyond `LOOKUPS_MAX` are left out."""
     wishes: list[_Wish] = []
     if place.is_group and messages:
@@ -303,7 +305,7 @@ def _wishes(place: Place, messages: Sequence[ClaimedMessage]) -> dict[Hashable, 
     return dict(list({wish.key: wish for wish in wishes}.items())[:LOOKUPS_MAX])
 
 
-def _recent_wish(place: Place, messages: Sequence[ClaimedMessage]) -> _Wish:
+def _recent_wish(place: ConversationPlace, messages: Sequence[ClaimedMessage]) -> _Wish:
     first = messages[0]
     spot = Spot(
         chat_id=place.chat_id,
@@ -316,20 +318,20 @@ def _recent_wish(place: Place, messages: Sequence[ClaimedMessage]) -> _Wish:
     return _Wish("recent", ("recent", place.installation_id, spot), lambda lookup: lookup.recent(spot))
 
 
-def _message_wish(place: Place, message_id: str) -> _Wish:
+def _message_wish(place: ConversationPlace, message_id: str) -> _Wish:
     return _Wish("message", _message_key(place, message_id), lambda lookup: lookup.message(message_id))
 
 
-def _message_key(place: Place, message_id: str) -> Hashable:
+def _message_key(place: ConversationPlace, message_id: str) -> Hashable:
     return ("message", place.installation_id, message_id)
 
 
-def _names_wish(place: Place, ids: Sequence[str]) -> _Wish:
+def _names_wish(place: ConversationPlace, ids: Sequence[str]) -> _Wish:
     return _Wish("names", ("names", place.installation_id, tuple(ids)), lambda lookup: lookup.names(ids))
 
 
 def _additions(
-    place: Place, message: ClaimedMessage, messages: Sequence[ClaimedMessage], found: Mapping[Hashable, Any]
+    place: ConversationPlace, message: ClaimedMessage, messages: Sequence[ClaimedMessage], found: Mapping[Hashable, Any]
 ) -> Additions:
     """Return the additions to a message. The messages before the run are added to its first message."""
     recent = None
@@ -353,7 +355,7 @@ def _recent(found: Recent | None, messages: Sequence[ClaimedMessage]) -> Recent:
     return replace(found, messages=tuple(said for said in found.messages if said.message_id not in own))
 
 
-def _quoted(place: Place, quoted_id: str, found: Mapping[Hashable, Any]) -> Quoted:
+def _quoted(place: ConversationPlace, quoted_id: str, found: Mapping[Hashable, Any]) -> Quoted:
     """Return the quoted message, without its content if it belongs to another chat."""
     said: Sequence[Said] | None = found.get(_message_key(place, quoted_id))
     if said and said[0].chat_id in {"", place.chat_id}:

@@ -38,17 +38,17 @@ from gateway.concurrency import finishing, reached
 from gateway.core import inbound as rules
 from gateway.core.claim import ClaimAnswer
 from gateway.core.commands import parse_command
-from gateway.core.inbound import DropReason, Outcome, Settlement
+from gateway.core.inbound import DropReason, InboundOutcome, Settlement
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.ids import new_id
 from gateway.inbound.commands import OUTCOMES, CommandService
 from gateway.inbound.ports import (
-    Claim,
     Conversation,
     Drop,
     Identity,
+    InboundInstallation,
     InboundStore,
-    Installation,
+    MessageClaim,
     PlainMessage,
     SessionGone,
     TextCommitter,
@@ -114,7 +114,7 @@ class InboundPipeline:
 
     def _ingest(self, message: InboundMessage, settlement: Settlement) -> Settlement:
         """Announce a durable message, so that the preparation of its run may begin."""
-        if settlement.outcome is Outcome.INGESTED and self._ingested is not None:
+        if settlement.outcome is InboundOutcome.INGESTED and self._ingested is not None:
             self._ingested(message)
         return settlement
 
@@ -127,7 +127,7 @@ class InboundPipeline:
             return await self._drop(message, installation, None, rules.dropped(reason or DropReason.INVALID_EVENT))
         if not message.message_id:
             return await self._claimed(message, installation, None)
-        claim = Claim(installation.id, message.message_id, self._mint())
+        claim = MessageClaim(installation.id, message.message_id, self._mint())
         answer = await self._claim(claim)
         if answer is ClaimAnswer.TAKEN:
             return await self._claimed(message, installation, claim)
@@ -136,12 +136,14 @@ class InboundPipeline:
             await self._drop(message, installation, None, settlement)
         return settlement
 
-    async def _claim(self, claim: Claim) -> ClaimAnswer:
+    async def _claim(self, claim: MessageClaim) -> ClaimAnswer:
         """Take the claim. If the attempt itself fails or is cancelled, give back the claim that it may have taken."""
         async with self._released_on_failure(claim):
             return await self._store.claim(claim)
 
-    async def _claimed(self, message: InboundMessage, installation: Installation, claim: Claim | None) -> Settlement:
+    async def _claimed(
+        self, message: InboundMessage, installation: InboundInstallation, claim: MessageClaim | None
+    ) -> Settlement:
         """Do every step after the claim. The claim is marked or released in every case but a crash."""
         async with self._released_on_failure(claim):
             reached("inbound.claimed")
@@ -151,7 +153,9 @@ class InboundPipeline:
                 settlement = await self._drop(message, installation, claim, settlement)
             return settlement
 
-    async def _decide(self, message: InboundMessage, installation: Installation, claim: Claim | None) -> Settlement:
+    async def _decide(
+        self, message: InboundMessage, installation: InboundInstallation, claim: MessageClaim | None
+    ) -> Settlement:
         reason = _refuse_message(message, installation)
         if reason is not None:
             return rules.dropped(reason)
@@ -167,7 +171,7 @@ class InboundPipeline:
             return await self._append(message, installation, identity, claim)
 
     async def _append(
-        self, message: InboundMessage, installation: Installation, identity: Identity, claim: Claim | None
+        self, message: InboundMessage, installation: InboundInstallation, identity: Identity, claim: MessageClaim | None
     ) -> Settlement:
         session_id = await self._store.ensure_session(_conversation(message, installation, identity))
         reached("inbound.before_append")
@@ -190,7 +194,11 @@ class InboundPipeline:
         return self._ingest(turn.message, Settlement(OUTCOMES[queueing]))
 
     async def _drop(
-        self, message: InboundMessage, installation: Installation | None, claim: Claim | None, settlement: Settlement
+        self,
+        message: InboundMessage,
+        installation: InboundInstallation | None,
+        claim: MessageClaim | None,
+        settlement: Settlement,
     ) -> Settlement:
         """Write the audit row (and the question to bind) and mark the claim, even while being cancelled.
 
@@ -212,7 +220,7 @@ class InboundPipeline:
         return settlement
 
     @asynccontextmanager
-    async def _released_on_failure(self, claim: Claim | None) -> AsyncIterator[None]:
+    async def _released_on_failure(self, claim: MessageClaim | None) -> AsyncIterator[None]:
         """Give the claim back when the block fails or is cancelled.
 
         The store does not release a marked claim, so a failure after the append has committed undoes nothing.
@@ -224,7 +232,7 @@ class InboundPipeline:
                 await self._release(claim)
             raise
 
-    async def _release(self, claim: Claim) -> None:
+    async def _release(self, claim: MessageClaim) -> None:
         """Give the claim back. Never raises a StoreError: the failure that led here is the one to report.
 
         A claim that could not be given back goes stale by itself.
@@ -258,11 +266,11 @@ def _is_complete(message: InboundMessage) -> bool:
     return bool(message.source.chat_id and message.source.sender_id)
 
 
-def _revoked(installation: Installation | None) -> bool:
+def _revoked(installation: InboundInstallation | None) -> bool:
     return installation is not None and installation.revoked
 
 
-def _refuse_message(message: InboundMessage, installation: Installation) -> DropReason | None:
+def _refuse_message(message: InboundMessage, installation: InboundInstallation) -> DropReason | None:
     return rules.refuse_message(
         complete=_is_complete(message),
         from_bot=message.sender_is_bot,
@@ -289,7 +297,7 @@ def _plain(message: InboundMessage, token: UUID) -> PlainMessage:
     )
 
 
-def _conversation(message: InboundMessage, installation: Installation, identity: Identity) -> Conversation:
+def _conversation(message: InboundMessage, installation: InboundInstallation, identity: Identity) -> Conversation:
     source = message.source
     group = source.chat_type is ChatType.GROUP
     return Conversation(
@@ -303,7 +311,7 @@ def _conversation(message: InboundMessage, installation: Installation, identity:
     )
 
 
-def _audit(message: InboundMessage, installation: Installation | None, reason: DropReason) -> Drop:
+def _audit(message: InboundMessage, installation: InboundInstallation | None, reason: DropReason) -> Drop:
     asked = rules.asks_to_bind(reason, from_bot=message.sender_is_bot)
     return Drop(
         installation_id=None if installation is None else installation.id,

@@ -20,7 +20,7 @@ PROMPT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Installation:
+class InboundInstallation:
     """The fields of a bot that the inbound path reads."""
 
     id: UUID
@@ -42,7 +42,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class MessageClaim:
     """A claim held by this worker. Only the holder of `token` can mark or release it."""
 
     installation_id: UUID
@@ -72,7 +72,7 @@ class Conversation:
     `key` names the conversation. `chat_id` is the platform's chat, which differs from the key for a topic of a group.
     """
 
-    installation: Installation
+    installation: InboundInstallation
     channel_type: str
     key: str
     chat_id: str
@@ -164,32 +164,32 @@ class InboundStore(IngestStore, Protocol):
     A cancelled call leaves no open transaction behind. It is then unknown if the call committed.
     """
 
-    async def find_installation(self, channel_type: str, app_id: str) -> Installation | None: ...
+    async def find_installation(self, channel_type: str, app_id: str) -> InboundInstallation | None: ...
 
-    async def claim(self, claim: Claim) -> ClaimAnswer:
+    async def claim(self, claim: MessageClaim) -> ClaimAnswer:
         """Insert the claim, or take over one that was left in flight for STALE_AFTER by the database clock."""
 
-    async def is_processed(self, claim: Claim) -> bool:
+    async def is_processed(self, claim: MessageClaim) -> bool:
         """True if the message's outcome is committed, by this worker or another one."""
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: MessageClaim) -> bool:
         """Give the claim back. False when this worker no longer holds it, or when it is already processed."""
 
-    async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
+    async def record_drop(self, drop: Drop, claim: MessageClaim | None) -> bool:
         """Write the audit row, mark the claim and queue the question to bind, all or none.
 
         False when the claim was lost. A sender is asked at most once in PROMPT_SECONDS by the database clock, and never
         while the last question to that sender still waits to be sent.
         """
 
-    async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
+    async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         """Find the user that the sender's account is bound to. None when it is not bound."""
 
     async def ensure_session(self, conversation: Conversation) -> UUID:
         """Find the conversation's session or create it. Two callers that race get the same session."""
 
     async def append(
-        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+        self, message: UserMessage, claim: MessageClaim | None, notices: Mapping[Queueing, Notice]
     ) -> Queueing | None:
         """Write the message, the session's reply target, the claim's mark, the run and its notice, in one transaction.
 
@@ -200,21 +200,21 @@ class InboundStore(IngestStore, Protocol):
         """
 
     async def append_command(
-        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+        self, message: UserMessage, claim: MessageClaim | None, *, notice: Notice | None, held_words: str | None
     ) -> bool:
         """Write a message that no run consumes, otherwise as `append`. False when the claim was lost.
 
         With `held_words` the command is held for its sender in this session, in place of one that was held before.
         """
 
-    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: MessageClaim | None, notice: Notice) -> bool:
         """Begin a new generation without a message, and drop the author's held command.
 
         False when the claim was lost.
         """
 
     async def confirm(
-        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+        self, message: UserMessage, claim: MessageClaim | None, *, held_seconds: float, otherwise: Notice
     ) -> Confirmed | None:
         """Append the confirmation as a command, and take the command that is held for its author.
 

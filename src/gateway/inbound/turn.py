@@ -7,7 +7,7 @@ from uuid import UUID
 
 from gateway.channel.message import ChatType, InboundMessage, Source
 from gateway.core.replies import Reply, say
-from gateway.inbound.ports import Claim, Installation, UserMessage
+from gateway.inbound.ports import InboundInstallation, MessageClaim, UserMessage
 from gateway.work.tasks.notices import Notice, notice_key
 from gateway.work.tasks.sessions import Queueing
 
@@ -17,10 +17,10 @@ class Turn:
     """Everything known about a message just before it is appended. `row_id` is the id of the row that it becomes."""
 
     message: InboundMessage
-    installation: Installation
+    installation: InboundInstallation
     author_id: UUID
     session_id: UUID
-    claim: Claim | None
+    claim: MessageClaim | None
     row_id: UUID
 
     def entry(self) -> UserMessage:

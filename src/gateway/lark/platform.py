@@ -9,7 +9,7 @@ from uuid import UUID
 
 from gateway.channel.channel import ChannelFactory
 from gateway.channel.registry import Traits
-from gateway.lark.api.clients import InstallationClients, InstallationSource, LarkClients, OpenSecrets
+from gateway.lark.api.clients import InstallationClients, InstallationSource, LarkClients, OpenStored
 from gateway.lark.api.proxy import Proxies
 from gateway.lark.chat import channel
 from gateway.lark.chat.cards import split_answer
@@ -32,7 +32,7 @@ class Needs:
 
     clients: LarkClients
     source: InstallationSource
-    open_secrets: OpenSecrets
+    open_secrets: OpenStored
     tls: ssl.SSLContext
     proxies: Proxies
     connection: ConnectionSettings

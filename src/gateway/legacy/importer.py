@@ -15,12 +15,12 @@ from uuid import UUID
 
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.legacy import rows
-from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, Record, Row, Skip, Standing, uuid_in
+from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, LegacyRecord, PlacedRows, Row, SkippedRow, uuid_in
 from gateway.legacy.source_store import BATCH_ROWS, PostgresLegacySource
 from gateway.legacy.target_store import Placement, PostgresLegacyTarget
 from gateway.work.secrets import Progress
 
-Translate = Callable[[Row, Standing], Record | Skip]
+Translate = Callable[[Row, PlacedRows], LegacyRecord | SkippedRow]
 
 DEPENDANTS: dict[str, Translate] = {
     "user_binding": rows.user_binding,
@@ -33,10 +33,10 @@ DEPENDANTS: dict[str, Translate] = {
 before these tables."""
 
 
-Keep = Callable[[Record], None]
+Keep = Callable[[LegacyRecord], None]
 
 
-def _forget(_made: Record) -> None:
+def _forget(_made: LegacyRecord) -> None:
     """Keep nothing of a record, for tables that no later row refers to."""
 
 
@@ -60,7 +60,7 @@ TABLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
+class ImportConflict:
     """A row that was not imported and that a person has to look at. `id` is its id in the old database."""
 
     table: str
@@ -86,7 +86,7 @@ class ImportReport:
     """
 
     tables: dict[str, Tally] = field(default_factory=lambda: {table: Tally() for table in TABLES})
-    conflicts: list[Conflict] = field(default_factory=list)
+    conflicts: list[ImportConflict] = field(default_factory=list)
     still_held: list[UUID] = field(default_factory=list)
 
     def count(self, table: str, placement: Placement) -> None:
@@ -96,12 +96,12 @@ class ImportReport:
         else:
             tally.unchanged += 1
 
-    def skip(self, table: str, row_id: str, skip: Skip) -> None:
+    def skip(self, table: str, row_id: str, skip: SkippedRow) -> None:
         tally = self.tables[table]
         tally.skipped += 1
         tally.reasons[skip.reason] += 1
         if skip.named:
-            self.conflicts.append(Conflict(table, row_id, skip.reason))
+            self.conflicts.append(ImportConflict(table, row_id, skip.reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class _Import:
         self._target = target
         self._ring = ring
         self._progress = progress
-        self._here = Standing()
+        self._here = PlacedRows()
         self.report = ImportReport()
 
     # --- installations ------------------------------------------------------------------------------------------------
@@ -168,21 +168,21 @@ class _Import:
         table = "channel_installation"
         for number, bot in enumerate(bots, 1):
             self._progress(table, number, len(bots))
-            broken = Skip(f"its secrets cannot be moved: {bot.broken}", named=True) if bot.broken else None
+            broken = SkippedRow(f"its secrets cannot be moved: {bot.broken}", named=True) if bot.broken else None
             made = broken or rows.installation(bot.row, bot.secrets, self._ring, self._here)
-            if isinstance(made, Skip):
+            if isinstance(made, SkippedRow):
                 self._skip(table, bot.row, made)
             else:
                 await self._place_installation(bot.row, made)
 
-    async def _place_installation(self, row: Row, made: Record) -> None:
+    async def _place_installation(self, row: Row, made: LegacyRecord) -> None:
         table = "channel_installation"
         (placement,) = await self._target.add(table, [made])
         # An active bot may take its app over from a dead installation, as it may when a bot is added by hand.
         if placement is Placement.TAKEN and made["status"] == "active" and await self._target.reclaim(made):
             (placement,) = await self._target.add(table, [made])
         if placement is Placement.TAKEN:
-            self._skip(table, row, Skip(await self._target.obstacle(made), named=True))
+            self._skip(table, row, SkippedRow(await self._target.obstacle(made), named=True))
             return
         self.report.count(table, placement)
         if row.get("lease_runs") and made["status"] == "active":
@@ -220,7 +220,7 @@ class _Import:
             placed = await self._target.add_users([record for _, record in made])
             for (row, record), (placement, ours) in zip(made, placed, strict=True):
                 if ours is None:
-                    self._skip("app_user", row, Skip("the e-mail address was taken this very moment", named=True))
+                    self._skip("app_user", row, SkippedRow("the e-mail address was taken this very moment", named=True))
                 else:
                     self.report.count("app_user", placement)
                     self._here.users[record["id"]] = ours
@@ -234,7 +234,7 @@ class _Import:
         chats = [row for row in await self._all("chat_session_binding") if self._is_served(row)]
         direct = {uuid_in(row, "chat_session_id") for row in chats if row.get("chat_type") == "p2p"}
 
-        def keep(made: Record) -> None:
+        def keep(made: LegacyRecord) -> None:
             self._here.sessions.add(made["id"])
             if made["id"] in direct and made["creator_id"] is not None:
                 self._here.speakers[made["id"]] = made["creator_id"]
@@ -275,22 +275,22 @@ class _Import:
         placed = await self._target.add(table, [record for _, record in made])
         for (row, record), placement in zip(made, placed, strict=True):
             if placement is Placement.TAKEN:
-                self._skip(table, row, Skip("something else stands in its place here", named=True))
+                self._skip(table, row, SkippedRow("something else stands in its place here", named=True))
             else:
                 self.report.count(table, placement)
                 keep(record)
 
-    def _translated(self, table: str, batch: Sequence[Row], translate: Translate) -> list[tuple[Row, Record]]:
+    def _translated(self, table: str, batch: Sequence[Row], translate: Translate) -> list[tuple[Row, LegacyRecord]]:
         made = []
         for row in batch:
             result = translate(row, self._here)
-            if isinstance(result, Skip):
+            if isinstance(result, SkippedRow):
                 self._skip(table, row, result)
             else:
                 made.append((row, result))
         return made
 
-    def _skip(self, table: str, row: Row, skip: Skip) -> None:
+    def _skip(self, table: str, row: Row, skip: SkippedRow) -> None:
         self.report.skip(table, rows.text_in(row, "id", "message_id", "token_hash"), skip)
 
     async def _all(self, part: str, ids: Sequence[UUID] = ()) -> list[Row]:
@@ -298,11 +298,11 @@ class _Import:
             return [row async for batch, _ in batches for row in batch]
 
 
-def _workspace(row: Row, _here: Standing) -> Record | Skip:
+def _workspace(row: Row, _here: PlacedRows) -> LegacyRecord | SkippedRow:
     return rows.workspace(row)
 
 
-def _user(row: Row, _here: Standing) -> Record | Skip:
+def _user(row: Row, _here: PlacedRows) -> LegacyRecord | SkippedRow:
     return rows.user(row)
 
 

@@ -1,6 +1,6 @@
 """The translation of rows of the reference product's database into rows of ours.
 
-Each function takes an old row and returns a record, or a Skip with the reason why there is none.
+Each function takes an old row and returns a record, or a SkippedRow with the reason why there is none.
 
 A row is the JSON form that the old database gives of it. A column that an older or newer schema does not have is just
 absent. Two generations of tables are known: `lark_*`, and the later `channel_*`, which keep the fields that are
@@ -39,7 +39,7 @@ _CARD_STATES = frozenset({"pending", "streaming", "final", "error"})
 _MADE_IDS = UUID("6f6c6420-6175-4469-b420-726f77206964")
 
 Row = Mapping[str, Any]
-Record = dict[str, Any]
+LegacyRecord = dict[str, Any]
 
 
 class LegacyKeyRefused(GatewayError):
@@ -47,7 +47,7 @@ class LegacyKeyRefused(GatewayError):
 
 
 @dataclass(frozen=True, slots=True)
-class Skip:
+class SkippedRow:
     """The reason why a row is not imported. `named`: a person has to look at this row."""
 
     reason: str
@@ -93,7 +93,7 @@ def _sealed_bytes(text: str) -> bytes:
 
 
 @dataclass(slots=True)
-class Standing:
+class PlacedRows:
     """The rows placed so far, by their old ids. A later row can only refer to rows that are listed here."""
 
     workspaces: set[UUID] = field(default_factory=set)
@@ -140,21 +140,25 @@ def id_of(row: Row) -> UUID:
     return uuid_in(row, "id") or uuid5(_MADE_IDS, msgspec.json.encode(dict(row), order="sorted").decode())
 
 
-def _config_of(row: Row) -> Record:
+def _config_of(row: Row) -> LegacyRecord:
     config = row.get("config")
     return dict(config) if isinstance(config, Mapping) else {}
 
 
-def foreign_type(row: Row) -> Skip | None:
-    """Return a Skip if the row belongs to another platform, because other platforms share the later tables."""
+def foreign_type(row: Row) -> SkippedRow | None:
+    """Return a SkippedRow if the row belongs to another platform, because other platforms share the later tables."""
     channel_type = text_in(row, "channel_type") or CHANNEL_TYPE
-    return None if channel_type == CHANNEL_TYPE else Skip(f"of channel type {channel_type}, which is not served here")
+    return (
+        None
+        if channel_type == CHANNEL_TYPE
+        else SkippedRow(f"of channel type {channel_type}, which is not served here")
+    )
 
 
 # --- parents ----------------------------------------------------------------------------------------------------------
 
 
-def workspace(row: Row) -> Record:
+def workspace(row: Row) -> LegacyRecord:
     """Translate a workspace.
 
     A slug or an issue prefix that cannot be stored here is replaced by one made from the name.
@@ -180,20 +184,20 @@ def workspace(row: Row) -> Record:
     }
 
 
-def user(row: Row) -> Record | Skip:
+def user(row: Row) -> LegacyRecord | SkippedRow:
     """Translate a person, without a password, because the old product stores none that could be checked here."""
     email = text_in(row, "email").strip().lower()
     if email.find("@") < 1:
-        return Skip("a person without an e-mail address")
+        return SkippedRow("a person without an e-mail address")
     return {"id": uuid_in(row, "id"), "email": email, "name": text_in(row, "name"), "created_at": row.get("created_at")}
 
 
-def member(row: Row, here: Standing) -> Record | Skip:
+def member(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     workspace_id, user_id = uuid_in(row, "workspace_id"), here.user(row, "user_id")
     if workspace_id not in here.workspaces:
-        return Skip("of a workspace that is not here")
+        return SkippedRow("of a workspace that is not here")
     if user_id is None:
-        return Skip("of a person who is not here")
+        return SkippedRow("of a person who is not here")
     role = text_in(row, "role")
     return {
         "workspace_id": workspace_id,
@@ -203,9 +207,9 @@ def member(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def runtime(row: Row, here: Standing) -> Record | Skip:
+def runtime(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     if uuid_in(row, "workspace_id") not in here.workspaces:
-        return Skip("of a workspace that is not here")
+        return SkippedRow("of a workspace that is not here")
     return {
         "id": uuid_in(row, "id"),
         "workspace_id": uuid_in(row, "workspace_id"),
@@ -216,9 +220,9 @@ def runtime(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def agent(row: Row, here: Standing) -> Record | Skip:
+def agent(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     if uuid_in(row, "workspace_id") not in here.workspaces:
-        return Skip("of a workspace that is not here")
+        return SkippedRow("of a workspace that is not here")
     most = row.get("max_concurrent_tasks")
     return {
         "id": uuid_in(row, "id"),
@@ -234,10 +238,10 @@ def agent(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def session(row: Row, here: Standing) -> Record | Skip:
+def session(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     workspace_id, agent_id = uuid_in(row, "workspace_id"), uuid_in(row, "agent_id")
     if workspace_id is None or agent_id is None or (workspace_id, agent_id) not in here.agents:
-        return Skip("of an agent that is not here")
+        return SkippedRow("of an agent that is not here")
     archived_at = row.get("archived_at")
     if text_in(row, "status") == "archived":
         archived_at = archived_at or row.get("updated_at") or row.get("created_at")
@@ -253,10 +257,10 @@ def session(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def message(row: Row, here: Standing) -> Record | Skip:
+def message(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     session_id, role = uuid_in(row, "chat_session_id"), text_in(row, "role")
     if session_id is None or session_id not in here.sessions:
-        return Skip("of a conversation that is not here")
+        return SkippedRow("of a conversation that is not here")
     kind = text_in(row, "kind", "message_kind")
     return {
         "id": uuid_in(row, "id"),
@@ -278,16 +282,16 @@ def sealed_secrets(row: Row) -> dict[str, Any]:
     return {name: value for name, value in held.items() if name.endswith(_SEALED_SUFFIX) and _says(value)}
 
 
-def installation(row: Row, secrets: Mapping[str, str], ring: KeyRing, here: Standing) -> Record | Skip:
+def installation(row: Row, secrets: Mapping[str, str], ring: KeyRing, here: PlacedRows) -> LegacyRecord | SkippedRow:
     """Translate an installation. Its opened `secrets` are sealed anew by `ring`. Its lease is not imported."""
     id_, workspace_id, agent_id = (uuid_in(row, name) for name in ("id", "workspace_id", "agent_id"))
     config = _plain_config(row)
     if id_ is None or workspace_id is None or agent_id is None or (workspace_id, agent_id) not in here.agents:
-        return Skip("of an agent or a workspace that is gone")
+        return SkippedRow("of an agent or a workspace that is gone")
     if not config.get("app_id"):
-        return Skip("it has no app id", named=True)
+        return SkippedRow("it has no app id", named=True)
     if not secrets.get("app_secret_encrypted"):
-        return Skip(f"app {config['app_id']} has no secret", named=True)
+        return SkippedRow(f"app {config['app_id']} has no secret", named=True)
     return {
         "id": id_,
         "workspace_id": workspace_id,
@@ -302,7 +306,7 @@ def installation(row: Row, secrets: Mapping[str, str], ring: KeyRing, here: Stan
     }
 
 
-def _plain_config(row: Row) -> Record:
+def _plain_config(row: Row) -> LegacyRecord:
     """Return an installation's config without its secrets.
 
     The later tables hold it as JSON. For the older tables it is collected from their columns.
@@ -316,17 +320,17 @@ def _plain_config(row: Row) -> Record:
 # --- rows that belong to an installation ------------------------------------------------------------------------------
 
 
-def user_binding(row: Row, here: Standing) -> Record | Skip:
+def user_binding(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     installation_id = uuid_in(row, "installation_id")
     workspace_id = here.installations.get(installation_id) if installation_id else None
     user_id = here.user(row, "multica_user_id", "user_id")
     account = text_in(row, "channel_user_id", "lark_open_id")
     if workspace_id is None:
-        return foreign_type(row) or Skip("of a bot that is not here")
+        return foreign_type(row) or SkippedRow("of a bot that is not here")
     if user_id is None or (workspace_id, user_id) not in here.members:
-        return Skip("of somebody who is not a member of the bot's workspace")
+        return SkippedRow("of somebody who is not a member of the bot's workspace")
     if not account:
-        return Skip("it names no account")
+        return SkippedRow("it names no account")
     config = {name: value for name, value in _config_of(row).items() if _says(value)}
     if "config" not in row and (union_id := text_in(row, "union_id", "lark_union_id")):
         config["union_id"] = union_id
@@ -342,16 +346,16 @@ def user_binding(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def chat_session_binding(row: Row, here: Standing) -> Record | Skip:
+def chat_session_binding(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     installation_id, session_id = uuid_in(row, "installation_id"), uuid_in(row, "chat_session_id")
     workspace_id = here.installations.get(installation_id) if installation_id else None
     chat_id = text_in(row, "channel_chat_id", "lark_chat_id")
     if workspace_id is None:
-        return foreign_type(row) or Skip("of a bot that is not here")
+        return foreign_type(row) or SkippedRow("of a bot that is not here")
     if session_id not in here.sessions:
-        return Skip("of a conversation that is not here")
+        return SkippedRow("of a conversation that is not here")
     if not chat_id:
-        return Skip("it names no chat")
+        return SkippedRow("it names no chat")
     return {
         "id": id_of(row),
         "workspace_id": workspace_id,
@@ -367,10 +371,10 @@ def chat_session_binding(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def inbound_message_dedup(row: Row, here: Standing) -> Record | Skip:
+def inbound_message_dedup(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     installation_id, message_id = uuid_in(row, "installation_id"), text_in(row, "message_id", "lark_message_id")
     if installation_id not in here.installations or not message_id:
-        return Skip("of a bot that is not here")
+        return SkippedRow("of a bot that is not here")
     return {
         "installation_id": installation_id,
         "message_id": message_id,
@@ -380,14 +384,14 @@ def inbound_message_dedup(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def inbound_audit(row: Row, here: Standing) -> Record | Skip:
+def inbound_audit(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     installation_id, reason = uuid_in(row, "installation_id"), text_in(row, "drop_reason")
     if (foreign := foreign_type(row)) is not None:
         return foreign
     if installation_id is not None and installation_id not in here.installations:
-        return Skip("of a bot that is not here")
+        return SkippedRow("of a bot that is not here")
     if reason not in _DROP_REASONS:
-        return Skip("its reason has no word here")
+        return SkippedRow("its reason has no word here")
     return {
         "id": id_of(row),
         "installation_id": installation_id,
@@ -401,14 +405,14 @@ def inbound_audit(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def outbound_card_message(row: Row, here: Standing) -> Record | Skip:
+def outbound_card_message(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     session_id, status = uuid_in(row, "chat_session_id"), text_in(row, "status")
     if (foreign := foreign_type(row)) is not None:
         return foreign
     if session_id not in here.sessions:
-        return Skip("of a conversation that is not here")
+        return SkippedRow("of a conversation that is not here")
     if status not in _CARD_STATES:
-        return Skip("its status has no word here")
+        return SkippedRow("its status has no word here")
     return {
         "id": id_of(row),
         "chat_session_id": session_id,
@@ -422,7 +426,7 @@ def outbound_card_message(row: Row, here: Standing) -> Record | Skip:
     }
 
 
-def binding_token(row: Row, here: Standing) -> Record | Skip:
+def binding_token(row: Row, here: PlacedRows) -> LegacyRecord | SkippedRow:
     """Translate the token of a binding link. Only its hash was ever stored.
 
     The hash is made the same way here, so a link that was sent before the import still works.
@@ -430,9 +434,9 @@ def binding_token(row: Row, here: Standing) -> Record | Skip:
     installation_id, token_hash = uuid_in(row, "installation_id"), text_in(row, "token_hash")
     workspace_id = here.installations.get(installation_id) if installation_id else None
     if workspace_id is None:
-        return foreign_type(row) or Skip("of a bot that is not here")
+        return foreign_type(row) or SkippedRow("of a bot that is not here")
     if not _TOKEN_HASH.fullmatch(token_hash) or not row.get("expires_at"):
-        return Skip("it is no token of 15 minutes")
+        return SkippedRow("it is no token of 15 minutes")
     return {
         "token_hash": token_hash,
         "workspace_id": workspace_id,

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from gateway.errors import StoreConflict
-from gateway.legacy.rows import Record
+from gateway.legacy.rows import LegacyRecord
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.installation_store import reclaim_dead
 from gateway.postgres.pool import Pool
@@ -76,13 +76,13 @@ class PostgresLegacyTarget:
     def __init__(self, connection: TrioConnection[Any]) -> None:
         self._connection = connection
 
-    async def add(self, table: str, records: Sequence[Record]) -> list[Placement]:
+    async def add(self, table: str, records: Sequence[LegacyRecord]) -> list[Placement]:
         """Insert the records that do not exist yet. TAKEN: another row conflicts with the record."""
         placed = await _ADD[table](self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
         return [_placement(by_number[n]) for n in range(len(records))]
 
-    async def add_users(self, records: Sequence[Record]) -> list[tuple[Placement, UUID | None]]:
+    async def add_users(self, records: Sequence[LegacyRecord]) -> list[tuple[Placement, UUID | None]]:
         """Insert people as `add` does. Each result also names the person who has this id or e-mail address now."""
         placed = await _IMPORT_USERS(self._connection, records=_numbered(records))
         by_number = {each.n: each for each in placed}
@@ -91,7 +91,7 @@ class PostgresLegacyTarget:
             for n in range(len(records))
         ]
 
-    async def reclaim(self, installation: Record) -> bool:
+    async def reclaim(self, installation: LegacyRecord) -> bool:
         """Remove a dead installation with the same app id, and all rows that depend on it. True if there was one."""
         return await reclaim_dead(
             self._connection,
@@ -101,7 +101,7 @@ class PostgresLegacyTarget:
             installation["agent_id"],
         )
 
-    async def obstacle(self, installation: Record) -> str:
+    async def obstacle(self, installation: LegacyRecord) -> str:
         """Return a text that says which existing row conflicts with an installation."""
         app_id, agent_id = installation["config"]["app_id"], installation["agent_id"]
         found = await _EXPLAIN_INSTALLATION(
@@ -132,7 +132,7 @@ async def open_legacy_target(pool: Pool, *, dry_run: bool) -> AsyncIterator[Post
         yield PostgresLegacyTarget(connection)
 
 
-def _numbered(records: Sequence[Record]) -> str:
+def _numbered(records: Sequence[LegacyRecord]) -> str:
     return msgspec.json.encode([{"n": n, **record} for n, record in enumerate(records)]).decode()
 
 

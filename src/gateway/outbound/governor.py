@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from gateway.channel.errors import PlatformThrottled, PlatformUnavailable
-from gateway.core.pacing import UNLIMITED, AppPace, Limits
+from gateway.core.pacing import UNLIMITED, AppPace, CallLimits
 from gateway.recorder import SILENT, Recorder
 
 logger = structlog.get_logger(__name__)
@@ -18,7 +18,7 @@ logger = structlog.get_logger(__name__)
 class Governor:
     """The pace of one app, on trio's clock. It lives as long as the lease: only the holder calls for the app."""
 
-    def __init__(self, recorder: Recorder = SILENT, *, limits: Limits = UNLIMITED) -> None:
+    def __init__(self, recorder: Recorder = SILENT, *, limits: CallLimits = UNLIMITED) -> None:
         """`limits` are those that the bot's platform declares."""
         self._pace = AppPace(limits)
         self._recorder = recorder

@@ -8,29 +8,32 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from uuid import UUID
 
 import structlog
 import trio
 
-from gateway.channel.channel import Channel, ReadBack, read_back_of
+from gateway.channel.channel import ReadBack, read_back_of
 from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import OutboundMessage, SendResult, Tone
-from gateway.concurrency import Signal, Workers, open_workers, reached
+from gateway.concurrency import Workers, open_workers, reached
 from gateway.core.replies import Reply, in_every_language
 from gateway.errors import LocalProtocolError, StoreError, StoreUnavailable
-from gateway.outbound.governor import Governor
-from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore
+from gateway.outbound.ports import Compose, OutboxRow, OutboxStore, SendingContext
 from gateway.outbound.sending import (
     SETTLING_SECONDS,
     UNSENT_SECONDS_MAX,
+    Failed,
     FindOut,
     GiveUp,
+    NextStep,
+    NotSent,
     Postpone,
-    is_outlived,
-    is_repeatable,
-    is_settled,
+    Postponed,
+    RowOutcome,
+    Sent,
+    Unknown,
     judge_attempt,
+    next_step,
 )
 from gateway.outbound.typing import TypingSender
 from gateway.recorder import SILENT, Recorder
@@ -54,19 +57,13 @@ STORED: Mapping[str, Compose] = MappingProxyType({})
 
 
 async def run_outbox(
-    *,
-    installation_id: UUID,
-    lease_epoch: int,
-    channel: Channel,
+    context: SendingContext,
     store: OutboxStore,
-    wake: Signal,
-    governor: Governor,
-    key_seconds: float,
-    attempt_seconds: float = 2.5,
-    concurrency: int = CONCURRENCY_MAX,
-    recorder: Recorder = SILENT,
+    *,
     composers: Mapping[str, Compose] = STORED,
     typing_sender: TypingSender | None = None,
+    concurrency: int = CONCURRENCY_MAX,
+    recorder: Recorder = SILENT,
     random_unit: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -74,20 +71,15 @@ async def run_outbox(
 
     The rows of one recipient are sent in order. Recipients do not wait for each other, and at most `concurrency` rows
     are sent at a time. A row whose kind is one of `composers` gets its text there, anew for each attempt. A
-    `typing_sender` must belong to the same bot and have the same `wake`. It runs in this loop rather than in its own
-    task, because there are many bots. The `governor` is shared with all other callers in the bot's name. `key_seconds`
-    is how long the platform drops a repeated message by its idempotency key. 0 means that it never does. A message in
-    doubt is then looked for in the chat instead of being sent again.
+    `typing_sender` must have the same context. It runs in this loop rather than in its own task, because there are many
+    bots.
 
     Cancellation leaves behind: sends in flight get half a second to end and be marked. A row that is not done by then
     stays in `sending`. The next holder sends it again with the same idempotency key, and the platform drops the repeat
     if the first was delivered. Error handling: one row is one unit. Its error is recorded on the row and is not raised
     here. After a failure of the store, the outbox tries again.
     """
-    lease = Lease(installation_id, lease_epoch)
-    sender = _Sender(
-        lease, channel, store, wake, governor, key_seconds, attempt_seconds, recorder, composers, random_unit
-    )
+    sender = _Sender(context, store, composers, recorder, random_unit)
     async with open_workers(PARK_SECONDS) as nursery:
         task_status.started()
         rung = True
@@ -95,22 +87,17 @@ async def run_outbox(
             # Typing signs are served first, because the store holds an answer back until the sign of its run is gone.
             typing_pause = IDLE_SECONDS if typing_sender is None else await typing_sender.serve_due(nursery, rung=rung)
             pause = await sender.send_due(nursery, concurrency)
-            rung = await wake.wait(min(pause, typing_pause))
+            rung = await context.wake.wait(min(pause, typing_pause))
 
 
 @dataclass(slots=True)
 class _Sender:
     """Sends one row at a time to each recipient, and tracks which recipients are busy."""
 
-    _lease: Lease
-    _channel: Channel
+    _context: SendingContext
     _store: OutboxStore
-    _wake: Signal
-    _governor: Governor
-    _key_seconds: float
-    _attempt_seconds: float
-    _recorder: Recorder
     _composers: Mapping[str, Compose]
+    _recorder: Recorder
     _random_unit: Callable[[], float]
     _flying: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
@@ -123,7 +110,7 @@ class _Sender:
         free = concurrency - len(self._flying)
         if free <= 0:
             return IDLE_SECONDS
-        if (wait := self._governor.app_wait()) > 0:
+        if (wait := self._context.governor.app_wait()) > 0:
             return min(wait, IDLE_SECONDS)
         self._cooling = {recipient: at for recipient, at in self._cooling.items() if at > trio.current_time()}
         try:
@@ -132,7 +119,9 @@ class _Sender:
         except StoreError as error:
             # Every StoreError is caught: an outbox that ended here would end the link beside it, and the bot would not
             # receive messages any more.
-            logger.warning("outbox_store_failed", installation_id=str(self._lease.installation_id), error=str(error))
+            logger.warning(
+                "outbox_store_failed", installation_id=str(self._context.lease.installation_id), error=str(error)
+            )
             return STORE_RETRY_SECONDS
 
     async def _start_due(self, nursery: Workers, free: int) -> None:
@@ -147,7 +136,7 @@ class _Sender:
 
     async def _start(self, nursery: Workers, rows_max: int, *, served: Collection[str]) -> int:
         busy = {*self._flying, *self._cooling, *served}
-        rows = await self._store.take_due(self._lease, busy=busy, rows_max=rows_max)
+        rows = await self._store.take_due(self._context.lease, busy=busy, rows_max=rows_max)
         for row in rows:
             self._flying.add(row.recipient)
             self._served.add(row.recipient)
@@ -156,7 +145,7 @@ class _Sender:
 
     async def _pause(self) -> float:
         busy = self._flying | self._cooling.keys()
-        due = await self._store.seconds_to_next(self._lease, busy=busy)
+        due = await self._store.seconds_to_next(self._context.lease, busy=busy)
         cooled = min(self._cooling.values(), default=math.inf) - trio.current_time()
         # 5 ms more than asked: a wake-up a moment too early would find nothing due, and ask the database once more.
         return min(IDLE_SECONDS if due is None else due, cooled, IDLE_SECONDS - 0.005) + 0.005
@@ -169,9 +158,9 @@ class _Sender:
                 await trio.sleep(STORE_RETRY_SECONDS)
         finally:
             self._flying.discard(row.recipient)
-            if (wait := self._governor.chat_wait(row.recipient)) > 0:
+            if (wait := self._context.governor.chat_wait(row.recipient)) > 0:
                 self._cooling[row.recipient] = trio.current_time() + wait
-            self._wake.set()
+            self._context.wake.set()
 
     async def _send_and_settle(self, row: OutboxRow) -> bool:
         """Attempt the row and store the outcome.
@@ -180,7 +169,7 @@ class _Sender:
         """
         reached("outbox.marked_sending")
         try:
-            await self._attempt(row)
+            await self._settle(row, await self._attempt(row))
             return True
         except StoreUnavailable as error:
             logger.warning("outbox_row_not_settled", row_id=str(row.id), error=str(error))
@@ -189,29 +178,36 @@ class _Sender:
             logger.exception("outbox_row_not_settled", row_id=str(row.id))
         return False
 
-    async def _attempt(self, row: OutboxRow) -> None:
-        if is_outlived(age_seconds=row.age_seconds, in_doubt=row.in_doubt):
-            await self._fail(row, 0, f"not sent: it waited {row.age_seconds / 3600:.0f} hours for its bot")
-            logger.error("outbox_row_outlived", row_id=str(row.id), kind=row.kind)
-            return
-        doubt_seconds = row.doubt_seconds
-        if doubt_seconds is not None and not is_repeatable(doubt_seconds=doubt_seconds, key_seconds=self._key_seconds):
-            # The platform may have forgotten the idempotency key, so a repeat could be a second visible message.
-            if is_settled(idle_seconds=row.idle_seconds):
-                await self._resolve_doubt(row)
-            else:
-                # Too early to read the chat: a message of the last attempt may still appear there.
-                await self._postpone(row, SETTLING_SECONDS, 0, "the result of the last attempt is unknown")
-            return
+    async def _attempt(self, row: OutboxRow) -> RowOutcome:
+        """Bring the row as far as it gets now. Raises StoreUnavailable if that leaves the row as it is."""
+        step = next_step(
+            age_seconds=row.age_seconds,
+            doubt_seconds=row.doubt_seconds,
+            idle_seconds=row.idle_seconds,
+            key_seconds=self._context.key_seconds,
+        )
+        match step:
+            case NextStep.SEND:
+                return await self._send(row)
+            case NextStep.FIND_OUT:
+                return await self._find_out(row, NotSent())
+            case NextStep.WAIT:
+                return Postponed(SETTLING_SECONDS, 0, "the result of the last attempt is unknown")
+            case NextStep.GIVE_UP:
+                logger.error("outbox_row_outlived", row_id=str(row.id), kind=row.kind)
+                return Failed(0, f"not sent: it waited {row.age_seconds / 3600:.0f} hours for its bot")
+
+    async def _send(self, row: OutboxRow) -> RowOutcome:
         try:
             text = await self._text(row)
-            result = None if text is None else await self._call(row, text)
+            if text is None:
+                return _unsaid(row)
+            result = await self._call(row, text)
         except StoreUnavailable:
             raise  # the composer's: nothing was sent, and without the store nothing can be recorded
         except Exception as error:
-            await self._settle_failure(row, error)
-        else:
-            await self._settle_success(row, result)
+            return await self._after_failure(row, error)
+        return Sent(result.message_id)
 
     async def _text(self, row: OutboxRow) -> str | None:
         compose = self._composers.get(row.kind)
@@ -225,89 +221,22 @@ class _Sender:
             raise _NotComposed(type(error).__name__) from error
 
     async def _call(self, row: OutboxRow, text: str) -> SendResult:
+        governor, seconds = self._context.governor, self._context.attempt_seconds
         try:
-            async with self._governor.turn(row.recipient):
-                with trio.fail_after(self._attempt_seconds):
-                    result = await self._channel.send(_envelope(row, text))
+            async with governor.turn(row.recipient):
+                with trio.fail_after(seconds):
+                    result = await self._context.channel.send(_envelope(row, text))
         except trio.TooSlowError as error:
-            silent = PlatformUnavailable(f"no answer within {self._attempt_seconds:g} s")
-            self._governor.learn(row.recipient, silent)
+            silent = PlatformUnavailable(f"no answer within {seconds:g} s")
+            governor.learn(row.recipient, silent)
             raise silent from error
         except PlatformError as error:
-            self._governor.learn(row.recipient, error)
+            governor.learn(row.recipient, error)
             raise
-        self._governor.learn(row.recipient, None)
+        governor.learn(row.recipient, None)
         return result
 
-    async def _resolve_doubt(self, row: OutboxRow, final: Exception | None = None) -> None:
-        """Look for the row's message in its chat, instead of sending it again.
-
-        This is for a row whose idempotency key the platform may have forgotten, or whose last attempt failed for good.
-        In the second case `final` is the error. It is stored on the row if the message is not in the chat.
-        """
-        reader = read_back_of(self._channel)
-        # A composed text differs from attempt to attempt, so the message cannot be recognised in the chat.
-        if reader is None or row.kind in self._composers or row.first_attempt_at is None:
-            await self._settle_unknown(row, 0, "nobody can tell whether it was delivered")
-            return
-        known = await self._store.list_sent(row)
-        try:
-            found = await self._read_back(reader, row, row.first_attempt_at, known)
-        except PlatformRefused as error:
-            await self._settle_unknown(row, error.code, f"the chat cannot be read: {_reason(error)}")
-        except Exception as error:
-            await self._postpone_doubt(row, error)
-        else:
-            await self._settle_read_back(row, found, final)
-
-    async def _read_back(self, reader: ReadBack, row: OutboxRow, since: datetime, known: Collection[str]) -> str | None:
-        try:
-            async with self._governor.turn(row.recipient):
-                with trio.fail_after(READ_BACK_SECONDS):
-                    return await reader.find_sent(_envelope(row, row.content), since=since, known=known)
-        except trio.TooSlowError as error:
-            raise PlatformUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
-        except PlatformThrottled as error:
-            self._governor.learn(row.recipient, error)
-            raise
-
-    async def _postpone_doubt(self, row: OutboxRow, error: Exception) -> None:
-        if row.age_seconds >= UNSENT_SECONDS_MAX:
-            await self._settle_unknown(row, 0, "the chat could not be read for a day")
-            return
-        self._log_failure(row, error, final=False)
-        await self._postpone(row, READ_BACK_RETRY_SECONDS * (1 + self._random_unit() / 2), 0, _reason(error))
-
-    async def _settle_read_back(self, row: OutboxRow, message_id: str | None, final: Exception | None) -> None:
-        if message_id is None and final is not None:
-            await self._fail(row, _code(final), _reason(final))
-        elif message_id is None:
-            await self._store.clear_doubt(self._lease, row.id)
-            logger.info("outbox_row_was_not_sent", row_id=str(row.id), kind=row.kind)
-        else:
-            await self._settle_success(row, SendResult(message_id))
-
-    async def _settle_unknown(self, row: OutboxRow, code: int, reason: str) -> None:
-        await self._store.mark_unknown(self._lease, row.id, code, reason)
-        logger.error("outbox_result_unknown", row_id=str(row.id), kind=row.kind)
-        self._recorder.count("outbound_attempts", kind=row.kind, outcome="unknown")
-
-    async def _settle_success(self, row: OutboxRow, result: SendResult | None) -> None:
-        if result is None and row.in_doubt:
-            await self._settle_unknown(
-                row, 0, "nobody can tell whether it was delivered; there is nothing to say any more"
-            )
-            return
-        if result is None:
-            await self._fail(row, 0, "not sent: there was nothing to say any more")
-            return
-        reached("outbox.sent_unmarked")
-        fresh = await self._store.mark_sent(self._lease, row.id, result.message_id)
-        reached("outbox.marked_sent")
-        self._recorder.count("outbound_attempts", kind=row.kind, outcome="sent")
-        logger.info("outbox_sent", row_id=str(row.id), kind=row.kind, attempts=row.attempts, fenced=not fresh)
-
-    async def _settle_failure(self, row: OutboxRow, error: Exception) -> None:
+    async def _after_failure(self, row: OutboxRow, error: Exception) -> RowOutcome:
         verdict = judge_attempt(
             error,
             attempts=row.attempts,
@@ -317,26 +246,72 @@ class _Sender:
             random_unit=self._random_unit(),
         )
         self._log_failure(row, error, final=not isinstance(verdict, Postpone))
+        code, reason = _code(error), _reason(error)
         match verdict:
             case GiveUp():
-                await self._fail(row, _code(error), _reason(error))
+                return Failed(code, reason)
             case FindOut():
-                await self._resolve_doubt(row, error)
+                return await self._find_out(row, Failed(code, reason))
             case Postpone(delay, doubtful):
-                await self._postpone(row, delay, _code(error), _reason(error), doubtful=doubtful)
+                return Postponed(delay, code, reason, doubtful)
 
-    async def _postpone(self, row: OutboxRow, seconds: float, code: int, reason: str, *, doubtful: bool = True) -> None:
-        await self._store.postpone(self._lease, row, seconds, code, reason, doubtful=doubtful)
-        self._recorder.count("outbound_attempts", kind=row.kind, outcome="postponed")
+    async def _find_out(self, row: OutboxRow, if_absent: NotSent | Failed) -> RowOutcome:
+        """Look for the row's message in its chat, instead of sending it again.
 
-    async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
-        """Mark the row as failed for good. For a row of a run, the chat is told that the answer was not delivered.
-
-        A failed notice is not reported to the chat.
+        This is for a row whose idempotency key the platform may have forgotten, or whose last attempt failed for good.
         """
-        told = in_every_language(Reply.ANSWER_UNDELIVERED) if row.kind in _TONES else None
-        await self._store.mark_failed(self._lease, row.id, code, reason, told=told)
-        self._recorder.count("outbound_attempts", kind=row.kind, outcome="failed")
+        reader = read_back_of(self._context.channel)
+        # A composed text differs from attempt to attempt, so the message cannot be recognised in the chat.
+        if reader is None or row.kind in self._composers or row.first_attempt_at is None:
+            return Unknown(0, "nobody can tell whether it was delivered")
+        known = await self._store.list_sent(row)
+        try:
+            found = await self._read_back(reader, row, row.first_attempt_at, known)
+        except PlatformRefused as error:
+            return Unknown(error.code, f"the chat cannot be read: {_reason(error)}")
+        except Exception as error:
+            if row.age_seconds >= UNSENT_SECONDS_MAX:
+                return Unknown(0, "the chat could not be read for a day")
+            self._log_failure(row, error, final=False)
+            return Postponed(READ_BACK_RETRY_SECONDS * (1 + self._random_unit() / 2), 0, _reason(error))
+        return if_absent if found is None else Sent(found)
+
+    async def _read_back(self, reader: ReadBack, row: OutboxRow, since: datetime, known: Collection[str]) -> str | None:
+        try:
+            async with self._context.governor.turn(row.recipient):
+                with trio.fail_after(READ_BACK_SECONDS):
+                    return await reader.find_sent(_envelope(row, row.content), since=since, known=known)
+        except trio.TooSlowError as error:
+            raise PlatformUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
+        except PlatformThrottled as error:
+            self._context.governor.learn(row.recipient, error)
+            raise
+
+    async def _settle(self, row: OutboxRow, outcome: RowOutcome) -> None:
+        """Store what became of the row. This is the only place that writes an outcome."""
+        lease, log = self._context.lease, logger.bind(row_id=str(row.id), kind=row.kind)
+        match outcome:
+            case Sent(message_id):
+                reached("outbox.sent_unmarked")
+                fresh = await self._store.mark_sent(lease, row.id, message_id)
+                reached("outbox.marked_sent")
+                log.info("outbox_sent", attempts=row.attempts, fenced=not fresh)
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="sent")
+            case NotSent():
+                await self._store.clear_doubt(lease, row.id)
+                log.info("outbox_row_was_not_sent")
+            case Postponed(delay, code, reason, doubtful):
+                await self._store.postpone(lease, row, delay, code, reason, doubtful=doubtful)
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="postponed")
+            case Failed(code, reason):
+                # The chat is told that the answer of a run was not delivered. A failed notice is not reported to it.
+                told = in_every_language(Reply.ANSWER_UNDELIVERED) if row.kind in _TONES else None
+                await self._store.mark_failed(lease, row.id, code, reason, told=told)
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="failed")
+            case Unknown(code, reason):
+                await self._store.mark_unknown(lease, row.id, code, reason)
+                log.error("outbox_result_unknown")
+                self._recorder.count("outbound_attempts", kind=row.kind, outcome="unknown")
 
     def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:
         log = logger.bind(row_id=str(row.id), kind=row.kind, attempts=row.attempts, reason=_reason(error))
@@ -347,6 +322,13 @@ class _Sender:
             log.error("outbox_send_refused")
         else:
             log.warning("outbox_send_postponed")
+
+
+def _unsaid(row: OutboxRow) -> Unknown | Failed:
+    """Return the outcome of a row for which there is no text any more."""
+    if row.in_doubt:
+        return Unknown(0, "nobody can tell whether it was delivered; there is nothing to say any more")
+    return Failed(0, "not sent: there was nothing to say any more")
 
 
 def _envelope(row: OutboxRow, text: str) -> OutboundMessage:

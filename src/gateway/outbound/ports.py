@@ -1,4 +1,4 @@
-"""The stores that sending needs, as Protocols, and the records they exchange."""
+"""What sending needs: the means of one bot, the stores as Protocols, and the records they exchange."""
 
 from __future__ import annotations
 
@@ -8,13 +8,34 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from gateway.channel.channel import Channel
+from gateway.concurrency import Signal
+from gateway.outbound.governor import Governor
+
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class LeaseEpoch:
     """The lease under which rows are sent. Writes take effect only while `epoch` is the installation's newest."""
 
     installation_id: UUID
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendingContext:
+    """What one bot sends with while its lease is held. Messages and typing signs share it.
+
+    `wake` is set when there may be rows to send. `governor` is shared with all other callers in the bot's name.
+    `key_seconds` is how long the platform drops a repeated message by its idempotency key. 0 means that it never does:
+    a message in doubt is then looked for in the chat instead of being sent again. `attempt_seconds` bounds one call.
+    """
+
+    lease: LeaseEpoch
+    channel: Channel
+    governor: Governor
+    wake: Signal
+    key_seconds: float
+    attempt_seconds: float = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,37 +84,37 @@ class OutboxStore(Protocol):
     A write returns False, or no rows, when another process holds the bot's lease now.
     """
 
-    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
         """Mark the next rows `sending`, at most one per recipient and none of the `busy` ones.
 
         Takes rows that are due, and rows that a former holder left in `sending`. A recipient's later rows wait for its
         first.
         """
 
-    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+    async def seconds_to_next(self, lease: LeaseEpoch, *, busy: Collection[str]) -> float | None:
         """Return the seconds until the first row of any recipient not in `busy` is due; None when there is none."""
 
-    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool: ...
+    async def mark_sent(self, lease: LeaseEpoch, row_id: UUID, channel_message_id: str) -> bool: ...
 
     async def mark_failed(
-        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+        self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
         """Mark the row as failed for good.
 
         `told`, a sentence by language, is queued with it for the same chat and thread, once for each run.
         """
 
-    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+    async def mark_unknown(self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str) -> bool:
         """Mark the row as having an unknown result. It is shown as such, and never sent again automatically."""
 
-    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+    async def clear_doubt(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         """Set the row back to `queued` and due now, because it is certain that no attempt succeeded."""
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
         """List the platform's ids of other messages that were sent to the same recipient since the first attempt."""
 
     async def postpone(
-        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+        self, lease: LeaseEpoch, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
         """Set the row back to `queued`, due after `delay_seconds`.
 
@@ -122,18 +143,18 @@ class TypingStore(Protocol):
     The end of a run makes its signs unwanted. Another store records that.
     """
 
-    async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
         """Count one more attempt on the next rows and return them, none of the `busy` ones, unwanted signs first.
 
         A sign that was not tried before is left out once its message is too old.
         """
 
-    async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
+    async def mark_shown(self, lease: LeaseEpoch, row_id: UUID, reaction_id: str) -> bool:
         """Store the sign's id. Returns True if it is to be removed at once, because the run ended during the call."""
 
-    async def mark_gone(self, lease: Lease, row_id: UUID) -> bool: ...
+    async def mark_gone(self, lease: LeaseEpoch, row_id: UUID) -> bool: ...
 
-    async def mark_failed(self, lease: Lease, row_id: UUID) -> bool: ...
+    async def mark_failed(self, lease: LeaseEpoch, row_id: UUID) -> bool: ...
 
-    async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
+    async def postpone(self, lease: LeaseEpoch, row: TypingRow, delay_seconds: float) -> bool:
         """Make the row due after `delay_seconds`, unless its run ended meanwhile: then it stays due."""

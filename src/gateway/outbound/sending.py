@@ -1,4 +1,4 @@
-"""Decisions after one attempt to send, without I/O.
+"""Decisions before and after one attempt to send, without I/O, and what may become of a row.
 
 There are three kinds of failure. The platform refused the message: nothing was sent, and a repeat is pointless. The
 platform asked to wait or was not reached: nothing was sent. Or the result is unknown. An attempt with an unknown result
@@ -9,6 +9,7 @@ platform honours no key, a repeat could be a second message, so the chat is read
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from gateway.channel.errors import (
     PlatformRefused,
@@ -31,6 +32,69 @@ _RETRY_FIRST_SECONDS = 1.0
 _RETRY_MAX_SECONDS = 60.0
 _UNAUTHORIZED_FIRST_SECONDS = 60.0
 _UNAUTHORIZED_MAX_SECONDS = 900.0
+
+
+class NextStep(Enum):
+    """What to do with a row that is due."""
+
+    SEND = auto()
+    WAIT = auto()
+    """Wait until a message of the last attempt would be visible in the chat."""
+    FIND_OUT = auto()
+    """Look in the chat for the message of an earlier attempt. It must not be sent again."""
+    GIVE_UP = auto()
+
+
+def next_step(*, age_seconds: float, doubt_seconds: float | None, idle_seconds: float, key_seconds: float) -> NextStep:
+    """Decide what to do with a row that is due. `doubt_seconds` is None if it is certain that nothing was sent yet."""
+    if doubt_seconds is None:
+        return NextStep.GIVE_UP if is_outlived(age_seconds=age_seconds, in_doubt=False) else NextStep.SEND
+    if is_repeatable(doubt_seconds=doubt_seconds, key_seconds=key_seconds):
+        return NextStep.SEND
+    # The platform may have forgotten the idempotency key, so a repeat could be a second visible message.
+    return NextStep.FIND_OUT if is_settled(idle_seconds=idle_seconds) else NextStep.WAIT
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The message is in its chat."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """It is certain that no attempt succeeded. The row is due again at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The row is due again after `delay_seconds`. `doubtful` is True if this attempt may have succeeded."""
+
+    delay_seconds: float
+    code: int
+    reason: str
+    doubtful: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The row is not sent, for good. `code` is the platform's, or 0."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It cannot be found out whether the message is in its chat. The row is shown as such and never sent again."""
+
+    code: int
+    reason: str
+
+
+RowOutcome = Sent | NotSent | Postponed | Failed | Unknown
+"""What becomes of a row after one attempt, with what is stored on it."""
 
 
 @dataclass(frozen=True, slots=True)

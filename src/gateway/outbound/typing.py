@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from gateway.channel.channel import Channel, Typing, typing_of
+from gateway.channel.channel import Typing, typing_of
 from gateway.channel.errors import (
     PlatformError,
     PlatformRefused,
@@ -23,10 +23,9 @@ from gateway.channel.errors import (
     PlatformUnauthorized,
     PlatformUnavailable,
 )
-from gateway.concurrency import Signal, Workers, reached
+from gateway.concurrency import Workers, reached
 from gateway.errors import StoreError
-from gateway.outbound.governor import Governor
-from gateway.outbound.ports import Lease, TypingRow, TypingStore
+from gateway.outbound.ports import SendingContext, TypingRow, TypingStore
 from gateway.recorder import SILENT, Recorder
 
 logger = structlog.get_logger(__name__)
@@ -48,9 +47,9 @@ _HIDE_RETRY_MAX_SECONDS = 300.0
 class TypingSender:
     """Shows and removes the signs of one bot, within the loop and the nursery of its outbox.
 
-    `wake` is the outbox's signal. The database notification for a wanted or unwanted sign sets it. This class sets it
-    too after it has served a sign, because an answer may have waited for that. If the channel cannot show typing,
-    neither the channel nor the store is called.
+    The context is the outbox's. The database notification for a wanted or unwanted sign sets its `wake`. This class
+    sets it too after it has served a sign, because an answer may have waited for that. If the channel cannot show
+    typing, neither the channel nor the store is called.
 
     A holder that was killed or cancelled can leave a row whose call may have succeeded. Showing the same sign again
     returns the id of the sign that is there. So the sign is shown again, even if the run is over and the id is needed
@@ -59,23 +58,11 @@ class TypingSender:
     removed.
     """
 
-    def __init__(
-        self,
-        lease: Lease,
-        channel: Channel,
-        store: TypingStore,
-        *,
-        wake: Signal,
-        governor: Governor,
-        attempt_seconds: float = 2.5,
-        recorder: Recorder = SILENT,
-    ) -> None:
-        self._lease = lease
-        self._typing = typing_of(channel)
+    def __init__(self, context: SendingContext, store: TypingStore, recorder: Recorder = SILENT) -> None:
+        self._context = context
+        self._lease = context.lease
+        self._typing = typing_of(context.channel)
         self._store = store
-        self._wake = wake
-        self._governor = governor
-        self._attempt_seconds = attempt_seconds
         self._recorder = recorder
         self._busy: set[UUID] = set()
         self._later: dict[UUID, float] = {}
@@ -118,7 +105,7 @@ class TypingSender:
                 await trio.sleep(STORE_RETRY_SECONDS)
         finally:
             self._busy.discard(row.id)
-            self._wake.set()
+            self._context.wake.set()
 
     async def _serve_and_settle(self, row: TypingRow, typing: Typing) -> bool:
         """Serve the row and store the outcome. False when that could not be stored: the row stays due."""
@@ -164,15 +151,15 @@ class TypingSender:
         self._recorder.count("typing_calls", action="hide", outcome="ok")
 
     async def _call(self, message_id: str, call: Callable[[], Awaitable[T]]) -> T:
-        if not self._governor.admits_typing():
+        if not self._context.governor.admits_typing():
             raise PlatformThrottled("messages go first", retry_after=NO_ROOM_SECONDS)
         try:
-            with trio.fail_after(self._attempt_seconds):
+            with trio.fail_after(self._context.attempt_seconds):
                 return await call()
         except trio.TooSlowError as error:
-            raise PlatformUnavailable(f"no answer within {self._attempt_seconds:g} s") from error
+            raise PlatformUnavailable(f"no answer within {self._context.attempt_seconds:g} s") from error
         except PlatformThrottled as error:
-            self._governor.learn(message_id, error)
+            self._context.governor.learn(message_id, error)
             raise
 
     async def _settle_failure(self, row: TypingRow, action: str, error: Exception) -> None:

@@ -18,7 +18,7 @@ import structlog
 
 from gateway.errors import ConfigError
 from gateway.postgres.account import name_of
-from gateway.postgres.binaries import Account
+from gateway.postgres.binaries import ServerAccount
 
 HBA_FILE = "pg_hba.conf"
 IDENT_FILE = "pg_ident.conf"
@@ -29,7 +29,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 log = structlog.get_logger()
 
 
-def hand_over(data: Path, account: Account) -> None:
+def hand_over(data: Path, account: ServerAccount) -> None:
     """Give every file of the cluster to `account`. Only root can do that: for other users this does nothing.
 
     The directory itself changes its owner last. As long as it belongs to another account, the next start does the work
@@ -43,7 +43,7 @@ def hand_over(data: Path, account: Account) -> None:
         _give(top, account, 0o700)
 
 
-def restrict_connections(data: Path, database_user: str, server: Account, uids: Iterable[int]) -> None:
+def restrict_connections(data: Path, database_user: str, server: ServerAccount, uids: Iterable[int]) -> None:
     """Write the server's access rules: only the accounts `uids` may connect, over the socket, as `database_user`.
 
     An account without a name on this machine is left out, because the server could not recognise it either.
@@ -58,7 +58,7 @@ def restrict_connections(data: Path, database_user: str, server: Account, uids: 
         _replace(top, HBA_FILE, _WRITTEN + rules, server)
 
 
-def make_private(directory: Path, account: Account) -> None:
+def make_private(directory: Path, account: ServerAccount) -> None:
     """Create `directory`, or use the existing one, and restrict it to `account`."""
     with suppress(FileExistsError):
         directory.mkdir(mode=0o700)
@@ -80,7 +80,7 @@ def _open_directory(path: Path | str, *, within: int | None = None) -> Iterator[
         os.close(descriptor)
 
 
-def _give_contents(directory: int, account: Account, shown: Path) -> None:
+def _give_contents(directory: int, account: ServerAccount, shown: Path) -> None:
     """Give everything below an open directory to `account`.
 
     Root does this among files that another account can move meanwhile. So every step acts on a descriptor and follows
@@ -99,7 +99,7 @@ def _give_contents(directory: int, account: Account, shown: Path) -> None:
                 _give_file(directory, entry.name, account, path)
 
 
-def _give_file(directory: int, name: str, account: Account, shown: Path) -> None:
+def _give_file(directory: int, name: str, account: ServerAccount, shown: Path) -> None:
     # Without O_NONBLOCK, opening a named pipe would block until its other end is opened.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -114,12 +114,12 @@ def _give_file(directory: int, name: str, account: Account, shown: Path) -> None
         os.close(descriptor)
 
 
-def _give(descriptor: int, account: Account, mode: int) -> None:
+def _give(descriptor: int, account: ServerAccount, mode: int) -> None:
     os.fchmod(descriptor, mode)
     os.fchown(descriptor, account.uid, account.gid)
 
 
-def _replace(directory: int, name: str, text: str, account: Account) -> None:
+def _replace(directory: int, name: str, text: str, account: ServerAccount) -> None:
     """Write `text` to the file `name` atomically. A symbolic link of that name is replaced and not followed."""
     draft = f"{name}.new"
     with suppress(FileNotFoundError):

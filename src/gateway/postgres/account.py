@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from gateway.errors import ConfigError
-from gateway.postgres.binaries import Account
+from gateway.postgres.binaries import ServerAccount
 
 OWN_ACCOUNT = "gateway-db"
 SHARED_NAMES = frozenset({"nobody", "nfsnobody"})
@@ -46,7 +46,7 @@ def name_of(uid: int) -> str | None:
         return None
 
 
-async def server_account(owner: Account, named: str | None) -> Account:
+async def server_account(owner: ServerAccount, named: str | None) -> ServerAccount:
     """Choose the account for the server of a state directory that belongs to `owner`.
 
     `named` is the setting `database_user`. An ordinary user's server runs as that user. If root starts it and the state
@@ -54,7 +54,7 @@ async def server_account(owner: Account, named: str | None) -> Account:
     files too. Otherwise it runs as `named`, or as `gateway-db`, which is created when missing. Raises ConfigError.
     """
     if os.geteuid() != 0:
-        account = Account(os.geteuid(), os.getegid())
+        account = ServerAccount(os.geteuid(), os.getegid())
         if name_of(account.uid) is None:
             raise ConfigError(_nameless(account.uid))
         return account
@@ -72,7 +72,7 @@ async def server_account(owner: Account, named: str | None) -> Account:
     return _looked_up(OWN_ACCOUNT) or await _make(OWN_ACCOUNT)
 
 
-def require_name(account: Account) -> None:
+def require_name(account: ServerAccount) -> None:
     """Raise ConfigError for an account without a name, because initdb needs one."""
     if name_of(account.uid) is None:
         raise ConfigError(_nameless(account.uid))
@@ -85,7 +85,7 @@ def _nameless(uid: int) -> str:
     )
 
 
-def _named(name: str) -> Account:
+def _named(name: str) -> ServerAccount:
     account = _looked_up(name)
     if account is None:
         raise ConfigError(f"database_user {name}: there is no such account; make it, or unset database_user")
@@ -107,15 +107,15 @@ def _shown(uid: int) -> str:
     return name_of(uid) or f"uid {uid}"
 
 
-def _looked_up(name: str) -> Account | None:
+def _looked_up(name: str) -> ServerAccount | None:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         return None
-    return Account(entry.pw_uid, entry.pw_gid)
+    return ServerAccount(entry.pw_uid, entry.pw_gid)
 
 
-async def _make(name: str) -> Account:
+async def _make(name: str) -> ServerAccount:
     """Create a system account with the machine's own tool, once, even if several gateway processes want it now."""
     words = "another process is making it"
     with trio.move_on_after(MAKE_TIMEOUT_SECONDS), _open_etc() as etc:

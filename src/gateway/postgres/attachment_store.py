@@ -11,16 +11,16 @@ from gateway.core.attachments import Described, FetchProblem
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
-from gateway.work.tasks.attachments import HOLD_LOST_SECONDS, Attachment, PlacedAttachment
+from gateway.work.tasks.attachments import HOLD_LOST_SECONDS, PlacedAttachment, StoredAttachment
 from gateway.work.tasks.ports import ClaimedMessage
 
 _SQL = SqlFile("attachment.sql")
-_TAKE_ATTACHMENTS = _SQL.many("take_attachments", Attachment)
+_TAKE_ATTACHMENTS = _SQL.many("take_attachments", StoredAttachment)
 _HOLD_ATTACHMENT = _SQL.count("hold_attachment")
 _RELEASE_ATTACHMENT = _SQL.count("release_attachment")
 _SETTLE_FETCHED = _SQL.value("settle_fetched", int)
 _SETTLE_FAILED = _SQL.value("settle_failed", int)
-_LIST_TASK_ATTACHMENTS = _SQL.many("list_task_attachments", Attachment)
+_LIST_TASK_ATTACHMENTS = _SQL.many("list_task_attachments", StoredAttachment)
 _GET_ATTACHMENT = _SQL.one_or_none("get_attachment", PlacedAttachment)
 _KNOWN_ATTACHMENTS = _SQL.column("known_attachments", UUID)
 
@@ -31,7 +31,7 @@ class PostgresAttachmentStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def take(self, rows_max: int) -> list[Attachment]:
+    async def take(self, rows_max: int) -> list[StoredAttachment]:
         return await _TAKE_ATTACHMENTS(self._pool, held_seconds=HOLD_LOST_SECONDS, rows_max=rows_max)
 
     async def hold(self, attachment_id: UUID) -> None:
@@ -48,7 +48,7 @@ class PostgresAttachmentStore:
     async def settle_failed(self, attachment_id: UUID, problem: FetchProblem, *, final: bool) -> None:
         await _SETTLE_FAILED(self._pool, id=attachment_id, error=problem.value, final=final)
 
-    async def list_of_task(self, task_id: UUID) -> list[Attachment]:
+    async def list_of_task(self, task_id: UUID) -> list[StoredAttachment]:
         return await _LIST_TASK_ATTACHMENTS(self._pool, task_id=task_id)
 
     async def find(self, attachment_id: UUID) -> PlacedAttachment | None:

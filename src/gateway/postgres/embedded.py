@@ -26,7 +26,7 @@ import trio
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.postgres.account import server_account
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.layout import Layout, Place, opened, prepare
+from gateway.postgres.layout import Layout, ServerPlace, opened, prepare
 from gateway.postgres.server import open_server, recorded_conninfo, until
 
 CONNECTIONS_MAX = 50
@@ -96,7 +96,7 @@ def _read_owner(file: IO[str]) -> dict[str, Any]:
         return {}
 
 
-async def _lock_for_daemon(place: Place, lock: IO[str]) -> None:
+async def _lock_for_daemon(place: ServerPlace, lock: IO[str]) -> None:
     """Take the lock as the daemon. Waits for a command that owns the server, but not for another daemon.
 
     Raises ConfigError when the lock stays taken.
@@ -113,7 +113,7 @@ async def _lock_for_daemon(place: Place, lock: IO[str]) -> None:
         )
 
 
-async def _lock_or_attach(place: Place, lock: IO[str], users: IO[str]) -> str | None:
+async def _lock_or_attach(place: ServerPlace, lock: IO[str], users: IO[str]) -> str | None:
     """Return the conninfo of the running server, or None when there was none and this process now holds the lock.
 
     The shared lock on `users` is taken before the server is used, because a command that is about to stop its server

@@ -18,13 +18,13 @@ from gateway.errors import RemoteProtocolError, StoreConflict
 from gateway.ids import new_id
 from gateway.inbound.ports import (
     PROMPT_SECONDS,
-    Claim,
     Confirmed,
     Conversation,
     Drop,
     HeldCommand,
     Identity,
-    Installation,
+    InboundInstallation,
+    MessageClaim,
     PlainMessage,
     SessionGone,
     UserMessage,
@@ -55,7 +55,7 @@ The acknowledgements of every bot wait for this statement.
 """
 
 _SQL = SqlFile("inbound.sql")
-_GET_INSTALLATION_BY_APP = _SQL.one_or_none("get_installation_by_app", Installation)
+_GET_INSTALLATION_BY_APP = _SQL.one_or_none("get_installation_by_app", InboundInstallation)
 _CLAIM_INBOUND_DEDUP = _SQL.value_or_none("claim_inbound_dedup", UUID)
 _GET_INBOUND_CLAIM = _SQL.one_or_none("get_inbound_claim", ClaimRow)
 _MARK_INBOUND_PROCESSED = _SQL.count("mark_inbound_processed")
@@ -104,10 +104,10 @@ class PostgresInboundStore:
         self._silent = silent_seconds
         self._mint = mint
 
-    async def find_installation(self, channel_type: str, app_id: str) -> Installation | None:
+    async def find_installation(self, channel_type: str, app_id: str) -> InboundInstallation | None:
         return await _GET_INSTALLATION_BY_APP(self._pool, channel_type=channel_type, app_id=app_id)
 
-    async def claim(self, claim: Claim) -> ClaimAnswer:
+    async def claim(self, claim: MessageClaim) -> ClaimAnswer:
         async with self._pool.connection() as conn:
             taken = await _CLAIM_INBOUND_DEDUP(
                 conn, **_key(claim), token=claim.token, stale_seconds=STALE_AFTER.total_seconds()
@@ -116,13 +116,13 @@ class PostgresInboundStore:
                 return ClaimAnswer.TAKEN
             return answer_to_refused(await _GET_INBOUND_CLAIM(conn, **_key(claim)))
 
-    async def is_processed(self, claim: Claim) -> bool:
+    async def is_processed(self, claim: MessageClaim) -> bool:
         return answer_to_refused(await _GET_INBOUND_CLAIM(self._pool, **_key(claim))) is ClaimAnswer.PROCESSED
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: MessageClaim) -> bool:
         return await _RELEASE_INBOUND_CLAIM(self._pool, **_key(claim), token=claim.token)
 
-    async def record_drop(self, drop: Drop, claim: Claim | None) -> bool:
+    async def record_drop(self, drop: Drop, claim: MessageClaim | None) -> bool:
         recorded = await _RECORD_INBOUND_DROP(
             self._pool,
             installation_id=drop.installation_id,
@@ -139,7 +139,7 @@ class PostgresInboundStore:
         )
         return recorded > 0
 
-    async def find_identity(self, installation: Installation, sender_id: str) -> Identity | None:
+    async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         return await _GET_USER_BINDING(
             self._pool, installation_id=installation.id, workspace_id=installation.workspace_id, sender_id=sender_id
         )
@@ -175,7 +175,7 @@ class PostgresInboundStore:
         }
 
     async def append(
-        self, message: UserMessage, claim: Claim | None, notices: Mapping[Queueing, Notice]
+        self, message: UserMessage, claim: MessageClaim | None, notices: Mapping[Queueing, Notice]
     ) -> Queueing | None:
         _check_storable([message.text])
         try:
@@ -189,7 +189,7 @@ class PostgresInboundStore:
         return queueing
 
     async def append_command(
-        self, message: UserMessage, claim: Claim | None, *, notice: Notice | None, held_words: str | None
+        self, message: UserMessage, claim: MessageClaim | None, *, notice: Notice | None, held_words: str | None
     ) -> bool:
         _check_storable([message.text, held_words or ""])
         try:
@@ -203,7 +203,7 @@ class PostgresInboundStore:
             return False
         return True
 
-    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: Claim | None, notice: Notice) -> bool:
+    async def start_fresh(self, session_id: UUID, author_id: UUID, claim: MessageClaim | None, notice: Notice) -> bool:
         try:
             async with self._transaction(claim) as conn:
                 await _lock_session(conn, session_id, fresh=True)
@@ -214,7 +214,7 @@ class PostgresInboundStore:
         return True
 
     async def confirm(
-        self, message: UserMessage, claim: Claim | None, *, held_seconds: float, otherwise: Notice
+        self, message: UserMessage, claim: MessageClaim | None, *, held_seconds: float, otherwise: Notice
     ) -> Confirmed | None:
         _check_storable([message.text])
         try:
@@ -229,7 +229,7 @@ class PostgresInboundStore:
         return Confirmed(held)
 
     @asynccontextmanager
-    async def _transaction(self, claim: Claim | None) -> AsyncIterator[TrioConnection[Any]]:
+    async def _transaction(self, claim: MessageClaim | None) -> AsyncIterator[TrioConnection[Any]]:
         """Open a transaction that marks the claim as processed at its end, before the commit.
 
         Raises _ClaimLost, which rolls back, when another worker has retaken the claim.
@@ -339,7 +339,7 @@ async def _attach(conn: TrioConnection[Any], message: UserMessage, *, awaited: b
     )
 
 
-def _key(claim: Claim) -> dict[str, Any]:
+def _key(claim: MessageClaim) -> dict[str, Any]:
     return {"installation_id": claim.installation_id, "message_id": claim.message_id}
 
 

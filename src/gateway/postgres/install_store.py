@@ -25,7 +25,7 @@ from gateway.work.people.bindings import RedeemRefusal
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class MemberStanding:
     """A member's role, and the owner of the agent to which they connect a bot."""
 
     role: str
@@ -39,7 +39,7 @@ _PUT_BACK_INSTALL_SESSION = _SQL.changed("put_back_install_session")
 _HOLD_INSTALL_SESSION = _SQL.changed("hold_install_session")
 _GRANT_INSTALL_SESSION = _SQL.changed("grant_install_session")
 _LOCK_INSTALL_SESSION = _SQL.value_or_none("lock_install_session", bool)
-_LOCK_STANDING = _SQL.one_or_none("lock_standing", Standing)
+_LOCK_STANDING = _SQL.one_or_none("lock_standing", MemberStanding)
 _END_INSTALL_SESSION = _SQL.changed("end_install_session")
 _INSTALL_SESSION_STATUS = _SQL.one_or_none("install_session_status", ScanStatus)
 _SECONDS_TO_NEXT_INSTALL = _SQL.value_or_none("seconds_to_next_install", float)

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import IO
 
 from gateway.errors import ConfigError
-from gateway.postgres.binaries import Account
+from gateway.postgres.binaries import ServerAccount
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServerPlace:
     """The directory with the files of one embedded server. `owner` is the owner of the state directory."""
 
     root: Path
-    owner: Account
+    owner: ServerAccount
 
     @property
     def data(self) -> Path:
@@ -30,17 +30,17 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout(Place):
+class Layout(ServerPlace):
     """A place, with the account that its server runs as. It differs from the owner when the owner is root."""
 
-    server: Account
+    server: ServerAccount
 
     @property
     def drops_privileges(self) -> bool:
         return self.server.uid != os.geteuid()
 
 
-def prepare(state_dir: Path) -> Place:
+def prepare(state_dir: Path) -> ServerPlace:
     """Create the directories. Raises ConfigError when they cannot be created or used."""
     state_dir = state_dir.absolute()
     root = state_dir / "postgres"
@@ -55,22 +55,22 @@ def prepare(state_dir: Path) -> Place:
         raise ConfigError(f"state_dir {state_dir} cannot be used: {error.strerror}") from error
     if not os.access(root, os.W_OK | os.X_OK):
         raise ConfigError(f"state_dir {state_dir} cannot be used: {root} belongs to uid {root.stat().st_uid}")
-    return Place(root, owner)
+    return ServerPlace(root, owner)
 
 
-def _owner_of(path: Path) -> Account:
+def _owner_of(path: Path) -> ServerAccount:
     entry = path.stat()
-    return Account(entry.st_uid, entry.st_gid)
+    return ServerAccount(entry.st_uid, entry.st_gid)
 
 
-def give(path: Path, account: Account) -> None:
+def give(path: Path, account: ServerAccount) -> None:
     """Make `account` the owner of `path`. Does nothing unless root runs this, and follows no link."""
     if os.geteuid() == 0:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 @contextmanager
-def opened(place: Place, name: str, flags: int = 0) -> Iterator[IO[str]]:
+def opened(place: ServerPlace, name: str, flags: int = 0) -> Iterator[IO[str]]:
     """Open a file of the place for reading and writing, created with mode 0600 if missing. Closed with the block.
 
     Raises ConfigError when it cannot be opened.

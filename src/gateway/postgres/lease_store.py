@@ -16,10 +16,10 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.shared_calls import SharedCalls
 from gateway.postgres.statements import SqlFile
 from gateway.postgres.storable import shown_code, shown_text
-from gateway.supervisor.ports import Grant, HeldElsewhere, Installation, NotServed, Renewal, Tenure
+from gateway.supervisor.ports import ActiveInstallation, Grant, HeldElsewhere, NotServed, Renewal, Tenure
 
 _SQL = SqlFile("lease.sql")
-_LIST_ACTIVE = _SQL.many("list_active", Installation)
+_LIST_ACTIVE = _SQL.many("list_active", ActiveInstallation)
 _ACQUIRE = _SQL.one_or_none("acquire", tuple[int | None, bool, float])
 _ACQUIRE_TOGETHER = _SQL.many("acquire_together", tuple[UUID, str, int])
 _RENEW = _SQL.many("renew", tuple[UUID, bool, bool])
@@ -69,7 +69,7 @@ class PostgresLeaseStore:
         async with self._others, self._pool.connection() as conn:
             yield conn
 
-    async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+    async def list_active(self, channel_types: Sequence[str]) -> list[ActiveInstallation]:
         async with self._connection() as conn:
             return await _LIST_ACTIVE(conn, channel_types=list(channel_types))
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from gateway.ids import new_id
-from gateway.outbound.ports import Lease, OutboxRow
+from gateway.outbound.ports import LeaseEpoch, OutboxRow
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
 from gateway.postgres.storable import shown_code, shown_text
@@ -35,7 +35,7 @@ class PostgresOutboxStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def take_due(self, lease: Lease, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
         return await _TAKE_DUE_ROWS(
             self._pool,
             installation_id=lease.installation_id,
@@ -45,7 +45,7 @@ class PostgresOutboxStore:
             rows_max=rows_max,
         )
 
-    async def seconds_to_next(self, lease: Lease, *, busy: Collection[str]) -> float | None:
+    async def seconds_to_next(self, lease: LeaseEpoch, *, busy: Collection[str]) -> float | None:
         return await _SECONDS_TO_NEXT_ROW(
             self._pool,
             installation_id=lease.installation_id,
@@ -54,13 +54,13 @@ class PostgresOutboxStore:
             typing_seconds=TYPING_SECONDS,
         )
 
-    async def mark_sent(self, lease: Lease, row_id: UUID, channel_message_id: str) -> bool:
+    async def mark_sent(self, lease: LeaseEpoch, row_id: UUID, channel_message_id: str) -> bool:
         return await _MARK_ROW_SENT(
             self._pool, id=row_id, lease_epoch=lease.epoch, channel_message_id=shown_text(channel_message_id)
         )
 
     async def mark_failed(
-        self, lease: Lease, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
+        self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
         marked = await _MARK_ROW_FAILED(
             self._pool,
@@ -73,7 +73,7 @@ class PostgresOutboxStore:
         )
         return marked > 0
 
-    async def mark_unknown(self, lease: Lease, row_id: UUID, code: int, reason: str) -> bool:
+    async def mark_unknown(self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str) -> bool:
         return await _MARK_ROW_UNKNOWN(
             self._pool,
             id=row_id,
@@ -82,14 +82,14 @@ class PostgresOutboxStore:
             error=shown_text(reason),
         )
 
-    async def clear_doubt(self, lease: Lease, row_id: UUID) -> bool:
+    async def clear_doubt(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await _CLEAR_ROW_DOUBT(self._pool, id=row_id, lease_epoch=lease.epoch)
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
         return await _LIST_SENT_TO_RECIPIENT(self._pool, id=row.id, clocks_seconds=CLOCKS_SECONDS)
 
     async def postpone(
-        self, lease: Lease, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
+        self, lease: LeaseEpoch, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
         return await _POSTPONE_ROW(
             self._pool,

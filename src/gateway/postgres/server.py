@@ -30,7 +30,7 @@ from gateway.postgres.access import HBA_FILE, IDENT_FILE, hand_over, make_privat
 from gateway.postgres.account import require_name
 from gateway.postgres.binaries import POSTGRES_MAJOR, executable_by
 from gateway.postgres.driver import TrioConnection
-from gateway.postgres.layout import Layout, Place, opened
+from gateway.postgres.layout import Layout, ServerPlace, opened
 
 # Generous, because after a crash the server first replays its write-ahead log.
 START_TIMEOUT_SECONDS = 120.0
@@ -212,7 +212,7 @@ def _settings(*, durable: bool, connections_max: int) -> dict[str, str]:
     return settings
 
 
-def recorded_conninfo(place: Place) -> str | None:
+def recorded_conninfo(place: ServerPlace) -> str | None:
     """Return the conninfo of the server that last recorded its socket. That server may have ended. None without one."""
     try:
         socket_dir = place.socket_record.read_text()

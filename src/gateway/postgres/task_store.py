@@ -20,17 +20,17 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.statements import Count, SqlFile
 from gateway.work.tasks.ports import (
     Attempt,
-    Claim,
     ClaimedMessage,
     ClaimedRun,
+    ConversationPlace,
     Divide,
     End,
     HandOut,
     JsonObject,
     LossLimits,
-    Place,
     RuntimeView,
     Task,
+    TaskClaim,
     TaskStatus,
     undivided,
 )
@@ -45,10 +45,10 @@ _CLAIM_TASK = _SQL.value_or_none("claim_task", UUID)
 _TAKE_MESSAGES = _SQL.count("take_messages")
 _QUEUE_THE_REST = _SQL.count("queue_the_rest")
 _WANT_TYPING = _SQL.count("want_typing")
-_GET_CLAIM = _SQL.one("get_claim", Claim)
+_GET_CLAIM = _SQL.one("get_claim", TaskClaim)
 _GET_CLAIMED_RUN = _SQL.one_or_none("get_claimed_run", ClaimedRun)
 _LIST_CLAIMED_MESSAGES = _SQL.many("list_claimed_messages", ClaimedMessage)
-_GET_PLACE = _SQL.one_or_none("get_place", Place)
+_GET_PLACE = _SQL.one_or_none("get_place", ConversationPlace)
 _SECONDS_TO_NEXT = _SQL.value_or_none("seconds_to_next", float)
 _GET_TASK = _SQL.one_or_none("get_task", Task)
 _LOCK_TASK = _SQL.one_or_none("lock_task", Task)
@@ -276,7 +276,7 @@ def _columns(attempts: Sequence[Attempt]) -> tuple[list[UUID], list[int]]:
     return [attempt.task_id for attempt in attempts], [attempt.number for attempt in attempts]
 
 
-def _dispatch_fields(claim: Claim) -> JsonObject:
+def _dispatch_fields(claim: TaskClaim) -> JsonObject:
     return {
         "workspace_id": claim.workspace_id,
         "task_id": claim.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from gateway.outbound.ports import Lease, TypingRow
+from gateway.outbound.ports import LeaseEpoch, TypingRow
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
 from gateway.postgres.storable import shown_text
@@ -24,7 +24,7 @@ class PostgresTypingStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def take_due(self, lease: Lease, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
         return await _TAKE_DUE_TYPING(
             self._pool,
             installation_id=lease.installation_id,
@@ -33,19 +33,19 @@ class PostgresTypingStore:
             rows_max=rows_max,
         )
 
-    async def mark_shown(self, lease: Lease, row_id: UUID, reaction_id: str) -> bool:
+    async def mark_shown(self, lease: LeaseEpoch, row_id: UUID, reaction_id: str) -> bool:
         status = await _MARK_TYPING_SHOWN(
             self._pool, id=row_id, lease_epoch=lease.epoch, reaction_id=shown_text(reaction_id)
         )
         return status == "unwanted"
 
-    async def mark_gone(self, lease: Lease, row_id: UUID) -> bool:
+    async def mark_gone(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await _MARK_TYPING_GONE(self._pool, id=row_id, lease_epoch=lease.epoch)
 
-    async def mark_failed(self, lease: Lease, row_id: UUID) -> bool:
+    async def mark_failed(self, lease: LeaseEpoch, row_id: UUID) -> bool:
         return await _MARK_TYPING_FAILED(self._pool, id=row_id, lease_epoch=lease.epoch)
 
-    async def postpone(self, lease: Lease, row: TypingRow, delay_seconds: float) -> bool:
+    async def postpone(self, lease: LeaseEpoch, row: TypingRow, delay_seconds: float) -> bool:
         return await _POSTPONE_TYPING(
             self._pool, id=row.id, lease_epoch=lease.epoch, unwanted=row.unwanted, delay_seconds=delay_seconds
         )

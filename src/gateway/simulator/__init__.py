@@ -7,6 +7,6 @@ the long connection, `callbacks` the events over HTTP. `control` is the JSON API
 """
 
 from gateway.simulator.server import open_simulator, run_simulator
-from gateway.simulator.simulator import Said, Simulator
+from gateway.simulator.simulator import SaidMessage, Simulator
 
-__all__ = ["Said", "Simulator", "open_simulator", "run_simulator"]
+__all__ = ["SaidMessage", "Simulator", "open_simulator", "run_simulator"]

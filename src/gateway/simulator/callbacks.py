@@ -13,9 +13,9 @@ import msgspec
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from gateway.simulator.clock import Clock
+from gateway.simulator.clock import SimulatorClock
 from gateway.simulator.faults import Faults, PushFault
-from gateway.simulator.platform import App, Platform, derive
+from gateway.simulator.platform import App, SimPlatform, derive
 
 IV_BYTES = 16
 ANSWER_SHOWN_MAX = 512
@@ -35,23 +35,23 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class CallbackReply:
     """The answer to a posted request."""
 
     status: int
     body: bytes
 
 
-Post = Callable[[Letter], Awaitable[Reply]]
+Post = Callable[[Letter], Awaitable[CallbackReply]]
 
 
-async def post_on_loopback(letter: Letter) -> Reply:
+async def post_on_loopback(letter: Letter) -> CallbackReply:
     """Post over HTTP without proxies or redirects. The caller sets the time limit. Raises Unreachable."""
     try:
         # No address here is https. Without verification the certificates need not be loaded for every event.
         async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=None) as http:
             answer = await http.post(letter.url, content=letter.body, headers=letter.headers)
-            return Reply(answer.status_code, answer.content)
+            return CallbackReply(answer.status_code, answer.content)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Unreachable(f"{type(error).__name__} {error}") from error
 
@@ -59,7 +59,7 @@ async def post_on_loopback(letter: Letter) -> Reply:
 class Callbacks:
     """Posts events to the apps that take them over HTTP. `post` sends one request, and may be replaced."""
 
-    def __init__(self, platform: Platform, clock: Clock, entropy: random.Random, faults: Faults) -> None:
+    def __init__(self, platform: SimPlatform, clock: SimulatorClock, entropy: random.Random, faults: Faults) -> None:
         self.post: Post = post_on_loopback
         self._platform = platform
         self._clock = clock
@@ -70,14 +70,14 @@ class Callbacks:
         """True if this app has its events pushed over HTTP."""
         return self._platform.apps[app_id].event_mode == "http"
 
-    async def push(self, app_id: str, payload: bytes) -> Reply:
+    async def push(self, app_id: str, payload: bytes) -> CallbackReply:
         """Post one event once. Raises Unreachable, also if the app has no address."""
         app = self._platform.apps[app_id]
         if not app.event_url:
             raise Unreachable("the app has named no address")
         return await self.post(self._letter(app, payload, self._faults.next_push(app_id) or PushFault("")))
 
-    async def verify(self, app: App) -> tuple[Reply, bool]:
+    async def verify(self, app: App) -> tuple[CallbackReply, bool]:
         """Challenge the app's address. Returns the answer and whether it proves the address. Raises Unreachable."""
         challenge = derive("", "challenge", str(self._entropy.getrandbits(64)))
         asked = {"challenge": challenge, "token": app.verification_token, "type": "url_verification"}

@@ -9,7 +9,7 @@ import trio
 
 
 @dataclass(slots=True)
-class Clock:
+class SimulatorClock:
     """Monotonic seconds, and a wall time that moves with them, so that a mock clock moves both.
 
     It must be made inside a trio run. The wall time is read once, at that moment.

@@ -6,12 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.simulator.messages import Mention
+from gateway.simulator.messages import PlacedMention
 from gateway.simulator.resources import Attachment, ResourceStore
 
 
 def compose(
-    store: ResourceStore, message_type: str, text: str, mentions: Sequence[Mention], attachments: Sequence[Attachment]
+    store: ResourceStore,
+    message_type: str,
+    text: str,
+    mentions: Sequence[PlacedMention],
+    attachments: Sequence[Attachment],
 ) -> tuple[str, dict[str, Any]]:
     """Return the type and content of a message.
 
@@ -55,7 +59,7 @@ def _span(store: ResourceStore, attachment: Attachment) -> dict[str, Any]:
     raise ValueError(f"a post holds pictures and videos, no {attachment.kind}")
 
 
-def _spans(line: str, mentions: Sequence[Mention]) -> list[dict[str, Any]]:
+def _spans(line: str, mentions: Sequence[PlacedMention]) -> list[dict[str, Any]]:
     """Return the spans of one paragraph: texts, and an `at` for each mention's placeholder."""
     by_key = {mention.key: mention for mention in mentions}
     return [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from gateway.simulator.clock import Clock
+from gateway.simulator.clock import SimulatorClock
 from gateway.simulator.platform import App, Ticket, derive
 from gateway.simulator.valve import Valve
 
@@ -33,7 +33,7 @@ class Goodbye:
 
 
 @dataclass(eq=False, slots=True)
-class Connection:
+class SocketConnection:
     """One accepted WebSocket. Times are ms since 1970.
 
     `instance_id` stands in the frames pushed here, and acknowledgements return it. `queue` accepts messages without
@@ -83,24 +83,24 @@ class Connection:
             getattr(self.valve, how)()
 
 
-class Connections:
+class SocketConnections:
     """Open connections by app, the latest closed ones, and the most of each app that were live at the same time."""
 
-    def __init__(self, clock: Clock, *, history_max: int, changed: Callable[[], None]) -> None:
+    def __init__(self, clock: SimulatorClock, *, history_max: int, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._clock = clock
-        self._open: dict[str, dict[str, Connection]] = {}
-        self._closed: deque[Connection] = deque(maxlen=history_max)
+        self._open: dict[str, dict[str, SocketConnection]] = {}
+        self._closed: deque[SocketConnection] = deque(maxlen=history_max)
         self._numbers = itertools.count(1)
         self.most_live: dict[str, int] = {}
 
     def open(
         self, app: App, ticket: Ticket, valve: Valve, user_agent: str
-    ) -> tuple[Connection, trio.MemoryReceiveChannel[Bytes | Goodbye]]:
+    ) -> tuple[SocketConnection, trio.MemoryReceiveChannel[Bytes | Goodbye]]:
         """Record an accepted connection. Returns it with the receiving end of its queue, which is for its writer."""
         outgoing, to_write = trio.open_memory_channel[Bytes | Goodbye](OUTGOING_MAX)
         number = next(self._numbers)
-        connection = Connection(
+        connection = SocketConnection(
             connection_id=f"conn-{number}",
             app_id=app.app_id,
             service_id=app.service_id,
@@ -116,7 +116,7 @@ class Connections:
         self._changed()
         return connection, to_write
 
-    def close(self, connection: Connection, reason: str) -> None:
+    def close(self, connection: SocketConnection, reason: str) -> None:
         """Record the end of a connection. A second call does nothing."""
         if connection.closed_at:
             return
@@ -128,17 +128,17 @@ class Connections:
         self._closed.append(connection)
         self._changed()
 
-    def live(self, app_id: str) -> list[Connection]:
+    def live(self, app_id: str) -> list[SocketConnection]:
         return [connection for connection in self._open.get(app_id, {}).values() if connection.live]
 
-    def get(self, connection_id: str) -> Connection:
+    def get(self, connection_id: str) -> SocketConnection:
         """Return a connection that is still open. Raises LookupError for any other."""
         for connections in self._open.values():
             if connection_id in connections:
                 return connections[connection_id]
         raise LookupError(f"connection {connection_id} is not open")
 
-    def history(self, app_id: str = "") -> list[Connection]:
+    def history(self, app_id: str = "") -> list[SocketConnection]:
         """Return the closed connections in the order in which they ended, and then the open ones."""
         still_open = [connection for connections in self._open.values() for connection in connections.values()]
         return [one for one in (*self._closed, *still_open) if app_id in ("", one.app_id)]

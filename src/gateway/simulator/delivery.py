@@ -13,8 +13,8 @@ import trio
 
 from gateway.lark.wire.frame import Frame, encode
 from gateway.simulator.callbacks import ANSWER_SHOWN_MAX, Callbacks, Unreachable
-from gateway.simulator.clock import Clock
-from gateway.simulator.connections import Bytes, Connection, Connections
+from gateway.simulator.clock import SimulatorClock
+from gateway.simulator.connections import Bytes, SocketConnection, SocketConnections
 from gateway.simulator.platform import derive
 from gateway.simulator.wire import EVENT_OK, cut, judge
 
@@ -106,13 +106,13 @@ class _Waiting:
 
     record: EventRecord
     push: Push
-    connection: Connection | None
+    connection: SocketConnection | None
     frames: list[Frame]
     queued_at: float
     decided: trio.Event = field(default_factory=trio.Event)
 
 
-class Delivery:
+class EventDelivery:
     """Pushes each event to one random live connection of its app, or to its address, and follows the schedule.
 
     `submit` queues the first push before it returns, so events leave in the order in which they are submitted.
@@ -121,9 +121,9 @@ class Delivery:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: SocketConnections,
         callbacks: Callbacks,
-        clock: Clock,
+        clock: SimulatorClock,
         entropy: random.Random,
         *,
         redelivery_scale: float = 1.0,
@@ -168,7 +168,7 @@ class Delivery:
         self._to_follow.send_nowait(partial(self._wait_for_ack, self._push(record)))
         return record
 
-    def acknowledge(self, connection: Connection, ack: Frame) -> None:
+    def acknowledge(self, connection: SocketConnection, ack: Frame) -> None:
         """Take a data frame that a client sent: the acknowledgement of a push. Any other data frame is ignored."""
         transport_id = (ack.header(b"message_id") or b"").decode(errors="replace")
         waiting = self._waiting.get(transport_id) or self._late.get(transport_id)
@@ -187,7 +187,7 @@ class Delivery:
         push.biz_rt = (ack.header(b"biz_rt") or b"").decode(errors="replace")
         waiting.record.touch()
 
-    def connection_lost(self, connection: Connection) -> None:
+    def connection_lost(self, connection: SocketConnection) -> None:
         """Mark the waiting pushes of an ended connection as lost: no acknowledgement of them can come any more."""
         for waiting in [one for one in self._waiting.values() if one.connection is connection]:
             self._decide(waiting, "lost")
@@ -245,7 +245,7 @@ class Delivery:
             push.ack_payload = reply.body[:ANSWER_SHOWN_MAX].decode(errors="replace")
             self._decide(waiting, "delivered" if reply.status == EVENT_OK else "refused")
 
-    def _send(self, record: EventRecord, push: Push, connection: Connection) -> _Waiting:
+    def _send(self, record: EventRecord, push: Push, connection: SocketConnection) -> _Waiting:
         push.connection_id = connection.connection_id
         push.transport_id = derive("", "transport", str(next(self._numbers)), connection.instance_id)
         frames = cut(

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from gateway.simulator.cards import CARD, card_content
-from gateway.simulator.messages import Mention, Message
-from gateway.simulator.platform import TENANT_KEY, App, Platform, open_id
+from gateway.simulator.messages import Message, PlacedMention
+from gateway.simulator.platform import TENANT_KEY, App, SimPlatform, open_id
 
 MESSAGE_RECEIVED = "im.message.receive_v1"
 
@@ -26,7 +26,7 @@ def envelope(app: App, event_type: str, event: dict[str, Any], *, event_id: str,
     return msgspec.json.encode({"schema": "2.0", "header": header, "event": event})
 
 
-def message_event(platform: Platform, app: App, message: Message) -> dict[str, Any]:
+def message_event(platform: SimPlatform, app: App, message: Message) -> dict[str, Any]:
     """Return the `event` member of the event for a received message."""
     chat = platform.chats[message.chat_id]
     body: dict[str, Any] = {
@@ -53,14 +53,14 @@ def message_event(platform: Platform, app: App, message: Message) -> dict[str, A
     return {"sender": sender, "message": body}
 
 
-def viewed(platform: Platform, app: App, union_id: str) -> dict[str, str | None]:
+def viewed(platform: SimPlatform, app: App, union_id: str) -> dict[str, str | None]:
     """Return the three ids of a person or bot as `app` sees them. `user_id` is None without the scope for it."""
     person = platform.people.get(union_id)
     user_id = person.user_id if person is not None and app.shows_user_ids else None
     return {"union_id": union_id, "user_id": user_id, "open_id": open_id(app.app_id, union_id)}
 
 
-def _mention(platform: Platform, app: App, mention: Mention) -> dict[str, Any]:
+def _mention(platform: SimPlatform, app: App, mention: PlacedMention) -> dict[str, Any]:
     return {
         "key": mention.key,
         "id": viewed(platform, app, mention.union_id),

@@ -14,23 +14,23 @@ KEYS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class SimLimit:
     calls: int
     seconds: float
 
 
-PER_APP = (Limit(50, 1.0), Limit(1000, 60.0))
-PER_CHAT = (Limit(5, 1.0),)
+PER_APP = (SimLimit(50, 1.0), SimLimit(1000, 60.0))
+PER_CHAT = (SimLimit(5, 1.0),)
 
 
-class Limits:
+class SimLimits:
     """Counts calls in sliding windows by key. A refused call counts in no window."""
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
-        self._calls: dict[tuple[Hashable, Limit], deque[float]] = {}
+        self._calls: dict[tuple[Hashable, SimLimit], deque[float]] = {}
 
-    def admit(self, now: float, *keyed: tuple[Hashable, tuple[Limit, ...]]) -> None:
+    def admit(self, now: float, *keyed: tuple[Hashable, tuple[SimLimit, ...]]) -> None:
         """Count one call in all windows of all keys. At a limit it raises Refusal with the seconds to wait."""
         if not self.enabled:
             return
@@ -43,13 +43,13 @@ class Limits:
         for _, window in windows:
             window.append(now)
 
-    def _window(self, key: Hashable, limit: Limit) -> deque[float]:
+    def _window(self, key: Hashable, limit: SimLimit) -> deque[float]:
         if len(self._calls) > KEYS_MAX:
             self._calls.clear()  # forgetting admits too many calls at worst, and needs thousands of keys to happen
         return self._calls.setdefault((key, limit), deque())
 
 
-def _throttled(limit: Limit, wait_seconds: float) -> Refusal:
+def _throttled(limit: SimLimit, wait_seconds: float) -> Refusal:
     headers = (
         ("x-ogw-ratelimit-limit", str(limit.calls)),
         ("x-ogw-ratelimit-reset", str(max(1, math.ceil(wait_seconds)))),

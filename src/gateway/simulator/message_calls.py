@@ -9,9 +9,9 @@ from gateway.simulator.cards import AS_SENT, CARD, FORMS, card_content
 from gateway.simulator.events import viewed
 from gateway.simulator.exchange import Refusal, Request
 from gateway.simulator.limits import PER_CHAT
-from gateway.simulator.messages import BAD_CONTENT, BAD_FIELD, Draft, Mention, Message
+from gateway.simulator.messages import BAD_CONTENT, BAD_FIELD, Message, MessageDraft, PlacedMention
 from gateway.simulator.people_calls import OPEN_ID_UNKNOWN
-from gateway.simulator.platform import TENANT_KEY, App, Chat
+from gateway.simulator.platform import TENANT_KEY, App, SimChat
 from gateway.simulator.world import AppCall, World, number, ok, require_member
 
 PAGE_SIZE_MAX = 50
@@ -33,7 +33,7 @@ def reply(world: World, app: App, request: Request) -> dict[str, Any]:
     return _say(world, app, world.platform.chats[quoted.chat_id], draft)
 
 
-def _say(world: World, app: App, chat: Chat, draft: Draft) -> dict[str, Any]:
+def _say(world: World, app: App, chat: SimChat, draft: MessageDraft) -> dict[str, Any]:
     now = world.clock.now()
     world.limits.admit(now, (("chat", chat.chat_id), PER_CHAT))
     message, new = world.messages.send(app, chat, draft, now=now, now_ms=world.clock.wall_ms())
@@ -42,17 +42,17 @@ def _say(world: World, app: App, chat: Chat, draft: Draft) -> dict[str, Any]:
     return ok(_item(world, app, message))
 
 
-def _draft(document: dict[str, Any], *, reply_to: str = "", in_thread: bool = False) -> Draft:
+def _draft(document: dict[str, Any], *, reply_to: str = "", in_thread: bool = False) -> MessageDraft:
     content = document.get("content")
     if not isinstance(content, str):
         raise Refusal(BAD_CONTENT, "Your request contains an invalid request parameter: content is not a string")
     uuid = document.get("uuid") or ""
     if not isinstance(uuid, str):
         raise Refusal(BAD_FIELD, "field validation failed: uuid is not a string")
-    return Draft(str(document.get("msg_type", "")), content, uuid, reply_to, in_thread)
+    return MessageDraft(str(document.get("msg_type", "")), content, uuid, reply_to, in_thread)
 
 
-def _receiver(world: World, app: App, id_type: str, receive_id: object) -> Chat:
+def _receiver(world: World, app: App, id_type: str, receive_id: object) -> SimChat:
     platform = world.platform
     handle = receive_id if isinstance(receive_id, str) else ""
     if id_type == "chat_id":
@@ -236,7 +236,7 @@ def _shown(message: Message, card_form: str) -> str:
     return card_content(message.content, card_form) if message.message_type == CARD else message.content
 
 
-def _flat_mention(world: World, app: App, mention: Mention, id_type: str) -> dict[str, Any]:
+def _flat_mention(world: World, app: App, mention: PlacedMention, id_type: str) -> dict[str, Any]:
     return {
         "key": mention.key,
         "id": _named(world, app, mention.union_id, id_type),

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway.simulator.exchange import Refusal
-from gateway.simulator.platform import App, Chat, Person, derive
+from gateway.simulator.platform import App, Person, SimChat, derive
 
 DEDUPE_SECONDS = 3600.0
 UUID_LENGTH_MAX = 50
@@ -37,7 +37,7 @@ BAD_FIELD = 99992402
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
+class PlacedMention:
     """The person or bot that an `@_user_N` placeholder (`key`) stands for."""
 
     key: str
@@ -65,7 +65,7 @@ class Message:
     root_id: str = ""
     parent_id: str = ""
     thread_id: str = ""
-    mentions: tuple[Mention, ...] = ()
+    mentions: tuple[PlacedMention, ...] = ()
     uuid: str = ""
     deleted: bool = False
     updated: bool = False
@@ -89,7 +89,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class MessageDraft:
     """A message as its sender wants it, before it is checked and has an id."""
 
     message_type: str
@@ -138,9 +138,9 @@ class MessageStore:
     def write(
         self,
         person: Person,
-        chat: Chat,
-        draft: Draft,
-        mentions: Sequence[Mention],
+        chat: SimChat,
+        draft: MessageDraft,
+        mentions: Sequence[PlacedMention],
         *,
         now_ms: int,
         message_id: str = "",
@@ -176,7 +176,7 @@ class MessageStore:
 
     # -- bots
 
-    def send(self, app: App, chat: Chat, draft: Draft, *, now: float, now_ms: int) -> tuple[Message, bool]:
+    def send(self, app: App, chat: SimChat, draft: MessageDraft, *, now: float, now_ms: int) -> tuple[Message, bool]:
         """Store a bot's message and return it with True. A repeated uuid returns the first message with False.
 
         Raises Refusal.
@@ -198,7 +198,7 @@ class MessageStore:
         message = self._own(app, message_id)
         if message.message_type != message_type:
             raise Refusal(BAD_CONTENT, f"a {message.message_type} message cannot become {message_type}")
-        check_draft(Draft(message_type, content))
+        check_draft(MessageDraft(message_type, content))
         message.content, message.update_time, message.updated = content, now_ms, True
         self._changed()
         return message
@@ -243,13 +243,13 @@ class MessageStore:
 
     def _store(
         self,
-        chat: Chat,
+        chat: SimChat,
         sender_type: str,
         sender_id: str,
-        draft: Draft,
+        draft: MessageDraft,
         *,
         now_ms: int,
-        mentions: tuple[Mention, ...] = (),
+        mentions: tuple[PlacedMention, ...] = (),
         message_id: str = "",
     ) -> Message:
         quoted = self.get(draft.reply_to) if draft.reply_to else None
@@ -281,7 +281,7 @@ class MessageStore:
             for child in [*self.bundled(message_id), message]:
                 self._forwarded.pop(child.message_id, None)
 
-    def _thread_of(self, message: Message, quoted: Message | None, draft: Draft) -> str:
+    def _thread_of(self, message: Message, quoted: Message | None, draft: MessageDraft) -> str:
         if quoted is not None and quoted.thread_id:
             return quoted.thread_id
         if not draft.in_thread:
@@ -304,7 +304,7 @@ def _copy(original: Message, bundle: Message) -> Message:
     )
 
 
-def check_draft(draft: Draft) -> None:
+def check_draft(draft: MessageDraft) -> None:
     """Check a message as the platform does. Raises Refusal with the platform's code for a bad one."""
     if len(draft.uuid) > UUID_LENGTH_MAX:
         raise Refusal(BAD_FIELD, f"field validation failed: uuid has {len(draft.uuid)} of {UUID_LENGTH_MAX} characters")
@@ -323,7 +323,7 @@ def check_draft(draft: Draft) -> None:
         raise Refusal(BAD_CONTENT, "a text message needs content.text")
 
 
-def place_mentions(text: str, candidates: Sequence[tuple[str, str, bool]]) -> tuple[str, tuple[Mention, ...]]:
+def place_mentions(text: str, candidates: Sequence[tuple[str, str, bool]]) -> tuple[str, tuple[PlacedMention, ...]]:
     """Replace each `@name` of a candidate (name, union id, is bot) by `@_user_N`, numbered as they appear.
 
     Returns the text and its mentions. A longer name wins over a shorter one that it begins with. A person gets one
@@ -333,11 +333,11 @@ def place_mentions(text: str, candidates: Sequence[tuple[str, str, bool]]) -> tu
     if not by_name:
         return text, ()
     names = "|".join(re.escape(name) for name in sorted(by_name, key=len, reverse=True))
-    found: dict[str, Mention] = {}
+    found: dict[str, PlacedMention] = {}
 
     def placeholder(match: re.Match[str]) -> str:
         union_id, is_bot = by_name[match[1]]
-        mention = found.setdefault(union_id, Mention(f"@_user_{len(found) + 1}", union_id, match[1], is_bot))
+        mention = found.setdefault(union_id, PlacedMention(f"@_user_{len(found) + 1}", union_id, match[1], is_bot))
         return mention.key
 
     return re.sub(f"@({names})", placeholder, text), tuple(found.values())
@@ -354,5 +354,5 @@ def readable(message: Message) -> str:
     return text
 
 
-def _longest_first(mentions: Sequence[Mention]) -> Iterator[Mention]:
+def _longest_first(mentions: Sequence[PlacedMention]) -> Iterator[PlacedMention]:
     return iter(sorted(mentions, key=lambda mention: len(mention.key), reverse=True))

@@ -105,7 +105,7 @@ class Person:
 
 
 @dataclass(slots=True)
-class Chat:
+class SimChat:
     """A conversation of one person with one bot, or a group. Members are app ids and people's union ids."""
 
     chat_id: str
@@ -129,13 +129,13 @@ def open_id(app_id: str, union_id: str) -> str:
     return derive("ou_", app_id, union_id)
 
 
-class Platform:
+class SimPlatform:
     """Apps, people and chats, and their rights. A handle is an id or, where it is unique, a name."""
 
     def __init__(self, *, token_seconds: float = TOKEN_SECONDS) -> None:
         self.apps: dict[str, App] = {}
         self.people: dict[str, Person] = {}
-        self.chats: dict[str, Chat] = {}
+        self.chats: dict[str, SimChat] = {}
         self._token_seconds = token_seconds
         self._tokens: dict[str, tuple[str, float]] = {}
         self._tickets: dict[str, Ticket] = {}
@@ -192,25 +192,25 @@ class Platform:
 
     # -- chats
 
-    def direct_chat(self, person: Person, app: App) -> Chat:
+    def direct_chat(self, person: Person, app: App) -> SimChat:
         """Return the one direct chat of this person with this bot, and create it at the first call."""
         chat_id = derive("oc_", person.union_id, app.app_id)
         chat = self.chats.get(chat_id)
         if chat is None:
-            chat = self.chats[chat_id] = Chat(chat_id, "p2p", app.name, [app.app_id], [person.union_id])
+            chat = self.chats[chat_id] = SimChat(chat_id, "p2p", app.name, [app.app_id], [person.union_id])
         return chat
 
-    def add_group(self, name: str, apps: list[App], people: list[Person]) -> Chat:
+    def add_group(self, name: str, apps: list[App], people: list[Person]) -> SimChat:
         chat_id = derive("oc_", "group", name, str(len(self.chats)))
-        chat = Chat(chat_id, "group", name, [app.app_id for app in apps], [one.union_id for one in people])
+        chat = SimChat(chat_id, "group", name, [app.app_id for app in apps], [one.union_id for one in people])
         self.chats[chat_id] = chat
         return chat
 
-    def chat(self, chat_id: str) -> Chat:
+    def chat(self, chat_id: str) -> SimChat:
         """Return a chat by id. Raises LookupError."""
         return self.chats.get(chat_id) or _only(chat_id, iter(()))
 
-    def remove_from_chat(self, chat: Chat, app: App) -> None:
+    def remove_from_chat(self, chat: SimChat, app: App) -> None:
         """Remove the bot from the chat. From then on its messages there are refused."""
         if app.app_id in chat.app_ids:
             chat.app_ids.remove(app.app_id)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.simulator.clock import Clock
+from gateway.simulator.clock import SimulatorClock
 from gateway.simulator.exchange import Answer, Request, Router, json_answer, read_query
 from gateway.simulator.scans import Scans
 
 PATH = "/oauth/v1/app/registration"
 
 
-def add_routes(router: Router, scans: Scans, clock: Clock) -> None:
+def add_routes(router: Router, scans: Scans, clock: SimulatorClock) -> None:
     """Add the call. It answers HTTP 400 with `error` for everything but a success, also while the person decides."""
 
     async def respond(request: Request) -> Answer:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from gateway.simulator.platform import REGIONS, App, Person, Platform, derive, open_id
+from gateway.simulator.platform import REGIONS, App, Person, SimPlatform, derive, open_id
 
 SCAN_SECONDS = 600.0
 INTERVAL_SECONDS = 5.0
@@ -34,7 +34,7 @@ SEES_USER_IDS = "contact:user.employee_id:readonly"
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ScanLink:
     """The presets in the address behind a code. The person sees them before agreeing.
 
     `addons` are the scopes, events and callbacks that the app is to have. `client_id` names an existing app to connect
@@ -63,7 +63,7 @@ class Scan:
     brand: str = ""
     person: str = ""
     app_id: str = ""
-    link: Link = field(default_factory=Link)
+    link: ScanLink = field(default_factory=ScanLink)
     polls: int = 0
     polled_at: dict[str, float] = field(default_factory=dict)
     sent_elsewhere: bool = False
@@ -78,7 +78,7 @@ class Scans:
     where one address stands for both clouds.
     """
 
-    def __init__(self, platform: Platform, *, changed: Callable[[], None]) -> None:
+    def __init__(self, platform: SimPlatform, *, changed: Callable[[], None]) -> None:
         self.expiry_member = "expires_in"
         self.seconds = SCAN_SECONDS
         self.interval = INTERVAL_SECONDS
@@ -157,7 +157,7 @@ class Scans:
         raise LookupError(f"scan {code} is unknown")
 
     def authorize(
-        self, scan: Scan, person: Person, now: float, *, brand: str, link: Link, options: dict[str, Any]
+        self, scan: Scan, person: Person, now: float, *, brand: str, link: ScanLink, options: dict[str, Any]
     ) -> App:
         """Agree as the person. The app is created with `options` in a tenant of `brand`, or connected again.
 
@@ -197,7 +197,7 @@ class Scans:
         return scan.state
 
 
-def read_link(url: str, user_code: str) -> Link:
+def read_link(url: str, user_code: str) -> ScanLink:
     """Return the presets in the address behind a code.
 
     Raises ValueError for the address of another code, for too many avatars, and for unreadable addons.
@@ -209,7 +209,7 @@ def read_link(url: str, user_code: str) -> Link:
     avatars = tuple(query.get("avatar", ()))
     if len(avatars) > AVATARS_MAX:
         raise ValueError(f"{len(avatars)} avatars, at most {AVATARS_MAX}")
-    return Link(
+    return ScanLink(
         name=first.get("name", ""),
         desc=first.get("desc", ""),
         avatars=avatars,
@@ -230,7 +230,7 @@ def _read_addons(text: str) -> dict[str, Any]:
         raise ValueError(f"addons cannot be read: {error}") from error
 
 
-def _granted(link: Link) -> dict[str, bool]:
+def _granted(link: ScanLink) -> dict[str, bool]:
     """Return the app options that the requested scopes turn on, beyond those that every app has here."""
     scopes = link.addons.get("scopes")
     asked = scopes.get("tenant") if isinstance(scopes, dict) else None

@@ -30,7 +30,7 @@ BACKLOG = 512
 log = structlog.get_logger()
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiSend = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -126,7 +126,7 @@ class HttpDoor:
         finally:
             valve.hang_up()
 
-    async def _answer(self, valve: Valve, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def _answer(self, valve: Valve, scope: dict[str, Any], receive: Receive, send: AsgiSend) -> None:
         if scope["type"] != "http":
             return
         try:
@@ -149,7 +149,7 @@ class HttpDoor:
             return json_answer({"code": 1, "msg": "the simulator failed, see its log"}, status=500)
 
 
-async def _send_answer(answer: Answer, send: Send) -> None:
+async def _send_answer(answer: Answer, send: AsgiSend) -> None:
     length = len(answer.body) if answer.stream is None else answer.length
     headers = [(name.encode(), value.encode()) for name, value in answer.headers]
     if length is not None:

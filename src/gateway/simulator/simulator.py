@@ -6,7 +6,7 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,16 +14,16 @@ import trio
 
 from gateway.simulator import registration
 from gateway.simulator.callbacks import Callbacks
-from gateway.simulator.clock import Clock
+from gateway.simulator.clock import SimulatorClock
 from gateway.simulator.composing import compose, place_attachments
-from gateway.simulator.connections import Bytes, Connection, Connections
-from gateway.simulator.delivery import ACK_SECONDS, Delivery, EventRecord, PushPlan
+from gateway.simulator.connections import Bytes, SocketConnection, SocketConnections
+from gateway.simulator.delivery import ACK_SECONDS, EventDelivery, EventRecord, PushPlan
 from gateway.simulator.events import MESSAGE_RECEIVED, envelope, message_event
 from gateway.simulator.exchange import Answer, ConnectionLost, Request, Router, json_answer
 from gateway.simulator.faults import CallFault, Faults, HandshakeFault, PushFault
-from gateway.simulator.limits import Limits
-from gateway.simulator.messages import FORWARDED, Draft, Message, MessageStore, place_mentions
-from gateway.simulator.platform import REGIONS, App, Chat, Person, Platform, derive
+from gateway.simulator.limits import SimLimits
+from gateway.simulator.messages import FORWARDED, Message, MessageDraft, MessageStore, PlacedMention, place_mentions
+from gateway.simulator.platform import REGIONS, App, Person, SimChat, SimPlatform, derive
 from gateway.simulator.resources import Attachment, ResourceStore
 from gateway.simulator.rest import add_routes
 from gateway.simulator.scans import Scans
@@ -37,7 +37,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Utterance:
+    """What a person writes.
+
+    - Each `@Name` of a chat member in `text` becomes a mention. `mentions` that the text does not name are added in
+      front.
+    - `content` replaces the text for other message types.
+    - One of the `attachments` without text is a message of its kind. With text, or several, they make a post. In a
+      given `content`, an `image_key` or `file_key` that is an attachment's name becomes its key.
+    - `forwards` are ids of messages that this one bundles, instead of words.
+    - `age_seconds` dates the message back.
+    - `plan` says in which parts and order the event is sent.
+    """
+
+    text: str = ""
+    message_type: str = "text"
+    content: dict[str, Any] | str | None = None
+    mentions: Sequence[App | Person] = ()
+    attachments: Sequence[Attachment] = ()
+    forwards: Sequence[str] = ()
+    reply_to: str = ""
+    in_thread: bool = False
+    plan: PushPlan = field(default_factory=PushPlan)
+    age_seconds: float = 0.0
+    message_id: str = ""
+    event_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaidMessage:
     """A person's message and the events that it caused, one for each bot that may receive it."""
 
     message: Message
@@ -84,10 +112,10 @@ class Simulator:
         seed: int | None = None,
         history_max: int = 10_000,
     ) -> None:
-        self.clock = Clock()
+        self.clock = SimulatorClock()
         self.faults = Faults()
-        self.limits = Limits(enabled=rate_limits)
-        self.platform = Platform()
+        self.limits = SimLimits(enabled=rate_limits)
+        self.platform = SimPlatform()
         self.calls: deque[Call] = deque(maxlen=history_max)
         self.call_counts: Counter[str] = Counter()
         self._entropy = random.Random(seed)  # noqa: S311  (which connection gets an event is no secret)
@@ -96,9 +124,9 @@ class Simulator:
         self.resources = ResourceStore()
         self.scans = Scans(self.platform, changed=self._touch)
         self.messages = MessageStore(history_max=history_max, changed=self._touch)
-        self.connection_log = Connections(self.clock, history_max=history_max, changed=self._touch)
+        self.connection_log = SocketConnections(self.clock, history_max=history_max, changed=self._touch)
         self.callbacks = Callbacks(self.platform, self.clock, self._entropy, self.faults)
-        self.delivery = Delivery(
+        self.delivery = EventDelivery(
             self.connection_log,
             self.callbacks,
             self.clock,
@@ -147,10 +175,10 @@ class Simulator:
     def create_person(self, name: str) -> Person:
         return self.platform.add_person(name)
 
-    def create_group(self, name: str, apps: Sequence[App], people: Sequence[Person]) -> Chat:
+    def create_group(self, name: str, apps: Sequence[App], people: Sequence[Person]) -> SimChat:
         return self.platform.add_group(name, list(apps), list(people))
 
-    def direct_chat(self, person: Person, app: App) -> Chat:
+    def direct_chat(self, person: Person, app: App) -> SimChat:
         return self.platform.direct_chat(person, app)
 
     def rotate_secret(self, app: App, *, overlap_seconds: float = 0.0, secret: str = "") -> str:
@@ -168,58 +196,38 @@ class Simulator:
 
     # -- events
 
-    def say(
-        self,
-        person: Person,
-        to: App | Chat,
-        text: str = "",
-        *,
-        message_type: str = "text",
-        content: dict[str, Any] | str | None = None,
-        mentions: Sequence[App | Person] = (),
-        attachments: Sequence[Attachment] = (),
-        forwards: Sequence[str] = (),
-        reply_to: str = "",
-        in_thread: bool = False,
-        chunks: int = 1,
-        order: Sequence[int] | None = None,
-        age_seconds: float = 0.0,
-        message_id: str = "",
-        event_id: str = "",
-    ) -> Said:
+    def say(self, person: Person, to: App | SimChat, said: Utterance | str) -> SaidMessage:
         """Write as a person, in the direct chat with an app or in a group. Each bot that may receive it gets an event.
-
-        - Each `@Name` of a chat member in `text` becomes a mention. `mentions` that the text does not name are added in
-          front.
-        - `content` replaces the text for other message types.
-        - One of the `attachments` without text is a message of its kind. With text, or several, they make a post. In a
-          given `content`, an `image_key` or `file_key` that is an attachment's name becomes its key.
-        - `forwards` are ids of messages that this one bundles, instead of words.
-        - `age_seconds` dates the message back.
-        - `chunks` and `order` are those of `PushPlan`.
 
         Raises Refusal for a replied or forwarded message that does not exist. Raises ValueError for attachments that no
         message can hold, and for a forwarded message of a chat that the person is not in.
         """
-        chat = to if isinstance(to, Chat) else self.platform.direct_chat(person, to)
-        text = _name_first(text, mentions)
-        text, mentioned = place_mentions(text, [*self._candidates(mentions), *self._members(chat)])
-        originals = [self._seen_by(person, message_id) for message_id in forwards]
-        if originals:
-            message_type, content = "merge_forward", FORWARDED
-        elif content is None:
-            message_type, content = compose(self.resources, message_type, text, mentioned, attachments)
-        elif attachments and isinstance(content, dict):
-            content = place_attachments(self.resources, content, attachments)
-        body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
-        draft = Draft(message_type, body, reply_to=reply_to, in_thread=in_thread)
-        sent_at = self.clock.wall_ms() - round(age_seconds * 1000)
-        message = self.messages.write(person, chat, draft, mentioned, now_ms=sent_at, message_id=message_id)
+        if isinstance(said, str):
+            said = Utterance(said)
+        chat = to if isinstance(to, SimChat) else self.platform.direct_chat(person, to)
+        originals = [self._seen_by(person, message_id) for message_id in said.forwards]
+        draft, mentioned = self._draft(said, chat)
+        sent_at = self.clock.wall_ms() - round(said.age_seconds * 1000)
+        message = self.messages.write(person, chat, draft, mentioned, now_ms=sent_at, message_id=said.message_id)
         if originals:
             self.messages.forward(message, originals)
-        plan = PushPlan(chunks, None if order is None else tuple(order))
         hearing = [app for app in self._bots(chat) if _hears(app, chat, message)]
-        return Said(message, tuple(self._push_message(app, message, plan, event_id) for app in hearing))
+        return SaidMessage(
+            message, tuple(self._push_message(app, message, said.plan, said.event_id) for app in hearing)
+        )
+
+    def _draft(self, said: Utterance, chat: SimChat) -> tuple[MessageDraft, tuple[PlacedMention, ...]]:
+        text = _name_first(said.text, said.mentions)
+        text, mentioned = place_mentions(text, [*self._candidates(said.mentions), *self._members(chat)])
+        message_type, content = said.message_type, said.content
+        if said.forwards:
+            message_type, content = "merge_forward", FORWARDED
+        elif content is None:
+            message_type, content = compose(self.resources, message_type, text, mentioned, said.attachments)
+        elif said.attachments and isinstance(content, dict):
+            content = place_attachments(self.resources, content, said.attachments)
+        body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+        return MessageDraft(message_type, body, reply_to=said.reply_to, in_thread=said.in_thread), mentioned
 
     def _seen_by(self, person: Person, message_id: str) -> Message:
         message = self.messages.get(message_id)
@@ -242,7 +250,7 @@ class Simulator:
         plan = PushPlan(chunks, None if order is None else tuple(order))
         return self._submit(app, "", payload, plan, self._next_event_id())
 
-    def push_raw(self, connection: Connection, data: bytes, *, text: bool = False) -> bool:
+    def push_raw(self, connection: SocketConnection, data: bytes, *, text: bool = False) -> bool:
         """Send exactly these bytes as one WebSocket message, without a frame. False if it cannot be queued."""
         return connection.queue(Bytes(data, text))
 
@@ -258,16 +266,16 @@ class Simulator:
 
     # -- looking
 
-    def sent(self, chat: Chat | str) -> list[Message]:
+    def sent(self, chat: SimChat | str) -> list[Message]:
         """Return the messages of bots in a chat, without recalled ones, the oldest first."""
         return self.messages.in_chat(chat if isinstance(chat, str) else chat.chat_id, "app")
 
-    def connections(self, app: App | None = None) -> list[Connection]:
+    def connections(self, app: App | None = None) -> list[SocketConnection]:
         """Return the live connections of one app, or of all apps."""
         apps = self.platform.apps if app is None else [app.app_id]
         return [connection for app_id in apps for connection in self.connection_log.live(app_id)]
 
-    async def wait_connected(self, app: App, count: int = 1) -> list[Connection]:
+    async def wait_connected(self, app: App, count: int = 1) -> list[SocketConnection]:
         """Wait until the app has exactly `count` live connections."""
         while len(live := self.connections(app)) != count:
             with trio.move_on_after(0.05):  # the kernel may know of a peer's end before any task is woken by it
@@ -403,10 +411,10 @@ class Simulator:
             if app is not sender and app.hears_bots and app.union_id in mentioned:
                 self._push_message(app, message, PushPlan())
 
-    def _bots(self, chat: Chat) -> list[App]:
+    def _bots(self, chat: SimChat) -> list[App]:
         return [self.platform.apps[app_id] for app_id in chat.app_ids]
 
-    def _members(self, chat: Chat) -> list[tuple[str, str, bool]]:
+    def _members(self, chat: SimChat) -> list[tuple[str, str, bool]]:
         people = [self.platform.people[union_id] for union_id in chat.union_ids]
         return self._candidates([*self._bots(chat), *people])
 
@@ -419,7 +427,7 @@ def _name_first(text: str, mentions: Sequence[App | Person]) -> str:
     return " ".join([*(f"@{member.name}" for member in unnamed), text]) if unnamed else text
 
 
-def _hears(app: App, chat: Chat, message: Message) -> bool:
+def _hears(app: App, chat: SimChat, message: Message) -> bool:
     if chat.chat_type == "p2p" or app.hears_all_group_messages:
         return True
     return any(mention.union_id == app.union_id for mention in message.mentions)

@@ -14,12 +14,12 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 from gateway.errors import RemoteProtocolError
 from gateway.lark.wire.frame import CONTROL, DATA, Frame, decode, encode, pong
-from gateway.simulator.clock import Clock
-from gateway.simulator.connections import Bytes, Connection, Connections, Goodbye
-from gateway.simulator.delivery import Delivery
+from gateway.simulator.clock import SimulatorClock
+from gateway.simulator.connections import Bytes, Goodbye, SocketConnection, SocketConnections
+from gateway.simulator.delivery import EventDelivery
 from gateway.simulator.exchange import read_query
 from gateway.simulator.faults import Faults, HandshakeFault
-from gateway.simulator.platform import App, Platform, Ticket
+from gateway.simulator.platform import App, SimPlatform, Ticket
 from gateway.simulator.valve import Valve
 
 HANDSHAKE_SECONDS = 10.0
@@ -42,12 +42,12 @@ class SocketDoor:
 
     def __init__(
         self,
-        platform: Platform,
-        connections: Connections,
-        delivery: Delivery,
+        platform: SimPlatform,
+        connections: SocketConnections,
+        delivery: EventDelivery,
         *,
         faults: Faults,
-        clock: Clock,
+        clock: SimulatorClock,
         client_config: dict[str, Any],
     ) -> None:
         self.client_config = client_config
@@ -105,7 +105,7 @@ class SocketDoor:
     @asynccontextmanager
     async def _entered(
         self, app: App, ticket: Ticket, valve: Valve, request: WebSocketRequest, websocket: WebSocketConnection
-    ) -> AsyncIterator[Connection]:
+    ) -> AsyncIterator[SocketConnection]:
         agent = dict(request.headers).get(b"user-agent", b"").decode(errors="replace")[:200]
         connection, to_write = self._connections.open(app, ticket, valve, agent)
         log.info("simulated_connection_opened", app_id=app.app_id, connection=connection.connection_id)
@@ -122,7 +122,7 @@ class SocketDoor:
 
     # -- one connection
 
-    async def _read(self, connection: Connection, websocket: WebSocketConnection) -> None:
+    async def _read(self, connection: SocketConnection, websocket: WebSocketConnection) -> None:
         while True:
             try:
                 message = await websocket.get_message()
@@ -133,7 +133,7 @@ class SocketDoor:
             if isinstance(message, bytes):
                 self._take(connection, message)
 
-    def _take(self, connection: Connection, message: bytes) -> None:
+    def _take(self, connection: SocketConnection, message: bytes) -> None:
         try:
             frame = decode(message)
         except RemoteProtocolError as error:
@@ -144,7 +144,7 @@ class SocketDoor:
         elif frame.method == CONTROL and frame.header(b"type") == b"ping":
             self._answer_ping(connection, frame)
 
-    def _answer_ping(self, connection: Connection, ping: Frame) -> None:
+    def _answer_ping(self, connection: SocketConnection, ping: Frame) -> None:
         connection.pings += 1
         if self.answers_pings:
             payload = msgspec.json.encode(self.client_config)

@@ -15,7 +15,7 @@ ADDED_BY_CLIENT = b"biz_rt"
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class AckJudgement:
     """The judgement on an acknowledgement: accepted with its `code`, or not, with the `reason`."""
 
     accepted: bool
@@ -59,22 +59,22 @@ def cut(
     return frames
 
 
-def judge(ack: Frame, pushed: Sequence[Frame]) -> Judgement:
+def judge(ack: Frame, pushed: Sequence[Frame]) -> AckJudgement:
     """Judge an acknowledgement. It counts if it echoes every header of one of the event's frames. It may add `biz_rt`.
 
     The frame's numbers are not compared. The platform is known to tolerate their loss, but not the loss of a header.
     """
     echoed = sorted(header for header in ack.headers if header[0] != ADDED_BY_CLIENT)
     if not any(echoed == sorted(frame.headers) for frame in pushed):
-        return Judgement(False, reason=_difference(dict(echoed), dict(pushed[-1].headers)))
+        return AckJudgement(False, reason=_difference(dict(echoed), dict(pushed[-1].headers)))
     try:
         answer = msgspec.json.decode(ack.payload or b"")
     except msgspec.DecodeError:
-        return Judgement(False, reason="the payload is not JSON")
+        return AckJudgement(False, reason="the payload is not JSON")
     code = answer.get("code") if isinstance(answer, dict) else None
     if not isinstance(code, int):
-        return Judgement(False, reason="the payload has no numeric code")
-    return Judgement(True, code)
+        return AckJudgement(False, reason="the payload has no numeric code")
+    return AckJudgement(True, code)
 
 
 def _difference(echoed: dict[bytes, bytes], expected: dict[bytes, bytes]) -> str:

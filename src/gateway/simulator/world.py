@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.simulator.clock import Clock
-from gateway.simulator.connections import Connections
+from gateway.simulator.clock import SimulatorClock
+from gateway.simulator.connections import SocketConnections
 from gateway.simulator.exchange import Answer, Refusal, Request
-from gateway.simulator.limits import Limits
+from gateway.simulator.limits import SimLimits
 from gateway.simulator.messages import BAD_FIELD, NOT_IN_CHAT, Message, MessageStore
-from gateway.simulator.platform import App, Platform
+from gateway.simulator.platform import App, SimPlatform
 from gateway.simulator.resources import ResourceStore
 from gateway.simulator.scans import Scans
 
@@ -20,13 +20,13 @@ from gateway.simulator.scans import Scans
 class World:
     """The parts of the platform that the API calls act on."""
 
-    platform: Platform
+    platform: SimPlatform
     messages: MessageStore
     resources: ResourceStore
     scans: Scans
-    connections: Connections
-    limits: Limits
-    clock: Clock
+    connections: SocketConnections
+    limits: SimLimits
+    clock: SimulatorClock
     ws_url: str
     client_config: dict[str, Any]
     heard: Callable[[App, Message], None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,12 +15,12 @@ import structlog
 import trio
 
 from gateway.channel.channel import Channel, ChannelConfig, ConnectionState, LinkHealth, LinkLost, LinkRefused
-from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
 from gateway.core.backoff import Backoff
 from gateway.errors import LeaseLost, StoreError
-from gateway.supervisor.lease import RELEASE_SECONDS, Lease, Leases, hold_lease
-from gateway.supervisor.ports import HandlerFor, HeldElsewhere, Installation, RunOutbox
+from gateway.supervisor.lease import RELEASE_SECONDS, Lease, LeaseRequest, Leases, hold_lease, open_request
+from gateway.supervisor.phases import LEAVING, Phase, PhaseTrigger, follow
+from gateway.supervisor.ports import ActiveInstallation, HeldElsewhere, Serving
 
 logger = structlog.get_logger(__name__)
 E = TypeVar("E", bound=BaseException)
@@ -36,9 +36,7 @@ class InstallationContext:
     """The objects that all installations of this process share. `jitter` gives numbers in [0, 1)."""
 
     leases: Leases
-    registry: Registry
-    handler_for: HandlerFor
-    run_outbox: RunOutbox
+    serving: Serving
     releases: Topics
     jitter: Callable[[], float]
 
@@ -47,52 +45,89 @@ class InstallationContext:
         return self.leases.settings.retry_seconds * (0.5 + self.jitter())
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedInstallation:
+    """A row whose secrets could be opened. `opened` is its config with them, `fingerprint` what a link depends on."""
+
+    installation: ActiveInstallation
+    opened: dict[str, Any] = field(repr=False)
+    fingerprint: str = field(repr=False)
+
+    @property
+    def channel_type(self) -> str:
+        return self.installation.channel_type
+
+    def seen_again(self, installation: ActiveInstallation) -> OpenedInstallation:
+        """Return this with the row as it was read again. Its config is equal, so the secrets are not opened again."""
+        # Keeps the config object that is in memory already: the equal copy just read is dropped, which saves memory
+        # with thousands of bots.
+        return replace(self, installation=replace(installation, config=self.installation.config))
+
+
 @dataclass(slots=True, eq=False)
 class Assignment:
     """One installation given to one task, under one token, until it is drained.
 
-    `installation` and `opened` may be replaced by newer ones of the same fingerprint. The next link uses them. `gone`
-    is set before the drain of an installation that is no longer to be served. `maybe_held` is True while a request for
-    the lease is unanswered, so that the token may hold it. `link` is the link that is held now.
+    `served` may be replaced by a newer one of the same fingerprint. The next link uses it. `predecessor_ended` is set
+    when the task of the same installation under older credentials has ended. `health` is shown. While a lease is held
+    it is that lease's own. `lease` is the one under which a link is held now. `phase` changes by the table in
+    `gateway.supervisor.phases`.
     """
 
-    installation: Installation
-    opened: dict[str, Any] = field(repr=False)
-    generation: int
+    served: OpenedInstallation
     token: str = field(repr=False)
-    predecessor: Assignment | None = field(default=None, repr=False)
-    health: LinkHealth = field(default_factory=LinkHealth)
-    draining: trio.Event = field(default_factory=trio.Event)
+    predecessor_ended: trio.Event | None = None
     ended: trio.Event = field(default_factory=trio.Event)
-    gone: bool = False
-    wake: Signal = field(default_factory=Signal)
-    free_at: float | None = None
+    phase: Phase = Phase.WAITING
+    health: LinkHealth = field(default_factory=LinkHealth)
     backoff: Backoff = field(default_factory=Backoff)
-    maybe_held: bool = False
-    link: _Link | None = field(default=None, repr=False)
+    lease: Lease | None = field(default=None, repr=False)
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope, repr=False)
 
     @property
     def id(self) -> UUID:
-        return self.installation.id
+        return self.served.installation.id
 
-    def drain(self) -> None:
-        """Ask the task to end: at once when idle, else after the received events are settled. Its end sets `ended`."""
-        self.draining.set()
-        self.wake.set()
-        if self.link is not None:
-            self.link.drain()
+    @property
+    def leaving(self) -> bool:
+        """True once the task was asked to end."""
+        return self.phase in LEAVING
 
-    def observe_lease(self, seconds: float | None) -> None:
-        """Take over the lease's remaining time as a sweep read it, so that a standby need not ask the database itself.
+    def move(self, trigger: PhaseTrigger) -> None:
+        """Follow the table of phases. Raises LocalProtocolError for a trigger that makes no sense now."""
+        self.phase = follow(self.phase, trigger)
 
-        None means that the lease is free: the standby is woken.
+    def drain(self, *, withdrawn: bool = False) -> None:
+        """Ask the task to end: at once when idle, else after the received events are settled. Its end sets `ended`.
+
+        The lease ends after `DRAIN_SECONDS` if the link has not ended by then. `withdrawn` says that the row is revoked
+        or gone. Does nothing if the task was asked before.
         """
-        if self.free_at is None:
-            return
-        if seconds is None:
-            self.wake.set()
-        else:
-            self.free_at = max(self.free_at, trio.current_time() + seconds)
+        if self.leaving:
+            return  # a second drain would move the end of the lease
+        self.move(PhaseTrigger.WITHDRAW if withdrawn else PhaseTrigger.DRAIN)
+        if self.lease is not None:
+            self.lease.end_by(trio.current_time() + DRAIN_SECONDS)
+        # Entered by the task in `until_drained`, or left by now. Then this does nothing, and the task sees the phase.
+        self._scope.cancel()
+
+    def refresh(self, served: OpenedInstallation) -> None:
+        """Take over the row as a sweep read it. Its fingerprint is that of the row before.
+
+        The lease's remaining time moves the wake-up of a standby, so that it need not ask the database itself. A free
+        lease wakes it at once.
+        """
+        self.served = served
+        if self.phase is Phase.STANDBY:
+            now, seconds = trio.current_time(), served.installation.lease_seconds
+            self._scope.deadline = now if seconds is None else max(self._scope.deadline, now + seconds)
+
+    def until_drained(self, deadline: float = math.inf) -> trio.CancelScope:
+        """Return a scope that a drain cancels. The task must enter it before its next await."""
+        self._scope = trio.CancelScope(deadline=deadline)
+        if self.leaving:
+            self._scope.cancel()
+        return self._scope
 
 
 async def run_installation(assignment: Assignment, context: InstallationContext) -> None:
@@ -105,57 +140,64 @@ async def run_installation(assignment: Assignment, context: InstallationContext)
     """
     leases = context.leases
     try:
-        if assignment.predecessor is not None:
+        if assignment.predecessor_ended is not None:
+            # A drain does not cut this wait short: this task's own successor waits for both.
             with trio.move_on_after(DRAIN_SECONDS + RELEASE_SECONDS + leases.settings.ttl_seconds):
-                await assignment.predecessor.ended.wait()
-            assignment.predecessor = None
-        with context.releases.hear(str(assignment.id)) as wake:
-            assignment.wake = wake
-            while not assignment.draining.is_set():
-                await _one_round(assignment, context)
+                await assignment.predecessor_ended.wait()
+        assignment.move(PhaseTrigger.PREDECESSOR_ENDED)
+        async with open_request(leases, assignment.id, assignment.token) as request:
+            with context.releases.hear(str(assignment.id)) as released:
+                await _serve_until_drained(assignment, context, request, released)
     finally:
-        if assignment.maybe_held:
-            await leases.release(assignment.id, assignment.token, None, LinkHealth(ConnectionState.STANDBY))
         assignment.ended.set()
 
 
-async def _one_round(assignment: Assignment, context: InstallationContext) -> None:
-    """Ask for the lease once, and act on the answer: serve, stand by, or wait."""
-    # Set before the request: if it fails or is cancelled, the database may have granted the lease all the same.
-    assignment.maybe_held, unsure_before = True, assignment.maybe_held
-    try:
-        answer = await context.leases.acquire(assignment.id, assignment.token)
-    except StoreError as error:
-        if not unsure_before:
-            logger.warning("lease_request_failed", installation_id=str(assignment.id), error=type(error).__name__)
-        await _rest(assignment, context.retry_pause())
-        return
-    assignment.maybe_held = False
-    if isinstance(answer, Lease):
-        await _rest(assignment, await _serve(assignment, context, answer))
-    elif isinstance(answer, HeldElsewhere):
-        await _stand_by(assignment, answer.seconds)
-    else:
-        # Revoked since the last sweep. The next one ends this assignment.
-        await _rest(assignment, context.leases.settings.poll_seconds)
+async def _serve_until_drained(
+    assignment: Assignment, context: InstallationContext, request: LeaseRequest, released: Signal
+) -> None:
+    """Ask for the lease again and again, and act on each answer: serve, stand by, or wait."""
+    freed_at: float | None = None
+    while not assignment.leaving:
+        try:
+            answer = await request.ask()
+        except StoreError:
+            await _pause(assignment, context.retry_pause())
+            continue
+        if isinstance(answer, Lease):
+            if freed_at is not None:
+                seconds = max(trio.current_time() - freed_at, 0.0)
+                context.leases.recorder.observe("channel_lease_takeover_latency_seconds", seconds)
+                freed_at = None
+            await _pause(assignment, await _serve(assignment, context, answer))
+        elif isinstance(answer, HeldElsewhere):
+            freed_at = await _stand_by(assignment, answer.seconds, released)
+        else:
+            # Revoked since the last sweep. The next one ends this assignment.
+            await _pause(assignment, context.leases.settings.poll_seconds)
 
 
-async def _rest(assignment: Assignment, seconds: float) -> None:
-    """Wait `seconds` or until drained. Ignores `wake`, because this task's own release would cut its back-off short."""
-    with trio.move_on_after(seconds):
-        await assignment.draining.wait()
+async def _pause(assignment: Assignment, seconds: float) -> None:
+    """Wait `seconds` or until drained.
 
-
-async def _stand_by(assignment: Assignment, seconds: float) -> None:
-    """Sleep until the recorded expiry of the lease, or until a release is announced.
-
-    While the holder renews, each sweep moves `free_at` forward.
+    A released lease does not end the pause, because this task's own release would cut its back-off short.
     """
+    assignment.move(PhaseTrigger.FAILED)
+    with assignment.until_drained(trio.current_time() + seconds):
+        await trio.sleep_forever()
+    assignment.move(PhaseTrigger.RESTED)
+
+
+async def _stand_by(assignment: Assignment, seconds: float, released: Signal) -> float:
+    """Sleep until the recorded expiry of the lease, or until a release is announced. Returns when the lease got free.
+
+    While the holder renews, each sweep moves the end of the sleep forward; see `Assignment.refresh`.
+    """
+    assignment.move(PhaseTrigger.HELD)
     assignment.health = LinkHealth(ConnectionState.STANDBY)
-    assignment.free_at = trio.current_time() + max(seconds, _RACE_SECONDS)
-    while (left := assignment.free_at - trio.current_time()) > 0:
-        if await assignment.wake.wait(left):
-            assignment.free_at = trio.current_time()
+    with assignment.until_drained(trio.current_time() + max(seconds, _RACE_SECONDS)) as scope:
+        await released.wait()
+    assignment.move(PhaseTrigger.FREED)
+    return min(trio.current_time(), scope.deadline)
 
 
 async def _serve(assignment: Assignment, context: InstallationContext, lease: Lease) -> float:
@@ -165,10 +207,7 @@ async def _serve(assignment: Assignment, context: InstallationContext, lease: Le
     to reach the platform when this one cannot, and a lease without a link serves no purpose. Each process keeps its own
     back-off, so the platform sees at most one attempt per process and pause.
     """
-    if assignment.free_at is not None:
-        seconds = max(trio.current_time() - assignment.free_at, 0.0)
-        context.leases.recorder.observe("channel_lease_takeover_latency_seconds", seconds)
-        assignment.free_at = None
+    assignment.move(PhaseTrigger.GRANTED)
     assignment.health = lease.health
     try:
         async with hold_lease(context.leases, lease):
@@ -181,7 +220,8 @@ async def _serve(assignment: Assignment, context: InstallationContext, lease: Le
 
 async def _try_link(assignment: Assignment, context: InstallationContext, lease: Lease) -> float:
     """Hold the link until it ends, and store the reason in `lease.health`. Returns the pause before the next."""
-    link = assignment.link = _Link(assignment, context, lease)
+    link = _Link(assignment, context, lease)
+    assignment.lease = lease
     pause = 0.0
     try:
         await link.hold()
@@ -198,7 +238,7 @@ async def _try_link(assignment: Assignment, context: InstallationContext, lease:
         logger.exception("installation_failed", installation_id=str(assignment.id), exc_info=group)
         pause = max(pause, link.lost(LinkLost(f"internal error: {type(_first(group)).__name__}")))
     finally:
-        assignment.link = None
+        assignment.lease = None
     return pause
 
 
@@ -210,7 +250,6 @@ class _Link:
         self._context = context
         self._lease = lease
         self._established_at = math.inf
-        self._intake = trio.CancelScope()
 
     async def hold(self) -> None:
         """Run the channel and, beside it, the outbox. Returns when drained.
@@ -219,35 +258,31 @@ class _Link:
         ends the lease. The outbox starts once the link is established, because only then is it known that the platform
         accepts the credentials. Raises LinkLost when the channel ends without a drain.
         """
-        installation = self._assignment.installation
+        if self._assignment.leaving:
+            return  # drained while the request for the lease was under way
+        installation = self._assignment.served.installation
         channel = self._build()
         async with trio.open_nursery() as sending:
 
             def established() -> None:
                 self._established()
-                sending.start_soon(self._context.run_outbox, installation, self._lease.epoch, channel)
+                sending.start_soon(self._context.serving.run_outbox, installation, self._lease.epoch, channel)
 
-            with self._intake:
-                if self._assignment.draining.is_set():
-                    self.drain()
+            with self._assignment.until_drained():
                 await channel.run(task_status=_OnceStarted(established))
-                if not self._assignment.draining.is_set():
+                if not self._assignment.leaving:
                     raise LinkLost("the channel ended without being asked to")
             sending.cancel_scope.cancel()
 
-    def drain(self) -> None:
-        """Ask the channel to end. `hold` returns when it has ended, or the lease ends after `DRAIN_SECONDS`."""
-        self._lease.end_by(trio.current_time() + DRAIN_SECONDS)
-        self._intake.cancel()
-
     def _build(self) -> Channel:
         self._context.leases.changed.set()
-        return self._context.registry.build(
+        served, serving = self._assignment.served, self._context.serving
+        return serving.registry.build(
             ChannelConfig(
-                type=self._assignment.installation.channel_type,
+                type=served.channel_type,
                 installation_id=self._assignment.id,
-                raw=self._assignment.opened,
-                handler=self._context.handler_for(self._assignment.installation),
+                raw=served.opened,
+                handler=serving.handler_for(served.installation),
                 fence=self._lease.fence,
                 health=self._lease.health,
             )
@@ -255,6 +290,7 @@ class _Link:
 
     def _established(self) -> None:
         self._established_at = trio.current_time()
+        self._assignment.move(PhaseTrigger.ESTABLISHED)
         if self._lease.health.state is ConnectionState.CONNECTING:
             self._lease.health.state = ConnectionState.LIVE
         self._context.leases.changed.set()

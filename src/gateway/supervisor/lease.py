@@ -210,6 +210,45 @@ class Leases:
         self.recorder.set("channel_lease_last_successful_renewal_timestamp_seconds", time.time())
 
 
+class LeaseRequest:
+    """The requests of one token for one lease. `open_request` makes it."""
+
+    def __init__(self, leases: Leases, installation_id: UUID, token: str) -> None:
+        self._leases = leases
+        self._installation_id = installation_id
+        self._token = token
+        self.unanswered = False
+
+    async def ask(self) -> Lease | HeldElsewhere | NotServed:
+        """Ask for the lease as `Leases.acquire` does. Logs the first of several failures in a row, and raises each."""
+        # Set before the request: if it fails or is cancelled, the database may have granted the lease all the same.
+        self.unanswered, unanswered_before = True, self.unanswered
+        try:
+            answer = await self._leases.acquire(self._installation_id, self._token)
+        except StoreError as error:
+            if not unanswered_before:
+                logger.warning(
+                    "lease_request_failed", installation_id=str(self._installation_id), error=type(error).__name__
+                )
+            raise
+        self.unanswered = False
+        return answer
+
+
+@asynccontextmanager
+async def open_request(leases: Leases, installation_id: UUID, token: str) -> AsyncIterator[LeaseRequest]:
+    """Yield the means to ask for a lease.
+
+    Resource handling: if the last request was not answered, the token may hold the lease. It is released at the end.
+    """
+    request = LeaseRequest(leases, installation_id, token)
+    try:
+        yield request
+    finally:
+        if request.unanswered:
+            await leases.release(installation_id, token, None, LinkHealth(ConnectionState.STANDBY))
+
+
 @asynccontextmanager
 async def hold_lease(leases: Leases, lease: Lease) -> AsyncIterator[Lease]:
     """Run the body inside the lease's cancel scope. A link may be open only within it.

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from gateway.channel.channel import Channel, ConnectionState, InboundHandler, LinkHealth
+from gateway.channel.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
-class Installation:
+class ActiveInstallation:
     """An active installation as the sweep reads it. `config` is as stored: its secrets are sealed.
 
     `lease_seconds` is how long the recorded lease still runs, by the database clock at the time of reading. None means
@@ -72,7 +73,7 @@ class LeaseStore(Protocol):
     statement names token and epoch, and does nothing when the row has moved on.
     """
 
-    async def list_active(self, channel_types: Sequence[str]) -> list[Installation]:
+    async def list_active(self, channel_types: Sequence[str]) -> list[ActiveInstallation]:
         """List the active installations of these types whose workspace and agent exist."""
 
     async def acquire(self, installation_id: UUID, token: str, ttl_seconds: float) -> Grant:
@@ -101,14 +102,24 @@ class LeaseStore(Protocol):
         """
 
 
-OpenSecrets = Callable[[Installation], dict[str, Any]]
+OpenSecrets = Callable[[ActiveInstallation], dict[str, Any]]
 """Returns the config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
 
-HandlerFor = Callable[[Installation], InboundHandler]
+HandlerFor = Callable[[ActiveInstallation], InboundHandler]
 
-RunOutbox = Callable[[Installation, int, Channel], Awaitable[None]]
+RunOutbox = Callable[[ActiveInstallation, int, Channel], Awaitable[None]]
 """Sends the waiting rows of this installation, as the holder of this lease epoch, until cancelled.
 
 On cancellation it finishes the sends in flight or leaves them to the next holder. The cancellation comes before the
 lease is released.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How the bots of this process are served: the platforms, and what connects their links with the rest of it."""
+
+    registry: Registry
+    open_secrets: OpenSecrets
+    handler_for: HandlerFor
+    run_outbox: RunOutbox

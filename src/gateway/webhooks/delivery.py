@@ -26,12 +26,12 @@ from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
 from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
 from gateway.webhooks.headers import RequestHeaders, shown
-from gateway.webhooks.limits import Gates, LimitReached, Standing
+from gateway.webhooks.limits import Gates, LimitReached, RequestStanding
 from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
 from gateway.webhooks.signature import (
-    Secret,
     SignatureStatus,
-    Verdict,
+    SignatureVerdict,
+    SigningSecret,
     asks_for_signature,
     judge_signature,
     signature_headers,
@@ -57,12 +57,12 @@ BELIEVED = frozenset({SignatureStatus.VALID, SignatureStatus.NOT_REQUIRED})
 
 
 @dataclass(frozen=True, slots=True)
-class Trigger:
+class KnownTrigger:
     """A webhook trigger with opened secrets and parsed filters, as it was at `read_at` (of a monotonic clock)."""
 
     row: TriggerRow
     filters: tuple[EventFilter, ...] | None
-    secrets: tuple[Secret, ...] = field(repr=False)
+    secrets: tuple[SigningSecret, ...] = field(repr=False)
     read_at: float
 
     @property
@@ -71,14 +71,14 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class IntakeAnswer:
     """The answer to the sender."""
 
     status: int
     body: Mapping[str, object]
 
 
-Record = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
+StoreRequest = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
 """Stores a request. None when it was judged by an old revision of its trigger."""
 
 Begin = Callable[[Firing], Awaitable[Dispatched | None]]
@@ -95,7 +95,7 @@ class Intake:
         ring: KeyRing | None,
         *,
         clock: Callable[[], datetime],
-        record: Record | None = None,
+        record: StoreRequest | None = None,
         begin: Begin | None = None,
         recorder: Recorder = SILENT,
         mint: Callable[[], UUID] = new_id,
@@ -112,18 +112,18 @@ class Intake:
         self._mint = mint
         self._monotonic = monotonic
         self._readers = trio.CapacityLimiter(READERS_MAX)
-        self._triggers: OrderedDict[str, Trigger] = OrderedDict()
+        self._triggers: OrderedDict[str, KnownTrigger] = OrderedDict()
 
     # --- the trigger of a request -------------------------------------------------------------------------------------
 
-    def remembered(self, token: str) -> Trigger | None:
+    def remembered(self, token: str) -> KnownTrigger | None:
         """Return the trigger of a token if this process still remembers it."""
         known = self._triggers.get(token)
         if known is not None:
             self._triggers.move_to_end(token)
         return known
 
-    async def find_trigger(self, token: str) -> Trigger | None:
+    async def find_trigger(self, token: str) -> KnownTrigger | None:
         """Return the trigger of a token.
 
         None for a token that does not exist. Raises StoreError when that is unknown.
@@ -134,7 +134,7 @@ class Intake:
         row = await self._store.find_trigger(token)
         return None if row is None else self._remember(row)
 
-    async def reread(self, trigger: Trigger) -> Trigger | None:
+    async def reread(self, trigger: KnownTrigger) -> KnownTrigger | None:
         """Return the trigger as it was at most FRESH_SECONDS ago. None when its token has been taken away.
 
         A request with a valid signature must not be refused because of a remembered secret that no longer exists. A
@@ -151,11 +151,13 @@ class Intake:
         self._triggers.pop(token, None)
         return None
 
-    def _remember(self, row: TriggerRow) -> Trigger:
+    def _remember(self, row: TriggerRow) -> KnownTrigger:
         stored = zip(row.secret_ids, row.sealed_secrets, row.secret_expiries, strict=True)
-        secrets = tuple(Secret(owner, self._opened(sealed, owner), expires_at) for owner, sealed, expires_at in stored)
+        secrets = tuple(
+            SigningSecret(owner, self._opened(sealed, owner), expires_at) for owner, sealed, expires_at in stored
+        )
         filters, now = read_filters(row.event_filters), self._monotonic()
-        trigger = self._triggers[row.token] = Trigger(row, filters, secrets, now)
+        trigger = self._triggers[row.token] = KnownTrigger(row, filters, secrets, now)
         if len(self._triggers) > TRIGGERS_MAX:
             self._triggers.popitem(last=False)
         return trigger
@@ -171,15 +173,15 @@ class Intake:
     # --- a request ----------------------------------------------------------------------------------------------------
 
     async def receive(
-        self, trigger: Trigger, headers: RequestHeaders, body: bytes, *, gates: Gates, address: str
-    ) -> Answer | None:
+        self, trigger: KnownTrigger, headers: RequestHeaders, body: bytes, *, gates: Gates, address: str
+    ) -> IntakeAnswer | None:
         """Take one request in and settle it. None when its token has been taken away meanwhile.
 
         A request is settled even if its sender hangs up: for SETTLE_SECONDS a cancellation does not interrupt it.
         Raises LimitReached as `gates` does. Raises StoreError when the request could not be stored, or was not settled
         in that time. The sender should send it again then.
         """
-        answer: Answer | None = None
+        answer: IntakeAnswer | None = None
         with finishing(SETTLE_SECONDS) as scope:
             answer = await self._receive(trigger, headers, body, gates, address)
         if scope.cancelled_caught:
@@ -187,8 +189,8 @@ class Intake:
         return answer
 
     async def _receive(
-        self, trigger: Trigger, headers: RequestHeaders, body: bytes, gates: Gates, address: str
-    ) -> Answer | None:
+        self, trigger: KnownTrigger, headers: RequestHeaders, body: bytes, gates: Gates, address: str
+    ) -> IntakeAnswer | None:
         for _ in range(JUDGEMENTS_MAX):
             row = trigger.row
             verdict = judge_signature(row.provider, trigger.secrets, headers, body, self._clock())
@@ -219,7 +221,9 @@ class Intake:
         (recorded,) = await self._store.record([draft])
         return recorded
 
-    async def _judge(self, trigger: Trigger, headers: RequestHeaders, body: bytes, verdict: Verdict) -> _Judged:
+    async def _judge(
+        self, trigger: KnownTrigger, headers: RequestHeaders, body: bytes, verdict: SignatureVerdict
+    ) -> _Judged:
         """Judge the request. The body is parsed only if the signature was accepted."""
         delivery_id = self._mint()
         refusal, envelope = _refusal(verdict, delivery_id), None
@@ -239,22 +243,22 @@ class Intake:
             return normalise(body, headers)
         return await trio.to_thread.run_sync(normalise, body, headers, limiter=self._readers)
 
-    async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
+    async def _settle(self, judged: _Judged, recorded: Recorded) -> IntakeAnswer:
         provider = judged.trigger.row.provider
         if recorded.id != judged.delivery_id:
             self._recorder.count("webhook_delivery", provider=provider, status="duplicate")
             run = {} if recorded.autopilot_run_id is None else {"run_id": recorded.autopilot_run_id}
-            return Answer(200, {"status": "duplicate", "delivery_id": recorded.id, **run})
+            return IntakeAnswer(200, {"status": "duplicate", "delivery_id": recorded.id, **run})
         if judged.refusal is not None:
             self._recorder.count("webhook_delivery", provider=provider, status="rejected")
             return judged.refusal
         if recorded.status == "ignored" or judged.envelope is None:
             self._recorder.count("webhook_delivery", provider=provider, status="ignored")
             event = {"event": judged.event} if recorded.reason_code == "event_filtered" else {}
-            return Answer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
+            return IntakeAnswer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
         if recorded.waits:
             self._recorder.count("webhook_delivery", provider=provider, status="queued")
-            return Answer(200, {"status": "queued", "delivery_id": recorded.id})
+            return IntakeAnswer(200, {"status": "queued", "delivery_id": recorded.id})
         firing = Firing(
             recorded.autopilot_id,
             "webhook",
@@ -266,7 +270,7 @@ class Intake:
 
     # --- dispatch -----------------------------------------------------------------------------------------------------
 
-    async def dispatch(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
+    async def dispatch(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> IntakeAnswer:
         """Begin the run of a queued delivery, or return its outcome when it was decided already.
 
         After a failure the row is marked as failed. If not even that can be written, the row stays queued and the
@@ -277,7 +281,7 @@ class Intake:
         except Exception as error:
             return await self._give_up(provider, delivery_id, error)
 
-    async def _begin(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> Answer:
+    async def _begin(self, provider: str, firing: Firing, delivery_id: UUID, trigger_id: UUID) -> IntakeAnswer:
         done = None if self._begin_together is None or firing.again else await self._begin_together(firing)
         if done is None:
             done = await self._dispatcher.dispatch(firing)
@@ -288,17 +292,17 @@ class Intake:
 
     def _dispatched(
         self, provider: str, done: Dispatched, firing: Firing, delivery_id: UUID, trigger_id: UUID
-    ) -> Answer:
+    ) -> IntakeAnswer:
         if done.status == "refused":
             self._recorder.count("webhook_delivery", provider=provider, status="ignored")
-            return Answer(200, _ignored(delivery_id, done.reason))
+            return IntakeAnswer(200, _ignored(delivery_id, done.reason))
         if done.status == "skipped":
             self._recorder.count("webhook_delivery", provider=provider, status="skipped")
-            return Answer(200, _skipped(delivery_id, done.run_id, done.reason))
+            return IntakeAnswer(200, _skipped(delivery_id, done.run_id, done.reason))
         self._recorder.count("webhook_delivery", provider=provider, status="dispatched")
-        return Answer(200, _accepted(delivery_id, done.run_id, firing.autopilot_id, trigger_id))
+        return IntakeAnswer(200, _accepted(delivery_id, done.run_id, firing.autopilot_id, trigger_id))
 
-    async def _give_up(self, provider: str, delivery_id: UUID, error: Exception) -> Answer:
+    async def _give_up(self, provider: str, delivery_id: UUID, error: Exception) -> IntakeAnswer:
         text = _words_of(error)
         logger.warning("webhook_dispatch_failed", delivery_id=str(delivery_id), error=text, exc_info=error)
         if not await self._store.fail(delivery_id, text):
@@ -306,7 +310,7 @@ class Intake:
         self._recorder.count("webhook_delivery", provider=provider, status="failed")
         return _failed(delivery_id)
 
-    async def _as_decided(self, provider: str, delivery_id: UUID) -> Answer:
+    async def _as_decided(self, provider: str, delivery_id: UUID) -> IntakeAnswer:
         """Return the answer to a delivery that was settled in the meantime, by its run or by a janitor."""
         settled = await self._store.verdict(delivery_id)
         if settled is None:
@@ -350,12 +354,12 @@ class Intake:
 class _Judged:
     """A judged request, with the trigger it was judged by. `refusal` is the answer if it is refused."""
 
-    trigger: Trigger
+    trigger: KnownTrigger
     headers: RequestHeaders
     body: bytes
-    verdict: Verdict
+    verdict: SignatureVerdict
     envelope: Envelope | None
-    refusal: Answer | None
+    refusal: IntakeAnswer | None
     delivery_id: UUID
 
     @property
@@ -421,14 +425,14 @@ def _stored_payload(stored: StoredDelivery) -> bytes:
     return replace(envelope, event=stored.event).render(stored.received_at)
 
 
-def _standing(verdict: Verdict) -> Standing:
+def _standing(verdict: SignatureVerdict) -> RequestStanding:
     if verdict.status is SignatureStatus.VALID:
-        return Standing.PROVEN
+        return RequestStanding.PROVEN
     unproven = verdict.undecided or verdict.status is SignatureStatus.NOT_REQUIRED
-    return Standing.UNPROVEN if unproven else Standing.DISPROVED
+    return RequestStanding.UNPROVEN if unproven else RequestStanding.DISPROVED
 
 
-def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:
+def _refusal(verdict: SignatureVerdict, delivery_id: UUID) -> IntakeAnswer | None:
     """Return the answer to a request whose signature is not accepted. None when it is accepted."""
     if verdict.status in BELIEVED:
         return None
@@ -439,9 +443,9 @@ def _refusal(verdict: Verdict, delivery_id: UUID) -> Answer | None:
     return _rejected(401, f"{verdict.status}_signature", delivery_id, verdict.detail)
 
 
-def _rejected(status: int, reason: str, delivery_id: UUID, error: str) -> Answer:
+def _rejected(status: int, reason: str, delivery_id: UUID, error: str) -> IntakeAnswer:
     told = {"status": "rejected", "delivery_id": delivery_id, "reason": reason, "error": error, "code": reason}
-    return Answer(status, told)
+    return IntakeAnswer(status, told)
 
 
 def _ignored(delivery_id: UUID, reason: str) -> dict[str, object]:
@@ -470,16 +474,18 @@ def _words_of(error: Exception) -> str:
     return str(error) if isinstance(error, StoreError | DomainError) else type(error).__name__
 
 
-def _failed(delivery_id: UUID) -> Answer:
+def _failed(delivery_id: UUID) -> IntakeAnswer:
     error = "the delivery is stored, but its run could not be begun; send it again"
-    return Answer(500, {"status": "failed", "delivery_id": delivery_id, "error": error, "code": "dispatch_failed"})
+    return IntakeAnswer(
+        500, {"status": "failed", "delivery_id": delivery_id, "error": error, "code": "dispatch_failed"}
+    )
 
 
-def _answer_of(settled: Settled) -> Answer:
+def _answer_of(settled: Settled) -> IntakeAnswer:
     if settled.status == "ignored":
-        return Answer(200, _ignored(settled.id, settled.reason_code or ""))
+        return IntakeAnswer(200, _ignored(settled.id, settled.reason_code or ""))
     if settled.status != "dispatched":
         return _failed(settled.id)
     if settled.skipped:
-        return Answer(200, _skipped(settled.id, settled.autopilot_run_id, settled.skip_reason or ""))
-    return Answer(200, _accepted(settled.id, settled.autopilot_run_id, settled.autopilot_id, settled.trigger_id))
+        return IntakeAnswer(200, _skipped(settled.id, settled.autopilot_run_id, settled.skip_reason or ""))
+    return IntakeAnswer(200, _accepted(settled.id, settled.autopilot_run_id, settled.autopilot_id, settled.trigger_id))

@@ -40,7 +40,7 @@ class LimitReached(TooMany):
         self.gate: Gate = gate
 
 
-class Standing(StrEnum):
+class RequestStanding(StrEnum):
     """The result of judging a request at a known trigger."""
 
     PROVEN = "proven"
@@ -93,16 +93,16 @@ class Gates:
 
     # --- once it is judged --------------------------------------------------------------------------------------------
 
-    def count(self, address: str, trigger_id: UUID, standing: Standing) -> None:
+    def count(self, address: str, trigger_id: UUID, standing: RequestStanding) -> None:
         """Count a request. Raises LimitReached."""
-        if standing is Standing.DISPROVED:
+        if standing is RequestStanding.DISPROVED:
             self._bad_credentials.hit(address)
-        limit = self._ceiling if standing is Standing.PROVEN else self._unproven
+        limit = self._ceiling if standing is RequestStanding.PROVEN else self._unproven
         limit.hit(str(trigger_id))
 
-    def has_to_wait(self, trigger_id: UUID, standing: Standing) -> bool:
+    def has_to_wait(self, trigger_id: UUID, standing: RequestStanding) -> bool:
         """True if a counted request that starts a run must wait for its turn. False lets it begin, and counts it."""
-        if standing is not Standing.PROVEN:
+        if standing is not RequestStanding.PROVEN:
             return False
         # While earlier deliveries of this trigger wait, this one waits too. Otherwise it would overtake them as soon as
         # the sliding window has room.

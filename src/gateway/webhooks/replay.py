@@ -97,7 +97,7 @@ def _refused(code: str, message: str) -> Invalid:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """The extent of a bulk replay: `filter` selects `matched` deliveries, and `planned` of them would be replayed."""
 
     filter: ReplayFilter
@@ -117,14 +117,14 @@ class BulkReplays:
         self._wake = wake
         self._mint = mint
 
-    async def plan(self, autopilot_id: UUID, wanted: ReplayFilter, budget: int) -> Plan:
+    async def plan(self, autopilot_id: UUID, wanted: ReplayFilter, budget: int) -> ReplayPlan:
         """Make a plan. Raises Invalid for a budget outside 1 to BUDGET_MAX."""
         if not 1 <= budget <= BUDGET_MAX:
             message = f"a budget is a number of deliveries from 1 to {BUDGET_MAX}"
             raise Invalid("invalid_budget", message, field="budget")
-        return Plan(wanted, budget, await self._store.plan(autopilot_id, wanted))
+        return ReplayPlan(wanted, budget, await self._store.plan(autopilot_id, wanted))
 
-    async def start(self, workspace_id: UUID, autopilot_id: UUID, user_id: UUID, plan: Plan) -> BulkReplay:
+    async def start(self, workspace_id: UUID, autopilot_id: UUID, user_id: UUID, plan: ReplayPlan) -> BulkReplay:
         replay = await self._store.add_bulk(
             self._mint(),
             workspace_id,

@@ -39,7 +39,7 @@ class SignatureStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
+class SigningSecret:
     """A secret in the clear, which `repr` never shows. `value` is None for a stored secret that cannot be opened."""
 
     id: UUID
@@ -51,7 +51,7 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SignatureVerdict:
     """The result of a signature check. `secret_id` is the secret that matched.
 
     `detail` says what is wrong, and repeats nothing that the sender wrote. `undecided`: no readable secret matched, but
@@ -65,7 +65,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SignatureClaim:
     """The claim that the headers make: one of `signatures` signs `prefix` and the body, and was made at `timestamp`."""
 
     signatures: tuple[bytes, ...]
@@ -86,7 +86,7 @@ class Malformed(Exception):
     """The headers hold no signature that can be checked. The text says why. Never leaves this module."""
 
 
-Reader = Callable[[RequestHeaders, HeaderNames], Claim]
+Reader = Callable[[RequestHeaders, HeaderNames], SignatureClaim]
 KeyOf = Callable[[str], bytes]
 
 
@@ -108,34 +108,34 @@ class Scheme:
 # --- how headers are read ---------------------------------------------------------------------------------------------
 
 
-def _read_hex(headers: RequestHeaders, names: HeaderNames) -> Claim:
+def _read_hex(headers: RequestHeaders, names: HeaderNames) -> SignatureClaim:
     """Read a header of the form `sha256=<hex>`."""
     kind, found, digits = _only(headers, names.signature).partition("=")
     if not found or kind != "sha256":
         raise Malformed("the signature does not begin with sha256=")
-    return Claim((_unhex(digits),))
+    return SignatureClaim((_unhex(digits),))
 
 
-def _read_plain(headers: RequestHeaders, names: HeaderNames) -> Claim:
-    return Claim((header_bytes(_only(headers, names.signature)),))
+def _read_plain(headers: RequestHeaders, names: HeaderNames) -> SignatureClaim:
+    return SignatureClaim((header_bytes(_only(headers, names.signature)),))
 
 
-def _read_pairs(headers: RequestHeaders, names: HeaderNames) -> Claim:
+def _read_pairs(headers: RequestHeaders, names: HeaderNames) -> SignatureClaim:
     """Read a header of the form `t=<seconds>,v1=<hex>,…`. Pairs with other names are of other versions and ignored."""
     pairs = [part.strip().partition("=") for part in _only(headers, names.signature).split(",")]
     times = [value for name, _, value in pairs if name == "t"]
     if len(times) != 1:
         raise Malformed("the signature header has not exactly one time")
     signatures = tuple(_readable(_unhex, (value for name, _, value in pairs if name == "v1")))
-    return Claim(signatures, header_bytes(times[0]) + b".", _seconds(times[0]))
+    return SignatureClaim(signatures, header_bytes(times[0]) + b".", _seconds(times[0]))
 
 
-def _read_versions(headers: RequestHeaders, names: HeaderNames) -> Claim:
+def _read_versions(headers: RequestHeaders, names: HeaderNames) -> SignatureClaim:
     """Read a header of the form `v1,<base64>`, repeated with blanks between. Id and time have headers of their own."""
     identity, time = _only(headers, names.id), _only(headers, names.timestamp)
     versions = [part.partition(",") for part in _only(headers, names.signature).split()]
     signatures = tuple(_readable(_unbase64, (value for version, _, value in versions if version == "v1")))
-    return Claim(signatures, header_bytes(identity) + b"." + header_bytes(time) + b".", _seconds(time))
+    return SignatureClaim(signatures, header_bytes(identity) + b"." + header_bytes(time) + b".", _seconds(time))
 
 
 def _only(headers: RequestHeaders, name: str) -> str:
@@ -205,14 +205,14 @@ SCHEMES: dict[str, Scheme | None] = {
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
-def asks_for_signature(provider: str, secrets: Sequence[Secret]) -> bool:
+def asks_for_signature(provider: str, secrets: Sequence[SigningSecret]) -> bool:
     """True if requests must be signed: the trigger has a secret, and its provider signs."""
     return bool(secrets) and SCHEMES.get(provider) is not None
 
 
 def judge_signature(
-    provider: str, secrets: Sequence[Secret], headers: RequestHeaders, body: bytes, now: datetime
-) -> Verdict:
+    provider: str, secrets: Sequence[SigningSecret], headers: RequestHeaders, body: bytes, now: datetime
+) -> SignatureVerdict:
     """Judge a request by the secrets of its trigger.
 
     Expired secrets match nothing, but they still require a signature. A trigger whose secrets have all expired accepts
@@ -220,15 +220,15 @@ def judge_signature(
     """
     scheme = SCHEMES.get(provider)
     if scheme is None or not asks_for_signature(provider, secrets):
-        return Verdict(SignatureStatus.NOT_REQUIRED)
+        return SignatureVerdict(SignatureStatus.NOT_REQUIRED)
     names = next((names for names in scheme.dialects if names.signature in headers), None)
     if names is None:
-        return Verdict(SignatureStatus.MISSING, detail="the request carries no signature")
+        return SignatureVerdict(SignatureStatus.MISSING, detail="the request carries no signature")
     try:
         claim = scheme.read(headers, names)
         _check_time(claim, scheme, now)
     except Malformed as error:
-        return Verdict(SignatureStatus.INVALID, detail=str(error))
+        return SignatureVerdict(SignatureStatus.INVALID, detail=str(error))
     return _match(scheme, claim, secrets, body, now)
 
 
@@ -254,14 +254,16 @@ def signature_headers(provider: str) -> tuple[str, ...]:
     return () if scheme is None else scheme.signature_headers
 
 
-def _check_time(claim: Claim, scheme: Scheme, now: datetime) -> None:
+def _check_time(claim: SignatureClaim, scheme: Scheme, now: datetime) -> None:
     if claim.timestamp is None or scheme.tolerance_seconds is None:
         return
     if abs(now.timestamp() - claim.timestamp) > scheme.tolerance_seconds:
         raise Malformed(f"the signed time is more than {scheme.tolerance_seconds} s away from now")
 
 
-def _match(scheme: Scheme, claim: Claim, secrets: Sequence[Secret], body: bytes, now: datetime) -> Verdict:
+def _match(
+    scheme: Scheme, claim: SignatureClaim, secrets: Sequence[SigningSecret], body: bytes, now: datetime
+) -> SignatureVerdict:
     unread = False
     for secret in secrets:
         if secret.expires_at is not None and secret.expires_at <= now:
@@ -269,13 +271,13 @@ def _match(scheme: Scheme, claim: Claim, secrets: Sequence[Secret], body: bytes,
         if secret.value is None:
             unread = True
         elif _matches(scheme, claim, secret.value, body):
-            return Verdict(SignatureStatus.VALID, secret.id)
+            return SignatureVerdict(SignatureStatus.VALID, secret.id)
     if unread:
-        return Verdict(SignatureStatus.INVALID, detail="a stored secret cannot be read", undecided=True)
-    return Verdict(SignatureStatus.INVALID, detail="the signature matches no live secret")
+        return SignatureVerdict(SignatureStatus.INVALID, detail="a stored secret cannot be read", undecided=True)
+    return SignatureVerdict(SignatureStatus.INVALID, detail="the signature matches no live secret")
 
 
-def _matches(scheme: Scheme, claim: Claim, secret: str, body: bytes) -> bool:
+def _matches(scheme: Scheme, claim: SignatureClaim, secret: str, body: bytes) -> bool:
     try:
         key = scheme.key_of(secret)
     except Malformed:

@@ -46,7 +46,7 @@ class SecretTable(Protocol):
         """
 
 
-class Outcome(Enum):
+class ResealResult(Enum):
     """The outcome for one secret.
 
     RESEALED: this rotation moved it under the newest key. CURRENT: it was under the newest key before. UNREADABLE: no
@@ -73,25 +73,25 @@ class Trouble:
 class Rotation:
     """The outcomes of a rotation, by secret, and the reasons of those that failed."""
 
-    outcomes: dict[tuple[str, UUID, str], Outcome] = field(default_factory=dict)
+    outcomes: dict[tuple[str, UUID, str], ResealResult] = field(default_factory=dict)
     reasons: dict[tuple[str, UUID, str], str] = field(default_factory=dict)
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, outcome: ResealResult) -> int:
         return sum(each is outcome for each in self.outcomes.values())
 
-    def note(self, key: tuple[str, UUID, str], outcome: Outcome, reason: str = "") -> None:
+    def note(self, key: tuple[str, UUID, str], outcome: ResealResult, reason: str = "") -> None:
         """Note an outcome. A later outcome replaces an earlier one.
 
         The exception: a secret that this rotation has resealed stays RESEALED when a later pass finds it current.
         """
-        if outcome is Outcome.CURRENT and self.outcomes.get(key) is Outcome.RESEALED:
+        if outcome is ResealResult.CURRENT and self.outcomes.get(key) is ResealResult.RESEALED:
             return
         self.outcomes[key] = outcome
         self.reasons[key] = reason
 
     def begin_pass(self) -> None:
         """Forget the secrets that were changing. The next pass sees them again, unless they were removed."""
-        for key in [key for key, outcome in self.outcomes.items() if outcome is Outcome.CHANGING]:
+        for key in [key for key, outcome in self.outcomes.items() if outcome is ResealResult.CHANGING]:
             del self.outcomes[key]
 
     @property
@@ -100,7 +100,7 @@ class Rotation:
         return [
             Trouble(*key, self.reasons[key])
             for key, outcome in self.outcomes.items()
-            if outcome in {Outcome.UNREADABLE, Outcome.CHANGING}
+            if outcome in {ResealResult.UNREADABLE, ResealResult.CHANGING}
         ]
 
 
@@ -139,15 +139,15 @@ async def _reseal(table: SecretTable, secret: StoredSecret, ring: KeyRing, rotat
     try:
         sealed = ring.reseal_text(secret.sealed, owner=secret.owner_id)
     except UnreadableSecret as error:
-        rotation.note(key, Outcome.UNREADABLE, str(error))
+        rotation.note(key, ResealResult.UNREADABLE, str(error))
         return False
     if sealed is None:
-        rotation.note(key, Outcome.CURRENT)
+        rotation.note(key, ResealResult.CURRENT)
         return False
     if await table.replace(secret, sealed):
-        rotation.note(key, Outcome.RESEALED)
+        rotation.note(key, ResealResult.RESEALED)
     else:
-        rotation.note(key, Outcome.CHANGING, "it changed while it was being sealed")
+        rotation.note(key, ResealResult.CHANGING, "it changed while it was being sealed")
     return True
 
 

@@ -16,7 +16,7 @@ from gateway.ids import token_hash
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.region import Region
-from gateway.lark.api.rest import Answer, Request
+from gateway.lark.api.rest import ApiAnswer, ApiRequest
 from gateway.lark.install.scan import ScanService
 from gateway.lark.install.service import InstallationService
 from gateway.postgres.install_store import PostgresInstallStore
@@ -238,9 +238,9 @@ class Stage:
 
 
 async def _open_stage(pool: Pool) -> Stage:
-    async def ask(_base_url: str, _request: Request) -> Answer:
+    async def ask(_base_url: str, _request: ApiRequest) -> ApiAnswer:
         body = {"device_code": "d", "user_code": "u", "verification_uri_complete": "https://a.example/v?user_code=u"}
-        return Answer(200, msgspec.json.encode(body))
+        return ApiAnswer(200, msgspec.json.encode(body))
 
     async def identify(_app_id: str, _secret: str, _region: Region) -> BotIdentity:
         return BotIdentity("ou_bot")

@@ -24,7 +24,9 @@ from gateway.lark.chat.cards import render_text
 from gateway.lark.chat.channel import LarkChannel, lark_factory
 from gateway.lark.chat.connection import open_tcp_link
 from gateway.simulator import Simulator, open_simulator
+from gateway.simulator.delivery import PushPlan
 from gateway.simulator.platform import App
+from gateway.simulator.simulator import Utterance
 
 SEND_PATH = "/open-apis/im/v1/messages"
 
@@ -148,7 +150,7 @@ async def test_channel_hears_a_mention_and_answers_it(simulator: Simulator, app:
     async with trio.open_nursery() as nursery:
         await nursery.start(channel.run)
         assert config.health.state is ConnectionState.LIVE
-        said = simulator.say(eve, group, "@Ada ping", chunks=3)
+        said = simulator.say(eve, group, Utterance("@Ada ping", plan=PushPlan(3)))
         assert (await said.events[0].settled()).state == "delivered"
         (message,) = heard
         answer = OutboundMessage(

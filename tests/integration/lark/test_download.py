@@ -24,7 +24,7 @@ from gateway.core.attachments import FetchProblem
 from gateway.errors import GatewayError, LocalProtocolError, StoreUnavailable
 from gateway.lark.api.client import LarkClient, open_http_client
 from gateway.lark.chat.resources import LarkFiles
-from gateway.work.tasks.attachments import Attachment, FetchFailed
+from gateway.work.tasks.attachments import FetchFailed, StoredAttachment
 from support.file_peer import FilePeer, answer, chunked, hang, saying, serving_files
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100_000)
@@ -233,8 +233,8 @@ async def test_handle_cannot_leave_its_place_in_the_path() -> None:
 # As a source of files.
 
 
-def wanted(kind: str = "image") -> Attachment:
-    return Attachment(uuid4(), uuid4(), 1, uuid4(), "om_1", "key_1", kind, "", "", None, "pending", None)
+def wanted(kind: str = "image") -> StoredAttachment:
+    return StoredAttachment(uuid4(), uuid4(), 1, uuid4(), "om_1", "key_1", kind, "", "", None, "pending", None)
 
 
 @pytest.mark.parametrize(

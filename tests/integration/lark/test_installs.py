@@ -27,7 +27,7 @@ from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.secret_store import secret_tables
-from gateway.work.secrets import Outcome, Rotation, rotate_secrets
+from gateway.work.secrets import ResealResult, Rotation, rotate_secrets
 from support.device_flow import (
     APP_ID,
     APP_SECRET,
@@ -827,16 +827,16 @@ async def test_scan_goes_on_after_the_key_that_sealed_it_is_taken_off_the_ring(s
     begun = await scene.begin()
     second, third = b"\x08" * 32, b"\x09" * 32
     both = KeyRing([second, b"\x07" * 32])
-    assert (await rotate(scene.pool, both)).count(Outcome.RESEALED) == 1
+    assert (await rotate(scene.pool, both)).count(ResealResult.RESEALED) == 1
     scene.flow.polls = [granted()]
     scene.platform.script(BOT_PATH, Reply(raw=b"", status=503))
     await scene.step(scene.desk_with(KeyRing([second])))
     assert (await scene.row())["credentials"] is not None
     rotation = await rotate(scene.pool, KeyRing([third, second]))
-    assert (rotation.count(Outcome.RESEALED), rotation.count(Outcome.UNREADABLE)) == (2, 0)
+    assert (rotation.count(ResealResult.RESEALED), rotation.count(ResealResult.UNREADABLE)) == (2, 0)
     await scene.step(scene.desk_with(KeyRing([third])))
     assert (await scene.status(begun)).status == "success"
-    assert (await rotate(scene.pool, KeyRing([third]))).count(Outcome.UNREADABLE) == 0
+    assert (await rotate(scene.pool, KeyRing([third]))).count(ResealResult.UNREADABLE) == 0
 
 
 async def test_status_is_the_workspaces_own_and_ends_after_half_an_hour(scene: Scene) -> None:

@@ -155,7 +155,7 @@ async def test_cancelled_block_stops_the_server(state_dir):
 @as_root
 async def test_root_runs_the_server_as_somebody_else_without_capabilities(tmp_path):
     """tmp_path lies in a directory of root's that nobody else can enter."""
-    assert not binaries.Account(NOBODY, NOBODY).may_enter(tmp_path)
+    assert not binaries.ServerAccount(NOBODY, NOBODY).may_enter(tmp_path)
     before = [parent.stat().st_mode for parent in tmp_path.parents]
     async with fast(tmp_path):
         status = proc(server_pid(tmp_path), "status").read_text().splitlines()

@@ -21,7 +21,7 @@ from gateway.daemon.database import open_keyring
 from gateway.errors import ConfigError
 from gateway.postgres import access, account
 from gateway.postgres.account import OWN_ACCOUNT, server_account
-from gateway.postgres.binaries import Account
+from gateway.postgres.binaries import ServerAccount
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.embedded import open_embedded
 from gateway.work.tasks.file_cache import FileCache
@@ -209,7 +209,7 @@ def tree(tmp_path):
 def test_file_that_leads_out_of_the_cluster_is_not_given_away(tree, make):
     make(tree.parent / "of_root", tree / "base" / "trap")
     with pytest.raises(ConfigError, match="base/trap is not a plain file"):
-        access.hand_over(tree, Account(DAEMON, DAEMON))
+        access.hand_over(tree, ServerAccount(DAEMON, DAEMON))
     assert (tree.parent / "of_root").stat().st_uid == 0
     assert tree.stat().st_uid == NOBODY
 
@@ -220,8 +220,8 @@ def test_link_in_the_cluster_is_not_followed_on_the_way(tree):
     (tree / "base" / "1").chmod(0o666)
     for name in ("base/trap", "pg_hba.conf", "pg_hba.conf.new"):
         (tree / name).symlink_to(target)
-    access.hand_over(tree, Account(DAEMON, DAEMON))
-    access.restrict_connections(tree, "gateway", Account(DAEMON, DAEMON), [0])
+    access.hand_over(tree, ServerAccount(DAEMON, DAEMON))
+    access.restrict_connections(tree, "gateway", ServerAccount(DAEMON, DAEMON), [0])
     assert owners(tree) == {DAEMON}
     assert (mode(tree), mode(tree / "base"), mode(tree / "base" / "1")) == (0o700, 0o700, 0o600)
     assert (target.stat().st_uid, target.read_text()) == (0, "not the cluster's")
@@ -248,7 +248,7 @@ async def test_named_account_runs_the_server_and_takes_the_cluster_over(old_clus
 )
 async def test_account_that_is_not_the_servers_own_is_a_config_error(owner, named, words):
     with pytest.raises(ConfigError, match=words):
-        await server_account(Account(owner, owner), named)
+        await server_account(ServerAccount(owner, owner), named)
 
 
 @as_root
@@ -256,7 +256,7 @@ async def test_machine_without_a_tool_to_make_the_account_is_told_what_to_do(mon
     monkeypatch.setattr(account, "OWN_ACCOUNT", "gateway-db-absent")
     monkeypatch.setattr(account, "_TOOL_PATH", "/nonexistent")
     with pytest.raises(ConfigError, match=r"no useradd and no adduser.*database_user.*database_url"):
-        await server_account(Account(0, 0), None)
+        await server_account(ServerAccount(0, 0), None)
 
 
 @as_root
@@ -266,7 +266,7 @@ async def test_missing_account_is_made_once_by_all_that_need_it(monkeypatch):
     found = []
 
     async def find():
-        found.append(await server_account(Account(0, 0), None))
+        found.append(await server_account(ServerAccount(0, 0), None))
 
     try:
         async with trio.open_nursery() as nursery:
@@ -283,12 +283,12 @@ async def test_missing_account_is_made_once_by_all_that_need_it(monkeypatch):
 async def test_account_without_a_name_is_a_config_error(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: THROWAWAY)
     with pytest.raises(ConfigError, match=f"uid {THROWAWAY} has no entry"):
-        await server_account(Account(THROWAWAY, THROWAWAY), None)
+        await server_account(ServerAccount(THROWAWAY, THROWAWAY), None)
 
 
 def test_directory_that_is_a_link_is_never_made_private(tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o755)
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="run"):
-        access.make_private(tmp_path / "run", Account(os.geteuid(), os.getegid()))
+        access.make_private(tmp_path / "run", ServerAccount(os.geteuid(), os.getegid()))
     assert mode(tmp_path / "elsewhere") == 0o755

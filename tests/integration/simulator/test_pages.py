@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from gateway.simulator import Simulator, open_simulator
 from gateway.simulator.resources import Attachment
+from gateway.simulator.simulator import Utterance
 from support.chromium import browse
 
 # Three pixels wide, so that a picture that is shown differs from one that is not.
@@ -26,8 +27,8 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 async def test_chat_shows_a_picture_and_links_a_file(simulator: Simulator) -> None:
     ada, app = simulator.platform.person("Ada"), simulator.create_app("Echo")
-    simulator.say(ada, app, attachments=[Attachment("image", "red.gif", "image/gif", PICTURE)])
-    simulator.say(ada, app, attachments=[Attachment("file", "plan.pdf", data=b"plan")])
+    simulator.say(ada, app, Utterance(attachments=[Attachment("image", "red.gif", "image/gif", PICTURE)]))
+    simulator.say(ada, app, Utterance(attachments=[Attachment("file", "plan.pdf", data=b"plan")]))
 
     def visit(page: Page) -> None:
         page.goto(f"{simulator.base_url}/")

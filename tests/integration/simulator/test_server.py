@@ -132,12 +132,12 @@ async def test_control_wait_for_answers_returns_when_they_are_there(simulator: S
     async def wait() -> None:
         found.append(await client.sent(chat.chat_id, count=1, seconds=20))
 
-    from gateway.simulator.messages import Draft
+    from gateway.simulator.messages import MessageDraft
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            simulator.messages.send(app, chat, Draft("text", '{"text":"late"}'), now=0, now_ms=0)
+            simulator.messages.send(app, chat, MessageDraft("text", '{"text":"late"}'), now=0, now_ms=0)
     assert [message["text"] for message in found[0]] == ["late"]
 
 

@@ -126,10 +126,10 @@ async def test_connection_dropped_the_client_sees_it_end(simulator: Simulator, a
 
 
 def test_connection_dropped_in_an_unknown_way_is_refused() -> None:
-    from gateway.simulator.connections import Connection
+    from gateway.simulator.connections import SocketConnection
 
     with pytest.raises(ValueError, match="reset"):
-        Connection.drop(None, "gently")  # type: ignore[arg-type]
+        SocketConnection.drop(None, "gently")  # type: ignore[arg-type]
 
 
 async def test_connection_frozen_is_silent_and_alive_until_thawed(simulator: Simulator, app: App) -> None:

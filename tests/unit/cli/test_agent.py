@@ -11,7 +11,7 @@ import trio
 
 from gateway.cli.agent_privacy import Secrets
 from gateway.cli.agent_process import Finished
-from gateway.cli.agent_server import Claimed, Refused, Rejected, Server, TaskHead, is_loopback, seconds_left
+from gateway.cli.agent_server import Claimed, Rejected, Server, ServerRefused, TaskHead, is_loopback, seconds_left
 from gateway.cli.agent_worker import Completion, Failure, judge_end
 
 SECRETS = Secrets("gwr_not-a-real-token", {"MODEL_KEY": "not-a-real-key", "SHORT": "why"})
@@ -179,7 +179,7 @@ async def test_report_is_sent_again_until_a_gateway_takes_it(autojump_clock: tri
 
 @pytest.mark.parametrize("said", [b"<html>", b"\xff", b"[" * 100_000, b"{}", (404, b"<html>"), (401, b"")])
 async def test_registration_with_something_else_is_refused_at_once(said: Said) -> None:
-    with pytest.raises(Refused, match="is it a gateway"):
+    with pytest.raises(ServerRefused, match="is it a gateway"):
         await at(Place(said)).register({})
 
 
@@ -188,7 +188,7 @@ async def test_no_of_a_gateway_is_taken_for_one() -> None:
     with pytest.raises(Rejected, match="no such task"):
         await at(Place((404, no))).report(Claimed(TASK_ID, 1), "start")
     for call in (at(Place((404, no))).claim(UUID(int=1), "me", 0), at(Place((401, no))).heartbeat(UUID(int=1), [])):
-        with pytest.raises(Refused):
+        with pytest.raises(ServerRefused):
             await call
 
 
@@ -240,7 +240,7 @@ async def test_calls_that_fail_together_move_on_by_one_address(autojump_clock: t
 async def test_registration_passes_over_an_address_that_is_no_gateways(autojump_clock: trio.testing.MockClock) -> None:
     runtime = f'{{"id":"{UUID(int=1)}","name":"machine"}}'.encode()
     assert (await at(Place(b"<html>"), Place(runtime)).register({})).name == "machine"
-    with pytest.raises(Refused, match="is it a gateway"):
+    with pytest.raises(ServerRefused, match="is it a gateway"):
         await at(Place(b"<html>"), Place((404, b""))).register({})
     # One that is only away may still be it.
     with trio.fail_after(60):

@@ -15,7 +15,7 @@ import trio
 
 from gateway.cli.agent_privacy import Secrets
 from gateway.cli.agent_process import Finished
-from gateway.cli.agent_server import Claimed, ClaimedTask, Rejected, Runtime, Server, TaskHead
+from gateway.cli.agent_server import Claimed, ClaimedTask, OwnRuntime, Rejected, Server, TaskHead
 from gateway.cli.agent_worker import Programs, Terms, Worker
 
 TASK, UNKNOWN = UUID(int=7), UUID(int=8)
@@ -39,9 +39,9 @@ class Town:
     def __post_init__(self) -> None:
         self.hand_out, self.claims = trio.open_memory_channel[ClaimedTask](16)
 
-    async def register(self, description: dict[str, Any]) -> Runtime:
+    async def register(self, description: dict[str, Any]) -> OwnRuntime:
         assert (description["instance"], description["tasks"]) == ("me", [])
-        return Runtime(UUID(int=1), "machine")
+        return OwnRuntime(UUID(int=1), "machine")
 
     async def heartbeat(self, _runtime_id: UUID, tasks: Sequence[Claimed]) -> list[Claimed]:
         await trio.sleep(0.1)

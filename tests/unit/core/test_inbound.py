@@ -4,7 +4,7 @@ import pytest
 
 from gateway.core.inbound import (
     DropReason,
-    Outcome,
+    InboundOutcome,
     dropped,
     duplicate,
     refuse_installation,
@@ -54,7 +54,7 @@ def test_dropped_message_is_settled_and_its_claim_marked(reason: DropReason) -> 
     settlement = dropped(reason)
     assert settlement.settled
     assert settlement.mark
-    assert settlement.outcome is (Outcome.NEEDS_BINDING if reason == "unbound_user" else Outcome.DROPPED)
+    assert settlement.outcome is (InboundOutcome.NEEDS_BINDING if reason == "unbound_user" else InboundOutcome.DROPPED)
 
 
 @pytest.mark.parametrize("processed", [True, False])

@@ -2,85 +2,57 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.reconcile import Plan, Roster, Start, Stop, fingerprint
+from gateway.core.reconcile import Plan, fingerprint, plan
 
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 KEY = b"k" * 32
 IDENTITY = ("app_id", "region")
 
 
-def test_missing_installations_are_started() -> None:
-    plan = Roster().reconcile({A: "fa", B: "fb"})
-    assert plan == Plan(start=(Start(A, "fa", 1), Start(B, "fb", 2)))
+@pytest.mark.parametrize(
+    ("wanted", "running", "expected"),
+    [
+        pytest.param({}, {}, Plan(), id="nothing"),
+        pytest.param({A: "fa", B: "fb"}, {}, Plan(start=(A, B)), id="missing ones are started"),
+        pytest.param({A: "fa"}, {A: "fa"}, Plan(keep=(A,)), id="an unchanged one is kept"),
+        pytest.param({B: "fb"}, {A: "fa", B: "fb"}, Plan(drain=(A,), keep=(B,)), id="an unlisted one is drained"),
+        pytest.param({A: "new"}, {A: "old"}, Plan(start=(A,), drain=(A,)), id="a changed one is replaced"),
+        pytest.param({A: "f", B: "f"}, {A: "g", C: "f"}, Plan(start=(A, B), drain=(A, C)), id="all at once"),
+    ],
+)
+def test_plan_names_the_steps_from_what_runs_to_what_is_wanted(
+    wanted: dict[UUID, str], running: dict[UUID, str], expected: Plan
+) -> None:
+    assert plan(wanted, running) == expected
 
 
-def test_unchanged_installation_is_kept() -> None:
-    roster = Roster()
-    roster.reconcile({A: "fa"})
-    assert roster.reconcile({A: "fa"}) == Plan(keep=(A,))
+PRINTS = st.dictionaries(st.sampled_from([A, B, C]), st.sampled_from(["f", "g"]))
 
 
-def test_installation_that_is_not_listed_any_more_is_stopped() -> None:
-    roster = Roster()
-    roster.reconcile({A: "fa", B: "fb"})
-    assert roster.reconcile({B: "fb"}) == Plan(stop=(Stop(A, 1, gone=True),), keep=(B,))
-    assert roster.reconcile({B: "fb"}) == Plan(keep=(B,))
+@given(PRINTS, PRINTS)
+def test_plan_that_is_followed_leaves_exactly_what_was_wanted_and_nothing_more_to_do(
+    wanted: dict[UUID, str], running: dict[UUID, str]
+) -> None:
+    steps, followed = plan(wanted, running), dict(running)
+    for id_ in steps.drain:
+        del followed[id_]
+    for id_ in steps.start:
+        assert id_ not in followed
+        followed[id_] = wanted[id_]
+    assert followed == wanted
+    assert plan(wanted, followed) == Plan(keep=tuple(wanted))
 
 
-def test_changed_fingerprint_replaces_with_a_new_generation_that_waits() -> None:
-    roster = Roster()
-    roster.reconcile({A: "old"})
-    assert roster.reconcile({A: "new"}) == Plan(stop=(Stop(A, 1, gone=False),), start=(Start(A, "new", 2, after=1),))
-
-
-def test_late_end_of_a_replaced_generation_leaves_the_successor() -> None:
-    roster = Roster()
-    roster.reconcile({A: "old"})
-    roster.reconcile({A: "new"})
-    roster.ended(A, 1)
-    assert roster.reconcile({A: "new"}) == Plan(keep=(A,))
-
-
-def test_installation_that_comes_back_while_it_drains_waits_for_its_end() -> None:
-    roster = Roster()
-    roster.reconcile({A: "f"})
-    roster.reconcile({})
-    assert roster.reconcile({A: "f"}).start == (Start(A, "f", 2, after=1),)
-
-
-def test_installation_that_comes_back_after_its_end_waits_for_nothing() -> None:
-    roster = Roster()
-    roster.reconcile({A: "f"})
-    roster.reconcile({})
-    roster.ended(A, 1)
-    assert roster.reconcile({A: "f"}).start == (Start(A, "f", 2),)
-
-
-def test_generation_that_ended_by_itself_is_started_again() -> None:
-    roster = Roster()
-    roster.reconcile({A: "f"})
-    roster.ended(A, 1)
-    assert roster.reconcile({A: "f"}).start == (Start(A, "f", 2),)
-
-
-@given(st.lists(st.dictionaries(st.sampled_from([A, B, C]), st.sampled_from(["f", "g"]))))
-def test_each_sweep_leaves_exactly_what_was_wanted_running(sweeps: list[dict[UUID, str]]) -> None:
-    roster, running = Roster(), dict[UUID, Start]()
-    generations = []
-    for wanted in sweeps:
-        plan = roster.reconcile(wanted)
-        for stop in plan.stop:
-            assert running.pop(stop.installation_id).generation == stop.generation
-        for start in plan.start:
-            assert start.installation_id not in running
-            running[start.installation_id] = start
-            generations.append(start.generation)
-        assert {id_: start.fingerprint for id_, start in running.items()} == wanted
-        assert len(plan.keep) + len(plan.start) == len(wanted)
-    assert generations == sorted(set(generations))
+@given(PRINTS, PRINTS)
+def test_plan_never_touches_what_it_keeps(wanted: dict[UUID, str], running: dict[UUID, str]) -> None:
+    steps = plan(wanted, running)
+    assert not {*steps.keep} & {*steps.start, *steps.drain}
+    assert {*steps.keep, *steps.start} == set(wanted)
+    assert {*steps.keep, *steps.drain} == set(running)
 
 
 def _print(stored: dict[str, object], secret: str, *, channel_type: str = "feishu", key: bytes = KEY) -> str:

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 
 from gateway.channel.channel import Verdict
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.core.replies import WORDS, Reply
 from gateway.errors import StoreUnavailable
-from gateway.inbound.ports import Claim
+from gateway.inbound.ports import MessageClaim
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import direct, open_desk
 
@@ -59,7 +59,7 @@ async def test_issue_that_cannot_be_filed_leaves_message_and_claim_and_is_not_tr
         assert [row.processed_at is not None for row in world.claim_rows.values()] == [True]
         assert [message.content for message in world.message_rows] == ["/issue x"]
         assert await desk.receive(direct("om_1", "/issue x")) is Verdict.SETTLED
-    assert desk.outcomes == [(Outcome.DROPPED, DropReason.DUPLICATE)]
+    assert desk.outcomes == [(InboundOutcome.DROPPED, DropReason.DUPLICATE)]
     assert await world.filed() == []
 
 
@@ -80,7 +80,7 @@ async def test_command_whose_claim_was_lost_does_nothing(monkeypatch: pytest.Mon
 
     async def find_after_a_retake(installation: Any, sender_id: str) -> Any:
         await world.age_claims(61)
-        await world.claim(Claim(installation.id, "om_1", uuid4()))
+        await world.claim(MessageClaim(installation.id, "om_1", uuid4()))
         return await find(installation, sender_id)
 
     monkeypatch.setattr(world, "find_identity", find_after_a_retake)

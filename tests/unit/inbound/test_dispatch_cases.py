@@ -12,7 +12,7 @@ import pytest
 
 from gateway.channel.message import InboundMessage
 from gateway.errors import StoreUnavailable
-from gateway.inbound.ports import Claim, UserMessage
+from gateway.inbound.ports import MessageClaim, UserMessage
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import Bot, direct, grouped, open_desk
 
@@ -31,8 +31,8 @@ class Scene:
         self.person = await self.world.bind(self.bot, "ou_ann", member=member) if bound else None
         return self.bot
 
-    async def claim(self, age_seconds: float = 0) -> Claim:
-        claim = Claim(self.bot.installation_id, "om_1", uuid4())
+    async def claim(self, age_seconds: float = 0) -> MessageClaim:
+        claim = MessageClaim(self.bot.installation_id, "om_1", uuid4())
         await self.world.claim(claim)
         await self.world.age_claims(age_seconds)
         return claim

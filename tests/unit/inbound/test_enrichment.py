@@ -20,16 +20,16 @@ from gateway.core.enrichment import Author, Recent, Said, Spot
 from gateway.errors import StoreUnavailable
 from gateway.inbound import enrichment
 from gateway.inbound.enrichment import Enricher, run_prefetch
-from gateway.inbound.ports import Installation
-from gateway.work.tasks.ports import ClaimedMessage, Place
+from gateway.inbound.ports import InboundInstallation
+from gateway.work.tasks.ports import ClaimedMessage, ConversationPlace
 from support.inbound_world import direct, grouped
 from support.recording import Recording
 from support.simulated import simulated
 
 BOT = UUID(int=7)
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-DIRECT = Place(BOT, "feishu", "oc_ou_ann", "", is_group=False)
-GROUP = Place(BOT, "feishu", "oc_team", "", is_group=True)
+DIRECT = ConversationPlace(BOT, "feishu", "oc_ou_ann", "", is_group=False)
+GROUP = ConversationPlace(BOT, "feishu", "oc_team", "", is_group=True)
 UNFETCHED_CONTEXT = '<recent_context count="0">\n[unable to fetch]\n</recent_context>'
 SECRET = "words-of-a-stranger"
 
@@ -95,12 +95,12 @@ class Scene:
         """How often each kind of look-up ended how."""
         return Counter(self.recorder.seen("channel_lookups"))
 
-    async def texts(self, place: Place, *messages: ClaimedMessage) -> list[str]:
+    async def texts(self, place: ConversationPlace, *messages: ClaimedMessage) -> list[str]:
         return [message.with_additions for message in await self.enricher.enrich(place, messages)]
 
-    async def find(self, channel_type: str, app_id: str) -> Installation | None:
+    async def find(self, channel_type: str, app_id: str) -> InboundInstallation | None:
         assert channel_type == "feishu"
-        return Installation(BOT, UUID(int=1), UUID(int=2), None, False, False) if app_id == "cli_a" else None
+        return InboundInstallation(BOT, UUID(int=1), UUID(int=2), None, False, False) if app_id == "cli_a" else None
 
     @asynccontextmanager
     async def prefetching(self) -> Any:
@@ -365,7 +365,7 @@ async def test_prefetch_survives_whatever_one_message_brings() -> None:
     scene = Scene(FakeLookup(messages={"om_q": [quoted("om_q", "plan")]}))
     failures: list[Exception] = [StoreUnavailable("away"), ValueError(SECRET)]
 
-    async def find(channel_type: str, app_id: str) -> Installation | None:
+    async def find(channel_type: str, app_id: str) -> InboundInstallation | None:
         if failures:
             raise failures.pop()
         return await scene.find(channel_type, app_id)

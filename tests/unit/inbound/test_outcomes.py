@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 from gateway.channel.message import InboundMessage
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import StoreUnavailable
-from gateway.inbound.ports import Claim
+from gateway.inbound.ports import MessageClaim
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import direct, grouped, open_desk
 
@@ -23,7 +23,7 @@ class Case:
     `run`: it is taken in as words for a run, and whoever prepares that is told.
     """
 
-    outcome: Outcome
+    outcome: InboundOutcome
     reason: DropReason | None = None
     bot: dict[str, Any] = field(default_factory=dict)
     message: InboundMessage = field(default_factory=direct)
@@ -37,23 +37,25 @@ class Case:
 
 CASES = {
     "unknown installation": Case(
-        Outcome.DROPPED, DropReason.INVALID_EVENT, message=direct(app_id="cli_unknown"), processed=None
+        InboundOutcome.DROPPED, DropReason.INVALID_EVENT, message=direct(app_id="cli_unknown"), processed=None
     ),
-    "revoked": Case(Outcome.DROPPED, DropReason.REVOKED_INSTALLATION, bot={"revoked": True}, processed=None),
-    "claim in flight": Case(Outcome.DROPPED, DropReason.DUPLICATE, claim_age=10, processed=False),
-    "stale claim": Case(Outcome.INGESTED, claim_age=61, kept=1, run=True),
-    "not addressed": Case(Outcome.DROPPED, DropReason.NOT_ADDRESSED_IN_GROUP, message=grouped(addressed_to_bot=False)),
-    "unbound": Case(Outcome.NEEDS_BINDING, DropReason.UNBOUND_USER, bound=False),
-    "no member": Case(Outcome.DROPPED, DropReason.NON_WORKSPACE_MEMBER, member=False),
-    "a bot": Case(Outcome.DROPPED, DropReason.SENDER_IS_BOT, message=direct(sender_is_bot=True)),
-    "ingested": Case(Outcome.INGESTED, kept=1, run=True),
-    "no runtime": Case(Outcome.AGENT_OFFLINE, bot={"has_runtime": False}, kept=1),
-    "archived agent": Case(Outcome.AGENT_ARCHIVED, bot={"archived": True}, kept=1),
-    "bare fresh start": Case(Outcome.FRESH_PENDING, message=direct(text="/new")),
-    "fresh start": Case(Outcome.INGESTED, message=direct(text="/new hello"), kept=1),
-    "issue": Case(Outcome.INGESTED, message=direct(text="/issue x"), kept=1),
-    "issue without a title": Case(Outcome.ISSUE_USAGE, message=direct(text="/issue"), kept=1),
-    "nothing to confirm": Case(Outcome.INGESTED, message=direct(text="/confirm"), kept=1),
+    "revoked": Case(InboundOutcome.DROPPED, DropReason.REVOKED_INSTALLATION, bot={"revoked": True}, processed=None),
+    "claim in flight": Case(InboundOutcome.DROPPED, DropReason.DUPLICATE, claim_age=10, processed=False),
+    "stale claim": Case(InboundOutcome.INGESTED, claim_age=61, kept=1, run=True),
+    "not addressed": Case(
+        InboundOutcome.DROPPED, DropReason.NOT_ADDRESSED_IN_GROUP, message=grouped(addressed_to_bot=False)
+    ),
+    "unbound": Case(InboundOutcome.NEEDS_BINDING, DropReason.UNBOUND_USER, bound=False),
+    "no member": Case(InboundOutcome.DROPPED, DropReason.NON_WORKSPACE_MEMBER, member=False),
+    "a bot": Case(InboundOutcome.DROPPED, DropReason.SENDER_IS_BOT, message=direct(sender_is_bot=True)),
+    "ingested": Case(InboundOutcome.INGESTED, kept=1, run=True),
+    "no runtime": Case(InboundOutcome.AGENT_OFFLINE, bot={"has_runtime": False}, kept=1),
+    "archived agent": Case(InboundOutcome.AGENT_ARCHIVED, bot={"archived": True}, kept=1),
+    "bare fresh start": Case(InboundOutcome.FRESH_PENDING, message=direct(text="/new")),
+    "fresh start": Case(InboundOutcome.INGESTED, message=direct(text="/new hello"), kept=1),
+    "issue": Case(InboundOutcome.INGESTED, message=direct(text="/issue x"), kept=1),
+    "issue without a title": Case(InboundOutcome.ISSUE_USAGE, message=direct(text="/issue"), kept=1),
+    "nothing to confirm": Case(InboundOutcome.INGESTED, message=direct(text="/confirm"), kept=1),
 }
 
 
@@ -63,7 +65,7 @@ async def scene(case: Case) -> MemoryInbound:
     if case.bound:
         await world.bind(bot, "ou_ann", member=case.member)
     if case.claim_age is not None:
-        await world.claim(Claim(bot.installation_id, "om_1", uuid4()))
+        await world.claim(MessageClaim(bot.installation_id, "om_1", uuid4()))
         await world.age_claims(case.claim_age)
     return world
 

@@ -11,7 +11,7 @@ import trio
 
 from gateway.channel.channel import Verdict
 from gateway.channel.message import MediaRef, MessageType
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import PlainMessage
@@ -114,7 +114,7 @@ async def test_claim_lost_before_the_append_is_a_duplicate_and_settles_only_with
             verdict = await desk.receive(direct(text="ours"))
         nursery.cancel_scope.cancel()
     assert verdict is (Verdict.SETTLED if other_worker_finishes else Verdict.REDELIVER)
-    assert desk.outcomes == [(Outcome.DROPPED, DropReason.DUPLICATE)]
+    assert desk.outcomes == [(InboundOutcome.DROPPED, DropReason.DUPLICATE)]
     assert [row.content for row in world.message_rows] == ["theirs"] * other_worker_finishes
 
 

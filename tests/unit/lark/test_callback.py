@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from gateway.lark.chat import callback
 from gateway.lark.chat.callback import (
     CHALLENGE_CHARACTERS_MAX,
+    CallbackEvent,
+    CallbackJudgement,
+    CallbackRefused,
     CallbackSecrets,
     Challenge,
-    Event,
-    Judgement,
     Reason,
-    Refused,
     decrypt,
     judge,
     signature,
@@ -31,16 +31,18 @@ BOTH = CallbackSecrets(KEY, TOKEN)
 TOKEN_ONLY = CallbackSecrets("", TOKEN)
 EVENT = message_event(app_id="cli_a")
 
-UNVERIFIED = Refused(Reason.UNVERIFIED)
-UNREADABLE = Refused(Reason.UNREADABLE)
-WRONG_TOKEN = Refused(Reason.WRONG_TOKEN)
+UNVERIFIED = CallbackRefused(Reason.UNVERIFIED)
+UNREADABLE = CallbackRefused(Reason.UNREADABLE)
+WRONG_TOKEN = CallbackRefused(Reason.WRONG_TOKEN)
 
 
-def judged(body: bytes, secrets: CallbackSecrets = BOTH, **headers: str) -> Judgement:
+def judged(body: bytes, secrets: CallbackSecrets = BOTH, **headers: str) -> CallbackJudgement:
     return judge(headers, body, secrets, now=NOW)
 
 
-def judged_signed(plaintext: bytes, key: str = KEY, at: datetime = NOW, secrets: CallbackSecrets = BOTH) -> Judgement:
+def judged_signed(
+    plaintext: bytes, key: str = KEY, at: datetime = NOW, secrets: CallbackSecrets = BOTH
+) -> CallbackJudgement:
     posted = signed(encrypted(plaintext, key), key, at=at)
     return judge(posted.headers, posted.body, secrets, now=NOW)
 
@@ -56,16 +58,16 @@ def test_known_answers(vector: dict[str, Any]) -> None:
 
 
 def test_signed_event_is_the_plaintext_as_it_was_sent() -> None:
-    assert judged_signed(EVENT) == Event(EVENT)
+    assert judged_signed(EVENT) == CallbackEvent(EVENT)
 
 
 def test_signed_event_that_is_not_encrypted_is_taken() -> None:
     posted = signed(EVENT, at=NOW)
-    assert judge(posted.headers, posted.body, BOTH, now=NOW) == Event(EVENT)
+    assert judge(posted.headers, posted.body, BOTH, now=NOW) == CallbackEvent(EVENT)
 
 
 def test_signed_event_without_any_token_is_taken_and_with_another_one_not() -> None:
-    assert judged_signed(b'{"type":"event_callback"}') == Event(b'{"type":"event_callback"}')
+    assert judged_signed(b'{"type":"event_callback"}') == CallbackEvent(b'{"type":"event_callback"}')
     assert judged_signed(message_event(app_id="cli_a", token="another")) == WRONG_TOKEN
     assert judged_signed(b'{"type":"event_callback","token":"another"}') == WRONG_TOKEN
     assert judged_signed(EVENT, secrets=CallbackSecrets(KEY, "")) == WRONG_TOKEN
@@ -75,7 +77,7 @@ def test_headers_count_in_any_case() -> None:
     posted = signed(encrypted(EVENT), at=NOW)
     for spell in (str.upper, str.lower):
         headers = {spell(name): value for name, value in posted.headers.items()}
-        assert judge(headers, posted.body, BOTH, now=NOW) == Event(EVENT)
+        assert judge(headers, posted.body, BOTH, now=NOW) == CallbackEvent(EVENT)
 
 
 def altered(posted: Posted, **changes: str) -> dict[str, str]:
@@ -111,7 +113,7 @@ def test_uppercase_signature_is_not_the_platforms() -> None:
 
 @pytest.mark.parametrize(("seconds", "fresh"), [(0, True), (300, True), (-300, True), (301, False), (-301, False)])
 def test_timestamp_may_be_five_minutes_off_either_way(seconds: int, fresh: bool) -> None:
-    expected = Event(EVENT) if fresh else Refused(Reason.STALE)
+    expected = CallbackEvent(EVENT) if fresh else CallbackRefused(Reason.STALE)
     assert judged_signed(EVENT, at=NOW + timedelta(seconds=seconds)) == expected
 
 
@@ -120,7 +122,7 @@ def test_timestamp_that_is_no_number_of_seconds_is_stale(timestamp: str) -> None
     body = encrypted(EVENT)
     value = signature(timestamp, "n", KEY, body)
     headers = {"x-lark-request-timestamp": timestamp, "x-lark-request-nonce": "n", "x-lark-signature": value}
-    assert judge(headers, body, BOTH, now=NOW) == Refused(Reason.STALE)
+    assert judge(headers, body, BOTH, now=NOW) == CallbackRefused(Reason.STALE)
 
 
 def test_challenge_is_answered_when_encrypted_and_not_signed() -> None:
@@ -165,10 +167,10 @@ def test_challenge_that_cannot_be_sent_back_is_unreadable(text: object) -> None:
 
 
 def test_without_encrypt_key_the_token_alone_vouches() -> None:
-    assert judged(EVENT, TOKEN_ONLY) == Event(EVENT)
+    assert judged(EVENT, TOKEN_ONLY) == CallbackEvent(EVENT)
     assert judged(challenge("again"), TOKEN_ONLY) == Challenge("again")
     older = json.dumps({"uuid": "u", "type": "event_callback", "token": TOKEN, "event": {}}).encode()
-    assert judged(older, TOKEN_ONLY) == Event(older)
+    assert judged(older, TOKEN_ONLY) == CallbackEvent(older)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_installation_without_any_secret_takes_nothing() -> None:
 def test_secrets_and_events_do_not_show() -> None:
     assert KEY not in repr(BOTH)
     assert TOKEN not in repr(BOTH)
-    assert "hello" not in repr(Event(EVENT))
+    assert "hello" not in repr(CallbackEvent(EVENT))
 
 
 HEADERS = st.dictionaries(
@@ -219,15 +221,15 @@ SECRETS = st.sampled_from([BOTH, TOKEN_ONLY, CallbackSecrets(KEY, ""), CallbackS
 def test_whatever_comes_unsigned_is_refused_and_raises_nothing(
     headers: dict[str, str], body: bytes, secrets: CallbackSecrets
 ) -> None:
-    assert isinstance(judge(headers, body, secrets, now=NOW), Refused)
+    assert isinstance(judge(headers, body, secrets, now=NOW), CallbackRefused)
 
 
 @given(BODIES, st.binary(max_size=64))
 def test_whatever_is_signed_or_encrypted_has_a_verdict(body: bytes, plaintext: bytes) -> None:
     for each in (body, encrypted(plaintext), encrypted(body)):
         posted = signed(each, at=NOW)
-        assert isinstance(judge(posted.headers, each, BOTH, now=NOW), Event | Challenge | Refused)
-    assert isinstance(judged(encrypted(body)), Challenge | Refused)
+        assert isinstance(judge(posted.headers, each, BOTH, now=NOW), CallbackEvent | Challenge | CallbackRefused)
+    assert isinstance(judged(encrypted(body)), Challenge | CallbackRefused)
 
 
 @given(st.binary(max_size=100), st.text(min_size=1, max_size=20), st.binary(min_size=16, max_size=16))
@@ -237,7 +239,7 @@ def test_decrypt_undoes_encrypt(plaintext: bytes, key: str, iv: bytes) -> None:
 
 def test_without_encrypt_key_half_a_character_hides_no_token() -> None:
     half = EVENT[:-1] + b',"text":"cut \\ud83d and \\uDe00"}'
-    assert judged(half, TOKEN_ONLY) == Event(half)
+    assert judged(half, TOKEN_ONLY) == CallbackEvent(half)
     assert judged(half.replace(TOKEN.encode(), b"another"), TOKEN_ONLY) == WRONG_TOKEN
 
 

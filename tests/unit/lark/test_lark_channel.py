@@ -14,7 +14,7 @@ from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrot
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.lark.api.client import BotIdentity, HttpClient
 from gateway.lark.api.clients import LarkClients
-from gateway.lark.api.rest import Page
+from gateway.lark.api.rest import ApiPage
 from gateway.lark.chat.cards import Rendered
 from gateway.lark.chat.channel import LarkChannel, lark_factory
 from gateway.lark.chat.connection import RawLink
@@ -43,9 +43,9 @@ class FakeClient:
             raise answer
         return answer
 
-    async def list_messages(self, *, chat_id: str, thread_id: str) -> Page:
+    async def list_messages(self, *, chat_id: str, thread_id: str) -> ApiPage:
         assert (chat_id, thread_id) == ("oc_1", "omt_1")
-        return Page(tuple(self.listed), "", complete=True)
+        return ApiPage(tuple(self.listed), "", complete=True)
 
     async def react(self, message_id: str, emoji_type: str) -> str:
         return await self._take({"message_id": message_id, "emoji_type": emoji_type})

@@ -11,16 +11,16 @@ import pytest
 
 from gateway.errors import LocalProtocolError
 from gateway.lark.api.region import Region
-from gateway.lark.api.rest import Answer, Request
+from gateway.lark.api.rest import ApiAnswer, ApiRequest
 from gateway.lark.install.device_flow import (
     PATH,
-    Begun,
-    Ended,
+    BegunRegistration,
     Granted,
     Moved,
-    Outcome,
-    Pace,
     Pending,
+    PollPace,
+    PollResult,
+    RegistrationEnded,
     RegistrationRefused,
     SlowDown,
     Unclear,
@@ -42,11 +42,11 @@ APP_ID = "cli_0123456789abcdef"
 GRANT = {"client_id": APP_ID, "client_secret": "fake-secret", "user_info": {"open_id": "ou_eve"}}
 
 
-def answer(body: object, status: int = 200) -> Answer:
-    return Answer(status, body if isinstance(body, bytes) else json.dumps(body).encode())
+def answer(body: object, status: int = 200) -> ApiAnswer:
+    return ApiAnswer(status, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
-def form(request: Request) -> dict[str, list[str]]:
+def form(request: ApiRequest) -> dict[str, list[str]]:
     assert (request.method, request.path) == ("POST", PATH)
     assert dict(request.headers)["content-type"] == "application/x-www-form-urlencoded"
     return parse_qs(request.body.decode(), strict_parsing=True)
@@ -65,7 +65,7 @@ def test_poll_cases(case: dict[str, Any]) -> None:
     polled = Region(given.get("host", "feishu"))
     outcome = judge_poll(answer(given["body"], given["http"]), polled)
     if "terminal" in expected:
-        assert outcome == Ended(expected["terminal"])
+        assert outcome == RegistrationEnded(expected["terminal"])
     elif expected["switch_host"] is None:
         assert outcome == Pending()
     else:
@@ -80,12 +80,12 @@ def test_poll_cases(case: dict[str, Any]) -> None:
         (503, {"error": "authorization_pending"}, Pending()),
         (400, {"error": "slow_down"}, SlowDown()),
         (429, {"error": "slow_down"}, SlowDown()),
-        (400, {"error": "access_denied"}, Ended("access_denied")),
-        (502, {"error": "expired_token"}, Ended("expired_token")),
-        (400, {"error": "invalid_grant"}, Ended("invalid_grant")),
-        (400, {"error": "invalid_client"}, Ended("invalid_client")),
-        (400, {"error": {"code": 7}}, Ended("invalid_response")),
-        (400, {"error": "no\nword" * 40}, Ended("invalid_response")),
+        (400, {"error": "access_denied"}, RegistrationEnded("access_denied")),
+        (502, {"error": "expired_token"}, RegistrationEnded("expired_token")),
+        (400, {"error": "invalid_grant"}, RegistrationEnded("invalid_grant")),
+        (400, {"error": "invalid_client"}, RegistrationEnded("invalid_client")),
+        (400, {"error": {"code": 7}}, RegistrationEnded("invalid_response")),
+        (400, {"error": "no\nword" * 40}, RegistrationEnded("invalid_response")),
         (500, {"error": "server_error"}, Unclear("http_500")),
         (429, {"error": "rate_limited"}, Unclear("http_429")),
         (200, {}, Pending()),
@@ -102,14 +102,14 @@ def test_poll_cases(case: dict[str, Any]) -> None:
         (200, b"[" * 100_000, Unclear("http_200")),
         (200, GRANT, Granted(APP_ID, "fake-secret", "ou_eve")),
         (400, GRANT, Granted(APP_ID, "fake-secret", "ou_eve")),
-        (200, GRANT | {"user_info": {}}, Ended("invalid_response")),
-        (200, {"client_id": APP_ID, "client_secret": "fake-secret"}, Ended("invalid_response")),
-        (200, GRANT | {"client_id": "no app id"}, Ended("invalid_response")),
-        (200, GRANT | {"client_secret": "fake\0secret"}, Ended("invalid_response")),
+        (200, GRANT | {"user_info": {}}, RegistrationEnded("invalid_response")),
+        (200, {"client_id": APP_ID, "client_secret": "fake-secret"}, RegistrationEnded("invalid_response")),
+        (200, GRANT | {"client_id": "no app id"}, RegistrationEnded("invalid_response")),
+        (200, GRANT | {"client_secret": "fake\0secret"}, RegistrationEnded("invalid_response")),
         (200, GRANT | {"client_id": "cli_1"}, Granted("cli_1", "fake-secret", "ou_eve")),
     ],
 )
-def test_poll_judges_the_body_before_the_status(status: int, body: object, outcome: Outcome) -> None:
+def test_poll_judges_the_body_before_the_status(status: int, body: object, outcome: PollResult) -> None:
     assert judge_poll(answer(body, status), Region.FEISHU) == outcome
 
 
@@ -137,7 +137,9 @@ def test_poll_request_is_a_form() -> None:
 
 
 def test_secrets_do_not_show_in_representations() -> None:
-    shown = repr((poll_request("fake-device-code"), Granted(APP_ID, "fake-secret", "ou_eve"), Begun("fake-dc", "u")))
+    shown = repr(
+        (poll_request("fake-device-code"), Granted(APP_ID, "fake-secret", "ou_eve"), BegunRegistration("fake-dc", "u"))
+    )
     assert "fake-device" not in shown
     assert "fake-secret" not in shown
     assert "fake-dc" not in shown
@@ -149,22 +151,22 @@ def test_secrets_do_not_show_in_representations() -> None:
 @pytest.mark.parametrize(
     ("outcome", "interval", "left", "pace"),
     [
-        (Pending(), 5, 600, Pace(5, 5)),
-        (Pending(), 5, 2, Pace(5, 2)),
-        (Pending(), 5, -1, Pace(5, 0)),
-        (SlowDown(), 5, 600, Pace(10, 10)),
-        (SlowDown(), 58, 600, Pace(60, 60)),
-        (Unclear("http_502"), 5, 600, Pace(5, 5)),
-        (Moved(Region.LARK), 10, 600, Pace(10, 0)),
+        (Pending(), 5, 600, PollPace(5, 5)),
+        (Pending(), 5, 2, PollPace(5, 2)),
+        (Pending(), 5, -1, PollPace(5, 0)),
+        (SlowDown(), 5, 600, PollPace(10, 10)),
+        (SlowDown(), 58, 600, PollPace(60, 60)),
+        (Unclear("http_502"), 5, 600, PollPace(5, 5)),
+        (Moved(Region.LARK), 10, 600, PollPace(10, 0)),
     ],
 )
-def test_next_pace(outcome: Outcome, interval: float, left: float, pace: Pace) -> None:
+def test_next_pace(outcome: PollResult, interval: float, left: float, pace: PollPace) -> None:
     assert next_pace(outcome, interval, left) == pace
 
 
 def test_first_poll_waits_one_interval_and_never_beyond_the_deadline() -> None:
-    assert first_pace(Begun("dc", "u", 5, 600)) == Pace(5, 5)
-    assert first_pace(Begun("dc", "u", 5, 3)) == Pace(5, 3)
+    assert first_pace(BegunRegistration("dc", "u", 5, 600)) == PollPace(5, 5)
+    assert first_pace(BegunRegistration("dc", "u", 5, 3)) == PollPace(5, 3)
 
 
 @pytest.mark.parametrize(("left", "over"), [(1, False), (0, True), (-1, True)])

@@ -15,17 +15,17 @@ from gateway.channel.errors import (
 )
 from gateway.errors import LocalProtocolError
 from gateway.lark.api import rest
-from gateway.lark.api.rest import Answer, Request, TokenRejected
+from gateway.lark.api.rest import ApiAnswer, ApiRequest, TokenRejected
 from gateway.lark.chat.cards import TEXT_REQUEST_BYTES_MAX, render_card, render_text
 
 TOKEN = "t-fake-token"
 
 
-def answer(status: int = 200, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
-    return Answer(status, json.dumps(fields).encode(), headers or {})
+def answer(status: int = 200, headers: dict[str, str] | None = None, **fields: Any) -> ApiAnswer:
+    return ApiAnswer(status, json.dumps(fields).encode(), headers or {})
 
 
-def send(**changes: Any) -> Request:
+def send(**changes: Any) -> ApiRequest:
     text = changes.pop("text", "hi")
     fields = {"receive_id_type": "chat_id", "receive_id": "oc_1", "uuid": "u-1"} | changes
     return rest.send_request(TOKEN, message=render_text(text), **fields)
@@ -110,7 +110,7 @@ def test_unreact_request_names_the_reaction_and_has_no_body() -> None:
         lambda: rest.reply_request(TOKEN, message_id="om_1", message=render_text(""), uuid="u", in_thread=False),
     ],
 )
-def test_request_with_bad_input_is_a_local_error(build: Callable[[], Request]) -> None:
+def test_request_with_bad_input_is_a_local_error(build: Callable[[], ApiRequest]) -> None:
     with pytest.raises(LocalProtocolError):
         build()
 
@@ -209,7 +209,7 @@ def test_judge_of_a_body_that_is_not_the_platforms_goes_by_the_status(
     body: bytes, status: int, error: type[PlatformError]
 ) -> None:
     with pytest.raises(error) as raised:
-        rest.judge(Answer(status, body))
+        rest.judge(ApiAnswer(status, body))
     assert type(raised.value) is error
 
 
@@ -234,7 +234,7 @@ def test_judge_keeps_a_long_reason_short() -> None:
 @given(st.integers(100, 599), st.binary(max_size=200))
 def test_judge_of_anything_succeeds_or_raises_a_lark_error(status: int, body: bytes) -> None:
     try:
-        rest.judge(Answer(status, body))
+        rest.judge(ApiAnswer(status, body))
     except PlatformError:
         pass
     else:
@@ -307,7 +307,7 @@ def test_judge_tenant_token_of_a_refusal_is_about_the_app_and_not_the_call(
 
 def test_judge_tenant_token_of_a_proxys_refusal_says_nothing_about_the_app() -> None:
     with pytest.raises(PlatformUnavailable):
-        rest.judge_tenant_token(Answer(403, b"<html>not from here</html>"))
+        rest.judge_tenant_token(ApiAnswer(403, b"<html>not from here</html>"))
 
 
 def test_reaction_is_named_by_the_answer() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gateway import __version__
 from gateway.core.attachments import FetchProblem
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.observe.metrics import (
     EVENT_OUTCOMES,
     FAMILIES,
@@ -118,7 +118,7 @@ def test_gauge_and_histogram_take_values() -> None:
     assert 'gateway_channel_ack_seconds_bucket{channel="feishu",code="200",le="0.005"} 1.0' in text
 
 
-@pytest.mark.parametrize("value", [*Outcome, *DropReason])
+@pytest.mark.parametrize("value", [*InboundOutcome, *DropReason])
 def test_every_outcome_of_the_pipeline_is_in_the_vocabulary(value: str) -> None:
     assert value in EVENT_OUTCOMES
 

@@ -16,10 +16,12 @@ from gateway.outbound.sending import (
     SETTLING_SECONDS,
     FindOut,
     GiveUp,
+    NextStep,
     Postpone,
     is_outlived,
     is_repeatable,
     judge_attempt,
+    next_step,
 )
 
 DAY = 24 * 3600.0
@@ -102,3 +104,21 @@ def test_key_is_used_for_a_little_less_than_it_is_honoured() -> None:
     assert is_repeatable(doubt_seconds=55 * 60, key_seconds=3600)
     assert not is_repeatable(doubt_seconds=55 * 60 + 1, key_seconds=3600)
     assert not is_repeatable(doubt_seconds=0, key_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("age", "doubt", "idle", "key", "expected"),
+    [
+        pytest.param(0, None, 0, 3600, NextStep.SEND, id="a new row"),
+        pytest.param(DAY - 1, None, 0, 3600, NextStep.SEND, id="an old row"),
+        pytest.param(DAY, None, 0, 3600, NextStep.GIVE_UP, id="a row that outlived its use"),
+        pytest.param(2 * DAY, 60, 0, 3600, NextStep.SEND, id="in doubt while the key holds, however old"),
+        pytest.param(0, 3600, SETTLING_SECONDS - 1, 3600, NextStep.WAIT, id="in doubt past the key, too early to look"),
+        pytest.param(0, 3600, SETTLING_SECONDS, 3600, NextStep.FIND_OUT, id="in doubt past the key"),
+        pytest.param(0, 0, SETTLING_SECONDS, 0, NextStep.FIND_OUT, id="in doubt where the platform has no keys"),
+    ],
+)
+def test_next_step_of_a_row_that_is_due(
+    age: float, doubt: float | None, idle: float, key: float, expected: NextStep
+) -> None:
+    assert next_step(age_seconds=age, doubt_seconds=doubt, idle_seconds=idle, key_seconds=key) is expected

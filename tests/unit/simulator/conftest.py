@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.simulator.platform import Chat, Person
+from gateway.simulator.platform import Person, SimChat
 from gateway.simulator.simulator import Simulator
 from support.platform_caller import Caller
 
@@ -27,5 +27,5 @@ async def caller(simulator: Simulator) -> Caller:
 
 
 @pytest.fixture
-async def chat(simulator: Simulator, caller: Caller, ada: Person) -> Chat:
+async def chat(simulator: Simulator, caller: Caller, ada: Person) -> SimChat:
     return simulator.direct_chat(ada, caller.app)

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from gateway.simulator.callbacks import Letter, Reply, Unreachable, encrypt, sign
+from gateway.simulator.callbacks import CallbackReply, Letter, Unreachable, encrypt, sign
 from gateway.simulator.delivery import EventRecord
 from gateway.simulator.platform import App, Person
 from gateway.simulator.simulator import Simulator
@@ -30,14 +30,14 @@ class Mailbox:
         self.reachable = True
         self.delay = 0.0
 
-    async def post(self, letter: Letter) -> Reply:
+    async def post(self, letter: Letter) -> CallbackReply:
         self.letters.append(letter)
         await trio.sleep(self.delay)
         if not self.reachable:
             raise Unreachable("nobody there")
         document = opened(letter)
         body = {"challenge": document["challenge"]} if "challenge" in document else {"msg": "success"}
-        return Reply(self.statuses.pop(0) if self.statuses else 200, json.dumps(body).encode())
+        return CallbackReply(self.statuses.pop(0) if self.statuses else 200, json.dumps(body).encode())
 
 
 def opened(letter: Letter, key: str = KEY) -> dict[str, Any]:
@@ -160,8 +160,8 @@ async def test_address_that_answers_the_challenge_is_proved(simulator: Simulator
     assert (asked["type"], asked["token"]) == ("url_verification", "simulated-token")
     assert "x-lark-signature" not in letter.headers
 
-    async def forget(letter: Letter) -> Reply:
-        return Reply(200, b'{"msg":"success"}')
+    async def forget(letter: Letter) -> CallbackReply:
+        return CallbackReply(200, b'{"msg":"success"}')
 
     simulator.callbacks.post = forget
     assert not (await simulator.callbacks.verify(app))[1]

@@ -10,7 +10,7 @@ import pytest
 from gateway.simulator.delivery import EventRecord
 from gateway.simulator.messages import place_mentions
 from gateway.simulator.platform import open_id
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_group_message_without_the_scope_reaches_only_the_mentioned_bot(si
 async def test_message_dated_back_says_so(simulator: Simulator) -> None:
     app, ada = simulator.create_app("Echo"), simulator.create_person("Ada")
 
-    event = document(simulator.say(ada, app, "old", age_seconds=3600).event)
+    event = document(simulator.say(ada, app, Utterance("old", age_seconds=3600)).event)
 
     age = int(event["header"]["create_time"]) - int(event["event"]["message"]["create_time"])
     assert 3_599_000 <= age <= 3_601_000
@@ -87,9 +87,9 @@ async def test_message_dated_back_says_so(simulator: Simulator) -> None:
 async def test_reply_names_parent_and_root(simulator: Simulator) -> None:
     app, ada = simulator.create_app("Echo"), simulator.create_person("Ada")
     first = simulator.say(ada, app, "one").message
-    second = simulator.say(ada, app, "two", reply_to=first.message_id).message
+    second = simulator.say(ada, app, Utterance("two", reply_to=first.message_id)).message
 
-    third = document(simulator.say(ada, app, "three", reply_to=second.message_id).event)["event"]["message"]
+    third = document(simulator.say(ada, app, Utterance("three", reply_to=second.message_id)).event)["event"]["message"]
 
     assert (third["parent_id"], third["root_id"]) == (second.message_id, first.message_id)
 

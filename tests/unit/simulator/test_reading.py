@@ -11,9 +11,9 @@ import trio.testing
 from gateway.simulator.cards import UPGRADE_SENTENCE
 from gateway.simulator.events import message_event
 from gateway.simulator.messages import Message
-from gateway.simulator.platform import Chat, Person, open_id
+from gateway.simulator.platform import Person, SimChat, open_id
 from gateway.simulator.resources import Attachment
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 from support.platform_caller import MESSAGES, Caller
 
 
@@ -23,7 +23,7 @@ async def grace(simulator: Simulator) -> Person:
 
 
 @pytest.fixture
-async def elsewhere(simulator: Simulator, ada: Person, grace: Person) -> Chat:
+async def elsewhere(simulator: Simulator, ada: Person, grace: Person) -> SimChat:
     return simulator.create_group("Elsewhere", [], [ada, grace])
 
 
@@ -43,11 +43,11 @@ def ids(document: dict[str, Any]) -> list[str]:
 
 
 async def test_forwarded_bundle_reads_as_parent_and_children(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person, grace: Person, elsewhere: Chat
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person, grace: Person, elsewhere: SimChat
 ) -> None:
     first = simulator.say(ada, elsewhere, "hi @Grace").message
-    second = simulator.say(grace, elsewhere, "yes", reply_to=first.message_id).message
-    said = simulator.say(ada, chat, forwards=[first.message_id, second.message_id])
+    second = simulator.say(grace, elsewhere, Utterance("yes", reply_to=first.message_id)).message
+    said = simulator.say(ada, chat, Utterance(forwards=[first.message_id, second.message_id]))
 
     assert (said.message.message_type, said.message.content) == ("merge_forward", "Merged and Forwarded Message")
     assert b'"content":"Merged and Forwarded Message"' in said.event.payload
@@ -62,13 +62,13 @@ async def test_forwarded_bundle_reads_as_parent_and_children(
 
 
 async def test_forwarded_bundle_inside_a_bundle_is_read_with_it(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person, elsewhere: Chat
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person, elsewhere: SimChat
 ) -> None:
     leaf = simulator.say(ada, elsewhere, "leaf").message
-    inner = simulator.say(ada, elsewhere, forwards=[leaf.message_id]).message
-    middle = simulator.say(ada, elsewhere, forwards=[inner.message_id]).message
+    inner = simulator.say(ada, elsewhere, Utterance(forwards=[leaf.message_id])).message
+    middle = simulator.say(ada, elsewhere, Utterance(forwards=[inner.message_id])).message
     last = simulator.say(ada, elsewhere, "last").message
-    outer = simulator.say(ada, chat, forwards=[middle.message_id, last.message_id]).message
+    outer = simulator.say(ada, chat, Utterance(forwards=[middle.message_id, last.message_id])).message
 
     items = await read(caller, outer)
     assert [item["msg_type"] for item in items] == ["merge_forward"] * 3 + ["text"] * 2
@@ -83,10 +83,10 @@ async def test_forwarded_bundle_inside_a_bundle_is_read_with_it(
 
 
 async def test_forwarded_picture_cannot_be_downloaded(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
-    picture = simulator.say(ada, chat, attachments=[Attachment("image")]).message
-    bundle = simulator.say(ada, chat, forwards=[picture.message_id]).message
+    picture = simulator.say(ada, chat, Utterance(attachments=[Attachment("image")])).message
+    bundle = simulator.say(ada, chat, Utterance(forwards=[picture.message_id])).message
     _, child = await read(caller, bundle)
     key = child["body"]["content"].split('"')[3]
 
@@ -96,18 +96,18 @@ async def test_forwarded_picture_cannot_be_downloaded(
 
 
 async def test_forwarding_what_a_person_cannot_see_is_refused(
-    simulator: Simulator, chat: Chat, grace: Person, ada: Person, elsewhere: Chat
+    simulator: Simulator, chat: SimChat, grace: Person, ada: Person, elsewhere: SimChat
 ) -> None:
     secret = simulator.say(ada, chat, "between us").message
     with pytest.raises(ValueError, match="Grace is not in the chat"):
-        simulator.say(grace, elsewhere, forwards=[secret.message_id])
+        simulator.say(grace, elsewhere, Utterance(forwards=[secret.message_id]))
 
 
 async def test_forwarded_messages_are_forgotten_with_their_bundle(ada: Person) -> None:
     simulator = Simulator(history_max=2)
     chat = simulator.create_group("G", [], [simulator.create_person("Ada")])
     leaf = simulator.say(ada, chat, "leaf").message
-    bundle = simulator.say(ada, chat, forwards=[leaf.message_id]).message
+    bundle = simulator.say(ada, chat, Utterance(forwards=[leaf.message_id])).message
     [child] = simulator.messages.bundled(bundle.message_id)
     for _ in range(2):
         simulator.say(ada, chat, "more")
@@ -116,7 +116,7 @@ async def test_forwarded_messages_are_forgotten_with_their_bundle(ada: Person) -
 
 
 async def test_list_pages_stay_whole_while_more_is_said(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person, mock_clock: trio.testing.MockClock
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person, mock_clock: trio.testing.MockClock
 ) -> None:
     said = []
     for number in range(4):
@@ -132,10 +132,10 @@ async def test_list_pages_stay_whole_while_more_is_said(
 
 
 async def test_list_is_by_time_written_and_keeps_recalled_ones_without_content(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     new = simulator.say(ada, chat, "new").message
-    old = simulator.say(ada, chat, "old @Echo", age_seconds=60).message
+    old = simulator.say(ada, chat, Utterance("old @Echo", age_seconds=60)).message
     simulator.messages.withdraw(old.message_id)
 
     document = await listed(caller, "chat", chat.chat_id)
@@ -149,8 +149,8 @@ async def test_topic_is_listed_by_its_thread_and_the_chat_lists_its_root(
     simulator: Simulator, caller: Caller, ada: Person
 ) -> None:
     group = simulator.create_group("Team", [caller.app], [ada])
-    root = simulator.say(ada, group, "topic", in_thread=True)
-    reply = simulator.say(ada, group, "reply", reply_to=root.message.message_id)
+    root = simulator.say(ada, group, Utterance("topic", in_thread=True))
+    reply = simulator.say(ada, group, Utterance("reply", reply_to=root.message.message_id))
     quote = simulator.say(ada, group, "aside").message
 
     assert (reply.message.root_id, reply.message.parent_id) == (root.message.message_id,) * 2
@@ -176,22 +176,22 @@ async def test_topic_is_listed_by_its_thread_and_the_chat_lists_its_root(
     ],
 )
 async def test_list_wrong_arguments_are_refused(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person, kind: str, arguments: dict[str, str], code: int
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person, kind: str, arguments: dict[str, str], code: int
 ) -> None:
-    root = simulator.say(ada, chat, "topic", in_thread=True).message
+    root = simulator.say(ada, chat, Utterance("topic", in_thread=True)).message
     container = arguments.pop("container_id", chat.chat_id if kind == "chat" else root.thread_id)
     assert (await listed(caller, kind, container, **arguments))["code"] == code
 
 
 async def test_thread_of_a_chat_without_the_bot_is_refused(
-    simulator: Simulator, caller: Caller, ada: Person, elsewhere: Chat
+    simulator: Simulator, caller: Caller, ada: Person, elsewhere: SimChat
 ) -> None:
-    root = simulator.say(ada, elsewhere, "topic", in_thread=True).message
+    root = simulator.say(ada, elsewhere, Utterance("topic", in_thread=True)).message
     assert (await listed(caller, "thread", root.thread_id))["code"] == 230002
 
 
 async def test_list_names_people_by_the_id_asked_for_and_bots_by_app_id(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     caller.app.shows_user_ids = True
     simulator.say(ada, chat, "@Echo hi")
@@ -203,7 +203,7 @@ async def test_list_names_people_by_the_id_asked_for_and_bots_by_app_id(
         assert (bot["sender"]["id"], bot["sender"]["id_type"]) == (caller.app.app_id, "app_id")
 
 
-async def test_list_planned_to_be_throttled_is(simulator: Simulator, caller: Caller, chat: Chat) -> None:
+async def test_list_planned_to_be_throttled_is(simulator: Simulator, caller: Caller, chat: SimChat) -> None:
     headers = (("x-ogw-ratelimit-reset", "2"),)
     simulator.fail_next(MESSAGES, 2, method="GET", status=429, code=99991400, headers=headers)
 
@@ -239,7 +239,7 @@ SUBSTITUTE = {"title": None, "elements": [[{"tag": "text", "text": UPGRADE_SENTE
 
 @pytest.mark.parametrize(("card", "simplified"), [(CARD, SIMPLIFIED), (NEWER, SUBSTITUTE), (SIMPLIFIED, SIMPLIFIED)])
 async def test_card_is_degraded_unless_it_is_asked_for_as_sent(
-    simulator: Simulator, caller: Caller, chat: Chat, card: dict[str, Any], simplified: dict[str, Any]
+    simulator: Simulator, caller: Caller, chat: SimChat, card: dict[str, Any], simplified: dict[str, Any]
 ) -> None:
     _, sent = await caller.send(chat, "", msg_type="interactive", content=json.dumps(card))
     message_id = sent["data"]["message_id"]
@@ -257,5 +257,5 @@ async def test_card_is_degraded_unless_it_is_asked_for_as_sent(
     assert json.loads(event["message"]["content"]) == simplified
 
 
-async def test_card_in_an_unknown_form_is_refused(caller: Caller, chat: Chat) -> None:
+async def test_card_in_an_unknown_form_is_refused(caller: Caller, chat: SimChat) -> None:
     assert (await listed(caller, "chat", chat.chat_id, card_msg_content_type="best"))["code"] == 99992402

@@ -11,9 +11,9 @@ import trio.testing
 
 from gateway.simulator.exchange import Answer, ConnectionLost
 from gateway.simulator.messages import Message
-from gateway.simulator.platform import Chat, Person
+from gateway.simulator.platform import Person, SimChat
 from gateway.simulator.resources import Attachment, ResourceStore, keys_in
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 from support.platform_caller import MESSAGES, Caller
 
 PICTURE = b"\x89PNG picture"
@@ -32,8 +32,8 @@ async def download(caller: Caller, message: Message, key: str, asked_as: str) ->
     return await caller.answer("GET", f"{MESSAGES}/{message.message_id}/resources/{key}?type={asked_as}")
 
 
-def say(simulator: Simulator, person: Person, chat: Chat, *attachments: Attachment, text: str = "") -> Message:
-    return simulator.say(person, chat, text, attachments=attachments).message
+def say(simulator: Simulator, person: Person, chat: SimChat, *attachments: Attachment, text: str = "") -> Message:
+    return simulator.say(person, chat, Utterance(text, attachments=attachments)).message
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def say(simulator: Simulator, person: Person, chat: Chat, *attachments: Attachme
     ],
 )
 async def test_attachment_alone_is_a_message_of_its_kind(
-    simulator: Simulator, chat: Chat, ada: Person, attachment: Attachment, members: set[str]
+    simulator: Simulator, chat: SimChat, ada: Person, attachment: Attachment, members: set[str]
 ) -> None:
     message = say(simulator, ada, chat, attachment)
 
@@ -57,7 +57,7 @@ async def test_attachment_alone_is_a_message_of_its_kind(
     assert content(message).get("file_name", attachment.name) == attachment.name
 
 
-async def test_attachment_with_words_is_a_post_with_mentions(simulator: Simulator, chat: Chat, ada: Person) -> None:
+async def test_attachment_with_words_is_a_post_with_mentions(simulator: Simulator, chat: SimChat, ada: Person) -> None:
     picture, video = Attachment("image", "a.png"), Attachment("media", "b.mp4")
     message = say(simulator, ada, chat, picture, video, text="hi @Echo\nsee")
 
@@ -75,11 +75,11 @@ async def test_attachment_with_words_is_a_post_with_mentions(simulator: Simulato
 
 
 async def test_attachment_named_in_given_content_gets_its_key_there(
-    simulator: Simulator, chat: Chat, ada: Person
+    simulator: Simulator, chat: SimChat, ada: Person
 ) -> None:
     given = {"title": "T", "content": [[{"tag": "text", "text": "a.png"}, {"tag": "img", "image_key": "a.png"}]]}
     message = simulator.say(
-        ada, chat, message_type="post", content=given, attachments=[Attachment("image", "a.png")]
+        ada, chat, Utterance(message_type="post", content=given, attachments=[Attachment("image", "a.png")])
     ).message
 
     words, picture = content(message)["content"][0]
@@ -88,7 +88,7 @@ async def test_attachment_named_in_given_content_gets_its_key_there(
 
 
 async def test_download_gives_bytes_type_and_any_name(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     message = say(simulator, ada, chat, Attachment("file", '计划 "1".json', "application/json", b'{"code":1}'))
     answer = await download(caller, message, content(message)["file_key"], "file")
@@ -102,7 +102,7 @@ async def test_download_gives_bytes_type_and_any_name(
 
 
 async def test_download_cover_and_video_have_types_of_their_own(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     message = say(simulator, ada, chat, Attachment("media", "walk.mp4", data=b"moving"))
     video = await download(caller, message, content(message)["file_key"], "file")
@@ -112,7 +112,9 @@ async def test_download_cover_and_video_have_types_of_their_own(
     assert (await read(cover)).startswith(b"\x89PNG")
 
 
-async def test_download_inside_a_post_is_found(simulator: Simulator, caller: Caller, chat: Chat, ada: Person) -> None:
+async def test_download_inside_a_post_is_found(
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
+) -> None:
     message = say(simulator, ada, chat, Attachment("image", data=PICTURE), text="look")
     answer = await download(caller, message, content(message)["content"][1][0]["image_key"], "image")
     assert await read(answer) == PICTURE
@@ -130,7 +132,7 @@ async def test_download_inside_a_post_is_found(simulator: Simulator, caller: Cal
     ],
 )
 async def test_download_refusal_is_http_200_with_a_code(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person, attachment: Attachment, asked_as: str, code: int
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person, attachment: Attachment, asked_as: str, code: int
 ) -> None:
     message = say(simulator, ada, chat, attachment)
     [key] = [value for name, value in content(message).items() if name.endswith("_key")]
@@ -146,7 +148,7 @@ async def test_download_refusal_is_http_200_with_a_code(
 
 
 async def test_download_by_a_bot_outside_the_chat_or_of_another_message_is_refused(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     group = simulator.create_group("Others", [], [ada])
     theirs = say(simulator, ada, group, Attachment("image"))
@@ -157,7 +159,9 @@ async def test_download_by_a_bot_outside_the_chat_or_of_another_message_is_refus
     assert (await download(caller, ours, key, "image")).code == 234003
 
 
-async def test_download_planned_to_fail_does_so(simulator: Simulator, caller: Caller, chat: Chat, ada: Person) -> None:
+async def test_download_planned_to_fail_does_so(
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
+) -> None:
     message = say(simulator, ada, chat, Attachment("image", data=PICTURE))
     key = content(message)["image_key"]
     simulator.fail_next("/open-apis/im/v1/messages/*/resources/*", status=502, body="<html>")
@@ -219,7 +223,7 @@ async def upload(caller: Caller, path: str, body: bytes) -> dict[str, Any]:
     return dict(json.loads((await caller.answer("POST", path, body, **headers)).body))
 
 
-async def test_upload_by_a_bot_can_be_sent_and_downloaded(caller: Caller, chat: Chat) -> None:
+async def test_upload_by_a_bot_can_be_sent_and_downloaded(caller: Caller, chat: SimChat) -> None:
     data = b"\r\n--edg\x00\xff\r\n"
     image = await upload(caller, "/open-apis/im/v1/images", form(image_type="message", image=("a.png", data)))
     file = await upload(caller, "/open-apis/im/v1/files", form(file_type="stream", file_name="b.txt", file=("b", data)))

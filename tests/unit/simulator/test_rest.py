@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from gateway.simulator.exchange import ConnectionLost
-from gateway.simulator.platform import Chat, Person, open_id
+from gateway.simulator.platform import Person, SimChat, open_id
 from gateway.simulator.simulator import Simulator
 from support.platform_caller import MESSAGES, Caller
 
@@ -100,7 +100,7 @@ async def test_token_revoked_is_invalid_at_once(simulator: Simulator, caller: Ca
     assert document["code"] == 99991663
 
 
-async def test_send_text_appears_in_the_chat(simulator: Simulator, caller: Caller, chat: Chat) -> None:
+async def test_send_text_appears_in_the_chat(simulator: Simulator, caller: Caller, chat: SimChat) -> None:
     status, document = await caller.send(chat, "hi", uuid="u-1")
 
     assert (status, document["code"]) == (200, 0)
@@ -128,7 +128,7 @@ async def test_send_text_appears_in_the_chat(simulator: Simulator, caller: Calle
     ],
 )
 async def test_send_bad_message_is_refused(
-    simulator: Simulator, caller: Caller, chat: Chat, change: dict[str, Any], code: int
+    simulator: Simulator, caller: Caller, chat: SimChat, change: dict[str, Any], code: int
 ) -> None:
     status, document = await caller.send(chat, "hi", **change)
 
@@ -137,7 +137,7 @@ async def test_send_bad_message_is_refused(
 
 
 async def test_send_same_uuid_within_an_hour_is_one_message(
-    simulator: Simulator, caller: Caller, chat: Chat, mock_clock: trio.testing.MockClock
+    simulator: Simulator, caller: Caller, chat: SimChat, mock_clock: trio.testing.MockClock
 ) -> None:
     _, first = await caller.send(chat, "hi", uuid="u-1")
     mock_clock.jump(3599)
@@ -152,7 +152,7 @@ async def test_send_same_uuid_within_an_hour_is_one_message(
 
 
 async def test_send_answer_lost_the_repeat_finds_the_first_message(
-    simulator: Simulator, caller: Caller, chat: Chat
+    simulator: Simulator, caller: Caller, chat: SimChat
 ) -> None:
     simulator.fail_next(MESSAGES, lose_answer=True)
 
@@ -171,7 +171,7 @@ async def test_send_bot_not_in_chat_is_refused(simulator: Simulator, caller: Cal
 
 
 async def test_send_to_open_id_reaches_the_direct_chat(
-    simulator: Simulator, caller: Caller, ada: Person, chat: Chat
+    simulator: Simulator, caller: Caller, ada: Person, chat: SimChat
 ) -> None:
     content = json.dumps({"text": "hi"})
     target = f"{MESSAGES}?receive_id_type=open_id"
@@ -185,7 +185,7 @@ async def test_send_to_open_id_reaches_the_direct_chat(
 
 
 async def test_send_over_five_a_second_to_a_chat_is_throttled(
-    caller: Caller, chat: Chat, mock_clock: trio.testing.MockClock
+    caller: Caller, chat: SimChat, mock_clock: trio.testing.MockClock
 ) -> None:
     for _ in range(5):
         assert (await caller.send(chat, "hi"))[0] == 200
@@ -215,7 +215,7 @@ async def test_rate_limit_counts_fifty_a_second_and_a_thousand_a_minute(
 
 
 async def test_reply_in_thread_starts_a_thread_that_later_replies_stay_in(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     question = simulator.say(ada, chat, "why?").message
     content = json.dumps({"text": "because"})
@@ -233,7 +233,7 @@ async def test_reply_in_thread_starts_a_thread_that_later_replies_stay_in(
 
 
 async def test_list_newest_first_in_pages_and_by_seconds(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person, mock_clock: trio.testing.MockClock
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person, mock_clock: trio.testing.MockClock
 ) -> None:
     said = []
     for number in range(5):
@@ -250,7 +250,7 @@ async def test_list_newest_first_in_pages_and_by_seconds(
 
 
 async def test_read_message_of_a_person_shows_the_open_id_this_app_knows(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     message = simulator.say(ada, chat, "hello @Echo").message
     _, document = await caller.call("GET", f"{MESSAGES}/{message.message_id}")
@@ -263,7 +263,7 @@ async def test_read_message_of_a_person_shows_the_open_id_this_app_knows(
 
 
 async def test_recall_hides_the_message_and_only_its_sender_may(
-    simulator: Simulator, caller: Caller, chat: Chat, ada: Person
+    simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     _, document = await caller.send(chat, "oops")
     theirs = simulator.say(ada, chat, "mine").message
@@ -276,7 +276,7 @@ async def test_recall_hides_the_message_and_only_its_sender_may(
     assert gone["code"] == 230011
 
 
-async def test_edit_and_patch_change_what_they_may(simulator: Simulator, caller: Caller, chat: Chat) -> None:
+async def test_edit_and_patch_change_what_they_may(simulator: Simulator, caller: Caller, chat: SimChat) -> None:
     _, text = await caller.send(chat, "first")
     _, card = await caller.send(chat, "", msg_type="interactive", content=json.dumps({"schema": "2.0"}))
     edited = {"msg_type": "text", "content": json.dumps({"text": "second"})}
@@ -288,7 +288,7 @@ async def test_edit_and_patch_change_what_they_may(simulator: Simulator, caller:
     assert [one.text for one in simulator.sent(chat)] == ["second", ""]
 
 
-async def test_reaction_added_and_taken_back(simulator: Simulator, caller: Caller, chat: Chat, ada: Person) -> None:
+async def test_reaction_added_and_taken_back(simulator: Simulator, caller: Caller, chat: SimChat, ada: Person) -> None:
     message = simulator.say(ada, chat, "hm").message
     target = f"{MESSAGES}/{message.message_id}/reactions"
     _, added = await caller.call("POST", target, {"reaction_type": {"emoji_type": "Typing"}})
@@ -316,7 +316,9 @@ async def test_contact_calls_find_people_and_the_bot_by_open_id(caller: Caller, 
     assert [item["union_id"] for item in several["data"]["items"]] == [ada.union_id, caller.app.union_id]
 
 
-async def test_planned_failure_counts_down_and_does_nothing(simulator: Simulator, caller: Caller, chat: Chat) -> None:
+async def test_planned_failure_counts_down_and_does_nothing(
+    simulator: Simulator, caller: Caller, chat: SimChat
+) -> None:
     simulator.fail_next(MESSAGES, times=2, status=502, body="<html>bad gateway</html>")
 
     body = {"receive_id": chat.chat_id, "msg_type": "text", "content": json.dumps({"text": "hi"})}
@@ -328,7 +330,7 @@ async def test_planned_failure_counts_down_and_does_nothing(simulator: Simulator
 
 
 async def test_call_hang_answers_after_its_time(
-    simulator: Simulator, caller: Caller, chat: Chat, autojump_clock: trio.testing.MockClock
+    simulator: Simulator, caller: Caller, chat: SimChat, autojump_clock: trio.testing.MockClock
 ) -> None:
     simulator.fail_next(MESSAGES, hang_seconds=5)
     with trio.fail_after(60):
@@ -337,7 +339,7 @@ async def test_call_hang_answers_after_its_time(
         assert trio.current_time() - started == 5
 
 
-async def test_call_log_names_app_and_code_but_no_secret(simulator: Simulator, caller: Caller, chat: Chat) -> None:
+async def test_call_log_names_app_and_code_but_no_secret(simulator: Simulator, caller: Caller, chat: SimChat) -> None:
     await caller.send(chat, "hi", content="not JSON")
 
     assert [(call.path, call.app_id, call.status, call.code) for call in simulator.calls][-1] == (

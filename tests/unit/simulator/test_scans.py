@@ -13,7 +13,7 @@ import trio.testing
 
 from gateway.simulator.exchange import Request
 from gateway.simulator.platform import Person, open_id
-from gateway.simulator.scans import Link, Scan, read_link
+from gateway.simulator.scans import Scan, ScanLink, read_link
 from gateway.simulator.simulator import Simulator
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -52,9 +52,9 @@ class Device:
         code = self.told["device_code"]
         return await post(self.simulator, region or self.region, action="poll", device_code=code)
 
-    def agree(self, person: Person, brand: str = "feishu", link: Link | None = None, **options: Any) -> None:
+    def agree(self, person: Person, brand: str = "feishu", link: ScanLink | None = None, **options: Any) -> None:
         now = self.simulator.clock.now()
-        self.simulator.scans.authorize(self.scan, person, now, brand=brand, link=link or Link(), options=options)
+        self.simulator.scans.authorize(self.scan, person, now, brand=brand, link=link or ScanLink(), options=options)
 
 
 async def begin(simulator: Simulator, region: str = "feishu") -> Device:
@@ -247,7 +247,7 @@ async def test_app_named_by_the_address_is_connected_again_unless_a_new_one_is_w
     app = simulator.create_app("Echo")
     for only_new in (False, True):
         device = await begin(simulator)
-        device.agree(ada, link=Link(client_id=app.app_id, create_only=only_new))
+        device.agree(ada, link=ScanLink(client_id=app.app_id, create_only=only_new))
         assert (device.scan.app_id == app.app_id) is not only_new
 
 

@@ -6,10 +6,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.webhooks.limits import CEILING, Gates, LimitReached, Standing
+from gateway.webhooks.limits import CEILING, Gates, LimitReached, RequestStanding
 
 TRIGGER, OTHER = uuid4(), uuid4()
-PROVEN, UNPROVEN, DISPROVED = Standing.PROVEN, Standing.UNPROVEN, Standing.DISPROVED
+PROVEN, UNPROVEN, DISPROVED = RequestStanding.PROVEN, RequestStanding.UNPROVEN, RequestStanding.DISPROVED
 
 
 class Clock:
@@ -26,7 +26,7 @@ def gates(clock: Clock | None = None, *, pace: int = 2, per_address: int = 3) ->
     return Gates(per_token_per_minute=pace, per_ip_per_minute=per_address, clock=clock or Clock())
 
 
-def admit(doors: Gates, address: str, trigger_id: UUID, standing: Standing, begins: bool) -> bool:
+def admit(doors: Gates, address: str, trigger_id: UUID, standing: RequestStanding, begins: bool) -> bool:
     """Count a request; True if what it begins has to wait."""
     doors.count(address, trigger_id, standing)
     return begins and doors.has_to_wait(trigger_id, standing)

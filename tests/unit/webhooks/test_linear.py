@@ -15,7 +15,7 @@ from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import FORM, InvalidBody, normalise, shown_event, storable
 from gateway.webhooks.filters import EventFilter, is_wanted
 from gateway.webhooks.headers import RequestHeaders, shown
-from gateway.webhooks.signature import Secret, SignatureStatus, Verdict, judge_signature
+from gateway.webhooks.signature import SignatureStatus, SignatureVerdict, SigningSecret, judge_signature
 
 MEGABYTE = 1_000_000
 CPU_SECONDS_MAX = 5.0
@@ -77,8 +77,8 @@ def test_signature_header_is_read_in_time_that_its_length_bounds(provider: str, 
     names = ("X-Hub-Signature-256", "X-Gitlab-Token", "Stripe-Signature", "Webhook-Signature", "Svix-Signature")
     others = [(name, value) for name in ("Webhook-Id", "Webhook-Timestamp", "Svix-Id", "Svix-Timestamp")]
     headers = RequestHeaders([*[(name, f"x{value}") for name in names], *others])
-    secrets = [Secret(uuid4(), "not-a-real-secret-1")]
-    verdicts: list[Verdict] = []
+    secrets = [SigningSecret(uuid4(), "not-a-real-secret-1")]
+    verdicts: list[SignatureVerdict] = []
     within_bounds(lambda: verdicts.append(judge_signature(provider, secrets, headers, b"{}", NOW)))
     assert verdicts[0].status is SignatureStatus.INVALID
 

@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.webhooks.headers import RequestHeaders
-from gateway.webhooks.signature import SCHEMES, Secret, SignatureStatus, Verdict, judge_signature, secret_problem
+from gateway.webhooks.signature import (
+    SCHEMES,
+    SignatureStatus,
+    SignatureVerdict,
+    SigningSecret,
+    judge_signature,
+    secret_problem,
+)
 
 CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
     (Path(__file__).parent / "cases" / "webhooks.json").read_bytes()
@@ -50,12 +57,12 @@ def gitlab(secret: str) -> dict[str, str]:
     return {"X-Gitlab-Token": secret.encode().decode("latin-1")}
 
 
-def judge(provider: str, headers: dict[str, str], *secrets: Secret, body: bytes = BODY) -> Verdict:
+def judge(provider: str, headers: dict[str, str], *secrets: SigningSecret, body: bytes = BODY) -> SignatureVerdict:
     return judge_signature(provider, secrets, RequestHeaders(headers.items()), body, NOW)
 
 
-def secret(value: str | None, expires_at: datetime | None = None) -> Secret:
-    return Secret(uuid4(), value, expires_at)
+def secret(value: str | None, expires_at: datetime | None = None) -> SigningSecret:
+    return SigningSecret(uuid4(), value, expires_at)
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES["signature_status"]])
@@ -80,7 +87,7 @@ SIGNED = [
 @pytest.mark.parametrize(("provider", "value", "headers"), SIGNED)
 def test_right_signature_is_valid_and_names_its_secret(provider: str, value: str, headers: dict[str, str]) -> None:
     other, right = secret(STANDARD[::-1]), secret(value)
-    assert judge(provider, headers, other, right) == Verdict(SignatureStatus.VALID, right.id)
+    assert judge(provider, headers, other, right) == SignatureVerdict(SignatureStatus.VALID, right.id)
 
 
 @pytest.mark.parametrize(("provider", "value", "headers"), SIGNED)
@@ -175,7 +182,7 @@ VALUES = st.one_of(
 def test_any_request_gets_a_verdict_and_no_guess_is_valid(
     provider: str, pairs: list[tuple[str, str]], body: bytes, values: list[str | None]
 ) -> None:
-    secrets = [Secret(UUID(int=1), value) for value in values]
+    secrets = [SigningSecret(UUID(int=1), value) for value in values]
     verdict = judge_signature(provider, secrets, RequestHeaders(pairs), body, NOW)
     assert isinstance(verdict.status, SignatureStatus)
     if provider not in {"gitlab"}:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.legacy import rows
-from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, Record, Skip, Standing
+from gateway.legacy.rows import LegacyKey, LegacyKeyRefused, LegacyRecord, PlacedRows, SkippedRow
 
 KEY = b"\x05" * 32
 RING = KeyRing([b"\x07" * 32])
@@ -17,8 +17,8 @@ SECRETS = {"app_secret_encrypted": "fake-secret"}
 
 
 @pytest.fixture
-def here() -> Standing:
-    return Standing(
+def here() -> PlacedRows:
+    return PlacedRows(
         workspaces={WORKSPACE},
         users={PERSON: OURS},
         members={(WORKSPACE, OURS)},
@@ -34,7 +34,7 @@ def seal(plaintext: bytes, associated: bytes | None = None) -> bytes:
     return nonce + AESGCM(KEY).encrypt(nonce, plaintext, associated)
 
 
-def made(result: Record | Skip) -> Record:
+def made(result: LegacyRecord | SkippedRow) -> LegacyRecord:
     assert isinstance(result, dict), result
     return result
 
@@ -92,19 +92,19 @@ def test_workspace_has_a_slug_and_a_prefix_that_can_be_stored(given: dict[str, A
 
 @pytest.mark.parametrize("email", [None, "", "nobody", "@x"])
 def test_person_without_an_address_stays_behind(email: str | None) -> None:
-    assert isinstance(rows.user({"id": str(PERSON), "email": email}), Skip)
+    assert isinstance(rows.user({"id": str(PERSON), "email": email}), SkippedRow)
 
 
 @pytest.mark.parametrize(
     ("role", "kept"), [("owner", "owner"), ("admin", "admin"), ("emperor", "member"), (None, "member")]
 )
-def test_member_has_a_role_we_know(here: Standing, role: str | None, kept: str) -> None:
+def test_member_has_a_role_we_know(here: PlacedRows, role: str | None, kept: str) -> None:
     row = {"workspace_id": str(WORKSPACE), "user_id": str(PERSON), "role": role}
     record = made(rows.member(row, here))
     assert (record["user_id"], record["role"]) == (OURS, kept)
 
 
-def test_agent_of_unknown_visibility_is_private(here: Standing) -> None:
+def test_agent_of_unknown_visibility_is_private(here: PlacedRows) -> None:
     row = {"id": str(AGENT), "workspace_id": str(WORKSPACE), "name": "", "max_concurrent_tasks": 0}
     assert made(rows.agent(row | {"visibility": "team"}, here))["visibility"] == "private"
     plain = made(rows.agent(row, here))
@@ -130,7 +130,7 @@ def bot(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_installation_of_either_generation_has_the_same_config(
-    here: Standing, said: dict[str, Any], kept: dict[str, Any]
+    here: PlacedRows, said: dict[str, Any], kept: dict[str, Any]
 ) -> None:
     for row in (bot(**said), bot(config=said | {"app_secret_encrypted": "xx", "extra": [], "other": {}})):
         config = made(rows.installation(row, SECRETS, RING, here))["config"]
@@ -138,7 +138,7 @@ def test_installation_of_either_generation_has_the_same_config(
         assert config == kept
 
 
-def test_installation_keeps_secrets_and_settings_that_the_later_tables_added(here: Standing) -> None:
+def test_installation_keeps_secrets_and_settings_that_the_later_tables_added(here: PlacedRows) -> None:
     row = bot(
         config={"app_id": "cli_1", "allow_bots": True, "app_secret_encrypted": "a", "encrypt_key_encrypted": None}
     )
@@ -146,16 +146,16 @@ def test_installation_keeps_secrets_and_settings_that_the_later_tables_added(her
     assert made(rows.installation(row, SECRETS, RING, here))["config"]["allow_bots"] is True
 
 
-def test_installation_that_cannot_serve_is_named(here: Standing) -> None:
+def test_installation_that_cannot_serve_is_named(here: PlacedRows) -> None:
     for row, opened in ((bot(config={}), SECRETS), (bot(app_id="cli_1"), {})):
         skip = rows.installation(row, opened, RING, here)
-        assert isinstance(skip, Skip)
+        assert isinstance(skip, SkippedRow)
         assert skip.named
     orphan = rows.installation(bot(app_id="cli_1", agent_id=str(uuid4())), SECRETS, RING, here)
-    assert orphan == Skip("of an agent or a workspace that is gone")
+    assert orphan == SkippedRow("of an agent or a workspace that is gone")
 
 
-def test_binding_of_a_foreign_workspace_is_of_the_bots_own(here: Standing) -> None:
+def test_binding_of_a_foreign_workspace_is_of_the_bots_own(here: PlacedRows) -> None:
     row = {
         "id": str(uuid4()),
         "workspace_id": str(uuid4()),
@@ -167,7 +167,7 @@ def test_binding_of_a_foreign_workspace_is_of_the_bots_own(here: Standing) -> No
     record = made(rows.user_binding(row, here))
     assert (record["workspace_id"], record["user_id"], record["config"]) == (WORKSPACE, OURS, {"union_id": "on_1"})
     here.members.clear()
-    assert isinstance(rows.user_binding(row, here), Skip)
+    assert isinstance(rows.user_binding(row, here), SkippedRow)
 
 
 def test_row_without_an_id_of_its_own_gets_the_same_one_every_time() -> None:
@@ -176,7 +176,7 @@ def test_row_without_an_id_of_its_own_gets_the_same_one_every_time() -> None:
     assert rows.id_of(row) != rows.id_of(row | {"id": 8})
 
 
-def test_archived_conversation_stays_archived(here: Standing) -> None:
+def test_archived_conversation_stays_archived(here: PlacedRows) -> None:
     row = {"id": str(SESSION), "workspace_id": str(WORKSPACE), "agent_id": str(AGENT), "updated_at": "2026-01-01"}
     assert made(rows.session(row | {"status": "archived"}, here))["archived_at"] == "2026-01-01"
     assert made(rows.session(row | {"status": "active"}, here))["archived_at"] is None
@@ -191,6 +191,6 @@ def test_archived_conversation_stays_archived(here: Standing) -> None:
         ({"role": "user", "content": "/issue x", "kind": "channel_command"}, ("user", "channel_command", OURS)),
     ],
 )
-def test_message_keeps_who_said_it(here: Standing, row: dict[str, Any], kept: tuple[Any, ...]) -> None:
+def test_message_keeps_who_said_it(here: PlacedRows, row: dict[str, Any], kept: tuple[Any, ...]) -> None:
     record = made(rows.message({"id": str(uuid4()), "chat_session_id": str(SESSION), **row}, here))
     assert (record["role"], record["kind"], record["author_user_id"]) == kept

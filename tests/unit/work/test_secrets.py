@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from gateway.keyring import KeyRing
-from gateway.work.secrets import PASSES_MAX, Outcome, StoredSecret, open_secrets, rotate_secrets
+from gateway.work.secrets import PASSES_MAX, ResealResult, StoredSecret, open_secrets, rotate_secrets
 
 OLD, NEW, LOST = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 RING = KeyRing([NEW, OLD])
@@ -55,10 +55,10 @@ async def test_rotate_moves_what_is_under_an_older_key_and_leaves_the_rest() -> 
     rotation = await rotate_secrets([table], RING, silent)
     assert [table.opened(key) for key in old] == [f"fake-{number}" for number in range(5)]
     assert table.kept[new] == before
-    assert (rotation.count(Outcome.RESEALED), rotation.count(Outcome.CURRENT)) == (5, 1)
+    assert (rotation.count(ResealResult.RESEALED), rotation.count(ResealResult.CURRENT)) == (5, 1)
     assert rotation.troubles == []
     again = await rotate_secrets([table], RING, silent)
-    assert (again.count(Outcome.RESEALED), again.count(Outcome.CURRENT)) == (0, 6)
+    assert (again.count(ResealResult.RESEALED), again.count(ResealResult.CURRENT)) == (0, 6)
     assert table.writes == 5
 
 
@@ -74,7 +74,7 @@ async def test_rotate_names_what_does_not_open_and_goes_on() -> None:
         ("drawer", 1, "app"),
         ("drawer", 3, "s"),
     ]
-    assert rotation.count(Outcome.UNREADABLE) == 2
+    assert rotation.count(ResealResult.UNREADABLE) == 2
     assert "fake" not in repr(rotation)
 
 
@@ -96,7 +96,7 @@ async def test_rotate_never_overwrites_what_was_changed_meanwhile() -> None:
     table.meddle = change_once
     rotation = await rotate_secrets([table], RING, silent)
     assert table.opened(key) == "fake-after"
-    assert (rotation.count(Outcome.RESEALED), rotation.troubles) == (1, [])
+    assert (rotation.count(ResealResult.RESEALED), rotation.troubles) == (1, [])
 
 
 async def test_rotate_gives_up_on_what_never_holds_still() -> None:
@@ -111,7 +111,7 @@ async def test_rotate_gives_up_on_what_never_holds_still() -> None:
     table.put(1, "fake-0", OLD)
     rotation = await rotate_secrets([table], RING, silent)
     assert len(seen) == PASSES_MAX
-    assert rotation.count(Outcome.CHANGING) == len(rotation.troubles) == 1
+    assert rotation.count(ResealResult.CHANGING) == len(rotation.troubles) == 1
 
 
 async def test_rotate_forgets_what_was_taken_away_meanwhile() -> None:

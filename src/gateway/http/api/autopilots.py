@@ -34,7 +34,7 @@ TriggerViews = Callable[[Autopilot, UUID], Awaitable[Sequence[object]]]
 """The triggers of an autopilot, as the person with that id may see them."""
 
 
-class CreateBody(PersonBody):
+class CreateAutopilotBody(PersonBody):
     title: str
     assignee_id: UUID
     assignee_type: AssigneeKind = "agent"
@@ -47,7 +47,7 @@ class CreateBody(PersonBody):
     concurrency_policy: ConcurrencyPolicy = "skip"
 
 
-class ChangeBody(PersonBody):
+class ChangeAutopilotBody(PersonBody):
     """A field that is left out stays as it is."""
 
     title: str | msgspec.UnsetType = msgspec.UNSET
@@ -81,7 +81,7 @@ def routes(
     async def create_autopilot(workspace: str) -> Response:
         user = await callers.user()
         member = await directory.membership(workspace, user.user_id)
-        draft = AutopilotDraft(**_given(await read_json(CreateBody)))
+        draft = AutopilotDraft(**_given(await read_json(CreateAutopilotBody)))
         created = await autopilots.create(member.workspace_id, user.user_id, member.role, draft)
         return json_response(_view(created), 201)
 
@@ -95,7 +95,7 @@ def routes(
     @blueprint.patch("/api/autopilots/<id>")
     async def change_autopilot(id: str) -> Response:
         user = await callers.user()
-        given = _given(await read_json(ChangeBody))
+        given = _given(await read_json(ChangeAutopilotBody))
         changed = await autopilots.update(_id(id), user.user_id, lambda draft: replace(draft, **given))
         return json_response(_view(changed))
 
@@ -127,7 +127,7 @@ def _id(text: str) -> UUID:
     return parse_id(text, field="autopilot_id")
 
 
-def _given(body: CreateBody | ChangeBody) -> dict[str, Any]:
+def _given(body: CreateAutopilotBody | ChangeAutopilotBody) -> dict[str, Any]:
     """Return the fields that were sent. A null title template becomes an empty one, which means the same."""
     given = {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not msgspec.UNSET}
     if given.get("issue_title_template", "") is None:

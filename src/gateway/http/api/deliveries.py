@@ -17,7 +17,7 @@ from gateway.http.query import Judge, given, one_of, takes, text
 from gateway.ids import parse_id
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.ports import STATUSES, BulkReplay, DeliveryFilter, ReplayFilter
-from gateway.webhooks.replay import BulkReplays, Plan, Replayer, checked_key
+from gateway.webhooks.replay import BulkReplays, Replayer, ReplayPlan, checked_key
 from gateway.work.autopilots.autopilots import AutopilotService
 from gateway.work.people.directory import Directory
 
@@ -26,7 +26,7 @@ FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(255), "q"
 BUDGET_DEFAULT = 100
 
 
-class FilterBody(PersonBody):
+class DeliveryFilterBody(PersonBody):
     status: str | None = None
     event: str | None = None
     q: str | None = None
@@ -40,7 +40,7 @@ class BulkBody(PersonBody):
     Nothing is replayed unless `dry_run` is false.
     """
 
-    filter: FilterBody | None = None
+    filter: DeliveryFilterBody | None = None
     all: bool = False
     budget: int = BUDGET_DEFAULT
     dry_run: bool = True
@@ -138,7 +138,7 @@ def _replay_filter(body: BulkBody) -> ReplayFilter:
     Raises Invalid for an empty filter without `all`, for a filter together with `all`, and for a status
     that no delivery has.
     """
-    given = body.filter or FilterBody()
+    given = body.filter or DeliveryFilterBody()
     if (status := _text(given.status)) is not None and status not in STATUSES:
         message = f"status must be one of {', '.join(STATUSES)}"
         raise Invalid("invalid_body", message, field="filter.status")
@@ -148,7 +148,7 @@ def _replay_filter(body: BulkBody) -> ReplayFilter:
     if body.all:
         message = "give either a filter or all: true, not both"
         raise Invalid("filter_and_all", message, field="filter")
-    names = ", ".join(FilterBody.__struct_fields__)
+    names = ", ".join(DeliveryFilterBody.__struct_fields__)
     message = f"say which deliveries are meant: give a filter with one of {names}, or all: true for every one of them"
     raise Invalid("filter_missing", message, field="filter")
 
@@ -166,7 +166,7 @@ def _delivery(text: str) -> UUID:
     return parse_id(text, field="delivery_id")
 
 
-def _plan_view(plan: Plan) -> dict[str, object]:
+def _plan_view(plan: ReplayPlan) -> dict[str, object]:
     return {
         "id": None,
         "dry_run": True,

@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 from gateway.errors import StoreError
 from gateway.http.auth import Callers
 from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
-from gateway.http.client import Network, request_address, throttle_key
+from gateway.http.client import ProxyNetwork, request_address, throttle_key
 from gateway.http.session import Sessions, session_secret
 from gateway.http.throttle import LoginThrottle
 from gateway.work.people.accounts import SESSION_SECONDS, Accounts, TooBusy
@@ -24,7 +24,7 @@ class LoginBody(PersonBody):
 class SignIn:
     """Signs people in, throttled by address and by account. The API and the page share it."""
 
-    def __init__(self, accounts: Accounts, throttle: LoginThrottle, trusted_proxies: Sequence[Network]) -> None:
+    def __init__(self, accounts: Accounts, throttle: LoginThrottle, trusted_proxies: Sequence[ProxyNetwork]) -> None:
         self._accounts = accounts
         self._throttle = throttle
         self._trusted_proxies = trusted_proxies

@@ -16,9 +16,9 @@ from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.http.places import Places
 from gateway.http.query import given, takes
 from gateway.ids import parse_id
-from gateway.work.tasks.attachments import Attachment
+from gateway.work.tasks.attachments import StoredAttachment
 from gateway.work.tasks.ports import Attempt
-from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, Assignment, TaskService
+from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, AssignedTask, TaskService
 
 RUNNING_MAX = 1_000
 """The most tasks that one runtime may report as running."""
@@ -115,7 +115,7 @@ def _instance(name: str | None) -> str | None:
     return None if name is None else _label(name, "instance", required=True)
 
 
-def task_json(assignment: Assignment) -> dict[str, object]:
+def task_json(assignment: AssignedTask) -> dict[str, object]:
     """Return a claimed task as its agent reads it.
 
     `id` and `attempt` identify the claim. Reports, heartbeats and `?attempt=` of a download name both. Once the task
@@ -164,7 +164,7 @@ def task_json(assignment: Assignment) -> dict[str, object]:
     }
 
 
-def _attachment_json(file: Attachment) -> dict[str, object]:
+def _attachment_json(file: StoredAttachment) -> dict[str, object]:
     """Return a file as its agent reads it. `bytes` is null if it was not fetched in time: downloading it fetches it."""
     described = file.described
     return {
@@ -176,7 +176,7 @@ def _attachment_json(file: Attachment) -> dict[str, object]:
     }
 
 
-def _issue_json(assignment: Assignment) -> dict[str, object] | None:
+def _issue_json(assignment: AssignedTask) -> dict[str, object] | None:
     claim = assignment.claim
     if claim.issue_id is None:
         return None

@@ -19,24 +19,24 @@ from gateway.webhooks.triggers import TriggerChange, TriggerService
 UNSET = msgspec.UNSET
 
 
-class FilterBody(PersonBody):
+class TriggerFilterBody(PersonBody):
     """Lets one event pass, by its name. With `actions`, only those actions of the event pass."""
 
     event: str
     actions: tuple[str, ...] = ()
 
 
-class CreateBody(PersonBody):
+class CreateTriggerBody(PersonBody):
     kind: str
     provider: str = "generic"
     label: str | None = None
     enabled: bool | None = None
-    event_filters: tuple[FilterBody, ...] | None = None
+    event_filters: tuple[TriggerFilterBody, ...] | None = None
     cron_expression: str | None = None
     timezone: str | None = None
 
 
-class ChangeBody(PersonBody):
+class ChangeTriggerBody(PersonBody):
     """A change of a trigger. A field that is left out stays as it is.
 
     `event_filters` null or empty lets every event pass.
@@ -45,7 +45,7 @@ class ChangeBody(PersonBody):
     enabled: bool | None = None
     provider: str | None = None
     label: str | None = None
-    event_filters: tuple[FilterBody, ...] | msgspec.UnsetType | None = UNSET
+    event_filters: tuple[TriggerFilterBody, ...] | msgspec.UnsetType | None = UNSET
     cron_expression: str | None = None
     timezone: str | None = None
 
@@ -72,7 +72,7 @@ def routes(service: TriggerService, callers: Callers) -> Blueprint:
     @blueprint.post(all_of)
     async def create_trigger(id: str) -> Response:
         user = await callers.user()
-        body = await read_json(CreateBody)
+        body = await read_json(CreateTriggerBody)
         _refuse_schedule(body)
         change = TriggerChange(enabled=body.enabled, label=body.label, filters=_filters(body.event_filters or ()))
         return json_response(await service.create(_autopilot(id), user.user_id, body.kind, body.provider, change), 201)
@@ -80,7 +80,7 @@ def routes(service: TriggerService, callers: Callers) -> Blueprint:
     @blueprint.patch(one)
     async def change_trigger(id: str, trigger_id: str) -> Response:
         user = await callers.user()
-        body = await read_json(ChangeBody)
+        body = await read_json(ChangeTriggerBody)
         _refuse_schedule(body)
         sets_filters = body.event_filters is not UNSET
         filters = _filters(body.event_filters if isinstance(body.event_filters, tuple) else ())
@@ -125,7 +125,7 @@ def routes(service: TriggerService, callers: Callers) -> Blueprint:
     return blueprint
 
 
-def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
+def _refuse_schedule(body: CreateTriggerBody | ChangeTriggerBody) -> None:
     """Refuse the fields of a schedule, which a webhook trigger does not have. Raises Invalid.
 
     Ignoring them would hide a misunderstanding.
@@ -135,7 +135,7 @@ def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
             raise Invalid(f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
 
 
-def _filters(given: Sequence[FilterBody]) -> tuple[EventFilter, ...]:
+def _filters(given: Sequence[TriggerFilterBody]) -> tuple[EventFilter, ...]:
     return tuple(EventFilter(each.event, each.actions) for each in given)
 
 

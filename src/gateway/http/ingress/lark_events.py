@@ -13,14 +13,14 @@ from quart import Blueprint, Response, request
 from gateway.channel.push import TakePushed
 from gateway.errors import Invalid, NotFound, Unauthenticated, Unavailable
 from gateway.http.body import json_response
-from gateway.http.client import Network, request_address, throttle_key
+from gateway.http.client import ProxyNetwork, request_address, throttle_key
 from gateway.http.throttle import bad_posts_limit
 
 BAD_POST = (Invalid, Unauthenticated, NotFound)
 """The errors of a post that is not the platform's: a bad body, a bad signature, or an unknown installation."""
 
 
-def routes(take: TakePushed | None, trusted_proxies: Sequence[Network]) -> Blueprint:
+def routes(take: TakePushed | None, trusted_proxies: Sequence[ProxyNetwork]) -> Blueprint:
     """Build the route. Without `take` it answers that Lark is off.
 
     A malformed id is refused before the body is read.

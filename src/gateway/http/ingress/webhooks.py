@@ -13,10 +13,10 @@ from quart import Blueprint, Response, request
 
 from gateway.errors import NotFound, StoreError, Unsettled
 from gateway.http.body import json_response
-from gateway.http.client import Network, request_address, throttle_key
+from gateway.http.client import ProxyNetwork, request_address, throttle_key
 from gateway.http.errors import TooLarge
 from gateway.recorder import Recorder
-from gateway.webhooks.delivery import Answer, Intake, Trigger
+from gateway.webhooks.delivery import Intake, IntakeAnswer, KnownTrigger
 from gateway.webhooks.headers import RequestHeaders
 from gateway.webhooks.known import KnownTokens
 from gateway.webhooks.limits import Gates, LimitReached
@@ -36,7 +36,7 @@ class Ingress:
     known: KnownTokens
     recorder: Recorder
     body_bytes_max: int = 262_144
-    trusted_proxies: tuple[Network, ...] = field(default=())
+    trusted_proxies: tuple[ProxyNetwork, ...] = field(default=())
 
 
 def routes(ingress: Ingress) -> Blueprint:
@@ -59,7 +59,7 @@ def routes(ingress: Ingress) -> Blueprint:
     return blueprint
 
 
-async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
+async def _receive(ingress: Ingress, token: str, address: str) -> IntakeAnswer:
     trigger = await _with_room(ingress, await _find(ingress, token, address))
     answer = None
     if trigger is not None:
@@ -74,7 +74,7 @@ async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
     return answer
 
 
-async def _find(ingress: Ingress, token: str, address: str) -> Trigger | None:
+async def _find(ingress: Ingress, token: str, address: str) -> KnownTrigger | None:
     """Return the trigger of a token, or None for an unknown token.
 
     An address that has sent too many unknown tokens gets no look-up for a token that certainly does not exist. So a
@@ -94,7 +94,7 @@ def _is_token(text: str) -> bool:
     return len(text) <= TOKEN_CHARS_MAX and text.isascii() and text.isprintable()
 
 
-async def _with_room(ingress: Ingress, trigger: Trigger | None) -> Trigger | None:
+async def _with_room(ingress: Ingress, trigger: KnownTrigger | None) -> KnownTrigger | None:
     """Check the limit on requests without proof, and return the trigger.
 
     A trigger that asks for proof has no such limit. At the limit the trigger is read again, because it may ask for

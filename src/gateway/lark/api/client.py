@@ -257,7 +257,7 @@ class LarkClient:
         Raises PlatformRefused for a definite no, else PlatformUnavailable.
         """
         body = endpoint.request_body(self._app_id, self._app_secret)
-        request = rest.Request("POST", endpoint.PATH, tuple(endpoint.HEADERS.items()), body)
+        request = rest.ApiRequest("POST", endpoint.PATH, tuple(endpoint.HEADERS.items()), body)
         answer = await self._exchange(request, self._call_timeout)
         return endpoint.judge_answer(answer.status, answer.body)
 
@@ -301,7 +301,7 @@ class LarkClient:
         before anything is called, and the PlatformError family.
         """
 
-        def request(token: str) -> rest.Request:
+        def request(token: str) -> rest.ApiRequest:
             if reply_to:
                 return rest.reply_request(token, message_id=reply_to, message=message, uuid=uuid, in_thread=in_thread)
             if chat_id:
@@ -328,7 +328,7 @@ class LarkClient:
         this fails after `sink.begin`, the sink holds a part of the file.
         """
 
-        def build(token: str) -> rest.Request:
+        def build(token: str) -> rest.ApiRequest:
             return rest.resource_request(token, message_id=message_id, key=key, resource_type=resource_type)
 
         build("")  # Checks the input first, so that bad input costs no call for a token.
@@ -341,7 +341,9 @@ class LarkClient:
             return
         raise PlatformUnavailable(f"the file did not arrive within {timeout:.3g} s")
 
-    async def _download_once(self, build: Callable[[str], rest.Request], sink: ResourceSink, deadline: float) -> None:
+    async def _download_once(
+        self, build: Callable[[str], rest.ApiRequest], sink: ResourceSink, deadline: float
+    ) -> None:
         token = await self._token(deadline)
         request = build(token)
         try:
@@ -357,19 +359,19 @@ class LarkClient:
 
     # --- reading back -------------------------------------------------------------------------------------------------
 
-    async def read_message(self, message_id: str) -> rest.Page:
+    async def read_message(self, message_id: str) -> rest.ApiPage:
         """Return a message and, if it is a bundle, the messages in it. Raises the PlatformError family."""
         return await self._call(lambda token: rest.message_request(token, message_id), rest.judge_page)
 
     async def list_messages(
         self, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
-    ) -> rest.Page:
+    ) -> rest.ApiPage:
         """Return the newest messages of a chat or a topic. `start` and `end` are seconds since 1970, for a chat only.
 
         Raises the PlatformError family.
         """
 
-        def request(token: str) -> rest.Request:
+        def request(token: str) -> rest.ApiRequest:
             return rest.messages_request(
                 token, chat_id=chat_id, thread_id=thread_id, start=start, end=end, page_token=page_token
             )
@@ -407,7 +409,11 @@ class LarkClient:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _call(
-        self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], *, timeout: float | None = None
+        self,
+        build: Callable[[str], rest.ApiRequest],
+        judge: Callable[[rest.ApiAnswer], T],
+        *,
+        timeout: float | None = None,
     ) -> T:
         """Make one authorised call; repeat it once with a fresh token if the platform no longer accepts the held one.
 
@@ -420,7 +426,7 @@ class LarkClient:
             return await self._call_once(build, judge, deadline)
 
     async def _call_once(
-        self, build: Callable[[str], rest.Request], judge: Callable[[rest.Answer], T], deadline: float
+        self, build: Callable[[str], rest.ApiRequest], judge: Callable[[rest.ApiAnswer], T], deadline: float
     ) -> T:
         token = await self._granted_token(deadline)
         answer = await self._exchange(build(token), deadline - trio.current_time())
@@ -465,11 +471,11 @@ class LarkClient:
         if self._held is not None and self._held.value == token:
             self._held = None
 
-    async def _exchange(self, request: rest.Request, timeout: float) -> rest.Answer:
+    async def _exchange(self, request: rest.ApiRequest, timeout: float) -> rest.ApiAnswer:
         return await exchange(self._http, self._base_url, request, timeout)
 
 
-async def exchange(http: HttpClient, base_url: str, request: rest.Request, timeout: float) -> rest.Answer:
+async def exchange(http: HttpClient, base_url: str, request: rest.ApiRequest, timeout: float) -> rest.ApiAnswer:
     """Send one request and return the answer, of any status.
 
     Raises PlatformUnreachable if there was no connection, PlatformUnavailable if there is no whole answer in time.
@@ -479,7 +485,7 @@ async def exchange(http: HttpClient, base_url: str, request: rest.Request, timeo
     raise PlatformUnavailable(f"{request.path.partition('?')[0]} was not answered within {max(timeout, 0):.3g} s")
 
 
-async def _exchange(http: HttpClient, base_url: str, request: rest.Request) -> rest.Answer:
+async def _exchange(http: HttpClient, base_url: str, request: rest.ApiRequest) -> rest.ApiAnswer:
     try:
         async with http.stream(
             request.method, base_url + request.path, headers=request.headers, content=request.body
@@ -489,7 +495,7 @@ async def _exchange(http: HttpClient, base_url: str, request: rest.Request) -> r
         raise PlatformUnreachable(f"cannot reach {base_url}: {type(error).__name__} {why(error)}") from error
     except httpx2.HTTPError as error:
         raise PlatformUnavailable(f"no answer from {base_url}: {type(error).__name__} {why(error)}") from error
-    return rest.Answer(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
+    return rest.ApiAnswer(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
 
 
 async def _read_body(response: httpx2.Response) -> bytes:
@@ -555,7 +561,7 @@ class _Receiver:
             await self._let_go(self._held)
 
     def _judge(self, body: bytes) -> None:
-        rest.judge_resource(rest.Answer(self._status, body, self._headers))
+        rest.judge_resource(rest.ApiAnswer(self._status, body, self._headers))
 
     async def _let_go(self, held: bytearray) -> None:
         self._held = None

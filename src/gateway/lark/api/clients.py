@@ -57,14 +57,14 @@ class InstallationSource(Protocol):
         """Return the installation as it is stored at this moment; None if unknown. Raises StoreUnavailable."""
 
 
-OpenSecrets = Callable[[StoredInstallation], dict[str, Any]]
+OpenStored = Callable[[StoredInstallation], dict[str, Any]]
 """Returns the config with its secrets opened. Raises gateway.keyring.UnreadableSecret."""
 
 
 class InstallationClients:
     """Clients by installation, for callers that know only its id."""
 
-    def __init__(self, source: InstallationSource, open_secrets: OpenSecrets, clients: LarkClients) -> None:
+    def __init__(self, source: InstallationSource, open_secrets: OpenStored, clients: LarkClients) -> None:
         self._source = source
         self._open_secrets = open_secrets
         self._clients = clients

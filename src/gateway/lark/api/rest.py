@@ -45,7 +45,7 @@ class TokenRejected(PlatformUnreachable):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ApiRequest:
     """One call. `path` starts with a slash and carries the query. Headers and body hold secrets: they have no repr."""
 
     method: Literal["GET", "POST", "DELETE"]
@@ -55,7 +55,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiAnswer:
     """An HTTP answer before it is judged. Header names are lower case."""
 
     status: int
@@ -79,7 +79,7 @@ class BotInfo:
     app_name: str
 
 
-def tenant_token_request(app_id: str, app_secret: str) -> Request:
+def tenant_token_request(app_id: str, app_secret: str) -> ApiRequest:
     """Build the request for a tenant token. Raises LocalProtocolError if a credential is blank."""
     _need(app_id, "app id")
     _need(app_secret, "app secret")
@@ -88,7 +88,7 @@ def tenant_token_request(app_id: str, app_secret: str) -> Request:
     )
 
 
-def judge_tenant_token(answer: Answer) -> TenantToken:
+def judge_tenant_token(answer: ApiAnswer) -> TenantToken:
     """Read the tenant token. Raises PlatformUnauthorized if the platform refuses it.
 
     Otherwise raises PlatformUnavailable or PlatformThrottled, never PlatformRefused: the caller would take that for a
@@ -109,11 +109,11 @@ def judge_tenant_token(answer: Answer) -> TenantToken:
     return TenantToken(value, float(lifetime) if isinstance(lifetime, int | float) else 0.0)
 
 
-def bot_info_request(token: str) -> Request:
+def bot_info_request(token: str) -> ApiRequest:
     return _get("/open-apis/bot/v3/info", token)
 
 
-def judge_bot_info(answer: Answer) -> BotInfo:
+def judge_bot_info(answer: ApiAnswer) -> BotInfo:
     """Read the app's bot. Raises the PlatformError family. `bot` stands at the top of the answer, not under `data`."""
     fields = judge(answer)
     bot = fields.get("bot")
@@ -124,13 +124,13 @@ def judge_bot_info(answer: Answer) -> BotInfo:
     return BotInfo(open_id, name if isinstance(name, str) else "")
 
 
-def person_request(token: str, open_id: str) -> Request:
+def person_request(token: str, open_id: str) -> ApiRequest:
     """Build the request to look up a person or a bot by open id. Raises LocalProtocolError if it is blank."""
     _need(open_id, "open id")
     return _get(f"/open-apis/contact/v3/users/{quote(open_id, safe='')}?user_id_type=open_id", token)
 
 
-def judge_union_id(answer: Answer) -> str:
+def judge_union_id(answer: ApiAnswer) -> str:
     """Read the union id, "" if the app may not see it. Raises the PlatformError family."""
     user = _data(judge(answer)).get("user")
     union_id = user.get("union_id") if isinstance(user, dict) else None
@@ -139,7 +139,7 @@ def judge_union_id(answer: Answer) -> str:
 
 def send_request(
     token: str, *, receive_id_type: Literal["chat_id", "open_id"], receive_id: str, message: Rendered, uuid: str
-) -> Request:
+) -> ApiRequest:
     """Build the request to send a new message. Repeats within an hour with the same `uuid` are one message.
 
     Raises LocalProtocolError for a blank receiver, and the errors of `check_message`.
@@ -149,7 +149,7 @@ def send_request(
     return _post(f"/open-apis/im/v1/messages?receive_id_type={receive_id_type}", body, token=token)
 
 
-def reply_request(token: str, *, message_id: str, message: Rendered, uuid: str, in_thread: bool) -> Request:
+def reply_request(token: str, *, message_id: str, message: Rendered, uuid: str, in_thread: bool) -> ApiRequest:
     """Build the request to send a reply that quotes `message_id`; `in_thread` starts or continues its topic.
 
     Raises LocalProtocolError for a blank message id, and the errors of `check_message`.
@@ -159,7 +159,7 @@ def reply_request(token: str, *, message_id: str, message: Rendered, uuid: str, 
     return _post(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}/reply", body, token=token)
 
 
-def judge_sent(answer: Answer) -> str:
+def judge_sent(answer: ApiAnswer) -> str:
     """Read the id of the message that is now in the chat. Raises the PlatformError family."""
     fields = judge(answer)
     message_id = _data(fields).get("message_id")
@@ -184,7 +184,7 @@ def check_message(message: Rendered, uuid: str) -> None:
         raise PlatformRefused(f"the message takes {message.request_bytes} bytes; the limit is {limit}", code=TOO_LONG)
 
 
-def judge(answer: Answer) -> dict[str, Any]:
+def judge(answer: ApiAnswer) -> dict[str, Any]:
     """Return the body of a call that succeeded. Raises the PlatformError family if it failed."""
     fields = _json_object(answer.body)
     code = None if fields is None else fields.get("code")
@@ -195,7 +195,7 @@ def judge(answer: Answer) -> dict[str, Any]:
     raise _refusal(answer, fields, code)
 
 
-def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
+def _refusal(answer: ApiAnswer, fields: dict[str, Any], code: int) -> Exception:
     log_id = _log_id(answer, fields)
     said = f"the platform answered {code} (HTTP {answer.status}): {_reason(fields)}"
     if code in _TOKEN_INVALID:
@@ -210,7 +210,7 @@ def _refusal(answer: Answer, fields: dict[str, Any], code: int) -> Exception:
     return PlatformRefused(said, code=code, log_id=log_id)
 
 
-def _without_code(answer: Answer) -> Exception:
+def _without_code(answer: ApiAnswer) -> Exception:
     """Return the error for a body that is not the platform's: a proxy in between answered, so only the status counts.
 
     Only a 4xx means that nothing was done. A success status without the platform's JSON leaves the result unknown.
@@ -224,7 +224,7 @@ def _without_code(answer: Answer) -> Exception:
     return PlatformUnavailable(said, log_id=log_id)
 
 
-def _retry_after(answer: Answer) -> float:
+def _retry_after(answer: ApiAnswer) -> float:
     """Return the seconds to wait. The platform has a header of its own for them and sends no Retry-After."""
     try:
         seconds = float(answer.headers.get("x-ogw-ratelimit-reset", ""))
@@ -235,7 +235,7 @@ def _retry_after(answer: Answer) -> float:
     return min(seconds, RETRY_AFTER_MAX_SECONDS)
 
 
-def _log_id(answer: Answer, fields: dict[str, Any]) -> str:
+def _log_id(answer: ApiAnswer, fields: dict[str, Any]) -> str:
     error = fields.get("error")
     log_id = error.get("log_id") if isinstance(error, dict) else None
     return log_id if isinstance(log_id, str) else answer.headers.get("x-tt-logid", "")
@@ -269,13 +269,13 @@ def _need(value: str, name: str) -> None:
         raise LocalProtocolError(f"the {name} is empty")
 
 
-def _post(path: str, body: dict[str, Any], *, token: str | None) -> Request:
+def _post(path: str, body: dict[str, Any], *, token: str | None) -> ApiRequest:
     headers = (("content-type", "application/json; charset=utf-8"), *_authorization(token))
-    return Request("POST", path, headers, msgspec.json.encode(body))
+    return ApiRequest("POST", path, headers, msgspec.json.encode(body))
 
 
-def _get(path: str, token: str) -> Request:
-    return Request("GET", path, _authorization(token))
+def _get(path: str, token: str) -> ApiRequest:
+    return ApiRequest("GET", path, _authorization(token))
 
 
 def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
@@ -285,7 +285,7 @@ def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
 # --- reactions --------------------------------------------------------------------------------------------------------
 
 
-def react_request(token: str, *, message_id: str, emoji_type: str) -> Request:
+def react_request(token: str, *, message_id: str, emoji_type: str) -> ApiRequest:
     """Build the request to add the bot's reaction to a message. Raises LocalProtocolError for a blank value.
 
     `emoji_type` is one of the platform's names; upper and lower case matter.
@@ -295,7 +295,7 @@ def react_request(token: str, *, message_id: str, emoji_type: str) -> Request:
     return _post(_reactions(message_id), {"reaction_type": {"emoji_type": emoji_type}}, token=token)
 
 
-def judge_reacted(answer: Answer) -> str:
+def judge_reacted(answer: ApiAnswer) -> str:
     """Read the id of the reaction that is there now. Raises the PlatformError family."""
     fields = judge(answer)
     reaction_id = _data(fields).get("reaction_id")
@@ -304,15 +304,15 @@ def judge_reacted(answer: Answer) -> str:
     return reaction_id
 
 
-def unreact_request(token: str, *, message_id: str, reaction_id: str) -> Request:
+def unreact_request(token: str, *, message_id: str, reaction_id: str) -> ApiRequest:
     """Build the request to remove the bot's own reaction. Raises LocalProtocolError for a blank id."""
     _need(message_id, "message id to react to")
     _need(reaction_id, "reaction id")
     path = f"{_reactions(message_id)}/{quote(reaction_id, safe='')}"
-    return Request("DELETE", path, _authorization(token))
+    return ApiRequest("DELETE", path, _authorization(token))
 
 
-def judge_unreacted(answer: Answer) -> None:
+def judge_unreacted(answer: ApiAnswer) -> None:
     """Check that the reaction was removed. Raises the PlatformError family."""
     judge(answer)
 
@@ -330,7 +330,7 @@ _CARDS_AS_SENT = {"card_msg_content_type": "user_card_content"}
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ApiPage:
     """Messages as the platform shows them, newest first, and the token of the next page ("" after the last).
 
     `complete` is True if the answer itself says whether another page follows. Only then does the absence of a message
@@ -342,7 +342,7 @@ class Page:
     complete: bool = False
 
 
-def message_request(token: str, message_id: str) -> Request:
+def message_request(token: str, message_id: str) -> ApiRequest:
     """Build the request for one message and, if it is a bundle, the messages in it.
 
     Raises LocalProtocolError for a blank id.
@@ -354,7 +354,7 @@ def message_request(token: str, message_id: str) -> Request:
 
 def messages_request(
     token: str, *, chat_id: str, thread_id: str = "", start: int = 0, end: int = 0, page_token: str = ""
-) -> Request:
+) -> ApiRequest:
     """Build the request for the newest messages of a chat, or of one topic, up to `PAGE_MESSAGES_MAX`.
 
     `start` and `end` are seconds since 1970, 0 for no bound. The platform takes neither for a topic, so they are left
@@ -375,16 +375,16 @@ def messages_request(
     return _get(f"/open-apis/im/v1/messages?{urlencode({name: it for name, it in query.items() if it})}", token)
 
 
-def judge_page(answer: Answer) -> Page:
+def judge_page(answer: ApiAnswer) -> ApiPage:
     """Read the messages of an answer to `message_request` or `messages_request`. Raises the PlatformError family."""
     data = _data(judge(answer))
     items, token, has_more = data.get("items"), data.get("page_token"), data.get("has_more")
     more = has_more is True and isinstance(token, str)
     complete = has_more is False or (more and bool(token))
-    return Page(tuple(items) if isinstance(items, list) else (), str(token) if more else "", complete)
+    return ApiPage(tuple(items) if isinstance(items, list) else (), str(token) if more else "", complete)
 
 
-def people_request(token: str, open_ids: Sequence[str]) -> Request:
+def people_request(token: str, open_ids: Sequence[str]) -> ApiRequest:
     """Build the request for up to `NAMES_MAX` people. Raises LocalProtocolError for none and for more."""
     if not 0 < len(open_ids) <= NAMES_MAX:
         raise LocalProtocolError(f"1 to {NAMES_MAX} people can be looked up at once, not {len(open_ids)}")
@@ -392,7 +392,7 @@ def people_request(token: str, open_ids: Sequence[str]) -> Request:
     return _get(f"/open-apis/contact/v3/users/batch?{urlencode(query)}", token)
 
 
-def judge_names(answer: Answer) -> dict[str, str]:
+def judge_names(answer: ApiAnswer) -> dict[str, str]:
     """Read the names by open id. Raises the PlatformError family.
 
     People who have no name, or whom the app may not see, are left out.
@@ -411,7 +411,7 @@ JSON_ERROR_BYTES_MAX = 64 * 1024
 """The longest error of the platform. A longer JSON body is the file that was asked for."""
 
 
-def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> Request:
+def resource_request(token: str, *, message_id: str, key: str, resource_type: ResourceType) -> ApiRequest:
     """Build the request for a file of a message. The platform knows two types: an image, and everything else.
 
     Raises LocalProtocolError for a blank id or key.
@@ -434,7 +434,7 @@ def may_be_error(status: int, headers: Mapping[str, str]) -> bool:
     return media_type in {"application/json", "text/json"} and "content-disposition" not in headers
 
 
-def judge_resource(answer: Answer) -> None:
+def judge_resource(answer: ApiAnswer) -> None:
     """Return if the body is the file after all. Raises the PlatformError family if it is an error.
 
     An error is an object with a code other than 0 and a message; any other JSON with HTTP 200 is the file.

@@ -65,31 +65,31 @@ class Challenge:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class CallbackEvent:
     """A verified event in plain text, as the long connection would have carried it."""
 
     payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class CallbackRefused:
     """The body was refused; nothing in it may be used."""
 
     reason: Reason
 
 
-Judgement = Challenge | Event | Refused
+CallbackJudgement = Challenge | CallbackEvent | CallbackRefused
 
 
-def judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, *, now: datetime) -> Judgement:
+def judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, *, now: datetime) -> CallbackJudgement:
     """Judge a posted body. Header names may be in any case; `body` is the raw bytes as received."""
     if not secrets.encrypt_key:
         return _judge_plain(body, secrets)
     lowered = {name.lower(): value for name, value in headers.items()}
     if not _is_signed(lowered, body, secrets.encrypt_key):
-        return _judge_unsigned(body, secrets, Refused(Reason.UNVERIFIED))
+        return _judge_unsigned(body, secrets, CallbackRefused(Reason.UNVERIFIED))
     if not _is_fresh(lowered.get(TIMESTAMP_HEADER, ""), now):
-        return _judge_unsigned(body, secrets, Refused(Reason.STALE))
+        return _judge_unsigned(body, secrets, CallbackRefused(Reason.STALE))
     return _judge_signed(body, secrets)
 
 
@@ -116,18 +116,18 @@ def decrypt(encrypted: str, encrypt_key: str) -> bytes | None:
         return None
 
 
-def _judge_plain(body: bytes, secrets: CallbackSecrets) -> Judgement:
+def _judge_plain(body: bytes, secrets: CallbackSecrets) -> CallbackJudgement:
     # Any stranger may post here, so the body is decoded in full only if it has the right token.
     token = _peek_token(body)
     if token is None:
-        return Refused(Reason.UNREADABLE)
+        return CallbackRefused(Reason.UNREADABLE)
     if not secrets.verification_token or not _same(token, secrets.verification_token):
-        return Refused(Reason.WRONG_TOKEN)
+        return CallbackRefused(Reason.WRONG_TOKEN)
     envelope = _object(body)
-    return Refused(Reason.UNREADABLE) if envelope is None else _opened(envelope, body)
+    return CallbackRefused(Reason.UNREADABLE) if envelope is None else _opened(envelope, body)
 
 
-def _judge_unsigned(body: bytes, secrets: CallbackSecrets, refused: Refused) -> Judgement:
+def _judge_unsigned(body: bytes, secrets: CallbackSecrets, refused: CallbackRefused) -> CallbackJudgement:
     """Judge a body without a valid signature: accept an encrypted challenge with the right token, and nothing else.
 
     Only a holder of the encrypt key can have written such a challenge.
@@ -140,23 +140,23 @@ def _judge_unsigned(body: bytes, secrets: CallbackSecrets, refused: Refused) -> 
     return judged if isinstance(judged, Challenge) else refused
 
 
-def _judge_signed(body: bytes, secrets: CallbackSecrets) -> Judgement:
+def _judge_signed(body: bytes, secrets: CallbackSecrets) -> CallbackJudgement:
     """Judge a body with a valid signature, which is proof enough. If it has a token, the token must be right too."""
     plaintext = _plaintext(body, secrets.encrypt_key)
     envelope = None if plaintext is None else _object(plaintext)
     if plaintext is None or envelope is None:
-        return Refused(Reason.UNREADABLE)
+        return CallbackRefused(Reason.UNREADABLE)
     if _token(envelope) and not _token_matches(envelope, secrets):
-        return Refused(Reason.WRONG_TOKEN)
+        return CallbackRefused(Reason.WRONG_TOKEN)
     return _opened(envelope, plaintext)
 
 
-def _opened(envelope: dict[str, Any], payload: bytes) -> Judgement:
+def _opened(envelope: dict[str, Any], payload: bytes) -> CallbackJudgement:
     if not _is_challenge(envelope):
-        return Event(payload)
+        return CallbackEvent(payload)
     challenge = envelope.get("challenge")
     if not isinstance(challenge, str) or len(challenge) > CHALLENGE_CHARACTERS_MAX or not _is_text(challenge):
-        return Refused(Reason.UNREADABLE)
+        return CallbackRefused(Reason.UNREADABLE)
     return Challenge(challenge)
 
 

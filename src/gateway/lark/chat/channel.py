@@ -21,7 +21,7 @@ from gateway.channel.channel import (
 )
 from gateway.channel.errors import PlatformError, PlatformRefused
 from gateway.channel.message import OutboundMessage, SendResult, Tone
-from gateway.core.pacing import Limit, Limits
+from gateway.core.pacing import CallLimits, Limit
 from gateway.errors import RemoteProtocolError
 from gateway.lark.api.client import BotIdentity, LarkClient
 from gateway.lark.api.clients import LarkClients
@@ -62,7 +62,7 @@ The bot's union id is left out: it follows from the other ids, and is filled in 
 """
 
 
-LIMITS = Limits(app=(Limit(50, 1.0), Limit(1000, 60.0)), chat=(Limit(5, 1.0),))
+LIMITS = CallLimits(app=(Limit(50, 1.0), Limit(1000, 60.0)), chat=(Limit(5, 1.0),))
 """The platform's documented limits for sending messages, by app and by chat."""
 QUICK_CHARS_MAX = 1_000
 """An answer up to this length is parsed in about a millisecond."""

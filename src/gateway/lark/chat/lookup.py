@@ -10,7 +10,7 @@ from typing import TypeVar
 from gateway.channel.errors import PlatformError, PlatformUnavailable
 from gateway.core.enrichment import Recent, Said, Spot
 from gateway.lark.api.client import LarkClient
-from gateway.lark.api.rest import NAMES_MAX, Page
+from gateway.lark.api.rest import NAMES_MAX, ApiPage
 from gateway.lark.chat.items import read_items
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class LarkLookup:
         """See Lookup.bot_name."""
         return (await self._client.bot_info()).app_name
 
-    async def _page(self, spot: Spot, page_token: str) -> Page:
+    async def _page(self, spot: Spot, page_token: str) -> ApiPage:
         return await self._client.list_messages(
             chat_id=spot.chat_id,
             thread_id=spot.thread_id,

@@ -24,7 +24,7 @@ from gateway.errors import Conflict, Invalid, NotFound, StoreError, Unauthentica
 from gateway.keyring import KeyRing, UnreadableSecret, open_config
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.clients import LarkClients
-from gateway.lark.chat.callback import CallbackSecrets, Challenge, Event, Judgement, Reason, judge
+from gateway.lark.chat.callback import CallbackEvent, CallbackJudgement, CallbackSecrets, Challenge, Reason, judge
 from gateway.lark.chat.channel import receive_event
 from gateway.lark.chat.content import CHANNEL_TYPE, order_key
 from gateway.lark.wire.session import REDELIVER, SETTLED
@@ -98,7 +98,7 @@ class PushedEvents:
             case Challenge(text):
                 _log.info("lark_callback_verified", installation_id=str(target.id))
                 return {"challenge": text}
-            case Event(payload):
+            case CallbackEvent(payload):
                 return await self._settle(target, opened, payload, received_at)
             case refused:
                 error, code, words = _REFUSALS[refused.reason]
@@ -180,7 +180,7 @@ class PushedEvents:
         return REDELIVER
 
 
-async def _judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, now: datetime) -> Judgement:
+async def _judge(headers: Mapping[str, str], body: bytes, secrets: CallbackSecrets, now: datetime) -> CallbackJudgement:
     """Judge a body; a large one in a thread.
 
     Any stranger may post here, and it takes milliseconds to hash and decrypt a large body.

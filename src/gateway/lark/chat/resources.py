@@ -9,7 +9,7 @@ from gateway.channel.errors import PlatformError, PlatformThrottled, PlatformUna
 from gateway.core.attachments import FetchProblem
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.lark.api.client import LarkClient
-from gateway.work.tasks.attachments import Attachment, FetchFailed, FileSink
+from gateway.work.tasks.attachments import FetchFailed, FileSink, StoredAttachment
 
 ClientOf = Callable[[UUID], Awaitable[LarkClient]]
 """The client of an installation. Raises a GatewayError for one that is revoked, unknown or has an unreadable secret."""
@@ -25,7 +25,7 @@ class LarkFiles:
     def __init__(self, client_of: ClientOf) -> None:
         self._client_of = client_of
 
-    async def download(self, wanted: Attachment, sink: FileSink) -> None:
+    async def download(self, wanted: StoredAttachment, sink: FileSink) -> None:
         client = await self._client(wanted.installation_id)
         try:
             await client.download(

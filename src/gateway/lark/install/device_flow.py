@@ -19,7 +19,7 @@ import msgspec
 
 from gateway.errors import GatewayError, LocalProtocolError
 from gateway.lark.api.region import Region
-from gateway.lark.api.rest import Answer, Request
+from gateway.lark.api.rest import ApiAnswer, ApiRequest
 
 PATH = "/oauth/v1/app/registration"
 
@@ -70,7 +70,7 @@ class RegistrationRefused(GatewayError):
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class BegunRegistration:
     """A registration that has begun: the code to scan, and the values for polling. Seconds count from the answer."""
 
     device_code: str = field(repr=False)
@@ -79,11 +79,11 @@ class Begun:
     lifetime_seconds: float = LIFETIME_DEFAULT_SECONDS
 
 
-def begin_request() -> Request:
+def begin_request() -> ApiRequest:
     return _form(action="begin", archetype="PersonalAgent", auth_method="client_secret", request_user_info="open_id")
 
 
-def judge_begin(answer: Answer) -> Begun:
+def judge_begin(answer: ApiAnswer) -> BegunRegistration:
     """Read the answer to `begin_request`. Raises RegistrationRefused.
 
     The field for the lifetime occurs in two spellings; without either, the lifetime is 600 s.
@@ -100,7 +100,7 @@ def judge_begin(answer: Answer) -> Begun:
         raise RegistrationRefused(INVALID_RESPONSE)
     lifetime = _seconds(fields.get("expires_in")) or _seconds(fields.get("expire_in")) or LIFETIME_DEFAULT_SECONDS
     interval = _seconds(fields.get("interval")) or INTERVAL_DEFAULT_SECONDS
-    return Begun(device_code, url, min(interval, INTERVAL_MAX_SECONDS), min(lifetime, LIFETIME_MAX_SECONDS))
+    return BegunRegistration(device_code, url, min(interval, INTERVAL_MAX_SECONDS), min(lifetime, LIFETIME_MAX_SECONDS))
 
 
 def name_preset(agent_name: str) -> str:
@@ -171,23 +171,23 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RegistrationEnded:
     """The registration ended without an app. `code` is the platform's code, or `invalid_response`."""
 
     code: str
 
 
-Outcome = Pending | SlowDown | Unclear | Moved | Granted | Ended
+PollResult = Pending | SlowDown | Unclear | Moved | Granted | RegistrationEnded
 
 
-def poll_request(device_code: str) -> Request:
+def poll_request(device_code: str) -> ApiRequest:
     """Build the request of one poll. Raises LocalProtocolError for a blank device code."""
     if not device_code.strip():
         raise LocalProtocolError("the device code is empty")
     return _form(action="poll", device_code=device_code)
 
 
-def judge_poll(answer: Answer, polled: Region, *, moved: bool = False) -> Outcome:
+def judge_poll(answer: ApiAnswer, polled: Region, *, moved: bool = False) -> PollResult:
     """Judge an answer of the `polled` cloud. `moved` is True if the one switch between clouds was made already.
 
     The person's brand is read before the credentials: the wrong cloud confirms with an app id and an empty secret.
@@ -205,11 +205,11 @@ def judge_poll(answer: Answer, polled: Region, *, moved: bool = False) -> Outcom
     if not app_id or not secret:
         return Unclear(_http_code(answer)) if _is_trouble(answer) else Pending()
     if not all(map(_PLAIN.fullmatch, (app_id, secret, open_id))):
-        return Ended(INVALID_RESPONSE)
+        return RegistrationEnded(INVALID_RESPONSE)
     return Granted(app_id, secret, open_id)
 
 
-def _judge_error(code: str, answer: Answer) -> Outcome:
+def _judge_error(code: str, answer: ApiAnswer) -> PollResult:
     if code == "authorization_pending":
         return Pending()
     if code == "slow_down":
@@ -217,7 +217,7 @@ def _judge_error(code: str, answer: Answer) -> Outcome:
     # With HTTP 5xx or 429, any other error is about the platform's own trouble, not about this scan.
     if code not in _TERMINAL and _is_trouble(answer):
         return Unclear(_http_code(answer))
-    return Ended(code)
+    return RegistrationEnded(code)
 
 
 def _brand(person: dict[str, Any]) -> Region | None:
@@ -229,28 +229,28 @@ def _brand(person: dict[str, Any]) -> Region | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollPace:
     """The seconds between two polls from now on, and the seconds until the next poll."""
 
     interval_seconds: float
     delay_seconds: float
 
 
-def first_pace(begun: Begun) -> Pace:
+def first_pace(begun: BegunRegistration) -> PollPace:
     """Return the pace of the first poll: one interval after the code is shown, because no scan can come before."""
-    return Pace(begun.interval_seconds, min(begun.interval_seconds, begun.lifetime_seconds))
+    return PollPace(begun.interval_seconds, min(begun.interval_seconds, begun.lifetime_seconds))
 
 
-def next_pace(outcome: Outcome, interval_seconds: float, seconds_left: float) -> Pace:
+def next_pace(outcome: PollResult, interval_seconds: float, seconds_left: float) -> PollPace:
     """Return the pace after an outcome that does not end the session.
 
     After a move to the other cloud the next poll is due at once. No poll is set beyond the deadline.
     """
     if isinstance(outcome, Moved):
-        return Pace(interval_seconds, 0.0)
+        return PollPace(interval_seconds, 0.0)
     if isinstance(outcome, SlowDown):
         interval_seconds = min(interval_seconds + SLOW_DOWN_SECONDS, INTERVAL_MAX_SECONDS)
-    return Pace(interval_seconds, max(0.0, min(interval_seconds, seconds_left)))
+    return PollPace(interval_seconds, max(0.0, min(interval_seconds, seconds_left)))
 
 
 def is_over(seconds_left: float) -> bool:
@@ -260,15 +260,15 @@ def is_over(seconds_left: float) -> bool:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _form(**fields: str) -> Request:
-    return Request("POST", PATH, _FORM, urlencode(fields).encode())
+def _form(**fields: str) -> ApiRequest:
+    return ApiRequest("POST", PATH, _FORM, urlencode(fields).encode())
 
 
-def _is_trouble(answer: Answer) -> bool:
+def _is_trouble(answer: ApiAnswer) -> bool:
     return answer.status >= 500 or answer.status == 429
 
 
-def _http_code(answer: Answer) -> str:
+def _http_code(answer: ApiAnswer) -> str:
     return f"http_{answer.status}"
 
 

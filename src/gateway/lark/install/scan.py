@@ -41,12 +41,12 @@ from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.lark.api.client import CALL_TIMEOUT_SECONDS, HttpClient, exchange
 from gateway.lark.api.region import Region, accounts_base_url
-from gateway.lark.api.rest import Answer, Request
+from gateway.lark.api.rest import ApiAnswer, ApiRequest
 from gateway.lark.install.device_flow import (
-    Ended,
     Granted,
     Moved,
-    Outcome,
+    PollResult,
+    RegistrationEnded,
     RegistrationRefused,
     Unclear,
     begin_request,
@@ -106,12 +106,12 @@ class _Step:
     knows: bool = False
 
 
-Ask = Callable[[str, Request], Awaitable[Answer]]
+AskPlatform = Callable[[str, ApiRequest], Awaitable[ApiAnswer]]
 """(base URL, request) → the answer, whatever its status. Raises PlatformUnavailable."""
 
 
-def ask_over(http: HttpClient) -> Ask:
-    async def ask(base_url: str, request: Request) -> Answer:
+def ask_over(http: HttpClient) -> AskPlatform:
+    async def ask(base_url: str, request: ApiRequest) -> ApiAnswer:
         return await exchange(http, base_url, request, CALL_TIMEOUT_SECONDS)
 
     return ask
@@ -128,7 +128,7 @@ class ScanService:
         store: InstallStore,
         installations: InstallationService,
         ring: KeyRing,
-        ask: Ask,
+        ask: AskPlatform,
         *,
         accounts_base_override: str | None = None,
         recorder: Recorder = SILENT,
@@ -304,7 +304,7 @@ class ScanService:
         over = is_over(scan.seconds_left)
         if isinstance(outcome, Granted):
             await self._grant(scan, outcome, step)
-        elif isinstance(outcome, Ended):
+        elif isinstance(outcome, RegistrationEnded):
             unknown = InstallReason.EXPIRED if over else InstallReason.PROTOCOL_ERROR
             await self._fail(scan, _REASONS.get(outcome.code, unknown), outcome.code)
         elif over and not isinstance(outcome, Moved):
@@ -313,7 +313,7 @@ class ScanService:
         else:
             await self._put_back(scan, outcome)
 
-    async def _outcome(self, scan: ScanInHand) -> Outcome:
+    async def _outcome(self, scan: ScanInHand) -> PollResult:
         device_code = self._ring.open(scan.device_code, owner=scan.id).decode()
         polled = Region.of(scan.polled_region)
         try:
@@ -323,7 +323,7 @@ class ScanService:
             return Unclear(NO_ANSWER)
         return judge_poll(answer, polled, moved=scan.polled_region != scan.region)
 
-    async def _put_back(self, scan: ScanInHand, outcome: Outcome) -> None:
+    async def _put_back(self, scan: ScanInHand, outcome: PollResult) -> None:
         if isinstance(outcome, Unclear):
             _log.info("lark_install_poll_unclear", session_id=str(scan.id), problem=outcome.code)
         pace = next_pace(outcome, scan.interval_seconds, scan.seconds_left)

@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from gateway.simulator.exchange import Answer, Refusal, Request, json_answer
-from gateway.simulator.platform import App, Chat, Person, Platform
+from gateway.simulator.platform import App, Person, SimChat, SimPlatform
 
 WAIT_SECONDS_MAX = 60.0
 LISTED_MAX = 1000
@@ -74,12 +74,12 @@ def unbase64(text: str) -> bytes:
         raise ValueError(f"not base64: {error}") from error
 
 
-def receiver(platform: Platform, handle: str) -> App | Chat:
+def receiver(platform: SimPlatform, handle: str) -> App | SimChat:
     """Return a chat by id, or the app whose direct chat is meant. Raises LookupError."""
     return platform.chats.get(handle) or platform.app(handle)
 
 
-def member(platform: Platform, handle: str) -> App | Person:
+def member(platform: SimPlatform, handle: str) -> App | Person:
     """Return a bot or a person. Raises LookupError."""
     try:
         return platform.app(handle)

@@ -9,11 +9,12 @@ import trio
 
 from gateway.simulator.control.calls import LISTED_MAX, Body, Calls, member, read, receiver, seconds, unbase64
 from gateway.simulator.control.events import shown_event
+from gateway.simulator.delivery import PushPlan
 from gateway.simulator.exchange import Answer, Request
 from gateway.simulator.messages import Message, readable
 from gateway.simulator.resource_calls import disposition
 from gateway.simulator.resources import Attachment, keys_in
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import Simulator, Utterance
 
 
 class NewAttachment(Body):
@@ -101,19 +102,20 @@ class Conversations:
         said = self._simulator.say(
             self._platform.person(new.sender),
             receiver(self._platform, new.to),
-            new.text,
-            message_type=new.message_type,
-            content=new.content,
-            mentions=[member(self._platform, handle) for handle in new.mentions],
-            attachments=[attachment.made() for attachment in new.attachments],
-            forwards=new.forwards,
-            reply_to=new.reply_to,
-            in_thread=new.in_thread,
-            chunks=new.chunks,
-            order=new.order,
-            age_seconds=new.age_seconds,
-            message_id=new.message_id,
-            event_id=new.event_id,
+            Utterance(
+                new.text,
+                new.message_type,
+                new.content,
+                mentions=[member(self._platform, handle) for handle in new.mentions],
+                attachments=[attachment.made() for attachment in new.attachments],
+                forwards=new.forwards,
+                reply_to=new.reply_to,
+                in_thread=new.in_thread,
+                plan=PushPlan(new.chunks, None if new.order is None else tuple(new.order)),
+                age_seconds=new.age_seconds,
+                message_id=new.message_id,
+                event_id=new.event_id,
+            ),
         )
         with trio.move_on_after(seconds(new.wait_seconds)):
             for record in said.events:

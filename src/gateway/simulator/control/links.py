@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from gateway.simulator.connections import Connection
+from gateway.simulator.connections import SocketConnection
 from gateway.simulator.control.calls import LISTED_MAX, Body, Calls, read, seconds, unbase64
 from gateway.simulator.exchange import Request
 from gateway.simulator.simulator import Simulator
@@ -26,7 +26,7 @@ class RawMessage(Body):
     text: bool = False
 
 
-class Drop(Body):
+class DropLink(Body):
     how: str = "close"
     code: int = 1000
 
@@ -65,7 +65,7 @@ class Links:
         }
 
     async def drop(self, request: Request) -> object:
-        drop = read(request, Drop)
+        drop = read(request, DropLink)
         targets = self._targets(request.params["target"])
         for connection in targets:
             connection.drop(drop.how, drop.code)
@@ -91,13 +91,13 @@ class Links:
         targets = self._targets(raw.target)
         return {"queued": sum(self._simulator.push_raw(one, data, text=raw.text) for one in targets)}
 
-    def _targets(self, handle: str) -> list[Connection]:
+    def _targets(self, handle: str) -> list[SocketConnection]:
         if handle.startswith("conn-"):
             return [self._simulator.connection_log.get(handle)]
         return self._simulator.connections(self._platform.app(handle))
 
 
-def _connection(connection: Connection) -> dict[str, Any]:
+def _connection(connection: SocketConnection) -> dict[str, Any]:
     return {
         "connection_id": connection.connection_id,
         "app_id": connection.app_id,

@@ -9,7 +9,7 @@ from gateway.simulator.exchange import Request
 from gateway.simulator.simulator import Simulator
 
 
-class Settings(Body):
+class SettingsBody(Body):
     """New values of settings. A setting that is left out stays as it is.
 
     Members of `client_config` replace those of the same name, or all members with `replace_client_config`.
@@ -58,7 +58,7 @@ class Overview:
         }
 
     async def change_settings(self, request: Request) -> object:
-        settings = read(request, Settings)
+        settings = read(request, SettingsBody)
         simulator = self._simulator
         if settings.client_config is not None:
             simulator.configure_client(settings.client_config, replace=settings.replace_client_config)
@@ -73,7 +73,7 @@ class Overview:
         self._change_scans(settings)
         return await self.status(request)
 
-    def _change_scans(self, settings: Settings) -> None:
+    def _change_scans(self, settings: SettingsBody) -> None:
         scans = self._simulator.scans
         if settings.scan_seconds is not None:
             scans.seconds = settings.scan_seconds

@@ -10,7 +10,7 @@ import trio
 from gateway.simulator.callbacks import ANSWER_SHOWN_MAX, Unreachable
 from gateway.simulator.control.calls import Body, Calls, read
 from gateway.simulator.exchange import Request
-from gateway.simulator.platform import App, Chat, Person, open_id, set_options
+from gateway.simulator.platform import App, Person, SimChat, open_id, set_options
 from gateway.simulator.simulator import Simulator
 
 
@@ -33,13 +33,13 @@ class AppOptions(Body):
         return {name: value for name, value in options if value is not None}
 
 
-class NewApp(AppOptions):
+class NewAppBody(AppOptions):
     name: str = ""
     app_id: str = ""
     app_secret: str = ""
 
 
-class Rotation(Body):
+class RotateSecretBody(Body):
     overlap_seconds: float = 0.0
     app_secret: str = ""
 
@@ -55,7 +55,7 @@ class NewGroup(Body):
 
 
 def calls(simulator: Simulator) -> Calls:
-    people = People(simulator)
+    people = PeopleCalls(simulator)
     return [
         ("GET", "apps", people.list_apps),
         ("POST", "apps", people.create_app),
@@ -71,7 +71,7 @@ def calls(simulator: Simulator) -> Calls:
     ]
 
 
-class People:
+class PeopleCalls:
     """Has one method for each call."""
 
     def __init__(self, simulator: Simulator) -> None:
@@ -83,7 +83,7 @@ class People:
 
     async def create_app(self, request: Request) -> object:
         """Create an app. Only this answer shows its secrets; a rotation's answer shows the new app secret."""
-        new = read(request, NewApp)
+        new = read(request, NewAppBody)
         app = self._simulator.create_app(new.name, app_id=new.app_id, secret=new.app_secret, **new.given())
         secrets = {
             "app_secret": app.secret,
@@ -99,7 +99,7 @@ class People:
 
     async def rotate_secret(self, request: Request) -> object:
         app = self._platform.app(request.params["app"])
-        rotation = read(request, Rotation)
+        rotation = read(request, RotateSecretBody)
         secret = self._simulator.rotate_secret(
             app, overlap_seconds=rotation.overlap_seconds, secret=rotation.app_secret
         )
@@ -172,7 +172,7 @@ class People:
         open_ids = {app_id: open_id(app_id, person.union_id) for app_id in self._platform.apps}
         return {"name": person.name, "union_id": person.union_id, "user_id": person.user_id, "open_ids": open_ids}
 
-    def _chat(self, chat: Chat) -> dict[str, Any]:
+    def _chat(self, chat: SimChat) -> dict[str, Any]:
         names = self._platform.names()
         apps = {app_id: self._platform.apps[app_id].name for app_id in chat.app_ids}
         people = {union_id: names[union_id] for union_id in chat.union_ids}

@@ -10,7 +10,7 @@ import trio
 from gateway.simulator.control.calls import Body, Calls, read, seconds
 from gateway.simulator.control.people import AppOptions
 from gateway.simulator.exchange import Request
-from gateway.simulator.scans import Link, Scan, read_link
+from gateway.simulator.scans import Scan, ScanLink, read_link
 from gateway.simulator.simulator import Simulator
 
 
@@ -64,7 +64,7 @@ class ScanCalls:
 
     async def authorize(self, request: Request) -> object:
         scan, given = self._find(request), read(request, Authorization)
-        link = read_link(given.url, scan.user_code) if given.url else Link()
+        link = read_link(given.url, scan.user_code) if given.url else ScanLink()
         person = self._simulator.platform.person(given.person)
         self._scans.authorize(
             scan,

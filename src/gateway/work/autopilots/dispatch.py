@@ -26,7 +26,7 @@ from gateway.work.people.access import may_use_agent
 logger = structlog.get_logger(__name__)
 
 RunSource = Literal["schedule", "manual", "webhook", "api"]
-Outcome = Literal["accepted", "skipped", "refused"]
+DispatchStatus = Literal["accepted", "skipped", "refused"]
 RunStatus = Literal["issue_created", "running", "completed", "failed", "skipped"]
 
 GUARD_SECONDS = 60.0
@@ -69,7 +69,7 @@ class Dispatched:
     """
 
     run_id: UUID | None
-    status: Outcome
+    status: DispatchStatus
     reason: str = ""
     reason_code: str = ""
     repeated: bool = False

@@ -39,7 +39,7 @@ _ERRORS: Mapping[FetchProblem, type[DomainError]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class StoredAttachment:
     """A stored file. `n` is its number within the task if it was looked up through a task, else within its message.
 
     `status` is pending, ready or failed. `error` is the slug of a FetchProblem. `seconds_left` is the time that a run
@@ -72,7 +72,7 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedAttachment(Attachment):
+class PlacedAttachment(StoredAttachment):
     """A file with its conversation or issue. A person who may see that may see the file."""
 
     workspace_id: UUID
@@ -105,7 +105,7 @@ class FileSink(Protocol):
 class FileSource(Protocol):
     """A platform that files can be fetched from."""
 
-    async def download(self, wanted: Attachment, sink: FileSink) -> None:
+    async def download(self, wanted: StoredAttachment, sink: FileSink) -> None:
         """Fetch the whole file into the sink. Raises FetchFailed, and any error of the sink.
 
         The caller bounds the time by cancelling.
@@ -119,7 +119,7 @@ class PlatformFiles:
         """`sources` is keyed by channel type. Platforms that are added to it later count too."""
         self._sources = sources
 
-    async def download(self, wanted: Attachment, sink: FileSink) -> None:
+    async def download(self, wanted: StoredAttachment, sink: FileSink) -> None:
         source = self._sources.get(wanted.channel_type)
         if source is None:
             raise FetchFailed(FetchProblem.BOT_UNAVAILABLE, f"no files are fetched from {wanted.channel_type!r}")
@@ -129,7 +129,7 @@ class PlatformFiles:
 class AttachmentStore(Protocol):
     """The store of files' rows. Every call is one transaction of its own and raises StoreUnavailable."""
 
-    async def take(self, rows_max: int) -> Sequence[Attachment]:
+    async def take(self, rows_max: int) -> Sequence[StoredAttachment]:
         """Take pending files that a run waits for and that no process is fetching at the moment."""
 
     async def hold(self, attachment_id: UUID) -> None:
@@ -146,7 +146,7 @@ class AttachmentStore(Protocol):
         Changes nothing if the file was fetched in the meantime.
         """
 
-    async def list_of_task(self, task_id: UUID) -> Sequence[Attachment]:
+    async def list_of_task(self, task_id: UUID) -> Sequence[StoredAttachment]:
         """Return the files of the task's messages in order. `n` counts from 1 over all of them."""
 
     async def find(self, attachment_id: UUID) -> PlacedAttachment | None: ...
@@ -196,12 +196,12 @@ class Attachments:
         """Find a file by its id. Raises NotFound when there is none."""
         return await self._store.find(attachment_id) or absent()
 
-    async def find_of_task(self, task_id: UUID, n: int) -> Attachment:
+    async def find_of_task(self, task_id: UUID, n: int) -> StoredAttachment:
         """Find a file of a task by its number. Raises NotFound when there is none."""
         files = await self._store.list_of_task(task_id)
         return next((file for file in files if file.n == n), None) or absent()
 
-    async def open(self, wanted: Attachment) -> OpenedFile:
+    async def open(self, wanted: StoredAttachment) -> OpenedFile:
         """Open the file. It is fetched again when it is not on the disk. The caller must close it.
 
         Raises the error of `rejection` for a file that cannot be fetched.
@@ -215,13 +215,13 @@ class Attachments:
                 await self.give_up(wanted, error.problem)
             raise rejection(error.problem, error.retry_after) from error
 
-    async def _open(self, wanted: Attachment) -> OpenedFile | None:
+    async def _open(self, wanted: StoredAttachment) -> OpenedFile | None:
         if wanted.status != "ready" or wanted.bytes is None:
             return None
         file = await self._cache.open(wanted.id, wanted.bytes)
         return None if file is None else OpenedFile(wanted.described, wanted.bytes, file)
 
-    async def fetch(self, wanted: Attachment) -> Attachment:
+    async def fetch(self, wanted: StoredAttachment) -> StoredAttachment:
         """Fetch the file and settle its row. Callers that want the same file at the same time share one fetch.
 
         Raises FetchFailed, and leaves the row as it was then. A cancelled fetch leaves nothing on disk. The next caller
@@ -242,7 +242,7 @@ class Attachments:
                 self._recorder.count("attachment_fetches", outcome="ready")
             return flight.fetched
 
-    async def give_up(self, wanted: Attachment, problem: FetchProblem, *, final: bool = True) -> None:
+    async def give_up(self, wanted: StoredAttachment, problem: FetchProblem, *, final: bool = True) -> None:
         """Record that the file cannot be fetched, or cannot be fetched now (not `final`).
 
         A run that waits for it starts without it.
@@ -276,7 +276,7 @@ class Attachments:
             if not flight.passengers:
                 del self._flights[attachment_id]
 
-    async def _fetch(self, wanted: Attachment) -> Attachment:
+    async def _fetch(self, wanted: StoredAttachment) -> StoredAttachment:
         with trio.move_on_after(self._fetch_seconds):
             async with self._slots:
                 described, size = await self._download(wanted)
@@ -289,7 +289,7 @@ class Attachments:
             FetchProblem.TIMED_OUT, f"the file did not arrive within {self._fetch_seconds:g} s", transient=True
         )
 
-    async def _download(self, wanted: Attachment) -> tuple[Described, int]:
+    async def _download(self, wanted: StoredAttachment) -> tuple[Described, int]:
         try:
             async with self._cache.writing(wanted.id) as draft:
                 sink = _Sink(draft, self._bytes_max)
@@ -328,7 +328,7 @@ class _Flight:
     def __init__(self) -> None:
         self.lock = trio.Lock()
         self.passengers = 0
-        self.fetched: Attachment | None = None
+        self.fetched: StoredAttachment | None = None
         self.failure: FetchFailed | None = None
 
 
@@ -359,7 +359,7 @@ class _Sink:
         if size > self._bytes_max:
             raise FetchFailed(FetchProblem.TOO_LARGE, f"the file has more than {self._bytes_max} bytes")
 
-    def describe(self, wanted: Attachment) -> Described:
+    def describe(self, wanted: StoredAttachment) -> Described:
         # A platform that knows no name puts its own key of the file there. As a name that would be meaningless.
         named = wanted.channel_key not in self._disposition
         return describe(

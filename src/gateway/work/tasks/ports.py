@@ -12,7 +12,7 @@ from uuid import UUID
 
 from gateway.core.attachments import unable_line
 from gateway.core.enrichment import neutralise
-from gateway.work.tasks.attachments import Attachment
+from gateway.work.tasks.attachments import StoredAttachment
 
 JsonObject = Mapping[str, Any]
 
@@ -111,7 +111,7 @@ class Task:
     loss: str | None
 
     @property
-    def tries(self) -> int:
+    def counted_attempts(self) -> int:
         """The attempts that count against `max_attempts`, this one included."""
         return self.attempt - self.forgiven
 
@@ -140,7 +140,7 @@ class ClaimedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class TaskClaim:
     """A task that was just handed out. At `deadline` it is given up, even if its runtime still reports it.
 
     `context_generation` is set for a chat's task, else None. It grows with every `/new`. An agent that remembers a
@@ -187,7 +187,7 @@ class ClaimedMessage:
     bundle: bool = False
     additions: str = field(default="", repr=False)
     row_id: UUID | None = None
-    attachments: tuple[Attachment, ...] = ()
+    attachments: tuple[StoredAttachment, ...] = ()
 
     @property
     def missing(self) -> list[str]:
@@ -209,7 +209,7 @@ def with_words(additions: str, words: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConversationPlace:
     """The place of a run's conversation on its platform. `thread_id` is "" outside a topic.
 
     `since_id` and `since` are the id and time of the message that last began the conversation anew. Older messages are
@@ -225,7 +225,7 @@ class Place:
     since: datetime | None = None
 
 
-Enrich = Callable[[Place, Sequence[ClaimedMessage]], Awaitable[Sequence[ClaimedMessage]]]
+Enrich = Callable[[ConversationPlace, Sequence[ClaimedMessage]], Awaitable[Sequence[ClaimedMessage]]]
 """Adds what others said to the messages of a run. It takes seconds at most, and never fails."""
 
 
@@ -233,9 +233,9 @@ Enrich = Callable[[Place, Sequence[ClaimedMessage]], Awaitable[Sequence[ClaimedM
 class HandOut:
     """The answer to a claim: the task, its messages, and their place if they came from a platform."""
 
-    claim: Claim
+    claim: TaskClaim
     messages: tuple[ClaimedMessage, ...]
-    place: Place | None = None
+    place: ConversationPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +271,8 @@ class TaskChange(Protocol):
     async def requeue(self, end: End, *, delay_seconds: float = 0.0, forgiven: bool, reported: bool) -> bool:
         """Put the task back into the queue as the next attempt. False when another run of its conversation waits there.
 
-        The waiting run then takes over the messages, and also the number of tries if its own is smaller. This task is
-        cancelled. `forgiven`: the attempt does not count. `reported`: the task's own worker ended the attempt.
+        The waiting run then takes over the messages, and also the number of counted attempts if its own is smaller.
+        This task is cancelled. `forgiven`: the attempt does not count. `reported`: the task's own worker ended it.
         Raises StoreConflict when such a run appeared in the meantime. Trying the whole change again then finds it.
         """
 

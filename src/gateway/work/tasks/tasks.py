@@ -95,7 +95,7 @@ NO_WORDS = "[The message has no words.]"
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment(HandOut):
+class AssignedTask(HandOut):
     """A claimed task with everything its run needs."""
 
     @property
@@ -201,7 +201,7 @@ class TaskService:
 
     async def claim(
         self, runtime: RuntimePrincipal, runtime_id: UUID, wait_seconds: float = 0.0, *, instance: str | None = None
-    ) -> Assignment | None:
+    ) -> AssignedTask | None:
         """Claim the runtime's next task, waiting for one at most `wait_seconds`. The claim counts as a heartbeat.
 
         After the claim, the context of the task's messages is looked up, so the call may take seconds longer. No
@@ -215,7 +215,7 @@ class TaskService:
         enriched = await self._enrich(assignment.place, assignment.messages)
         return replace(assignment, messages=tuple(enriched))
 
-    async def _next(self, runtime_id: UUID, instance: str | None, wait_seconds: float) -> Assignment | None:
+    async def _next(self, runtime_id: UUID, instance: str | None, wait_seconds: float) -> AssignedTask | None:
         deadline = trio.current_time() + min(wait_seconds, WAIT_SECONDS_MAX)
         with self._queue.hear(str(runtime_id)) as rung:
             while True:
@@ -233,12 +233,12 @@ class TaskService:
             pauses.append(max(due, 0.0) + 0.005)
         await rung.wait(min(pauses))
 
-    async def _claim_once(self, runtime_id: UUID, instance: str | None) -> Assignment | None:
-        async def attempt() -> Assignment | None:
+    async def _claim_once(self, runtime_id: UUID, instance: str | None) -> AssignedTask | None:
+        async def attempt() -> AssignedTask | None:
             found = await self._store.claim(
                 runtime_id, instance, messages_max=MESSAGES_MAX, running_seconds=self._limits.running_seconds
             )
-            return None if found is None else Assignment(found.claim, found.messages, found.place)
+            return None if found is None else AssignedTask(found.claim, found.messages, found.place)
 
         return await despite_conflicts(attempt)
 
@@ -407,7 +407,7 @@ class TaskService:
 
 async def _fail(change: TaskChange, reason: str, end: End, *, reported: bool = False) -> Fate:
     task = change.task
-    retry = judge_failure(reason, kind=task.kind, attempt=task.tries, max_attempts=task.max_attempts)
+    retry = judge_failure(reason, kind=task.kind, attempt=task.counted_attempts, max_attempts=task.max_attempts)
     if retry is not None:
         await change.announce("task:failed", _failure_fields(task, reason, retry_pending=True))
         queued = await change.requeue(end, delay_seconds=retry.delay_seconds, forgiven=False, reported=reported)

@@ -1,0 +1,41 @@
+"""What the doctor reads of a database, and what it asks a platform. It changes nothing, and migrates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.config import Settings
+from gateway.daemon.database import open_pool_on
+from gateway.daemon.secret_rotation import open_stored
+from gateway.keyring import KeyRing
+from gateway.postgres.doctor_store import PostgresCheckup
+from gateway.postgres.installation_store import PostgresInstallationStore
+from gateway.postgres.pool import Pool
+from gateway.work.secrets import Opened
+
+CONNECT_SECONDS_MAX = 5.0
+CONNECTIONS_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCheckup:
+    """The stores that a check-up reads."""
+
+    pool: Pool
+    work: PostgresCheckup
+    installations: PostgresInstallationStore
+
+    async def open_stored_secrets(self, ring: KeyRing | None) -> Opened:
+        """Open every stored secret, and keep none."""
+        return await open_stored(self.pool, ring)
+
+
+@asynccontextmanager
+async def open_checkup(settings: Settings, conninfo: str) -> AsyncIterator[OpenCheckup]:
+    """Open the stores on a database whose schema is current. The pool is closed with the block."""
+    timeout = min(settings.limits.database_connect_timeout_seconds, CONNECT_SECONDS_MAX)
+    async with open_pool_on(conninfo, settings, size_max=CONNECTIONS_MAX, timeout_seconds=timeout) as pool:
+        silent = settings.limits.runtime_silence_seconds
+        yield OpenCheckup(pool, PostgresCheckup(pool, silent_seconds=silent), PostgresInstallationStore(pool))
