@@ -250,11 +250,11 @@ async def test_description_of_an_issue_shows_its_pictures_where_they_were_put(sc
     text = "/issue Fix [Image] this\nfirst [Image] then [File]\nand\t[Image]"
     media = (picture("img_0"), picture("img_1"), document(), picture("img_2"))
     await scene.desk.receive(direct("om_1", text, media=media))
-    _, first, _, second = await scene.ids()
+    beside, first, _, second = await scene.ids()
     (issue,) = await scene.world.filed()
-    assert issue.title == "Fix [Image] this"
+    assert issue.title == "Fix this"
     assert issue.description == (
-        f"first ![](/api/attachments/{first}/download) then [File]\nand\t![](/api/attachments/{second}/download)"
+        f"![](/api/attachments/{beside}/download)\n\nfirst ![](/api/attachments/{first}/download) then [File]\nand\t![](/api/attachments/{second}/download)"
     )
 
 

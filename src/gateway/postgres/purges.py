@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.channel.installs import SESSION_KEEP_SECONDS
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import Count, SqlFile
+from gateway.postgres.statements import RowCount, SqlFile
 
 _SQL = SqlFile("purge.sql")
 
@@ -19,7 +19,7 @@ class Purge:
     """Deletes the rows of one kind that are older than `keep_seconds`. The age of a session or token is its end's."""
 
     name: str
-    statement: Count
+    statement: RowCount
     keep_seconds: float
 
     async def run(self, pool: Pool, *, rows_max: int = ROWS_MAX) -> int:

@@ -101,7 +101,7 @@ class One(Statement[R]):
         return found
 
 
-class Count(Statement[int]):
+class RowCount(Statement[int]):
     """Gives the number of rows that it inserted, changed or deleted."""
 
     async def _result(self, cursor: AsyncCursor[Any]) -> int:
@@ -151,9 +151,9 @@ class SqlFile:
         """Declare one value. No row and a null both give None."""
         return OneOrNone(name, self._declare(name, SQLOperationType.SELECT_VALUE, value, single=True), scalar_row)
 
-    def count(self, name: str) -> Count:
+    def count(self, name: str) -> RowCount:
         """Declare a statement whose rows are counted and not read, or that runs for its effect alone."""
-        return Count(name, self._declare(name, SQLOperationType.INSERT_UPDATE_DELETE, None), tuple_row)
+        return RowCount(name, self._declare(name, SQLOperationType.INSERT_UPDATE_DELETE, None), tuple_row)
 
     def changed(self, name: str) -> Changed:
         """Declare a statement of which the caller asks only if there was a row to change."""

@@ -17,7 +17,7 @@ from gateway.postgres.attachment_store import attach_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.events import announce, ring_runtime
 from gateway.postgres.pool import Pool
-from gateway.postgres.statements import Count, SqlFile
+from gateway.postgres.statements import RowCount, SqlFile
 from gateway.work.tasks.ports import (
     Attempt,
     ClaimedMessage,
@@ -235,7 +235,7 @@ class PostgresTaskChange:
         )
         return True
 
-    async def _change(self, statement: Count, **values: object) -> None:
+    async def _change(self, statement: RowCount, **values: object) -> None:
         """Run a statement that names the attempt, so that the row decides and not an earlier reading of it.
 
         Raises StoreConflict when the row has another attempt by now.
