@@ -12,8 +12,6 @@ from uuid import UUID
 import pytest
 import trio
 
-from gateway.channel.channel import Verdict
-from gateway.channel.message import InboundMessage
 from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
@@ -24,14 +22,11 @@ from gateway.postgres.pool import Pool, open_pool
 from gateway.supervisor.ports import Unobserved
 from gateway.supervisor.sweep import run_supervisor
 from support.lease_postgres import PostgresDesk
-from support.lease_world import OutboxLog, open_toy_secrets
-from support.toy_channel import TOY, ToyPlatform
+from support.lease_world import DIAL_SECONDS, TOY, OutboxLog, open_toy_secrets
+from support.toy.channels import ToyChannel, settled
+from support.toy.platform import ToyPlatform
 
 SETTINGS = LeaseSettings.derived(3)
-
-
-async def _settled(_message: InboundMessage) -> Verdict:
-    return Verdict.SETTLED
 
 
 class Onlooker(Unobserved):
@@ -69,7 +64,7 @@ class House:
 
     async def _run(self, name: str, *, task_status: trio.TaskStatus[Daemon] = trio.TASK_STATUS_IGNORED) -> None:
         wake, releases, registry = Signal(), Topics(), Registry()
-        registry.register(TOY, self.platform.factory(name))
+        registry.register(TOY, partial(ToyChannel, self.platform, node=name))
 
         def ring(payload: str) -> None:
             releases.ring(payload) if payload else releases.ring_all()
@@ -88,7 +83,7 @@ class House:
                         store=PostgresLeaseStore(pool),
                         registry=registry,
                         open_secrets=open_toy_secrets,
-                        handler_for=lambda _installation: _settled,
+                        handler_for=lambda _installation: settled,
                         run_outbox=self.outbox.run,
                         settings=SETTINGS,
                         node_id=name,
@@ -106,7 +101,7 @@ class House:
 async def open_house(database: str) -> AsyncIterator[House]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            house = House(database, nursery, ToyPlatform())
+            house = House(database, nursery, ToyPlatform(dial_seconds=DIAL_SECONDS))
             yield house
             assert house.platform.breaches == []
             assert house.outbox.breaches == []

@@ -17,8 +17,9 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.listen import run_listener
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
-from support.outbox_channel import Toy, raising, sending
+from support.outbox_memory import sending
 from support.task_world import World, open_world
+from support.toy.platform import ToyPlatform, raising
 
 
 async def add_row(world: World, text: str = "hello", chat_id: str = "oc_1") -> UUID:
@@ -233,7 +234,7 @@ class _Killed(BaseException):
 async def test_sender_killed_anywhere_leaves_one_visible_message(
     world: World, store: PostgresOutboxStore, point: str
 ) -> None:
-    platform = Toy()
+    platform = ToyPlatform()
     row_id = await add_row(world)
 
     def kill(name: str) -> None:
@@ -260,7 +261,7 @@ async def test_sender_killed_anywhere_leaves_one_visible_message(
 
 
 async def test_new_row_rings_the_sender(world: World, store: PostgresOutboxStore, database: str) -> None:
-    platform = Toy()
+    platform = ToyPlatform()
     async with sending(store, platform, installation_id=world.installation_id) as wake, trio.open_nursery() as nursery:
         await nursery.start(
             run_listener, lambda: TrioConnection.connect(database), {"gateway_outbound": lambda _payload: wake.set()}
@@ -279,7 +280,7 @@ async def test_new_row_rings_the_sender(world: World, store: PostgresOutboxStore
 async def test_sender_many_chats_with_trouble_deliver_each_row_once_in_order(
     world: World, store: PostgresOutboxStore
 ) -> None:
-    platform = Toy()
+    platform = ToyPlatform()
     for number in range(10):
         for chat in range(6):
             text = f"{chat}.{number}"
@@ -310,7 +311,7 @@ async def test_sender_is_idle_between_signals(world: World, store: PostgresOutbo
 
     await add_row(world)
     await new_holder(world)
-    async with sending(Counting(world.pool), Toy(), installation_id=world.installation_id, epoch=1) as wake:
+    async with sending(Counting(world.pool), ToyPlatform(), installation_id=world.installation_id, epoch=1) as wake:
         assert isinstance(wake, Signal)
         await trio.sleep(0.3)
     assert looks <= 2
@@ -321,7 +322,7 @@ async def test_refusal_in_words_and_numbers_no_column_holds_is_still_final(
     world: World, store: PostgresOutboxStore, code: int
 ) -> None:
     """Else the row stays `sending`, is sent again every second, and holds its chat back for an hour."""
-    platform = Toy()
+    platform = ToyPlatform()
     platform.before["hello"] = [raising(PlatformRefused("no\x00 and half \ud800", code=code))]
     row_id = await add_row(world)
 

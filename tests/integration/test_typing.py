@@ -19,9 +19,9 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.typing_store import PostgresTypingStore
 from gateway.work.tasks.ports import End as EndOfRun
 from gateway.work.tasks.ports import TaskStatus
-from support.outbox_channel import sending
+from support.outbox_memory import sending
 from support.task_world import Session, World, open_world
-from support.typing_channel import TypingToy
+from support.toy.platform import ToyPlatform
 
 
 @pytest.fixture
@@ -408,7 +408,7 @@ class _Killed(BaseException):
 async def test_holder_killed_anywhere_leaves_no_sign_and_one_answer(
     world: World, store: PostgresTypingStore, outbox: PostgresOutboxStore, point: str
 ) -> None:
-    platform = TypingToy()
+    platform = ToyPlatform()
     await hear(world, await world.add_session())
     task_id = await claim(world)
     await world.service.start(world.runtime, await world.attempt(task_id))

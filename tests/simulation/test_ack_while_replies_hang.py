@@ -24,7 +24,7 @@ from gateway.outbound.outbox import run_outbox
 from support.inbound_memory import MemoryInbound
 from support.inbound_world import open_desk
 from support.lark_peer import Peer, code_of, endpoint, in_memory, play
-from support.outbox_channel import INSTALLATION, MemoryOutboxStore
+from support.outbox_memory import INSTALLATION, MemoryOutboxStore
 
 HANG_SECONDS = 5.0
 ACK_SECONDS_MAX = 0.5

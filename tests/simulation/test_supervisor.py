@@ -16,8 +16,7 @@ import trio
 from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState, LinkLost, LinkRefused
 from gateway.supervisor.installation import DRAIN_SECONDS
 from gateway.supervisor.ports import Installation
-from support.lease_world import UNREADABLE, World, simulate
-from support.toy_channel import TOY
+from support.lease_world import TOY, UNREADABLE, World, simulate
 
 seeded = pytest.mark.parametrize("seed", range(5))
 REFUSAL = LinkRefused(1000040345, "app secret wrong")

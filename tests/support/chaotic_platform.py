@@ -19,7 +19,7 @@ from gateway.channel.errors import (
     PlatformUnreachable,
 )
 from gateway.channel.message import OutboundMessage, SendResult
-from support.outbox_channel import EPOCH
+from support.simulated import EPOCH
 
 DEDUPE_SECONDS = 3600.0
 CLOCKS_APART_SECONDS = 60.0

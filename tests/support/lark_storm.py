@@ -21,8 +21,8 @@ from gateway.simulator import Simulator
 from gateway.simulator.exchange import Answer, Request, json_answer, read_query
 from gateway.simulator.messages import Message
 from support.chaotic_platform import HANG_SECONDS_MAX, Seen
-from support.outbox_channel import EPOCH
 from support.outbox_world import Daemon
+from support.simulated import EPOCH
 
 HTML = b"<html><body>502 Bad Gateway</body></html>"
 CURSED = "| cursed | table |\n|---|---|\n| never | drawn |"

@@ -12,8 +12,7 @@ from uuid import UUID
 
 import trio
 
-from gateway.channel.channel import Channel, Verdict
-from gateway.channel.message import InboundMessage
+from gateway.channel.channel import Channel
 from gateway.channel.registry import Registry, Traits
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
@@ -22,9 +21,12 @@ from gateway.supervisor.ports import Installation
 from gateway.supervisor.sweep import Fleet, run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
 from support.seeded import run_seeded
-from support.toy_channel import TOY, ToyLink, ToyPlatform
+from support.toy.channels import ToyChannel, settled
+from support.toy.platform import ToyLink, ToyPlatform
 
+TOY = "toy"
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
+DIAL_SECONDS = (0.01, 0.1)
 UNREADABLE = "sealed with another key"
 
 
@@ -34,10 +36,6 @@ def open_toy_secrets(installation: Installation) -> dict[str, Any]:
     if sealed == UNREADABLE:
         raise UnreadableSecret("its key is not on the ring")
     return {**installation.config, "secret": sealed.partition(":")[2]}
-
-
-async def _settled(_message: InboundMessage) -> Verdict:
-    return Verdict.SETTLED
 
 
 @dataclass(slots=True)
@@ -84,7 +82,7 @@ class World:
     network: trio.Nursery
     settings: LeaseSettings
     table: LeaseTable = field(default_factory=LeaseTable)
-    platform: ToyPlatform = field(default_factory=ToyPlatform)
+    platform: ToyPlatform = field(default_factory=lambda: ToyPlatform(dial_seconds=DIAL_SECONDS))
     outbox: OutboxLog = field(default_factory=OutboxLog)
     daemons: list[Daemon] = field(default_factory=list)
 
@@ -115,7 +113,8 @@ class World:
 
     async def _run(self, daemon: Daemon, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         wake, releases, registry = Signal(), Topics(), Registry()
-        registry.register(TOY, self.platform.factory(daemon.name), Traits(identity_keys=IDENTITY_KEYS))
+        factory = partial(ToyChannel, self.platform, node=daemon.name)
+        registry.register(TOY, factory, Traits(identity_keys=IDENTITY_KEYS))
 
         def deliver(topic: str, payload: str) -> None:
             if topic == "gateway_installation":
@@ -132,7 +131,7 @@ class World:
             store=daemon.store,
             registry=registry,
             open_secrets=open_toy_secrets,
-            handler_for=lambda _installation: _settled,
+            handler_for=lambda _installation: settled,
             run_outbox=self.outbox.run,
             settings=self.settings,
             node_id=daemon.name,

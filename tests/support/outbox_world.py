@@ -25,9 +25,8 @@ from gateway.outbound.ports import Lease, OutboxRow, TypingRow
 from gateway.outbound.sending import FAULTS_MAX
 from gateway.outbound.typing import TypingSender
 from support.chaotic_platform import ChaoticPlatform, Seen
-from support.outbox_channel import INSTALLATION, MemoryOutboxStore, Stored
+from support.outbox_memory import INSTALLATION, MemoryOutboxStore, MemoryTypingStore, Stored, StoredSign
 from support.seeded import run_seeded
-from support.typing_channel import MemoryTypingStore, StoredSign
 
 T = TypeVar("T")
 OPEN = frozenset({"queued", "sending"})

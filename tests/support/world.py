@@ -24,6 +24,7 @@ from gateway.postgres.pool import Pool
 from gateway.simulator.connections import Connection
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import App, Person, open_id
+from gateway.simulator.server import open_simulator
 from gateway.simulator.simulator import Simulator
 from gateway.work.people.bindings import BindingService
 from gateway.work.people.directory import Agent, Directory, User, Workspace
@@ -165,6 +166,15 @@ class World:
 
     async def contents(self) -> list[str]:
         return [row[0] for row in await self.rows("select content from chat_message where role = 'user' order by seq")]
+
+
+@asynccontextmanager
+async def open_world(database: str, pool: Pool, logs: Path) -> AsyncIterator[World]:
+    """A world for the block. Its platform sends nothing again, unless a test asks for it."""
+    async with open_simulator(redelivery_scale=1000.0) as simulator:
+        world = World(database, pool, simulator, logs)
+        await world.settle()
+        yield world
 
 
 @dataclass
