@@ -26,8 +26,9 @@ from gateway.core.autopilot import describe_run, render_title
 from gateway.core.commands import description_of, parse_command, title_from
 from gateway.core.enrichment import neutralise
 from gateway.core.markdown import is_blank, place_media, shortened, without_links, without_mentions
-from gateway.lark.chat.content import Mention, flatten, rewrite_mentions
+from gateway.lark.chat.content import flatten
 from gateway.lark.chat.markdown import count_tables, divide, is_markdown
+from gateway.lark.chat.mentions import Mention, rewrite_mentions
 from gateway.observe.log import is_secret_name, scrub
 from gateway.simulator.echo_agent import reply
 from gateway.simulator.exchange import Answer, Router
@@ -111,9 +112,11 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.http.body _PLACE": worst(" - at `$", " - at `key in ", " - at `$.a`", "a", before=" - at `$."),
     "gateway.http.body _NAMED": worst("field `", "field ``", "a", before="field `"),
     "gateway.http.console.issues _PICTURE": worst("![](/api/attachments/", "![](/api/attachments/0123456789abcdef-"),
-    "gateway.lark.chat.content _UNSTORABLE": worst("\x00", "\ud800"),
-    "gateway.lark.chat.content _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
-    "gateway.lark.chat.content bracketed_name: fullmatch": worst("a"),
+    "gateway.lark.chat.untrusted _UNSTORABLE": worst("\x00", "\ud800"),
+    "gateway.lark.chat.mentions _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
+    "gateway.lark.chat.kinds _KNOWN_SHAPE": worst("a"),
+    "gateway.lark.chat.kinds _BLANK": worst("{", "a", "{a"),
+    "gateway.lark.chat.post _BACKTICKS": worst("`", "``", "```a"),
     "gateway.lark.install.service _APP_ID": worst("a", before="cli_"),
     "gateway.lark.chat.markdown _MARKUP": worst(
         "`a", "``a\n", "a", "**a\n", "__a\n", "[a", "[a](", "[a](b", "| ", "|", " \n", " ", "-", "--- a\n", "1", "* *",

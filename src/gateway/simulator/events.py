@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.simulator.cards import CARD, card_content
 from gateway.simulator.messages import Mention, Message
 from gateway.simulator.platform import TENANT_KEY, App, Platform, open_id
 
@@ -35,7 +36,7 @@ def message_event(platform: Platform, app: App, message: Message) -> dict[str, A
         "chat_id": message.chat_id,
         "chat_type": chat.chat_type,
         "message_type": message.message_type,
-        "content": message.content,
+        "content": card_content(message.content, "") if message.message_type == CARD else message.content,
         "user_agent": "Mozilla/5.0 (simulated)",
     }
     if message.mentions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from gateway.simulator.cards import AS_SENT, CARD, FORMS, card_content
 from gateway.simulator.events import viewed
 from gateway.simulator.exchange import Refusal, Request
 from gateway.simulator.limits import PER_CHAT
@@ -73,9 +74,9 @@ def read_message(world: World, app: App, request: Request) -> dict[str, Any]:
     """Return one message. A bundle of forwarded ones is followed by its contents, linked by `upper_message_id`."""
     message = world.messages.get(request.params["message_id"])
     require_member(world, app, message.chat_id)
-    id_type = _id_type(app, request)
+    id_type, card_form = _id_type(app, request), _card_form(request)
     found = [message, *world.messages.bundled(message.message_id)]
-    return ok({"items": [_item(world, app, one, id_type) for one in found]})
+    return ok({"items": [_item(world, app, one, id_type, card_form) for one in found]})
 
 
 def list_messages(world: World, app: App, request: Request) -> dict[str, Any]:
@@ -95,8 +96,8 @@ def list_messages(world: World, app: App, request: Request) -> dict[str, Any]:
         raise Refusal(BAD_FIELD, f"field validation failed: page_size {size} is not 1 to {PAGE_SIZE_MAX}")
     rest = _after(found, request.argument("page_token"))
     page, more = rest[:size], len(rest) > size
-    id_type = _id_type(app, request)
-    items = [_item(world, app, message, id_type) for message in page]
+    id_type, card_form = _id_type(app, request), _card_form(request)
+    items = [_item(world, app, message, id_type, card_form) for message in page]
     return ok({"has_more": more, "page_token": _page_token(page[-1]) if more else "", "items": items})
 
 
@@ -150,6 +151,14 @@ def _id_type(app: App, request: Request) -> str:
     return id_type
 
 
+def _card_form(request: Request) -> str:
+    """Return the form in which the answer shows cards; "" is the degraded one."""
+    form = request.argument("card_msg_content_type")
+    if form not in FORMS:
+        raise Refusal(BAD_FIELD, f"field validation failed: card_msg_content_type {form!r}")
+    return form
+
+
 def patch_card(world: World, app: App, request: Request) -> dict[str, Any]:
     content = _draft(request.document()).content
     world.messages.edit(app, request.params["message_id"], "interactive", content, world.clock.wall_ms())
@@ -193,7 +202,9 @@ def _reaction(world: World, app: App, reaction_id: str, emoji: str) -> dict[str,
     }
 
 
-def _item(world: World, app: App, message: Message, id_type: str = "open_id") -> dict[str, Any]:
+def _item(
+    world: World, app: App, message: Message, id_type: str = "open_id", card_form: str = AS_SENT
+) -> dict[str, Any]:
     """Return a message as the REST API shows it: bots by app id, people by the id type asked for, flat mentions."""
     is_bot = message.sender_type == "app"
     sender = {
@@ -211,12 +222,18 @@ def _item(world: World, app: App, message: Message, id_type: str = "open_id") ->
         "updated": message.updated,
         "chat_id": message.chat_id,
         "sender": sender,
-        "body": {"content": WITHDRAWN if message.deleted else message.content},
+        "body": {"content": _shown(message, card_form)},
     }
     if message.mentions and not message.deleted:
         item["mentions"] = [_flat_mention(world, app, mention, id_type) for mention in message.mentions]
     linked = ("root_id", "parent_id", "thread_id", "upper_message_id")
     return item | {name: value for name in linked if (value := getattr(message, name))}
+
+
+def _shown(message: Message, card_form: str) -> str:
+    if message.deleted:
+        return WITHDRAWN
+    return card_content(message.content, card_form) if message.message_type == CARD else message.content
 
 
 def _flat_mention(world: World, app: App, mention: Mention, id_type: str) -> dict[str, Any]:

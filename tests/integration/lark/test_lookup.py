@@ -78,7 +78,8 @@ def query(platform: FakePlatform, path: str, index: int = -1) -> dict[str, list[
 async def test_message_comes_first_whatever_the_order(platform: FakePlatform, lookup: LarkLookup) -> None:
     platform.script(READ_PATH, items(item("om_2", upper_message_id="om_1"), item("om_1", msg_type="merge_forward")))
     assert [said.message_id for said in await lookup.message("om_1")] == ["om_1", "om_2"]
-    assert query(platform, READ_PATH) == {"user_id_type": ["open_id"]}
+    asked = {"user_id_type": ["open_id"], "card_msg_content_type": ["user_card_content"]}
+    assert query(platform, READ_PATH) == asked
     platform.script(READ_PATH, items(item("om_2")))
     assert await lookup.message("om_1") == ()
 
@@ -96,6 +97,7 @@ async def test_chat_is_listed_in_seconds_and_a_topic_without_times(platform: Fak
         "sort_type": ["ByCreateTimeDesc"],
         "page_size": ["50"],
         "user_id_type": ["open_id"],
+        "card_msg_content_type": ["user_card_content"],
         "start_time": [str(noon - 1)],
         "end_time": [str(noon + 1)],
     }

@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo
 from gateway.errors import RemoteProtocolError
-from gateway.lark.chat.content import (
-    ID_CHARS_MAX,
-    Mention,
-    bracketed_name,
-    decode_event,
-    flatten,
-    is_bot,
-    message_type,
-    order_key,
-    rewrite_mentions,
-)
+from gateway.lark.chat.content import decode_event, flatten, order_key
+from gateway.lark.chat.kinds import ID_CHARS_MAX, bracketed_name, message_type
+from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions
 
 BOT = {"bot_open_id": "ou_bot", "bot_union_id": "on_bot"}
 OWN = {"key": "@_user_1", "name": "My Bot", "id": {"open_id": "ou_bot_wire", "union_id": "on_bot"}}
@@ -211,12 +203,12 @@ def test_order_key_of_what_has_no_chat_is_empty(payload: bytes) -> None:
         ("media", '{"file_key":"f"}', "[Video]"),
         ("video", '{"file_key":"f"}', "[Video]"),
         ("sticker", '{"file_key":"f"}', "[Sticker]"),
-        ("interactive", '{"title":"t"}', "[interactive card]"),
+        ("interactive", "{}", "[interactive card]"),
         ("share_chat", '{"chat_id":"oc"}', "[Shared Chat]"),
         ("share_user", '{"user_id":"ou"}', "[Shared User Card]"),
         ("merge_forward", '{"content":"Merged and Forwarded Message"}', "[forwarded messages]"),
-        ("system", '{"template":"x"}', "[System Message]"),
-        ("location", '{"name":"x"}', "[Location]"),
+        ("system", '{"template":"x"}', "[System Message] x"),
+        ("location", '{"name":"x"}', "[Location] x"),
         ("todo", '{"task_id":"x"}', "[To-do]"),
         ("general_calendar", "{}", "[Calendar Event]"),
         ("brand_new", "{}", "[Brand New]"),
@@ -242,7 +234,11 @@ def test_order_key_of_what_has_no_chat_is_empty(payload: bytes) -> None:
         ("post", '{"content":[[{"tag":"a","text":"site","href":"https://x"}]]}', "site (https://x)"),
         ("post", '{"content":[[{"tag":"a","href":"https://x"},{"tag":"a","text":"site"}]]}', "https://x site"),
         ("post", '{"content":[[{"tag":"at","user_id":"ou_9","user_name":"Bob"},{"tag":"hr"}]]}', "@Bob ---"),
-        ("post", '{"content":[[{"tag":"media","file_key":"f"},{"tag":"code_block","text":"x = 1"}]]}', "[Video] x = 1"),
+        (
+            "post",
+            '{"content":[[{"tag":"media","file_key":"f"},{"tag":"code_block","text":"x = 1"}]]}',
+            "[Video]\n```\nx = 1\n```",
+        ),
         ("post", '{"content":[[{"tag":"future","text":"still read"}]]}', "still read"),
     ],
 )
@@ -399,7 +395,7 @@ def test_decode_of_a_post_resolves_its_mentions_and_addresses_the_bot(user_name:
             {"bot_open_id": "ou_bot_a_canonical", "bot_union_id": "on_bot_a_union"},
             False,
         ),
-        ({"open_id": "ou_bot"}, BOT, False),
+        ({"open_id": "ou_bot"}, BOT, True),
         ({"open_id": ""}, {"bot_open_id": ""}, False),
     ],
 )

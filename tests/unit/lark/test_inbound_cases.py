@@ -10,7 +10,9 @@ import pytest
 
 from gateway.channel.message import ChatType, InboundMessage, Source
 from gateway.errors import RemoteProtocolError
-from gateway.lark.chat.content import Mention, decode_event, flatten, is_bot, message_type, rewrite_mentions
+from gateway.lark.chat.content import decode_event, flatten
+from gateway.lark.chat.kinds import message_type
+from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions
 
 CASES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "cases" / "inbound.json").read_text())
 

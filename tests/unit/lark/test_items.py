@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 
 from gateway.core.enrichment import Author, AuthorKind, Said
-from gateway.lark.chat.items import card_text, read_items
+from gateway.lark.chat.card_words import LINES_MAX, card_words
+from gateway.lark.chat.items import read_items
+from gateway.lark.chat.untrusted import content_fields
 
 APP = "cli_own"
+
+
+def card_text(content: str) -> str:
+    return card_words(content_fields(content))
 
 
 def item(kind: str = "text", content: Any = None, **changes: Any) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def test_sender_is_the_assistant_another_bot_or_a_person(sender: Any, author: Au
          "T\na b (u)"),
         ("image", {"image_key": "img_1"}, "[Image]"),
         ("file", {"file_key": "f", "file_name": "x.pdf"}, "[File]"),
-        ("location", {"name": "here"}, "[Location]"),
+        ("location", {"name": "here"}, "[Location] here"),
         ("merge_forward", "Merged and Forwarded Message", "[forwarded messages]"),
         ("interactive", {"type": "template"}, "[interactive card]"),
         ("text", "not JSON", ""),
@@ -134,4 +140,4 @@ def test_hostile_card_is_bounded() -> None:
     assert card_text("{") == ""
     assert card_text("[" * 100_000) == ""
     assert card_text('{"elements":' * 500 + '{"text":"x"}' + "}" * 500) == ""
-    assert len(card_text(json.dumps({"elements": [{"text": {"content": "x"}}] * 10_000})).splitlines()) == 200
+    assert len(card_text(json.dumps({"elements": [{"text": {"content": "x"}}] * 10_000})).splitlines()) == LINES_MAX

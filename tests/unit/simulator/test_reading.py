@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import trio.testing
 
+from gateway.simulator.cards import UPGRADE_SENTENCE
+from gateway.simulator.events import message_event
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import Chat, Person, open_id
 from gateway.simulator.resources import Attachment
@@ -212,3 +215,47 @@ async def test_names_are_left_out_without_the_scope(caller: Caller, ada: Person)
     seen = open_id(caller.app.app_id, ada.union_id)
     _, document = await caller.call("GET", f"/open-apis/contact/v3/users/batch?user_ids={seen}&user_id_type=open_id")
     assert document["data"]["items"] == [{"open_id": seen, "union_id": ada.union_id}]
+
+
+CARD = {
+    "header": {"title": {"tag": "plain_text", "content": "Alert"}},
+    "elements": [
+        {"tag": "div", "text": {"content": "CPU"}, "fields": [{"text": {"content": "95%"}}]},
+        {"tag": "action", "actions": [{"tag": "button", "text": {"content": "ack"}, "type": "primary"}]},
+        {"tag": "img", "img_key": "img_1"},
+    ],
+}
+SIMPLIFIED = {
+    "title": "Alert",
+    "elements": [
+        [{"tag": "text", "text": "CPU"}, {"tag": "text", "text": "95%"}],
+        [{"tag": "button", "text": "ack", "type": "primary"}],
+        [{"tag": "img", "image_key": "img_1"}],
+    ],
+}
+NEWER = {"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": "words"}]}}
+SUBSTITUTE = {"title": None, "elements": [[{"tag": "text", "text": UPGRADE_SENTENCE}]]}
+
+
+@pytest.mark.parametrize(("card", "simplified"), [(CARD, SIMPLIFIED), (NEWER, SUBSTITUTE), (SIMPLIFIED, SIMPLIFIED)])
+async def test_card_is_degraded_unless_it_is_asked_for_as_sent(
+    simulator: Simulator, caller: Caller, chat: Chat, card: dict[str, Any], simplified: dict[str, Any]
+) -> None:
+    _, sent = await caller.send(chat, "", msg_type="interactive", content=json.dumps(card))
+    message_id = sent["data"]["message_id"]
+
+    async def read(form: str) -> Any:
+        _, document = await caller.call("GET", f"{MESSAGES}/{message_id}{form}")
+        return json.loads(document["data"]["items"][0]["body"]["content"])
+
+    assert await read("") == simplified
+    assert await read("?card_msg_content_type=user_card_content") == card
+    assert json.loads((await read("?card_msg_content_type=raw_card_content"))["json_card"]) == card
+    listing = await listed(caller, "chat", chat.chat_id)
+    assert json.loads(listing["data"]["items"][-1]["body"]["content"]) == simplified
+    event = message_event(simulator.platform, caller.app, simulator.messages.get(message_id))
+    assert json.loads(event["message"]["content"]) == simplified
+
+
+async def test_card_in_an_unknown_form_is_refused(caller: Caller, chat: Chat) -> None:
+    assert (await listed(caller, "chat", chat.chat_id, card_msg_content_type="best"))["code"] == 99992402

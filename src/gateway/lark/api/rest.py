@@ -325,6 +325,8 @@ def _reactions(message_id: str) -> str:
 
 PAGE_MESSAGES_MAX = 50
 NAMES_MAX = 50
+_CARDS_AS_SENT = {"card_msg_content_type": "user_card_content"}
+"""Asks for cards as they were sent. Without it the platform returns them degraded, and of schema 2.0 no word at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +348,8 @@ def message_request(token: str, message_id: str) -> Request:
     Raises LocalProtocolError for a blank id.
     """
     _need(message_id, "message id")
-    return _get(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}?user_id_type=open_id", token)
+    query = urlencode({"user_id_type": "open_id", **_CARDS_AS_SENT})
+    return _get(f"/open-apis/im/v1/messages/{quote(message_id, safe='')}?{query}", token)
 
 
 def messages_request(
@@ -364,6 +367,7 @@ def messages_request(
         "sort_type": "ByCreateTimeDesc",
         "page_size": str(PAGE_MESSAGES_MAX),
         "user_id_type": "open_id",
+        **_CARDS_AS_SENT,
         "page_token": page_token,
         "start_time": str(start) if start and not thread_id else "",
         "end_time": str(end) if end and not thread_id else "",

@@ -16,7 +16,8 @@ from gateway.channel.message import OutboundMessage
 from gateway.core.enrichment import AuthorKind, Said
 from gateway.lark.api.client import LarkClient
 from gateway.lark.chat.cards import Rendered
-from gateway.lark.chat.items import CARD, read_items
+from gateway.lark.chat.items import read_items
+from gateway.lark.chat.kinds import CARD
 
 WINDOW = timedelta(minutes=70)
 """The longest time from the first attempt to send a message to the last one."""
