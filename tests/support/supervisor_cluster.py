@@ -56,7 +56,7 @@ class OutboxLog:
 
 
 @dataclass(slots=True, eq=False)
-class Daemon:
+class SupervisorNode:
     """One process. A crash cuts its wire and its sockets in the same instant; nothing of it is heard again."""
 
     name: str
@@ -75,7 +75,7 @@ class Daemon:
 
 
 @dataclass(slots=True, eq=False)
-class World:
+class SupervisorCluster:
     """A table, a platform that watches, and the daemons that were started."""
 
     rng: Random
@@ -84,7 +84,7 @@ class World:
     table: LeaseTable = field(default_factory=LeaseTable)
     platform: ToyPlatform = field(default_factory=lambda: ToyPlatform(dial_seconds=DIAL_SECONDS))
     outbox: OutboxLog = field(default_factory=OutboxLog)
-    daemons: list[Daemon] = field(default_factory=list)
+    daemons: list[SupervisorNode] = field(default_factory=list)
 
     def new_id(self) -> UUID:
         return UUID(int=self.rng.getrandbits(128))
@@ -103,15 +103,17 @@ class World:
     def row(self, installation_id: UUID) -> LeaseRow:
         return self.table.rows[installation_id]
 
-    async def start(self, name: str = "") -> Daemon:
+    async def start(self, name: str = "") -> SupervisorNode:
         wire = FaultyWire(self.rng, self.network)
         node = f"{name or 'node'}{len(self.daemons)}"
-        daemon = Daemon(node, wire, MemoryLeaseStore(self.table, wire), self.platform)
+        daemon = SupervisorNode(node, wire, MemoryLeaseStore(self.table, wire), self.platform)
         self.daemons.append(daemon)
         await self.network.start(self._run, daemon)
         return daemon
 
-    async def _run(self, daemon: Daemon, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _run(
+        self, daemon: SupervisorNode, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         wake, releases, registry = Signal(), Topics(), Registry()
         factory = partial(ToyChannel, self.platform, node=daemon.name)
         registry.register(TOY, factory, Traits(identity_keys=IDENTITY_KEYS))
@@ -150,7 +152,9 @@ class World:
             self.table.listeners.remove(listen)
             daemon.ended.set()
 
-    async def _notify(self, daemon: Daemon, deliver: Callable[[str, str], None], topic: str, payload: str) -> None:
+    async def _notify(
+        self, daemon: SupervisorNode, deliver: Callable[[str, str], None], topic: str, payload: str
+    ) -> None:
         await daemon.wire.travel()
         deliver(topic, payload)
 
@@ -169,29 +173,29 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(seed: int = 0, settings: LeaseSettings | None = None) -> AsyncIterator[World]:
+async def open_cluster(seed: int = 0, settings: LeaseSettings | None = None) -> AsyncIterator[SupervisorCluster]:
     """Everything ends with the block. The invariants are checked on the way out of a block that did not fail."""
     rng = Random(seed)
     async with trio.open_nursery() as network:
-        world = World(rng, network, settings or LeaseSettings())
-        world.platform.rng = rng
-        world.platform.witness = world.witness
-        yield world
-        world.check()
+        cluster = SupervisorCluster(rng, network, settings or LeaseSettings())
+        cluster.platform.rng = rng
+        cluster.platform.witness = cluster.witness
+        yield cluster
+        cluster.check()
         network.cancel_scope.cancel()
 
 
-Scenario = Callable[[World], Awaitable[None]]
+Scenario = Callable[[SupervisorCluster], Awaitable[None]]
 
 
-def simulate(seed: int, scenario: Scenario, *, settings: LeaseSettings | None = None) -> World:
+def simulate(seed: int, scenario: Scenario, *, settings: LeaseSettings | None = None) -> SupervisorCluster:
     """Run a scenario under a clock that jumps, with a schedule that the seed decides; the same seed is the same run."""
-    worlds = []
+    clusters = []
 
     async def main() -> None:
-        async with open_world(seed, settings) as world:
-            worlds.append(world)
-            await scenario(world)
+        async with open_cluster(seed, settings) as cluster:
+            clusters.append(cluster)
+            await scenario(cluster)
 
     run_seeded(seed, main, seconds_max=100_000)
-    return worlds[0]
+    return clusters[0]
