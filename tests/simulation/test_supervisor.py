@@ -6,6 +6,7 @@ clock, or when two outbox senders of one bot ran at once.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import trio
 
 from gateway.channel.channel import DEGRADED_SECONDS, ConnectionState, LinkLost, LinkRefused
 from gateway.supervisor.installation import DRAIN_SECONDS
+from gateway.supervisor.lease import RECORD_EVERY_SECONDS
 from gateway.supervisor.ports import Installation
 from support.supervisor_cluster import TOY, UNREADABLE, SupervisorCluster, simulate
 
@@ -594,6 +596,24 @@ def test_stop_right_after_the_start_ends_at_once() -> None:
 
 
 # what is told
+
+
+def test_state_that_a_late_statement_overwrote_is_stored_again() -> None:
+    async def scenario(cluster: SupervisorCluster) -> None:
+        daemon = await cluster.start()
+        daemon.wire.mute = frozenset({"record"})
+        bot = cluster.add_bot()
+        await cluster.platform.until_live(bot)
+        await trio.sleep(1)
+        daemon.wire.mute = frozenset()
+        await trio.sleep(RECORD_EVERY_SECONDS + 1)  # by now a statement without an answer was followed by another
+        stored = cluster.table.connections[bot]
+        assert stored.state == "live"
+        cluster.table.connections[bot] = replace(stored, state="connecting")
+        await trio.sleep(RECORD_EVERY_SECONDS + 2)
+        assert state_of(cluster, bot) == "live"
+
+    simulate(0, scenario)
 
 
 def test_readiness_names_the_problem_until_the_first_sweep_and_when_sweeps_fail() -> None:
