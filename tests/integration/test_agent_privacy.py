@@ -142,7 +142,7 @@ async def test_program_gets_what_was_named_for_it_and_otherwise_only_what_is_kno
     tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     plain = {
-        "LANG": "C.UTF-8", "LC_TIME": "C", "TZ": "UTC", "TERM": "dumb", "TMPDIR": str(tmp_path),
+        "LANG": "C.UTF-8", "LC_TIME": "C", "TZ": "UTC", "TMPDIR": str(tmp_path),
         "https_proxy": "http://proxy.invalid:1", "HTTPS_PROXY": "http://proxy.invalid:1", "NO_PROXY": "x.invalid",
         "SSL_CERT_DIR": str(tmp_path), "REQUESTS_CA_BUNDLE": "/x", "NODE_EXTRA_CA_CERTS": "/x", "CURL_CA_BUNDLE": "/x",
     }  # fmt: skip
@@ -153,7 +153,7 @@ async def test_program_gets_what_was_named_for_it_and_otherwise_only_what_is_kno
         lines = (await answered(tenant)).splitlines()
     own = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     named = {"MY_KEY": KEY, "EMPTY": "", "OTHER": "a=b", "TERM": "vt100"}
-    assert dict(line.split("=", 1) for line in lines) == {**own, **plain, **named}
+    assert dict(line.split("=", 1) for line in lines) == {**own, **plain, "NO_COLOR": "1", **named}
 
 
 async def test_program_that_prints_its_key_as_its_last_words_tells_it_to_nobody(

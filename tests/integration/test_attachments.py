@@ -34,6 +34,7 @@ from gateway.work.tasks.tasks import Assignment, TaskService
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.inbound_backend import Bot, ObservedPipeline, direct, open_pipeline
 from support.inbound_postgres import PostgresInbound
+from support.recording import Recording
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 
@@ -58,8 +59,7 @@ class AttachmentFlow:
     directory: Path
     source: FakeFiles = field(default_factory=FakeFiles)
     queue: Topics = field(default_factory=Topics)
-    outcomes: list[str] = field(default_factory=list)
-    faults: int = 0
+    recorder: Recording = field(default_factory=Recording)
 
     def __post_init__(self) -> None:
         self.store = PostgresAttachmentStore(self.backend.pool)
@@ -69,7 +69,7 @@ class AttachmentFlow:
 
     def replica(self, directory: Path, **settings: Any) -> Attachments:
         cache = FileCache(directory, bytes_max=1 << 20, unused_seconds_max=3600)
-        return Attachments(self.store, self.source, cache, record=self.outcomes.append, **settings)
+        return Attachments(self.store, self.source, cache, recorder=self.recorder, **settings)
 
     @asynccontextmanager
     async def fetching(self, attachments: Attachments | None = None, **settings: Any) -> AsyncIterator[trio.Nursery]:
@@ -81,16 +81,13 @@ class AttachmentFlow:
 
         callbacks = {"gateway_attachment": lambda _: wake.set(), "gateway_task": ring}
         serve = partial(
-            run_attachments, attachments or self.attachments, self.store, wake, on_fault=self._fault, **settings
+            run_attachments, attachments or self.attachments, self.store, wake, recorder=self.recorder, **settings
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(run_listener, lambda: TrioConnection.connect(self.conninfo), callbacks)
             await nursery.start(serve)
             yield nursery
             nursery.cancel_scope.cancel()
-
-    def _fault(self) -> None:
-        self.faults += 1
 
     async def claim(self, wait_seconds: float = 0) -> Assignment | None:
         return await self.tasks.claim(self.runtime, self.runtime.runtime_id, wait_seconds)
@@ -156,7 +153,7 @@ async def test_run_waits_for_its_picture_and_gets_exactly_its_bytes(flow: Attach
     assert assignment.messages[0].with_additions == "[Image]"
     assert await flow.read(assignment) == PNG
     assert flow.source.downloads["img_1"] == 1
-    assert flow.outcomes == ["ready"]
+    assert flow.recorder.seen("attachment_fetches") == [("ready",)]
 
 
 async def test_files_are_numbered_over_the_whole_task_and_named_by_their_messages(flow: AttachmentFlow) -> None:
@@ -340,7 +337,7 @@ async def test_transient_failure_is_tried_again_while_a_run_waits(
     async with flow.fetching():
         assignment = await flow.claimed()
     assert files(assignment) == [(1, "image", "image.png", "image/png", len(PNG))]
-    assert flow.outcomes == ["unavailable", "unavailable", "ready"]
+    assert flow.recorder.seen("attachment_fetches") == [("unavailable",), ("unavailable",), ("ready",)]
 
 
 async def test_transient_failure_at_the_deadline_ends_the_waiting(flow: AttachmentFlow) -> None:
@@ -360,7 +357,7 @@ async def test_fault_of_one_file_is_its_own(flow: AttachmentFlow) -> None:
     async with flow.fetching():
         assignment = await flow.claimed()
     assert [row[:2] for row in await flow.rows()] == [("failed", "unexpected"), ("ready", None)]
-    assert flow.faults == 1
+    assert flow.recorder.seen("unexpected_errors") == [("attachment",)]
     assert await flow.read(assignment, 2) == PNG
 
 

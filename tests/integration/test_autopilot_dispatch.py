@@ -17,6 +17,7 @@ from gateway.postgres.pool import Pool, open_pool
 from gateway.work.autopilots.dispatch import AutopilotDispatcher, Dispatched, Firing
 from gateway.work.issues.issues import IssueDraft, IssueService
 from support.autopilots import Autopilots, open_autopilots
+from support.recording import Recording
 from support.tenant import hearing_events
 
 ENVELOPE = {"event": "github.push", "eventPayload": {"ref": "main"}, "request": {"contentType": "application/json"}}
@@ -449,18 +450,19 @@ async def test_check_that_fails_in_the_database_leaves_the_run_that_says_so(auto
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 
-async def test_new_runs_are_told_once_and_repeats_are_not(autopilots: Autopilots) -> None:
-    told: list[tuple[str, str]] = []
+async def test_new_runs_are_counted_once_and_repeats_are_not(autopilots: Autopilots) -> None:
+    recorder = Recording()
     dispatcher = AutopilotDispatcher(
         PostgresDispatchStore(autopilots.pool),
         IssueService(PostgresIssueStore(autopilots.pool)),
-        began=lambda source, skipped: told.append((source, skipped)),
+        recorder=recorder,
     )
     autopilot_id, nobody = await autopilots.add(), await autopilots.add(assignee_id=uuid4())
     for _ in range(2):
         await dispatcher.dispatch(Firing(autopilot_id, "webhook", delivery_id=UUID(int=1)))
         await dispatcher.dispatch(Firing(nobody, "manual", idempotency_key="k"))
-    assert told == [("webhook", ""), ("manual", "agent_not_found")]
+    assert recorder.seen("autopilot_run_started") == [("event", "webhook")]
+    assert recorder.seen("autopilot_run_skipped") == [("manual", "agent_not_found")]
 
 
 async def test_skipped_run_is_announced_as_done(autopilots: Autopilots, database: str) -> None:

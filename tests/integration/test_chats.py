@@ -16,6 +16,7 @@ from gateway.postgres.pool import Pool
 from gateway.work.tasks.chats import ChatService
 from support.inbound_backend import Bot, ObservedPipeline, direct, open_pipeline
 from support.inbound_postgres import PostgresInbound
+from support.recording import Recording
 from support.tenant import Session, Tenant, hearing_events, open_tenant
 
 ORPHANS = """
@@ -113,8 +114,8 @@ async def test_delete_cancels_live_runs_tells_listeners_and_the_runtimes_stop_li
     session = await tenant.add_session()
     running = await tenant.running(session)
     queued = await tenant.say(session, "more")
-    ended: list[tuple[str, str]] = []
-    chats = ChatService(PostgresChatStore(pool), ended=lambda kind, status, _: ended.append((kind, status)))
+    recorder = Recording()
+    chats = ChatService(PostgresChatStore(pool), recorder=recorder)
     async with hearing_events(database) as events:
         await tenant.sql("insert into member values (%(w)s, %(u)s, 'owner')", w=tenant.workspace_id, u=tenant.user_id)
         await chats.delete(session.id, tenant.user_id)
@@ -122,7 +123,7 @@ async def test_delete_cancels_live_runs_tells_listeners_and_the_runtimes_stop_li
         ("task:cancelled", str(running.claim.id)),
         ("task:cancelled", str(queued)),
     }
-    assert ended == [("chat", "cancelled")] * 2
+    assert recorder.seen("agent_task_terminal") == [("chat", "cancelled")] * 2
     attempt = running.claim.identity
     assert await tenant.service.heartbeat(tenant.runtime, tenant.runtime_id, [attempt]) == [attempt]
     with pytest.raises(RejectedRequest) as refused:
@@ -245,7 +246,7 @@ async def _delete_all(inbound: PostgresInbound, bot: Bot, deleted: list[UUID]) -
     admin = uuid4()
     await inbound.run("insert into app_user (id, email) values (%s, 'admin@example.test')", admin)
     await inbound.run("insert into member values (%s, %s, 'admin')", bot.workspace_id, admin)
-    service = ChatService(store, ended=lambda *_: None)
+    service = ChatService(store)
     while True:
         for session in await inbound.sessions():
             await service.delete(session.id, admin)

@@ -19,9 +19,9 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.listen import run_listener
 from gateway.postgres.pool import Pool, open_pool
-from gateway.supervisor.ports import Unobserved
 from gateway.supervisor.sweep import run_supervisor
 from support.lease_postgres import PostgresLeaseRows
+from support.recording import Recording
 from support.supervisor_cluster import DIAL_SECONDS, TOY, OutboxLog, open_toy_secrets
 from support.toy.channels import ToyChannel, settled
 from support.toy.platform import ToyPlatform
@@ -29,24 +29,17 @@ from support.toy.platform import ToyPlatform
 SETTINGS = LeaseSettings.derived(3)
 
 
-class Onlooker(Unobserved):
-    """Notices that a daemon was told that somebody else holds a lease."""
-
-    def __init__(self) -> None:
-        self.stands_by = trio.Event()
-
-    def lease_operation(self, operation: str, outcome: str) -> None:
-        if (operation, outcome) == ("acquire", "held"):
-            self.stands_by.set()
-
-
 @dataclass(slots=True, eq=False)
 class PostgresNode:
     name: str
     pool: Pool
-    onlooker: Onlooker = field(default_factory=Onlooker)
+    recorder: Recording = field(default_factory=Recording)
     stop: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def stands_by(self) -> None:
+        """Wait until the daemon was told that another one holds the lease."""
+        await self.recorder.until("channel_lease_operations", "acquire", "held")
 
 
 @dataclass(slots=True)
@@ -90,7 +83,7 @@ class PostgresCluster:
                         wake=wake,
                         releases=releases,
                         stop=daemon.stop,
-                        observer=daemon.onlooker,
+                        recorder=daemon.recorder,
                     )
                     task_status.started(daemon)
                     await serve()
@@ -122,7 +115,7 @@ async def test_stopped_owner_hands_over_within_half_a_second(leases: PostgresLea
     async with open_cluster(database) as cluster:
         owner = await cluster.start("a")
         await cluster.platform.until_live(bot, on="a")
-        await (await cluster.start("b")).onlooker.stands_by.wait()
+        await (await cluster.start("b")).stands_by()
         stopped_at = trio.current_time()
         owner.stop.set()
         link = await cluster.platform.until_live(bot, on="b")
@@ -136,7 +129,7 @@ async def test_owner_that_vanishes_is_replaced_within_ttl_and_a_second(
     async with open_cluster(database) as cluster:
         owner = await cluster.start("a")
         await cluster.platform.until_live(bot, on="a")
-        await (await cluster.start("b")).onlooker.stands_by.wait()
+        await (await cluster.start("b")).stands_by()
         owner.pool.close()
         await leases.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ~* 'lease'"

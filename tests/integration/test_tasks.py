@@ -17,6 +17,7 @@ from gateway.postgres.pool import Pool, open_pool
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.ports import Attempt, ClaimedMessage, LossLimits, Place, TaskStatus
 from gateway.work.tasks.tasks import Assignment, TaskService
+from support.recording import Recording
 from support.tenant import Session, Tenant, hearing_events, open_tenant, ringing
 
 
@@ -335,7 +336,7 @@ async def test_complete_output_with_nul_is_stored_without_it(pool: Pool) -> None
     session = await tenant.add_session()
     assignment = await tenant.running(session)
     await tenant.service.complete(tenant.runtime, assignment.claim.identity, "a\x00b\ud800")
-    assert await tenant.answers(session) == ["ab?"]
+    assert await tenant.answers(session) == ["ab\ufffd"]
 
 
 async def test_complete_topic_is_answered_inside_the_topic(pool: Pool) -> None:
@@ -568,20 +569,18 @@ async def call(tenant: Tenant, action: str, runtime: RuntimePrincipal, attempt: 
     return await getattr(tenant.service, action)(runtime, attempt, *arguments)
 
 
-async def test_ended_runs_are_told_of_once_with_their_length(pool: Pool) -> None:
+async def test_ended_runs_are_counted_once_with_their_length(pool: Pool) -> None:
     tenant = await open_tenant(pool)
-    heard: list[tuple[str, str, bool]] = []
-
-    def hear(kind: str, status: str, run_seconds: float | None) -> None:
-        heard.append((kind, status, run_seconds is not None and run_seconds >= 0))
-
-    service = TaskService(tenant.store, tenant.queue, ended=hear)
+    recorder = Recording()
+    service = TaskService(tenant.store, tenant.queue, recorder=recorder)
     done, retried, failed = [await tenant.running(await tenant.add_session()) for _ in range(3)]
     for _ in range(2):
         await service.complete(tenant.runtime, done.claim.identity, "ok")
     await service.fail(tenant.runtime, retried.claim.identity, "x", "timeout")
     await service.fail(tenant.runtime, failed.claim.identity, "x")
-    assert heard == [("chat", "completed", True), ("chat", "failed", True)]
+    assert recorder.seen("agent_task_terminal") == [("chat", "completed"), ("chat", "failed")]
+    assert recorder.seen("agent_task_run_seconds") == [("chat",)] * 2
+    assert min(recorder.values("agent_task_run_seconds")) >= 0
 
 
 # Lost tasks

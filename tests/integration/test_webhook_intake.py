@@ -280,7 +280,7 @@ async def test_storm_of_bad_signatures_is_refused_without_a_row_and_keeps_no_goo
         assert 1 <= int(response.headers["Retry-After"]) <= 60
     assert (await hooks.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
     assert len(await hooks.deliveries()) == 4
-    assert hooks.limited == ["token", "token"]
+    assert hooks.recorder.seen("webhook_rate_limited") == [("token",)] * 2
 
 
 async def test_bad_credentials_of_an_address_keep_no_good_delivery_out(pool: Pool, tenant: Tenant) -> None:
@@ -294,7 +294,7 @@ async def test_bad_credentials_of_an_address_keep_no_good_delivery_out(pool: Poo
         assert 1 <= answer["retry_after"] <= 60
     assert (await hooks.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
     assert (await hooks.send(unsigned.token, BODY))[1]["status"] == "accepted"
-    assert hooks.limited == ["ip"] * 4
+    assert hooks.recorder.seen("webhook_rate_limited") == [("ip",)] * 4
     assert len(await hooks.deliveries()) == 3
 
 

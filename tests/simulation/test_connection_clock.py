@@ -145,7 +145,8 @@ async def test_acknowledgement_carries_the_time_taken_and_is_reported(autojump_c
         ack = await talk.peer.ack()
         assert ack.headers == (*sent.headers, (b"biz_rt", b"1500"))
         assert (ack.seq_id, ack.log_id, ack.service) == (sent.seq_id, sent.log_id, sent.service)
-        assert talk.client.acks == [(pytest.approx(1.5), 200)]
+        assert talk.client.recorder.seen("channel_ack_seconds") == [("feishu", "200")]
+        assert talk.client.recorder.values("channel_ack_seconds") == [pytest.approx(1.5)]
 
 
 async def test_poison_event_is_answered_500_and_the_connection_stays(autojump_clock: Clock) -> None:

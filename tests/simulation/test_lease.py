@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -24,11 +25,12 @@ from gateway.supervisor.lease import (
     Lease,
     Leases,
     hold_lease,
-    run_connection_recorder,
+    run_connection_reporter,
     run_lease_keeper,
 )
-from gateway.supervisor.ports import HeldElsewhere, Installation, Unobserved
+from gateway.supervisor.ports import HeldElsewhere, Installation
 from support.lease_memory import FaultyWire, LeaseTable, MemoryLeaseStore, Wire
+from support.recording import Recording
 
 T = TypeVar("T")
 SETTINGS = LeaseSettings()
@@ -56,12 +58,13 @@ class StallingWire(Wire):
 
 
 class Bench:
-    """Leases on a table of one row, with their keeper and recorder running."""
+    """Leases on a table of one row, with their keeper and reporter running."""
 
     def __init__(self) -> None:
         self.table = LeaseTable()
         self.wire = StallingWire()
-        self.leases = Leases(MemoryLeaseStore(self.table, self.wire), SETTINGS, Unobserved())
+        self.recorder = Recording()
+        self.leases = Leases(MemoryLeaseStore(self.table, self.wire), SETTINGS, self.recorder)
         self.bot = uuid4()
         self.table.insert(Installation(self.bot, uuid4(), uuid4(), "toy", {}))
 
@@ -83,7 +86,7 @@ def jumping(test: Callable[[Bench], Awaitable[None]]) -> Callable[[], None]:
         with trio.fail_after(10_000):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(run_lease_keeper, bench.leases, jitter=lambda: 0.5))
-                nursery.start_soon(run_connection_recorder, bench.leases, "node")
+                nursery.start_soon(run_connection_reporter, bench.leases, "node")
                 await test(bench)
                 nursery.cancel_scope.cancel()
 
@@ -103,9 +106,16 @@ async def losing() -> AsyncIterator[None]:
 
 @jumping
 async def test_lease_is_kept_for_as_long_as_renewals_are_confirmed(bench: Bench) -> None:
+    began = time.time()
     async with hold_lease(bench.leases, await bench.acquire()):
         await trio.sleep(1000)
     assert bench.token is None
+    first, *renewals, last = bench.recorder.seen("channel_lease_operations")
+    assert (first, set(renewals), last) == (("acquire", "ok"), {("renew", "ok")}, ("release", "ok"))
+    assert bench.recorder.values("channel_lease_active_owners") == [1, 0]
+    renewed_at = bench.recorder.values("channel_lease_last_successful_renewal_timestamp_seconds")
+    assert len(renewed_at) == len(renewals)
+    assert began <= min(renewed_at) <= time.time()
 
 
 @jumping
@@ -118,6 +128,7 @@ async def test_lease_ends_a_margin_before_the_expiry_when_the_database_is_silent
             await trio.sleep_forever()
     assert trio.current_time() - started == pytest.approx(SETTINGS.trust_seconds)
     assert trio.current_time() < started + SETTINGS.ttl_seconds
+    assert ("renew", "error") in bench.recorder.seen("channel_lease_operations")
 
 
 @jumping
@@ -151,6 +162,7 @@ async def test_lease_that_the_database_gives_to_another_ends_at_the_next_tick(be
             await trio.sleep_forever()
     assert trio.current_time() - started <= SETTINGS.renew_seconds * 1.1
     assert bench.token == "other-g1"
+    assert bench.recorder.seen("channel_lease_operations")[-2:] == [("renew", "lost"), ("release", "lost")]
 
 
 @jumping
@@ -279,7 +291,7 @@ async def test_release_after_a_body_that_failed_shows_standby(bench: Bench) -> N
 
 
 @jumping
-async def test_recorder_stores_a_change_of_state_at_once_and_times_every_five_seconds(bench: Bench) -> None:
+async def test_reporter_stores_a_change_of_state_at_once_and_times_every_five_seconds(bench: Bench) -> None:
     async with hold_lease(bench.leases, await bench.acquire()) as lease:
         lease.health.state = ConnectionState.LIVE
         bench.leases.changed.set()
@@ -296,14 +308,14 @@ async def test_recorder_stores_a_change_of_state_at_once_and_times_every_five_se
 
 
 @jumping
-async def test_recorder_writes_nothing_when_nothing_changed(bench: Bench) -> None:
+async def test_reporter_writes_nothing_when_nothing_changed(bench: Bench) -> None:
     async with hold_lease(bench.leases, await bench.acquire()):
         await trio.sleep(100)
     assert len(bench.wire.times("record")) == 1
 
 
 @jumping
-async def test_recorder_tries_again_when_the_database_failed(bench: Bench) -> None:
+async def test_reporter_tries_again_when_the_database_failed(bench: Bench) -> None:
     bench.wire.stalled = {"record"}
     async with hold_lease(bench.leases, await bench.acquire()) as lease:
         lease.health.state = ConnectionState.LIVE
@@ -324,7 +336,7 @@ def test_release_that_arrives_late_never_frees_a_later_tenure(seed: int) -> None
     async def main() -> None:
         async with trio.open_nursery() as network:
             wire = FaultyWire(rng, network)
-            leases = Leases(MemoryLeaseStore(table, wire), SETTINGS, Unobserved())
+            leases = Leases(MemoryLeaseStore(table, wire), SETTINGS)
             with trio.fail_after(10_000):
                 for _ in range(30):
                     wire.flaky = 0.0

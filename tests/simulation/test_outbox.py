@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from gateway.core.replies import WORDS, Reply
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.outbound.ports import OutboxRow
 from support.outbox_memory import MemoryOutboxStore, sending
+from support.recording import Recording
 from support.simulated import simulated
 from support.toy.channels import FullToyChannel
 from support.toy.platform import READ, ToyPlatform, raising, sleeping
@@ -31,10 +33,12 @@ def platform() -> ToyPlatform:
 async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     rows = [store.add(str(number)) for number in range(5)]
     platform.before["0"] = [sleeping(2)]
-    async with sending(store, platform):
+    recorder = Recording()
+    async with sending(store, platform, recorder=recorder):
         await trio.sleep(10)
     assert platform.texts("oc_1") == ["0", "1", "2", "3", "4"]
     assert [row.status for row in rows] == ["sent"] * 5
+    assert recorder.seen("outbound_attempts") == [("answer", "sent")] * 5
     assert rows[0].channel_message_id == "om_0"
 
 
@@ -133,11 +137,13 @@ async def test_outbox_refused_row_is_failed_and_the_next_one_goes(
 ) -> None:
     refused, following = store.add("no"), store.add("yes")
     platform.before["no"] = [raising(PlatformRefused("bot not in chat", code=230002))]
-    async with sending(store, platform):
+    recorder = Recording()
+    async with sending(store, platform, recorder=recorder):
         await trio.sleep(5)
     assert (refused.status, refused.error) == ("failed", "bot not in chat")
     assert following.status == "sent"
     assert len(platform.calls) == 2
+    assert recorder.seen("outbound_attempts") == [("answer", "failed"), ("answer", "sent")]
     assert store.told == [(refused.row.id, WORDS["en"][Reply.ANSWER_UNDELIVERED])]
 
 
@@ -266,10 +272,13 @@ async def test_outbox_app_throttle_holds_everything_back_and_costs_no_attempts(
 ) -> None:
     rows = [store.add(f"{number}", f"oc_{number}") for number in range(30)]
     platform.before["0"] = [raising(PlatformThrottled("slow down", retry_after=5))]
-    async with sending(store, platform, concurrency=1):
+    recorder = Recording()
+    async with sending(store, platform, concurrency=1, recorder=recorder):
         await trio.sleep(4)
         assert len(platform.calls) == 1
         await trio.sleep(10)
+    paces = Counter(recorder.seen("outbound_pace"))
+    assert (paces["call",], paces["throttled_app",] + paces["throttled_chat",]) == (31, 1)
     assert {row.status for row in rows} == {"sent"}
     assert [row.row.attempts for row in rows] == [2] + [1] * 29
 

@@ -64,6 +64,8 @@ def test_supervisor_whose_owner_crashes_is_replaced_within_ttl_and_a_second(seed
         cluster.daemons[0].crash()
         link = await cluster.platform.until_live(bot, on=other.name)
         assert link.opened_at - crashed_at <= cluster.settings.ttl_seconds + 1
+        [seconds] = other.recorder.values("channel_lease_takeover_latency_seconds")
+        assert 0 <= seconds <= link.opened_at - crashed_at
 
     simulate(seed, scenario)
 
@@ -456,13 +458,14 @@ def test_unknown_exception_in_one_bot_is_logged_and_leaves_the_others_alone() ->
 
         cluster.platform.judge = judge
         with structlog.testing.capture_logs() as logs:
-            await cluster.start()
+            daemon = await cluster.start()
             await trio.sleep(300)
         assert len([link for link in cluster.platform.links if link.installation_id == good]) == 1
         failures = [entry for entry in logs if entry["event"] == "installation_failed"]
         assert 3 <= len(failures) <= 12
         assert {entry["installation_id"] for entry in failures} == {str(poison)}
         assert all(entry["exc_info"] for entry in failures)
+        assert daemon.recorder.seen("unexpected_errors") == [("installation",)] * len(failures)
 
     simulate(0, scenario)
 
@@ -669,6 +672,7 @@ def test_supervisor_that_meets_a_row_it_cannot_read_keeps_the_bots_it_has(seed: 
         await trio.sleep(100)
         assert cluster.platform.links == [link]
         assert "were last read" in (await daemon.fleet.problem() or "")
+        assert ("sweep",) in daemon.recorder.seen("unexpected_errors")
         daemon.store.list_active = sound  # type: ignore[method-assign]
         late = cluster.add_bot()
         await cluster.platform.until_live(late)

@@ -14,6 +14,7 @@ from gateway.channel.errors import (
     PlatformUnavailable,
 )
 from support.outbox_memory import MemoryOutboxStore, MemoryTypingStore, sending
+from support.recording import Recording
 from support.simulated import simulated
 from support.toy.channels import TypingToyChannel
 from support.toy.platform import HIDE, SHOW, ToyPlatform, raising, sleeping
@@ -47,7 +48,8 @@ def platform() -> ToyPlatform:
 async def test_sign_is_shown_while_the_run_lasts_and_gone_before_the_answer(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    async with sending(store, platform, typing=typing) as wake:
+    recorder = Recording()
+    async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(60)
@@ -58,6 +60,7 @@ async def test_sign_is_shown_while_the_run_lasts_and_gone_before_the_answer(
         await trio.sleep(0.5)
     assert (sign.status, platform.log) == ("gone", WHOLE)
     assert platform.call_times[0] - ended < 0.1
+    assert recorder.seen("typing_calls") == [("show", "ok"), ("hide", "ok")]
 
 
 @simulated
@@ -133,11 +136,13 @@ async def test_sign_that_is_not_to_be_shown_now_is_given_up_and_answered_at_once
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform, error: PlatformError
 ) -> None:
     platform.before[SHOW] = [raising(error)]
-    async with sending(store, platform, typing=typing) as wake:
+    recorder = Recording()
+    async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(30)
         assert sign.status == "failed"
+        assert recorder.seen("typing_calls") == [("show", "failed")]
         ended = trio.current_time()
         typing.end(sign, "done")
         wake.set()
@@ -372,7 +377,8 @@ async def test_fault_of_our_own_costs_the_sign_and_nothing_else(
     store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     platform.before[SHOW] = [raising(ValueError("secret")), raising(ValueError("secret"))]
-    async with sending(store, platform, typing=typing) as wake:
+    recorder = Recording()
+    async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(100)
@@ -382,3 +388,5 @@ async def test_fault_of_our_own_costs_the_sign_and_nothing_else(
         await trio.sleep(10)
     assert platform.texts("oc_om_1") == ["done"]
     assert sign.status == "gone"
+    faults = [("show", "fault"), ("show", "postponed")] * 2
+    assert recorder.seen("typing_calls") == [*faults, ("show", "ok"), ("hide", "ok")]

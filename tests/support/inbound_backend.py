@@ -13,12 +13,13 @@ import trio
 
 from gateway.channel.message import ChatType, InboundMessage, MessageType, Source
 from gateway.core.claim import ClaimRow
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason, Outcome, Settlement
 from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import InboundStore
 from gateway.work.issues.issues import IssueService, IssueStore
+from support.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -131,19 +132,30 @@ class InboundBackend(Protocol):
     async def notices(self) -> list[StoredNotice]: ...
 
 
+class _Watched(InboundPipeline):
+    """A pipeline that keeps the outcomes it decided."""
+
+    def __init__(self, *services: Any, **options: Any) -> None:
+        super().__init__(*services, **options)
+        self.outcomes: list[tuple[Outcome, DropReason | None]] = []
+
+    async def decide(self, message: InboundMessage) -> Settlement:
+        settlement = await super().decide(message)
+        self.outcomes.append((settlement.outcome, settlement.reason))
+        return settlement
+
+
 class ObservedPipeline:
-    """A pipeline, the outcomes it observed, and the ids of the messages that it gave to runs."""
+    """A pipeline, the outcomes it decided, what it counted, and the ids of the messages that it gave to runs."""
 
     def __init__(
         self, store: InboundStore, committer: Committer | None, commands: CommandService | None = None
     ) -> None:
-        self.outcomes: list[tuple[Outcome, DropReason | None]] = []
         self.ingested: list[str] = []
-        pipeline = InboundPipeline(store, committer, commands, observe=self._observe, ingested=self._ingest)
+        self.recorder = Recording()
+        pipeline = _Watched(store, committer, commands, recorder=self.recorder, ingested=self._ingest)
+        self.outcomes = pipeline.outcomes
         self.receive = pipeline.receive
-
-    def _observe(self, _channel_type: str, outcome: Outcome, reason: DropReason | None) -> None:
-        self.outcomes.append((outcome, reason))
 
     def _ingest(self, message: InboundMessage) -> None:
         self.ingested.append(message.message_id)

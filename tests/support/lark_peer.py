@@ -17,6 +17,7 @@ from gateway.channel.channel import Fence, LinkHealth
 from gateway.lark.chat.connection import ConnectionSettings, RawLink, run_connection
 from gateway.lark.wire.endpoint import ClientConfig, Endpoint
 from gateway.lark.wire.frame import CONTROL, DATA, Frame, decode, encode, pong
+from support.recording import Recording
 
 TICKET = "not-a-real-ticket"
 SERVICE_ID = 7
@@ -143,8 +144,7 @@ class Client:
     order_key: Callable[[bytes], str] = lambda payload: payload.decode("latin-1")
     endpoint: Endpoint = field(default_factory=endpoint)
     events: list[bytes] = field(default_factory=list)
-    acks: list[tuple[float, int]] = field(default_factory=list)
-    acknowledged: trio.Event = field(default_factory=trio.Event)
+    recorder: Recording = field(default_factory=Recording)
 
     async def run(
         self,
@@ -161,13 +161,9 @@ class Client:
             health=self.health,
             settings=self.settings,
             wall_clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
-            on_ack=self._acked,
+            recorder=self.recorder,
             task_status=task_status,
         )
-
-    def _acked(self, seconds: float, code: int) -> None:
-        self.acks.append((seconds, code))
-        self.acknowledged.set()
 
     async def _fetch(self) -> Endpoint:
         await trio.lowlevel.checkpoint()

@@ -17,6 +17,7 @@ from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
 from gateway.outbound.ports import Compose, Lease, OutboxRow, OutboxStore, TypingRow, TypingStore
 from gateway.outbound.typing import TypingSender
+from gateway.recorder import SILENT, Recorder
 from support.simulated import EPOCH
 from support.toy.channels import ToyChannel, TypingToyChannel
 from support.toy.platform import ToyPlatform
@@ -37,6 +38,7 @@ async def sending(
     typing: TypingStore | None = None,
     channel_type: type[ToyChannel] | None = None,
     key_seconds: float = KEY_SECONDS,
+    recorder: Recorder = SILENT,
 ) -> AsyncIterator[Signal]:
     """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends.
 
@@ -44,8 +46,9 @@ async def sending(
     """
     wake = Signal()
     channel = (channel_type or (ToyChannel if typing is None else TypingToyChannel))(platform)
-    governor, lease = Governor(limits=LIMITS), Lease(installation_id, epoch)
-    typing_sender = None if typing is None else TypingSender(lease, channel, typing, wake=wake, governor=governor)
+    lease, governor, typing_sender = Lease(installation_id, epoch), Governor(recorder, limits=LIMITS), None
+    if typing is not None:
+        typing_sender = TypingSender(lease, channel, typing, wake=wake, governor=governor, recorder=recorder)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await run_outbox(
@@ -57,6 +60,7 @@ async def sending(
             governor=governor,
             key_seconds=key_seconds,
             concurrency=concurrency,
+            recorder=recorder,
             composers=composers,
             typing_sender=typing_sender,
             random_unit=lambda: 0.5,

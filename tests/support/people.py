@@ -16,7 +16,6 @@ from gateway.core.introduction import Introduction
 from gateway.http.app import JsonApp, People, Services, Workplace, create_app
 from gateway.http.console.language import words_of
 from gateway.lark.chat.channel import TITLES
-from gateway.observe.events import AutopilotObserver, TaskObserver
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.postgres.account_store import PostgresAccountStore
@@ -123,10 +122,9 @@ def page_words(language: str) -> dict[str, str]:
 
 
 def open_workplace(pool: Pool, metrics: Metrics) -> Workplace:
-    runs = AutopilotObserver(metrics)
     issues = IssueService(PostgresIssueStore(pool))
-    dispatcher = AutopilotDispatcher(PostgresDispatchStore(pool), issues, began=runs.began)
-    autopilots = AutopilotService(PostgresAutopilotStore(pool), dispatcher, ended=runs.ended)
+    dispatcher = AutopilotDispatcher(PostgresDispatchStore(pool), issues, recorder=metrics)
+    autopilots = AutopilotService(PostgresAutopilotStore(pool), dispatcher, recorder=metrics)
     return Workplace(TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool)), autopilots)
 
 
@@ -154,7 +152,7 @@ async def open_office(
     directory = Directory(PostgresDirectoryStore(pool))
     accounts = Accounts(PostgresAccountStore(pool), passwords=QUICK)
     metrics = Metrics()
-    chats = ChatService(PostgresChatStore(pool), ended=TaskObserver(metrics))
+    chats = ChatService(PostgresChatStore(pool), recorder=metrics)
     people = People(
         accounts,
         directory,

@@ -20,6 +20,7 @@ from gateway.keyring import UnreadableSecret
 from gateway.supervisor.ports import Installation
 from gateway.supervisor.sweep import Fleet, run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
+from support.recording import Recording
 from support.seeded import run_seeded
 from support.toy.channels import ToyChannel, settled
 from support.toy.platform import ToyLink, ToyPlatform
@@ -67,6 +68,7 @@ class SupervisorNode:
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     fleet: Fleet | None = None
+    recorder: Recording = field(default_factory=Recording)
 
     def crash(self) -> None:
         self.wire.cut = True
@@ -141,6 +143,7 @@ class SupervisorCluster:
             releases=releases,
             stop=daemon.stop,
             jitter=self.rng.random,
+            recorder=daemon.recorder,
         )
         self.table.listeners.append(listen)
         try:

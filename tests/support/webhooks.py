@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,9 +20,7 @@ from gateway.http.app import JsonApp, Services, create_app
 from gateway.http.ingress.webhooks import Ingress
 from gateway.ids import new_token
 from gateway.keyring import KeyRing, generate_key
-from gateway.observe.events import WebhookObserver
 from gateway.observe.health import Readiness
-from gateway.observe.metrics import Metrics
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import PostgresTaskStore
@@ -40,6 +38,7 @@ from gateway.work.people.directory import Directory
 from gateway.work.tasks.tasks import TaskService
 from support.autopilots import Autopilots
 from support.people import Office, open_office
+from support.recording import Recording
 from support.rows import query
 from support.tenant import Tenant
 
@@ -64,12 +63,11 @@ class HookServer:
     app: JsonApp
     intake: Intake
     ring: KeyRing
-    metrics: Metrics
+    recorder: Recording
     store: PostgresWebhookStore
     gates: Gates
     turns: Turns
     known: KnownTokens
-    limited: list[str] = field(default_factory=list)
 
     @property
     def client(self) -> TestClientProtocol:
@@ -133,7 +131,7 @@ def open_hook_server(
     **settings: Any,
 ) -> HookServer:
     """With a nursery, requests that are outstanding together share statements, as in the daemon."""
-    autopilots, metrics, limited = Autopilots(tenant, pool), Metrics(), list[str]()
+    autopilots, recorder = Autopilots(tenant, pool), Recording()
     ring = ring or KeyRing.parse(generate_key())
     store = PostgresWebhookStore(pool)
     together: dict[str, Any] = {}
@@ -148,17 +146,17 @@ def open_hook_server(
         dispatcher or autopilots.dispatcher,
         ring if has_ring else None,
         clock=lambda: datetime.now(UTC),
-        observe=WebhookObserver(metrics),
+        recorder=recorder,
         **together,
     )
     gates = gates or Gates(per_token_per_minute=per_token, per_ip_per_minute=per_address)
     known = KnownTokens(store)
-    ingress = Ingress(intake, gates, known, limited=limited.append, **settings)
+    ingress = Ingress(intake, gates, known, recorder, **settings)
     directory = Directory(PostgresDirectoryStore(pool))
     tasks = TaskService(PostgresTaskStore(pool), Topics())
-    app = create_app(Services(directory.authenticate, tasks, Readiness(), metrics, webhooks=ingress))
+    app = create_app(Services(directory.authenticate, tasks, Readiness(), recorder, webhooks=ingress))
     turns = Turns(store, intake, gates)
-    return HookServer(pool, autopilots, app, intake, ring, metrics, store, gates, turns, known, limited)
+    return HookServer(pool, autopilots, app, intake, ring, recorder, store, gates, turns, known)
 
 
 @dataclass
@@ -188,9 +186,7 @@ async def open_hook_office(
     assert workplace is not None
     autopilots = Autopilots(Tenant(pool), pool)
     store, wake = PostgresWebhookStore(pool), Signal()
-    intake = Intake(
-        store, autopilots.dispatcher, ring, clock=lambda: datetime.now(UTC), observe=WebhookObserver(office.metrics)
-    )
+    intake = Intake(store, autopilots.dispatcher, ring, clock=lambda: datetime.now(UTC), recorder=office.metrics)
     replayer = Replayer(store, intake)
     triggers = TriggerService(
         PostgresTriggerStore(pool),
@@ -202,7 +198,7 @@ async def open_hook_office(
     hooks = Hooks(triggers, DeliveryLog(store), replayer, BulkReplays(store, wake))
     people = replace(office.people, workplace=replace(workplace, triggers=triggers.views, hooks=hooks))
     gates = Gates(per_token_per_minute=0, per_ip_per_minute=0)
-    ingress = Ingress(intake, gates, KnownTokens(store), limited=lambda _: None)
+    ingress = Ingress(intake, gates, KnownTokens(store), office.metrics)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     services = Services(people.directory.authenticate, tasks, Readiness(), office.metrics, people, webhooks=ingress)
     office.app = create_app(services)

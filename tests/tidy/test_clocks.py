@@ -18,9 +18,9 @@ ALLOWED = {
     "cli/lark_install.py": "shows until when a code can be scanned",
     "daemon/foundation.py": "judges timestamps that senders sign, and the ends that people give to secrets",
     "lark/chat/connection.py": "shows when a bot last heard something",
-    "observe/events.py": "a gauge that Prometheus compares with its own wall clock",
     "postgres/migrate.py": "notes beside a migration when it was applied",
     "simulator/clock.py": "plays a platform, whose events carry wall time",
+    "supervisor/lease.py": "a gauge that Prometheus compares with its own wall clock",
     "work/tasks/file_cache.py": "file systems stamp files with it; a jump only changes which file is fetched again",
 }
 WALL = {

@@ -26,8 +26,9 @@ from gateway.core.autopilot import describe_run, render_title
 from gateway.core.commands import description_of, parse_command, title_from
 from gateway.core.enrichment import neutralise
 from gateway.core.markdown import is_blank, place_media, shortened, without_links, without_mentions
+from gateway.core.plain import plain
 from gateway.lark.chat.content import flatten
-from gateway.lark.chat.markdown import count_tables, divide, is_markdown
+from gateway.lark.chat.markdown import divide_plain
 from gateway.lark.chat.mentions import Mention, rewrite_mentions
 from gateway.observe.log import is_secret_name, scrub
 from gateway.simulator.echo_agent import reply
@@ -114,16 +115,17 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.http.console.issues _PICTURE": worst("![](/api/attachments/", "![](/api/attachments/0123456789abcdef-"),
     "gateway.lark.chat.untrusted _UNSTORABLE": worst("\x00", "\ud800"),
     "gateway.lark.chat.mentions _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
+    "gateway.core.plain _TERMINAL_CODE": worst("\x1b[", "\x1b]", "\x1b[0", "\x1b]a", "\x1b ", "1", " ", before="\x1b["),
+    "gateway.core.plain _UNSEEN": worst("\x00", "a"),
+    "gateway.core.commands _SILENT": worst(" ", "[Image]", "[Image", "\u200b"),
+    "gateway.core.commands _BLANK": worst(" ", "a"),
+    "gateway.core.commands _MARKER": worst("[Image]", "[Image", "["),
     "gateway.lark.chat.kinds _KNOWN_SHAPE": worst("a"),
     "gateway.lark.chat.kinds _BLANK": worst("{", "a", "{a"),
     "gateway.lark.chat.post _BACKTICKS": worst("`", "``", "```a"),
     "gateway.lark.install.service _APP_ID": worst("a", before="cli_"),
-    "gateway.lark.chat.markdown _MARKUP": worst(
-        "`a", "``a\n", "a", "**a\n", "__a\n", "[a", "[a](", "[a](b", "| ", "|", " \n", " ", "-", "--- a\n", "1", "* *",
-        before="| `a", after=" x",
-    ),
-    "gateway.lark.chat.markdown _FENCE": worst("`", "~", "a", before="```"),
-    "gateway.lark.chat.markdown _RULE_CELL": worst("-", before=":", after="a"),
+    "gateway.lark.chat.cards _CALL_TO_ALL": worst("<at id", "<at id=all>", "<at user_id = 'all", " id=", "<at "),
+    "gateway.lark.chat.markdown _LINE_END": worst("\r", "\n", "a"),
     "gateway.lark.api.proxy _NO_PORT": worst(":", "a:", "a", after="["),
     "gateway.lark.api.proxy _exemptions: split": worst(",", "a,"),
     "gateway.lark.api.proxy _exempt: fullmatch": worst("1"),
@@ -373,13 +375,12 @@ def test_quadratic_pattern_is_found_out() -> None:
 READERS: dict[str, Callable[[str], object]] = {
     "scrub": scrub,
     "is_secret_name": is_secret_name,
-    "is_markdown": is_markdown,
-    "count_tables": count_tables,
-    "divide": partial(divide, weight=len, limit=20_000),
+    "divide_plain": partial(divide_plain, weight=len, limit=20_000),
     "flatten": lambda text: flatten("text", json.dumps({"text": text})),
     "rewrite_mentions": lambda text: rewrite_mentions(text, [Mention("@a", "Ann"), Mention("@")], lambda _: True),
     "neutralise": neutralise,
     "is_blank": is_blank,
+    "plain": plain,
     "shortened": partial(shortened, chars_max=100),
     "without_links": without_links,
     "without_mentions": without_mentions,

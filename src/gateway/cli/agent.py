@@ -75,7 +75,7 @@ def agent() -> None:
     multiple=True,
     metavar="NAME[=VALUE]",
     help="A variable for the program, such as the key of its model. It gets no other, but for PATH, HOME, the"
-    " language, TZ, TMPDIR, TERM, and those of proxies and certificates.",
+    " language, TZ, TMPDIR, those of proxies and certificates, and NO_COLOR=1 and TERM=dumb.",
 )
 @click.option(
     "--instance",

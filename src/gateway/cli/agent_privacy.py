@@ -38,7 +38,6 @@ PASSED_ON = frozenset({
     "LANG",
     "TZ",
     "TMPDIR",
-    "TERM",
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE"),
 })  # fmt: skip
@@ -46,6 +45,9 @@ PASSED_ON = frozenset({
 
 They describe the machine it runs on, and its way to the network.
 """
+
+
+NO_TERMINAL = {"NO_COLOR": "1", "TERM": "dumb"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,12 @@ def named_variables(wanted: Iterable[str], environment: Mapping[str, str]) -> di
 
 
 def program_environment(worker: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the whole environment of a program: the worker's harmless variables, and those that `--env` named."""
-    plain = {name: value for name, value in worker.items() if name in PASSED_ON or name.startswith("LC_")}
-    return plain | dict(variables)
+    """Return the whole environment of a program: the worker's harmless variables, and those that `--env` named.
+
+    It says that there is no terminal, because the output goes into a chat.
+    """
+    harmless = {name: value for name, value in worker.items() if name in PASSED_ON or name.startswith("LC_")}
+    return harmless | NO_TERMINAL | dict(variables)
 
 
 def start_anew(arguments: Sequence[str], command: Sequence[str], secrets: Secrets) -> NoReturn:

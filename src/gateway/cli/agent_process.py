@@ -14,8 +14,10 @@ import trio
 from gateway.cli.agent_guard import Guard
 from gateway.concurrency import finishing
 
-STDOUT_BYTES_MAX = 900_000
-"""The longest reply. As JSON, ordinary text of this length fits the server's bound for a request body."""
+STDOUT_BYTES_MAX = 4_000_000
+"""The part of a program's output that is kept. A reply is shorter, but the codes of a terminal are taken out of it."""
+ENDLESS_BYTES = 64_000_000
+"""A program that writes more than this is taken for one that never stops, and is ended."""
 STDERR_TAIL_BYTES = 4_096
 TERMINATE_SECONDS = 2.0
 """The time from SIGTERM to SIGKILL for a program that has to stop."""
@@ -28,17 +30,36 @@ _CHUNK_BYTES = 65_536
 class Finished:
     """The end of a program and its output.
 
-    `returncode` is negative if a signal ended it. `overflowed` is true if it was killed for writing too much.
+    `returncode` is negative if a signal ended it. `stdout` is the beginning of what it wrote, `stdout_bytes` the length
+    of all of it. `endless` is true if it was ended for writing on and on.
     """
 
     returncode: int
     stdout: bytes
     stderr_tail: bytes
-    overflowed: bool = False
+    stdout_bytes: int = 0
+    endless: bool = False
 
 
-class _Overflow(Exception):
-    """The program wrote too much to stdout. It never leaves this module."""
+class _Endless(Exception):
+    """The program writes on and on. It never leaves this module."""
+
+
+class _Beginning:
+    """Reads a pipe to its end, so that the program never blocks, and keeps the beginning. Raises _Endless."""
+
+    def __init__(self, bytes_max: int, endless_bytes: int) -> None:
+        self.kept = bytearray()
+        self.bytes_read = 0
+        self._bytes_max = bytes_max
+        self._endless_bytes = endless_bytes
+
+    async def read(self, pipe: trio.abc.ReceiveStream) -> None:
+        while data := await pipe.receive_some(_CHUNK_BYTES):
+            self.bytes_read += len(data)
+            self.kept += data[: self._bytes_max - len(self.kept)]
+            if self.bytes_read > self._endless_bytes:
+                raise _Endless
 
 
 async def run_program(
@@ -48,6 +69,7 @@ async def run_program(
     environment: Mapping[str, str],
     guard: Guard,
     stdout_bytes_max: int = STDOUT_BYTES_MAX,
+    endless_bytes: int = ENDLESS_BYTES,
     stderr_tail: bytearray | None = None,
 ) -> Finished:
     """Run a program to its end.
@@ -68,27 +90,27 @@ async def run_program(
         preexec_fn=guard.enlist,  # safe between fork and exec: a system call, and nothing that takes a lock
     )
     try:
-        return await _converse(process, stdin, stdout_bytes_max, bytearray() if stderr_tail is None else stderr_tail)
+        stdout = _Beginning(stdout_bytes_max, endless_bytes)
+        return await _converse(process, stdin, stdout, bytearray() if stderr_tail is None else stderr_tail)
     finally:
         with finishing(TERMINATE_SECONDS + STRAGGLER_SECONDS):
             await _end(process)
             guard.dismiss(process.pid)
 
 
-async def _converse(process: trio.Process, stdin: bytes, stdout_bytes_max: int, stderr: bytearray) -> Finished:
+async def _converse(process: trio.Process, stdin: bytes, stdout: _Beginning, stderr: bytearray) -> Finished:
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 (all three were asked for)
-    stdout = bytearray()
-    overflowed = False
+    endless = False
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_write, process.stdin, stdin)
-            nursery.start_soon(_read_all, process.stdout, stdout, stdout_bytes_max)
+            nursery.start_soon(stdout.read, process.stdout)
             nursery.start_soon(_read_tail, process.stderr, stderr)
             await process.wait()
             nursery.cancel_scope.deadline = trio.current_time() + STRAGGLER_SECONDS
-    except* _Overflow:
-        overflowed = True
-    return Finished(process.returncode or 0, bytes(stdout), bytes(stderr), overflowed)
+    except* _Endless:
+        endless = True
+    return Finished(process.returncode or 0, bytes(stdout.kept), bytes(stderr), stdout.bytes_read, endless)
 
 
 async def _write(pipe: trio.abc.SendStream, data: bytes) -> None:
@@ -96,13 +118,6 @@ async def _write(pipe: trio.abc.SendStream, data: bytes) -> None:
     with suppress(trio.BrokenResourceError):
         await pipe.send_all(data)
     await pipe.aclose()
-
-
-async def _read_all(pipe: trio.abc.ReceiveStream, into: bytearray, bytes_max: int) -> None:
-    while data := await pipe.receive_some(_CHUNK_BYTES):
-        into += data
-        if len(into) > bytes_max:
-            raise _Overflow
 
 
 async def _read_tail(pipe: trio.abc.ReceiveStream, into: bytearray) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
+import msgspec
 import structlog
 import trio
 
@@ -21,6 +22,7 @@ from gateway.cli.agent_process import Finished, run_program
 from gateway.cli.agent_server import Claimed, ClaimedTask, Refused, Rejected, Server, open_server
 from gateway.cli.output import print_json
 from gateway.concurrency import finishing
+from gateway.core.plain import plain
 from gateway.errors import GatewayError
 
 logger = structlog.get_logger(__name__)
@@ -31,6 +33,8 @@ EMPTY_CLAIM_SECONDS_MIN = 1.0
 REPORT_SECONDS = 5.0
 """The time for the last report on a task when its run was cancelled, for example at the end of the drain."""
 LOGGED_TAIL_CHARS = 1_000
+REPLY_BYTES_MAX = 900_000
+"""The longest reply as JSON. The server takes requests of a mebibyte."""
 
 SPOKE_BADLY = "agent_error.empty_or_unparseable_output"
 
@@ -317,11 +321,10 @@ async def _end_former_attempts(run: Run) -> None:
 def judge_end(finished: Finished, secrets: Secrets) -> Completion | Failure:
     """Return the report about a program that has ended: its answer, or the reason why there is none."""
     tail = _tail(finished.stderr_tail, secrets)
-    if finished.overflowed:
-        size = len(finished.stdout)
-        return Failure(f"the reply is too long: more than {size} bytes", SPOKE_BADLY, tail)
+    if finished.endless:
+        return Failure(f"the program was ended after {finished.stdout_bytes:,} bytes of output", SPOKE_BADLY, tail)
     if finished.returncode == 0:
-        output = _text(finished.stdout).rstrip()
+        output = _bounded(_text(finished.stdout).rstrip(), finished)
         return Completion(output, None if output.strip() else tail)
     return Failure(f"{_ending(finished.returncode)}\n{tail or ''}".strip(), None, tail)
 
@@ -336,7 +339,22 @@ def _logged(tail: str | None) -> str:
 
 
 def _text(said: bytes) -> str:
-    return said.decode("utf-8", "replace").replace("\x00", "")
+    return plain(said.decode("utf-8", "replace"))
+
+
+def _bounded(output: str, finished: Finished) -> str:
+    """Cut a reply that is too long for a request, and say so at its end."""
+    encoded = msgspec.json.encode(output)
+    if len(encoded) <= REPLY_BYTES_MAX and finished.stdout_bytes <= len(finished.stdout):
+        return output
+    # A character takes at most six bytes as JSON.
+    low, high = min(len(output), REPLY_BYTES_MAX // 6), min(len(output), REPLY_BYTES_MAX)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (
+            (middle, high) if len(msgspec.json.encode(output[:middle])) <= REPLY_BYTES_MAX else (low, middle - 1)
+        )
+    return f"{output[:low].rstrip()}\n\n[shortened: the program wrote {finished.stdout_bytes:,} bytes]"
 
 
 def _log_end(run: Run, finished: Finished, report: Completion | Failure) -> None:

@@ -1,18 +1,25 @@
 """The commands that a person can give to the gateway itself: `/issue`, `/new`, `/confirm`.
 
-A command is read from the sender's own words alone, so quoted text never acts as one. It begins the first line that is
-not blank, and is an exact word of its own.
+A command is read from the sender's own words alone, so quoted text never acts as one. It begins the first line that has
+words, and is an exact word of its own. Blanks of any kind, characters that are drawn as nothing, and the markers of
+pictures and other files are no words. An adapter leaves out the mentions before a command as well.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.core.markdown import Replacement, place_media
 
-_BLANKS = " \t\r"
 _LINE_ENDS = " \t\r\n"
+_UNDRAWN = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+"""Soft hyphen, zero-width characters, marks of the reading direction, and the byte order mark."""
+_SILENT = re.compile(rf"(?:[\s{_UNDRAWN}]|\[(?:Image|Video|File|Audio)\])*")
+_BLANK = re.compile(rf"[\s{_UNDRAWN}]")
+_MARKER = re.compile(r"\[(?:Image|Video|File|Audio)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +47,54 @@ Command = FileIssue | StartFresh | Confirm
 
 def parse_command(words: str) -> Command | None:
     """Return the command in the sender's own words; None for a message that is for the agent."""
-    if not words.lstrip().startswith("/"):
+    start = begin_of_words(words)
+    if not words.startswith("/", start):
         # Nearly every message ends here, without a look at the rest of it.
         return None
     text = parse_fresh(words)
     if text is not None:
         return StartFresh(text)
-    if words.strip() == "/confirm":
+    confirm = _split(words, "/confirm")
+    if confirm is not None and not confirm.rest and begin_of_words(confirm.below) == len(confirm.below):
         return Confirm()
     return parse_issue(words)
 
 
+def begin_of_words(text: str, at: int = 0) -> int:
+    """Return the index of the first word from the index `at` on; the length of `text` if there is none."""
+    found = _SILENT.match(text, at)
+    return at if found is None else found.end()
+
+
 def parse_issue(words: str) -> FileIssue | None:
+    """Return the issue that `/issue` asks for. Files above and beside the command begin its description."""
     found = _split(words, "/issue")
     if found is None:
         return None
-    rest, below = found
-    return FileIssue(rest, below.rstrip(_LINE_ENDS))
+    files = _MARKER.findall(found.above + found.rest)
+    return FileIssue(_without_markers(found.rest), _described(files, found.below))
 
 
 def parse_fresh(words: str) -> str | None:
-    """Return the text after `/new`, empty for a bare one; None when the words do not begin with `/new`."""
+    """Return the text after `/new`, empty for a bare one; None when the words do not begin with `/new`.
+
+    Files above the command belong to the text.
+    """
     found = _split(words, "/new")
-    return None if found is None else "\n".join(found).strip(_LINE_ENDS)
+    if found is None:
+        return None
+    above = "\n".join(_MARKER.findall(found.above))
+    return "\n".join(part for part in (above, found.rest, found.below) if part.strip()).strip(_LINE_ENDS)
 
 
 def description_of(body: str, words: str, *, fallback: str) -> str:
-    """Return the lines of `body` below the command line, with the gateway's additions (names, file placeholders).
+    """Return the description of an issue: the files above and beside the command, and the lines of `body` below it.
 
-    `body` is the message with its additions, `words` are the sender's own. Additions stand before the sender's words
-    and may quote an older command. Returns `fallback` when the command line is not found in `body`.
+    `body` is the message with the gateway's additions (names, file placeholders), `words` are the sender's own.
+    Additions stand before the sender's words and may quote an older command. Returns `fallback` when the command line
+    is not found in `body`.
     """
-    place = _directive(body, words)
-    return fallback if place is None else "\n".join(place[1]).rstrip(_LINE_ENDS)
+    return description_with_media(body, words, (), fallback=fallback)[0]
 
 
 def description_with_media(
@@ -80,17 +102,28 @@ def description_with_media(
 ) -> tuple[str, bool]:
     """Return `description_of` with files in place of their markers, and whether any file was placed.
 
-    Occurrences of a marker are counted over the whole of `body`. Those in the command line or above it are not part of
-    the description. No file is placed in `fallback`, because its occurrences cannot be matched to those of `body`.
+    Occurrences of a marker are counted over the whole of `body`. Those in the additions above the sender's own words
+    are not part of the description. No file is placed in `fallback`, because its occurrences cannot be matched to those
+    of `body`.
     """
     body = body.replace("\r\n", "\n")
     place = _directive(body, words)
     if place is None:
         return fallback, False
-    above, below = place
-    since = sum(len(line) + 1 for line in body.split("\n")[: len(above) + 1])
-    placed = place_media(body, replacements, since=since) if below else ""
-    return placed.rstrip(_LINE_ENDS), bool(below) and placed != body[since:]
+    files = {(marker, occurrence): text for marker, occurrence, text in replacements}
+    lines = body.split("\n")
+    until = sum(len(line) + 1 for line in lines[: place.line + 1])
+    since = sum(len(line) + 1 for line in lines[: place.first])
+    seen: Counter[str] = Counter()
+    beside: list[str] = []
+    for found in _MARKER.finditer(body[:until]):
+        if found.start() >= since:
+            beside.append(files.get((found[0], seen[found[0]]), found[0]))
+        seen[found[0]] += 1
+    below = "\n".join(lines[place.line + 1 :])
+    placed = place_media(body, replacements, since=until) if below else ""
+    changed = placed != below or beside != _MARKER.findall(body[since:until])
+    return _described(beside, placed), changed
 
 
 def fresh_body(body: str, words: str, *, fallback: str) -> str:
@@ -98,8 +131,10 @@ def fresh_body(body: str, words: str, *, fallback: str) -> str:
     place = _directive(body, words)
     if place is None:
         return fallback
-    above, below = place
-    return "\n".join([*above, parse_fresh(_first_line(words)) or "", *below]).strip(_LINE_ENDS)
+    lines = body.replace("\r\n", "\n").split("\n")
+    found = _split(words, "/new")
+    rest = "" if found is None else found.rest
+    return "\n".join([*lines[: place.line], rest, *lines[place.line + 1 :]]).strip(_LINE_ENDS)
 
 
 def title_from(former: str) -> str:
@@ -114,33 +149,73 @@ def title_from(former: str) -> str:
     return _first_line(former)
 
 
-def _split(words: str, token: str) -> tuple[str, str] | None:
-    """Split off `token`: return the rest of the first line that is not blank, and the lines below.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A command that was split off: what stands before it, the rest of its line, and the lines below.
 
-    None when that line does not begin with `token` as a word of its own.
+    `above` has no words, only blanks and the markers of files.
     """
-    lines = words.replace("\r\n", "\n").lstrip(_LINE_ENDS).split("\n")
-    first = lines[0].rstrip(_BLANKS)
-    rest = first.removeprefix(token)
-    if rest == first or not (rest == "" or rest[0] in _BLANKS):
+
+    above: str = field(repr=False)
+    rest: str = field(repr=False)
+    below: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The lines of a body, by index: the first one of the sender's own, and the one with the command."""
+
+    first: int
+    line: int
+
+
+def _split(words: str, token: str) -> _Found | None:
+    """Split off `token`. None when the words do not begin with it as a word of its own."""
+    words = words.replace("\r\n", "\n")
+    start = begin_of_words(words)
+    end = start + len(token)
+    if not words.startswith(token, start) or not (end == len(words) or _BLANK.match(words, end)):
         return None
-    return rest.strip(), "\n".join(lines[1:])
+    line, _, below = words[end:].partition("\n")
+    return _Found(words[:start], _stripped(line), below)
+
+
+def _stripped(text: str) -> str:
+    """Strip blanks of any kind and undrawn characters from both ends."""
+    begin = next((index for index, character in enumerate(text) if not _BLANK.match(character)), len(text))
+    end = next((index for index in range(len(text), begin, -1) if not _BLANK.match(text[index - 1])), begin)
+    return text[begin:end]
+
+
+def _without_markers(line: str) -> str:
+    return " ".join(_MARKER.sub(" ", line).split()) if _MARKER.search(line) else line
+
+
+def _described(files: Sequence[str], below: str) -> str:
+    return "\n\n".join(part for part in ("\n".join(files), below.rstrip(_LINE_ENDS)) if part)
 
 
 def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0].strip()
+    return _stripped(text[begin_of_words(text) :].partition("\n")[0])
 
 
-def _directive(body: str, words: str) -> tuple[list[str], list[str]] | None:
-    """Return the lines of `body` above and below the command line that `words` begin with; None if it is not there.
+def _directive(body: str, words: str) -> _Place | None:
+    """Find the command line that `words` begin with in `body`; None if it is not there.
 
     The sender's words come last in `body`, so the line is found by counting from the end. This way an earlier quotation
-    of the same line is not mistaken for it.
+    of the same line is not mistaken for it. In `body` mentions may stand before the command.
     """
     directive = _first_line(words)
     lines = body.replace("\r\n", "\n").split("\n")
-    places = [index for index, line in enumerate(lines) if line.strip() == directive]
-    own = sum(line.strip() == directive for line in words.split("\n"))
-    if not directive or len(places) < own:
+    places = [index for index, line in enumerate(lines) if _says(line, directive)]
+    own = [index for index, line in enumerate(words.replace("\r\n", "\n").split("\n")) if _says(line, directive)]
+    if not directive or not own or len(places) < len(own):
         return None
-    return lines[: places[-own]], lines[places[-own] + 1 :]
+    line = places[-len(own)]
+    return _Place(max(0, line - own[0]), line)
+
+
+def _says(line: str, directive: str) -> bool:
+    """True if the line is the directive, behind nothing but what is no word, or behind mentions."""
+    said = _stripped(line[begin_of_words(line) :])
+    return said == directive or (said.startswith("@") and said.endswith(f" {directive}"))

@@ -79,7 +79,3 @@ class Foundation:
     files: dict[str, FileSource] = field(default_factory=dict)
     wakes: Wakes = field(default_factory=Wakes)
     node_id: str = field(default_factory=lambda: secrets.token_hex(16))
-
-    def count_fault(self, unit: str) -> Callable[[], None]:
-        """Return a callback that counts an unexpected error of this unit of work."""
-        return partial(self.metrics.count, "gateway_unexpected_errors_total", unit=unit)

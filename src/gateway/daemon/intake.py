@@ -25,7 +25,6 @@ from gateway.http.places import PlaceLimits
 from gateway.http.server import serve_http
 from gateway.keyring import KeyRing
 from gateway.lark.install.scan import ScanService, run_installs
-from gateway.observe.events import GovernorObserver, OutboxObserver, SupervisorObserver, TaskObserver, TypingObserver
 from gateway.observe.health import Readiness
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
@@ -113,18 +112,18 @@ async def _run_bots(
         releases=foundation.wakes.releases,
         stop=stop,
         shutdown_seconds=settings.limits.drain_seconds,
-        observer=SupervisorObserver(foundation.metrics),
+        recorder=foundation.metrics,
         task_status=task_status,
     )
 
 
 async def _run_outbox(foundation: Foundation, installation: Installation, epoch: int, channel: Channel) -> None:
     """Send the outbox rows and typing signs of one bot, as long as its lease is held."""
-    settings, metrics = foundation.settings, foundation.metrics
+    settings, recorder = foundation.settings, foundation.metrics
     prompts = BindingPrompts(PostgresBindingStore(foundation.pool), public_url=settings.http.public_url)
     attempt_seconds = settings.hub.reply_timeout_seconds
     traits = foundation.registry.traits(channel.type)
-    governor = Governor(GovernorObserver(metrics), limits=traits.limits)
+    governor = Governor(recorder, limits=traits.limits)
     with foundation.wakes.outbox.hear(str(installation.id)) as wake:
         typing_sender = TypingSender(
             Lease(installation.id, epoch),
@@ -133,7 +132,7 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
             wake=wake,
             governor=governor,
             attempt_seconds=attempt_seconds,
-            record=TypingObserver(metrics),
+            recorder=recorder,
         )
         await run_outbox(
             installation_id=installation.id,
@@ -143,7 +142,7 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
             wake=wake,
             key_seconds=traits.key_seconds,
             attempt_seconds=attempt_seconds,
-            record=OutboxObserver(metrics),
+            recorder=recorder,
             typing_sender=typing_sender,
             governor=governor,
             composers={"binding_prompt": lambda row: prompts.compose(installation.id, row.recipient_id)},
@@ -153,9 +152,7 @@ async def _run_outbox(foundation: Foundation, installation: Installation, epoch:
 async def _start_installs(
     nursery: trio.Nursery, foundation: Foundation, ring: KeyRing, stop: trio.Event
 ) -> ScanService:
-    service = scan_service(
-        foundation.settings, foundation.pool, foundation.http, ring, on_fault=foundation.count_fault("install")
-    )
+    service = scan_service(foundation.settings, foundation.pool, foundation.http, ring, recorder=foundation.metrics)
     await nursery.start(partial(run_installs, service, stop=stop))
     return service
 
@@ -175,7 +172,7 @@ def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: 
         authenticate=directory.authenticate,
         tasks=services.tasks,
         health=_readiness(foundation, fleet),
-        metrics=foundation.metrics,
+        recorder=foundation.metrics,
         people=_people(foundation, services, directory, installs),
         attachments=services.attachments,
         take_lark_event=None if pushed is None else pushed.take,
@@ -193,12 +190,12 @@ def _routes(foundation: Foundation, services: Services, fleet: Fleet, installs: 
 
 
 def _ingress(foundation: Foundation, services: Services) -> Ingress:
-    webhooks, metrics = services.webhooks, foundation.metrics
+    webhooks = services.webhooks
     return Ingress(
         webhooks.intake,
         webhooks.gates,
         webhooks.known_tokens,
-        limited=lambda gate: metrics.count("gateway_webhook_rate_limited_total", gate=gate),
+        recorder=foundation.metrics,
         body_bytes_max=foundation.settings.webhooks.body_bytes_max,
         trusted_proxies=foundation.settings.http.trusted_proxies,
     )
@@ -213,7 +210,7 @@ def _people(
         directory=directory,
         bindings=BindingService(PostgresBindingStore(pool), Introductions(foundation.registry.lookups()).of),
         workplace=_workplace(foundation, services),
-        chats=ChatService(PostgresChatStore(pool), ended=TaskObserver(foundation.metrics)),
+        chats=ChatService(PostgresChatStore(pool), recorder=foundation.metrics),
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),
         issues=PostgresIssuePages(pool),
         feed=foundation.wakes.feed,
@@ -260,15 +257,15 @@ async def _migrations_problem(foundation: Foundation) -> str | None:
 
 async def _run_gauges(foundation: Foundation, fleet: Fleet, stop: trio.Event) -> None:
     """Set the gauges regularly, until `stop` is set."""
-    metrics, pool = foundation.metrics, foundation.pool
+    recorder, pool = foundation.metrics, foundation.pool
     while not stop.is_set():
         for channel in foundation.registry.types():
             for state in ConnectionState:
                 count = fleet.connections()[channel, state]
-                metrics.set("gateway_channel_connections", count, channel=channel, state=state)
-            metrics.set("gateway_channel_connections_degraded", fleet.degraded()[channel], channel=channel)
-        metrics.set("gateway_database_connections", pool.idle, state="idle")
-        metrics.set("gateway_database_connections", pool.in_use, state="busy")
+                recorder.set("channel_connections", count, channel=channel, state=state)
+            recorder.set("channel_connections_degraded", fleet.degraded()[channel], channel=channel)
+        recorder.set("database_connections", pool.idle, state="idle")
+        recorder.set("database_connections", pool.in_use, state="busy")
         with trio.move_on_after(GAUGE_SECONDS):
             await stop.wait()
 

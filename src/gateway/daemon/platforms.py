@@ -26,10 +26,10 @@ from gateway.lark.chat.lookup import LarkLookup
 from gateway.lark.chat.resources import LarkFiles
 from gateway.lark.install.scan import ScanService, ask_over
 from gateway.lark.install.service import InstallationService, identify_over
-from gateway.observe.events import AckObserver
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
+from gateway.recorder import SILENT, Recorder
 
 log = structlog.get_logger()
 
@@ -74,8 +74,7 @@ def _lark_factory(foundation: Foundation) -> ChannelFactory:
         foundation.lark,
         open_stream=partial(open_tcp_link, ssl_context=foundation.tls, proxies=proxies, settings=connection),
         settings=connection,
-        on_ack=AckObserver(foundation.metrics, CHANNEL_TYPE),
-        on_fault=foundation.count_fault("frame"),
+        recorder=foundation.metrics,
     )
 
 
@@ -83,7 +82,7 @@ PLATFORMS: tuple[Register, ...] = (register_lark,)
 
 
 def scan_service(
-    settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing, *, on_fault: Callable[[], None] = lambda: None
+    settings: Settings, pool: Pool, http: HttpClient, ring: KeyRing, *, recorder: Recorder = SILENT
 ) -> ScanService:
     """Build the service that connects bots by scanning a code. The caller still closes the pool and the HTTP client."""
     identify = identify_over(http, settings.lark.open_base_url)
@@ -93,5 +92,5 @@ def scan_service(
         ring,
         ask_over(http),
         accounts_base_override=settings.lark.accounts_base_url,
-        on_fault=on_fault,
+        recorder=recorder,
     )

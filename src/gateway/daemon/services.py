@@ -17,19 +17,9 @@ from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.effects import run_attachments
 from gateway.inbound.enrichment import Enricher, run_prefetch
 from gateway.inbound.pipeline import InboundPipeline
-from gateway.lark.chat.content import CHANNEL_TYPE
 from gateway.lark.chat.push import Bots, PushedEvents
 from gateway.lark.install.backfill import label_regions, learn_union_ids
 from gateway.lark.install.service import identify_over
-from gateway.observe.events import (
-    AckObserver,
-    AutopilotObserver,
-    FetchObserver,
-    InboundObserver,
-    LookupObserver,
-    TaskObserver,
-    WebhookObserver,
-)
 from gateway.postgres.attachment_store import PostgresAttachmentStore
 from gateway.postgres.autopilot_store import PostgresAutopilotStore
 from gateway.postgres.dispatch_store import PostgresDispatchStore
@@ -105,14 +95,15 @@ def open_services(foundation: Foundation) -> Services:
         ),
         foundation.wakes.tasks,
         limits=limits,
-        ended=TaskObserver(foundation.metrics),
+        recorder=foundation.metrics,
         enrich=inbound.enricher.enrich,
     )
-    runs = AutopilotObserver(foundation.metrics)
     dispatcher = AutopilotDispatcher(
-        PostgresDispatchStore(foundation.pool, online_seconds=limits.silent_seconds), issues, began=runs.began
+        PostgresDispatchStore(foundation.pool, online_seconds=limits.silent_seconds),
+        issues,
+        recorder=foundation.metrics,
     )
-    autopilots = AutopilotService(PostgresAutopilotStore(foundation.pool), dispatcher, ended=runs.ended)
+    autopilots = AutopilotService(PostgresAutopilotStore(foundation.pool), dispatcher, recorder=foundation.metrics)
     return Services(inbound, tasks, _attachments(foundation), autopilots, _webhooks(foundation, dispatcher))
 
 
@@ -130,10 +121,8 @@ def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
         stale_after_seconds=settings.hub.stale_after_seconds,
     )
     committer = Committer()
-    enricher = Enricher(foundation.registry.lookups(), observe=LookupObserver(foundation.metrics))
-    pipeline = InboundPipeline(
-        store, committer, commands, observe=InboundObserver(foundation.metrics), ingested=enricher.expect
-    )
+    enricher = Enricher(foundation.registry.lookups(), recorder=foundation.metrics)
+    pipeline = InboundPipeline(store, committer, commands, recorder=foundation.metrics, ingested=enricher.expect)
     pushed = None if foundation.ring is None else _pushed_events(foundation, foundation.ring, pipeline)
     return Inbound(store, committer, enricher, pipeline, pushed)
 
@@ -145,8 +134,7 @@ def _pushed_events(foundation: Foundation, ring: Any, pipeline: InboundPipeline)
         ring,
         pipeline.receive,
         Bots(foundation.lark).learn,
-        on_ack=AckObserver(foundation.metrics, CHANNEL_TYPE),
-        on_fault=foundation.count_fault("frame"),
+        recorder=foundation.metrics,
     )
 
 
@@ -163,7 +151,7 @@ def _attachments(foundation: Foundation) -> Attachments:
         cache,
         bytes_max=limits.attachment_bytes_max,
         at_once=limits.attachments_at_once_max,
-        record=FetchObserver(foundation.metrics),
+        recorder=foundation.metrics,
     )
 
 
@@ -180,7 +168,7 @@ def _webhooks(foundation: Foundation, dispatcher: AutopilotDispatcher) -> Webhoo
         clock=utc_now,
         record=recording.submit,
         begin=beginning.submit,
-        observe=WebhookObserver(foundation.metrics),
+        recorder=foundation.metrics,
     )
     return Webhooks(
         deliveries=deliveries,
@@ -207,7 +195,7 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
             services.attachments,
             PostgresAttachmentStore(foundation.pool),
             wakes.attachments,
-            on_fault=foundation.count_fault("attachment"),
+            recorder=foundation.metrics,
         )
     )
     nursery.start_soon(run_chores, foundation, services)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from gateway.http.api.autopilots import TriggerViews
     from gateway.http.client import Network
     from gateway.observe.health import Readiness
-    from gateway.observe.metrics import Metrics
+    from gateway.recorder import Recorder
     from gateway.work.autopilots.autopilots import AutopilotService
     from gateway.work.feed import Feed
     from gateway.work.issues.pages import IssuePages
@@ -126,7 +126,7 @@ class Services:
     authenticate: Authenticate
     tasks: TaskService
     health: Readiness
-    metrics: Metrics
+    recorder: Recorder
     people: People | None = None
     attachments: Attachments | None = None
     take_lark_event: TakePushed | None = None
@@ -139,7 +139,7 @@ def create_app(services: Services) -> JsonApp:
     """Build the application with every route of the API."""
     deliveries_max = None if services.webhooks is None else services.webhooks.body_bytes_max
     bounds = body_bounds(reports=services.body_bytes_max, deliveries=deliveries_max)
-    app = JsonApp("gateway.http", metrics=services.metrics, bounds=bounds)
+    app = JsonApp("gateway.http", recorder=services.recorder, bounds=bounds)
     people = services.people
     sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
     authenticate_with(app.extensions, services.authenticate, sessions)
@@ -187,19 +187,20 @@ class JsonApp(QuartTrio):
         self,
         name: str,
         *,
-        metrics: Metrics,
+        recorder: Recorder,
         bounds: Mapping[str, int] = MappingProxyType({}),
         body_bytes_max: int = SMALL,
         counted: bool = True,
     ) -> None:
         """`bounds` maps a route's rule to the most bytes of its request body.
 
-        Routes without an entry take at most `body_bytes_max`. Requests are counted in `metrics` only if `counted`.
+        Routes without an entry take at most `body_bytes_max`. Requests are counted only if `counted`.
         """
         super().__init__(name, static_folder=None)
-        self.metrics = metrics
+        self.recorder = recorder
         self.counted = counted
         self.bounds = bounds
+        self._in_flight = 0
         self._body_bytes_max = body_bytes_max
         # Werkzeug corrects a slash with an absolute redirect, built from the Host header, which any client can forge.
         # So a path either matches as it is or gives 404.
@@ -262,24 +263,25 @@ class JsonApp(QuartTrio):
 
     def _unexpected(self, error: BaseException) -> Response:
         logger.error("http_request_failed", exc_info=error)
-        self.metrics.count("gateway_unexpected_errors_total", unit="http")
+        self.recorder.count("unexpected_errors", unit="http")
         return error_response(500, "internal_error", "an unexpected error occurred; the log has its traceback")
 
     @contextmanager
     def _counted(self, request: BoundedRequest) -> Iterator[_Outcome]:
         outcome = _Outcome(CLIENT_CLOSED_REQUEST)
         started = trio.current_time()
-        self.metrics.add("gateway_http_in_flight", 1)
+        self._in_flight += 1
+        self.recorder.set("http_in_flight", self._in_flight)
         try:
             yield outcome
         finally:
-            self.metrics.add("gateway_http_in_flight", -1)
+            self._in_flight -= 1
+            self.recorder.set("http_in_flight", self._in_flight)
             # A client can invent methods. Each label value is a time series that lives as long as the process does.
             method = request.method if request.method in METHODS else "other"
-            labels = {"method": method, "route": route_pattern(request), "status": str(outcome.status)}
-            self.metrics.count("gateway_http_requests_total", **labels)
-            elapsed = trio.current_time() - started
-            self.metrics.observe("gateway_http_request_duration_seconds", elapsed, **labels)
+            route, status, elapsed = route_pattern(request), str(outcome.status), trio.current_time() - started
+            self.recorder.count("http_requests", method=method, route=route, status=status)
+            self.recorder.observe("http_request_duration_seconds", elapsed, method=method, route=route, status=status)
 
 
 @dataclass(slots=True)

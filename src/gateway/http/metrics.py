@@ -15,7 +15,7 @@ def create_metrics_app(metrics: Metrics) -> JsonApp:
 
     It is for `serve_http(..., keep_alive_seconds=KEEP_ALIVE_SECONDS)` on an address of its own, loopback if possible.
     """
-    app = JsonApp("gateway.http.metrics", metrics=metrics, counted=False)
+    app = JsonApp("gateway.http.metrics", recorder=metrics, counted=False)
 
     @app.get("/metrics")
     async def scrape() -> Response:

@@ -6,14 +6,13 @@ that waits for the files does so only until a deadline, so a failed fetch cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 import trio
 
 from gateway.concurrency import Signal, finishing, open_finishing_nursery, reached
 from gateway.core.attachments import FetchProblem
 from gateway.errors import StoreError
+from gateway.recorder import SILENT, Recorder
 from gateway.work.tasks.attachments import Attachment, Attachments, AttachmentStore, FetchFailed
 
 POLL_SECONDS = 5.0
@@ -32,10 +31,6 @@ RETRY_MAX_SECONDS = 8.0
 log = structlog.get_logger()
 
 
-def _nothing() -> None:
-    return None
-
-
 async def run_attachments(
     attachments: Attachments,
     store: AttachmentStore,
@@ -43,7 +38,7 @@ async def run_attachments(
     *,
     poll_seconds: float = POLL_SECONDS,
     drain_seconds: float = DRAIN_SECONDS,
-    on_fault: Callable[[], None] = _nothing,
+    recorder: Recorder = SILENT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Fetch waiting files until cancelled. Several processes may do this at the same time.
@@ -57,7 +52,7 @@ async def run_attachments(
     Resource handling: after a cancellation, running fetches go on for `drain_seconds`. Files that are not done by then
     are released for another process.
     """
-    fetcher = _Fetcher(attachments, store, wake, on_fault)
+    fetcher = _Fetcher(attachments, store, wake, recorder)
     async with open_finishing_nursery(drain_seconds) as nursery:
         task_status.started()
         while True:
@@ -67,13 +62,11 @@ async def run_attachments(
 
 
 class _Fetcher:
-    def __init__(
-        self, attachments: Attachments, store: AttachmentStore, wake: Signal, on_fault: Callable[[], None]
-    ) -> None:
+    def __init__(self, attachments: Attachments, store: AttachmentStore, wake: Signal, recorder: Recorder) -> None:
         self._attachments = attachments
         self._store = store
         self._wake = wake
-        self._on_fault = on_fault
+        self._recorder = recorder
         self._taken = 0
 
     async def take(self) -> list[Attachment]:
@@ -114,7 +107,7 @@ class _Fetcher:
             log.warning("attachment_not_settled", attachment_id=str(row.id), error=str(error))
         except Exception:
             log.exception("attachment_fault", attachment_id=str(row.id))
-            self._on_fault()
+            self._recorder.count("unexpected_errors", unit="attachment")
             await self._give_up_after_fault(row)
 
     async def _give_up_after_fault(self, row: Attachment) -> None:

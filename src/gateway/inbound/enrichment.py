@@ -28,6 +28,7 @@ from gateway.core.enrichment import Additions, AuthorKind, Forwarded, Quoted, Re
 from gateway.errors import GatewayError
 from gateway.inbound.ports import Installation
 from gateway.inbound.turn import quoted_by, thread_of
+from gateway.recorder import SILENT, Recorder
 from gateway.work.tasks.ports import ClaimedMessage, Place
 
 BUDGET_SECONDS = 2.0
@@ -54,14 +55,7 @@ KEPT_MAX = 512
 FindInstallation = Callable[[str, str], Awaitable[Installation | None]]
 """Finds a bot by channel type and app id. Raises StoreUnavailable."""
 
-Observe = Callable[[str, str], None]
-"""Called for every look-up with its kind (`message`, `recent` or `names`) and its outcome. Must not raise."""
-
 log = structlog.get_logger()
-
-
-def _observe_nothing(_kind: str, _outcome: str) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +138,7 @@ class Enricher:
         lookups: Mapping[str, LookupOf],
         *,
         budget_seconds: float = BUDGET_SECONDS,
-        observe: Observe = _observe_nothing,
+        recorder: Recorder = SILENT,
     ) -> None:
         """`lookups` is keyed by channel type. A platform without an entry cannot be read.
 
@@ -152,7 +146,7 @@ class Enricher:
         """
         self._lookups = lookups
         self._budget = budget_seconds
-        self._observe = observe
+        self._recorder = recorder
         self._memory = _Memory()
         self._lanes = trio.CapacityLimiter(LOOKUPS_AT_ONCE_MAX)
         self._heard: OrderedDict[tuple[str, str, str], float] = OrderedDict()
@@ -232,7 +226,7 @@ class Enricher:
         except Exception as error:
             outcome = _judge(error, "installation")
         for wish in wishes.values():
-            self._observe(wish.kind, outcome)
+            self._recorder.count("channel_lookups", kind=wish.kind, outcome=outcome)
         return None
 
     async def _ask(self, lookup: Lookup, wish: _Wish) -> Any:
@@ -240,7 +234,7 @@ class Enricher:
         while (known := self._memory.find(wish.key)) is not None:
             await known.done.wait()
             if known.lasts:
-                self._observe(wish.kind, "reused")
+                self._recorder.count("channel_lookups", kind=wish.kind, outcome="reused")
                 return known.value
         outcome = "cut_off"
         with self._memory.asking(wish.key) as answer:
@@ -251,7 +245,7 @@ class Enricher:
             except Exception as error:
                 outcome = _judge(error, wish.kind)
             finally:
-                self._observe(wish.kind, outcome)
+                self._recorder.count("channel_lookups", kind=wish.kind, outcome=outcome)
             # After these outcomes another request would not help, or would do harm (throttling). Any other failure may
             # have passed by the next request.
             answer.lasts = outcome in {"found", "refused", "throttled"}

@@ -49,22 +49,18 @@ from gateway.inbound.ports import (
     Identity,
     InboundStore,
     Installation,
-    OutcomeObserver,
     PlainMessage,
     SessionGone,
     TextCommitter,
 )
 from gateway.inbound.turn import Turn, quoted_by, thread_of, words_of
+from gateway.recorder import SILENT, Recorder
 from gateway.work.tasks.sessions import creator_of, title_of
 
 FINALISE_SECONDS = 1.0
 """Time to mark or release a claim. In this time a cancellation does not interrupt it."""
 
 log = structlog.get_logger()
-
-
-def _observe_nothing(_channel_type: str, _outcome: Outcome, _reason: DropReason | None) -> None:
-    pass
 
 
 class InboundPipeline:
@@ -76,7 +72,7 @@ class InboundPipeline:
         committer: TextCommitter | None,
         commands: CommandService | None = None,
         *,
-        observe: OutcomeObserver = _observe_nothing,
+        recorder: Recorder = SILENT,
         ingested: Callable[[InboundMessage], None] | None = None,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
@@ -88,7 +84,7 @@ class InboundPipeline:
         self._store = store
         self._committer = committer
         self._commands = commands
-        self._observe = observe
+        self._recorder = recorder
         self._ingested = ingested
         self._mint = mint
 
@@ -99,11 +95,16 @@ class InboundPipeline:
         start at once. Cancellation gives the claim back too, within `FINALISE_SECONDS`, unless the message is already
         durable.
         """
-        reached("inbound.received")
-        settlement = await self._fused(message) or await self._stepwise(message)
-        self._observe(message.source.channel_type, settlement.outcome, settlement.reason)
+        settlement = await self.decide(message)
+        outcome = settlement.reason or settlement.outcome
+        self._recorder.count("channel_events", channel=message.source.channel_type, outcome=outcome)
         reached("inbound.settled")
         return Verdict.SETTLED if settlement.settled else Verdict.REDELIVER
+
+    async def decide(self, message: InboundMessage) -> Settlement:
+        """Decide one message as `receive` does, without counting it. Return what became of it."""
+        reached("inbound.received")
+        return await self._fused(message) or await self._stepwise(message)
 
     async def _fused(self, message: InboundMessage) -> Settlement | None:
         if self._committer is None or not _is_plain(message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -10,13 +10,10 @@ from uuid import UUID
 
 from gateway.channel.message import MediaRef
 from gateway.core.claim import ClaimAnswer
-from gateway.core.inbound import DropReason, Outcome
+from gateway.core.inbound import DropReason
 from gateway.errors import StoreConflict
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.sessions import Queueing
-
-OutcomeObserver = Callable[[str, Outcome, DropReason | None], None]
-"""Called for every decided message with its channel type, outcome and drop reason, for metrics. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)

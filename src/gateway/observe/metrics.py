@@ -1,5 +1,8 @@
 """Metrics: one table of families, label values from closed vocabularies, one registry per process.
 
+`Metrics` is the Recorder of the daemon. An event has the name of its family without `gateway_` and, for a counter,
+without `_total`: the event `channel_events` is counted in `gateway_channel_events_total`.
+
 A label never names a person, a tenant or a conversation. A value from outside is never used unchecked: if it is not in
 the label's vocabulary, it becomes `other`. So no id, token or text can leak into a time series, and the number of
 series stays bounded.
@@ -17,6 +20,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from gateway import __version__
 
 PREFIX = "gateway_"
+TOTAL = "_total"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 OTHER = "other"
 
@@ -92,6 +96,11 @@ class Family:
     help: str
     labels: Mapping[str, Vocabulary] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
+
+    @property
+    def event(self) -> str:
+        """The name by which a Recorder knows this family."""
+        return self.name.removeprefix(PREFIX).removesuffix(TOTAL)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -273,45 +282,41 @@ FAMILIES: tuple[Family, ...] = (
 
 
 class Metrics:
-    """The metrics of one process.
+    """The metrics of one process. Implements gateway.recorder.Recorder.
 
-    A family that is not in the table, or labels other than the family's, raise KeyError: that is a bug in the caller.
+    An event that is not in the table, or labels other than its family's, raise KeyError: that is a bug in the caller.
     Construction raises ValueError for a family that breaks the rules of this module.
     """
 
     def __init__(self, families: Iterable[Family] = FAMILIES) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        self._families = {family.name: family for family in map(_checked, families)}
-        self._collectors = {name: _collector(family, self.registry) for name, family in self._families.items()}
-        if "gateway_build_info" in self._families:
-            self.set("gateway_build_info", 1, version=__version__)
+        self._families = {family.event: family for family in map(_checked, families)}
+        self._collectors = {event: _collector(family, self.registry) for event, family in self._families.items()}
+        if "build_info" in self._families:
+            self.set("build_info", 1, version=__version__)
 
-    def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
+    def count(self, event: str, /, **labels: str) -> None:
         """Increment a counter."""
-        self._series(name, labels).inc(amount)
+        self._series(event, labels).inc()
 
-    def add(self, name: str, amount: float, /, **labels: str) -> None:
-        """Move a gauge up or down."""
-        self._series(name, labels).inc(amount)
+    def observe(self, event: str, value: float, /, **labels: str) -> None:
+        """Add one value to a histogram."""
+        self._series(event, labels).observe(value)
 
-    def set(self, name: str, value: float, /, **labels: str) -> None:
+    def set(self, event: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
-        self._series(name, labels).set(value)
-
-    def observe(self, name: str, value: float, /, **labels: str) -> None:
-        """Add one observation to a histogram."""
-        self._series(name, labels).observe(value)
+        self._series(event, labels).set(value)
 
     def render(self) -> bytes:
         """Return all series as OpenMetrics text (`CONTENT_TYPE`)."""
         text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
         return text
 
-    def _series(self, name: str, labels: Mapping[str, str]) -> Any:
-        family = self._families[name]
+    def _series(self, event: str, labels: Mapping[str, str]) -> Any:
+        family = self._families[event]
         if labels.keys() != family.labels.keys():
-            raise KeyError(f"{name} has the labels {sorted(family.labels)}, not {sorted(labels)}")
-        collector = self._collectors[name]
+            raise KeyError(f"{event} has the labels {sorted(family.labels)}, not {sorted(labels)}")
+        collector = self._collectors[event]
         if not labels:
             return collector
         return collector.labels(**{label: family.labels[label].normalise(value) for label, value in labels.items()})
@@ -322,8 +327,8 @@ def _checked(family: Family) -> Family:
         raise ValueError(f"{family.name} does not start with {PREFIX}")
     if forbidden := FORBIDDEN_LABELS & family.labels.keys():
         raise ValueError(f"{family.name}: the label {', '.join(sorted(forbidden))} is forbidden")
-    if (family.kind == "counter") != family.name.endswith("_total"):
-        raise ValueError(f"{family.name}: a counter, and only a counter, ends in _total")
+    if (family.kind == "counter") != family.name.endswith(TOTAL):
+        raise ValueError(f"{family.name}: a counter, and only a counter, ends in {TOTAL}")
     if (family.kind == "histogram") != bool(family.buckets):
         raise ValueError(f"{family.name}: a histogram, and only a histogram, names its buckets")
     return family

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -10,24 +10,18 @@ import trio
 
 from gateway.channel.errors import PlatformThrottled, PlatformUnavailable
 from gateway.core.pacing import UNLIMITED, AppPace, Limits
+from gateway.recorder import SILENT, Recorder
 
 logger = structlog.get_logger(__name__)
-
-Note = Callable[[str], None]
-"""Counts an action of the governor: call, waited, throttled_app, throttled_chat, breaker_opened or typing_skipped."""
-
-
-def _unnoted(_event: str) -> None:
-    return None
 
 
 class Governor:
     """The pace of one app, on trio's clock. It lives as long as the lease: only the holder calls for the app."""
 
-    def __init__(self, note: Note = _unnoted, *, limits: Limits = UNLIMITED) -> None:
+    def __init__(self, recorder: Recorder = SILENT, *, limits: Limits = UNLIMITED) -> None:
         """`limits` are those that the bot's platform declares."""
         self._pace = AppPace(limits)
-        self._note = note
+        self._recorder = recorder
 
     def app_wait(self) -> float:
         """Seconds until the app may make any call. 0 unless its limits are used up or its calls are paused."""
@@ -48,10 +42,10 @@ class Governor:
         now = trio.current_time()
         at = self._pace.reserve(chat, now)
         if at > now:
-            self._note("waited")
+            self._recorder.count("outbound_pace", event="waited")
         try:
             await trio.sleep_until(at)
-            self._note("call")
+            self._recorder.count("outbound_pace", event="call")
             yield
         finally:
             self._pace.release(chat, at, trio.current_time())
@@ -59,7 +53,7 @@ class Governor:
     def admits_typing(self) -> bool:
         """Take a place for a call that shows or removes a typing sign. False when messages need the room."""
         admitted = self._pace.admit_decoration(trio.current_time())
-        self._note("call" if admitted else "typing_skipped")
+        self._recorder.count("outbound_pace", event="call" if admitted else "typing_skipped")
         return admitted
 
     def learn(self, chat: str, error: Exception | None) -> None:
@@ -67,9 +61,9 @@ class Governor:
         if isinstance(error, PlatformThrottled):
             self._pace.answered()
             self._pace.throttled(None if error.whole_app else chat, trio.current_time(), error.retry_after)
-            self._note("throttled_app" if error.whole_app else "throttled_chat")
+            self._recorder.count("outbound_pace", event="throttled_app" if error.whole_app else "throttled_chat")
         elif not isinstance(error, PlatformUnavailable):
             self._pace.answered()
         elif seconds := self._pace.unanswered(trio.current_time()):
-            self._note("breaker_opened")
+            self._recorder.count("outbound_pace", event="breaker_opened")
             logger.warning("platform_left_alone", seconds=seconds)

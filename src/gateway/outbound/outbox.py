@@ -33,6 +33,7 @@ from gateway.outbound.sending import (
     judge_attempt,
 )
 from gateway.outbound.typing import TypingSender
+from gateway.recorder import SILENT, Recorder
 
 logger = structlog.get_logger(__name__)
 
@@ -48,16 +49,8 @@ READ_BACK_RETRY_SECONDS = 60.0
 _TONES = {"answer": Tone.ANSWER, "error": Tone.ERROR}
 """The kinds of rows that runs write. All other kinds are notices."""
 
-Record = Callable[[str, str], None]
-"""Counts the outcome of an attempt: (kind of the row, one of sent, postponed, failed, unknown, fault)."""
-
-
 STORED: Mapping[str, Compose] = MappingProxyType({})
 """No composers: every row holds its own text."""
-
-
-def _unrecorded(_kind: str, _outcome: str) -> None:
-    return None
 
 
 async def run_outbox(
@@ -71,7 +64,7 @@ async def run_outbox(
     key_seconds: float,
     attempt_seconds: float = 2.5,
     concurrency: int = CONCURRENCY_MAX,
-    record: Record = _unrecorded,
+    recorder: Recorder = SILENT,
     composers: Mapping[str, Compose] = STORED,
     typing_sender: TypingSender | None = None,
     random_unit: Callable[[], float] = random.random,
@@ -93,7 +86,7 @@ async def run_outbox(
     """
     lease = Lease(installation_id, lease_epoch)
     sender = _Sender(
-        lease, channel, store, wake, governor, key_seconds, attempt_seconds, record, composers, random_unit
+        lease, channel, store, wake, governor, key_seconds, attempt_seconds, recorder, composers, random_unit
     )
     async with open_workers(PARK_SECONDS) as nursery:
         task_status.started()
@@ -116,7 +109,7 @@ class _Sender:
     _governor: Governor
     _key_seconds: float
     _attempt_seconds: float
-    _record: Record
+    _recorder: Recorder
     _composers: Mapping[str, Compose]
     _random_unit: Callable[[], float]
     _flying: set[str] = field(default_factory=set)
@@ -192,7 +185,7 @@ class _Sender:
         except StoreUnavailable as error:
             logger.warning("outbox_row_not_settled", row_id=str(row.id), error=str(error))
         except Exception:
-            self._record(row.kind, "fault")
+            self._recorder.count("outbound_attempts", kind=row.kind, outcome="fault")
             logger.exception("outbox_row_not_settled", row_id=str(row.id))
         return False
 
@@ -297,7 +290,7 @@ class _Sender:
     async def _settle_unknown(self, row: OutboxRow, code: int, reason: str) -> None:
         await self._store.mark_unknown(self._lease, row.id, code, reason)
         logger.error("outbox_result_unknown", row_id=str(row.id), kind=row.kind)
-        self._record(row.kind, "unknown")
+        self._recorder.count("outbound_attempts", kind=row.kind, outcome="unknown")
 
     async def _settle_success(self, row: OutboxRow, result: SendResult | None) -> None:
         if result is None and row.in_doubt:
@@ -311,7 +304,7 @@ class _Sender:
         reached("outbox.sent_unmarked")
         fresh = await self._store.mark_sent(self._lease, row.id, result.message_id)
         reached("outbox.marked_sent")
-        self._record(row.kind, "sent")
+        self._recorder.count("outbound_attempts", kind=row.kind, outcome="sent")
         logger.info("outbox_sent", row_id=str(row.id), kind=row.kind, attempts=row.attempts, fenced=not fresh)
 
     async def _settle_failure(self, row: OutboxRow, error: Exception) -> None:
@@ -334,7 +327,7 @@ class _Sender:
 
     async def _postpone(self, row: OutboxRow, seconds: float, code: int, reason: str, *, doubtful: bool = True) -> None:
         await self._store.postpone(self._lease, row, seconds, code, reason, doubtful=doubtful)
-        self._record(row.kind, "postponed")
+        self._recorder.count("outbound_attempts", kind=row.kind, outcome="postponed")
 
     async def _fail(self, row: OutboxRow, code: int, reason: str) -> None:
         """Mark the row as failed for good. For a row of a run, the chat is told that the answer was not delivered.
@@ -343,12 +336,12 @@ class _Sender:
         """
         told = in_every_language(Reply.ANSWER_UNDELIVERED) if row.kind in _TONES else None
         await self._store.mark_failed(self._lease, row.id, code, reason, told=told)
-        self._record(row.kind, "failed")
+        self._recorder.count("outbound_attempts", kind=row.kind, outcome="failed")
 
     def _log_failure(self, row: OutboxRow, error: Exception, *, final: bool) -> None:
         log = logger.bind(row_id=str(row.id), kind=row.kind, attempts=row.attempts, reason=_reason(error))
         if not isinstance(error, PlatformError):
-            self._record(row.kind, "fault")
+            self._recorder.count("outbound_attempts", kind=row.kind, outcome="fault")
             log.error("outbox_send_fault", exc_info=error)
         elif final:
             log.error("outbox_send_refused")

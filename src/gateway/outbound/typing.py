@@ -27,6 +27,7 @@ from gateway.concurrency import Signal, Workers, reached
 from gateway.errors import StoreError
 from gateway.outbound.governor import Governor
 from gateway.outbound.ports import Lease, TypingRow, TypingStore
+from gateway.recorder import SILENT, Recorder
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -42,13 +43,6 @@ REST_OF_RUN_SECONDS = 24 * 3600.0
 _SHOW_RETRY_SECONDS = 1.0
 _HIDE_RETRY_SECONDS = 2.0
 _HIDE_RETRY_MAX_SECONDS = 300.0
-
-Record = Callable[[str, str], None]
-"""Counts the outcome of a call: (show or hide, one of ok, postponed, failed, fault)."""
-
-
-def unrecorded(_action: str, _outcome: str) -> None:
-    """A `Record` that counts nothing."""
 
 
 class TypingSender:
@@ -74,7 +68,7 @@ class TypingSender:
         wake: Signal,
         governor: Governor,
         attempt_seconds: float = 2.5,
-        record: Record = unrecorded,
+        recorder: Recorder = SILENT,
     ) -> None:
         self._lease = lease
         self._typing = typing_of(channel)
@@ -82,7 +76,7 @@ class TypingSender:
         self._wake = wake
         self._governor = governor
         self._attempt_seconds = attempt_seconds
-        self._record = record
+        self._recorder = recorder
         self._busy: set[UUID] = set()
         self._later: dict[UUID, float] = {}
         self._look_at = float("-inf")
@@ -138,7 +132,8 @@ class TypingSender:
             logger.warning("typing_not_settled", row_id=str(row.id), error=str(error))
             return False
         except Exception:
-            self._record("hide" if row.unwanted else "show", "fault")
+            action = "hide" if row.unwanted else "show"
+            self._recorder.count("typing_calls", action=action, outcome="fault")
             logger.exception("typing_not_settled", row_id=str(row.id))
             return False
         return True
@@ -155,7 +150,7 @@ class TypingSender:
             return row
         reached("typing.shown_unmarked")
         unwanted = await self._store.mark_shown(self._lease, row.id, reaction_id)
-        self._record("show", "ok")
+        self._recorder.count("typing_calls", action="show", outcome="ok")
         return replace(row, reaction_id=reaction_id, unwanted=unwanted, attempts=row.attempts if row.unwanted else 1)
 
     async def _hide(self, row: TypingRow, reaction_id: str, typing: Typing) -> None:
@@ -166,7 +161,7 @@ class TypingSender:
             return
         reached("typing.hidden_unmarked")
         await self._store.mark_gone(self._lease, row.id)
-        self._record("hide", "ok")
+        self._recorder.count("typing_calls", action="hide", outcome="ok")
 
     async def _call(self, message_id: str, call: Callable[[], Awaitable[T]]) -> T:
         if not self._governor.admits_typing():
@@ -185,10 +180,10 @@ class TypingSender:
         self._log_failure(row, action, error, delay)
         if delay is None:
             await self._store.mark_failed(self._lease, row.id)
-            self._record(action, "failed")
+            self._recorder.count("typing_calls", action=action, outcome="failed")
             return
         await self._store.postpone(self._lease, row, delay)
-        self._record(action, "postponed")
+        self._recorder.count("typing_calls", action=action, outcome="postponed")
         if delay < REST_OF_RUN_SECONDS:
             # A little longer than `delay`: the store's clock decides when the row is due, and it may be slower.
             self._later[row.id] = trio.current_time() + delay * 1.01 + 0.01
@@ -199,7 +194,7 @@ class TypingSender:
         if isinstance(error, PlatformError):
             log.info("typing_call_failed", code=error.code, reason=str(error)[:300])
         else:
-            self._record(action, "fault")
+            self._recorder.count("typing_calls", action=action, outcome="fault")
             log.error("typing_call_fault", exc_info=error)
 
 

@@ -166,7 +166,8 @@ async def _serve(assignment: Assignment, context: InstallationContext, lease: Le
     back-off, so the platform sees at most one attempt per process and pause.
     """
     if assignment.free_at is not None:
-        context.leases.observer.took_over(max(trio.current_time() - assignment.free_at, 0.0))
+        seconds = max(trio.current_time() - assignment.free_at, 0.0)
+        context.leases.recorder.observe("channel_lease_takeover_latency_seconds", seconds)
         assignment.free_at = None
     assignment.health = lease.health
     try:
@@ -193,7 +194,7 @@ async def _try_link(assignment: Assignment, context: InstallationContext, lease:
     except* StoreError as group:
         pause = max(pause, link.lost(LinkLost(f"the database failed: {_first(group)}")))
     except* Exception as group:
-        context.leases.observer.unexpected_error("installation")
+        context.leases.recorder.count("unexpected_errors", unit="installation")
         logger.exception("installation_failed", installation_id=str(assignment.id), exc_info=group)
         pause = max(pause, link.lost(LinkLost(f"internal error: {type(_first(group)).__name__}")))
     finally:

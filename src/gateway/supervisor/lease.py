@@ -9,6 +9,7 @@ beside the body lets the fence fall at that same moment, which tears the link do
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,7 +22,8 @@ from gateway.channel.channel import ConnectionState, Fence, LinkHealth
 from gateway.concurrency import Signal, finishing
 from gateway.core.lease import RELEASE_FINISH_SECONDS, LeaseSettings
 from gateway.errors import LeaseLost, StoreError, StoreUnavailable
-from gateway.supervisor.ports import HeldElsewhere, LeaseStore, NotServed, Observer, Renewal, Tenure
+from gateway.recorder import SILENT, Recorder
+from gateway.supervisor.ports import HeldElsewhere, LeaseStore, NotServed, Renewal, Tenure
 
 logger = structlog.get_logger(__name__)
 
@@ -99,13 +101,13 @@ def _shown(health: LinkHealth, now: float) -> tuple[object, ...]:
 class Leases:
     """The leases of this process. Acquires, renews and releases them.
 
-    `changed` wakes the recorder of connection states, `hurry` wakes the keeper.
+    `changed` wakes the reporter of connection states, `hurry` wakes the keeper.
     """
 
-    def __init__(self, store: LeaseStore, settings: LeaseSettings, observer: Observer) -> None:
+    def __init__(self, store: LeaseStore, settings: LeaseSettings, recorder: Recorder = SILENT) -> None:
         self.store = store
         self.settings = settings
-        self.observer = observer
+        self.recorder = recorder
         self.changed = Signal()
         self.hurry = Signal()
         self._held: dict[UUID, Lease] = {}
@@ -130,12 +132,13 @@ class Leases:
             with trio.fail_after(self.settings.attempt_seconds):
                 answer = await self.store.acquire(installation_id, token, self.settings.ttl_seconds)
         except trio.TooSlowError as error:
-            self.observer.lease_operation("acquire", "error")
+            self.recorder.count("channel_lease_operations", operation="acquire", outcome="error")
             raise StoreUnavailable("no answer to the request for a lease in time") from error
         except StoreError:
-            self.observer.lease_operation("acquire", "error")
+            self.recorder.count("channel_lease_operations", operation="acquire", outcome="error")
             raise
-        self.observer.lease_operation("acquire", "ok" if isinstance(answer, Tenure) else "held")
+        outcome = "ok" if isinstance(answer, Tenure) else "held"
+        self.recorder.count("channel_lease_operations", operation="acquire", outcome=outcome)
         if not isinstance(answer, Tenure):
             return answer
         if trio.current_time() > sent_at + self.settings.slack_seconds / 6:
@@ -146,14 +149,14 @@ class Leases:
     def enter(self, lease: Lease) -> None:
         """Have the lease renewed from now on."""
         self._held[lease.tenure.installation_id] = lease
-        self.observer.owners(len(self._held))
+        self.recorder.set("channel_lease_active_owners", len(self._held))
 
     def leave(self, lease: Lease) -> None:
         """Stop renewing the lease."""
         # A newer lease of the same installation may have taken the place already: it must stay.
         if self._held.get(lease.tenure.installation_id) is lease:
             del self._held[lease.tenure.installation_id]
-        self.observer.owners(len(self._held))
+        self.recorder.set("channel_lease_active_owners", len(self._held))
 
     async def release(self, installation_id: UUID, token: str, epoch: int | None, last: LinkHealth) -> None:
         """Release a lease. A failure is only logged, because an unreleased lease expires by itself.
@@ -176,10 +179,11 @@ class Leases:
             with trio.fail_after(seconds):
                 released = await self.store.release(installation_id, token, epoch, last)
         except (StoreError, trio.TooSlowError) as error:
-            self.observer.lease_operation("release", "error")
+            self.recorder.count("channel_lease_operations", operation="release", outcome="error")
             logger.warning("lease_release_failed", installation_id=str(installation_id), error=type(error).__name__)
         else:
-            self.observer.lease_operation("release", "ok" if released else "lost")
+            outcome = "ok" if released else "lost"
+            self.recorder.count("channel_lease_operations", operation="release", outcome=outcome)
 
     async def renew(self) -> bool:
         """Renew every held lease in one statement. Returns False if some must be asked for again soon.
@@ -194,7 +198,7 @@ class Leases:
             with trio.fail_after(self.settings.attempt_seconds):
                 renewal = await self.store.renew([lease.tenure for lease in leases], self.settings.ttl_seconds)
         except (StoreError, trio.TooSlowError) as error:
-            self.observer.lease_operation("renew", "error")
+            self.recorder.count("channel_lease_operations", operation="renew", outcome="error")
             logger.warning("lease_renewal_failed", leases=len(leases), error=type(error).__name__)
             return False
         self._settle(leases, renewal, sent_at)
@@ -206,11 +210,12 @@ class Leases:
         for lease in leases:
             if lease.tenure.installation_id in renewal.confirmed:
                 lease.trust_until(self.settings.trusted_until(sent_at))
-                self.observer.lease_operation("renew", "ok")
+                self.recorder.count("channel_lease_operations", operation="renew", outcome="ok")
             elif lease.tenure.installation_id in renewal.lost:
                 lease.lose("the database says that it is not ours any more")
-                self.observer.lease_operation("renew", "lost")
-        self.observer.renewed()
+                self.recorder.count("channel_lease_operations", operation="renew", outcome="lost")
+        # Wall time, because Prometheus compares it with its own. No decision is made with it.
+        self.recorder.set("channel_lease_last_successful_renewal_timestamp_seconds", time.time())
 
 
 @asynccontextmanager
@@ -270,7 +275,7 @@ async def run_lease_keeper(
         pause = settings.renew_delay(jitter()) if complete else settings.retry_seconds
 
 
-async def run_connection_recorder(
+async def run_connection_reporter(
     leases: Leases, node_id: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Store the connection states that are due, all in one statement, again and again until cancelled.

@@ -1,4 +1,4 @@
-"""The store and the observer that the supervisor needs, as Protocols, and the records they exchange."""
+"""The store that the supervisor needs, as a Protocol, and the records they exchange."""
 
 from __future__ import annotations
 
@@ -112,36 +112,3 @@ RunOutbox = Callable[[Installation, int, Channel], Awaitable[None]]
 On cancellation it finishes the sends in flight or leaves them to the next holder. The cancellation comes before the
 lease is released.
 """
-
-
-class Observer(Protocol):
-    """Receives events for metrics. Its methods must not raise or wait. Their vocabularies are small and closed."""
-
-    def lease_operation(self, operation: str, outcome: str) -> None:
-        """`acquire`, `renew` or `release` ended `ok`, `held`, `lost` or `error`. Renewals count once per lease."""
-
-    def owners(self, count: int) -> None:
-        """This process holds `count` leases now."""
-
-    def renewed(self) -> None:
-        """The database confirmed a renewal just now."""
-
-    def took_over(self, seconds: float) -> None:
-        """This process took a lease over from another holder, `seconds` after it became free."""
-
-    def unexpected_error(self, unit: str) -> None:
-        """An unexpected exception ended one unit of work: `installation` or `sweep`."""
-
-
-class Unobserved:
-    """An observer that ignores everything."""
-
-    def lease_operation(self, operation: str, outcome: str) -> None: ...
-
-    def owners(self, count: int) -> None: ...
-
-    def renewed(self) -> None: ...
-
-    def took_over(self, seconds: float) -> None: ...
-
-    def unexpected_error(self, unit: str) -> None: ...

@@ -26,9 +26,10 @@ from gateway.core.lease import SHIELDS_UNDER_LEASE_SECONDS, LeaseSettings, lease
 from gateway.core.reconcile import Roster, Start, fingerprint
 from gateway.errors import StoreError
 from gateway.keyring import UnreadableSecret
+from gateway.recorder import SILENT, Recorder
 from gateway.supervisor.installation import Assignment, InstallationContext, run_installation
-from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_recorder, run_lease_keeper
-from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, Observer, OpenSecrets, RunOutbox, Unobserved
+from gateway.supervisor.lease import RELEASE_SECONDS, Leases, run_connection_reporter, run_lease_keeper
+from gateway.supervisor.ports import HandlerFor, Installation, LeaseStore, OpenSecrets, RunOutbox
 
 logger = structlog.get_logger(__name__)
 
@@ -165,7 +166,7 @@ class Fleet:
             return _Reading(installation, problem=str(error))
         except Exception as error:
             # One malformed row must not keep the others from being served.
-            self.leases.observer.unexpected_error("sweep")
+            self.leases.recorder.count("unexpected_errors", unit="sweep")
             logger.exception("installation_unreadable", installation_id=str(installation.id))
             return _Reading(installation, problem=f"its configuration cannot be read ({type(error).__name__})")
         return _Reading(installation, opened, said)
@@ -202,7 +203,7 @@ async def run_supervisor(
     stop: trio.Event,
     shutdown_seconds: float = 15.0,
     jitter: Callable[[], float] = random.random,
-    observer: Observer | None = None,
+    recorder: Recorder = SILENT,
     task_status: trio.TaskStatus[Fleet] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve every installation of the registered types until `stop` is set, and return when all of them are drained.
@@ -218,7 +219,7 @@ async def run_supervisor(
     Error handling: an unreachable database ends only the leases that it does not confirm. An exception raised here is a
     bug, and meant to end the process.
     """
-    leases = Leases(store, settings, observer or Unobserved())
+    leases = Leases(store, settings, recorder)
     fleet = Fleet(leases, registry, open_secrets, node_id)
     context = InstallationContext(leases, registry, handler_for, run_outbox, releases, jitter)
     if not settings.shields_fit:
@@ -228,7 +229,7 @@ async def run_supervisor(
     # leases ends last, because they need their leases until they are drained.
     async with trio.open_nursery() as services:
         services.start_soon(partial(run_lease_keeper, leases, jitter=jitter))
-        services.start_soon(run_connection_recorder, leases, node_id)
+        services.start_soon(run_connection_reporter, leases, node_id)
         async with trio.open_nursery() as installations:
             async with trio.open_nursery() as sweeping:
                 sweeping.start_soon(_cancel_when, stop, sweeping.cancel_scope)
@@ -274,7 +275,7 @@ async def _list(fleet: Fleet, context: InstallationContext) -> Sequence[Installa
     except StoreError:
         raise
     except Exception as error:
-        fleet.leases.observer.unexpected_error("sweep")
+        fleet.leases.recorder.count("unexpected_errors", unit="sweep")
         logger.exception("installations_unreadable")
         raise StoreError("the installations cannot be read") from error
 

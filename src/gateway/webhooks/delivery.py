@@ -21,6 +21,7 @@ from gateway.concurrency import finishing, reached
 from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
 from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
+from gateway.recorder import SILENT, Recorder
 from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
 from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
@@ -77,19 +78,11 @@ class Answer:
     body: Mapping[str, object]
 
 
-Observer = Callable[[str, str], None]
-"""Called for every delivery once it is decided, with its provider and its outcome."""
-
-
 Record = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
 """Stores a request. None when it was judged by an old revision of its trigger."""
 
 Begin = Callable[[Firing], Awaitable[Dispatched | None]]
 """Begins a run that needs no further decision. None for every other firing."""
-
-
-def _unheard(_provider: str, _status: str) -> None:
-    return None
 
 
 class Intake:
@@ -104,7 +97,7 @@ class Intake:
         clock: Callable[[], datetime],
         record: Record | None = None,
         begin: Begin | None = None,
-        observe: Observer = _unheard,
+        recorder: Recorder = SILENT,
         mint: Callable[[], UUID] = new_id,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -115,7 +108,7 @@ class Intake:
         self._dispatcher = dispatcher
         self._ring = ring
         self._clock = clock
-        self._observe = observe
+        self._recorder = recorder
         self._mint = mint
         self._monotonic = monotonic
         self._readers = trio.CapacityLimiter(READERS_MAX)
@@ -249,18 +242,18 @@ class Intake:
     async def _settle(self, judged: _Judged, recorded: Recorded) -> Answer:
         provider = judged.trigger.row.provider
         if recorded.id != judged.delivery_id:
-            self._observe(provider, "duplicate")
+            self._recorder.count("webhook_delivery", provider=provider, status="duplicate")
             run = {} if recorded.autopilot_run_id is None else {"run_id": recorded.autopilot_run_id}
             return Answer(200, {"status": "duplicate", "delivery_id": recorded.id, **run})
         if judged.refusal is not None:
-            self._observe(provider, "rejected")
+            self._recorder.count("webhook_delivery", provider=provider, status="rejected")
             return judged.refusal
         if recorded.status == "ignored" or judged.envelope is None:
-            self._observe(provider, "ignored")
+            self._recorder.count("webhook_delivery", provider=provider, status="ignored")
             event = {"event": judged.event} if recorded.reason_code == "event_filtered" else {}
             return Answer(200, {**_ignored(recorded.id, recorded.reason_code or ""), **event})
         if recorded.waits:
-            self._observe(provider, "queued")
+            self._recorder.count("webhook_delivery", provider=provider, status="queued")
             return Answer(200, {"status": "queued", "delivery_id": recorded.id})
         firing = Firing(
             recorded.autopilot_id,
@@ -297,12 +290,12 @@ class Intake:
         self, provider: str, done: Dispatched, firing: Firing, delivery_id: UUID, trigger_id: UUID
     ) -> Answer:
         if done.status == "refused":
-            self._observe(provider, "ignored")
+            self._recorder.count("webhook_delivery", provider=provider, status="ignored")
             return Answer(200, _ignored(delivery_id, done.reason))
         if done.status == "skipped":
-            self._observe(provider, "skipped")
+            self._recorder.count("webhook_delivery", provider=provider, status="skipped")
             return Answer(200, _skipped(delivery_id, done.run_id, done.reason))
-        self._observe(provider, "dispatched")
+        self._recorder.count("webhook_delivery", provider=provider, status="dispatched")
         return Answer(200, _accepted(delivery_id, done.run_id, firing.autopilot_id, trigger_id))
 
     async def _give_up(self, provider: str, delivery_id: UUID, error: Exception) -> Answer:
@@ -310,7 +303,7 @@ class Intake:
         logger.warning("webhook_dispatch_failed", delivery_id=str(delivery_id), error=text, exc_info=error)
         if not await self._store.fail(delivery_id, text):
             return await self._as_decided(provider, delivery_id)
-        self._observe(provider, "failed")
+        self._recorder.count("webhook_delivery", provider=provider, status="failed")
         return _failed(delivery_id)
 
     async def _as_decided(self, provider: str, delivery_id: UUID) -> Answer:
@@ -318,7 +311,8 @@ class Intake:
         settled = await self._store.verdict(delivery_id)
         if settled is None:
             return _failed(delivery_id)
-        self._observe(provider, "skipped" if settled.skipped else settled.status)
+        status = "skipped" if settled.skipped else settled.status
+        self._recorder.count("webhook_delivery", provider=provider, status=status)
         return _answer_of(settled)
 
     # --- deliveries left behind by a process that died ----------------------------------------------------------------

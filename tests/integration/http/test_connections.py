@@ -23,7 +23,7 @@ H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A
 
 
 def small_app() -> JsonApp:
-    app = JsonApp("test", metrics=Metrics(), body_bytes_max=1_000)
+    app = JsonApp("test", recorder=Metrics(), body_bytes_max=1_000)
 
     @app.get("/quick")
     async def quick() -> Response:

@@ -27,7 +27,6 @@ from gateway.lark.api.region import Region
 from gateway.lark.chat.push import PushedEvents
 from gateway.lark.install.service import InstallationService, NewApp
 from gateway.observe.health import Readiness
-from gateway.observe.metrics import Metrics
 from gateway.postgres.inbound_store import PostgresInboundStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
@@ -36,6 +35,7 @@ from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.tasks.tasks import TaskService
 from support.lark_directory import Place, add_person, add_place
 from support.posted import KEY, TOKEN, Posted, challenge, encrypted, message_event, signed
+from support.recording import Recording
 
 RING = KeyRing([b"\x07" * 32])
 APP_ID = "cli_0123456789abcdef"
@@ -48,7 +48,7 @@ async def nobody(_token: str) -> None:
 
 @dataclass
 class Door:
-    """The route, with an installation behind it. `acks` is what the metric was told."""
+    """The route, with an installation behind it."""
 
     pool: Pool
     place: Place
@@ -56,7 +56,7 @@ class Door:
     pushed: PushedEvents
     service: InstallationService
     installation_id: UUID = field(init=False)
-    acks: list[int] = field(default_factory=list)
+    recorder: Recording = field(default_factory=Recording)
 
     async def install(self, **changes: Any) -> None:
         fields = {"event_mode": "http", "encrypt_key": KEY, "verification_token": TOKEN} | changes
@@ -96,16 +96,12 @@ async def identify(_app_id: str, _app_secret: str, _region: Region) -> BotIdenti
 
 
 def build(pool: Pool, place: Place, handler: Any, ring: KeyRing | None = RING, learn: Any = learn_stored) -> Door:
-    acks: list[int] = []
-    pushed = PushedEvents(
-        PostgresPushStore(pool), ring, handler, learn, on_ack=lambda _, code: acks.append(code), on_fault=lambda: None
-    )
+    recorder = Recording()
+    pushed = PushedEvents(PostgresPushStore(pool), ring, handler, learn, recorder=recorder)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
-    services = Services(nobody, tasks, Readiness(), Metrics(), take_lark_event=pushed.take, body_bytes_max=4096)
+    services = Services(nobody, tasks, Readiness(), recorder, take_lark_event=pushed.take, body_bytes_max=4096)
     service = InstallationService(PostgresInstallationStore(pool), RING, identify)
-    door = Door(pool, place, create_app(services), pushed, service)
-    door.acks = acks
-    return door
+    return Door(pool, place, create_app(services), pushed, service, recorder)
 
 
 @pytest.fixture
@@ -134,7 +130,7 @@ async def test_event_is_answered_once_it_is_stored_and_stored_once(door: Door) -
     for _ in range(2):
         assert await door.post(signed(encrypted(event("hello")))) == (200, {"msg": "success"})
     assert await door.words() == ["hello"]
-    assert door.acks == [200, 200]
+    assert door.recorder.seen("channel_ack_seconds") == [("feishu", "200")] * 2
     assert await door.run("select processed_at is not null from channel_inbound_message_dedup") == [(True,)]
 
 
@@ -237,7 +233,7 @@ async def test_failure_asks_for_a_redelivery(pool: Pool, place: Place, failure: 
     status, answer = await door.post(signed(encrypted(event())))
     assert (status, answer["code"]) == (500, "redeliver")
     assert "secret" not in str(answer)
-    assert door.acks == [500]
+    assert door.recorder.seen("channel_ack_seconds") == [("feishu", "500")]
 
 
 async def test_claim_in_flight_elsewhere_asks_for_a_redelivery(door: Door) -> None:

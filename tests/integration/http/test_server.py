@@ -28,7 +28,7 @@ class Gate:
     """An application with one route that waits, to have a request in flight."""
 
     def __init__(self) -> None:
-        self.app = JsonApp("test", metrics=Metrics(), body_bytes_max=10_000)
+        self.app = JsonApp("test", recorder=Metrics(), body_bytes_max=10_000)
         self.entered = trio.Event()
         self.open = trio.Event()
         self.cancelled = trio.Event()

@@ -216,7 +216,7 @@ async def test_socket_speaks_tls_to_the_platform_through_the_tunnel(tmp_path: Pa
             client = Client(endpoint=at)
             async with trio.open_nursery() as nursery:
                 await nursery.start(client.run, dialler(proxy.url(scheme=scheme), ssl_context=ours))
-                await client.acknowledged.wait()
+                await client.recorder.until("channel_ack_seconds", "feishu", "200")
                 nursery.cancel_scope.cancel()
     assert proxy.targets("CONNECT") == [f"{NAME}:{at.port}"]
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import httpx2
+import msgspec
 import pytest
 import structlog
 import trio
@@ -51,10 +52,29 @@ def test_failure_names_how_the_program_ended(returncode: int, words: str) -> Non
     assert "half an answer" not in failure.error
 
 
+@pytest.mark.parametrize(
+    "said", [b"x" * 901_000, b'"' * 600_000, "漢\U0001f600\x01".encode() * 200_000, b"a\n" * 500_000]
+)
+def test_reply_that_is_too_long_is_cut_with_a_mark(said: bytes) -> None:
+    report = judge_end(Finished(0, said, b"", len(said)), SECRETS)
+    assert isinstance(report, Completion)
+    assert report.output.endswith(f"\n\n[shortened: the program wrote {len(said):,} bytes]")
+    assert 890_000 < len(msgspec.json.encode(report.output)) < 901_000
+
+
 def test_reply_without_end_is_a_failure() -> None:
-    assert judge_end(Finished(-15, b"x" * 10, b"", overflowed=True), SECRETS) == Failure(
-        "the reply is too long: more than 10 bytes", "agent_error.empty_or_unparseable_output"
+    assert judge_end(Finished(-15, b"x" * 10, b"", 70_000_000, endless=True), SECRETS) == Failure(
+        "the program was ended after 70,000,000 bytes of output", "agent_error.empty_or_unparseable_output"
     )
+
+
+def test_reply_of_which_only_the_beginning_was_kept_is_marked() -> None:
+    report = judge_end(Finished(0, b"beginning", b"", 5_000_000), SECRETS)
+    assert report == Completion("beginning\n\n[shortened: the program wrote 5,000,000 bytes]")
+
+
+def test_reply_is_what_a_terminal_would_show() -> None:
+    assert judge_end(Finished(0, b"\x1b[32mOK\x1b[0m\n", b"", 12), SECRETS) == Completion("OK")
 
 
 def test_deadline_is_counted_by_the_servers_clock() -> None:

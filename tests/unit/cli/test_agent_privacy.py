@@ -43,7 +43,10 @@ def test_program_gets_only_what_is_on_the_list_and_what_was_named() -> None:
         "LC_ALL": "C",
         "http_proxy": "p",
         "KEY": "y",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
     }
+    assert program_environment({}, {"TERM": "vt100"})["TERM"] == "vt100"
 
 
 def test_named_variables_are_copied_or_given() -> None:

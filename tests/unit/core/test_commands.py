@@ -128,3 +128,63 @@ def test_fresh_body_keeps_what_was_added_above(body: str, words: str, expected: 
 def test_shortened_text_is_one_line_of_bounded_length() -> None:
     assert shortened(" two\nlines ", chars_max=10) == "two lines"
     assert shortened("x" * 11, chars_max=10) == "x" * 9 + "…"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "/issue\u3000Fix",
+        "\u3000/issue Fix",
+        "\u00a0/issue\u00a0Fix",
+        "\ufeff/issue Fix",
+        "\u200b\u2060/issue Fix\u200b",
+        "\u2028/issue\u2003Fix\u2003",
+        "[Image]\n/issue Fix",
+        "[Image] /issue Fix",
+        "[Image][File]\n\n /issue Fix",
+    ],
+)
+def test_command_is_found_behind_what_is_no_word(words: str) -> None:
+    found = parse_command(words)
+    assert isinstance(found, FileIssue)
+    assert found.title == "Fix"
+    assert isinstance(parse_command(words.replace("/issue", "/new")), StartFresh)
+
+
+@pytest.mark.parametrize(
+    "words", ["x /issue Fix", "[image] /issue Fix", "/issue\u0301 Fix", "[Image] about /issue Fix"]
+)
+def test_command_behind_words_is_none(words: str) -> None:
+    assert parse_command(words) is None
+
+
+@pytest.mark.parametrize("words", ["/confirm", " \ufeff/confirm\u3000", "/confirm\n\u200b\n"])
+def test_confirmation_may_have_blanks_around_it(words: str) -> None:
+    assert parse_command(words) == Confirm()
+
+
+@pytest.mark.parametrize(
+    ("words", "title", "description"),
+    [
+        ("[Image]\n/issue Fix\nmore", "Fix", "P0\n\nmore"),
+        ("/issue Fix [Image] now\nmore", "Fix now", "P0\n\nmore"),
+        ("/issue Fix\n[Image]\nmore [Image]", "Fix", "P0\nmore P1"),
+        ("[Image] /issue [Image] Fix", "Fix", "P0\nP1"),
+        ("/issue [Image]", "", "P0"),
+    ],
+)
+def test_picture_above_beside_or_below_is_in_the_description(words: str, title: str, description: str) -> None:
+    places = [("[Image]", occurrence, f"P{occurrence}") for occurrence in range(2)]
+    body = f"quoted [Image]\n/issue Fix\n\n{words}"
+    given = [("[Image]", occurrence + 1, text) for _, occurrence, text in places]
+    command = parse_issue(words)
+    assert command is not None
+    assert command.title == title
+    assert description_with_media(words, words, places, fallback="lost") == (description, True)
+    assert description_with_media(body, words, given, fallback="lost") == (description, True)
+    assert command.description == description_of(words, words, fallback="lost")
+
+
+def test_command_behind_a_mention_is_found_in_the_body() -> None:
+    assert description_of("@Bo Li /issue Fix\nmore", "/issue Fix\nmore", fallback="lost") == "more"
+    assert fresh_body("@Bo /new look\nthere", "/new look\nthere", fallback="lost") == "look\nthere"

@@ -54,7 +54,7 @@ def readiness() -> Readiness:
 
 @pytest.fixture
 def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
-    app = JsonApp("test", metrics=metrics, bounds={"/api/small": 20}, body_bytes_max=1000)
+    app = JsonApp("test", recorder=metrics, bounds={"/api/small": 20}, body_bytes_max=1000)
     authenticate_with(app.extensions, authenticate)
     health.add_routes(app, readiness)
 

@@ -31,7 +31,7 @@ def whole_app() -> JsonApp:
         authenticate=MagicMock(),
         tasks=MagicMock(),
         health=MagicMock(),
-        metrics=Metrics(),
+        recorder=Metrics(),
         people=people,
         webhooks=MagicMock(spec=Ingress, body_bytes_max=1_000, trusted_proxies=()),
     )

@@ -26,7 +26,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def app(metrics: Metrics) -> JsonApp:
-    app = JsonApp("test", metrics=metrics, bounds={"/form": 5_000})
+    app = JsonApp("test", recorder=metrics, bounds={"/form": 5_000})
 
     @app.post("/form")
     async def form() -> Response:

@@ -21,10 +21,9 @@ from gateway.errors import StoreUnavailable
 from gateway.inbound import enrichment
 from gateway.inbound.enrichment import Enricher, run_prefetch
 from gateway.inbound.ports import Installation
-from gateway.observe.events import LookupObserver
-from gateway.observe.metrics import Metrics
 from gateway.work.tasks.ports import ClaimedMessage, Place
 from support.inbound_backend import direct, grouped
+from support.recording import Recording
 from support.simulated import simulated
 
 BOT = UUID(int=7)
@@ -85,14 +84,16 @@ class FakeLookup:
 @dataclass
 class EnricherSetup:
     lookup: FakeLookup = field(default_factory=FakeLookup)
-    counted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    recorder: Recording = field(default_factory=Recording)
     enricher: Enricher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.enricher = Enricher({"feishu": self.lookup.of}, observe=self._observe)
+        self.enricher = Enricher({"feishu": self.lookup.of}, recorder=self.recorder)
 
-    def _observe(self, kind: str, outcome: str) -> None:
-        self.counted[kind, outcome] += 1
+    @property
+    def counted(self) -> Counter[tuple[str, ...]]:
+        """How often each kind of look-up ended how."""
+        return Counter(self.recorder.seen("channel_lookups"))
 
     async def texts(self, place: Place, *messages: ClaimedMessage) -> list[str]:
         return [message.with_additions for message in await self.enricher.enrich(place, messages)]
@@ -183,12 +184,12 @@ async def test_installation_that_cannot_be_opened_marks_everything(error: Except
 
 
 async def test_platform_that_cannot_be_read_marks_only_what_needs_it() -> None:
-    counted: Counter[tuple[str, str]] = Counter()
-    enricher = Enricher({}, observe=lambda kind, outcome: counted.update([(kind, outcome)]))
+    recorder = Recording()
+    enricher = Enricher({}, recorder=recorder)
     plain, quoting = await enricher.enrich(DIRECT, [claimed(), claimed("om_2", quoted_id="om_q")])
     assert plain.with_additions == "hello"
     assert "[unable to fetch]" in quoting.additions
-    assert counted == {("message", "unsupported"): 1}
+    assert recorder.seen("channel_lookups") == [("message", "unsupported")]
 
 
 async def test_rendering_that_fails_costs_the_additions_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,8 +383,7 @@ async def test_prefetch_survives_whatever_one_message_brings() -> None:
     assert SECRET not in str(logs)
 
 
-async def test_lookups_are_counted_by_kind_and_outcome() -> None:
-    metrics = Metrics()
-    enricher = Enricher({}, observe=LookupObserver(metrics))
-    await enricher.enrich(GROUP, [claimed()])
-    assert b'gateway_channel_lookups_total{kind="recent",outcome="unsupported"} 1.0' in metrics.render()
+async def test_look_up_before_a_group_message_is_counted_as_unsupported() -> None:
+    recorder = Recording()
+    await Enricher({}, recorder=recorder).enrich(GROUP, [claimed()])
+    assert recorder.seen("channel_lookups") == [("recent", "unsupported")]

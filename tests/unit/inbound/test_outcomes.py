@@ -75,6 +75,7 @@ async def test_message_comes_to_the_outcome_of_its_situation(case: Case, fused: 
     async with open_pipeline(backend, fused=fused, issues=backend.issues) as pipeline:
         await pipeline.receive(case.message)
     assert pipeline.outcomes == [(case.outcome, case.reason)]
+    assert pipeline.recorder.seen("channel_events") == [("feishu", case.reason or case.outcome)]
     assert pipeline.ingested == ["om_1"] * case.run
     assert len(backend.message_rows) == case.kept
     expected = [] if case.processed is None else [case.processed]

@@ -16,7 +16,6 @@ from gateway.lark.chat.cards import (
     render_card,
     render_error,
     split_answer,
-    wants_card,
 )
 
 TABLE = "| a | b |\n|---|---|\n| 1 | 2 |\n\n"
@@ -42,9 +41,22 @@ def test_every_card_may_be_patched(rendered: Rendered) -> None:
     assert config["update_multi"] is True
 
 
-def test_more_tables_than_a_card_takes_are_text() -> None:
-    assert wants_card(TABLE * 3)
-    assert render_answer(TABLE * 4).type == "text"
+def test_more_tables_than_a_card_takes_are_several_cards() -> None:
+    assert split_answer(TABLE * 3) == [TABLE * 3]
+    parts = split_answer("intro\n\n" + TABLE * 5 + "end")
+    assert [part.count("|---|") for part in parts] == [3, 2]
+    assert {render_answer(part).type for part in parts} == {"interactive"}
+
+
+def test_picture_by_address_is_a_link_and_the_rest_keeps_its_form() -> None:
+    card = _card(render_answer("# Report\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![cat](https://img.test/c.png)"))
+    (element,) = card["body"]["elements"]  # type: ignore[index]
+    assert element["content"] == "# Report\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[cat](https://img.test/c.png)"
+
+
+@pytest.mark.parametrize("text", ["  one\n\ntwo \n", "# one\n\n\ntwo\n"])
+def test_short_answer_is_left_alone(text: str) -> None:
+    assert split_answer(text) == [text]
 
 
 def test_answer_that_would_fill_many_cards_is_text() -> None:

@@ -457,3 +457,29 @@ def test_decode_of_a_message_with_an_absurd_id_is_a_protocol_error(field: str) -
 def test_decode_of_a_message_whose_sender_has_an_absurd_id_is_a_protocol_error() -> None:
     with pytest.raises(RemoteProtocolError, match="open_id"):
         decode_event(event(content={"text": "hi"}, sender={"sender_id": {"open_id": "o" * 5000}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("@_all @_user_1 /issue Fix", "/issue Fix"),
+        ("@_user_1\u3000/issue Fix", "/issue Fix"),
+        ("@_user_1\u00a0/issue Fix", "/issue Fix"),
+        ("\ufeff@_user_2 @_user_1 /issue Fix for @_user_2", "/issue Fix for @Alice"),
+        ("@_user_2 please /issue", "please /issue"),
+    ],
+)
+def test_command_is_looked_for_behind_mentions(text: str, words: str) -> None:
+    message = decoded(event(chat_type="group", content={"text": text}, mentions=[OWN, ALICE]), **BOT)
+    assert message.command_text.strip(" \u3000\u00a0\ufeff") == words
+
+
+def test_command_below_a_picture_and_a_mention_is_found() -> None:
+    spans = [
+        [{"tag": "img", "image_key": "i"}],
+        [{"tag": "at", "user_id": "@_user_2"}, {"tag": "text", "text": "/issue F"}],
+    ]
+    payload = event(chat_type="group", message_type="post", content={"content": spans}, mentions=[OWN, ALICE])
+    message = decoded(payload, **BOT)
+    assert message.text == "[Image]\n@Alice /issue F"
+    assert message.command_text == "[Image]\n /issue F"

@@ -14,6 +14,7 @@ from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrot
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
 from gateway.lark.api.client import BotIdentity, HttpClient
 from gateway.lark.api.clients import LarkClients
+from gateway.lark.api.rest import Page
 from gateway.lark.chat.cards import Rendered
 from gateway.lark.chat.channel import LarkChannel, lark_factory
 from gateway.lark.chat.connection import RawLink
@@ -29,6 +30,7 @@ class FakeClient:
     def __init__(self, *answers: str | PlatformError) -> None:
         self.answers = list(answers)
         self.sent: list[dict[str, Any]] = []
+        self.listed: list[Any] = []
         self.identity: BotIdentity | PlatformError = BotIdentity("ou_bot", "on_bot")
 
     async def send(self, message: Rendered, **fields: Any) -> str:
@@ -40,6 +42,10 @@ class FakeClient:
         if isinstance(answer, PlatformError):
             raise answer
         return answer
+
+    async def list_messages(self, *, chat_id: str, thread_id: str) -> Page:
+        assert (chat_id, thread_id) == ("oc_1", "omt_1")
+        return Page(tuple(self.listed), "", complete=True)
 
     async def react(self, message_id: str, emoji_type: str) -> str:
         return await self._take({"message_id": message_id, "emoji_type": emoji_type})
@@ -160,9 +166,50 @@ async def test_send_of_a_reply_stays_in_its_thread(thread: str) -> None:
 @pytest.mark.parametrize("code", [230011, 230019, 230050, 230071, 230072, 230110, 230111, 231003])
 async def test_send_of_a_reply_that_is_impossible_goes_to_the_chat_with_the_same_key(code: int) -> None:
     client = FakeClient(PlatformRefused("no", code=code), "om_2")
-    message = OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", thread_id="omt_1", reply_to="om_q")
+    message = OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", reply_to="om_q")
     assert (await channel(client).send(message)).message_id == "om_2"
     assert [(sent["reply_to"], sent["uuid"]) for sent in client.sent] == [("om_q", "u"), ("", "u")]
+
+
+IN_TOPIC = OutboundMessage(text="hi", idempotency_key="u", chat_id="oc_1", thread_id="omt_1", reply_to="om_q")
+
+
+@pytest.mark.parametrize("item", [{"message_id": "om_5", "root_id": "om_root"}, {"message_id": "om_root"}])
+async def test_send_to_a_topic_whose_message_is_gone_replies_to_its_first_one(item: dict[str, str]) -> None:
+    client = FakeClient(PlatformRefused("recalled", code=230011), "om_2")
+    client.listed = [None, item]
+    assert (await channel(client).send(IN_TOPIC)).message_id == "om_2"
+    assert [(sent["reply_to"], sent["in_thread"]) for sent in client.sent] == [("om_q", True), ("om_root", True)]
+
+
+@pytest.mark.parametrize("listed", [[], [{"message_id": "om_q"}], [{"message_id": "om_5", "root_id": "om_root"}]])
+async def test_send_to_a_topic_never_leaves_it(listed: list[dict[str, str]]) -> None:
+    client = FakeClient(*[PlatformRefused("recalled", code=230011)] * 2)
+    client.listed = list(listed)
+    with pytest.raises(PlatformRefused, match="recalled"):
+        await channel(client).send(IN_TOPIC)
+    assert all(sent["reply_to"] for sent in client.sent)
+
+
+CALL = 'done <at user_id="all">everybody</at>!'
+
+
+@pytest.mark.parametrize(
+    "text", [CALL, "done <at id=all></at>!", "done <AT user_id='all' >!", 'done <at x="1" user_id = "all">!']
+)
+async def test_agent_does_not_call_everybody(text: str) -> None:
+    client = FakeClient("om_1")
+    await channel(client).send(OutboundMessage(text=text, idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER))
+    assert client.sent[0]["text"] == "done @all!"
+
+
+async def test_agent_calls_one_person_or_everybody_where_its_bot_allows_it() -> None:
+    one = 'hi <at user_id="ou_all">Al</at>'
+    for text, config in ((one, {}), (CALL, {"allow_mention_all": True})):
+        client = FakeClient("om_1")
+        message = OutboundMessage(text=text, idempotency_key="u", chat_id="oc_1", tone=Tone.ANSWER)
+        await channel(client, raw=RAW | config).send(message)
+        assert client.sent[0]["text"] == text
 
 
 @pytest.mark.parametrize(

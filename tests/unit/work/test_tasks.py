@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from gateway.work.tasks.ports import Claim, ClaimedMessage, Place
-from gateway.work.tasks.tasks import Assignment, storable
+from gateway.work.tasks.tasks import BARE_MENTION, NO_WORDS, Assignment, storable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -21,6 +21,15 @@ def assignment(*texts: str, kind: str = "chat", title: str | None = None, descri
 
 def test_prompt_of_a_chat_joins_its_messages() -> None:
     assert assignment("one", "", "two").prompt == "one\n\ntwo"
+
+
+@pytest.mark.parametrize("words", ["", " ", "\u200b"])
+def test_prompt_of_messages_without_words_says_so(words: str) -> None:
+    place = Place(UUID(int=1), "toy", "chat", "", is_group=True)
+    told = assignment(words)
+    assert told.prompt == NO_WORDS
+    assert replace(told, place=place).prompt == BARE_MENTION
+    assert "look" in assignment(words, "look").prompt
 
 
 def test_prompt_of_a_group_says_who_said_what_after_what_others_said() -> None:

@@ -6,7 +6,6 @@ keep out a request that proves itself. Requests without a proof meet their limit
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,6 +14,7 @@ from quart import Quart, Response, request
 from gateway.errors import RejectedRequest, StoreError
 from gateway.http.body import json_response
 from gateway.http.client import Network, request_address, throttle_key
+from gateway.recorder import Recorder
 from gateway.webhooks.delivery import Answer, Intake, Trigger
 from gateway.webhooks.headers import RequestHeaders
 from gateway.webhooks.known import KnownTokens
@@ -28,12 +28,12 @@ TOKEN_CHARS_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """The services behind the endpoint. `limited` is called for each refused request, with the name of its gate."""
+    """The services behind the endpoint."""
 
     intake: Intake
     gates: Gates
     known: KnownTokens
-    limited: Callable[[str], None]
+    recorder: Recorder
     body_bytes_max: int = 262_144
     trusted_proxies: tuple[Network, ...] = field(default=())
 
@@ -45,7 +45,7 @@ def add_routes(app: Quart, ingress: Ingress) -> None:
         try:
             answer = await _receive(ingress, token, address)
         except LimitReached as refused:
-            ingress.limited(refused.gate)
+            ingress.recorder.count("webhook_rate_limited", gate=refused.gate)
             raise
         except StoreError as error:
             # Never 404: senders do not try again after a 404.

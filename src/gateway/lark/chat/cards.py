@@ -6,13 +6,14 @@ such a patch with success although it has no effect.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
 from gateway.core.markdown import shortened
-from gateway.lark.chat.markdown import count_tables, divide, is_markdown
+from gateway.lark.chat.markdown import divide, divide_plain, read_markdown
 
 TEXT_REQUEST_BYTES_MAX = 150 * 1024
 """The platform's limit on a text message, for the whole request body."""
@@ -22,10 +23,17 @@ CARD_TABLES_MAX = 3
 """The platform may refuse a card with more tables as a whole."""
 CARDS_MAX = 5
 """An answer that would fill more cards is sent as text, because a text message holds more."""
+PARSED_BYTES_MAX = CARDS_MAX * CARD_REQUEST_BYTES_MAX
+"""A longer answer is sent as text without being parsed."""
 SUMMARY_CHARS_MAX = 80
 
 _ENVELOPE_BYTES = 1024
 """Room in a request for everything but the words: ids, the frame of the card, its summary."""
+
+
+_CALL_TO_ALL = re.compile(
+    r"""<at\s[^<>]{0,100}id\s{0,4}=\s{0,4}["']?all\b[^<>]{0,100}>(?:[^<>]{0,100}</at>)?""", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +56,35 @@ class Rendered:
 
 def split_answer(text: str) -> list[str]:
     """Split an answer into the texts of its messages, each of which `render_answer` can render."""
-    if wants_card(text):
-        parts = divide(text, weight=_weight, limit=CARD_REQUEST_BYTES_MAX - _ENVELOPE_BYTES)
+    weight, limit = _weight(text), CARD_REQUEST_BYTES_MAX - _ENVELOPE_BYTES
+    read = read_markdown(text) if weight <= PARSED_BYTES_MAX else None
+    if read is not None and read.markup:
+        if weight <= limit and read.tables <= CARD_TABLES_MAX:
+            return [text]
+        parts = divide(read.blocks, weight=_weight, limit=limit, tables_max=CARD_TABLES_MAX)
         if len(parts) <= CARDS_MAX:
             return parts
-    return divide(text, weight=_weight, limit=TEXT_REQUEST_BYTES_MAX - _ENVELOPE_BYTES)
-
-
-def wants_card(text: str) -> bool:
-    """True if a card shows `text` better than plain text does, and can draw all of its tables."""
-    return is_markdown(text) and count_tables(text) <= CARD_TABLES_MAX
+    if weight <= TEXT_REQUEST_BYTES_MAX - _ENVELOPE_BYTES:
+        return [text]
+    return divide_plain(text, weight=_weight, limit=TEXT_REQUEST_BYTES_MAX - _ENVELOPE_BYTES)
 
 
 def render_answer(text: str) -> Rendered:
-    """Render Markdown that fits into one card as a card, anything else as plain text."""
-    if wants_card(text):
-        card = render_card(text)
+    """Render Markdown that fits into one card as a card, anything else as plain text.
+
+    Pictures by address become links, because the platform refuses a card with one as a whole.
+    """
+    read = read_markdown(text) if len(text) <= CARD_REQUEST_BYTES_MAX else None
+    if read is not None and read.markup and read.tables <= CARD_TABLES_MAX:
+        card = render_card(read.text)
         if card.request_bytes <= CARD_REQUEST_BYTES_MAX - _ENVELOPE_BYTES // 2:
             return card
     return render_text(text)
+
+
+def without_calls_to_all(text: str) -> str:
+    """Return `text` with every tag that would call all members of the chat shown as words."""
+    return _CALL_TO_ALL.sub("@all", text)
 
 
 def render_text(text: str) -> Rendered:

@@ -25,11 +25,13 @@ from gateway.core.pacing import Limit, Limits
 from gateway.errors import RemoteProtocolError
 from gateway.lark.api.client import BotIdentity, LarkClient
 from gateway.lark.api.clients import LarkClients
-from gateway.lark.chat.cards import Rendered, render_answer, render_error, render_text
-from gateway.lark.chat.connection import ConnectionSettings, OnAck, OnFault, OpenStream, run_connection
+from gateway.lark.chat.cards import Rendered, render_answer, render_error, render_text, without_calls_to_all
+from gateway.lark.chat.connection import ConnectionSettings, OpenStream, run_connection
 from gateway.lark.chat.content import CHANNEL_TYPE, decode_event, order_key
 from gateway.lark.chat.read_back import find_sent
+from gateway.lark.chat.untrusted import text_in
 from gateway.lark.wire.session import REDELIVER, SETTLED
+from gateway.recorder import SILENT, Recorder
 
 _log = structlog.get_logger()
 
@@ -62,6 +64,8 @@ The bot's union id is left out: it follows from the other ids, and is filled in 
 
 LIMITS = Limits(app=(Limit(50, 1.0), Limit(1000, 60.0)), chat=(Limit(5, 1.0),))
 """The platform's documented limits for sending messages, by app and by chat."""
+QUICK_CHARS_MAX = 1_000
+"""An answer up to this length is parsed in about a millisecond."""
 KEY_SECONDS = 3600.0
 """The platform drops a message with a `uuid` that it saw within the last hour."""
 
@@ -79,16 +83,15 @@ class LarkChannel:
         *,
         open_stream: OpenStream,
         settings: ConnectionSettings | None = None,
-        on_ack: OnAck | None = None,
-        on_fault: OnFault | None = None,
+        recorder: Recorder = SILENT,
     ) -> None:
         self._config = config
         self._client = client
         self._open_stream = open_stream
         self._settings = settings
-        self._on_ack = on_ack or _ignore
-        self._on_fault = on_fault or _ignore
+        self._recorder = recorder
         self._app_id: str = config.raw["app_id"]
+        self._may_call_all = config.raw.get("allow_mention_all") is True
         self._bot = BotIdentity(config.raw.get("bot_open_id", ""), config.raw.get("bot_union_id", ""))
 
     @property
@@ -118,8 +121,7 @@ class LarkChannel:
             fence=self._config.fence,
             health=self._config.health,
             settings=self._settings,
-            on_ack=self._on_ack,
-            on_fault=self._on_fault,
+            recorder=self._recorder,
             task_status=task_status,
         )
 
@@ -136,10 +138,13 @@ class LarkChannel:
     async def send(self, message: OutboundMessage) -> SendResult:
         """See Channel.send; also raises LocalProtocolError for an empty text or recipient.
 
-        If the quoted message cannot be replied to any more, the message goes to the chat instead. If the platform
-        refuses the card, the words go as text. Both happen only after a definite no, and with the same key.
+        If the quoted message cannot be replied to any more, the message goes to the chat instead. A message for a topic
+        never leaves it: the topic's first message is replied to, or the error is raised. If the platform refuses the
+        card, the words go as text. All of this happens only after a definite no, and with the same key.
         """
-        rendered = _render(message)
+        if not self._may_call_all:
+            message = replace(message, text=without_calls_to_all(message.text))
+        rendered = await _rendered(message)
         try:
             return await self._send_where_possible(message, rendered)
         except PlatformRefused as error:
@@ -149,18 +154,35 @@ class LarkChannel:
         return await self._send_where_possible(message, render_text(message.text))
 
     async def _send_where_possible(self, message: OutboundMessage, rendered: Rendered) -> SendResult:
+        refusal: PlatformRefused | None = None
         if message.reply_to:
             try:
                 return await self._send(message, rendered, reply_to=message.reply_to)
             except PlatformRefused as error:
                 if error.code not in _REPLY_IMPOSSIBLE or not message.chat_id:
                     raise
-                _log.info("lark_reply_goes_to_chat", installation_id=str(self._config.installation_id), code=error.code)
-        return await self._send(message, rendered)
+                refusal = error
+        elif not message.thread_id:
+            return await self._send(message, rendered)
+        root = await self._root_of(message) if message.thread_id else ""
+        if message.thread_id and root in {"", message.reply_to}:
+            raise refusal or PlatformRefused("no message of the topic can be replied to")
+        _log.info("lark_reply_moved", installation_id=str(self._config.installation_id), to="topic" if root else "chat")
+        return await self._send(message, rendered, reply_to=root)
+
+    async def _root_of(self, message: OutboundMessage) -> str:
+        """Return the id of the first message of a topic; "" if the platform does not tell. Raises as `send` does.
+
+        Every message of a topic names it, so any one that the platform lists will do.
+        """
+        page = await self._client.list_messages(chat_id=message.chat_id, thread_id=message.thread_id)
+        items = [item for item in page.items if isinstance(item, dict)]
+        roots = (text_in(item, "root_id") or text_in(item, "message_id") for item in items)
+        return next((root for root in roots if root), "")
 
     async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
         """See ReadBack.find_sent."""
-        return await find_sent(self._client, message, _render(message), since=since, known=known)
+        return await find_sent(self._client, message, await _rendered(message), since=since, known=known)
 
     async def show_typing(self, message_id: str) -> str:
         """See Typing.show_typing. The sign is a reaction of the bot, which everyone in the chat sees."""
@@ -226,8 +248,7 @@ def lark_factory(
     *,
     open_stream: OpenStream,
     settings: ConnectionSettings | None = None,
-    on_ack: OnAck | None = None,
-    on_fault: OnFault | None = None,
+    recorder: Recorder = SILENT,
 ) -> ChannelFactory:
     """Return the factory for `feishu`. Channels of one app share its client with all other users of `clients`.
 
@@ -239,9 +260,16 @@ def lark_factory(
         if not app_id or not app_secret:
             raise LinkRefused(0, "the installation has no app id or no app secret; add it again")
         client = clients.of(app_id, app_secret, config.raw.get("region"))
-        return LarkChannel(config, client, open_stream=open_stream, settings=settings, on_ack=on_ack, on_fault=on_fault)
+        return LarkChannel(config, client, open_stream=open_stream, settings=settings, recorder=recorder)
 
     return build
+
+
+async def _rendered(message: OutboundMessage) -> Rendered:
+    """Render a message; a long one in a thread, because parsing Markdown takes milliseconds."""
+    if len(message.text) <= QUICK_CHARS_MAX:
+        return _render(message)
+    return await trio.to_thread.run_sync(_render, message)
 
 
 def _render(message: OutboundMessage) -> Rendered:
@@ -252,7 +280,3 @@ def _render(message: OutboundMessage) -> Rendered:
             return render_error(message.text)
         case Tone.NOTICE:
             return render_text(message.text)
-
-
-def _ignore(*_: object) -> None:
-    """Do nothing; stands in for a missing callback."""

@@ -33,10 +33,12 @@ from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.errors import RemoteProtocolError
 from gateway.lark.api.proxy import Proxies, Proxy, Tunnel
 from gateway.lark.api.reason import why
+from gateway.lark.chat.content import CHANNEL_TYPE
 from gateway.lark.wire.assembler import AssemblerLimits
 from gateway.lark.wire.endpoint import Endpoint, judge_handshake
 from gateway.lark.wire.frame import Frame, encode
 from gateway.lark.wire.session import REDELIVER, Action, Deliver, Ignored, Ponged, Send, Session, WentDeaf
+from gateway.recorder import SILENT, Recorder
 
 log = structlog.get_logger()
 
@@ -93,10 +95,6 @@ OpenStream = Callable[[Endpoint], Awaitable[RawLink]]
 """Dials, TLS included. Raises OSError, trio.BrokenResourceError, LinkLost or LinkRefused."""
 OnEvent = Callable[[bytes], Awaitable[int]]
 """Decides one event: 200 or 500. An exception counts as 500."""
-OnAck = Callable[[float, int], None]
-"""Called when the answer to an event is written: (seconds since the event was received, code)."""
-OnFault = Callable[[], None]
-"""Called for every exception of `on_event` and `order_key`, to count them."""
 
 
 async def open_tcp_link(
@@ -179,14 +177,6 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _ignore_ack(_seconds: float, _code: int) -> None:
-    return None
-
-
-def _ignore_fault() -> None:
-    return None
-
-
 async def run_connection(
     *,
     fetch_endpoint: FetchEndpoint,
@@ -197,8 +187,7 @@ async def run_connection(
     health: LinkHealth,
     settings: ConnectionSettings | None = None,
     wall_clock: Callable[[], datetime] = _utc_now,
-    on_ack: OnAck = _ignore_ack,
-    on_fault: OnFault = _ignore_fault,
+    recorder: Recorder = SILENT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Hold one long connection until cancelled; call `started()` once it is established.
@@ -215,7 +204,7 @@ async def run_connection(
     once.
 
     Error handling: raises LinkRefused for a definite no of the platform, LinkLost for everything that may pass. An
-    exception of `on_event` is logged, counted by `on_fault` and answered 500; the connection goes on.
+    exception of `on_event` is logged, counted and answered 500; the connection goes on.
     """
     settings = settings or ConnectionSettings()
     session = Session(limits=AssemblerLimits(bytes_max=settings.chunk_bytes_max))
@@ -233,8 +222,7 @@ async def run_connection(
                 order_key=order_key,
                 health=health,
                 wall_clock=wall_clock,
-                on_ack=on_ack,
-                on_fault=on_fault,
+                recorder=recorder,
             )
             await conversation.run(endpoint, task_status)
     except LinkRefused as refusal:
@@ -534,8 +522,7 @@ class _Conversation:
         order_key: Callable[[bytes], str],
         health: LinkHealth,
         wall_clock: Callable[[], datetime],
-        on_ack: OnAck,
-        on_fault: OnFault,
+        recorder: Recorder,
     ) -> None:
         self._session = session
         self._raw = raw
@@ -544,8 +531,7 @@ class _Conversation:
         self._order_key = order_key
         self._health = health
         self._wall_clock = wall_clock
-        self._on_ack = on_ack
-        self._on_fault = on_fault
+        self._recorder = recorder
         self._writer: _Writer  # set after the handshake; before it there is nothing to write
         self._lanes = _Lanes(self._decide, settings)
         self._body = trio.CancelScope()
@@ -688,7 +674,7 @@ class _Conversation:
         try:
             return self._order_key(delivery.payload) or delivery
         except Exception:
-            self._on_fault()
+            self._recorder.count("unexpected_errors", unit="frame")
             log.exception("event_has_no_order_key", **_transport_ids(delivery.frame))
             return delivery
 
@@ -696,7 +682,7 @@ class _Conversation:
         try:
             code = await self._on_event(delivery.payload)
         except Exception:
-            self._on_fault()
+            self._recorder.count("unexpected_errors", unit="frame")
             log.exception("event_failed", **_transport_ids(delivery.frame))
             code = REDELIVER
         reached("lark.before_ack")
@@ -713,7 +699,8 @@ class _Conversation:
 
     def _acknowledged(self, delivery: Deliver, code: int) -> None:
         reached("lark.acknowledged")
-        self._on_ack(trio.current_time() - delivery.received_at, code)
+        seconds = trio.current_time() - delivery.received_at
+        self._recorder.observe("channel_ack_seconds", seconds, channel=CHANNEL_TYPE, code=str(code))
 
     async def _part(self, ws: WebSocketConnection) -> None:
         """End the link after reading has stopped: finish events and answers, then close the WebSocket and the socket.

@@ -16,7 +16,7 @@ from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageT
 from gateway.errors import RemoteProtocolError
 from gateway.lark.chat.card_words import card_or_name
 from gateway.lark.chat.kinds import BUNDLE, CARD, ID_CHARS_MAX, attachment, message_type, moment, named_with_words
-from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions
+from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions, without_leading_mentions
 from gateway.lark.chat.post import read_post
 from gateway.lark.chat.untrusted import (
     content_fields,
@@ -133,16 +133,18 @@ def _read_message(
     mentions = _mentions(message)
     source = _source(message, sender)
     kind = message_type(text_in(message, "message_type"))
-    said = _said(message, mentions, is_own)
+    placeholders = [mention.key for mention in mentions]
+    said = flatten(text_in(message, "message_type"), raw_text_in(message, "content"), placeholders=placeholders)
+    text = rewrite_mentions(said.text, mentions, is_own)
     return InboundMessage(
         app_id=app_id,
         event_id=event_id,
         message_id=_required(message, "message_id"),
         source=source,
         type=kind,
-        text=said.text,
+        text=text,
         sent_at=moment(message.get("create_time")),
-        command_text=said.text if kind is MessageType.TEXT else "",
+        command_text=_words(said.text, text, mentions, is_own) if kind is MessageType.TEXT else "",
         media=said.media,
         reply_to=_reply_to(message),
         addressed_to_bot=source.chat_type is ChatType.GROUP and any(map(is_own, mentions)),
@@ -171,12 +173,11 @@ def _is_app(sender: dict[str, Any]) -> bool:
     return text_in(sender, "sender_type") in {"app", "bot"}
 
 
-def _said(message: dict[str, Any], mentions: Sequence[Mention], is_own: Callable[[Mention], bool]) -> Content:
-    placeholders = [mention.key for mention in mentions]
-    content = flatten(text_in(message, "message_type"), raw_text_in(message, "content"), placeholders=placeholders)
-    if not mentions:
-        return content
-    return Content(rewrite_mentions(content.text, mentions, is_own), content.media)
+def _words(flat: str, text: str, mentions: Sequence[Mention], is_own: Callable[[Mention], bool]) -> str:
+    """Return the text that a command is looked for in: `text` without the mentions before its first word."""
+    if "/" not in flat or "@" not in flat:
+        return text
+    return rewrite_mentions(without_leading_mentions(flat, mentions), mentions, is_own)
 
 
 def _mentions(message: dict[str, Any]) -> list[Mention]:

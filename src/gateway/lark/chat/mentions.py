@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.core.commands import begin_of_words
+
 ALL = "@_all"
 """The placeholder that means everybody in the chat."""
 
@@ -59,6 +61,24 @@ def _write(written: list[str], piece: str) -> None:
     """Append a piece unless it is empty, so that the last piece always holds the end of the text."""
     if piece:
         written.append(piece)
+
+
+def without_leading_mentions(text: str, mentions: Sequence[Mention]) -> str:
+    """Return a text without the placeholders before its first word. Everything else stays.
+
+    Markers of pictures and other files are no words. A command is looked for in the result.
+    """
+    by_key = {ALL: Mention(ALL), **{mention.key: mention for mention in mentions}}
+    before: list[str] = []
+    at = 0
+    while True:
+        begin = begin_of_words(text, at)
+        before.append(text[at:begin])
+        found = _PLACEHOLDER.match(text, begin)
+        mention = None if found is None else _named_at_the_start(found.group(), by_key)
+        if mention is None:
+            return "".join(before) + text[begin:]
+        at = begin + len(mention.key)
 
 
 def is_bot(mention: Mention, *, bot_open_id: str, bot_union_id: str) -> bool:

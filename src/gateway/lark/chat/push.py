@@ -26,9 +26,9 @@ from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.clients import LarkClients
 from gateway.lark.chat.callback import CallbackSecrets, Challenge, Event, Judgement, Reason, judge
 from gateway.lark.chat.channel import receive_event
-from gateway.lark.chat.connection import OnAck, OnFault
 from gateway.lark.chat.content import CHANNEL_TYPE, order_key
 from gateway.lark.wire.session import REDELIVER, SETTLED
+from gateway.recorder import SILENT, Recorder
 
 _log = structlog.get_logger()
 
@@ -63,16 +63,14 @@ class PushedEvents:
         handler: InboundHandler,
         learn_bot: LearnBot,
         *,
-        on_ack: OnAck,
-        on_fault: OnFault,
+        recorder: Recorder = SILENT,
     ) -> None:
         """Without `ring` no secret can be opened, and all events are refused."""
         self._store = store
         self._ring = ring
         self._handler = handler
         self._learn_bot = learn_bot
-        self._on_ack = on_ack
-        self._on_fault = on_fault
+        self._recorder = recorder
         self._turns = _Turns()
         self._heard: set[UUID] = set()
         self._asked_again: set[UUID] = set()
@@ -142,7 +140,8 @@ class PushedEvents:
         self._heard.add(target.id)
         self._news.set()
         code = await self._decide(target, opened, payload)
-        self._on_ack(trio.current_time() - received_at, code)
+        seconds = trio.current_time() - received_at
+        self._recorder.observe("channel_ack_seconds", seconds, channel=CHANNEL_TYPE, code=str(code))
         if code != SETTLED:
             self._asked_again.add(target.id)
             self._news.set()
@@ -168,7 +167,7 @@ class PushedEvents:
         except StoreError as error:
             _log.warning("lark_push_not_stored", installation_id=str(target.id), error=type(error).__name__)
         except Exception:
-            self._on_fault()
+            self._recorder.count("unexpected_errors", unit="frame")
             _log.exception("event_failed", installation_id=str(target.id))
         return REDELIVER
 

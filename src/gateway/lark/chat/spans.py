@@ -9,7 +9,9 @@ from enum import Enum
 
 _SCHEMES = ("https://", "http://")
 _OPENING = frozenset({"Ps", "Pi"})
-_PUNCTUATION = frozenset({"Pe", "Pf", "Po", "Pd"})
+_CLOSING = frozenset({"Pe", "Pf"})
+_STOPS = frozenset(".,;:!?…'\"。，、；：！？．")
+"""Punctuation that ends what stands before it, beside closing brackets and quotation marks."""
 
 
 class SpanKind(Enum):
@@ -75,7 +77,7 @@ def _needs_blank(left: Span, right: Span) -> bool:
         return False
     if left.kind is SpanKind.WORDS and unicodedata.category(before) in _OPENING:
         return False
-    return not (right.kind is SpanKind.WORDS and unicodedata.category(after) in _PUNCTUATION)
+    return not (right.kind is SpanKind.WORDS and (after in _STOPS or unicodedata.category(after) in _CLOSING))
 
 
 def _bare(address: str) -> str:

@@ -52,6 +52,7 @@ from gateway.lark.install.device_flow import (
     scan_url,
 )
 from gateway.lark.install.service import InstallationService, NewApp
+from gateway.recorder import SILENT, Recorder
 
 _log = structlog.get_logger()
 
@@ -109,8 +110,7 @@ def ask_over(http: HttpClient) -> Ask:
 class ScanService:
     """Begins scans and takes them further. Implements gateway.channel.installs.Installs.
 
-    The secrets that the platform sends are sealed with `ring` for the session's id before they are stored. `on_fault`
-    is called for every unexpected exception.
+    The secrets that the platform sends are sealed with `ring` for the session's id before they are stored.
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class ScanService:
         ask: Ask,
         *,
         accounts_base_override: str | None = None,
-        on_fault: Callable[[], None] = lambda: None,
+        recorder: Recorder = SILENT,
     ) -> None:
         self._store = store
         self._installations = installations
         self._ring = ring
         self._ask = ask
         self._accounts_base_override = accounts_base_override
-        self._on_fault = on_fault
+        self._recorder = recorder
         self.wake = Signal()
         """Set by a new session, to wake `run_installs` in this process."""
 
@@ -265,7 +265,7 @@ class ScanService:
             await self._end_badly(scan, f"the session cannot be read: {error}")
         except Exception:
             _log.exception("lark_install_step_failed", session_id=str(scan.id))
-            self._on_fault()
+            self._recorder.count("unexpected_errors", unit="install")
             await self._end_badly(scan, "an unexpected error; the log has its traceback")
         return True
 

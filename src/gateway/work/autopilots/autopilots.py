@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from gateway.core.autopilot import unknown_placeholder
+from gateway.core.autopilot import cadence, run_error_type, unknown_placeholder
 from gateway.errors import RejectedRequest
 from gateway.ids import new_id
+from gateway.recorder import SILENT, Recorder
 from gateway.work.autopilots.dispatch import Dispatcher, Firing
 from gateway.work.issues.issues import Priority
 from gateway.work.people.access import may_change, may_use_agent, require_writer
@@ -158,14 +159,6 @@ class AutopilotStore(Protocol):
         """Take runs that ended and were not counted yet. From now on they count as counted, for every process."""
 
 
-Ended = Callable[[str, str, str | None, str | None], None]
-"""Called for every run that ended, once among all processes: its source, status, reason code and failure text."""
-
-
-def _unheard(_source: str, _status: str, _reason_code: str | None, _failure: str | None) -> None:
-    return None
-
-
 class AutopilotService:
     """The actions of people on autopilots.
 
@@ -179,12 +172,12 @@ class AutopilotService:
         store: AutopilotStore,
         dispatcher: Dispatcher,
         *,
-        ended: Ended = _unheard,
+        recorder: Recorder = SILENT,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
-        self._ended = ended
+        self._recorder = recorder
         self._mint = mint
 
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Autopilot], int]:
@@ -254,11 +247,20 @@ class AutopilotService:
         return run
 
     async def count_ended(self) -> int:
-        """Report runs that have ended since the last call, in any process, to `ended`. Return their number."""
+        """Count the runs that have ended since the last call, in any process. Return their number."""
         ended = await self._store.take_ended(ENDED_MAX)
         for run in ended:
-            self._ended(run.source, run.status, run.reason_code, run.failure_reason)
+            self._count(run)
         return len(ended)
+
+    def _count(self, run: EndedRun) -> None:
+        source, status = run.source, run.status
+        self._recorder.count(
+            "autopilot_run_terminal", cadence=cadence(source), trigger_kind=source, terminal_status=status
+        )
+        if status == "failed":
+            error_type = run_error_type(run.reason_code, run.failure_reason)
+            self._recorder.count("autopilot_run_failed", trigger_kind=source, error_type=error_type)
 
 
 def _found(autopilot: Autopilot | None) -> Autopilot:

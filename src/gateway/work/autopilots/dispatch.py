@@ -15,9 +15,10 @@ import structlog
 import trio
 
 from gateway.concurrency import reached
-from gateway.core.autopilot import Assignee, Skip, describe_run, judge_assignee, private_skip, render_title
+from gateway.core.autopilot import Assignee, Skip, cadence, describe_run, judge_assignee, private_skip, render_title
 from gateway.errors import RejectedRequest, StoreError
 from gateway.ids import new_id
+from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.issues.issues import Filing, IssueDraft, IssueService, Priority
 from gateway.work.people.access import may_use_agent
@@ -193,14 +194,6 @@ class DispatchStore(Protocol):
     async def find_run(self, firing: Firing) -> FoundRun | None: ...
 
 
-Began = Callable[[str, str], None]
-"""Called for every new run, after the commit, with its source and the code of why it was skipped ("" if it was not)."""
-
-
-def _unheard(_source: str, _skipped_because: str) -> None:
-    return None
-
-
 class _OvertakenError(Exception):
     """Another transaction committed a run for the same firing, so this one must be rolled back."""
 
@@ -213,12 +206,12 @@ class AutopilotDispatcher:
         store: DispatchStore,
         issues: IssueService,
         *,
-        began: Began = _unheard,
+        recorder: Recorder = SILENT,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
         self._store = store
         self._issues = issues
-        self._began = began
+        self._recorder = recorder
         self._mint = mint
 
     async def dispatch(self, firing: Firing) -> Dispatched:
@@ -234,14 +227,14 @@ class AutopilotDispatcher:
         runs = [None if firing.delivery_id is None else begun.get(firing.delivery_id) for firing in firings]
         for firing, run_id in zip(firings, runs, strict=True):
             if run_id is not None:
-                self._began(firing.source, "")
+                self._count(firing.source)
         # One log line for the whole batch, because under a storm of webhooks one line for each would be too many.
         logger.info("autopilots_fired", firings=len(firings), begun=len(begun))
         return [None if run_id is None else Dispatched(run_id, "accepted") for run_id in runs]
 
     def _tell(self, firing: Firing, done: Dispatched) -> Dispatched:
         if done.run_id is not None and not done.repeated:
-            self._began(firing.source, done.reason_code)
+            self._count(firing.source, skipped_because=done.reason_code)
         logger.info(
             "autopilot_fired",
             autopilot_id=str(firing.autopilot_id),
@@ -252,6 +245,13 @@ class AutopilotDispatcher:
             repeated=done.repeated,
         )
         return done
+
+    def _count(self, source: str, *, skipped_because: str = "") -> None:
+        """Count a new run, after its commit."""
+        if skipped_because:
+            self._recorder.count("autopilot_run_skipped", cadence=cadence(source), reason=skipped_because)
+        else:
+            self._recorder.count("autopilot_run_started", cadence=cadence(source), trigger_kind=source)
 
     async def _attempt(self, firing: Firing) -> Dispatched:
         try:

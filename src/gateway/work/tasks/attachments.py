@@ -5,7 +5,7 @@ The platform keeps the file, so the disk is only a cache. A file that is not on 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, NoReturn, Protocol
@@ -16,6 +16,7 @@ import trio
 
 from gateway.core.attachments import SNIFFED_BYTES, Described, FetchProblem, describe
 from gateway.errors import GatewayError, RejectedRequest
+from gateway.recorder import SILENT, Recorder
 from gateway.work.tasks.file_cache import Draft, FileCache
 
 logger = structlog.get_logger(__name__)
@@ -24,9 +25,6 @@ FETCH_SECONDS = 45.0
 BYTES_MAX = 100 * 1024 * 1024
 IDS_MAX = 1_000
 """Ids in one statement that looks up which files still have a row."""
-
-Record = Callable[[str], None]
-"""Called for every fetch that ended, with "ready" or the slug of its problem. Must not raise."""
 
 _STATUSES = {
     FetchProblem.NOT_AVAILABLE: 410,
@@ -163,10 +161,6 @@ class OpenedFile:
     file: BinaryIO
 
 
-def _unheard(_outcome: str) -> None:
-    return None
-
-
 class Attachments:
     """Fetches files and opens them. There is one per process, because it bounds the number of concurrent fetches."""
 
@@ -179,14 +173,14 @@ class Attachments:
         bytes_max: int = BYTES_MAX,
         at_once: int = 8,
         fetch_seconds: float = FETCH_SECONDS,
-        record: Record = _unheard,
+        recorder: Recorder = SILENT,
     ) -> None:
         self._store = store
         self._source = source
         self._cache = cache
         self._bytes_max = bytes_max
         self._fetch_seconds = fetch_seconds
-        self._record = record
+        self._recorder = recorder
         self._slots = trio.CapacityLimiter(at_once)
         self._flights: dict[UUID, _Flight] = {}
 
@@ -240,9 +234,9 @@ class Attachments:
                     flight.fetched = await self._fetch(wanted)
                 except FetchFailed as error:
                     flight.failure = error
-                    self._record(error.problem)
+                    self._recorder.count("attachment_fetches", outcome=error.problem)
                     raise
-                self._record("ready")
+                self._recorder.count("attachment_fetches", outcome="ready")
             return flight.fetched
 
     async def give_up(self, wanted: Attachment, problem: FetchProblem, *, final: bool = True) -> None:

@@ -19,8 +19,9 @@ from typing import Protocol
 from uuid import UUID
 
 from gateway.errors import RejectedRequest, StoreConflict
+from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
-from gateway.work.tasks.tasks import Ended
+from gateway.work.tasks.tasks import count_ended
 
 DELETE_ATTEMPTS = 10
 """A deletion conflicts with a run that is just ending, so it may need several attempts in a busy conversation."""
@@ -109,9 +110,9 @@ class ChatService:
     Raises RejectedRequest: 404 for a conversation that they may not see, 403 for an action that they may not do.
     """
 
-    def __init__(self, store: ChatStore, *, ended: Ended) -> None:
+    def __init__(self, store: ChatStore, *, recorder: Recorder = SILENT) -> None:
         self._store = store
-        self._ended = ended
+        self._recorder = recorder
 
     async def list(self, workspace_id: UUID, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Chat], int]:
         """Return a page of conversations and their total number, for a member of the workspace."""
@@ -148,4 +149,4 @@ class ChatService:
             raise RejectedRequest(409, "chat_busy", "the chat is too busy to be deleted; try again") from error
         for task in deleted or ():
             if task.live:
-                self._ended(task.kind, "cancelled", task.run_seconds)
+                count_ended(self._recorder, task.kind, "cancelled", task.run_seconds)

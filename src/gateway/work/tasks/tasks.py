@@ -16,8 +16,10 @@ from gateway.concurrency import Signal, Topics, reached
 from gateway.core.autopilot import describe_run
 from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
+from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
 from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.failures import (
@@ -80,23 +82,16 @@ OpenLost = Callable[[Sequence[UUID]], AbstractAsyncContextManager[TaskChange | N
 """Opens the next lost task under its lock. The argument lists the tasks to pass over."""
 
 
-Ended = Callable[[str, str, float | None], None]
-"""Called for every run that ended, after the commit.
-
-Arguments: the task's kind, its status, seconds since its claim.
-"""
-
-
-def _unheard(_kind: str, _status: str, _run_seconds: float | None) -> None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Fate:
     """The outcome of a run. `failure_reason` is "" when it did not fail. A failed run may be queued again."""
 
     status: TaskStatus
     failure_reason: str = ""
+
+
+BARE_MENTION = "[You were mentioned without any words.]"
+NO_WORDS = "[The message has no words.]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,8 @@ class Assignment(HandOut):
     def prompt(self) -> str:
         """The whole assignment as one text.
 
-        In a group, where several people may speak, each message names its author.
+        In a group, where several people may speak, each message names its author. The prompt is never empty: messages
+        without any words, such as a bare mention of the bot, are described.
         """
         if self.claim.kind == "issue":
             missing = "\n".join(line for message in self.messages for line in message.missing)
@@ -117,12 +113,13 @@ class Assignment(HandOut):
             return _run_prompt(self.claim.run)
         shared = self.place is not None and self.place.is_group
         told = (with_words(each.additions, _spoken(each) if shared else each.words) for each in self.messages)
-        return "\n\n".join(text for text in told if text)
+        prompt = "\n\n".join(text for text in told if text)
+        return (BARE_MENTION if shared else NO_WORDS) if is_blank(prompt) else prompt
 
 
 def _spoken(message: ClaimedMessage) -> str:
     words = message.words
-    return f"[{as_label(message.author)}]: {words}" if message.author and words else words
+    return f"[{as_label(message.author)}]: {words}" if message.author and not is_blank(words) else words
 
 
 def _run_prompt(run: ClaimedRun) -> str:
@@ -146,13 +143,13 @@ class TaskService:
         queue: Topics,
         *,
         limits: LossLimits | None = None,
-        ended: Ended = _unheard,
+        recorder: Recorder = SILENT,
         enrich: Enrich | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._limits = limits or LossLimits()
-        self._ended = ended
+        self._recorder = recorder
         self._enrich = enrich
         self._draining = False
 
@@ -255,7 +252,7 @@ class TaskService:
     async def progress(self, runtime: RuntimePrincipal, attempt: Attempt, text: str) -> TaskStatus:
         async with self._change(runtime, attempt) as change:
             _require_status(change.task, "progress")
-            await change.record_progress(storable(text)[:PROGRESS_CHARS_MAX])
+            await change.record_progress(plain(text)[:PROGRESS_CHARS_MAX])
             await change.announce("task:progress", event_fields(change.task, TaskStatus.RUNNING))
         return TaskStatus.RUNNING
 
@@ -263,7 +260,7 @@ class TaskService:
         self, runtime: RuntimePrincipal, attempt: Attempt, output: str, *, stderr_tail: str | None = None
     ) -> TaskStatus:
         """End the run with its answer: status, message or comment, outbox row and events, in one transaction."""
-        words = storable(output)
+        words = plain(output)
         end = End(result={"output": words}, stderr_tail=bounded_tail(stderr_tail))
 
         async def finish() -> TaskStatus:
@@ -311,7 +308,7 @@ class TaskService:
 
         Without a `failure_reason` of the closed vocabulary, the reason is derived from the text of the error.
         """
-        words = storable(error)
+        words = plain(error)
         reason = reason_of(failure_reason, words)
         end = End(error=words[-ERROR_CHARS_MAX:], failure_reason=reason, stderr_tail=bounded_tail(stderr_tail))
 
@@ -400,7 +397,7 @@ class TaskService:
                 status=str(fate.status),
             )
         if fate.status in TERMINAL:
-            self._ended(task.kind, fate.status, task.run_seconds)
+            count_ended(self._recorder, task.kind, fate.status, task.run_seconds)
         return fate.status
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
@@ -503,8 +500,15 @@ def storable(text: str) -> str:
 
 def bounded_tail(text: str | None) -> str | None:
     """Return the end of `text` in at most STDERR_TAIL_BYTES_MAX bytes. None when there is no text."""
-    tail = storable(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
+    tail = plain(text or "").strip().encode()[-STDERR_TAIL_BYTES_MAX:].decode(errors="ignore")
     return tail or None
+
+
+def count_ended(recorder: Recorder, kind: str, status: str, run_seconds: float | None) -> None:
+    """Count a run that ended, after the commit. `run_seconds` is the time since its claim, None without a claim."""
+    recorder.count("agent_task_terminal", kind=kind, status=status)
+    if run_seconds is not None:
+        recorder.observe("agent_task_run_seconds", run_seconds, kind=kind)
 
 
 def _has_ended(task: Task, attempt: Attempt) -> bool:
