@@ -81,12 +81,12 @@ using channel_installation i
 where i.id = :id and t.installation_id = i.id and t.workspace_id = i.workspace_id
   and i.config ->> 'app_id' <> :app_id;
 
--- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id, replaces)$
+-- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, learnt_keys, installer_user_id, replaces)$
 -- The live bot of another app gives way only to a draft that replaces. The lock of the row decides between two drafts
 -- at once. The statement reactivates the row and replaces the credentials. The lease columns keep their values, so a
 -- live holder sees a rotation of credentials and not the loss of its lease. The secrets are sealed for the id of the
--- row, so a row with another id must not take them (no row returned). Facts that the platform gave about the same app
--- stay where the new config lacks them, because the platform could not be asked.
+-- row, so a row with another id must not take them (no row returned). What the platform told of the same app
+-- stays where the new config lacks it, because the platform could not be asked.
 insert into channel_installation as i (id, workspace_id, agent_id, channel_type, config, installer_user_id)
 values (:id, :workspace_id, :agent_id, :channel_type, :config::jsonb, :installer_user_id)
 on conflict on constraint channel_installation_agent_key do update
@@ -94,7 +94,7 @@ set config = case
     when i.config ->> 'app_id' = excluded.config ->> 'app_id' then (
       select coalesce(jsonb_object_agg(known.key, known.value), '{}')
       from jsonb_each(i.config) known
-      where known.key in ('bot_open_id', 'bot_union_id', 'tenant_key')
+      where known.key = any(:learnt_keys::text[])
     ) || excluded.config
     else excluded.config
   end,
@@ -112,13 +112,12 @@ select i.id, i.agent_id,
 from channel_installation i
 where i.channel_type = :channel_type and i.config ->> 'app_id' = :app_id;
 
--- name: revoke_installation(id, workspace_id)$
+-- name: revoke_installation(id, workspace_id)!
 -- Changes only the status, because a later installation of the same agent uses the row again. No row when it is revoked
 -- already.
 update channel_installation
 set status = 'revoked', updated_at = now()
-where id = :id and workspace_id = :workspace_id and status <> 'revoked'
-returning agent_id;
+where id = :id and workspace_id = :workspace_id and status <> 'revoked';
 
 -- name: announce_installation(payload)^
 -- Delivered with the commit, to live listeners.
@@ -129,12 +128,14 @@ select pg_notify('gateway_event', :payload);
 -- One installation, those of a workspace, or all. A row whose agent is gone is not served. The list of all leaves it
 -- out, but the list of its workspace contains it, so that it can be removed. The stored state means nothing once the
 -- lease has expired: then no process listens, and the state shown is standby. Only a bot that receives events can be
--- degraded.
+-- degraded. The settings leave out what is sealed.
 select i.id, i.workspace_id, i.agent_id, i.channel_type,
   coalesce(i.config ->> 'app_id', '') as app_id,
-  coalesce(i.config ->> 'region', '') as region,
-  coalesce(i.config ->> 'event_mode', 'socket') as event_mode,
-  coalesce(i.config ->> 'bot_open_id', '') as bot_open_id,
+  (
+    select coalesce(jsonb_object_agg(key, value), '{}')
+    from jsonb_each(case jsonb_typeof(i.config) when 'object' then i.config else '{}' end)
+    where right(key, 10) <> '_encrypted'
+  ) as settings,
   i.status, i.installer_user_id, i.installed_at,
   case
     when i.status = 'revoked' then 'revoked'
@@ -165,24 +166,16 @@ where installation_id = :installation_id
 order by received_at desc, id desc
 limit :rows_max offset :rows_skipped;
 
--- name: list_default_region(channel_type)
+-- name: list_without_key(channel_type, key, default_value, served_only)
 -- record_class: StoredApp
--- Rows without a region, or with the default one.
-select id, workspace_id, config ->> 'app_id' as app_id, config
-from channel_installation
-where channel_type = :channel_type and config ->> 'app_id' is not null
-  and coalesce(config ->> 'region', '') in ('', 'feishu')
-order by created_at, id;
-
--- name: list_without_union_id(channel_type)
--- record_class: StoredApp
--- Bots that are served, but whose union id is not known. That id distinguishes them from the other bots of a group.
+-- Rows whose config has no value for a key, or the default one. With `served_only` those that a process would serve.
 select i.id, i.workspace_id, i.config ->> 'app_id' as app_id, i.config
 from channel_installation i
-join workspace w on w.id = i.workspace_id
-join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
-where i.channel_type = :channel_type and i.status = 'active' and i.config ->> 'app_id' is not null
-  and coalesce(i.config ->> 'bot_union_id', '') = ''
+left join workspace w on w.id = i.workspace_id
+left join agent a on a.id = i.agent_id and a.workspace_id = i.workspace_id
+where i.channel_type = :channel_type and i.config ->> 'app_id' is not null
+  and coalesce(i.config ->> :key::text, '') in ('', :default_value)
+  and (not :served_only::boolean or i.status = 'active' and w.id is not null and a.id is not null)
 order by i.created_at, i.id;
 
 -- name: set_config_key(id, workspace_id, app_id, key, value, default_value)!

@@ -95,16 +95,15 @@ with failed as (
 select count(*) from failed;
 
 -- name: postpone_row(id, lease_epoch, delay_seconds, error_code, error, doubtful)!
--- An attempt that certainly sent nothing does not start the time for which the platform honours the key (an hour at
--- Lark).
+-- An attempt that certainly sent nothing does not start the time for which the platform honours the key.
 update outbound_message
 set status = 'queued', available_at = now() + make_interval(secs => :delay_seconds), error_code = :error_code,
   error = :error, first_attempt_at = case when :doubtful then first_attempt_at end
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 
 -- name: mark_row_unknown(id, lease_epoch, error_code, error)!
--- The platform forgets an idempotency key after a time (Lark after an hour), so sending again could make a second
--- message. Nothing is sent, the row is shown, and a person decides.
+-- The platform forgets an idempotency key after a time, so sending again could make a second message. Nothing is sent,
+-- the row is shown, and a person decides.
 update outbound_message set status = 'unknown', error_code = :error_code, error = :error
 where id = :id and lease_epoch = :lease_epoch and status = 'sending';
 

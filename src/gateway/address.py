@@ -1,9 +1,18 @@
-"""Listener addresses: `host:port`, or `fd://N` for a socket that systemd (or a parent process) opened."""
+"""Listener addresses: `host:port`, or `fd://N` for a socket that systemd (or a parent process) opened.
+
+Also the kinds of proxy through which other addresses can be reached.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from types import MappingProxyType
+
+PROXY_PORTS = MappingProxyType(
+    {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080, "socks4a": 1080}
+)
+"""The default port by the scheme of a proxy's URL. Proxies of other schemes cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from gateway.address import parse_bind
+from gateway.address import PROXY_PORTS, parse_bind
 from gateway.core.lease import LeaseSettings
 from gateway.errors import ConfigError
 
@@ -61,8 +61,15 @@ def _public_url(text: str) -> str:
     return _url(text)
 
 
-def _secret_url(secret: SecretStr) -> SecretStr:
-    return SecretStr(_url(secret.get_secret_value()))
+def _proxy_url(secret: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(secret.get_secret_value())
+        usable = parts.scheme in PROXY_PORTS and bool(parts.hostname)
+    except ValueError:  # whose text may repeat the password
+        usable = False
+    if not usable:
+        raise ValueError(f"not the URL of a proxy, which begins with {', '.join(f'{s}://' for s in PROXY_PORTS)}")
+    return secret
 
 
 def _comma_list(value: object) -> object:
@@ -110,7 +117,7 @@ BindAddress = Annotated[str, AfterValidator(_bind)]
 BaseUrl = Annotated[str, AfterValidator(_public_url)]
 Secret = Annotated[SecretStr, AfterValidator(_not_blank)]
 Conninfo = Annotated[SecretStr, AfterValidator(_not_blank), AfterValidator(_conninfo)]
-SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_list)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -144,8 +151,8 @@ class LarkSettings(_Group):
     """Replaces the region's host for REST and for the long connection's bootstrap."""
     accounts_base_url: BaseUrl | None = None
     """Replaces the region's host for the device flow."""
-    proxy_url: SecretUrl | None = None
-    """Proxy for connections to the platform. The URL may carry a user and password.
+    proxy_url: ProxyUrl | None = None
+    """HTTP or SOCKS proxy for connections to the platform. The URL may carry a user and password.
 
     Unset: the standard proxy environment variables apply, but never to loopback addresses.
     """

@@ -47,14 +47,67 @@ class StoreConflict(StoreError):
         self.constraint = constraint
 
 
-class RejectedRequest(GatewayError):
-    """An HTTP request is answered with `status` and `code` (a slug). `extra` is added to the JSON body."""
+class DomainError(GatewayError):
+    """A service does not do what it was asked to do. The caller must change the request, or ask again later.
 
-    def __init__(self, status: int, code: str, message: str, **extra: object) -> None:
+    The message is for people, and `code` is a slug for programs. `extra` holds further facts for programs. The
+    subclasses say in which way the request failed. Only `http.errors` knows the HTTP status of each of them.
+    """
+
+    def __init__(self, code: str, message: str, **extra: object) -> None:
         super().__init__(message)
-        self.status = status
         self.code = code
         self.extra = extra
+
+
+class Invalid(DomainError):
+    """A value of the request is wrong. `field` names it, if it is one value."""
+
+    def __init__(self, code: str, message: str, *, field: str | None = None) -> None:
+        super().__init__(code, message, **({} if field is None else {"field": field}))
+
+
+class Unauthenticated(DomainError):
+    """The caller did not prove who they are."""
+
+
+class Forbidden(DomainError):
+    """The caller is known, and may not do this."""
+
+
+class NotFound(DomainError):
+    """The object does not exist, or the caller may not learn that it does."""
+
+
+class Conflict(DomainError):
+    """The present state does not allow the action. `code` names what stands in the way."""
+
+
+class Gone(DomainError):
+    """The object existed once, and will not come back."""
+
+
+class TooMany(DomainError):
+    """The caller, or all callers together, asked too often. It may work again after `retry_after` seconds."""
+
+    def __init__(self, code: str, message: str, *, retry_after: int) -> None:
+        super().__init__(code, message, retry_after=retry_after)
+
+
+class Unsettled(DomainError):
+    """The request was understood, but its outcome is not stored. Its sender should send it again."""
+
+
+class Unavailable(DomainError):
+    """A part of this server is off, or cannot work at present."""
+
+
+class UpstreamFailed(DomainError):
+    """A platform did not do what the request needs."""
+
+
+class UpstreamTimedOut(UpstreamFailed):
+    """A platform did not answer in time."""
 
 
 class LeaseLost(GatewayError):

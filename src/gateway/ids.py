@@ -7,7 +7,7 @@ import hashlib
 import secrets
 from uuid import UUID, uuid4
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 
 USER_TOKEN_PREFIX = "gwu_"  # noqa: S105  (a public prefix, not a secret)
 RUNTIME_TOKEN_PREFIX = "gwr_"  # noqa: S105
@@ -23,14 +23,14 @@ def new_id() -> UUID:
 def parse_id(text: str, *, field: str = "id") -> UUID:
     """Parse an id from a path or body.
 
-    Raises RejectedRequest (400) that names the field, for text that is not a UUID and for the zero UUID.
+    Raises Invalid that names the field, for text that is not a UUID and for the zero UUID.
     """
     try:
         value = UUID(text)
     except (ValueError, AttributeError, TypeError) as error:
-        raise RejectedRequest(400, "invalid_id", f"{field} is not a UUID", field=field) from error
+        raise Invalid("invalid_id", f"{field} is not a UUID", field=field) from error
     if value.int == 0:
-        raise RejectedRequest(400, "invalid_id", f"{field} is the zero UUID", field=field)
+        raise Invalid("invalid_id", f"{field} is the zero UUID", field=field)
     return value
 
 

@@ -156,10 +156,10 @@ async def test_daemon_reaches_the_platform_through_the_proxy_and_in_no_other_way
 
 
 async def test_daemon_with_a_proxy_that_cannot_be_used_exits_with_78(world: World) -> None:
-    environment = {"ALL_PROXY": "socks5://ann:fake-pass@127.0.0.1:1"}
+    environment = {"ALL_PROXY": "ftp://ann:fake-pass@127.0.0.1:1"}
     async with world.daemon(environment=environment, wait_ready=False) as daemon:
         assert await daemon.wait() == 78
-        assert "ALL_PROXY: a socks5:// proxy is not supported" in daemon.log
+        assert "ALL_PROXY: a ftp:// proxy is not supported" in daemon.log
         assert "fake-pass" not in daemon.log
 
 

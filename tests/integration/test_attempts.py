@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, StoreConflict
 from gateway.postgres.pool import Pool
 from gateway.postgres.task_store import _Q, PostgresTaskChange
 from gateway.work.tasks.ports import Attempt, End, TaskStatus
@@ -51,10 +51,10 @@ async def went_silent(tenant: Tenant) -> Attempt:
     return attempt
 
 
-async def refused(call: Awaitable[Any]) -> tuple[int, str]:
-    with pytest.raises(RejectedRequest) as caught:
+async def refused(call: Awaitable[Any]) -> str:
+    with pytest.raises(Conflict) as caught:
         await call
-    return caught.value.status, caught.value.code
+    return caught.value.code
 
 
 @pytest.mark.parametrize("later", ["queued", "dispatched", "running"])
@@ -67,7 +67,7 @@ async def test_attempt_that_is_over_changes_nothing_of_the_later_one(tenant: Ten
         if later == "running":
             await tenant.service.start(tenant.runtime, new)
     before = await tenant.task(old.task_id)
-    assert await refused(ACTIONS[action](tenant, old)) == (409, "attempt_over")
+    assert await refused(ACTIONS[action](tenant, old)) == "attempt_over"
     assert await tenant.task(old.task_id) == before
     assert await tenant.outbox() == []
 
@@ -77,7 +77,7 @@ async def test_attempt_that_is_over_changes_nothing_of_the_later_one(tenant: Ten
 async def test_attempt_that_was_never_handed_out_is_a_conflict(tenant: Tenant, action: str, number: int) -> None:
     attempt = await started(tenant)
     before = await tenant.task(attempt.task_id)
-    assert await refused(ACTIONS[action](tenant, Attempt(attempt.task_id, number))) == (409, "attempt_unknown")
+    assert await refused(ACTIONS[action](tenant, Attempt(attempt.task_id, number))) == "attempt_unknown"
     assert await tenant.task(attempt.task_id) == before
 
 
@@ -85,9 +85,9 @@ async def test_late_fail_leaves_the_finished_answer_of_the_next_attempt(tenant: 
     old = await went_silent(tenant)
     new = (await claim(tenant)).claim.identity
     await tenant.service.start(tenant.runtime, new)
-    assert await refused(tenant.service.fail(tenant.runtime, old, "late")) == (409, "attempt_over")
+    assert await refused(tenant.service.fail(tenant.runtime, old, "late")) == "attempt_over"
     assert await tenant.service.complete(tenant.runtime, new, "the answer") == "completed"
-    assert await refused(tenant.service.fail(tenant.runtime, old, "later still")) == (409, "attempt_over")
+    assert await refused(tenant.service.fail(tenant.runtime, old, "later still")) == "attempt_over"
     assert [row["content"] for row in await tenant.outbox()] == ["the answer"]
     assert (await tenant.task(new.task_id))["result"] == {"output": "the answer"}
 
@@ -99,7 +99,7 @@ async def test_claim_that_was_never_started_is_an_attempt_of_its_own(tenant: Ten
     assert await tenant.service.return_lost() == 1
     new = (await claim(tenant)).claim.identity
     assert new == Attempt(old.task_id, 2)
-    assert await refused(tenant.service.start(tenant.runtime, old)) == (409, "attempt_over")
+    assert await refused(tenant.service.start(tenant.runtime, old)) == "attempt_over"
     assert await tenant.service.start(tenant.runtime, new) == "running"
     # It was never tried, so the task may still be tried as often as any other.
     assert await tenant.service.fail(tenant.runtime, new, "x", "timeout") == "queued"
@@ -122,15 +122,15 @@ async def test_given_up_attempt_is_over_once_the_task_is_claimed_again(tenant: T
     old = await started(tenant)
     for _ in range(2):
         assert await tenant.service.fail(tenant.runtime, old, "x", "timeout") == "queued"
-    assert await refused(tenant.service.progress(tenant.runtime, old, "x")) == (409, "attempt_over")
+    assert await refused(tenant.service.progress(tenant.runtime, old, "x")) == "attempt_over"
     await claim(tenant)
-    assert await refused(tenant.service.fail(tenant.runtime, old, "x", "timeout")) == (409, "attempt_over")
+    assert await refused(tenant.service.fail(tenant.runtime, old, "x", "timeout")) == "attempt_over"
     # Given back by silence this time: nobody reported the second attempt, so nobody ends it twice.
     await tenant.silence_runtime()
     await tenant.service.return_lost()
     for number in (1, 2):
         again = Attempt(old.task_id, number)
-        assert await refused(tenant.service.fail(tenant.runtime, again, "x", "timeout")) == (409, "attempt_over")
+        assert await refused(tenant.service.fail(tenant.runtime, again, "x", "timeout")) == "attempt_over"
 
 
 async def test_ends_of_two_attempts_at_the_same_time_leave_one_answer(tenant: Tenant) -> None:
@@ -142,7 +142,7 @@ async def test_ends_of_two_attempts_at_the_same_time_leave_one_answer(tenant: Te
     async def end(attempt: Attempt, action: str) -> None:
         try:
             seen.append(await ACTIONS[action](tenant, attempt))
-        except RejectedRequest as error:
+        except Conflict as error:
             seen.append(error.code)
 
     async with trio.open_nursery() as nursery:
@@ -211,7 +211,7 @@ async def test_instance_gets_back_at_once_only_what_it_had(tenant: Tenant) -> No
     }
     row = await tenant.task(mine.task_id)
     assert (row["failure_reason"], row["instance"], row["runtime_id"]) == ("runtime_recovery", None, None)
-    assert await refused(tenant.service.complete(tenant.runtime, mine, "late")) == (409, "attempt_over")
+    assert await refused(tenant.service.complete(tenant.runtime, mine, "late")) == "attempt_over"
 
 
 async def test_instance_keeps_what_it_says_it_works_on(tenant: Tenant) -> None:

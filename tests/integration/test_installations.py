@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from gateway.channel.installation import BotInPlace
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.region import Region
@@ -73,10 +73,11 @@ async def test_add_makes_an_active_row_owned_by_the_workspace_owner(
 ) -> None:
     added = (await service.add(app(place.agent_id))).installation
     assert (added.workspace_id, added.agent_id, added.app_id) == (place.workspace_id, place.agent_id, APP_ID)
-    assert (added.status, added.state, added.bot_open_id) == ("active", "standby", "ou_bot")
+    assert (added.status, added.state, added.details["bot_open_id"]) == ("active", "standby", "ou_bot")
     assert added.installer_user_id == place.owner_id
     ((config,),) = await rows(pool, "select config from channel_installation where id = %s", added.id)
     assert RING.open_text(config["app_secret_encrypted"], owner=added.id) == "fake-app-secret"
+    assert added.settings == {name: value for name, value in config.items() if name != "app_secret_encrypted"}
     assert await service.list() == await service.list(place.workspace_id) == [added]
     assert await service.list(uuid4()) == []
 
@@ -90,7 +91,7 @@ async def test_add_again_replaces_credentials_and_leaves_the_lease(
     before = await rows(pool, f"select {columns} from channel_installation")
     second = (await service.add(app(place.agent_id, app_secret="fake-rotated", region="lark"))).installation
     assert second.id == first.id
-    assert second.region == "lark"
+    assert second.details["region"] == "lark"
     assert await rows(pool, f"select {columns} from channel_installation") == before
     ((sealed,),) = await rows(pool, "select config ->> 'app_secret_encrypted' from channel_installation")
     assert RING.open_text(sealed, owner=first.id) == "fake-rotated"
@@ -112,9 +113,9 @@ async def test_add_while_the_platform_is_away_keeps_what_it_once_said_of_the_sam
 ) -> None:
     await service.add(app(place.agent_id))
     platform.bot = BotIdentity("")
-    assert (await service.add(app(place.agent_id))).installation.bot_open_id == "ou_bot"
+    assert (await service.add(app(place.agent_id))).installation.details["bot_open_id"] == "ou_bot"
     other = app(place.agent_id, app_id=OTHER_APP_ID, replaces=True)
-    assert (await service.add(other)).installation.bot_open_id == ""
+    assert (await service.add(other)).installation.details["bot_open_id"] == ""
 
 
 async def test_add_of_another_app_leaves_a_live_bot_in_place_and_names_it(
@@ -126,9 +127,9 @@ async def test_add_of_another_app_leaves_a_live_bot_in_place_and_names_it(
     await service.revoke(dead.id)
     everything = "select to_jsonb(i) from channel_installation i order by id"
     before = await rows(pool, everything)
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(Conflict) as refused:
         await service.add(app(place.agent_id, app_id=OTHER_APP_ID))
-    assert (refused.value.status, refused.value.code) == (409, "agent_has_bot")
+    assert refused.value.code == "agent_has_bot"
     assert refused.value.extra["app_id"] == APP_ID
     for word in ("ada", APP_ID, str(first.id), "--replace", "Accounts linked to it (1)", "conversations (0)"):
         assert word in str(refused.value)
@@ -170,7 +171,7 @@ async def test_two_apps_added_to_one_agent_at_once_are_one_bot(service: Installa
     async def add(app_id: str) -> None:
         try:
             added.append((await service.add(app(place.agent_id, app_id=app_id))).installation.app_id)
-        except RejectedRequest as error:
+        except Conflict as error:
             refused.append(error.code)
 
     async with trio.open_nursery() as nursery:
@@ -202,9 +203,9 @@ async def test_add_of_a_live_app_for_another_agent_is_a_conflict(
 ) -> None:
     first = (await service.add(app(place.agent_id))).installation
     other = await add_agent(pool, place.workspace_id, "bob")
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Conflict) as raised:
         await service.add(app(other))
-    assert (raised.value.status, raised.value.code) == (409, "installation_conflict")
+    assert raised.value.code == "installation_conflict"
     assert str(first.id) in str(raised.value)
     assert await service.list() == [first]
 
@@ -249,7 +250,7 @@ async def test_add_of_a_dead_app_whose_lease_still_runs_waits_for_its_connection
     await lease(pool, dead.id, 30)
     await service.revoke(dead.id)
     other = await add_agent(pool, place.workspace_id, "bob")
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Conflict) as raised:
         await service.add(app(other))
     assert raised.value.code == "installation_closing"
     await lease(pool, dead.id, -1)
@@ -266,7 +267,7 @@ async def test_add_race_of_two_agents_for_one_app_has_one_winner(
         try:
             await service.add(app(agent_id))
             outcomes.append("added")
-        except RejectedRequest as refusal:
+        except Conflict as refusal:
             outcomes.append(refusal.code)
 
     async with trio.open_nursery() as nursery:
@@ -299,7 +300,7 @@ async def test_add_finds_the_first_owner_and_named_members(
 
 async def test_add_for_an_archived_agent_is_rejected(service: InstallationService, pool: Pool, place: Place) -> None:
     await run(pool, "update agent set archived_at = now() where id = %s", place.agent_id)
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Conflict) as raised:
         await service.add(app(place.agent_id))
     assert raised.value.code == "agent_archived"
 

@@ -12,7 +12,7 @@ import trio
 
 from gateway.concurrency import watch_points
 from gateway.core.replies import WORDS, Reply
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, NotFound, StoreConflict
 from gateway.postgres.pool import Pool, open_pool
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.ports import Attempt, ClaimedMessage, LossLimits, Place, TaskStatus
@@ -124,9 +124,8 @@ async def test_claim_counts_as_a_heartbeat(pool: Pool) -> None:
 
 async def test_claim_with_another_runtimes_id_is_absent(pool: Pool) -> None:
     tenant = await open_tenant(pool)
-    with pytest.raises(RejectedRequest) as caught:
+    with pytest.raises(NotFound):
         await tenant.service.claim(tenant.runtime, uuid4())
-    assert caught.value.status == 404
 
 
 async def test_claim_twenty_at_once_respects_the_capacity_and_hands_nothing_out_twice(database: str) -> None:
@@ -517,9 +516,8 @@ async def test_lost_claim_answer_of_a_merged_run_costs_no_attempt(pool: Pool) ->
 async def test_report_in_the_wrong_status_is_a_conflict(pool: Pool, action: str) -> None:
     tenant = await open_tenant(pool)
     task_id = await tenant.say(await tenant.add_session(), "hello")
-    with pytest.raises(RejectedRequest) as caught:
+    with pytest.raises(Conflict):
         await call(tenant, action, tenant.runtime, await tenant.attempt(task_id))
-    assert caught.value.status == 409
 
 
 @pytest.mark.parametrize(
@@ -533,7 +531,7 @@ async def test_report_in_the_wrong_status_is_a_conflict(pool: Pool, action: str)
 )
 async def test_report_is_taken_in_these_statuses_only(pool: Pool, action: str, allowed: set[str]) -> None:
     tenant = await open_tenant(pool)
-    taken, refused = set(), {}
+    taken, refused = set(), set()
     for status in TaskStatus:
         assignment = await tenant.running(await tenant.add_session())
         task_id = assignment.claim.id
@@ -541,12 +539,12 @@ async def test_report_is_taken_in_these_statuses_only(pool: Pool, action: str, a
         try:
             await call(tenant, action, tenant.runtime, assignment.claim.identity)
             taken.add(str(status))
-        except RejectedRequest as refusal:
-            refused[str(status)] = refusal.status
+        except Conflict:
+            refused.add(str(status))
     # To end what has ended is no mistake, and changes nothing.
     ended = {"completed", "failed", "cancelled"} if action in {"complete", "fail"} else set()
     assert taken == allowed | ended
-    assert set(refused.values()) == {409}
+    assert refused == set(TaskStatus) - taken
 
 
 @pytest.mark.parametrize("action", ["start", "progress", "complete", "fail", "find"])
@@ -555,10 +553,9 @@ async def test_report_on_a_foreign_task_is_absent(pool: Pool, action: str) -> No
     sibling = await tenant.add_runtime(uuid4(), "other")
     assignment = await tenant.running(await tenant.add_session())
     for principal in (stranger.runtime, sibling):
-        with pytest.raises(RejectedRequest) as caught:
+        with pytest.raises(NotFound):
             await call(tenant, action, principal, assignment.claim.identity)
-        assert caught.value.status == 404
-    with pytest.raises(RejectedRequest):
+    with pytest.raises(NotFound):
         await call(tenant, action, tenant.runtime, Attempt(uuid4(), 1))
 
 
@@ -604,9 +601,8 @@ async def test_silent_runtime_that_comes_back_cannot_answer_twice(pool: Pool) ->
     assignment = await tenant.running(session)
     await tenant.silence_runtime()
     await tenant.service.return_lost()
-    with pytest.raises(RejectedRequest) as caught:
+    with pytest.raises(Conflict):
         await tenant.service.complete(tenant.runtime, assignment.claim.identity, "late")
-    assert caught.value.status == 409
     again = await claim(tenant)
     await tenant.service.start(tenant.runtime, again.claim.identity)
     await tenant.service.complete(tenant.runtime, again.claim.identity, "answer")
@@ -796,17 +792,15 @@ async def test_register_describes_the_tokens_own_runtime(pool: Pool) -> None:
 
 async def test_register_in_a_foreign_workspace_is_absent(pool: Pool) -> None:
     tenant = await open_tenant(pool)
-    with pytest.raises(RejectedRequest) as caught:
+    with pytest.raises(NotFound):
         await tenant.service.register(tenant.runtime, uuid4(), name="laptop", kind="", version="")
-    assert caught.value.status == 404
 
 
 async def test_register_with_a_taken_name_is_a_conflict(pool: Pool) -> None:
     tenant = await open_tenant(pool)
     await tenant.add_runtime(uuid4(), "taken")
-    with pytest.raises(RejectedRequest) as caught:
+    with pytest.raises(Conflict):
         await tenant.service.register(tenant.runtime, None, name="taken", kind="", version="")
-    assert caught.value.status == 409
 
 
 async def test_claim_of_a_chat_tells_the_generation_of_its_messages(pool: Pool) -> None:

@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 
+from gateway import rate_limit
 from gateway.cli import main
 from gateway.concurrency import watch_points
-from gateway.webhooks import limits
 
 point, remaining = sys.argv[1].removeprefix("raise:"), int(sys.argv[2])
 raises = sys.argv[1].startswith("raise:")
@@ -31,6 +31,6 @@ def watcher(name: str) -> None:
 
 
 watch_points(watcher)
-limits.MINUTE_SECONDS = int(os.environ.get("SHORT_MINUTE_SECONDS", limits.MINUTE_SECONDS))
+rate_limit.MINUTE_SECONDS = int(os.environ.get("SHORT_MINUTE_SECONDS", rate_limit.MINUTE_SECONDS))
 sys.argv = ["gateway", *sys.argv[3:]]
 main()

@@ -15,8 +15,7 @@ from quart.typing import TestClientProtocol
 
 from gateway.batching import Batcher, run_batches
 from gateway.concurrency import Signal, Topics
-from gateway.http.api.deliveries import Hooks
-from gateway.http.app import JsonApp, Services, create_app
+from gateway.http.app import Hooks, JsonApp, Services, create_app
 from gateway.http.ingress.webhooks import Ingress
 from gateway.ids import new_token
 from gateway.keyring import KeyRing, generate_key

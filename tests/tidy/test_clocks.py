@@ -28,7 +28,7 @@ WALL = {
     "datetime": {"now", "utcnow", "today"},
     "date": {"today"},
 }
-LIMITER = "webhooks/limits.py"
+LIMITER = "rate_limit.py"
 WALL_LIMITERS = {"FixedWindowRateLimiter", "SlidingWindowCounterRateLimiter", "MemoryStorage", "storage_from_string"}
 """What of the library `limits` asks the wall clock by itself."""
 

@@ -41,24 +41,64 @@ def test_first_platform_is_named_only_where_it_is_meant() -> None:
 
 NEUTRAL_ROOMS = ("channel", "core", "inbound", "observe", "outbound", "postgres", "supervisor", "webhooks", "work")
 OUTSIDE_NAMES = (
-    "/api/webhooks/lark/", "/lark/bind", "gateway lark bind", "gateway lark unbind", "lark_chat", "lark_open_id",
-    "lark_installation:created", "lark_installation:revoked", "lark_protocol_error", '"lark"',
+    "/lark/bind", "gateway lark bind", "gateway lark unbind", "lark_chat",
+    "lark_installation:created", "lark_installation:revoked", '"lark"', '"open_id"', '"union_id"', '"tenant_key"',
 )  # fmt: skip
 """Names that other programs and people rely on, and that stay whatever platforms come."""
+PLATFORM_WORDS = re.compile(
+    r"\w*(?:lark|feishu|飞书|open_id|union_id|tenant_key|encrypt_key|verification_token)\w*", re.IGNORECASE
+)
 ABOUT_PLATFORMS = "channel/__init__.py"
 """Says how to add a platform, and names the first one as the example."""
+
+
+def platform_words(text: str) -> list[str]:
+    for name in OUTSIDE_NAMES:
+        text = text.replace(name, "")
+    return PLATFORM_WORDS.findall(text)
 
 
 @pytest.mark.parametrize("room", NEUTRAL_ROOMS)
 def test_room_without_a_platform_holds_no_word_of_one(room: str) -> None:
     found = []
     for path in (path for path in MODULES if path.is_relative_to(SOURCE / room)):
-        text = path.read_text()
-        for name in OUTSIDE_NAMES:
-            text = text.replace(name, "")
         if path.relative_to(SOURCE).as_posix() != ABOUT_PLATFORMS:
-            found += [f"{path.name}: {word}" for word in re.findall(r"\w*(?:lark|feishu|飞书)\w*", text, re.IGNORECASE)]
+            found += [f"{path.name}: {word}" for word in platform_words(path.read_text())]
     assert not found
+
+
+ROLE_RULES = "work/people/access.py"
+
+
+def roles_judged(tree: ast.AST) -> Iterator[str]:
+    """Each role that a comparison, a set, a list or a dict of the module names."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(left=left, comparators=others):
+                judged = [left, *others]
+            case ast.Set(elts=judged) | ast.List(elts=judged) | ast.Dict(keys=judged):
+                pass
+            case _:
+                continue
+        inner = (part for each in judged if each is not None for part in ast.walk(each))
+        yield from (part.value for part in inner if isinstance(part, ast.Constant) and part.value in ("admin", "guest"))
+
+
+def test_roles_are_judged_in_one_module() -> None:
+    # `gateway admin` is a command: the command line has a word of its own that is no role.
+    rooms = [path for path in MODULES if not path.is_relative_to(SOURCE / "cli")]
+    judging = [path for path in rooms if any(roles_judged(ast.parse(path.read_text())))]
+    assert judging == [SOURCE / ROLE_RULES]
+    for judged in ('role in ("owner", "admin")', 'role != "guest"', 'LEADERS = {"owner", "admin"}'):
+        assert any(roles_judged(ast.parse(judged))), judged
+
+
+def test_statements_hold_no_word_of_a_platform() -> None:
+    """Except for a table that has its name, and for what is imported from the reference product."""
+    paths = [path for path in (ROOT / "sql").glob("*.sql") if not path.name.startswith("legacy")]
+    texts = {path.name: path.read_text().replace("lark_install_session", "") for path in paths}
+    assert "installation.sql" in texts
+    assert not {name: words for name, text in texts.items() if (words := platform_words(text))}
 
 
 def shields(tree: ast.AST) -> Iterator[int]:

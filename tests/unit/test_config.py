@@ -190,7 +190,8 @@ def test_lease_timings_at_their_limits_are_taken(load: Load) -> None:
         ("metrics.bind", "9090"),
         ("lark.open_base_url", "ftp://open.example"),
         ("lark.accounts_base_url", ""),
-        ("lark.proxy_url", "socks5://proxy.example"),
+        ("lark.proxy_url", "ftp://proxy.example"),
+        ("lark.proxy_url", "socks5://"),
         ("hub.lease_ttl_seconds", "soon"),
         ("hub.lease_ttl_seconds", "0"),
         ("hub.lease_ttl_seconds", "nan"),
@@ -220,7 +221,8 @@ def test_bad_value_is_refused_by_a_line_that_names_key_and_variable(load: Load, 
 
 @pytest.mark.parametrize("key", ["database_url", "lark.proxy_url"])
 def test_bad_secret_is_refused_without_repeating_it(load: Load, key: str) -> None:
-    assert "hunter2" not in refusal(load, env={variable_of(key): "hunter2"})
+    for text in ("hunter2", "http://ann:hunter2\u2100@proxy.example"):
+        assert "hunter2" not in refusal(load, env={variable_of(key): text})
 
 
 def test_several_bad_values_are_all_named_in_one_line(load: Load) -> None:

@@ -3,7 +3,7 @@
 How to add a platform
 ---------------------
 
-Write a function that registers the platform, and name it in `daemon.platforms.PLATFORMS`. Nothing else has to know.
+Write a function that registers the platform, and put it into `daemon.platforms.PLATFORMS`. Nothing else has to know.
 The tests serve such a platform beside Lark, so its adapter is an example that works.
 
 *The slug* is short and never changes: it is stored in every row as `channel_type`, and it appears in metrics.
@@ -33,11 +33,11 @@ in `_encrypted` holds a secret: base64 of what the key ring sealed for the id of
 opened, under the key without the ending; key rotation finds secrets by the ending. `allow_bots` means the same on every
 platform. Rows are written through `channel.installation.InstallationStore.save`.
 
-*The registration* is a call of `Registry.register(slug, factory, traits)` by the function named in `daemon.platforms`.
-`daemon.foundation.Foundation` is what that function may build on. `channel.registry.Traits` are the facts that the rest
-of the gateway needs: what people call the platform, what its channels can do, which config keys require a new link when
-they change, how long answers are divided, and how to read back past messages. Files in messages come from the source
-that the platform puts into `Foundation.files`.
+*The registration* is a call of `Registry.register(slug, factory, traits)` by the function in `daemon.platforms`. The
+entry there can also give the details of a bot that lists show. `daemon.foundation.Foundation` is what the function may
+build on. `channel.registry.Traits` are the facts that the rest of the gateway needs: what people call the platform,
+what its channels can do, which config keys require a new link when they change, how long answers are divided, and how
+to read back past messages. Files in messages come from the source that the platform puts into `Foundation.files`.
 
 *Missing abilities* are simply left out. Without `Capability.TYPING_INDICATOR` the gateway never asks for a typing sign;
 a channel with it implements `channel.channel.Typing`. Without `channel.channel.ReadBack`, an answer whose delivery is

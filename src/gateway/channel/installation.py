@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -25,7 +25,8 @@ class AgentHome:
 class InstallationDraft:
     """An installation that is to be written. `config` holds secrets in sealed form only.
 
-    `replaces` is True if it may take the place of another app's live bot.
+    `replaces` is True if it may take the place of another app's live bot. `learnt_keys` are config keys whose values
+    the platform tells: a row of the same app keeps those that the draft lacks.
     """
 
     id: UUID
@@ -35,6 +36,7 @@ class InstallationDraft:
     installer_user_id: UUID
     config: dict[str, Any] = field(repr=False)
     replaces: bool = False
+    learnt_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class InstallationView:
 
     `state` is the state at this moment: a link whose lease ran out is `standby`, whatever state was stored last.
     `degraded` is True if the bot receives events, and asked the platform within the last minute to send one again.
+    `settings` is the stored config without its secrets, and `details` is what the platform's adapter makes of it for
+    lists: values by name, in their order. A view that comes from a store has no details yet.
     """
 
     id: UUID
@@ -60,9 +64,7 @@ class InstallationView:
     agent_id: UUID
     channel_type: str
     app_id: str
-    region: str
-    event_mode: str
-    bot_open_id: str
+    settings: dict[str, Any] = field(repr=False)
     status: str
     installer_user_id: UUID | None
     installed_at: datetime
@@ -73,6 +75,7 @@ class InstallationView:
     last_event_at: datetime | None
     pong_ms: float | None
     degraded: bool = False
+    details: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown_state(self) -> str:
@@ -86,9 +89,10 @@ class InstallationView:
     def public(self) -> dict[str, Any]:
         """Return the JSON object of the API and of `--json`."""
         connection = ("state", "degraded", "code", "last_frame_at", "last_event_at", "pong_ms")
-        top = ("id", "workspace_id", "agent_id", "app_id", "region", "event_mode", "status", "bot_open_id")
         return {
-            **{name: getattr(self, name) for name in top},
+            **{name: getattr(self, name) for name in ("id", "workspace_id", "agent_id", "app_id")},
+            **self.details,
+            "status": self.status,
             "connection": {name: getattr(self, name) for name in connection} | {"detail": self.shown_detail},
             "installer_user_id": self.installer_user_id,
             "installed_at": self.installed_at,
@@ -190,19 +194,3 @@ class InstallationStore(Protocol):
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """Return the dropped events, newest first."""
-
-
-class BackfillStore(Protocol):
-    """Access to rows that lack values older versions did not store. Every method raises StoreUnavailable."""
-
-    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        """Return the rows whose region is the default or missing."""
-
-    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
-        """Return the active rows that lack the bot's union id."""
-
-    async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
-        """Set one key of a row's config, if the row still has that app and the key is still at its default.
-
-        Returns True if the key was set.
-        """

@@ -1,39 +1,28 @@
-"""Connecting a bot by scanning a code: the scan session, its store, and the requests of the web pages."""
+"""Bots that a platform is connecting while a person gives their consent there: the sessions, and their store.
+
+What such a session says to the platform, and how it can end, is the platform's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationDraft, InstallationView
+from gateway.channel.installation import BotInPlace, InstallationDraft, InstallationView
 
 SESSION_KEEP_SECONDS = 1800.0
 """The time for which the status of an ended session can still be read."""
-
-
-class InstallReason(StrEnum):
-    """The reason that a scan did not connect a bot. Part of the API."""
-
-    EXPIRED = "expired"
-    ACCESS_DENIED = "access_denied"
-    PROTOCOL_ERROR = "lark_protocol_error"
-    BOT_INFO_FAILED = "bot_info_failed"
-    INSTALLATION_CONFLICT = "installation_conflict"
-    AGENT_HAS_BOT = "agent_has_bot"
-    FORBIDDEN = "forbidden"
-    INSTALLER_BIND_FAILED = "installer_bind_failed"
-    INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
     """The agent that is to get a bot, its workspace, and the member who connects it.
 
-    `replaces` is True if the new bot may take the place of another app's live bot. `vouched` is True if an operator
-    answers for the member, who then need not manage the agent.
+    `region` is the platform's own name for the one of its clouds that is asked first. `replaces` is True if the new bot
+    may take the place of another app's live bot. `vouched` is True if an operator answers for the member, who then need
+    not manage the agent.
     """
 
     workspace_id: UUID
@@ -43,25 +32,6 @@ class ScanRequest:
     region: str
     replaces: bool = False
     vouched: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BegunScan:
-    """The code that a person scans, and how long they have."""
-
-    session_id: UUID
-    qr_code_url: str = field(repr=False)
-    expires_in_seconds: float
-    poll_interval_seconds: float
-
-    def public(self) -> dict[str, Any]:
-        """Return the JSON object of the API and of `--json`; seconds are whole."""
-        return {
-            "session_id": self.session_id,
-            "qr_code_url": self.qr_code_url,
-            "expires_in_seconds": round(self.expires_in_seconds),
-            "poll_interval_seconds": max(1, round(self.poll_interval_seconds)),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +68,6 @@ class ScanInHand:
     poller: UUID
     replaces: bool
     vouched: bool
-
-    @property
-    def moved(self) -> bool:
-        return self.polled_region != self.region
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +154,8 @@ class InstallStore(Protocol):
         has another app's bot by now. Raises StoreConflict if the app belongs to a row that was not removed.
         """
 
-    async def fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> bool:
-        """End the session without a bot."""
+    async def fail(self, scan: ScanInHand, reason: str, message: str) -> bool:
+        """End the session without a bot. The reason is for programs, the message for people."""
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None:
         """Return the state of a session.
@@ -199,34 +165,3 @@ class InstallStore(Protocol):
 
     async def seconds_to_next(self) -> float | None:
         """Return the seconds until a session is due, or until the lease on it runs out. None if there is no session."""
-
-
-class Installs(Protocol):
-    """The operations on bots that the web pages offer."""
-
-    async def begin(self, request: ScanRequest) -> BegunScan:
-        """Begin a scan. Raises RejectedRequest.
-
-        400 for a bad region, 429 for too many scans at once, 502 if the platform refuses, 409 if the agent has a live
-        bot that the request does not replace.
-        """
-
-    async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None: ...
-
-    async def list(self, workspace_id: UUID) -> Sequence[InstallationView]:
-        """Return the installations of a workspace, oldest first.
-
-        Revoked ones are included, and those whose agent is gone.
-        """
-
-    async def find(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
-        """Return an installation. Raises RejectedRequest (404)."""
-
-    async def revoke(self, workspace_id: UUID, installation_id: UUID) -> InstallationView:
-        """Revoke an installation. Raises RejectedRequest (404)."""
-
-    async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
-        """Return the messages that a bot dropped, with the reasons, newest first."""
-
-    def console_url(self, view: InstallationView) -> str:
-        """Return the address of the platform's page on which a person manages the app."""

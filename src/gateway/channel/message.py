@@ -87,7 +87,6 @@ class InboundMessage:
     reply_to: ReplyTo | None = None
     addressed_to_bot: bool = False
     sender_is_bot: bool = False
-    force_fresh: bool = False
     event_type: str = ""
     bundle: bool = False
     """True if the message only wraps messages of others that were forwarded together; those are looked up."""

@@ -11,8 +11,9 @@ from uuid import UUID
 TakePushed = Callable[[UUID, Mapping[str, str], bytes], Awaitable[dict[str, str]]]
 """(installation, headers, body as received) → the JSON object to answer with, once the outcome is durable.
 
-Raises RejectedRequest: 404 and 409 for an installation that takes no posted events, 400 and 401 for a body that is not
-the platform's, 500 if the platform should send the event again, 503 if the installation's secrets do not open.
+Raises NotFound and Conflict for an installation that takes no posted events, Invalid and Unauthenticated for a body
+that is not the platform's, Unsettled if the platform should send the event again, Unavailable if the installation's
+secrets do not open.
 """
 
 
@@ -27,19 +28,6 @@ class PushTarget:
     channel_type: str
     config: dict[str, Any] = field(repr=False)
     now: datetime
-
-
-def events_url(public_url: str | None, installation_id: UUID) -> str | None:
-    """Return the request URL that an operator enters in the platform's console; None without a `public_url`."""
-    return None if public_url is None else f"{public_url}/api/webhooks/lark/{installation_id}"
-
-
-def where_to_post(public_url: str | None, installation_id: UUID) -> str:
-    """Return a sentence for an operator with the request URL, or with the reason that it is unknown."""
-    url = events_url(public_url, installation_id)
-    if url is None:
-        return "http.public_url is unset, so nobody can say which request URL the platform's console needs"
-    return f"the request URL for the platform's console is {url}"
 
 
 class PushStore(Protocol):

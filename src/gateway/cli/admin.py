@@ -13,7 +13,8 @@ import trio
 
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_secret_note, read_secret
 from gateway.config import Settings, load_settings
-from gateway.work.people.directory import ROLES, SPOKEN, Directory, Language, Role
+from gateway.work.people.access import ROLES, Role
+from gateway.work.people.directory import SPOKEN, Directory, Language
 
 T = TypeVar("T")
 

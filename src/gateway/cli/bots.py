@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gateway.channel.push import events_url
-
 if TYPE_CHECKING:
     from gateway.channel.installation import InstallationView
     from gateway.config import Settings
@@ -15,13 +13,6 @@ REPLACE_HELP = "Put the app in the place of another one that is the agent's live
 
 
 def shown(view: InstallationView, settings: Settings) -> dict[str, Any]:
-    """Return an installation's public fields and the URL where its app is managed.
+    from gateway.lark.install import shown as lark
 
-    For an installation in HTTP mode, the URL to which its events are posted is added.
-    """
-    from gateway.lark.api.region import console_url
-
-    links: dict[str, Any] = {"console_url": console_url(view.region, view.app_id)}
-    if view.event_mode == "http":
-        links["events_url"] = events_url(settings.http.public_url, view.id)
-    return view.public() | links
+    return lark.shown(view, settings.http.public_url)

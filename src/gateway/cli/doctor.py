@@ -13,7 +13,6 @@ from uuid import UUID
 import click
 import trio
 
-from gateway.channel.push import where_to_post
 from gateway.cli.database import open_conninfo
 from gateway.cli.doctor_bots import ask_all, ask_lark, contradiction, describe, is_well, span
 from gateway.cli.output import config_option, json_option, plain, print_json
@@ -138,6 +137,7 @@ class _Doctor:
             await self._look_at_contents(pool)
 
     async def _look_at_contents(self, pool: Pool) -> None:
+        from gateway.daemon.platforms import detailed
         from gateway.postgres.doctor_store import PostgresCheckup
         from gateway.postgres.installation_store import PostgresInstallationStore
         from gateway.postgres.secret_store import secret_tables
@@ -145,7 +145,7 @@ class _Doctor:
 
         found, silent = self.found, self.settings.limits.runtime_silence_seconds
         checkup = PostgresCheckup(pool, silent_seconds=silent)
-        views = await PostgresInstallationStore(pool).list()
+        views = [detailed(view) for view in await PostgresInstallationStore(pool).list()]
         links = {link.id: link for link in await checkup.links()}
         found.runtimes, troubles = await checkup.runtimes(), await checkup.troubles()
         found.installations = [view.public() for view in views]
@@ -206,10 +206,12 @@ class _Doctor:
     ) -> None:
         if not views:
             self.found.note("bots", True, "none yet: `gateway lark install` connects one")
+        from gateway.lark.install.shown import takes_posts, where_to_post
+
         now = datetime.now(UTC)
         for view in views:
             self.found.note(f"bot {view.app_id}", *judge_bot(view, now, links.get(view.id), answers.get(view.id)))
-            if view.event_mode == "http" and view.status == "active":
+            if takes_posts(view):
                 url = self.settings.http.public_url
                 self.found.note(f"events of bot {view.app_id}", True, where_to_post(url, view.id))
 

@@ -138,7 +138,7 @@ def ask_lark(settings: Settings, pool: Pool, ring: KeyRing | None, http: HttpCli
             return "it has no app secret; give it one: `gateway lark add`"
         base_url = open_base_url(Region.of(config.get("region")), settings.lark.open_base_url)
         bot = await LarkClient(view.app_id, config["app_secret"], base_url, http).bot_info()
-        if view.bot_open_id and bot.open_id != view.bot_open_id:
+        if config.get("bot_open_id") and bot.open_id != config["bot_open_id"]:
             return "the platform says that the app has another bot now; connect it again: `gateway lark add`"
         return ""
 

@@ -12,7 +12,6 @@ from uuid import UUID
 import click
 import trio
 
-from gateway.channel.push import where_to_post
 from gateway.cli.bots import REPLACE_HELP, shown
 from gateway.cli.lark_install import install
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
@@ -112,7 +111,7 @@ def list_(config: Path | None, as_json: bool) -> None:
         (
             view.id,
             view.app_id,
-            view.region,
+            view.details["region"],
             view.agent_id,
             view.status,
             view.shown_state,
@@ -205,8 +204,10 @@ def _or_stdin(value: str, label: str) -> str:
 
 def _say_where_to_post(views: list[InstallationView], settings: Settings) -> None:
     """Print the one step that is left to a person. It goes to stderr, so that stdout stays a table or an object."""
+    from gateway.lark.install.shown import takes_posts, where_to_post
+
     for view in views:
-        if view.event_mode == "http" and view.status == "active":
+        if takes_posts(view):
             click.echo(f"{view.app_id}: {where_to_post(settings.http.public_url, view.id)}", err=True)
 
 

@@ -25,8 +25,9 @@ from gateway.errors import ConfigError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.channel.installs import BegunScan, ScanStatus
+    from gateway.channel.installs import ScanStatus
     from gateway.lark.install.scan import ScanService
+    from gateway.lark.install.session import BegunScan
 
 LOOK_SECONDS = 0.5
 QUIET_ZONE = 2

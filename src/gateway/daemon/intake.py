@@ -18,7 +18,6 @@ from gateway.daemon.foundation import Foundation, utc_now
 from gateway.daemon.platforms import scan_service
 from gateway.daemon.services import Services
 from gateway.http import app as http
-from gateway.http.api.deliveries import Hooks
 from gateway.http.ingress.webhooks import Ingress
 from gateway.http.metrics import KEEP_ALIVE_SECONDS, create_metrics_app
 from gateway.http.places import PlaceLimits
@@ -232,7 +231,7 @@ def _workplace(foundation: Foundation, services: Services) -> http.Workplace:
         public_url=foundation.settings.http.public_url,
     )
     bulk = BulkReplays(deliveries, foundation.wakes.replays)
-    hooks = Hooks(triggers, DeliveryLog(deliveries), services.webhooks.replayer, bulk)
+    hooks = http.Hooks(triggers, DeliveryLog(deliveries), services.webhooks.replayer, bulk)
     team = TeamService(PostgresTeamStore(pool), PostgresDirectoryStore(pool))
     return http.Workplace(team, services.autopilots, triggers.views, hooks)
 

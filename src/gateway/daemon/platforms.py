@@ -1,29 +1,24 @@
-"""The platforms that are served. A further platform is one more function that registers it, here or in the caller."""
+"""The platforms that are served. A further platform is one more entry of PLATFORMS, here or in the caller."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from uuid import UUID
+from typing import Any
 
 import structlog
 
-from gateway.channel.channel import ChannelFactory
-from gateway.channel.registry import Traits
+from gateway.channel.installation import InstallationView
 from gateway.config import Settings
 from gateway.daemon.database import open_secrets
 from gateway.daemon.foundation import Foundation
 from gateway.keyring import KeyRing
+from gateway.lark import platform as lark
 from gateway.lark.api.client import HttpClient
-from gateway.lark.api.clients import InstallationClients
 from gateway.lark.api.proxy import Proxies
-from gateway.lark.chat import channel as lark
-from gateway.lark.chat.cards import split_answer
-from gateway.lark.chat.connection import ConnectionSettings, open_tcp_link
-from gateway.lark.chat.content import CHANNEL_TYPE
-from gateway.lark.chat.lookup import LarkLookup
-from gateway.lark.chat.resources import LarkFiles
+from gateway.lark.chat.connection import ConnectionSettings
 from gateway.lark.install.scan import ScanService, ask_over
 from gateway.lark.install.service import InstallationService, identify_over
 from gateway.postgres.install_store import PostgresInstallStore
@@ -33,52 +28,55 @@ from gateway.recorder import SILENT, Recorder
 
 log = structlog.get_logger()
 
-Register = Callable[[Foundation], None]
-"""Registers a platform. If a platform lacks something it needs, the function logs that and registers nothing."""
+
+def _no_details(_settings: Mapping[str, Any]) -> Mapping[str, str]:
+    return {}
 
 
-def register_lark(foundation: Foundation) -> None:
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A platform that this program knows, whether or not a process serves it.
+
+    `register` registers it in a process. If the platform lacks something it needs there, that is logged, and nothing is
+    registered. `details` makes of an installation's settings what lists show of it, by name and in order.
+    """
+
+    channel_type: str
+    register: Callable[[Foundation], None]
+    details: Callable[[Mapping[str, Any]], Mapping[str, str]] = _no_details
+
+
+def _register_lark(foundation: Foundation) -> None:
     """Register Lark and Feishu. Without a key ring nothing is registered, because their secrets cannot be opened."""
     if foundation.ring is None:
         log.warning("lark_off", because="secret_key is unset")
         return
-    clients = InstallationClients(
-        PostgresInstallationStore(foundation.pool), partial(open_secrets, foundation.ring), foundation.lark
-    )
-
-    async def lookup_of(installation_id: UUID) -> LarkLookup:
-        return LarkLookup(await clients.client_of(installation_id))
-
-    traits = Traits(
-        titles=lark.TITLES,
-        capabilities=lark.CAPABILITIES,
-        identity_keys=lark.IDENTITY_KEYS,
-        divide=split_answer,
-        lookup_of=lookup_of,
-        limits=lark.LIMITS,
-        key_seconds=lark.KEY_SECONDS,
-    )
-    foundation.registry.register(CHANNEL_TYPE, _lark_factory(foundation), traits)
-    foundation.files[CHANNEL_TYPE] = LarkFiles(clients.client_of)
-
-
-def _lark_factory(foundation: Foundation) -> ChannelFactory:
     limits, proxy_url = foundation.settings.limits, foundation.settings.lark.proxy_url
-    connection = ConnectionSettings(
-        frame_bytes_max=limits.frame_bytes_max,
-        chunk_bytes_max=limits.chunk_bytes_max,
-        events_in_flight_max=limits.events_in_flight_max,
-    )
-    proxies = Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ)
-    return lark.lark_factory(
-        foundation.lark,
-        open_stream=partial(open_tcp_link, ssl_context=foundation.tls, proxies=proxies, settings=connection),
-        settings=connection,
+    needs = lark.Needs(
+        clients=foundation.lark,
+        source=PostgresInstallationStore(foundation.pool),
+        open_secrets=partial(open_secrets, foundation.ring),
+        tls=foundation.tls,
+        proxies=Proxies.of(proxy_url.get_secret_value() if proxy_url else None, os.environ),
+        connection=ConnectionSettings(
+            frame_bytes_max=limits.frame_bytes_max,
+            chunk_bytes_max=limits.chunk_bytes_max,
+            events_in_flight_max=limits.events_in_flight_max,
+        ),
         recorder=foundation.metrics,
     )
+    parts = lark.build(needs)
+    foundation.registry.register(lark.CHANNEL_TYPE, parts.factory, parts.traits)
+    foundation.files[lark.CHANNEL_TYPE] = parts.files
 
 
-PLATFORMS: tuple[Register, ...] = (register_lark,)
+PLATFORMS: tuple[Platform, ...] = (Platform(lark.CHANNEL_TYPE, _register_lark, lark.details),)
+
+
+def detailed(view: InstallationView) -> InstallationView:
+    """Return the view with the details that its platform gives it; without any if the platform is unknown."""
+    found = (platform.details for platform in PLATFORMS if platform.channel_type == view.channel_type)
+    return replace(view, details=next(found, _no_details)(view.settings))
 
 
 def scan_service(

@@ -13,7 +13,8 @@ from gateway.config import Settings
 from gateway.daemon.database import open_keyring, open_migrated, open_pool_on
 from gateway.daemon.foundation import Foundation
 from gateway.daemon.intake import Ready, start_intake
-from gateway.daemon.platforms import PLATFORMS, Register
+from gateway.daemon.janitor import run_chores
+from gateway.daemon.platforms import PLATFORMS, Platform
 from gateway.daemon.services import open_services, run_backfills, start_services
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import open_http_client, trusted_context
@@ -30,7 +31,7 @@ async def run_daemon(
     *,
     stop: trio.Event,
     notifier: Notifier,
-    platforms: Sequence[Register] = PLATFORMS,
+    platforms: Sequence[Platform] = PLATFORMS,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run everything until `stop` is set. `started()` gives the addresses once traffic can be taken.
@@ -46,10 +47,11 @@ async def run_daemon(
         root.start_soon(run_watchdog, notifier)
         root.start_soon(_cancel_after_drain, stop, settings.limits.drain_seconds, root.cancel_scope)
         async with _open_foundation(settings, conninfo, ring) as foundation, trio.open_nursery() as running:
-            for register in platforms:
-                register(foundation)
+            for platform in platforms:
+                platform.register(foundation)
             services = open_services(foundation)
             await start_services(running, foundation, services)
+            running.start_soon(run_chores, foundation, services)
             async with trio.open_nursery() as intake:
                 ready = await start_intake(intake, foundation, services, stop)
                 log.info("daemon_ready", http=ready.http, node=ready.node[:8], version=__version__)

@@ -11,7 +11,6 @@ import trio
 from gateway.batching import Batcher, run_batches
 from gateway.channel.capability import Capability
 from gateway.daemon.foundation import Foundation, utc_now
-from gateway.daemon.janitor import run_chores
 from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.effects import run_attachments
@@ -198,7 +197,6 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
             recorder=foundation.metrics,
         )
     )
-    nursery.start_soon(run_chores, foundation, services)
     await nursery.start(run_batches, webhooks.recording)
     await nursery.start(run_batches, webhooks.beginning)
     nursery.start_soon(run_replays, webhooks.deliveries, webhooks.replayer, wakes.replays)

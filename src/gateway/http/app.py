@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 import trio
-from quart import Response
+from quart import Blueprint, Response
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
-from gateway.errors import GatewayError, RejectedRequest, StoreUnavailable
+from gateway.channel.push import TakePushed
 from gateway.http.api import (
     attachments,
     autopilots,
@@ -29,41 +29,41 @@ from gateway.http.api import (
     outgoing,
     runtimes,
     tasks,
+    teams,
     triggers,
 )
-from gateway.http.api import teams as team
+from gateway.http.api.autopilots import TriggerViews
 from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
-from gateway.http.auth import Authenticate, authenticate_with
-from gateway.http.body import error_response
+from gateway.http.api.installations import Installs
+from gateway.http.auth import Authenticate, Callers
 from gateway.http.bounds import SMALL, body_bounds, bound_of
+from gateway.http.client import Network
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
+from gateway.http.errors import answer_to, error_response
 from gateway.http.ingress import lark_events, webhooks
 from gateway.http.places import PlaceLimits, Places
 from gateway.http.query import judge_queries
 from gateway.http.requests import BoundedConnection, BoundedRequest, refuse_many_parameters, too_large
 from gateway.http.session import Sessions
 from gateway.http.throttle import LoginThrottle
-
-if TYPE_CHECKING:
-    from gateway.channel.installs import Installs
-    from gateway.channel.push import TakePushed
-    from gateway.http.api.autopilots import TriggerViews
-    from gateway.http.client import Network
-    from gateway.observe.health import Readiness
-    from gateway.recorder import Recorder
-    from gateway.work.autopilots.autopilots import AutopilotService
-    from gateway.work.feed import Feed
-    from gateway.work.issues.pages import IssuePages
-    from gateway.work.people.accounts import Accounts
-    from gateway.work.people.bindings import BindingService
-    from gateway.work.people.directory import Directory
-    from gateway.work.people.teams import TeamService
-    from gateway.work.tasks.attachments import Attachments
-    from gateway.work.tasks.chats import ChatService
-    from gateway.work.tasks.outgoing import OutgoingService
-    from gateway.work.tasks.tasks import TaskService
+from gateway.observe.health import Readiness
+from gateway.recorder import Recorder
+from gateway.webhooks.log import DeliveryLog
+from gateway.webhooks.replay import BulkReplays, Replayer
+from gateway.webhooks.triggers import TriggerService
+from gateway.work.autopilots.autopilots import AutopilotService
+from gateway.work.feed import Feed
+from gateway.work.issues.pages import IssuePages
+from gateway.work.people.accounts import Accounts
+from gateway.work.people.bindings import BindingService
+from gateway.work.people.directory import Directory
+from gateway.work.people.teams import TeamService
+from gateway.work.tasks.attachments import Attachments
+from gateway.work.tasks.chats import ChatService
+from gateway.work.tasks.outgoing import OutgoingService
+from gateway.work.tasks.tasks import TaskService
 
 logger = structlog.get_logger(__name__)
 
@@ -74,8 +74,17 @@ BODY_SECONDS = 30.0
 CLIENT_CLOSED_REQUEST = 499
 """Counted for a request whose client left before its answer was ready."""
 
-_OWN_WORDS = {404: "there is nothing at this path", 405: "this path does not take this method; see Allow"}
 _VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The services behind the routes for people who manage webhooks."""
+
+    triggers: TriggerService
+    log: DeliveryLog
+    replayer: Replayer
+    bulk: BulkReplays
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,7 @@ class Workplace:
     team: TeamService
     autopilots: AutopilotService
     triggers: TriggerViews | None = None
-    hooks: deliveries.Hooks | None = None
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,45 +145,61 @@ class Services:
 
 
 def create_app(services: Services) -> JsonApp:
-    """Build the application with every route of the API."""
+    """Build the application with every route of the API. Each module of routes gets only the services that it uses."""
     deliveries_max = None if services.webhooks is None else services.webhooks.body_bytes_max
     bounds = body_bounds(reports=services.body_bytes_max, deliveries=deliveries_max)
     app = JsonApp("gateway.http", recorder=services.recorder, bounds=bounds)
-    people = services.people
-    sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
-    authenticate_with(app.extensions, services.authenticate, sessions)
     judge_queries(app)
-    health.add_routes(app, services.health)
-    runtimes.add_routes(app, services)
-    tasks.add_routes(app, services)
-    attachments.add_routes(app, services)
-    lark_events.add_routes(app, services.take_lark_event, () if people is None else people.trusted_proxies)
-    if services.webhooks is not None:
-        webhooks.add_routes(app, services.webhooks)
-    if people is not None and sessions is not None:
-        sign_in, links = SignIn(people, LoginThrottle()), BindingLinks(people)
-        identity.add_routes(app, people, sessions, sign_in)
-        pages.add_routes(app, people, sessions, sign_in, links)
-        issue_pages.add_routes(app, people.issues, sessions)
-        bindings.add_routes(app, people, links)
-        installations.add_routes(app, people)
-        chats.add_routes(app, people)
-        outgoing.add_routes(app, people)
-        limits = services.place_limits
-        attachments.add_people_routes(app, people, services.attachments, limits)
-        streams = Places("live streams", total=limits.streams, each=limits.streams_of_person)
-        events.add_routes(app, people.directory, people.feed, streams)
-        if people.workplace is not None:
-            _add_workplace(app, people.workplace, people.directory)
+    for blueprint in _routes(services):
+        app.register_blueprint(blueprint)
     return app
 
 
-def _add_workplace(app: JsonApp, workplace: Workplace, directory: Directory) -> None:
-    team.add_routes(app, workplace.team, directory)
-    autopilots.add_routes(app, workplace.autopilots, directory, workplace.triggers)
-    if workplace.hooks is not None:
-        deliveries.add_routes(app, workplace.hooks, workplace.autopilots, directory)
-        triggers.add_routes(app, workplace.hooks.triggers)
+def _routes(services: Services) -> Iterator[Blueprint]:
+    people, limits = services.people, services.place_limits
+    sessions = None if people is None else Sessions(people.accounts.owner, people.public_url)
+    callers = Callers(services.authenticate, sessions)
+    waits = Places("claims", total=limits.claims, each=limits.claims_of_runtime)
+    yield health.routes(services.health)
+    yield runtimes.routes(services.tasks, waits, callers)
+    yield tasks.routes(services.tasks, callers)
+    yield attachments.task_routes(services.tasks, services.attachments, callers)
+    yield lark_events.routes(services.take_lark_event, () if people is None else people.trusted_proxies)
+    if services.webhooks is not None:
+        yield webhooks.routes(services.webhooks)
+    if people is not None and sessions is not None:
+        yield from _routes_of_people(people, sessions, callers)
+        streams = Places("live streams", total=limits.streams, each=limits.streams_of_person)
+        yield events.routes(people.directory, people.feed, streams, callers)
+        downloads = Places("downloads", total=limits.downloads, each=limits.downloads_of_person)
+        yield attachments.people_routes(services.attachments, people.directory, people.chats, downloads, callers)
+
+
+def _routes_of_people(people: People, sessions: Sessions, callers: Callers) -> Iterator[Blueprint]:
+    directory = people.directory
+    sign_in = SignIn(people.accounts, LoginThrottle(), people.trusted_proxies)
+    links = BindingLinks(people.bindings, bots_served=bool(people.platforms))
+    yield identity.routes(people.accounts, sessions, sign_in, callers)
+    yield pages.routes(people.accounts, sessions, sign_in, links, people.platforms)
+    yield issue_pages.routes(people.issues, sessions)
+    yield bindings.routes(people.bindings, links, directory, callers)
+    yield installations.routes(
+        people.installs, directory, callers, lark_on=people.lark_on, public_url=people.public_url
+    )
+    yield chats.routes(people.chats, directory, callers)
+    yield outgoing.routes(people.outgoing, directory, callers)
+    if people.workplace is not None:
+        yield from _routes_of_work(people.workplace, directory, callers)
+
+
+def _routes_of_work(workplace: Workplace, directory: Directory, callers: Callers) -> Iterator[Blueprint]:
+    yield teams.routes(workplace.team, directory, callers)
+    yield autopilots.routes(workplace.autopilots, directory, workplace.triggers, callers)
+    if (hooks := workplace.hooks) is not None:
+        yield deliveries.routes(
+            hooks.log, hooks.replayer, hooks.bulk, workplace.autopilots, directory=directory, callers=callers
+        )
+        yield triggers.routes(hooks.triggers, callers)
 
 
 class JsonApp(QuartTrio):
@@ -242,7 +267,7 @@ class JsonApp(QuartTrio):
         with request.answering:
             response = await super().handle_request(request)
         if response is None:
-            response = _expected_error(too_large(request.bytes_max))
+            response = answer_to(too_large(request.bytes_max))
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", "no-store")
         return response
@@ -256,10 +281,9 @@ class JsonApp(QuartTrio):
         if isinstance(error, BaseExceptionGroup) and error.subgroup(trio.Cancelled) is not None:
             raise error
         cause = _only_leaf(error)
-        if isinstance(cause, HTTPException):
-            return cause if (cause.code or 500) < 400 else _http_error(cause)
-        answer = _expected_error(cause) if isinstance(cause, GatewayError) else None
-        return answer or self._unexpected(cause)
+        if isinstance(cause, HTTPException) and (cause.code or 500) < 400:
+            return cause
+        return answer_to(cause) or self._unexpected(cause)
 
     def _unexpected(self, error: BaseException) -> Response:
         logger.error("http_request_failed", exc_info=error)
@@ -300,26 +324,3 @@ def _only_leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _expected_error(error: GatewayError) -> Response | None:
-    if isinstance(error, RejectedRequest):
-        response = error_response(error.status, error.code, str(error), error.extra)
-        if error.status == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
-    if isinstance(error, StoreUnavailable):
-        logger.warning("http_store_unavailable", error=str(error))
-        return error_response(503, "store_unavailable", "the database does not answer; try again", {"retry_after": 1})
-    return None
-
-
-def _http_error(error: HTTPException) -> Response:
-    if isinstance(error, RequestEntityTooLarge):
-        return error_response(413, "body_too_large", "the request body is larger than this server accepts")
-    text = _OWN_WORDS.get(error.code or 500) or error.description or error.name
-    response = error_response(error.code or 500, error.name.lower().replace(" ", "_"), text)
-    for name, value in error.get_headers():
-        if name.lower() == "allow":
-            response.headers[name] = value
-    return response

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 from quart import Response, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 
 
 class PersonBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ _NAMED = re.compile(r"field `(?P<field>[^`]+)`")
 async def read_json(shape: type[T]) -> T:
     """Read the current request's body as `shape`. An empty body counts as an empty object.
 
-    Raises RejectedRequest: 400 `invalid_json`, or 400 `invalid_body` whose `field` names the member at fault. The
+    Raises Invalid: `invalid_json`, or `invalid_body` whose `field` names the member at fault. The
     body's size is bounded by the route (`gateway.http.bounds`).
     """
     body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
@@ -42,17 +42,15 @@ async def read_json(shape: type[T]) -> T:
 
 
 def decode_json(body: bytes, shape: type[S]) -> S:
-    """Read bytes as `shape`. Raises RejectedRequest (400) that names the field at fault."""
+    """Read bytes as `shape`. Raises Invalid that names the field at fault."""
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
         complaint = str(error)
-        raise RejectedRequest(
-            400, "invalid_body", complaint.split(" - at ", maxsplit=1)[0], field=_field(complaint)
-        ) from error
+        raise Invalid("invalid_body", complaint.split(" - at ", maxsplit=1)[0], field=_field(complaint)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # RecursionError: the JSON is nested deeper than any body of this API.
-        raise RejectedRequest(400, "invalid_json", "the body is not JSON in UTF-8") from error
+        raise Invalid("invalid_json", "the body is not JSON in UTF-8") from error
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -65,16 +63,6 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
 def no_content() -> Response:
     # The body is an empty text and not None: Quart would iterate over None with asyncio, and this program runs on trio.
     return Response("", status=204)
-
-
-def error_response(status: int, code: str, message: str, extra: Mapping[str, object] | None = None) -> Response:
-    """Build an error answer; every error of this server has this shape.
-
-    An extra `retry_after` (seconds) is also sent as the Retry-After header.
-    """
-    fields = dict(extra or {})
-    headers = {"Retry-After": str(fields["retry_after"])} if "retry_after" in fields else None
-    return json_response({"error": message, "code": code, **fields}, status, headers)
 
 
 def _field(complaint: str) -> str:

@@ -136,7 +136,8 @@ class Connection(TCPServer):
         moved: Callable[[Connection, bool], None],
     ) -> None:
         super().__init__(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]  # as above
-        self._http: _Protocol | None = None
+        self._h11 = _BoundedHeads(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        """The state of both sides of the connection, by which `protocol` reads requests and writes answers."""
         self._moved = moved
         self._reading = trio.CancelScope()
         self._lingers = False
@@ -144,7 +145,7 @@ class Connection(TCPServer):
     @property
     def is_sending(self) -> bool:
         """True if the client is in the middle of a request's body."""
-        return self._http is not None and self._http.connection.their_state is h11.SEND_BODY
+        return self._h11.their_state is h11.SEND_BODY
 
     def close_now(self) -> None:
         """Close the socket at once. trio then raises ClosedResourceError in every task that reads from it or writes."""
@@ -157,9 +158,10 @@ class Connection(TCPServer):
             with trio.CancelScope() as scope:
                 async with TaskGroup() as task_group:
                     self._task_group = task_group
-                    self._http = self.protocol = _Protocol(  # type: ignore[assignment]  # where hypercorn chooses HTTP/2
-                        self.app, self.config, self.context, task_group, self.state, False, *peers, self.protocol_send
-                    )
+                    self.protocol = _Protocol(  # type: ignore[assignment]  # where hypercorn chooses HTTP/2
+                        self._h11,
+                        self.app, self.config, self.context, task_group, self.state, False, *peers, self.protocol_send,
+                    )  # fmt: skip
                     await self.idle_task.restart(task_group, self._idle_timeout)
                     await self._read_data()
                     self.close_now()
@@ -183,7 +185,7 @@ class Connection(TCPServer):
 
         Reading goes on for up to LINGER_SECONDS if the client may still be sending, and ends at once otherwise.
         """
-        self._lingers = self._http is not None and self._http.connection.their_state in _UNREAD
+        self._lingers = self._h11.their_state in _UNREAD
         try:
             await self.stream.send_eof()
         except (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError):
@@ -211,16 +213,19 @@ class Connection(TCPServer):
 class _Protocol(H11Protocol):
     """HTTP/1.1 without upgrades. A server may ignore the Upgrade field (RFC 9110, section 7.8)."""
 
-    def __init__(self, app: Any, config: Config, *args: Any) -> None:
-        super().__init__(app, config, *args)
-        self.connection = self._heads = _BoundedHeads(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    connection: _BoundedHeads
+
+    def __init__(self, connection: _BoundedHeads, *args: Any) -> None:
+        """`args` are hypercorn's own."""
+        super().__init__(*args)
+        self.connection = connection
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
             # No more answers can be sent. A client that had sent the next request already left the reading task waiting
             # for this answer to end: it goes on, finds nothing to parse, and notices that the client is gone.
-            self._heads.over = True
+            self.connection.over = True
             await self.can_read.set()
 
     async def stream_send(self, event: StreamEvent) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gateway.errors import RejectedRequest
+from gateway.errors import TooMany
 
 RETRY_SECONDS = 10
 
@@ -43,7 +43,7 @@ class Places:
         return self._taken.total()
 
     def require(self, holder: Hashable) -> None:
-        """Check that a place is free. Raises RejectedRequest (429) if none is left for this holder, or none at all."""
+        """Check that a place is free. Raises TooMany if none is left for this holder, or none at all."""
         taken = self._taken[holder]
         if taken >= self._each:
             self._refuse(f"you have {taken} {self._what} open, and may have {self._each} at the same time")
@@ -52,7 +52,7 @@ class Places:
 
     @contextmanager
     def take(self, holder: Hashable) -> Iterator[None]:
-        """Hold a place until the block ends, also by cancellation. Raises RejectedRequest (429) as `require` does."""
+        """Hold a place until the block ends, also by cancellation. Raises TooMany as `require` does."""
         self.require(holder)
         self._taken[holder] += 1
         try:
@@ -64,4 +64,4 @@ class Places:
 
     def _refuse(self, because: str) -> None:
         message = f"{because}; close one, or try again in {RETRY_SECONDS} s"
-        raise RejectedRequest(429, f"too_many_{self._what.replace(' ', '_')}", message, retry_after=RETRY_SECONDS)
+        raise TooMany(f"too_many_{self._what.replace(' ', '_')}", message, retry_after=RETRY_SECONDS)

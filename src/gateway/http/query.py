@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from quart import Quart, current_app, g, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -90,7 +90,7 @@ def judge_queries(app: Quart) -> None:
 
 
 def read_query(query: bytes, parameters: Mapping[str, Judge], *, strict: bool) -> dict[str, str]:
-    """Return the declared parameters of a query. Raises RejectedRequest (400) that names the one at fault.
+    """Return the declared parameters of a query. Raises Invalid that names the one at fault.
 
     With `strict`, an undeclared parameter is refused too. A declared one is always refused if it is not UTF-8 or holds
     NUL, which no row of the database can hold.
@@ -123,11 +123,11 @@ def _decoded(raw: bytes) -> str | None:
     return None if "\x00" in decoded else decoded
 
 
-def _refusal(name: str, expected: str) -> RejectedRequest:
-    return RejectedRequest(400, "invalid_parameter", f"{name} must be {expected}", field=name)
+def _refusal(name: str, expected: str) -> Invalid:
+    return Invalid("invalid_parameter", f"{name} must be {expected}", field=name)
 
 
-def _unknown(name: str, parameters: Mapping[str, Judge]) -> RejectedRequest:
+def _unknown(name: str, parameters: Mapping[str, Judge]) -> Invalid:
     shown = name[:_NAME_CHARS_SHOWN]
     known = f"it takes {', '.join(sorted(parameters))}" if parameters else "it takes none"
-    return RejectedRequest(400, "unknown_parameter", f"this path takes no parameter {shown!r}; {known}", field=shown)
+    return Invalid("unknown_parameter", f"this path takes no parameter {shown!r}; {known}", field=shown)

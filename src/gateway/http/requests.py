@@ -11,8 +11,9 @@ from quart import request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 from gateway.http.bounds import FIELDS_MAX
+from gateway.http.errors import TooLarge
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 
@@ -26,24 +27,25 @@ class BoundedRequest(TrioRequest):
         self.answering = trio.CancelScope()
         """The scope of the work on the answer. A body that turns out too large cancels it."""
         self.bytes_max = 0
-        self._room: int | None = None
-        """Bytes that the body may still bring; None while the body is dropped."""
+        self._bytes_taken = 0
+        self._is_dropping = False
+        """True once the body is not wanted: its bytes are received, and dropped."""
 
     def admit(self, bytes_max: int) -> None:
-        """Take a body of at most `bytes_max`. Raises RejectedRequest (413) if Content-Length announces more."""
+        """Take a body of at most `bytes_max`. Raises TooLarge if Content-Length announces more."""
         # Quart made the body before the route was known, and so without a bound.
         self.body = self.body_class(self.content_length, bytes_max)
-        self.bytes_max = self._room = bytes_max
+        self.bytes_max = bytes_max
         # Set also for a body that is refused below: its bytes must be received, and dropped, to notice a client that
         # leaves.
         self.admitted.set()
         if (self.content_length or 0) > bytes_max:
-            self._room = None
+            self._is_dropping = True
             raise too_large(bytes_max)
 
     def drop(self) -> None:
         """Drop the body: the answer does not depend on it."""
-        self._room = None
+        self._is_dropping = True
         self.admitted.set()
 
     def take(self, data: bytes, *, is_last: bool) -> None:
@@ -51,11 +53,11 @@ class BoundedRequest(TrioRequest):
 
         A body above the bound cancels the work on the answer, even if the route never reads the body.
         """
-        if self._room is None:
+        if self._is_dropping:
             return
-        self._room -= len(data)
-        if self._room < 0:
-            self._room = None
+        self._bytes_taken += len(data)
+        if self._bytes_taken > self.bytes_max:
+            self._is_dropping = True
             self.answering.cancel()
             return
         self.body.append(data)
@@ -77,21 +79,21 @@ class BoundedConnection(TrioASGIHTTPConnection):
         nursery.cancel_scope.cancel()
 
 
-def too_large(bytes_max: int) -> RejectedRequest:
-    return RejectedRequest(413, "body_too_large", f"the request body may have {bytes_max} bytes here, and has more")
+def too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"the request body may have {bytes_max} bytes here, and has more")
 
 
 def refuse_many_parameters(query: bytes) -> None:
-    """Check the number of query parameters. Raises RejectedRequest (400) for FIELDS_MAX or more separators (`&`)."""
+    """Check the number of query parameters. Raises Invalid for FIELDS_MAX or more separators (`&`)."""
     if query.count(b"&") >= FIELDS_MAX:
-        raise RejectedRequest(400, "too_many_parameters", f"a query string may have {FIELDS_MAX} parameters")
+        raise Invalid("too_many_parameters", f"a query string may have {FIELDS_MAX} parameters")
 
 
 async def read_form() -> Mapping[str, str]:
     """Read the current request's body as a form of one of our pages. Of fields with the same name the first counts.
 
-    A body of another content type gives no fields. Raises RejectedRequest: 400 for more than FIELDS_MAX fields or for
-    text that is not UTF-8, 413 above the route's bound.
+    A body of another content type gives no fields. Raises Invalid for more than FIELDS_MAX fields or for text
+    that is not UTF-8, TooLarge above the route's bound.
     """
     body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != FORM_TYPE:
@@ -100,6 +102,6 @@ async def read_form() -> Mapping[str, str]:
         fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
     except ValueError as error:
         message = f"a form has at most {FIELDS_MAX} fields, in UTF-8"
-        raise RejectedRequest(400, "invalid_form", message) from error
+        raise Invalid("invalid_form", message) from error
     # Reversed, because the last assignment to a key wins in dict().
     return dict(reversed(fields))

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from quart import Response, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Forbidden
 
 COOKIE = "gateway_session"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -33,12 +33,12 @@ class Sessions:
     def require_same_origin(self) -> None:
         """Check that a page of ours made the request, if the request may change something.
 
-        Raises RejectedRequest (403) if its Origin is missing or is not this server's.
+        Raises Forbidden if its Origin is missing or is not this server's.
         """
         if request.method not in SAFE_METHODS and not self._is_own(request.headers.get("Origin")):
             hint = "behind a proxy set http.public_url"
             message = f"a request with the session cookie needs this server's own Origin; {hint}"
-            raise RejectedRequest(403, "foreign_origin", message)
+            raise Forbidden("foreign_origin", message)
 
     def refuse_foreign_origin(self) -> None:
         """Check the Origin as `require_same_origin` does, for a request that needs no session.

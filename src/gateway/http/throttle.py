@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 
-from limits import RateLimitItem, RateLimitItemPerMinute
-from limits.strategies import MovingWindowRateLimiter
+from gateway.errors import TooMany
+from gateway.rate_limit import Clock, RateLimit
 
-from gateway.errors import RejectedRequest
-from gateway.webhooks.limits import RecentHits
-
-PER_ADDRESS = RateLimitItemPerMinute(30)
-PER_ACCOUNT = RateLimitItemPerMinute(10)
-"""Attempts at one account from one address."""
+PER_ADDRESS = 30
+"""The most failures of one address in a minute."""
+PER_ACCOUNT = 10
+"""The most failures at one account from one address in a minute."""
 KEYS_MAX = 20_000
-"""The most addresses, and pairs of address and account, that are counted at once. The quietest are forgotten first."""
+"""The most keys of one limit that are counted at once. The quietest are forgotten first."""
 _EMAIL_LENGTH_MAX = 254
 
 
-class Throttle:
-    """Counts one sort of attempt against one or more limits. `attempts` names the sort, in the plural.
+def attempts_limit(attempts: str, per_minute: int, *, clock: Clock = time.monotonic) -> RateLimit:
+    """Return a limit on one sort of attempt, which `attempts` names in the plural for the person who is refused."""
 
-    Everything here is synchronous. No other task can count between a check and its count, so no burst passes a limit.
-    """
+    def refuse(seconds: int) -> TooMany:
+        message = f"too many {attempts}; try again in {seconds} s"
+        return TooMany("too_many_attempts", message, retry_after=seconds)
 
-    def __init__(self, attempts: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._attempts = attempts
-        self._clock = clock
-        self._hits = RecentHits(keys_max=KEYS_MAX, clock=clock)
-        self._limiter = MovingWindowRateLimiter(self._hits)
-
-    def check(self, limit: RateLimitItem, *key: str) -> None:
-        """Check that the limit is not reached.
-
-        Raises RejectedRequest (429) if it is, with the time to wait in whole seconds (at least one).
-        """
-        if self._limiter.test(limit, *key):
-            return
-        reset = self._limiter.get_window_stats(limit, *key).reset_time
-        seconds = max(1, math.ceil(reset - self._clock()))
-        message = f"too many {self._attempts}; try again in {seconds} s"
-        raise RejectedRequest(429, "too_many_attempts", message, retry_after=seconds)
-
-    def count(self, limit: RateLimitItem, *key: str) -> None:
-        """Count one attempt. Beyond the limit it counts nothing and raises RejectedRequest (429) as `check` does."""
-        self.check(limit, *key)
-        self._limiter.hit(limit, *key)
-
-    def give_back(self, limit: RateLimitItem, *key: str) -> None:
-        """Take back one counted attempt."""
-        self._hits.give_back(limit.key_for(*key))
-
-    def forget(self, limit: RateLimitItem, *key: str) -> None:
-        """Take back all counted attempts of this key."""
-        self._hits.forget(limit.key_for(*key))
+    return RateLimit(per_minute, refuse, keys_max=KEYS_MAX, clock=clock)
 
 
 class LoginThrottle:
@@ -67,16 +35,9 @@ class LoginThrottle:
     limit before the first of them has failed.
     """
 
-    def __init__(
-        self,
-        *,
-        per_address: RateLimitItem = PER_ADDRESS,
-        per_account: RateLimitItem = PER_ACCOUNT,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._throttle = Throttle("failed attempts to sign in", clock=clock)
-        self._per_address = per_address
-        self._per_account = per_account
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+        self._of_address = attempts_limit("failed attempts to sign in", PER_ADDRESS, clock=clock)
+        self._of_account = attempts_limit("failed attempts to sign in", PER_ACCOUNT, clock=clock)
         self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._known: Counter[str] = Counter()
 
@@ -88,34 +49,34 @@ class LoginThrottle:
         return (address, _account(email)) in self._familiar
 
     def check(self, address: str) -> None:
-        """Check an address before its request is read. Raises RejectedRequest (429) as `Throttle.check` does.
+        """Check an address before its request is read. Raises TooMany if it failed too often.
 
         An address from which some account signed in before is let through: `admit` knows the account, and judges then.
         """
         if not self._known[address]:
-            self._throttle.check(self._per_address, "address", address)
+            self._of_address.check(address)
 
     def admit(self, address: str, email: str) -> None:
-        """Count an attempt. Raises RejectedRequest (429) as `Throttle.check` does; the attempt is then not counted.
+        """Count an attempt. Raises TooMany beyond a limit; the attempt is then not counted.
 
         Failures at other accounts do not lock out an account that signed in from this address before: behind one
         address there may be a whole office.
         """
         familiar = self.is_familiar(address, email)
         if not familiar:
-            self._throttle.check(self._per_address, "address", address)
-        self._throttle.count(self._per_account, "account", address, _account(email))
+            self._of_address.check(address)
+        self._of_account.hit(_pair(address, email))
         if not familiar:
-            self._throttle.count(self._per_address, "address", address)
+            self._of_address.hit(address)
 
     def succeeded(self, address: str, email: str) -> None:
         """Take back a successful attempt, and with it all failures of this address at this account.
 
         The client knows the password, so its count for the account starts again.
         """
-        self._throttle.forget(self._per_account, "account", address, _account(email))
+        self._of_account.forget(_pair(address, email))
         if not self.is_familiar(address, email):
-            self._throttle.give_back(self._per_address, "address", address)
+            self._of_address.give_back(address)
             self._familiar[address, _account(email)] = None
             self._known[address] += 1
         self._familiar.move_to_end((address, _account(email)))
@@ -127,23 +88,18 @@ class LoginThrottle:
 
     def undecided(self, address: str, email: str) -> None:
         """Take back an attempt whose password was never judged."""
-        self._throttle.give_back(self._per_account, "account", address, _account(email))
+        self._of_account.give_back(_pair(address, email))
         if not self.is_familiar(address, email):
-            self._throttle.give_back(self._per_address, "address", address)
+            self._of_address.give_back(address)
 
 
-class BadPostThrottle:
-    """Counts bad posts by the address they come from. Good posts are neither counted nor refused."""
+def bad_posts_limit(*, clock: Clock = time.monotonic) -> RateLimit:
+    """Return the limit on bad posts, by the address they come from. Good posts are neither counted nor refused."""
+    return attempts_limit("posts that are not the platform's", PER_ADDRESS, clock=clock)
 
-    def __init__(
-        self, *, per_address: RateLimitItem = PER_ADDRESS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._throttle = Throttle("posts that are not the platform's", clock=clock)
-        self._per_address = per_address
 
-    def count(self, address: str) -> None:
-        """Count a bad post. Raises RejectedRequest (429) as `Throttle.count` does."""
-        self._throttle.count(self._per_address, "address", address)
+def _pair(address: str, email: str) -> str:
+    return f"{address} {_account(email)}"
 
 
 def _account(email: str) -> str:

@@ -246,7 +246,7 @@ def _is_plain(message: InboundMessage) -> bool:
     return (
         message.type is MessageType.TEXT
         and not message.media
-        and not (message.force_fresh or message.sender_is_bot)
+        and not message.sender_is_bot
         and _is_complete(message)
         and bool(message.message_id)
         and (message.source.chat_type is ChatType.P2P or message.addressed_to_bot)

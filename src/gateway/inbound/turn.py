@@ -33,7 +33,6 @@ class Turn:
             message_id=self.message.message_id,
             thread_id=thread_of(self.message.source),
             sent_at=self.message.sent_at,
-            fresh=self.message.force_fresh,
             quoted_id=quoted_by(self.message),
             bundle=self.message.bundle,
             media=self.message.media,

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gateway.core.inbound import DropReason
 from gateway.errors import GatewayError
 from gateway.keyring import KEY_BYTES, KeyRing, UnreadableSecret
-from gateway.work.people.directory import RESERVED_SLUGS, ROLES
+from gateway.work.people.access import ROLES
+from gateway.work.people.directory import RESERVED_SLUGS
 
 CHANNEL_TYPE = "feishu"
 REGIONS = ("feishu", "lark")

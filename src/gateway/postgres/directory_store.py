@@ -10,6 +10,7 @@ from gateway.errors import StoreConflict
 from gateway.postgres.binding_store import unbind_member
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import load
+from gateway.work.people.access import Role
 from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
@@ -17,7 +18,6 @@ from gateway.work.people.directory import (
     ApiToken,
     Language,
     Member,
-    Role,
     Runtime,
     TokenOwner,
     User,

@@ -10,7 +10,6 @@ from gateway.channel.installation import BotInPlace, InstallationDraft, Installa
 from gateway.channel.installs import (
     SESSION_KEEP_SECONDS,
     InstallerAccount,
-    InstallReason,
     NewScan,
     ScanInHand,
     ScanRefusal,
@@ -123,7 +122,7 @@ class PostgresInstallStore:
         except NotSaved as not_saved:
             return ScanRefusal.ROW_CHANGED if not_saved.obstacle is None else not_saved.obstacle
 
-    async def fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> bool:
+    async def fail(self, scan: ScanInHand, reason: str, message: str) -> bool:
         async with self._pool.connection() as conn:
             return await _end(conn, scan, status="error", reason=reason, message=message)
 
@@ -186,7 +185,7 @@ async def _end(
     scan: ScanInHand,
     *,
     status: str,
-    reason: InstallReason | None = None,
+    reason: str | None = None,
     message: str = "",
     installation_id: UUID | None = None,
 ) -> bool:
@@ -196,7 +195,7 @@ async def _end(
         workspace_id=scan.workspace_id,
         poller=scan.poller,
         status=status,
-        error_reason=None if reason is None else reason.value,
+        error_reason=reason,
         error_message=message,
         installation_id=installation_id,
     )

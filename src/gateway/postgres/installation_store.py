@@ -100,10 +100,11 @@ class PostgresInstallationStore:
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID) -> InstallationView | None:
         async with self._pool.transaction() as conn:
-            revoked: UUID | None = await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
-            if revoked is not None:
-                await _announce(conn, "lark_installation:revoked", workspace_id, installation_id, revoked)
-            return await find_installation(conn, installation_id, workspace_id)
+            revoked: int = await _Q.revoke_installation(conn, id=installation_id, workspace_id=workspace_id)
+            found = await find_installation(conn, installation_id, workspace_id)
+            if revoked and found is not None:
+                await _announce(conn, "lark_installation:revoked", found)
+            return found
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView | None:
         async with self._pool.connection() as conn:
@@ -127,14 +128,17 @@ class PostgresInstallationStore:
             )
             return rows
 
-    async def unlabelled(self, channel_type: str) -> Sequence[StoredApp]:
-        async with self._pool.connection() as conn:
-            rows: Sequence[StoredApp] = await _Q.list_default_region(conn, channel_type=channel_type)
-            return rows
+    async def without_key(
+        self, channel_type: str, key: str, *, default: str = "", served_only: bool = False
+    ) -> Sequence[StoredApp]:
+        """Return the rows whose config has no value for a key, or its default.
 
-    async def without_union_id(self, channel_type: str) -> Sequence[StoredApp]:
+        With `served_only`, revoked rows are left out, and those whose agent or workspace is gone.
+        """
         async with self._pool.connection() as conn:
-            rows: Sequence[StoredApp] = await _Q.list_without_union_id(conn, channel_type=channel_type)
+            rows: Sequence[StoredApp] = await _Q.list_without_key(
+                conn, channel_type=channel_type, key=key, default_value=default, served_only=served_only
+            )
             return rows
 
     async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
@@ -165,6 +169,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         agent_id=draft.agent_id,
         channel_type=draft.channel_type,
         config=msgspec.json.encode(draft.config).decode(),
+        learnt_keys=list(draft.learnt_keys),
         installer_user_id=draft.installer_user_id,
         replaces=draft.replaces,
     )
@@ -172,7 +177,7 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         in_place = await _bot_in_place(conn, draft.workspace_id, draft.agent_id, draft.channel_type)
         other = in_place is not None and not draft.replaces and in_place.app_id != draft.config["app_id"]
         raise NotSaved(in_place if other else None)
-    await _announce(conn, "lark_installation:created", draft.workspace_id, draft.id, draft.agent_id)
+    await _announce(conn, "lark_installation:created", draft)
 
 
 async def _bot_in_place(
@@ -191,8 +196,13 @@ async def find_installation(
     return rows[0] if rows else None
 
 
-async def _announce(
-    conn: TrioConnection[Any], event: str, workspace_id: UUID, installation_id: UUID, agent_id: UUID
-) -> None:
-    fields = {"workspace_id": workspace_id, "installation_id": installation_id, "agent_id": agent_id}
-    await _Q.announce_installation(conn, payload=msgspec.json.encode({"event": event, **fields}).decode())
+async def _announce(conn: TrioConnection[Any], event: str, bot: InstallationDraft | InstallationView) -> None:
+    """Announce what became of a bot. The name of the event is the first platform's for every bot; its type tells."""
+    fields = {
+        "event": event,
+        "workspace_id": bot.workspace_id,
+        "installation_id": bot.id,
+        "agent_id": bot.agent_id,
+        "channel_type": bot.channel_type,
+    }
+    await _Q.announce_installation(conn, payload=msgspec.json.encode(fields).decode())

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from gateway.concurrency import finishing, reached
-from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
+from gateway.errors import DomainError, StoreConflict, StoreError, StoreUnavailable
 from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.recorder import SILENT, Recorder
@@ -467,7 +467,7 @@ def _words_of(error: Exception) -> str:
 
     The text of an unexpected error could repeat what a sender wrote.
     """
-    return str(error) if isinstance(error, StoreError | RejectedRequest) else type(error).__name__
+    return str(error) if isinstance(error, StoreError | DomainError) else type(error).__name__
 
 
 def _failed(delivery_id: UUID) -> Answer:

@@ -13,135 +13,31 @@ signature:
 
 from __future__ import annotations
 
-import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from typing import Literal
 from uuid import UUID
 
-from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
-
-from gateway.errors import RejectedRequest
+from gateway.errors import TooMany
+from gateway.rate_limit import Clock, RateLimit
 
 Gate = Literal["token", "ip"]
 
-MINUTE_SECONDS = 60
 KEYS_MAX = 100_000
 """Keys that are counted at the same time. Beyond that, the key that has been idle longest is forgotten."""
 CEILING = 10
 """A sender with a valid signature is refused above this multiple of its pace."""
 
-Clock = Callable[[], float]
 
-
-class LimitReached(RejectedRequest):
-    """A request over a limit, answered with 429. `gate` names the limit."""
+class LimitReached(TooMany):
+    """A request over a limit. `gate` names the limit."""
 
     def __init__(self, gate: Gate, seconds: int) -> None:
         message = f"too many requests; try again in {seconds} s"
-        super().__init__(429, "rate_limited", message, retry_after=seconds)
+        super().__init__("rate_limited", message, retry_after=seconds)
         self.gate: Gate = gate
-
-
-class RecentHits(MemoryStorage):
-    """The hits of a moving window, by key and in order. The number of keys is bounded.
-
-    The memory storage of the `limits` library is not used, because it keeps every key it ever saw, and starts a thread
-    that looks through all of them.
-    """
-
-    STORAGE_SCHEME = ["recent-hits"]  # noqa: RUF012  (declared so by the library)
-
-    def __init__(self, *, keys_max: int, clock: Clock) -> None:
-        super().__init__()
-        self._hits: OrderedDict[str, deque[float]] = OrderedDict()
-        self._keys_max = keys_max
-        self._clock = clock
-
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        hits = self._recent(key, expiry)
-        if len(hits) + amount > limit:
-            return False
-        hits.extend([self._clock()] * amount)
-        self._hits[key] = hits
-        self._hits.move_to_end(key)
-        if len(self._hits) > self._keys_max:
-            self._hits.popitem(last=False)
-        return True
-
-    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        hits = self._recent(key, expiry)
-        return (hits[0] if hits else self._clock()), len(hits)
-
-    def give_back(self, key: str) -> None:
-        """Forget the last hit of a key."""
-        if self._hits.get(key):
-            self._hits[key].pop()
-
-    def forget(self, key: str) -> None:
-        """Forget all hits of a key."""
-        self._hits.pop(key, None)
-
-    def _recent(self, key: str, expiry: int) -> deque[float]:
-        hits = self._hits.get(key, deque())
-        while hits and hits[0] <= self._clock() - expiry:
-            hits.popleft()
-        return hits
-
-
-class RateLimit:
-    """A limit of `per_minute` hits of a key in any minute. 0 means no limit. The minute is a sliding window.
-
-    Every method is synchronous, so no other task can count between the check and the count, and no burst gets past the
-    limit. The clock is monotonic, so setting the wall clock moves no limit.
-    """
-
-    def __init__(
-        self,
-        gate: Gate,
-        per_minute: int,
-        *,
-        keys_max: int = KEYS_MAX,
-        clock: Clock = time.monotonic,
-        minute_seconds: int | None = None,
-    ) -> None:
-        """`minute_seconds` is the length of the window. The default is MINUTE_SECONDS; tests use a shorter one."""
-        self._gate: Gate = gate
-        self._item = RateLimitItemPerSecond(per_minute, minute_seconds or MINUTE_SECONDS) if per_minute else None
-        self._hits = RecentHits(keys_max=keys_max, clock=clock)
-        self._limiter = MovingWindowRateLimiter(self._hits)
-        self._clock = clock
-
-    def take(self, key: str) -> bool:
-        """Count one hit if there is room for it. True if it was counted."""
-        return self._item is None or self._limiter.hit(self._item, self._gate, key)
-
-    def give_back(self, key: str) -> None:
-        """Undo a `take` that was not used."""
-        if self._item is not None:
-            self._hits.give_back(self._item.key_for(self._gate, key))
-
-    def has_room(self, key: str) -> bool:
-        """True if `take` would count a hit."""
-        return self._item is None or self._limiter.test(self._item, self._gate, key)
-
-    def hit(self, key: str) -> None:
-        """Count one hit. Raises LimitReached with the whole seconds after which to try again, at least one."""
-        if self._item is not None and not self.take(key):
-            raise self._refusal(self._item, key)
-
-    def check(self, key: str) -> None:
-        """Raise LimitReached if `hit` would, and count nothing."""
-        if self._item is not None and not self.has_room(key):
-            raise self._refusal(self._item, key)
-
-    def _refusal(self, item: RateLimitItem, key: str) -> LimitReached:
-        reset = self._limiter.get_window_stats(item, self._gate, key).reset_time
-        return LimitReached(self._gate, max(1, math.ceil(reset - self._clock())))
 
 
 class Standing(StrEnum):
@@ -168,11 +64,12 @@ class Gates:
     ) -> None:
         """`per_token_per_minute` sets the limits per token, `per_ip_per_minute` the one per address.
 
-        0 turns them off.
+        0 turns them off. `minute_seconds` is the length of their window, as in RateLimit.
         """
 
         def limit(gate: Gate, per_minute: int) -> RateLimit:
-            return RateLimit(gate, per_minute, clock=clock, minute_seconds=minute_seconds)
+            refuse = partial(LimitReached, gate)
+            return RateLimit(per_minute, refuse, keys_max=KEYS_MAX, clock=clock, minute_seconds=minute_seconds)
 
         self._bad_credentials = limit("ip", per_ip_per_minute)
         self._unproven = limit("token", per_token_per_minute)

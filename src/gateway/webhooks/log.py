@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from gateway.errors import RejectedRequest
+from gateway.errors import NotFound
 from gateway.webhooks.ports import Delivery, DeliveryDetail, DeliveryFilter, LogStore
 
 
@@ -31,10 +31,10 @@ class DeliveryLog:
         return rows, await self._store.count(workspace_id, autopilot_id, wanted)
 
     async def find(self, autopilot_id: UUID, delivery_id: UUID) -> dict[str, Any]:
-        """Return a whole delivery in a form that JSON can hold. Raises RejectedRequest (404)."""
+        """Return a whole delivery in a form that JSON can hold. Raises NotFound."""
         found = await self._store.find(autopilot_id, delivery_id)
         if found is None:
-            raise RejectedRequest(404, "delivery_not_found", "this autopilot has no such delivery")
+            raise NotFound("delivery_not_found", "this autopilot has no such delivery")
         return _whole(found)
 
 

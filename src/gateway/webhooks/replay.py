@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from gateway.concurrency import Signal, reached
-from gateway.errors import RejectedRequest, StoreError, StoreUnavailable
+from gateway.errors import DomainError, Invalid, NotFound, StoreError, StoreUnavailable
 from gateway.ids import new_id
 from gateway.webhooks.delivery import Intake, stored_firing
 from gateway.webhooks.envelope import InvalidBody
@@ -44,17 +44,17 @@ class Replayer:
     async def replay(self, autopilot_id: UUID, delivery_id: UUID, idempotency_key: str | None) -> tuple[UUID, str]:
         """Replay a delivery. Return the new delivery's id and its outcome: accepted, skipped, ignored or failed.
 
-        The same key finds the replay that it made before. Raises RejectedRequest: 400 for a delivery that cannot be
-        replayed, 404 for a delivery that does not exist or whose trigger is gone.
+        The same key finds the replay that it made before. Raises Invalid for a delivery that cannot be replayed,
+        and NotFound for a delivery that does not exist or whose trigger is gone.
         """
         original = await self._store.find_stored(autopilot_id, delivery_id)
         if original is None:
-            raise RejectedRequest(404, "delivery_not_found", "this autopilot has no such delivery")
+            raise NotFound("delivery_not_found", "this autopilot has no such delivery")
         await self._check(original)
         recorded = await self._store.record_replay(self._mint(), original.id, idempotency_key)
         stored = None if recorded is None else await self._store.find_stored(autopilot_id, recorded.id)
         if stored is None:
-            raise RejectedRequest(404, "delivery_not_found", "this autopilot has no such delivery")
+            raise NotFound("delivery_not_found", "this autopilot has no such delivery")
         reached("webhooks.replay_recorded")
         if stored.status != "queued":
             return stored.id, {"dispatched": "accepted"}.get(stored.status, stored.status)
@@ -73,7 +73,7 @@ class Replayer:
             raise _refused("body_unusable", str(error)) from error
         state = await self._store.trigger_state(original.autopilot_id, original.trigger_id)
         if state is None:
-            raise RejectedRequest(404, "trigger_not_found", "the trigger of this delivery is gone")
+            raise NotFound("trigger_not_found", "the trigger of this delivery is gone")
         if state.autopilot_status != "active":
             raise _refused("autopilot_inactive", f"the autopilot is {state.autopilot_status}")
         if not state.enabled:
@@ -83,17 +83,17 @@ class Replayer:
 def checked_key(header: str | None) -> str | None:
     """Return the key of an Idempotency-Key header, or None without one.
 
-    Raises RejectedRequest (400) for a key that is too long or not printable.
+    Raises Invalid for a key that is too long or not printable.
     """
     key = (header or "").strip()
     if len(key) > KEY_CHARS_MAX or not key.isprintable():
         message = f"an Idempotency-Key has at most {KEY_CHARS_MAX} printable characters"
-        raise RejectedRequest(400, "invalid_idempotency_key", message, field="Idempotency-Key")
+        raise Invalid("invalid_idempotency_key", message, field="Idempotency-Key")
     return key or None
 
 
-def _refused(code: str, message: str) -> RejectedRequest:
-    return RejectedRequest(400, code, message)
+def _refused(code: str, message: str) -> Invalid:
+    return Invalid(code, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,10 @@ class BulkReplays:
         self._mint = mint
 
     async def plan(self, autopilot_id: UUID, wanted: ReplayFilter, budget: int) -> Plan:
-        """Make a plan. Raises RejectedRequest (400) for a budget outside 1 to BUDGET_MAX."""
+        """Make a plan. Raises Invalid for a budget outside 1 to BUDGET_MAX."""
         if not 1 <= budget <= BUDGET_MAX:
             message = f"a budget is a number of deliveries from 1 to {BUDGET_MAX}"
-            raise RejectedRequest(400, "invalid_budget", message, field="budget")
+            raise Invalid("invalid_budget", message, field="budget")
         return Plan(wanted, budget, await self._store.plan(autopilot_id, wanted))
 
     async def start(self, workspace_id: UUID, autopilot_id: UUID, user_id: UUID, plan: Plan) -> BulkReplay:
@@ -140,7 +140,7 @@ class BulkReplays:
     async def find(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay:
         replay = await self._store.find_bulk(autopilot_id, replay_id)
         if replay is None:
-            raise RejectedRequest(404, "replay_not_found", "this autopilot has no such bulk replay")
+            raise NotFound("replay_not_found", "this autopilot has no such bulk replay")
         return replay
 
     async def cancel(self, autopilot_id: UUID, replay_id: UUID) -> BulkReplay:
@@ -211,7 +211,7 @@ async def _replay_item(replayer: Replayer, work: ReplayWork, item: ReplayItem) -
         _, outcome = await replayer.replay(work.autopilot_id, item.id, f"bulk:{work.id}")
     except StoreUnavailable:
         raise
-    except RejectedRequest as error:
+    except DomainError as error:
         logger.info("bulk_replay_refused", replay_id=str(work.id), delivery_id=str(item.id), code=error.code)
         return "failed"
     except Exception:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, Invalid, NotFound, StoreConflict, Unavailable
 from gateway.ids import WEBHOOK_TOKEN_PREFIX, new_id, new_token
 from gateway.keyring import KeyRing
 from gateway.webhooks.filters import EventFilter, filters_problem
@@ -116,7 +116,8 @@ class TriggerStore(Protocol):
 class TriggerService:
     """The actions of people on the webhook triggers of an autopilot. The autopilot's own rules decide who may do them.
 
-    Raises RejectedRequest: 400 for a bad value with its field, 403, 404, 409, and 503 without a key to seal with.
+    Raises Invalid for a bad value, with its field, Unavailable without a key to seal with, and Forbidden, NotFound and
+    Conflict as AutopilotService does.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class TriggerService:
         await self._store.delete(trigger.workspace_id, trigger.id)
 
     async def rotate_token(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> dict[str, Any]:
-        """Give a trigger a new address. The old address answers 404 from now on."""
+        """Give a trigger a new address. The old address is unknown from now on."""
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
         await self._with_token(lambda token: self._store.rotate(trigger.workspace_id, trigger.id, token))
         return await self._shown(autopilot_id, trigger_id)
@@ -200,14 +201,14 @@ class TriggerService:
         sealed = self._sealed(trigger, secret.strip(), self._checked_end(expires_at))
         added = await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=False)
         if not added:
-            raise RejectedRequest(409, "too_many_secrets", f"a trigger has at most {SECRETS_MAX} signing secrets")
+            raise Conflict("too_many_secrets", f"a trigger has at most {SECRETS_MAX} signing secrets")
         found = await self._find(autopilot_id, trigger_id)
         return next(_secret_view(shown, to_writer=True) for shown in found.secrets if shown["id"] == str(sealed.id))
 
     async def delete_secret(self, autopilot_id: UUID, trigger_id: UUID, secret_id: UUID, user_id: UUID) -> None:
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
         if not await self._store.delete_secret(trigger.workspace_id, trigger.id, secret_id):
-            raise RejectedRequest(404, "secret_not_found", "this trigger has no such secret")
+            raise NotFound("secret_not_found", "this trigger has no such secret")
 
     def _sealed(self, trigger: TriggerDetails, text: str, expires_at: datetime | None) -> SealedSecret:
         problem = secret_problem(trigger.provider, text)
@@ -215,7 +216,7 @@ class TriggerService:
             raise _bad("signing_secret", problem)
         if self._ring is None:
             message = "secret_key is unset on this server: a secret could not be stored"
-            raise RejectedRequest(503, "secret_key_missing", message)
+            raise Unavailable("secret_key_missing", message)
         secret_id = self._mint()
         return SealedSecret(secret_id, self._ring.seal_text(text, owner=secret_id), text[-4:], expires_at)
 
@@ -250,13 +251,13 @@ class TriggerService:
     async def _webhook(self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID) -> TriggerDetails:
         trigger = await self._writable(autopilot_id, trigger_id, user_id)
         if trigger.kind != "webhook":
-            raise RejectedRequest(400, "not_a_webhook", "only a webhook trigger has an address and secrets")
+            raise Invalid("not_a_webhook", "only a webhook trigger has an address and secrets")
         return trigger
 
     async def _find(self, autopilot_id: UUID, trigger_id: UUID) -> TriggerDetails:
         trigger = await self._store.trigger(autopilot_id, trigger_id)
         if trigger is None:
-            raise RejectedRequest(404, "trigger_not_found", "this autopilot has no such trigger")
+            raise NotFound("trigger_not_found", "this autopilot has no such trigger")
         return trigger
 
     async def _shown(self, autopilot_id: UUID, trigger_id: UUID) -> dict[str, Any]:
@@ -304,7 +305,7 @@ def _require_new_provider(trigger: TriggerDetails, provider: str) -> None:
         raise _bad("provider", "only a webhook trigger has a provider")
     if trigger.secrets and provider != trigger.provider:
         message = "the trigger's signing secrets are for its provider: clear them before changing it"
-        raise RejectedRequest(409, "provider_has_secrets", message, field="provider")
+        raise Conflict("provider_has_secrets", message, field="provider")
 
 
 def _checked(change: TriggerChange) -> TriggerChange:
@@ -321,5 +322,5 @@ def stored_filters(filters: Sequence[EventFilter]) -> str | None:
     return msgspec.json.encode(filters).decode() if filters else None
 
 
-def _bad(name: str, message: str) -> RejectedRequest:
-    return RejectedRequest(400, f"invalid_{name}", message, field=name)
+def _bad(name: str, message: str) -> Invalid:
+    return Invalid(f"invalid_{name}", message, field=name)

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from gateway.config import HttpSettings, Settings
 from gateway.daemon.run import run_daemon
-from gateway.errors import RejectedRequest
+from gateway.errors import Unauthenticated
 from gateway.ids import new_id
 from gateway.observe.notify import Notifier
 from gateway.postgres.account_store import PostgresAccountStore
@@ -111,7 +111,7 @@ async def test_admin_sets_the_password_of_somebody_who_has_none(gateway: Gateway
     session = await accounts.sign_in("ada@example.com", "fake")
     assert (await gateway("admin", "user", "password", "ada@example.com", "--password-stdin", stdin=b"new\n")).code == 0
     assert await accounts.owner(session) is None
-    with pytest.raises(RejectedRequest):
+    with pytest.raises(Unauthenticated):
         await accounts.sign_in("ada@example.com", "fake")
     assert await accounts.owner(await accounts.sign_in("ada@example.com", "new")) is not None
 
@@ -257,9 +257,9 @@ async def test_doctor_finds_a_sound_installation_sound(gateway: Gateway) -> None
 async def test_doctor_tells_the_proxy_and_fails_for_one_that_cannot_be_used(gateway: Gateway) -> None:
     found = await gateway("doctor", HTTPS_PROXY="http://ann:fake-pass@proxy.example:3128")
     assert (found.code, "proxy: platforms are reached through http://proxy.example:3128" in found.out) == (0, True)
-    found = await gateway("doctor", ALL_PROXY="socks5://ann:fake-pass@proxy.example")
+    found = await gateway("doctor", ALL_PROXY="ftp://ann:fake-pass@proxy.example")
     assert found.code == 1
-    assert "FAIL  proxy: ALL_PROXY: a socks5:// proxy is not supported" in found.out
+    assert "FAIL  proxy: ALL_PROXY: a ftp:// proxy is not supported" in found.out
     assert "fake-pass" not in found.out
 
 

@@ -88,7 +88,7 @@ async def test_regions_stay_where_nothing_is_known(rows: Rows, override: str | N
 
 async def test_region_of_an_app_that_was_exchanged_meanwhile_stays(rows: Rows) -> None:
     bot = await rows.add(1)
-    (read,) = await rows.store.unlabelled(CHANNEL_TYPE)
+    (read,) = await rows.store.without_key(CHANNEL_TYPE, "region", default="feishu")
     await rows.merge(bot, {"app_id": app_id(9)})
     assert not await rows.store.set_key(read, "region", "lark", default="feishu")
     await rows.merge(bot, {"app_id": app_id(1), "region": "mars"})
@@ -146,10 +146,7 @@ async def test_union_id_that_cannot_be_learnt_costs_no_other_row(rows: Rows, mon
 
 async def test_database_that_is_away_is_no_error(rows: Rows) -> None:
     class Away(PostgresInstallationStore):
-        async def unlabelled(self, channel_type: str) -> Any:
-            raise StoreUnavailable("away")
-
-        async def without_union_id(self, channel_type: str) -> Any:
+        async def without_key(self, *_: Any, **__: Any) -> Any:
             raise StoreUnavailable("away")
 
     async def identify(*_: Any) -> BotIdentity:

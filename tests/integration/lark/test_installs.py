@@ -14,13 +14,14 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from gateway.channel.installs import BegunScan, ScanRequest, ScanStatus
-from gateway.errors import RejectedRequest, StoreUnavailable
+from gateway.channel.installs import ScanRequest, ScanStatus
+from gateway.errors import Conflict, Invalid, NotFound, StoreUnavailable, TooMany, UpstreamFailed
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import open_http_client
 from gateway.lark.install import scan as installs
 from gateway.lark.install.scan import ScanService, ask_over, run_installs
 from gateway.lark.install.service import InstallationService, NewApp, identify_over
+from gateway.lark.install.session import BegunScan
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
@@ -134,7 +135,7 @@ async def test_scan_connects_the_bot_and_binds_who_scanned(install: ScanInstall)
         await install.step()
     (bot,) = await install.bots.list()
     assert (await install.status(begun)).public() == {"status": "success", "installation_id": bot.id}
-    assert (bot.agent_id, bot.app_id, bot.region, bot.bot_open_id) == (
+    assert (bot.agent_id, bot.app_id, bot.details["region"], bot.details["bot_open_id"]) == (
         install.place.agent_id,
         APP_ID,
         "feishu",
@@ -153,6 +154,7 @@ async def test_scan_connects_the_bot_and_binds_who_scanned(install: ScanInstall)
             "workspace_id": str(install.place.workspace_id),
             "installation_id": str(bot.id),
             "agent_id": str(install.place.agent_id),
+            "channel_type": "feishu",
         }
     ]
     row = await install.row()
@@ -171,8 +173,8 @@ async def test_scan_of_the_other_cloud_moves_once_and_asks_there_at_once(install
     assert scan is not None
     await install.scans.advance(scan)
     (bot,) = await install.bots.list()
-    assert bot.region == "lark"
-    assert install.scans.console_url(bot) == f"https://open.larksuite.com/app/{APP_ID}"
+    assert bot.details["region"] == "lark"
+    assert install.scans.shown(bot, None)["console_url"] == f"https://open.larksuite.com/app/{APP_ID}"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ async def test_scan_asks_the_hosts_of_its_region(install: ScanInstall, region: s
     assert asked == hosts
     if region == "lark":
         # It is where it belongs: an empty secret means that nobody has agreed yet.
-        assert [row.region for row in await install.bots.list()] == ["lark"]
+        assert [row.details["region"] for row in await install.bots.list()] == ["lark"]
 
 
 async def test_scan_for_an_agent_with_a_revoked_bot_brings_the_row_and_its_people_back(install: ScanInstall) -> None:
@@ -432,9 +434,9 @@ async def test_account_that_is_somebody_elses_leaves_the_old_bot_as_it_was(insta
 
 async def test_begin_for_an_agent_with_a_live_bot_is_refused_before_the_platform_is_asked(install: ScanInstall) -> None:
     old = (await install.bots.add(NewApp(install.place.agent_id, OTHER_APP_ID, "fake-old"))).installation
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(Conflict) as refused:
         await install.begin()
-    assert (refused.value.status, refused.value.code) == (409, "agent_has_bot")
+    assert refused.value.code == "agent_has_bot"
     assert OTHER_APP_ID in str(refused.value)
     assert install.flow.begun == 0
     begun = await install.begin(replaces=True)
@@ -535,9 +537,9 @@ async def test_begin_that_the_platform_refuses_is_502_and_leaves_no_session(
     install: ScanInstall, begin: Reply, reason: str
 ) -> None:
     install.platform.script(PATH, begin)
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(UpstreamFailed) as raised:
         await install.begin()
-    assert (raised.value.status, raised.value.extra["reason"]) == (502, reason)
+    assert raised.value.extra["reason"] == reason
     if reason == "no_answer":
         assert f"no answer from {install.platform.base_url}" in str(raised.value)
     assert await install.sql("select 1 from lark_install_session") == []
@@ -549,15 +551,15 @@ async def test_begin_for_an_agent_that_goes_meanwhile_is_404(install: ScanInstal
         return Reply(install.flow.begin)
 
     install.platform.script(PATH, begin)
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(NotFound) as raised:
         await install.begin()
-    assert (raised.value.status, raised.value.extra) == (404, {"field": "agent_id"})
+    assert raised.value.extra == {"field": "agent_id"}
 
 
 async def test_begin_with_an_unknown_region_is_rejected_before_anything_is_asked(install: ScanInstall) -> None:
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Invalid) as raised:
         await install.begin(region="mars")
-    assert (raised.value.status, raised.value.extra) == (400, {"field": "region"})
+    assert raised.value.extra == {"field": "region"}
     assert install.flow.begun == 0
 
 
@@ -868,8 +870,8 @@ async def test_revoke_is_announced_once(install: ScanInstall) -> None:
     async with heard_events(install.database) as heard:
         await install.scans.revoke(install.place.workspace_id, bot.id)
         await install.scans.revoke(install.place.workspace_id, bot.id)
-    assert [event["event"] for event in heard] == ["lark_installation:revoked"]
-    with pytest.raises(RejectedRequest):
+    assert [(event["event"], event["channel_type"]) for event in heard] == [("lark_installation:revoked", "feishu")]
+    with pytest.raises(NotFound):
         await install.scans.revoke(uuid4(), bot.id)
 
 
@@ -879,9 +881,9 @@ async def test_workspace_with_too_many_codes_gets_no_other(
     monkeypatch.setattr(installs, "PENDING_MAX", 2)
     await install.begin()
     await install.begin()
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(TooMany) as raised:
         await install.begin()
-    assert (raised.value.status, raised.value.extra) == (429, {"retry_after": 60})
+    assert raised.value.extra == {"retry_after": 60}
     install.flow.polls = [DENIED]
     await install.step()
     await install.begin()

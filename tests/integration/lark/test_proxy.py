@@ -6,6 +6,8 @@ been through the proxy.
 
 from __future__ import annotations
 
+import gc
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +22,7 @@ import trio
 from structlog.testing import capture_logs
 
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict
-from gateway.channel.errors import PlatformRefused, PlatformUnavailable
+from gateway.channel.errors import PlatformRefused, PlatformUnavailable, PlatformUnreachable
 from gateway.channel.message import InboundMessage, OutboundMessage
 from gateway.lark.api.client import LarkClient, open_http_client
 from gateway.lark.api.clients import LarkClients
@@ -34,6 +36,7 @@ from support.lark_peer import Client, Peer, code_of, loopback, play
 from support.proxy_process import open_proxy
 
 NAME = "platform.test"
+ADDRESS = "192.0.2.1"
 HTTP_VARIABLES = [f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")]
 
 
@@ -117,6 +120,53 @@ async def test_everything_goes_through_the_proxy_of_the_variables(
         await say_and_answer(simulator, None, {variable: proxy.url()})
     assert proxy.targets("CONNECT") == [addresses(simulator)[0]]
     assert len(proxy.targets("POST")) >= 3
+
+
+SOCKS_VARIANTS = [
+    ("socks5", "", "SOCKS5", NAME),
+    ("socks5", "ann:fake-pass", "SOCKS5", NAME),
+    ("socks5h", "ann:fake-pass", "SOCKS5", NAME),
+    ("socks4a", "", "SOCKS4", NAME),
+    ("socks4", "ann", "SOCKS4", ADDRESS),
+]
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows the platform's address, which means something to the proxy alone."""
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # type: ignore[no-untyped-def]
+        assert host in {NAME, NAME.encode()}
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESS, port or 0))]
+
+    async def getnameinfo(self, sockaddr, flags):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("scheme", "credentials", "protocol", "host"), SOCKS_VARIANTS)
+async def test_everything_goes_through_the_socks_proxy_of_the_setting(
+    simulator: Simulator, scheme: str, credentials: str, protocol: str, host: str
+) -> None:
+    """Only SOCKS4 makes us resolve the name; it knows no names itself."""
+    if host == ADDRESS:
+        trio.socket.set_custom_hostname_resolver(Resolver())
+    with capture_logs() as logs:
+        async with open_proxy(socks=True, credentials=credentials, loopback_name=host) as proxy:
+            await say_and_answer(simulator, proxy.url(scheme=scheme, credentials=credentials))
+    socket_at, base = (urlsplit(url).port for url in (simulator.world.ws_url, simulator.base_url))
+    targets = proxy.targets(protocol)
+    assert targets.count(f"{host}:{socket_at}") >= 1
+    assert set(targets) == {f"{host}:{socket_at}", f"{host}:{base}"}
+    assert "fake-pass" not in str(logs)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "all_proxy"])
+async def test_everything_goes_through_the_socks_proxy_of_the_variables(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    async with open_proxy(socks=True) as proxy:
+        monkeypatch.setenv(variable, proxy.url(scheme="socks5"))
+        await say_and_answer(simulator, None, {variable: proxy.url(scheme="socks5")})
+    assert len(proxy.targets("SOCKS5")) >= 2
 
 
 async def test_loopback_is_dialled_directly_whatever_is_set(simulator: Simulator) -> None:
@@ -206,27 +256,29 @@ async def secure_platform(context: ssl.SSLContext) -> AsyncIterator[Endpoint]:
         yield replace(at, url=behind_the_proxy(at.url).replace("ws:", "wss:"))
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
 async def test_socket_speaks_tls_to_the_platform_through_the_tunnel(tmp_path: Path, scheme: str) -> None:
     """Also when the proxy itself is reached over TLS."""
     server, ours = self_signed(tmp_path)
     certificate = tmp_path / "server.pem" if scheme == "https" else None
     with trio.fail_after(30):
-        async with secure_platform(server) as at, open_proxy(certificate=certificate) as proxy:
+        proxying = open_proxy(certificate=certificate, socks=scheme == "socks5")
+        async with secure_platform(server) as at, proxying as proxy:
             client = Client(endpoint=at)
             async with trio.open_nursery() as nursery:
                 await nursery.start(client.run, dialler(proxy.url(scheme=scheme), ssl_context=ours))
                 await client.recorder.until("channel_ack_seconds", "feishu", "200")
                 nursery.cancel_scope.cancel()
-    assert proxy.targets("CONNECT") == [f"{NAME}:{at.port}"]
+    assert proxy.targets("SOCKS5" if scheme == "socks5" else "CONNECT") == [f"{NAME}:{at.port}"]
 
 
-@pytest.mark.parametrize("proxied", [False, True])
-async def test_call_of_a_platform_that_nobody_vouches_for_says_so(tmp_path: Path, proxied: bool) -> None:
+@pytest.mark.parametrize("scheme", [None, "http", "socks5"])
+async def test_call_of_a_platform_that_nobody_vouches_for_says_so(tmp_path: Path, scheme: str | None) -> None:
     server, _ = self_signed(tmp_path)
-    async with secure_platform(server) as at, open_proxy() as proxy:
+    proxied = scheme is not None
+    async with secure_platform(server) as at, open_proxy(socks=scheme == "socks5") as proxy:
         host = NAME if proxied else "127.0.0.1"
-        async with open_http_client(proxy_url=proxy.url() if proxied else None) as http:
+        async with open_http_client(proxy_url=proxy.url(scheme=scheme) if scheme else None) as http:
             with pytest.raises(PlatformUnavailable, match=f"cannot reach https://{host}:") as caught:
                 await LarkClient("cli_a", "fake-secret", f"https://{host}:{at.port}", http).fetch_endpoint()
     assert "its certificate is not believed: self-signed certificate" in str(caught.value)
@@ -287,6 +339,70 @@ async def wait_for_the_end(peer: Peer) -> None:
     await peer.closed.wait()
 
 
+SOCKS_FAILURES = [
+    ("silent", "gave no whole answer to SOCKS5 within 0.5 s"),
+    ("hang_up", "closed the connection instead of answering SOCKS5"),
+    ("nonsense", "does not answer SOCKS5 as a proxy does"),
+    ("refuse", "Connection refused by destination host"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "words"), SOCKS_FAILURES)
+async def test_socks_proxy_that_gives_no_way_loses_the_link_in_words(behaviour: str, words: str) -> None:
+    settings = ConnectionSettings(tunnel_timeout_seconds=0.5)
+    async with open_proxy(behaviour, socks=True) as proxy:
+        client = Client(endpoint=Endpoint(f"wss://{NAME}/ws?service_id=1", 1))
+        url = proxy.url(scheme="socks5", credentials="ann:fake-pass")
+        error = await lost(dialler(url, settings=settings), client)
+    assert words in str(error)
+    assert f"socks5://127.0.0.1:{proxy.port}" in str(error)
+    assert "fake-pass" not in str(error)
+
+
+@pytest.mark.parametrize(("behaviour", "words"), [("silent", "was not answered within 0.5 s"), *SOCKS_FAILURES[1:]])
+async def test_socks_proxy_that_gives_no_way_fails_a_call_in_words(behaviour: str, words: str) -> None:
+    """The failed call leaves no connection behind, which the garbage collector would complain of."""
+    async with open_proxy(behaviour, socks=True) as proxy:
+        async with open_http_client(proxy_url=proxy.url(scheme="socks5", credentials="ann:fake-pass")) as http:
+            client = LarkClient("cli_a", "fake-secret", f"https://{NAME}:1", http, call_timeout_seconds=0.5)
+            with trio.fail_after(20), pytest.raises(PlatformUnavailable, match=words) as caught:
+                await client.fetch_endpoint()
+        gc.collect()
+    assert isinstance(caught.value, PlatformUnreachable) is (behaviour != "silent")
+    assert "fake-pass" not in str(caught.value)
+
+
+async def test_socks_proxy_that_answers_byte_by_byte_is_heard_out(simulator: Simulator) -> None:
+    credentials = "ann:fake-pass"
+    async with open_proxy("drip", drip_seconds=0.005, socks=True, credentials=credentials) as proxy:
+        await say_and_answer(simulator, proxy.url(scheme="socks5", credentials=credentials))
+
+
+@pytest.mark.parametrize("given", ["", "ann:fake-wrong"])
+async def test_socks_proxy_that_wants_other_credentials_is_a_refusal_with_words(given: str) -> None:
+    async with open_proxy(credentials="ann:fake-pass", socks=True) as proxy:
+        url = proxy.url(scheme="socks5", credentials=given)
+        client = Client(endpoint=Endpoint(f"ws://{NAME}:1/ws?service_id=1", 1))
+        with trio.fail_after(20), pytest.raises(LinkRefused) as caught:
+            await client.run(dialler(url))  # type: ignore[arg-type]
+        async with open_http_client(proxy_url=url) as http:
+            with pytest.raises(PlatformUnreachable) as failed:
+                await LarkClient("cli_a", "fake-secret", f"http://{NAME}:1", http).fetch_endpoint()
+    assert (caught.value.code, client.health.state) == (407, ConnectionState.REFUSED)
+    words = "does not accept the user and password given" if given else "wants a user and password"
+    for told in (client.health.detail, str(caught.value), str(failed.value)):
+        assert words in told
+        assert "fake-" not in told
+
+
+async def test_socks_proxy_that_forbids_a_target_is_a_refusal() -> None:
+    async with open_proxy("forbid", socks=True) as proxy:
+        client = Client(endpoint=Endpoint(f"ws://{NAME}:1/ws?service_id=1", 1))
+        with trio.fail_after(20), pytest.raises(LinkRefused, match=f"does not allow connections to {NAME}:1") as caught:
+            await client.run(dialler(proxy.url(scheme="socks5")))  # type: ignore[arg-type]
+    assert caught.value.code == 403
+
+
 async def test_proxy_that_answers_byte_by_byte_has_all_of_the_time_and_no_more() -> None:
     async with loopback(partial(play, script=wait_for_the_end)) as at:
         client = Client(endpoint=replace(at, url=behind_the_proxy(at.url)))
@@ -320,15 +436,16 @@ async def test_call_through_a_proxy_that_wants_credentials_says_so(target: str) 
     assert "fake-" not in str(caught.value)
 
 
-async def test_proxy_that_is_away_is_named() -> None:
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_proxy_that_is_away_is_named(scheme: str) -> None:
     async with open_proxy() as proxy:
         pass
     client = Client(endpoint=Endpoint(f"ws://{NAME}:1/ws?service_id=1", 1))
-    error = await lost(dialler(proxy.url()), client)
-    assert f"the proxy http://127.0.0.1:{proxy.port} cannot be reached" in str(error)
-    async with open_http_client(proxy_url=proxy.url()) as http:
+    error = await lost(dialler(proxy.url(scheme=scheme)), client)
+    assert f"the proxy {scheme}://127.0.0.1:{proxy.port} cannot be reached" in str(error)
+    async with open_http_client(proxy_url=proxy.url(scheme=scheme)) as http:
         for target in (f"http://{NAME}:1", f"https://{NAME}:1"):
-            with pytest.raises(PlatformUnavailable, match=f"by way of the proxy http://127.0.0.1:{proxy.port}"):
+            with pytest.raises(PlatformUnavailable, match=f"by way of the proxy {scheme}://127.0.0.1:{proxy.port}"):
                 await LarkClient("cli_a", "fake-secret", target, http).fetch_endpoint()
 
 
@@ -348,10 +465,16 @@ async def test_proxy_that_dies_loses_the_link_at_once() -> None:
         assert client.health.state is ConnectionState.CONNECTING
 
 
-async def test_cancelled_dial_leaves_no_connection_to_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
+@pytest.mark.parametrize("calling", [False, True])
+async def test_cancelled_dial_or_call_leaves_no_connection_to_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str, calling: bool
+) -> None:
     opened: list[trio.SocketStream] = []
     dial = trio.open_tcp_stream
     scope = trio.CancelScope()
+    _, ours = self_signed(tmp_path)
+    certificate = tmp_path / "server.pem" if scheme == "https" else None
 
     async def remember(*args: object, **options: object) -> trio.SocketStream:
         opened.append(await dial(*args, **options))  # type: ignore[arg-type]
@@ -360,7 +483,15 @@ async def test_cancelled_dial_leaves_no_connection_to_the_proxy(monkeypatch: pyt
         return opened[-1]
 
     monkeypatch.setattr(trio, "open_tcp_stream", remember)
-    async with open_proxy("silent") as proxy:
-        with scope, trio.fail_after(30):
-            await dialler(proxy.url())(Endpoint(f"wss://{NAME}/ws?service_id=1", 1))  # type: ignore[operator]
+    async with open_proxy("silent", socks=scheme == "socks5", certificate=certificate) as proxy:
+        url = proxy.url(scheme=scheme)
+        with trio.fail_after(30):
+            if calling:
+                async with open_http_client(proxy_url=url, ssl_context=ours) as http:
+                    with scope:
+                        await LarkClient("cli_a", "fake-secret", f"https://{NAME}:1", http).fetch_endpoint()
+            else:
+                with scope:
+                    await dialler(url, ssl_context=ours)(Endpoint(f"wss://{NAME}/ws?service_id=1", 1))  # type: ignore[operator]
+    assert scope.cancelled_caught
     assert [stream.socket.fileno() for stream in opened] == [-1]

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from argon2 import PasswordHasher
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, DomainError, Invalid, NotFound
 from gateway.ids import new_id, token_hash
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
@@ -67,7 +67,7 @@ async def test_user_without_password_has_none(directory: Directory, ada: User, p
 async def test_bad_user_is_refused_in_words(
     directory: Directory, ada: User, email: str, name: str, password: str | None, code: str
 ) -> None:
-    with pytest.raises(RejectedRequest) as refusal:
+    with pytest.raises(DomainError) as refusal:
         await directory.add_user(email, name, password)
     assert refusal.value.code == code
 
@@ -93,16 +93,16 @@ async def test_workspace_owner_is_its_first_member(
 
 @pytest.mark.parametrize("prefix", ["", "abc", "1AB", "A-B", "ABCDEFGHIJK", "ÄB"])
 async def test_workspace_with_bad_prefix_is_refused(directory: Directory, ada: User, prefix: str) -> None:
-    with pytest.raises(RejectedRequest, match="prefix"):
+    with pytest.raises(Invalid, match="prefix"):
         await directory.add_workspace("Acme", prefix, ada)
 
 
 async def test_unknown_names_are_refused_in_words(directory: Directory) -> None:
-    with pytest.raises(RejectedRequest, match=r"nobody@example\.com"):
+    with pytest.raises(NotFound, match=r"nobody@example\.com"):
         await directory.user("nobody@example.com")
-    with pytest.raises(RejectedRequest, match="nowhere"):
+    with pytest.raises(NotFound, match="nowhere"):
         await directory.workspace("nowhere")
-    with pytest.raises(RejectedRequest, match="no agent"):
+    with pytest.raises(NotFound, match="no agent"):
         await directory.agent(new_id())
 
 
@@ -110,7 +110,7 @@ async def test_member_is_added_once(directory: Directory, acme: Workspace) -> No
     bob = await directory.add_user("bob@example.com", "Bob")
     member = await directory.add_member(acme, bob, "guest")
     assert (member.id, member.workspace_id, member.email, member.role) == (bob.id, acme.id, bob.email, "guest")
-    with pytest.raises(RejectedRequest, match="already"):
+    with pytest.raises(Conflict, match="already"):
         await directory.add_member(acme, bob)
 
 
@@ -128,7 +128,7 @@ async def test_member_removal_takes_the_bindings_of_this_workspace_alone(
     assert await value(pool, left, bob.id) == [other.id]
     assert sorted(await value(pool, left, ada.id)) == sorted([acme.id, other.id])  # type: ignore[call-overload]
     assert await value(pool, "select count(*) from member where user_id = %s", bob.id) == 1
-    with pytest.raises(RejectedRequest, match="not a member"):
+    with pytest.raises(NotFound, match="not a member"):
         await directory.remove_member(acme, bob)
 
 
@@ -149,7 +149,7 @@ async def test_agent_belongs_to_the_workspace_owner_unless_said(
     assert (agent.workspace_id, agent.owner_id, agent.runtime_id) == (acme.id, ada.id, None)
     assert (agent.visibility, agent.archived_at) == ("workspace", None)
     bob = await directory.add_user("bob@example.com")
-    with pytest.raises(RejectedRequest, match="not a member"):
+    with pytest.raises(NotFound, match="not a member"):
         await directory.add_agent(acme, "Second", owner=bob)
     await directory.add_member(acme, bob)
     private = await directory.add_agent(acme, "Second", owner=bob, private=True)
@@ -158,7 +158,7 @@ async def test_agent_belongs_to_the_workspace_owner_unless_said(
 
 async def test_agent_name_is_taken_once_per_workspace(directory: Directory, ada: User, acme: Workspace) -> None:
     await directory.add_agent(acme, "Helper")
-    with pytest.raises(RejectedRequest, match="Helper exists in acme"):
+    with pytest.raises(Conflict, match="Helper exists in acme"):
         await directory.add_agent(acme, "Helper")
     await directory.add_agent(await directory.add_workspace("Other", "OTH", ada), "Helper")
 
@@ -173,7 +173,7 @@ async def test_agent_takes_only_a_runtime_of_its_workspace(directory: Directory,
         directory.add_agent(acme, "Second", runtime_id=theirs.id),
         directory.set_agent(agent, runtime_id=theirs.id, archived=False),
     ):
-        with pytest.raises(RejectedRequest, match="no runtime of this workspace"):
+        with pytest.raises(NotFound, match="no runtime of this workspace"):
             await attempt
 
 
@@ -199,7 +199,7 @@ async def test_token_of_a_runtime_identifies_it_with_its_workspace(directory: Di
     runtime, secret = await directory.add_runtime(acme, "box")
     assert secret.startswith("gwr_")
     assert await directory.authenticate(secret) == RuntimePrincipal(runtime.id, acme.id)
-    with pytest.raises(RejectedRequest, match="box exists"):
+    with pytest.raises(Conflict, match="box exists"):
         await directory.add_runtime(acme, "box")
 
 

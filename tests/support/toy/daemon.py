@@ -16,7 +16,7 @@ import trio
 from gateway.channel.installation import InstallationDraft
 from gateway.config import load_settings
 from gateway.daemon.intake import Ready
-from gateway.daemon.platforms import PLATFORMS, Register
+from gateway.daemon.platforms import PLATFORMS, Platform
 from gateway.daemon.run import run_daemon
 from gateway.ids import new_id
 from gateway.keyring import KeyRing
@@ -93,7 +93,7 @@ async def inner_daemon(
     platform: ToyPlatform,
     *,
     kinds: Sequence[ToyKind] = (PLAIN, FULL),
-    besides: Sequence[Register] = PLATFORMS,
+    besides: Sequence[Platform] = PLATFORMS,
     **settings: Any,
 ) -> AsyncIterator[InnerDaemon]:
     """A daemon for the block, which serves these kinds of toys and the platforms `besides`."""

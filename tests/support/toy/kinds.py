@@ -9,7 +9,7 @@ from uuid import UUID
 from gateway.channel.registry import Traits
 from gateway.core.pacing import Limit, Limits
 from gateway.daemon.foundation import Foundation
-from gateway.daemon.platforms import Register
+from gateway.daemon.platforms import Platform
 from support.toy.channels import FullToyChannel, PollingToyChannel, ToyChannel, ToyFiles, ToyLookup
 from support.toy.platform import ToyPlatform
 
@@ -31,8 +31,8 @@ class ToyKind:
     has_history: bool = False
     """Whether past messages and files can be fetched."""
 
-    def on(self, platform: ToyPlatform) -> Register:
-        """Return the function that registers this kind, served by `platform`."""
+    def on(self, platform: ToyPlatform) -> Platform:
+        """Return this kind as the daemon is given it, served by `platform`."""
 
         def register(foundation: Foundation) -> None:
             async def lookup_of(_installation_id: UUID) -> ToyLookup:
@@ -44,7 +44,7 @@ class ToyKind:
             if self.has_history:
                 foundation.files[self.slug] = ToyFiles(platform)
 
-        return register
+        return Platform(self.slug, register)
 
 
 PLAIN = ToyKind("toy", ToyChannel, Traits({"en": "Toy"}, identity_keys=IDENTITY_KEYS, key_seconds=3600.0))

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from gateway import __version__, cli
-from gateway.errors import ConfigError, RejectedRequest, StoreUnavailable
+from gateway.errors import ConfigError, NotFound, StoreUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("error", "code"),
     [
         (ConfigError("http.bind: wrong"), 78),
-        (RejectedRequest(404, "unknown", "http.bind: wrong"), 1),
+        (NotFound("unknown", "http.bind: wrong"), 1),
         (StoreUnavailable("http.bind: wrong"), 1),
         (BaseExceptionGroup("g", [ExceptionGroup("g", [ConfigError("http.bind: wrong")])]), 78),
         (ExceptionGroup("g", [StoreUnavailable("other"), ConfigError("http.bind: wrong")]), 78),

@@ -48,7 +48,7 @@ def test_every_connection_state_has_words(state: str) -> None:
 def view(state: str, **fields: object) -> InstallationView:
     known = {
         "id": UUID(int=1), "workspace_id": UUID(int=2), "agent_id": UUID(int=3), "channel_type": "feishu",
-        "app_id": "cli_x", "region": "feishu", "event_mode": "socket", "bot_open_id": "", "status": "active",
+        "app_id": "cli_x", "settings": {}, "status": "active",
         "installer_user_id": None, "installed_at": NOW, "state": state, "code": 0, "detail": "",
         "last_frame_at": None, "last_event_at": None, "pong_ms": None,
     }  # fmt: skip
@@ -128,7 +128,9 @@ def test_proxy_is_told_without_its_password_and_a_bad_one_as_what_it_is() -> Non
     )
     settings = Settings(lark={"proxy_url": "https://ann:fake-pass@own.example"})  # type: ignore[arg-type]
     assert proxy_state(settings, {}) == (True, "platforms are reached through https://own.example:443")
-    ok, words = proxy_state(Settings(), {"ALL_PROXY": "socks5://ann:fake-pass@proxy.example"}) or (True, "")
+    settings = Settings(lark={"proxy_url": "socks5://ann:fake-pass@own.example"})  # type: ignore[arg-type]
+    assert proxy_state(settings, {}) == (True, "platforms are reached through socks5://own.example:1080")
+    ok, words = proxy_state(Settings(), {"ALL_PROXY": "ftp://ann:fake-pass@proxy.example"}) or (True, "")
     assert not ok
     assert words.startswith("ALL_PROXY: ")
     assert "fake-pass" not in words

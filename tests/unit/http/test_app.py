@@ -12,16 +12,14 @@ from quart import Response, redirect, request
 from structlog.testing import capture_logs
 
 from gateway.channel.errors import PlatformRefused
-from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.errors import Conflict, StoreConflict, StoreUnavailable
 from gateway.http.api import health
 from gateway.http.app import JsonApp
 from gateway.http.auth import (
+    Callers,
     Principal,
     RuntimePrincipal,
     UserPrincipal,
-    authenticate_with,
-    require_runtime,
-    require_user,
 )
 from gateway.http.body import json_response, read_json
 from gateway.http.metrics import create_metrics_app
@@ -55,8 +53,8 @@ def readiness() -> Readiness:
 @pytest.fixture
 def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
     app = JsonApp("test", recorder=metrics, bounds={"/api/small": 20}, body_bytes_max=1000)
-    authenticate_with(app.extensions, authenticate)
-    health.add_routes(app, readiness)
+    app.register_blueprint(health.routes(readiness))
+    callers = Callers(authenticate)
 
     @app.post("/api/issues/<uuid:id>")
     async def create(id: UUID) -> Response:
@@ -68,12 +66,11 @@ def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
 
     @app.get("/api/me")
     async def me() -> Response:
-        return json_response({"id": (await require_user()).user_id})
+        return json_response({"id": (await callers.user()).user_id})
 
     @app.get("/api/runtime")
     async def runtime() -> Response:
-        await require_runtime()
-        return json_response({"id": (await require_runtime()).runtime_id})
+        return json_response({"id": (await callers.runtime()).runtime_id})
 
     @app.post("/api/echo")
     async def echo() -> Response:
@@ -105,7 +102,7 @@ def app(metrics: Metrics, readiness: Readiness) -> JsonApp:
 
 
 ERRORS: dict[str, Exception] = {
-    "rejected": RejectedRequest(409, "taken", "it is taken", field="name"),
+    "rejected": Conflict("taken", "it is taken", field="name"),
     "away": StoreUnavailable("the database is away: secret details"),
     "conflict": StoreConflict("duplicate key: secret details"),
     "lark": PlatformRefused("no: secret details"),
@@ -317,8 +314,14 @@ async def test_token_is_looked_up_once_per_request(app: JsonApp) -> None:
         calls.append(token)
         return RUNTIME
 
-    authenticate_with(app.extensions, counting)
-    await app.test_client().get("/api/runtime", headers={"Authorization": "Bearer gwr_good"})
+    callers = Callers(counting)
+
+    @app.get("/api/twice")
+    async def twice() -> Response:
+        return json_response([(await callers.runtime()).runtime_id, (await callers.runtime()).runtime_id])
+
+    response = await app.test_client().get("/api/twice", headers={"Authorization": "Bearer gwr_good"})
+    assert await body(response) == [str(RUNTIME.runtime_id)] * 2
     assert calls == ["gwr_good"]
 
 

@@ -165,7 +165,6 @@ async def test_cancellation_after_the_append_committed_releases_nothing() -> Non
     [
         direct(type=MessageType.IMAGE),
         direct(media=(MediaRef(MessageType.IMAGE, "img_1"),)),
-        direct(force_fresh=True),
         direct(sender_is_bot=True),
         direct(""),
         grouped(addressed_to_bot=False),
@@ -177,7 +176,6 @@ async def test_cancellation_after_the_append_committed_releases_nothing() -> Non
     ids=[
         "image",
         "media",
-        "fresh",
         "bot",
         "no-id",
         "not-addressed",

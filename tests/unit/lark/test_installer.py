@@ -21,7 +21,7 @@ from gateway.channel.installation import (
     InstallationDraft,
     InstallationView,
 )
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, DomainError, Invalid, NotFound, StoreConflict, Unavailable
 from gateway.keyring import KeyRing, open_config
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.region import Region
@@ -94,9 +94,7 @@ def view(draft: InstallationDraft) -> InstallationView:
         agent_id=draft.agent_id,
         channel_type=draft.channel_type,
         app_id=draft.config["app_id"],
-        region=draft.config["region"],
-        event_mode=draft.config["event_mode"],
-        bot_open_id=draft.config.get("bot_open_id", ""),
+        settings={key: value for key, value in draft.config.items() if not key.endswith("_encrypted")},
         status="active",
         installer_user_id=draft.installer_user_id,
         installed_at=datetime(2026, 1, 1, tzinfo=UTC),
@@ -207,7 +205,7 @@ async def test_add_that_loses_a_race_for_the_row_seals_again_for_the_winners_id(
 
 async def test_add_that_loses_every_race_gives_up(service: InstallationService, store: MemoryStore) -> None:
     store.lost_races = 99
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Conflict) as raised:
         await service.add(APP)
     assert raised.value.code == "installation_changed"
 
@@ -239,9 +237,9 @@ async def test_add_takes_a_named_installer(service: InstallationService, store: 
 async def test_add_with_bad_input_is_rejected_and_names_the_field(
     service: InstallationService, store: MemoryStore, platform: Platform, change: dict[str, str], field: str
 ) -> None:
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Invalid) as raised:
         await service.add(replace(APP, **change))
-    assert (raised.value.status, raised.value.extra) == (400, {"field": field})
+    assert raised.value.extra == {"field": field}
     assert "fake" not in str(raised.value)
     assert (store.drafts, platform.asked) == ([], [])
 
@@ -252,20 +250,20 @@ async def test_add_takes_any_plausible_app_id(service: InstallationService, app_
 
 
 @pytest.mark.parametrize(
-    ("home", "status", "code"),
+    ("home", "error", "code"),
     [
-        (None, 404, "agent_not_found"),
-        (AgentHome(WORKSPACE, archived=True, owner_id=OWNER), 409, "agent_archived"),
-        (AgentHome(WORKSPACE, archived=False, owner_id=None), 400, "no_installer"),
+        (None, NotFound, "agent_not_found"),
+        (AgentHome(WORKSPACE, archived=True, owner_id=OWNER), Conflict, "agent_archived"),
+        (AgentHome(WORKSPACE, archived=False, owner_id=None), Invalid, "no_installer"),
     ],
 )
 async def test_add_for_an_agent_that_cannot_have_it_is_rejected(
-    service: InstallationService, store: MemoryStore, home: AgentHome | None, status: int, code: str
+    service: InstallationService, store: MemoryStore, home: AgentHome | None, error: type[DomainError], code: str
 ) -> None:
     store.home = home
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(error) as raised:
         await service.add(APP)
-    assert (raised.value.status, raised.value.code) == (status, code)
+    assert raised.value.code == code
 
 
 @pytest.mark.parametrize(
@@ -279,9 +277,9 @@ async def test_add_that_the_platform_refuses_stores_nothing(
     service: InstallationService, store: MemoryStore, platform: Platform, error: PlatformError, code: str
 ) -> None:
     platform.error = error
-    with pytest.raises(RejectedRequest, match=str(error)) as raised:
+    with pytest.raises(Invalid, match=str(error)) as raised:
         await service.add(APP)
-    assert (raised.value.status, raised.value.code) == (400, code)
+    assert raised.value.code == code
     assert store.drafts == []
 
 
@@ -300,24 +298,23 @@ async def test_add_of_an_app_that_another_installation_has_is_a_conflict(
     service: InstallationService, store: MemoryStore, dead: bool, code: str
 ) -> None:
     store.holder = AppHolder(id=uuid4(), agent_id=uuid4(), dead=dead)
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Conflict) as raised:
         await service.add(APP)
-    assert (raised.value.status, raised.value.code) == (409, code)
+    assert raised.value.code == code
 
 
 async def test_add_without_a_key_ring_is_unavailable(store: MemoryStore, platform: Platform) -> None:
-    with pytest.raises(RejectedRequest) as raised:
+    with pytest.raises(Unavailable) as raised:
         await InstallationService(store, None, platform.identify).add(APP)
-    assert (raised.value.status, raised.value.code) == (503, "secret_key_missing")
+    assert raised.value.code == "secret_key_missing"
     assert platform.asked == []
 
 
 async def test_revoke_of_an_unknown_or_foreign_installation_is_not_found(service: InstallationService) -> None:
     installed = await service.add(APP)
     for installation_id, workspace_id in ((uuid4(), None), (installed.installation.id, uuid4())):
-        with pytest.raises(RejectedRequest) as raised:
+        with pytest.raises(NotFound):
             await service.revoke(installation_id, workspace_id)
-        assert raised.value.status == 404
     assert (await service.revoke(installed.installation.id)).status == "revoked"
 
 

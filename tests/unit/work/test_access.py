@@ -4,8 +4,15 @@ from uuid import UUID
 
 import pytest
 
-from gateway.errors import RejectedRequest
-from gateway.work.people.access import may_change, may_manage_agent, may_use_agent, require_leader, require_writer
+from gateway.errors import Forbidden
+from gateway.work.people.access import (
+    may_change,
+    may_follow_scan,
+    may_manage_agent,
+    may_use_agent,
+    require_leader,
+    require_writer,
+)
 
 ME, OTHER = UUID(int=1), UUID(int=2)
 
@@ -53,18 +60,24 @@ def test_what_somebody_made_or_owns_is_theirs_and_the_leaders_to_change(
     assert may_manage_agent(owner_id=creator, user_id=ME, role=role) is allowed
 
 
+@pytest.mark.parametrize(
+    ("initiator", "role", "allowed"),
+    [(ME, "member", True), (ME, "guest", True), (OTHER, "member", False), (OTHER, "admin", True)],
+)
+def test_scan_is_followed_by_who_began_it_and_leaders(initiator: UUID, role: str, allowed: bool) -> None:
+    assert may_follow_scan(initiator_id=initiator, user_id=ME, role=role) is allowed
+
+
 @pytest.mark.parametrize("role", ["owner", "admin", "member", "guest"])
 def test_some_things_are_for_leaders_only(role: str) -> None:
     if role in {"owner", "admin"}:
         require_leader(role)
         return
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(Forbidden):
         require_leader(role)
-    assert refused.value.status == 403
 
 
 def test_guest_is_told_that_they_may_look_on_only() -> None:
     require_writer("member")
-    with pytest.raises(RejectedRequest) as refused:
+    with pytest.raises(Forbidden):
         require_writer("guest")
-    assert refused.value.status == 403

@@ -4,56 +4,60 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from uuid import UUID
 
 import trio
-from quart import Quart, Response
+from quart import Blueprint, Response
 from quart.wrappers.response import ResponseBody
 
 from gateway.core.attachments import content_disposition
-from gateway.errors import RejectedRequest
+from gateway.errors import NotFound
 from gateway.http.api.tasks import ATTEMPT_MAX
-from gateway.http.auth import require_runtime, require_user
-from gateway.http.places import PlaceLimits, Places
+from gateway.http.auth import Callers
+from gateway.http.places import Places
 from gateway.http.query import given, number, takes
 from gateway.ids import parse_id
+from gateway.work.people.directory import Directory
 from gateway.work.tasks.attachments import Attachments, OpenedFile, PlacedAttachment, absent
-from gateway.work.tasks.tasks import require_attempt
-
-if TYPE_CHECKING:
-    from gateway.http.app import People, Services
+from gateway.work.tasks.chats import ChatService
+from gateway.work.tasks.tasks import TaskService, require_attempt
 
 CHUNK_BYTES = 262_144
 
 
-def add_routes(app: Quart, services: Services) -> None:
-    tasks, attachments = services.tasks, services.attachments
+def task_routes(tasks: TaskService, attachments: Attachments | None, callers: Callers) -> Blueprint:
+    """Build the download for runtimes. Without `attachments` every download gives 404."""
+    blueprint = Blueprint("task_attachments", __name__)
 
-    @app.get("/api/tasks/<id>/attachments/<n>")
+    @blueprint.get("/api/tasks/<id>/attachments/<n>")
     @takes(attempt=number(1, ATTEMPT_MAX))
     async def get_attachment(id: str, n: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         task = await tasks.find(runtime, parse_id(id, field="task_id"))
         if (attempt := given("attempt")) is not None:
             require_attempt(task, int(attempt))
         if attachments is None or not (n.isascii() and n.isdigit() and len(n) <= 9):
-            raise RejectedRequest(404, "not_found", "no such attachment")
+            raise NotFound("not_found", "no such attachment")
         return _file_response(await attachments.open(await attachments.find_of_task(task.id, int(n))))
 
+    return blueprint
 
-def add_people_routes(app: Quart, people: People, attachments: Attachments | None, limits: PlaceLimits) -> None:
-    """Add the download for people. Without `attachments` every download gives 404."""
-    places = Places("downloads", total=limits.downloads, each=limits.downloads_of_person)
 
-    @app.get("/api/attachments/<id>/download")
+def people_routes(
+    attachments: Attachments | None, directory: Directory, chats: ChatService, places: Places, callers: Callers
+) -> Blueprint:
+    """Build the download for people. Without `attachments` every download gives 404."""
+    blueprint = Blueprint("attachments", __name__)
+
+    @blueprint.get("/api/attachments/<id>/download")
     async def download_attachment(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         attachment_id = parse_id(id, field="attachment_id")
         if attachments is None:
             absent()
         wanted = await attachments.find(attachment_id)
-        await _require_sight(people, wanted, user.user_id)
+        await _require_sight(directory, chats, wanted, user.user_id)
         places.require(user.user_id)
         response = _file_response(await attachments.open(wanted), places.take(user.user_id))
         # A file that the browser shows as a page gets an origin of its own: its scripts do not run, and it cannot act
@@ -62,21 +66,21 @@ def add_people_routes(app: Quart, people: People, attachments: Attachments | Non
         response.headers["Cache-Control"] = "private"
         return response
 
+    return blueprint
 
-async def _require_sight(people: People, wanted: PlacedAttachment, user_id: UUID) -> None:
+
+async def _require_sight(directory: Directory, chats: ChatService, wanted: PlacedAttachment, user_id: UUID) -> None:
     """Check that the person may see what the file belongs to.
 
-    Raises RejectedRequest (404) if not, the same as for a file that does not exist. Every member of a workspace may see
+    Raises NotFound if not, the same as for a file that does not exist. Every member of a workspace may see
     its issues, and the files that came with them.
     """
     try:
         if wanted.issue_id is not None:
-            await people.directory.membership(str(wanted.workspace_id), user_id)
+            await directory.membership(str(wanted.workspace_id), user_id)
         else:
-            await people.chats.find(wanted.chat_session_id, user_id)
-    except RejectedRequest as refusal:
-        if refusal.status != 404:
-            raise
+            await chats.find(wanted.chat_session_id, user_id)
+    except NotFound:
         absent()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from quart import Quart, Response, request
+from quart import Blueprint, Response, request
 
-from gateway.http.auth import require_user
+from gateway.http.auth import Callers
 from gateway.http.body import NoBody, PersonBody, json_response, read_json
 from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import takes
@@ -25,9 +25,7 @@ from gateway.work.autopilots.autopilots import (
     ExecutionMode,
 )
 from gateway.work.issues.issues import Priority
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory
+from gateway.work.people.directory import Directory
 
 HIDDEN = ("role", "assigned_by_id")
 """Fields that the services need for their decisions, and that no answer shows."""
@@ -64,60 +62,65 @@ class ChangeBody(PersonBody):
     concurrency_policy: ConcurrencyPolicy | msgspec.UnsetType = msgspec.UNSET
 
 
-def add_routes(
-    app: Quart, autopilots: AutopilotService, directory: Directory, triggers: TriggerViews | None = None
-) -> None:
-    @app.get("/api/workspaces/<workspace>/autopilots")
+def routes(
+    autopilots: AutopilotService, directory: Directory, triggers: TriggerViews | None, callers: Callers
+) -> Blueprint:
+    """Build the routes of autopilots. Without `triggers` an autopilot is shown without any."""
+    blueprint = Blueprint("autopilots", __name__)
+
+    @blueprint.get("/api/workspaces/<workspace>/autopilots")
     @takes(**PAGED)
     async def list_autopilots(workspace: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         page = read_page()
         member = await directory.membership(workspace, user.user_id)
         found, total = await autopilots.list(member.workspace_id, user.user_id, limit=page.limit, offset=page.offset)
         return listing("autopilots", [_view(autopilot) for autopilot in found], page, total)
 
-    @app.post("/api/workspaces/<workspace>/autopilots")
+    @blueprint.post("/api/workspaces/<workspace>/autopilots")
     async def create_autopilot(workspace: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         member = await directory.membership(workspace, user.user_id)
         draft = AutopilotDraft(**_given(await read_json(CreateBody)))
         created = await autopilots.create(member.workspace_id, user.user_id, member.role, draft)
         return json_response(_view(created), 201)
 
-    @app.get("/api/autopilots/<id>")
+    @blueprint.get("/api/autopilots/<id>")
     async def get_autopilot(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         found = await autopilots.find(_id(id), user.user_id)
         shown = [] if triggers is None else await triggers(found, user.user_id)
         return json_response({**_view(found), "triggers": shown})
 
-    @app.patch("/api/autopilots/<id>")
+    @blueprint.patch("/api/autopilots/<id>")
     async def change_autopilot(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         given = _given(await read_json(ChangeBody))
         changed = await autopilots.update(_id(id), user.user_id, lambda draft: replace(draft, **given))
         return json_response(_view(changed))
 
-    @app.post("/api/autopilots/<id>/trigger")
+    @blueprint.post("/api/autopilots/<id>/trigger")
     async def trigger_autopilot(id: str) -> Response:
         """Start the autopilot by hand. Such a run takes no input."""
-        user = await require_user()
+        user = await callers.user()
         await read_json(NoBody)
         run = await autopilots.trigger(_id(id), user.user_id, request.headers.get("Idempotency-Key"))
         return json_response(asdict(run))
 
-    @app.get("/api/autopilots/<id>/runs")
+    @blueprint.get("/api/autopilots/<id>/runs")
     @takes(**PAGED)
     async def list_runs(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         page = read_page()
         found, total = await autopilots.runs(_id(id), user.user_id, limit=page.limit, offset=page.offset)
         return listing("runs", [asdict(run) for run in found], page, total)
 
-    @app.get("/api/autopilots/<id>/runs/<run_id>")
+    @blueprint.get("/api/autopilots/<id>/runs/<run_id>")
     async def get_run(id: str, run_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         return json_response(asdict(await autopilots.run(_id(id), parse_id(run_id, field="run_id"), user.user_id)))
+
+    return blueprint
 
 
 def _id(text: str) -> UUID:

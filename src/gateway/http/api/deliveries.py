@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
-from quart import Quart, Response, request
+from quart import Blueprint, Response, request
 
-from gateway.errors import RejectedRequest
-from gateway.http.auth import require_user
+from gateway.errors import Invalid
+from gateway.http.auth import Callers
 from gateway.http.body import NoBody, PersonBody, json_response, read_json
 from gateway.http.paging import Paging, listing
 from gateway.http.query import Judge, given, one_of, takes, text
@@ -19,25 +18,12 @@ from gateway.ids import parse_id
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.ports import STATUSES, BulkReplay, DeliveryFilter, ReplayFilter
 from gateway.webhooks.replay import BulkReplays, Plan, Replayer, checked_key
-from gateway.webhooks.triggers import TriggerService
-
-if TYPE_CHECKING:
-    from gateway.work.autopilots.autopilots import AutopilotService
-    from gateway.work.people.directory import Directory
+from gateway.work.autopilots.autopilots import AutopilotService
+from gateway.work.people.directory import Directory
 
 LOG = Paging(20, 100, asked_max=1_000)
 FILTER: dict[str, Judge] = {"status": one_of(*STATUSES), "event": text(255), "q": text()}
 BUDGET_DEFAULT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """The services behind the routes for people who manage webhooks."""
-
-    triggers: TriggerService
-    log: DeliveryLog
-    replayer: Replayer
-    bulk: BulkReplays
 
 
 class FilterBody(PersonBody):
@@ -60,72 +46,81 @@ class BulkBody(PersonBody):
     dry_run: bool = True
 
 
-def add_routes(app: Quart, hooks: Hooks, autopilots: AutopilotService, directory: Directory) -> None:
+def routes(
+    log: DeliveryLog,
+    replayer: Replayer,
+    bulk: BulkReplays,
+    autopilots: AutopilotService,
+    *,
+    directory: Directory,
+    callers: Callers,
+) -> Blueprint:
+    blueprint = Blueprint("deliveries", __name__)
     of_autopilot = "/api/autopilots/<id>/deliveries"
 
-    @app.get("/api/workspaces/<workspace>/deliveries")
+    @blueprint.get("/api/workspaces/<workspace>/deliveries")
     @takes(**LOG.parameters, **FILTER)
     async def list_workspace_deliveries(workspace: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         member = await directory.membership(workspace, user.user_id)
         page = LOG.read()
-        rows, total = await hooks.log.page(
-            member.workspace_id, None, read_filter(), limit=page.limit, offset=page.offset
-        )
+        rows, total = await log.page(member.workspace_id, None, read_filter(), limit=page.limit, offset=page.offset)
         return listing("deliveries", rows, page, total)
 
-    @app.get(of_autopilot)
+    @blueprint.get(of_autopilot)
     @takes(**LOG.parameters, **FILTER)
     async def list_deliveries(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         autopilot = await autopilots.find(_autopilot(id), user.user_id)
         page = LOG.read()
-        rows, total = await hooks.log.page(
+        rows, total = await log.page(
             autopilot.workspace_id, autopilot.id, read_filter(), limit=page.limit, offset=page.offset
         )
         return listing("deliveries", rows, page, total)
 
-    @app.get(f"{of_autopilot}/<delivery_id>")
+    @blueprint.get(f"{of_autopilot}/<delivery_id>")
     async def get_delivery(id: str, delivery_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         autopilot = await autopilots.find(_autopilot(id), user.user_id)
-        return json_response(await hooks.log.find(autopilot.id, _delivery(delivery_id)))
+        return json_response(await log.find(autopilot.id, _delivery(delivery_id)))
 
-    @app.post(f"{of_autopilot}/<delivery_id>/replay")
+    @blueprint.post(f"{of_autopilot}/<delivery_id>/replay")
     async def replay_delivery(id: str, delivery_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         await read_json(NoBody)
         key = checked_key(request.headers.get("Idempotency-Key"))
         autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
-        replay_id, outcome = await hooks.replayer.replay(autopilot.id, _delivery(delivery_id), key)
-        row = await hooks.log.find(autopilot.id, replay_id)
+        replay_id, outcome = await replayer.replay(autopilot.id, _delivery(delivery_id), key)
+        row = await log.find(autopilot.id, replay_id)
         if outcome == "failed":
             return json_response({**row, "error": row["error"] or "the run could not be begun", "code": outcome}, 500)
         return json_response(row, 201)
 
-    @app.post(f"{of_autopilot}/replays")
+    @blueprint.post(f"{of_autopilot}/replays")
     async def start_bulk_replay(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         body = await read_json(BulkBody)
         autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
-        plan = await hooks.bulk.plan(autopilot.id, _replay_filter(body), body.budget)
+        plan = await bulk.plan(autopilot.id, _replay_filter(body), body.budget)
         if body.dry_run:
             return json_response(_plan_view(plan))
-        replay = await hooks.bulk.start(autopilot.workspace_id, autopilot.id, user.user_id, plan)
+        replay = await bulk.start(autopilot.workspace_id, autopilot.id, user.user_id, plan)
         return json_response({**_bulk_view(replay), "matched": plan.matched}, 201)
 
-    @app.get(f"{of_autopilot}/replays/<replay_id>")
+    @blueprint.get(f"{of_autopilot}/replays/<replay_id>")
     async def get_bulk_replay(id: str, replay_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         autopilot = await autopilots.find(_autopilot(id), user.user_id)
-        return json_response(_bulk_view(await hooks.bulk.find(autopilot.id, parse_id(replay_id, field="replay_id"))))
+        return json_response(_bulk_view(await bulk.find(autopilot.id, parse_id(replay_id, field="replay_id"))))
 
-    @app.delete(f"{of_autopilot}/replays/<replay_id>")
+    @blueprint.delete(f"{of_autopilot}/replays/<replay_id>")
     async def cancel_bulk_replay(id: str, replay_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         autopilot = await autopilots.find_writable(_autopilot(id), user.user_id)
-        ended = await hooks.bulk.cancel(autopilot.id, parse_id(replay_id, field="replay_id"))
+        ended = await bulk.cancel(autopilot.id, parse_id(replay_id, field="replay_id"))
         return json_response(_bulk_view(ended))
+
+    return blueprint
 
 
 def read_filter() -> DeliveryFilter:
@@ -140,22 +135,22 @@ def _text(value: str | None) -> str | None:
 def _replay_filter(body: BulkBody) -> ReplayFilter:
     """Return the filter of a bulk replay.
 
-    Raises RejectedRequest (400) for an empty filter without `all`, for a filter together with `all`, and for a status
+    Raises Invalid for an empty filter without `all`, for a filter together with `all`, and for a status
     that no delivery has.
     """
     given = body.filter or FilterBody()
     if (status := _text(given.status)) is not None and status not in STATUSES:
         message = f"status must be one of {', '.join(STATUSES)}"
-        raise RejectedRequest(400, "invalid_body", message, field="filter.status")
+        raise Invalid("invalid_body", message, field="filter.status")
     wanted = ReplayFilter(status, _text(given.event), _text(given.q), _instant(given.since), _instant(given.until))
     if (wanted == ReplayFilter()) is body.all:
         return wanted
     if body.all:
         message = "give either a filter or all: true, not both"
-        raise RejectedRequest(400, "filter_and_all", message, field="filter")
+        raise Invalid("filter_and_all", message, field="filter")
     names = ", ".join(FilterBody.__struct_fields__)
     message = f"say which deliveries are meant: give a filter with one of {names}, or all: true for every one of them"
-    raise RejectedRequest(400, "filter_missing", message, field="filter")
+    raise Invalid("filter_missing", message, field="filter")
 
 
 def _instant(moment: datetime | None) -> datetime | None:

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import msgspec
 import trio
-from quart import Quart, Response
+from quart import Blueprint, Response
 
-from gateway.errors import RejectedRequest
-from gateway.http.auth import credential_check, require_user
+from gateway.errors import NotFound, TooMany
+from gateway.http.auth import Callers
 from gateway.http.places import Places
 from gateway.work.feed import RESYNC, Feed, Happened, Listener
 from gateway.work.people.directory import MEMBER_REMOVED, Directory
@@ -27,13 +27,15 @@ The reader's right to listen is checked again at least this often.
 """
 
 
-def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> None:
-    @app.get("/api/workspaces/<workspace>/events")
+def routes(directory: Directory, feed: Feed, places: Places, callers: Callers) -> Blueprint:
+    blueprint = Blueprint("events", __name__)
+
+    @blueprint.get("/api/workspaces/<workspace>/events")
     async def stream_events(workspace: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         member = await directory.membership(workspace, user.user_id)
         reader = (member.workspace_id, user.user_id)
-        signed_in = credential_check()
+        signed_in = callers.credential_check()
 
         async def may_listen() -> bool:
             return await _is_member(directory, member.workspace_id, user.user_id) and await signed_in()
@@ -44,7 +46,7 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
                     yield as_text(Happened(RESYNC, {}))
                     async for piece in _pieces(listener, user.user_id, may_listen):
                         yield piece
-            except RejectedRequest:
+            except TooMany:
                 # The last place was taken after `places.require` had passed and the answer's head was being sent. The
                 # stream just ends; the reader connects again, and then gets the refusal.
                 return
@@ -55,6 +57,8 @@ def add_routes(app: Quart, directory: Directory, feed: Feed, places: Places) -> 
         response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would delay the events
         response.timeout = None
         return response
+
+    return blueprint
 
 
 async def _pieces(listener: Listener, user_id: UUID, may_listen: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
@@ -86,7 +90,7 @@ def _is_about(happened: Happened | None, user_id: UUID) -> bool:
 async def _is_member(directory: Directory, workspace_id: UUID, user_id: UUID) -> bool:
     try:
         await directory.membership(str(workspace_id), user_id)
-    except RejectedRequest:
+    except NotFound:
         return False
     return True
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from quart import Quart, Response
+from quart import Blueprint, Response
 
 from gateway.errors import StoreError
-from gateway.http.auth import require_user
+from gateway.http.auth import Callers
 from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
-from gateway.http.client import request_address, throttle_key
+from gateway.http.client import Network, request_address, throttle_key
 from gateway.http.session import Sessions, session_secret
 from gateway.http.throttle import LoginThrottle
-from gateway.work.people.accounts import SESSION_SECONDS, TooBusy
-
-if TYPE_CHECKING:
-    from gateway.http.app import People
+from gateway.work.people.accounts import SESSION_SECONDS, Accounts, TooBusy
 
 
 class LoginBody(PersonBody):
@@ -27,29 +24,30 @@ class LoginBody(PersonBody):
 class SignIn:
     """Signs people in, throttled by address and by account. The API and the page share it."""
 
-    def __init__(self, people: People, throttle: LoginThrottle) -> None:
-        self._people = people
+    def __init__(self, accounts: Accounts, throttle: LoginThrottle, trusted_proxies: Sequence[Network]) -> None:
+        self._accounts = accounts
         self._throttle = throttle
+        self._trusted_proxies = trusted_proxies
 
     def require_budget(self) -> None:
         """Check the client's address, before the body is read.
 
-        Raises RejectedRequest (429) if the address failed too often.
+        Raises TooMany if the address failed too often.
         """
         self._throttle.check(self._address())
 
     async def attempt(self, email: str, password: str) -> str:
         """Sign in and return the secret of a new session.
 
-        Raises RejectedRequest: 429 for too many failures, or for too many people who sign in at once; 401 for a wrong
-        pair of email and password. A wrong pair counts as a failure. So does a cancelled attempt, because its password
-        is judged all the same.
+        Raises TooMany for too many failures, or for too many people who sign in at once, and Unauthenticated for a
+        wrong pair of email and password. A wrong pair counts as a failure. So does a cancelled attempt, because its
+        password is judged all the same.
         """
         address = self._address()
         self._throttle.admit(address, email)
         familiar = self._throttle.is_familiar(address, email)
         try:
-            secret = await self._people.accounts.sign_in(email, password, familiar=familiar)
+            secret = await self._accounts.sign_in(email, password, familiar=familiar)
         except (StoreError, TooBusy):
             self._throttle.undecided(address, email)
             raise
@@ -57,13 +55,13 @@ class SignIn:
         return secret
 
     def _address(self) -> str:
-        return throttle_key(request_address(self._people.trusted_proxies))
+        return throttle_key(request_address(self._trusted_proxies))
 
 
-def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
-    accounts = people.accounts
+def routes(accounts: Accounts, sessions: Sessions, sign_in: SignIn, callers: Callers) -> Blueprint:
+    blueprint = Blueprint("identity", __name__)
 
-    @app.post("/api/auth/login")
+    @blueprint.post("/api/auth/login")
     async def login() -> Response:
         sessions.refuse_foreign_origin()
         sign_in.require_budget()
@@ -73,7 +71,7 @@ def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
         sessions.start(response, secret, SESSION_SECONDS)
         return response
 
-    @app.post("/api/auth/logout")
+    @blueprint.post("/api/auth/logout")
     async def logout() -> Response:
         sessions.refuse_foreign_origin()
         await read_json(NoBody)
@@ -84,8 +82,10 @@ def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
         sessions.end(response)
         return response
 
-    @app.get("/api/me")
+    @blueprint.get("/api/me")
     async def me() -> Response:
-        user_id = (await require_user()).user_id
+        user_id = (await callers.user()).user_id
         person = await accounts.person(user_id)
         return json_response({**asdict(person), "workspaces": await accounts.memberships(user_id)})
+
+    return blueprint

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
-from quart import Quart, Response
+from quart import Blueprint, Response
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Invalid
 from gateway.http.api.tasks import AttemptNumber
-from gateway.http.auth import require_runtime
+from gateway.http.auth import Callers
 from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.http.places import Places
 from gateway.http.query import given, takes
 from gateway.ids import parse_id
 from gateway.work.tasks.attachments import Attachment
 from gateway.work.tasks.ports import Attempt
-from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, Assignment
-
-if TYPE_CHECKING:
-    from gateway.http.app import Services
+from gateway.work.tasks.tasks import WAIT_SECONDS_MAX, Assignment, TaskService
 
 RUNNING_MAX = 1_000
 """The most tasks that one runtime may report as running."""
@@ -67,13 +63,13 @@ class ClaimBody(RuntimeBody):
     instance: str | None = None
 
 
-def add_routes(app: Quart, services: Services) -> None:
-    tasks, limits = services.tasks, services.place_limits
-    waits = Places("claims", total=limits.claims, each=limits.claims_of_runtime)
+def routes(tasks: TaskService, waits: Places, callers: Callers) -> Blueprint:
+    """Build the routes of runtimes. `waits` are the places of claims that wait for a task."""
+    blueprint = Blueprint("runtimes", __name__)
 
-    @app.post("/api/runtimes/register")
+    @blueprint.post("/api/runtimes/register")
     async def register_runtime() -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         body = await read_json(RegisterBody)
         view = await tasks.register(
             runtime,
@@ -86,18 +82,18 @@ def add_routes(app: Quart, services: Services) -> None:
         )
         return json_response({**dataclasses.asdict(view), "heartbeat_seconds": HEARTBEAT_SECONDS})
 
-    @app.post("/api/runtimes/<id>/heartbeat")
+    @blueprint.post("/api/runtimes/<id>/heartbeat")
     async def runtime_heartbeat(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         body = await read_json(HeartbeatBody)
         stopped = await tasks.heartbeat(runtime, parse_id(id, field="runtime_id"), _attempts(body.tasks))
         stop = [{"id": attempt.task_id, "attempt": attempt.number} for attempt in stopped]
         return json_response({"status": "ok", "stop": stop})
 
-    @app.post("/api/runtimes/<id>/tasks/claim")
+    @blueprint.post("/api/runtimes/<id>/tasks/claim")
     @takes(wait_seconds=_judge_wait)
     async def claim_task(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         wait_seconds = float(given("wait_seconds") or 0)
         instance = _instance((await read_json(ClaimBody)).instance)
         with waits.take(runtime.runtime_id):
@@ -105,11 +101,13 @@ def add_routes(app: Quart, services: Services) -> None:
             assignment = await tasks.claim(runtime, runtime_id, wait_seconds, instance=instance)
         return json_response({"task": None if assignment is None else task_json(assignment)})
 
+    return blueprint
+
 
 def _attempts(tasks: list[RunningTask]) -> list[Attempt]:
     if len(tasks) > RUNNING_MAX:
         message = f"{len(tasks)} tasks are named, more than {RUNNING_MAX}; use several runtimes"
-        raise RejectedRequest(400, "invalid_body", message, field="tasks")
+        raise Invalid("invalid_body", message, field="tasks")
     return [Attempt(task.id, task.attempt) for task in tasks]
 
 
@@ -202,13 +200,11 @@ def _judge_wait(value: str) -> str | None:
 def _label(text: str, field: str, *, required: bool = False) -> str:
     """Return a trimmed one-line text that people will see in lists and on terminals.
 
-    Raises RejectedRequest (400) that names `field` for more than 200 characters, for unprintable ones, and for an empty
+    Raises Invalid that names `field` for more than 200 characters, for unprintable ones, and for an empty
     text that is `required`.
     """
     text = text.strip()
     least = int(required)
     if not least <= len(text) <= 200 or not text.isprintable():
-        raise RejectedRequest(
-            400, "invalid_body", f"{field} must have {least} to 200 printable characters", field=field
-        )
+        raise Invalid("invalid_body", f"{field} must have {least} to 200 printable characters", field=field)
     return text

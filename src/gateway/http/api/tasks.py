@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
-from quart import Quart, Response
+from quart import Blueprint, Response
 
-from gateway.http.auth import require_runtime
+from gateway.http.auth import Callers
 from gateway.http.body import RuntimeBody, json_response, read_json
 from gateway.ids import parse_id
 from gateway.work.tasks.ports import Attempt, Task, TaskStatus
-
-if TYPE_CHECKING:
-    from gateway.http.app import Services
-
+from gateway.work.tasks.tasks import TaskService
 
 ATTEMPT_MAX = 2**31 - 1
 """The largest attempt number that the database can hold."""
@@ -46,39 +43,41 @@ class FailBody(AttemptBody):
     stderr_tail: str | None = None
 
 
-def add_routes(app: Quart, services: Services) -> None:
-    tasks = services.tasks
+def routes(tasks: TaskService, callers: Callers) -> Blueprint:
+    blueprint = Blueprint("tasks", __name__)
 
-    @app.get("/api/tasks/<id>")
+    @blueprint.get("/api/tasks/<id>")
     async def get_task(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         return json_response(_view(await tasks.find(runtime, _id(id))))
 
-    @app.post("/api/tasks/<id>/start")
+    @blueprint.post("/api/tasks/<id>/start")
     async def start_task(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         body = await read_json(AttemptBody)
         return _answer(id, await tasks.start(runtime, _attempt(id, body)))
 
-    @app.post("/api/tasks/<id>/progress")
+    @blueprint.post("/api/tasks/<id>/progress")
     async def report_progress(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         body = await read_json(ProgressBody)
         return _answer(id, await tasks.progress(runtime, _attempt(id, body), body.text))
 
-    @app.post("/api/tasks/<id>/complete")
+    @blueprint.post("/api/tasks/<id>/complete")
     async def complete_task(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         body = await read_json(CompleteBody)
         attempt = _attempt(id, body)
         return _answer(id, await tasks.complete(runtime, attempt, body.output, stderr_tail=body.stderr_tail))
 
-    @app.post("/api/tasks/<id>/fail")
+    @blueprint.post("/api/tasks/<id>/fail")
     async def fail_task(id: str) -> Response:
-        runtime = await require_runtime()
+        runtime = await callers.runtime()
         body = await read_json(FailBody)
         attempt, tail = _attempt(id, body), body.stderr_tail
         return _answer(id, await tasks.fail(runtime, attempt, body.error, body.failure_reason, stderr_tail=tail))
+
+    return blueprint
 
 
 def _attempt(task_id: str, body: AttemptBody) -> Attempt:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
-from quart import Quart, Response
+from quart import Blueprint, Response
 
-from gateway.http.auth import require_user
+from gateway.http.auth import Callers
 from gateway.http.body import PersonBody, json_response, read_json
 from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import takes
 from gateway.ids import parse_id
-from gateway.work.people.directory import Visibility
-from gateway.work.people.teams import AgentChange
-
-if TYPE_CHECKING:
-    from gateway.work.people.directory import Directory, Member
-    from gateway.work.people.teams import TeamService
+from gateway.work.people.directory import Directory, Member, Visibility
+from gateway.work.people.teams import AgentChange, TeamService
 
 
 class AgentBody(PersonBody):
@@ -43,26 +38,28 @@ class ProjectBody(PersonBody):
     name: str
 
 
-def add_routes(app: Quart, team: TeamService, directory: Directory) -> None:
-    async def the_member(workspace: str) -> Member:
-        return await directory.membership(workspace, (await require_user()).user_id)
+def routes(team: TeamService, directory: Directory, callers: Callers) -> Blueprint:
+    blueprint = Blueprint("teams", __name__)
 
-    @app.get("/api/workspaces/<workspace>/agents")
+    async def the_member(workspace: str) -> Member:
+        return await directory.membership(workspace, (await callers.user()).user_id)
+
+    @blueprint.get("/api/workspaces/<workspace>/agents")
     @takes(**PAGED)
     async def list_agents(workspace: str) -> Response:
         member, page = await the_member(workspace), read_page()
         found, total = await team.agents(member, limit=page.limit, offset=page.offset)
         return listing("agents", [asdict(agent) for agent in found], page, total)
 
-    @app.post("/api/workspaces/<workspace>/agents")
+    @blueprint.post("/api/workspaces/<workspace>/agents")
     async def create_agent(workspace: str) -> Response:
         member, body = await the_member(workspace), await read_json(AgentBody)
         agent = await team.add_agent(member, body.name, runtime_id=body.runtime_id, visibility=body.visibility)
         return json_response(asdict(agent), 201)
 
-    @app.patch("/api/agents/<id>")
+    @blueprint.patch("/api/agents/<id>")
     async def change_agent(id: str) -> Response:
-        user, body = await require_user(), await read_json(AgentChangeBody)
+        user, body = await callers.user(), await read_json(AgentChangeBody)
         change = AgentChange(
             name=None if body.name is msgspec.UNSET else body.name,
             sets_runtime=body.runtime_id is not msgspec.UNSET,
@@ -71,26 +68,28 @@ def add_routes(app: Quart, team: TeamService, directory: Directory) -> None:
         )
         return json_response(asdict(await team.change_agent(parse_id(id, field="agent_id"), user.user_id, change)))
 
-    @app.get("/api/workspaces/<workspace>/squads")
+    @blueprint.get("/api/workspaces/<workspace>/squads")
     @takes(**PAGED)
     async def list_squads(workspace: str) -> Response:
         member, page = await the_member(workspace), read_page()
         found, total = await team.squads(member, limit=page.limit, offset=page.offset)
         return listing("squads", [asdict(squad) for squad in found], page, total)
 
-    @app.post("/api/workspaces/<workspace>/squads")
+    @blueprint.post("/api/workspaces/<workspace>/squads")
     async def create_squad(workspace: str) -> Response:
         member, body = await the_member(workspace), await read_json(SquadBody)
         return json_response(asdict(await team.add_squad(member, body.name, body.leader_agent_id)), 201)
 
-    @app.get("/api/workspaces/<workspace>/projects")
+    @blueprint.get("/api/workspaces/<workspace>/projects")
     @takes(**PAGED)
     async def list_projects(workspace: str) -> Response:
         member, page = await the_member(workspace), read_page()
         found, total = await team.projects(member, limit=page.limit, offset=page.offset)
         return listing("projects", [asdict(project) for project in found], page, total)
 
-    @app.post("/api/workspaces/<workspace>/projects")
+    @blueprint.post("/api/workspaces/<workspace>/projects")
     async def create_project(workspace: str) -> Response:
         member, body = await the_member(workspace), await read_json(ProjectBody)
         return json_response(asdict(await team.add_project(member, body.name)), 201)
+
+    return blueprint

@@ -7,10 +7,10 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from quart import Quart, Response
+from quart import Blueprint, Response
 
-from gateway.errors import RejectedRequest
-from gateway.http.auth import require_user
+from gateway.errors import Invalid
+from gateway.http.auth import Callers
 from gateway.http.body import NoBody, PersonBody, json_response, no_content, read_json
 from gateway.ids import parse_id
 from gateway.webhooks.filters import EventFilter
@@ -59,26 +59,27 @@ class AddSecretBody(PersonBody):
     expires_at: datetime | None = None
 
 
-def add_routes(app: Quart, service: TriggerService) -> None:
+def routes(service: TriggerService, callers: Callers) -> Blueprint:
+    blueprint = Blueprint("triggers", __name__)
     all_of = "/api/autopilots/<id>/triggers"
     one = f"{all_of}/<trigger_id>"
 
-    @app.get(all_of)
+    @blueprint.get(all_of)
     async def list_triggers(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         return json_response({"triggers": await service.list(_autopilot(id), user.user_id)})
 
-    @app.post(all_of)
+    @blueprint.post(all_of)
     async def create_trigger(id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         body = await read_json(CreateBody)
         _refuse_schedule(body)
         change = TriggerChange(enabled=body.enabled, label=body.label, filters=_filters(body.event_filters or ()))
         return json_response(await service.create(_autopilot(id), user.user_id, body.kind, body.provider, change), 201)
 
-    @app.patch(one)
+    @blueprint.patch(one)
     async def change_trigger(id: str, trigger_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         body = await read_json(ChangeBody)
         _refuse_schedule(body)
         sets_filters = body.event_filters is not UNSET
@@ -86,50 +87,52 @@ def add_routes(app: Quart, service: TriggerService) -> None:
         change = TriggerChange(body.enabled, body.label, sets_filters, filters, body.provider)
         return json_response(await service.change(_autopilot(id), _trigger(trigger_id), user.user_id, change))
 
-    @app.delete(one)
+    @blueprint.delete(one)
     async def delete_trigger(id: str, trigger_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         await service.delete(_autopilot(id), _trigger(trigger_id), user.user_id)
         return no_content()
 
-    @app.post(f"{one}/rotate-token")
+    @blueprint.post(f"{one}/rotate-token")
     async def rotate_token(id: str, trigger_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         await read_json(NoBody)
         return json_response(await service.rotate_token(_autopilot(id), _trigger(trigger_id), user.user_id))
 
-    @app.put(f"{one}/signing-secret")
+    @blueprint.put(f"{one}/signing-secret")
     async def replace_secrets(id: str, trigger_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         secret = (await read_json(ReplaceSecretBody)).signing_secret or ""
         return json_response(await service.replace_secrets(_autopilot(id), _trigger(trigger_id), user.user_id, secret))
 
-    @app.post(f"{one}/signing-secrets")
+    @blueprint.post(f"{one}/signing-secrets")
     async def add_secret(id: str, trigger_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         body = await read_json(AddSecretBody)
         added = await service.add_secret(
             _autopilot(id), _trigger(trigger_id), user.user_id, body.signing_secret, body.expires_at
         )
         return json_response(added, 201)
 
-    @app.delete(f"{one}/signing-secrets/<secret_id>")
+    @blueprint.delete(f"{one}/signing-secrets/<secret_id>")
     async def delete_secret(id: str, trigger_id: str, secret_id: str) -> Response:
-        user = await require_user()
+        user = await callers.user()
         await service.delete_secret(
             _autopilot(id), _trigger(trigger_id), parse_id(secret_id, field="secret_id"), user.user_id
         )
         return no_content()
 
+    return blueprint
+
 
 def _refuse_schedule(body: CreateBody | ChangeBody) -> None:
-    """Refuse the fields of a schedule, which a webhook trigger does not have. Raises RejectedRequest (400).
+    """Refuse the fields of a schedule, which a webhook trigger does not have. Raises Invalid.
 
     Ignoring them would hide a misunderstanding.
     """
     for name in ("cron_expression", "timezone"):
         if getattr(body, name) is not None:
-            raise RejectedRequest(400, f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
+            raise Invalid(f"invalid_{name}", f"a webhook trigger has no {name}", field=name)
 
 
 def _filters(given: Sequence[FilterBody]) -> tuple[EventFilter, ...]:

@@ -6,10 +6,10 @@ import re
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from quart import Quart, Response, redirect
+from quart import Blueprint, Response, redirect
 
-from gateway.errors import RejectedRequest
-from gateway.http.console.pages import LOGIN_PATH, render_page
+from gateway.errors import NotFound
+from gateway.http.console.pages import LOGIN_PATH, PageAddress, render_page
 from gateway.http.session import Sessions
 from gateway.work.issues.pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
 
@@ -18,15 +18,17 @@ _RESERVED = frozenset({"api", "static"})
 """First parts of paths that are never a workspace: paths below them are not pages for people."""
 
 
-def add_routes(app: Quart, issues: IssuePages, sessions: Sessions) -> None:
-    @app.get("/issues/<key>")
+def routes(issues: IssuePages, sessions: Sessions) -> Blueprint:
+    blueprint = Blueprint("issue_pages", __name__)
+
+    @blueprint.get("/issues/<key>")
     async def find_issue(key: str) -> Any:
         user_id = await sessions.signed_in()
         if user_id is None:
             return _sign_in(f"/issues/{quote(key)}")
         return redirect(_path(await _find(issues, user_id, key)), 303)
 
-    @app.get("/<workspace>/issues/<key>")
+    @blueprint.get("/<workspace>/issues/<key>")
     async def issue_page(workspace: str, key: str) -> Any:
         if workspace in _RESERVED:
             raise _absent()
@@ -36,11 +38,13 @@ def add_routes(app: Quart, issues: IssuePages, sessions: Sessions) -> None:
         issue = await _find(issues, user_id, key, workspace)
         comments = await issues.comments(issue, COMMENTS_MAX)
         response = render_page(
-            "issue.html", 200, "no-referrer",
-            path=_path(issue), here={}, issue=issue, comments=comments, pieces=in_pieces(issue.description),
+            "issue.html", PageAddress(_path(issue)), referrer_policy="no-referrer",
+            issue=issue, comments=comments, pieces=in_pieces(issue.description),
         )  # fmt: skip
         response.headers["Content-Security-Policy"] += "; img-src 'self'"
         return response
+
+    return blueprint
 
 
 async def _find(issues: IssuePages, user_id: Any, key: str, workspace: str | None = None) -> IssueView:
@@ -71,5 +75,5 @@ def _sign_in(path: str) -> Response:
     return response
 
 
-def _absent() -> RejectedRequest:
-    return RejectedRequest(404, "not_found", "there is nothing at this path")
+def _absent() -> NotFound:
+    return NotFound("not_found", "there is nothing at this path")

@@ -9,35 +9,41 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from quart import Quart, Response, redirect, request
+from quart import Blueprint, Response, redirect, request
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, DomainError, Forbidden, Gone, Invalid, NotFound, TooMany, Unauthenticated
+from gateway.http.api.bindings import BindingLinks
+from gateway.http.api.identity import SignIn
 from gateway.http.console.language import LANGUAGES, accepted_languages, choose_language, words_of
+from gateway.http.errors import status_of
 from gateway.http.requests import read_form
 from gateway.http.session import Sessions, session_secret
 from gateway.ids import token_hash
-from gateway.work.people.accounts import SESSION_SECONDS
+from gateway.work.people.accounts import SESSION_SECONDS, Accounts
+from gateway.work.people.bindings import LinkPreview
 from gateway.work.people.directory import User
-
-if TYPE_CHECKING:
-    from uuid import UUID
-
-    from gateway.http.api.bindings import BindingLinks
-    from gateway.http.api.identity import SignIn
-    from gateway.http.app import People
-    from gateway.work.people.bindings import LinkPreview
 
 LOGIN_PATH = "/login"
 BIND_PATH = "/lark/bind"
 LINK_TOKEN_CHARS_MAX = 128
 NEXT_LENGTH_MAX = 2_048
-STATES = {400: "missing", 403: "not_member", 409: "taken", 410: "over", 429: "too_many"}
-"""The state that the page shows for the status of a refusal; `other` for a status that is not listed."""
+Words = Mapping[type[DomainError], str]
+"""The word by which a template knows each sort of error; `other` stands for a sort that is not listed."""
+BIND_STATES: Words = {
+    Invalid: "missing",
+    Forbidden: "not_member",
+    Conflict: "taken",
+    Gone: "over",
+    TooMany: "too_many",
+}
+LOGIN_COMPLAINTS: Words = {Unauthenticated: "wrong_pair", Forbidden: "elsewhere", TooMany: "too_many"}
 FORM_REFERRER_POLICY = "strict-origin"
 """The one referrer policy with which forms send their Origin, and no Referer holds the token in the page's address."""
 OPEN_ID_END_CHARS = 6
@@ -56,34 +62,43 @@ _HEADERS = {
 _pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
 
 
-def add_routes(app: Quart, people: People, sessions: Sessions, sign_in: SignIn, links: BindingLinks) -> None:
-    _add_static(app)
-    _add_login(app, people, sessions, sign_in)
-    _add_bind(app, BindPages(links, people.platforms), sessions)
+def routes(
+    accounts: Accounts,
+    sessions: Sessions,
+    sign_in: SignIn,
+    links: BindingLinks,
+    platforms: Sequence[Mapping[str, str]],
+) -> Blueprint:
+    """Build the pages and their files. `platforms` holds the name of each served platform, by language."""
+    blueprint = Blueprint("pages", __name__)
+    _add_static(blueprint)
+    _add_login(blueprint, accounts, sessions, sign_in)
+    _add_bind(blueprint, BindPages(links, platforms), sessions)
+    return blueprint
 
 
-def _add_static(app: Quart) -> None:
+def _add_static(blueprint: Blueprint) -> None:
     files = {path.name: path.read_bytes() for path in (_HERE / "static").iterdir()}
 
-    @app.get("/static/<name>")
+    @blueprint.get("/static/<name>")
     async def console_file(name: str) -> Response:
         if name not in files:
-            raise RejectedRequest(404, "not_found", "there is nothing at this path")
+            raise NotFound("not_found", "there is nothing at this path")
         headers = {"Cache-Control": "public, max-age=300", "X-Content-Type-Options": "nosniff"}
         return Response(files[name], mimetype=_TYPES[Path(name).suffix], headers=headers)
 
 
-def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) -> None:
-    @app.get(LOGIN_PATH)
+def _add_login(blueprint: Blueprint, accounts: Accounts, sessions: Sessions, sign_in: SignIn) -> None:
+    @blueprint.get(LOGIN_PATH)
     async def login_page() -> Any:
         target, switching = local_path(request.args.get("next", "")), request.args.get("switch") == "1"
         user_id = await sessions.signed_in()
         if user_id is not None and target and not switching:
             return redirect(target, 303)
-        person = None if user_id is None else await people.accounts.person(user_id)
+        person = None if user_id is None else await accounts.person(user_id)
         return _login(target, person=person, switching=switching)
 
-    @app.post(LOGIN_PATH)
+    @blueprint.post(LOGIN_PATH)
     async def login_form() -> Any:
         # `next` is in the address too, because the two checks below refuse a request before its form is read.
         target, email = local_path(request.args.get("next", "")), ""
@@ -93,11 +108,11 @@ def _add_login(app: Quart, people: People, sessions: Sessions, sign_in: SignIn) 
             form = await read_form()
             target, email = local_path(form.get("next", "")) or target, form.get("email", "")
             secret = await sign_in.attempt(email, form.get("password", ""))
-        except RejectedRequest as refusal:
+        except DomainError as refusal:
             return _login(target, email=email, refusal=refusal)
         former = session_secret()
         if former is not None:
-            await people.accounts.sign_out(former)
+            await accounts.sign_out(former)
         response = Response("", status=303, headers={"Location": target or LOGIN_PATH, "Cache-Control": "no-store"})
         sessions.start(response, secret, SESSION_SECONDS)
         return response
@@ -109,28 +124,28 @@ def _login(
     email: str = "",
     person: User | None = None,
     switching: bool = False,
-    refusal: RejectedRequest | None = None,
+    refusal: DomainError | None = None,
 ) -> Any:
     """Render the login form, or the name of the person who is signed in.
 
     Both are shown if that person wants to sign in as another one (`switching`).
     """
-    status = 200 if refusal is None else refusal.status
-    complaint = "" if refusal is None else {401: "wrong_pair", 403: "elsewhere", 429: "too_many"}.get(status, "other")
+    status = 200 if refusal is None else status_of(refusal)
+    complaint = "" if refusal is None else word_for(refusal, LOGIN_COMPLAINTS)
     seconds = "" if refusal is None else refusal.extra.get("retry_after", "")
+    target_query = {"next": target} if target else {}
+    address = PageAddress(LOGIN_PATH, target_query | ({"switch": "1"} if switching else {}), kept=target_query)
     response = render_page(
-        "login.html", status, FORM_REFERRER_POLICY,
+        "login.html", address, status, referrer_policy=FORM_REFERRER_POLICY,
         target=target, email=email, person=person, switching=switching, complaint=complaint, seconds=seconds,
-        here={"next": target, "switch": "1" if switching else ""}, kept={"next": target} if target else {},
-        path=LOGIN_PATH,
     )  # fmt: skip
     if seconds:
         response.headers["Retry-After"] = str(seconds)
     return response
 
 
-def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
-    @app.get(BIND_PATH)
+def _add_bind(blueprint: Blueprint, pages: BindPages, sessions: Sessions) -> None:
+    @blueprint.get(BIND_PATH)
     async def bind_page() -> Response:
         """Show what the link asks for. Opening it binds nothing."""
         token = link_token(request.args.get("token", ""))
@@ -139,13 +154,13 @@ def _add_bind(app: Quart, pages: BindPages, sessions: Sessions) -> None:
             return pages.say(token, "needs_auth" if token else "missing", 200 if token else 400)
         return await pages.offer(token, user_id)
 
-    @app.post(BIND_PATH)
+    @blueprint.post(BIND_PATH)
     async def bind_form() -> Response:
         """Bind the account, after a person read the page and pressed its button."""
         try:
             sessions.require_same_origin()
-        except RejectedRequest as refusal:
-            return pages.say("", "elsewhere", refusal.status)
+        except Forbidden as refusal:
+            return pages.say("", "elsewhere", status_of(refusal))
         form = await read_form()
         token, user_id = link_token(form.get("token", "")), await sessions.signed_in()
         if not token or user_id is None:
@@ -175,23 +190,23 @@ class BindPages:
         """
         try:
             preview = await self._links.preview(token, user_id)
-        except RejectedRequest as refusal:
+        except DomainError as refusal:
             return self._refuse(token, refusal)
         return self._render(token, "ready", 409 if changed else 200, preview=preview, changed=changed)
 
     async def redeem(self, token: str, user_id: UUID) -> Response:
         try:
             await self._links.redeem(token, user_id)
-        except RejectedRequest as refusal:
+        except DomainError as refusal:
             return self._refuse(token, refusal)
         return self.say(token, "done")
 
     def say(self, token: str, state: str, status: int = 200, seconds: object = "") -> Response:
         return self._render(token, state, status, seconds=seconds)
 
-    def _refuse(self, token: str, refusal: RejectedRequest) -> Response:
+    def _refuse(self, token: str, refusal: DomainError) -> Response:
         seconds = refusal.extra.get("retry_after", "")
-        response = self.say(token, STATES.get(refusal.status, "other"), refusal.status, seconds)
+        response = self.say(token, word_for(refusal, BIND_STATES), status_of(refusal), seconds)
         if seconds:
             response.headers["Retry-After"] = str(seconds)
         return response
@@ -207,11 +222,15 @@ class BindPages:
         seconds: object = "",
     ) -> Response:
         return render_page(
-            "bind.html", status, FORM_REFERRER_POLICY,
-            state=state, preview=preview, changed=changed, seconds=seconds,
+            "bind.html", PageAddress(BIND_PATH, {"token": token} if token else {}), status,
+            referrer_policy=FORM_REFERRER_POLICY, platforms=self._platforms,
+            token=token, state=state, preview=preview, changed=changed, seconds=seconds,
             proof="" if preview is None else form_proof(), id_end_chars=OPEN_ID_END_CHARS,
-            here={"token": token} if token else {}, path=BIND_PATH, platforms=self._platforms,
         )  # fmt: skip
+
+
+def word_for(error: DomainError, words: Words) -> str:
+    return next((word for kind, word in words.items() if isinstance(error, kind)), "other")
 
 
 def form_proof() -> str:
@@ -228,31 +247,50 @@ def local_path(text: str) -> str:
     return text if local and text.isprintable() and len(text) <= NEXT_LENGTH_MAX else ""
 
 
-def render_page(template: str, status: int, referrer_policy: str, **values: Any) -> Response:
-    """Render a page in the reader's language.
+@dataclass(frozen=True, slots=True)
+class PageAddress:
+    """The address of a page, without its language. The links to the same page in other languages are made from it.
 
-    `path` and `here` are the page's own path and query, from which the links to other languages are made. `kept` are
-    the query parameters of its form's address; they survive when the form is refused before it is read.
+    `kept` are the query parameters of its form's address; they survive when the form is refused before it is read.
     """
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+    def link(self, **parameters: str) -> str:
+        return f"{self.path}?{urlencode({**self.query, **parameters})}"
+
+    def form_link(self, **parameters: str) -> str:
+        query = urlencode({**self.kept, **parameters})
+        return f"{self.path}?{query}" if query else self.path
+
+
+def render_page(
+    template: str,
+    address: PageAddress,
+    status: int = 200,
+    *,
+    referrer_policy: str,
+    platforms: Sequence[Mapping[str, str]] = (),
+    **values: object,
+) -> Response:
+    """Render a page in the reader's language. `values` are the template's own."""
     asked = request.args.get("lang")
     language = choose_language(asked, accepted_languages(request.headers.get("Accept-Language", "")))
-    path, here = values.pop("path"), {name: value for name, value in values["here"].items() if value}
-    titles = [title.get(language, title["en"]) for title in values.pop("platforms", ())]
+    # A language that was asked for is asked for in every link. One that the browser prefers needs no asking.
     lang = {} if asked is None else {"lang": language}
-    kept = values.pop("kept", {})
-    back = {"next": f"{path}?{urlencode(here | lang)}"}
+    sign_in = PageAddress(LOGIN_PATH, {"next": address.link(**lang)})
     text = _pages.get_template(template).render(
         words=words_of(language),
         language=language,
-        platform=" / ".join(titles),
+        platform=" / ".join(title.get(language, title["en"]) for title in platforms),
         other_languages=[
-            (code, words_of(code)["language_name"], f"{path}?{urlencode(here | {'lang': code})}")
-            for code in LANGUAGES
-            if code != language
+            (code, words_of(code)["language_name"], address.link(lang=code)) for code in LANGUAGES if code != language
         ],
-        sign_in=f"{LOGIN_PATH}?{urlencode(back | lang)}",
-        switch=f"{LOGIN_PATH}?{urlencode(back | {'switch': '1'} | lang)}",
-        action=f"{path}?{urlencode(kept | lang)}" if kept or lang else path,
+        sign_in=sign_in.link(**lang),
+        switch=sign_in.link(switch="1", **lang),
+        action=address.form_link(**lang),
         **values,
     )
     headers = {**_HEADERS, "Referrer-Policy": referrer_policy, "Content-Language": language}

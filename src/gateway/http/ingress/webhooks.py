@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import structlog
-from quart import Quart, Response, request
+from quart import Blueprint, Response, request
 
-from gateway.errors import RejectedRequest, StoreError
+from gateway.errors import NotFound, StoreError, Unsettled
 from gateway.http.body import json_response
 from gateway.http.client import Network, request_address, throttle_key
+from gateway.http.errors import TooLarge
 from gateway.recorder import Recorder
 from gateway.webhooks.delivery import Answer, Intake, Trigger
 from gateway.webhooks.headers import RequestHeaders
@@ -38,8 +39,10 @@ class Ingress:
     trusted_proxies: tuple[Network, ...] = field(default=())
 
 
-def add_routes(app: Quart, ingress: Ingress) -> None:
-    @app.post(f"{PREFIX}autopilots/<token>")
+def routes(ingress: Ingress) -> Blueprint:
+    blueprint = Blueprint("webhooks", __name__)
+
+    @blueprint.post(f"{PREFIX}autopilots/<token>")
     async def receive_webhook(token: str) -> Response:
         address = throttle_key(request_address(ingress.trusted_proxies))
         try:
@@ -50,10 +53,10 @@ def add_routes(app: Quart, ingress: Ingress) -> None:
         except StoreError as error:
             # Never 404: senders do not try again after a 404.
             logger.warning("webhook_not_stored", error=str(error))
-            raise RejectedRequest(
-                500, "store_unavailable", "the delivery could not be stored; send it again"
-            ) from error
+            raise Unsettled("store_unavailable", "the delivery could not be stored; send it again") from error
         return json_response(answer.body, answer.status)
+
+    return blueprint
 
 
 async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
@@ -62,12 +65,12 @@ async def _receive(ingress: Ingress, token: str, address: str) -> Answer:
     if trigger is not None:
         body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
         if len(body) > ingress.body_bytes_max:
-            raise RejectedRequest(413, "body_too_large", f"the body has more than {ingress.body_bytes_max} bytes")
+            raise TooLarge(f"the body has more than {ingress.body_bytes_max} bytes")
         headers = RequestHeaders(request.headers.items())
         answer = await ingress.intake.receive(trigger, headers, body, gates=ingress.gates, address=address)
     if answer is None:
         ingress.gates.count_unknown(address)
-        raise RejectedRequest(404, "webhook_not_found", "there is no webhook at this address")
+        raise NotFound("webhook_not_found", "there is no webhook at this address")
     return answer
 
 

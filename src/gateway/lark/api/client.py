@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Protocol, TypeVar
 
+import httpcore2
 import httpx2
 import structlog
 import trio
@@ -23,6 +24,7 @@ from gateway.errors import ConfigError
 from gateway.lark.api import rest
 from gateway.lark.api.proxy import Proxies, Proxy, credentials_wanted
 from gateway.lark.api.reason import why
+from gateway.lark.api.tunnel import ask_for
 from gateway.lark.chat.cards import Rendered
 from gateway.lark.wire import endpoint
 
@@ -132,6 +134,8 @@ class _Routed(httpx2.AsyncBaseTransport):
         try:
             response = await self._ways[proxy].handle_async_request(request)
         except httpx2.ProxyError as error:
+            if proxy.socks:
+                raise  # `_ThroughSocks` has found the words
             asked = str(error).startswith(str(PROXY_AUTHENTICATION_REQUIRED))
             words = credentials_wanted(proxy) if asked else f"the proxy {proxy} gave no way: {why(error)}"
             raise httpx2.ProxyError(words, request=request) from error
@@ -150,8 +154,54 @@ class _Routed(httpx2.AsyncBaseTransport):
 def _transport(proxy: Proxy | None, context: ssl.SSLContext, limits: httpx2.Limits) -> httpx2.AsyncHTTPTransport:
     if proxy is None:
         return httpx2.AsyncHTTPTransport(verify=context, limits=limits)
+    if proxy.socks:
+        return _SocksTransport(proxy, context, limits)
     through = httpx2.Proxy(str(proxy), ssl_context=context if proxy.tls else None, auth=proxy.credentials)
     return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=through)
+
+
+class _SocksTransport(httpx2.AsyncHTTPTransport):
+    """Makes calls through a SOCKS proxy in the way of the long connections, which knows more versions than httpx2."""
+
+    def __init__(self, proxy: Proxy, context: ssl.SSLContext, limits: httpx2.Limits) -> None:
+        super().__init__(verify=context, limits=limits)
+        # httpx2 has no parameter for the network below its pool.
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            network_backend=_ThroughSocks(proxy),
+        )
+
+
+class _ThroughSocks(httpcore2.AsyncNetworkBackend):
+    """Opens connections to targets by way of a SOCKS proxy. They are the caller's."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._network = httpcore2.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        proxy = self._proxy
+        stream = await self._network.connect_tcp(proxy.host, proxy.port, timeout, local_address, socket_options)
+        sock: trio.socket.SocketType = stream.get_extra_info("socket")
+        try:
+            # SOCKS reads no byte more than its answers, so the other stream of the same socket misses none.
+            await ask_for(trio.SocketStream(sock), proxy, host, port)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, PlatformError):
+                raise httpcore2.ProxyError(str(error)) from error
+            raise
+        return stream
 
 
 @dataclass(frozen=True, slots=True)

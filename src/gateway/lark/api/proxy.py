@@ -1,38 +1,33 @@
-"""The choice of a proxy for a call or a connection, and the CONNECT exchange with the proxy. Sans-IO.
+"""The choice of a proxy for a call or a connection. Sans-IO.
 
 The HTTP client and the dialler of long connections ask the same `Proxies`. So both reach the platform the same way.
+`gateway.lark.api.tunnel` speaks to the proxy.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
-import h11
-
-from gateway import __version__
-from gateway.channel.channel import LinkLost, LinkRefused
+from gateway.address import PROXY_PORTS
 from gateway.errors import ConfigError
 
-HEADER_BYTES_MAX = 16 * 2**10
-"""The longest answer to CONNECT, in bytes. Anything longer is not taken for the answer of a proxy."""
-_PORTS = {"http": 80, "https": 443}
-_REASON_CHARACTERS_MAX = 100
+_TARGETS = ("http", "https")
+_CREDENTIAL_BYTES_MAX = 255  # a length is one byte in SOCKS5
 _NO_PORT = re.compile(r"[^:]*|\[[^\]]*\]|[^\[\]:]*:[^\[\]:]*:[^\[\]]*")
 """An entry without a port: a name or an IPv4 address, an IPv6 address in brackets, or one without them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy, itself reached over TLS or not. `str()` does not show the credentials."""
+    """An HTTP or SOCKS proxy; `scheme` is a key of PROXY_PORTS. `str()` does not show the credentials."""
 
     host: str
     port: int
-    tls: bool = False
+    scheme: str = "http"
     credentials: tuple[str, str] | None = field(default=None, repr=False)
 
     @classmethod
@@ -46,22 +41,39 @@ class Proxy:
             host, port = parts.hostname, parts.port
         except ValueError:
             raise ConfigError(f"{key}: not the URL of a proxy, like http://proxy.example:3128") from None
-        if parts.scheme not in _PORTS:
-            raise ConfigError(f"{key}: a {parts.scheme}:// proxy is not supported; http:// and https:// ones are")
+        if parts.scheme not in PROXY_PORTS:
+            known = ", ".join(f"{scheme}://" for scheme in PROXY_PORTS)
+            raise ConfigError(f"{key}: a {parts.scheme}:// proxy is not supported; these are: {known}")
         if not host or port == 0:
             raise ConfigError(f"{key}: not the URL of a proxy, like http://proxy.example:3128")
         given = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
-        return cls(host, port or _PORTS[parts.scheme], parts.scheme == "https", given)
+        if given is not None and (fault := _credentials_fault(parts.scheme, *given)):
+            raise ConfigError(f"{key}: {fault}")
+        return cls(host, port or PROXY_PORTS[parts.scheme], parts.scheme, given)
 
     def __str__(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{authority(self.host, self.port)}"
+        return f"{self.scheme}://{authority(self.host, self.port)}"
 
     @property
-    def authorization(self) -> str | None:
-        """The value of the Proxy-Authorization header; None without credentials."""
-        if self.credentials is None:
-            return None
-        return "Basic " + base64.b64encode(":".join(self.credentials).encode()).decode()
+    def tls(self) -> bool:
+        """True if the proxy itself is reached over TLS."""
+        return self.scheme == "https"
+
+    @property
+    def socks(self) -> bool:
+        return self.scheme not in _TARGETS
+
+
+def _credentials_fault(scheme: str, user: str, password: str) -> str | None:
+    """Return what keeps a proxy of this scheme from being told the user and password; None if it can be."""
+    if scheme in _TARGETS:
+        return "the user name for an HTTP proxy may not contain a colon" if ":" in user else None
+    for given in (user, password):
+        if not (given.isascii() and given.isprintable() and len(given) <= _CREDENTIAL_BYTES_MAX):
+            return f"user and password for a SOCKS proxy are at most {_CREDENTIAL_BYTES_MAX} ASCII characters each"
+    if scheme.startswith("socks4"):
+        return "a SOCKS4 proxy is told a user only, no password" if password else None
+    return None if user and password else "a SOCKS5 proxy is told a user and a password, or neither"
 
 
 class Proxies:
@@ -84,7 +96,7 @@ class Proxies:
         exempt = tuple(_exemptions(_variable(environ, "no_proxy")[1]))
         found = {scheme: _variable(environ, f"{scheme}_proxy") for scheme in ("all", "http", "https")}
         proxies = {scheme: Proxy.parse(text, name) for scheme, (name, text) in found.items() if text}
-        for_all = dict.fromkeys(_PORTS, proxies["all"]) if "all" in proxies else {}
+        for_all = dict.fromkeys(_TARGETS, proxies["all"]) if "all" in proxies else {}
         return cls(for_all | {scheme: proxy for scheme, proxy in proxies.items() if scheme != "all"}, exempt)
 
     @property
@@ -102,63 +114,6 @@ class Proxies:
         if _is_loopback(name) or any(exempt.covers(name, port) for exempt in self._exempt):
             return None
         return self._by_scheme.get(scheme)
-
-
-class Tunnel:
-    """One CONNECT exchange with a proxy: the bytes to send, and the reading of the answer."""
-
-    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
-        self._proxy = proxy
-        self._target = authority(host, port)
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES_MAX)
-
-    def request(self) -> bytes:
-        """Return the CONNECT request as bytes.
-
-        Raises LinkLost for a target that does not fit into a request: its name came from outside.
-        """
-        headers = [("Host", self._target), ("User-Agent", f"agent-gateway/{__version__}")]
-        if self._proxy.authorization is not None:
-            headers.append(("Proxy-Authorization", self._proxy.authorization))
-        try:
-            asked = h11.Request(method="CONNECT", target=self._target, headers=headers)
-        except (h11.LocalProtocolError, UnicodeError) as error:
-            raise LinkLost(f"the proxy {self._proxy} cannot be asked for {self._target!r}") from error
-        return (self._http.send(asked) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
-
-    def receive(self, data: bytes) -> bool:
-        """Take bytes from the proxy, b"" for the end of its stream. Return True once the tunnel is established.
-
-        Raises LinkLost, and LinkRefused for a problem that an operator has to solve. Bytes after the answer are an
-        error: in TLS as in plain WebSocket the client speaks first, so the target cannot have sent them.
-        """
-        if not data:
-            raise LinkLost(f"the proxy {self._proxy} closed the connection instead of answering CONNECT")
-        try:
-            self._http.receive_data(data)
-            event = self._http.next_event()
-            while isinstance(event, h11.InformationalResponse):
-                event = self._http.next_event()
-        except h11.RemoteProtocolError as error:
-            raise LinkLost(f"the proxy {self._proxy} does not answer CONNECT as a proxy does: {error}") from error
-        if event is h11.NEED_DATA:
-            return False
-        if not isinstance(event, h11.Response):
-            raise LinkLost(f"the proxy {self._proxy} does not answer CONNECT as a proxy does")
-        if not 200 <= event.status_code < 300:
-            raise self._refusal(event)
-        if self._http.trailing_data[0]:
-            raise LinkLost(f"the proxy {self._proxy} sent bytes of its own into the tunnel to {self._target}")
-        return True
-
-    def _refusal(self, answer: h11.Response) -> LinkLost | LinkRefused:
-        status = answer.status_code
-        if status == 407:
-            return LinkRefused(status, credentials_wanted(self._proxy))
-        if status == 403:
-            return LinkRefused(status, f"the proxy {self._proxy} does not allow connections to {self._target} (403)")
-        said = bytes(answer.reason).decode("latin-1")[:_REASON_CHARACTERS_MAX]
-        return LinkLost(f"the proxy {self._proxy} gave no way to {self._target}: HTTP {status} {said}".rstrip())
 
 
 def credentials_wanted(proxy: Proxy) -> str:

@@ -28,11 +28,12 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError,
 from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
 from gateway.channel.channel import ConnectionState, Fence, LinkHealth, LinkLost, LinkRefused
-from gateway.channel.errors import PlatformError, PlatformRefused, PlatformUnauthorized
+from gateway.channel.errors import PlatformError, PlatformRefused, PlatformUnauthorized, PlatformUnreachable
 from gateway.concurrency import Signal, Workers, open_workers, reached
 from gateway.errors import RemoteProtocolError
-from gateway.lark.api.proxy import Proxies, Proxy, Tunnel
+from gateway.lark.api.proxy import Proxies, Proxy
 from gateway.lark.api.reason import why
+from gateway.lark.api.tunnel import ask_for, protocol
 from gateway.lark.chat.content import CHANNEL_TYPE
 from gateway.lark.wire.assembler import AssemblerLimits
 from gateway.lark.wire.endpoint import Endpoint, judge_handshake
@@ -92,7 +93,7 @@ class RawLink:
 FetchEndpoint = Callable[[], Awaitable[Endpoint]]
 """Asks the platform where to dial. Raises the PlatformError family."""
 OpenStream = Callable[[Endpoint], Awaitable[RawLink]]
-"""Dials, TLS included. Raises OSError, trio.BrokenResourceError, LinkLost or LinkRefused."""
+"""Dials, TLS included. Raises OSError, trio.BrokenResourceError, or the PlatformError family."""
 OnEvent = Callable[[bytes], Awaitable[int]]
 """Decides one event: 200 or 500. An exception counts as 500."""
 
@@ -106,9 +107,9 @@ async def open_tcp_link(
 ) -> RawLink:
     """Dial over TCP, as an OpenStream. `ssl_context` is shared, because each takes close to a megabyte.
 
-    Raises OSError if the peer does not answer, trio.BrokenResourceError if TLS fails, and LinkLost or LinkRefused for
-    a failure at the proxy. The caller owns the result. On every other way out, cancellation included, the socket is
-    closed.
+    Raises OSError if the peer does not answer, trio.BrokenResourceError if TLS fails, and PlatformUnreachable or
+    PlatformRefused for a failure at the proxy. The caller owns the result. On every other way out, cancellation
+    included, the socket is closed.
     """
     settings = settings or ConnectionSettings()
     proxy = proxies.route("https" if endpoint.tls else "http", endpoint.host, endpoint.port)
@@ -131,7 +132,7 @@ async def _reach(proxy: Proxy) -> trio.SocketStream:
     try:
         return await trio.open_tcp_stream(proxy.host, proxy.port)
     except OSError as error:
-        raise LinkLost(f"the proxy {proxy} cannot be reached: {error}") from error
+        raise PlatformUnreachable(f"the proxy {proxy} cannot be reached: {error}") from error
 
 
 async def _tunnel(
@@ -141,16 +142,14 @@ async def _tunnel(
     try:
         with trio.fail_after(settings.tunnel_timeout_seconds):
             stream = await _secure(tcp, ssl_context, proxy.host) if proxy.tls else tcp
-            tunnel = Tunnel(proxy, endpoint.host, endpoint.port)
-            await stream.send_all(tunnel.request())
-            while not tunnel.receive(bytes(await stream.receive_some(_RECEIVE_BYTES))):
-                pass
+            await ask_for(stream, proxy, endpoint.host, endpoint.port)
             return stream
     except trio.BrokenResourceError as error:
-        raise LinkLost(f"the connection to the proxy {proxy} broke: {why(error)}") from error
+        raise PlatformUnreachable(f"the connection to the proxy {proxy} broke: {why(error)}") from error
     except trio.TooSlowError as error:
         waited = settings.tunnel_timeout_seconds
-        raise LinkLost(f"the proxy {proxy} gave no whole answer to CONNECT within {waited:g} s") from error
+        words = f"the proxy {proxy} gave no whole answer to {protocol(proxy)} within {waited:g} s"
+        raise PlatformUnreachable(words) from error
 
 
 async def _secure(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
@@ -237,14 +236,21 @@ async def run_connection(
         session.ended()
 
 
-async def _bootstrap(fetch_endpoint: FetchEndpoint, settings: ConnectionSettings) -> Endpoint:
+@contextmanager
+def _ending_the_link() -> Iterator[None]:
+    """Turn the PlatformError family into LinkRefused for a definite no, and into LinkLost for the rest."""
     try:
-        with trio.fail_after(settings.bootstrap_timeout_seconds):
-            return await fetch_endpoint()
+        yield
     except (PlatformRefused, PlatformUnauthorized) as error:
         raise LinkRefused(error.code, str(error)) from error
     except PlatformError as error:
         raise LinkLost(str(error)) from error
+
+
+async def _bootstrap(fetch_endpoint: FetchEndpoint, settings: ConnectionSettings) -> Endpoint:
+    try:
+        with _ending_the_link(), trio.fail_after(settings.bootstrap_timeout_seconds):
+            return await fetch_endpoint()
     except trio.TooSlowError as error:
         waited = settings.bootstrap_timeout_seconds
         raise LinkLost(f"the platform gave no connection URL within {waited:g} s") from error
@@ -252,7 +258,7 @@ async def _bootstrap(fetch_endpoint: FetchEndpoint, settings: ConnectionSettings
 
 async def _dial(endpoint: Endpoint, open_stream: OpenStream, settings: ConnectionSettings) -> RawLink:
     try:
-        with trio.fail_after(settings.dial_timeout_seconds):
+        with _ending_the_link(), trio.fail_after(settings.dial_timeout_seconds):
             return await open_stream(endpoint)
     except (OSError, trio.BrokenResourceError) as error:
         raise LinkLost(f"{endpoint} cannot be reached: {why(error)}") from error

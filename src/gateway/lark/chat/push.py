@@ -20,7 +20,7 @@ from gateway.channel.channel import InboundHandler
 from gateway.channel.errors import PlatformError
 from gateway.channel.push import PushStore, PushTarget
 from gateway.concurrency import Signal, reached
-from gateway.errors import RejectedRequest, StoreError
+from gateway.errors import Conflict, Invalid, NotFound, StoreError, Unauthenticated, Unavailable, Unsettled
 from gateway.keyring import KeyRing, UnreadableSecret, open_config
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.clients import LarkClients
@@ -42,11 +42,19 @@ IDENTIFY_SECONDS = 1.5
 """The longest wait of an event for its bot's identity: the platform wants an answer within three seconds."""
 IDENTIFY_AGAIN_SECONDS = 60.0
 
-_REFUSALS = {
-    Reason.UNVERIFIED: (401, "bad_signature", "the body is not signed with this installation's encrypt key"),
-    Reason.STALE: (401, "stale_timestamp", "the signature's timestamp is more than five minutes off"),
-    Reason.WRONG_TOKEN: (401, "bad_token", "the body does not carry this installation's verification token"),
-    Reason.UNREADABLE: (400, "invalid_body", "the body is not an event in JSON"),
+_REFUSALS: dict[Reason, tuple[type[Invalid] | type[Unauthenticated], str, str]] = {
+    Reason.UNVERIFIED: (
+        Unauthenticated,
+        "bad_signature",
+        "the body is not signed with this installation's encrypt key",
+    ),
+    Reason.STALE: (Unauthenticated, "stale_timestamp", "the signature's timestamp is more than five minutes off"),
+    Reason.WRONG_TOKEN: (
+        Unauthenticated,
+        "bad_token",
+        "the body does not carry this installation's verification token",
+    ),
+    Reason.UNREADABLE: (Invalid, "invalid_body", "the body is not an event in JSON"),
 }
 
 LearnBot = Callable[[UUID, Mapping[str, Any]], Awaitable[BotIdentity]]
@@ -93,9 +101,9 @@ class PushedEvents:
             case Event(payload):
                 return await self._settle(target, opened, payload, received_at)
             case refused:
-                status, code, words = _REFUSALS[refused.reason]
+                error, code, words = _REFUSALS[refused.reason]
                 _log.warning("lark_callback_refused", installation_id=str(target.id), reason=str(refused.reason))
-                raise RejectedRequest(status, code, words)
+                raise error(code, words)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Store the times of events until cancelled. One statement stores many times; nothing waits for it."""
@@ -117,21 +125,21 @@ class PushedEvents:
     async def _find(self, installation_id: UUID) -> PushTarget:
         target = await self._store.find(installation_id)
         if target is None or target.channel_type != CHANNEL_TYPE:
-            raise RejectedRequest(404, "not_found", "there is no such installation")
+            raise NotFound("not_found", "there is no such installation")
         if target.config.get("event_mode") != "http":
-            # A 404 would hide the reason. The id can be known only from the console into which an operator put it.
+            # NotFound would hide the reason. The id can be known only from the console into which an operator put it.
             words = "the installation takes its events over the long connection; add it again with --event-mode http"
-            raise RejectedRequest(409, "not_in_http_mode", words)
+            raise Conflict("not_in_http_mode", words)
         return target
 
     def _open(self, target: PushTarget) -> dict[str, Any]:
         if self._ring is None:
-            raise RejectedRequest(503, "lark_off", "Lark is off on this server: secret_key is unset")
+            raise Unavailable("lark_off", "Lark is off on this server: secret_key is unset")
         try:
             return open_config(target.config, self._ring, target.id)
         except UnreadableSecret as error:
             _log.warning("secret_unreadable", installation_id=str(target.id), error=str(error))
-            raise RejectedRequest(503, "unreadable_secret", "the installation's secrets do not open") from error
+            raise Unavailable("unreadable_secret", "the installation's secrets do not open") from error
 
     async def _settle(
         self, target: PushTarget, opened: Mapping[str, Any], payload: bytes, received_at: float
@@ -145,7 +153,7 @@ class PushedEvents:
         if code != SETTLED:
             self._asked_again.add(target.id)
             self._news.set()
-            raise RejectedRequest(500, "redeliver", "the event is not settled; send it again")
+            raise Unsettled("redeliver", "the event is not settled; send it again")
         return {"msg": "success"}
 
     async def _decide(self, target: PushTarget, opened: Mapping[str, Any], payload: bytes) -> int:

@@ -5,10 +5,13 @@ Nothing waits for this, and nothing depends on it. A row that cannot be complete
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import structlog
 import trio
 
-from gateway.channel.installation import BackfillStore, StoredApp
+from gateway.channel.installation import StoredApp
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.keyring import KeyRing, open_config
 from gateway.lark.api.region import Region, is_international
@@ -21,6 +24,24 @@ ROW_SECONDS = 10.0
 """The time limit of one row."""
 
 
+class BackfillStore(Protocol):
+    """Access to rows that lack values older versions did not store. Both methods raise StoreUnavailable."""
+
+    async def without_key(
+        self, channel_type: str, key: str, *, default: str = "", served_only: bool = False
+    ) -> Sequence[StoredApp]:
+        """Return the rows whose config has no value for a key, or its default.
+
+        With `served_only`, revoked rows are left out, and those whose agent or workspace is gone.
+        """
+
+    async def set_key(self, app: StoredApp, key: str, value: str, *, default: str = "") -> bool:
+        """Set one key of a row's config, if the row still has that app and the key is still at its default.
+
+        Returns True if the key was set.
+        """
+
+
 async def label_regions(store: BackfillStore, open_base_override: str | None) -> int:
     """Set the region `lark` in rows at the default region, if `open_base_override` names the international platform.
 
@@ -31,7 +52,7 @@ async def label_regions(store: BackfillStore, open_base_override: str | None) ->
         return 0
     labelled = 0
     try:
-        for app in await store.unlabelled(CHANNEL_TYPE):
+        for app in await store.without_key(CHANNEL_TYPE, "region", default=Region.FEISHU.value):
             with trio.move_on_after(ROW_SECONDS):
                 labelled += await store.set_key(app, "region", Region.LARK.value, default=Region.FEISHU.value)
     except StoreUnavailable as error:
@@ -45,7 +66,7 @@ async def learn_union_ids(store: BackfillStore, ring: KeyRing, identify: Identif
     """Ask the platform for the union id of every active bot that lacks one. Return how many were stored."""
     learnt = 0
     try:
-        for app in await store.without_union_id(CHANNEL_TYPE):
+        for app in await store.without_key(CHANNEL_TYPE, "bot_union_id", served_only=True):
             learnt += await _learn_union_id(store, ring, identify, app)
     except StoreUnavailable as error:
         _log.warning("lark_union_ids_not_learnt", error=str(error))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -17,9 +18,7 @@ import trio
 from gateway.channel.errors import PlatformError, PlatformThrottled, PlatformUnavailable
 from gateway.channel.installation import BotInPlace, DroppedMessage, InstallationView
 from gateway.channel.installs import (
-    BegunScan,
     InstallerAccount,
-    InstallReason,
     InstallStore,
     NewScan,
     ScanInHand,
@@ -28,7 +27,16 @@ from gateway.channel.installs import (
     ScanStatus,
 )
 from gateway.concurrency import Signal, finishing, reached
-from gateway.errors import RejectedRequest, StoreConflict, StoreError, StoreUnavailable
+from gateway.errors import (
+    DomainError,
+    Invalid,
+    NotFound,
+    StoreConflict,
+    StoreError,
+    StoreUnavailable,
+    TooMany,
+    UpstreamFailed,
+)
 from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.lark.api.client import CALL_TIMEOUT_SECONDS, HttpClient, exchange
@@ -52,6 +60,8 @@ from gateway.lark.install.device_flow import (
     scan_url,
 )
 from gateway.lark.install.service import InstallationService, NewApp
+from gateway.lark.install.session import BegunScan, InstallReason
+from gateway.lark.install.shown import shown
 from gateway.recorder import SILENT, Recorder
 
 _log = structlog.get_logger()
@@ -108,7 +118,7 @@ def ask_over(http: HttpClient) -> Ask:
 
 
 class ScanService:
-    """Begins scans and takes them further. Implements gateway.channel.installs.Installs.
+    """Begins scans and takes them further. Implements gateway.http.api.installations.Installs.
 
     The secrets that the platform sends are sealed with `ring` for the session's id before they are stored.
     """
@@ -137,19 +147,23 @@ class ScanService:
     async def request_for(
         self, agent_id: UUID, region: str, installer_email: str | None, *, replaces: bool = False
     ) -> ScanRequest:
-        """Return an operator's request; the installer defaults to the workspace's owner. Raises RejectedRequest."""
+        """Return an operator's request; the installer defaults to the workspace's owner.
+
+        Raises DomainError as `InstallationService.add` does.
+        """
         home, installer = await self._installations.installer_of(agent_id, installer_email)
         return ScanRequest(home.workspace_id, agent_id, home.name, installer, region, replaces=replaces, vouched=True)
 
     async def begin(self, request: ScanRequest) -> BegunScan:
-        """Begin a scan. Raises RejectedRequest.
+        """Begin a scan.
 
-        400 for a bad region, 429 for too many scans at once, 502 if the platform refuses, 409 if the agent has a live
-        bot that the request does not replace, 404 if the agent or the member is deleted at this moment.
+        Raises Invalid for a bad region, TooMany for too many scans at once, UpstreamFailed if the platform refuses,
+        Conflict if the agent has a live bot that the request does not replace, and NotFound if the agent or the member
+        is deleted at this moment.
         """
         if request.region not in {region.value for region in Region}:
             message = f"region {request.region[:40]!r} is not one of {', '.join(Region)}"
-            raise RejectedRequest(400, "invalid_region", message, field="region")
+            raise Invalid("invalid_region", message, field="region")
         if not request.replaces:
             # A scan makes a new app, so that app is never the bot in place.
             await self._installations.require_no_bot(request.workspace_id, request.agent_id, request.agent_name)
@@ -172,7 +186,7 @@ class ScanService:
             message = (
                 f"{PENDING_MAX} codes of this workspace wait for a scan; use one of them, or wait until they expire"
             )
-            raise RejectedRequest(429, "too_many_scans", message, retry_after=round(begun.lifetime_seconds))
+            raise TooMany("too_many_scans", message, retry_after=round(begun.lifetime_seconds))
         self.wake.set()
         url = scan_url(begun.verification_url, name_preset(request.agent_name))
         _log.info("lark_install_begun", session_id=str(session_id), agent_id=str(request.agent_id))
@@ -183,7 +197,7 @@ class ScanService:
             return await self._store.add(scan, PENDING_MAX)
         except StoreConflict as error:
             message = f"agent {scan.request.agent_id}, or who asked, is not there any more"
-            raise RejectedRequest(404, "agent_not_found", message, field="agent_id") from error
+            raise NotFound("agent_not_found", message, field="agent_id") from error
 
     async def status(self, session_id: UUID, workspace_id: UUID) -> ScanStatus | None:
         return await self._store.status(session_id, workspace_id)
@@ -200,8 +214,8 @@ class ScanService:
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         return await self._installations.drops(installation_id, limit, offset)
 
-    def console_url(self, installation: InstallationView) -> str:
-        return self._installations.console_url(installation)
+    def shown(self, installation: InstallationView, public_url: str | None) -> dict[str, Any]:
+        return shown(installation, public_url)
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
@@ -307,7 +321,7 @@ class ScanService:
         except PlatformUnavailable as error:
             _log.warning("lark_install_poll_unanswered", session_id=str(scan.id), error=str(error))
             return Unclear(NO_ANSWER)
-        return judge_poll(answer, polled, moved=scan.moved)
+        return judge_poll(answer, polled, moved=scan.polled_region != scan.region)
 
     async def _put_back(self, scan: ScanInHand, outcome: Outcome) -> None:
         if isinstance(outcome, Unclear):
@@ -367,7 +381,7 @@ class ScanService:
             try:
                 draft = await self._installations.draft(app, scan.initiator_user_id, bot)
                 outcome = await self._store.finish(scan, draft, account)
-            except RejectedRequest as refusal:  # the agent was archived meanwhile
+            except DomainError as refusal:  # the agent was archived meanwhile
                 await self._fail(scan, InstallReason.INSTALLATION_CONFLICT, str(refusal))
                 return
             except StoreConflict:
@@ -415,7 +429,7 @@ class ScanService:
         )
 
     async def _fail(self, scan: ScanInHand, reason: InstallReason, message: str) -> None:
-        if await self._store.fail(scan, reason, message[:_MESSAGE_LENGTH_MAX]):
+        if await self._store.fail(scan, reason.value, message[:_MESSAGE_LENGTH_MAX]):
             _log.info("lark_install_failed", session_id=str(scan.id), reason=reason.value, detail=message)
 
     def _base_url(self, region: str) -> str:
@@ -475,8 +489,8 @@ async def _advance(service: ScanService, scan: ScanInHand, slots: trio.Semaphore
         service.wake.set()
 
 
-def _not_begun(code: str, why: str) -> RejectedRequest:
+def _not_begun(code: str, why: str) -> UpstreamFailed:
     message = (
         f"the platform did not begin to register an app ({why}); try again, or connect one with `gateway lark add`"
     )
-    return RejectedRequest(502, "lark_begin_failed", message, reason=code)
+    return UpstreamFailed("lark_begin_failed", message, reason=code)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
@@ -23,18 +23,20 @@ from gateway.channel.installation import (
     InstallationStore,
     InstallationView,
 )
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, Invalid, NotFound, StoreConflict, Unavailable
 from gateway.ids import new_id
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import BotIdentity, HttpClient, LarkClient, open_http_client
-from gateway.lark.api.region import Region, console_url, open_base_url
+from gateway.lark.api.region import Region, open_base_url
 from gateway.lark.chat.content import CHANNEL_TYPE
+from gateway.lark.install.shown import detailed
 
 _log = structlog.get_logger()
 
 EventMode = Literal["socket", "http"]
 EVENT_MODES: tuple[EventMode, ...] = ("socket", "http")
 
+LEARNT_KEYS = ("bot_open_id", "bot_union_id", "tenant_key")
 SECRET_LENGTH_MAX = 512
 _APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
 _SAVE_ATTEMPTS = 3
@@ -109,9 +111,9 @@ class InstallationService:
         An agent that had a revoked installation gets it back, with the people bound to it. If the platform cannot be
         reached, the app is stored unchecked, with a warning.
 
-        Raises RejectedRequest: 400 for bad input or credentials the platform does not accept, 404 for an unknown agent,
-        409 for an archived agent, an app that belongs to another agent, or an agent with another app's live bot that
-        `app` does not replace, and 503 without a key ring.
+        Raises Invalid for bad input or credentials the platform does not accept, NotFound for an unknown agent, and
+        Unavailable without a key ring. Raises Conflict for an archived agent, an app that belongs to another agent, or
+        an agent with another app's live bot that `app` does not replace.
         """
         ring = self._require_ring()
         _check(app)
@@ -125,24 +127,24 @@ class InstallationService:
                 raise _agent_has_bot(app.agent_id, home.name, installation)
             if installation is not None:
                 _log.info("lark_installation_added", installation_id=str(installation.id), app_id=app.app_id)
-                return Installed(installation, warning)
-        raise RejectedRequest(409, "installation_changed", "the agent's installation keeps changing; try again")
+                return Installed(detailed(installation), warning)
+        raise Conflict("installation_changed", "the agent's installation keeps changing; try again")
 
     async def find(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
-        """Return an installation. Raises RejectedRequest (404), also for another workspace's or another platform's."""
+        """Return an installation. Raises NotFound, also for another workspace's or another platform's."""
         found = await self._store.find(installation_id, workspace_id)
         if found is None or found.channel_type != CHANNEL_TYPE:
             raise _no_installation(installation_id)
-        return _with_region(found)
+        return detailed(found)
 
     async def revoke(self, installation_id: UUID, workspace_id: UUID | None = None) -> InstallationView:
-        """Take a bot out of service and keep its row. Raises RejectedRequest (404), also for another workspace's."""
+        """Take a bot out of service and keep its row. Raises NotFound, also for another workspace's."""
         found = await self.find(installation_id, workspace_id)
         revoked = await self._store.revoke(installation_id, found.workspace_id)
         if revoked is None:
             raise _no_installation(installation_id)
         _log.info("lark_installation_revoked", installation_id=str(installation_id))
-        return _with_region(revoked)
+        return detailed(revoked)
 
     async def list(self, workspace_id: UUID | None = None) -> list[InstallationView]:
         """Return Lark installations, oldest first, also revoked ones; None lists those of every workspace.
@@ -150,20 +152,16 @@ class InstallationService:
         Installations of other platforms are left out.
         """
         views = await self._store.list(workspace_id)
-        return [_with_region(view) for view in views if view.channel_type == CHANNEL_TYPE]
+        return [detailed(view) for view in views if view.channel_type == CHANNEL_TYPE]
 
     async def drops(self, installation_id: UUID, limit: int, offset: int) -> Sequence[DroppedMessage]:
         """Return the messages that a bot dropped, with the reasons, newest first."""
         return await self._store.drops(installation_id, limit, offset)
 
-    def console_url(self, installation: InstallationView) -> str:
-        """Return the address of the platform's page on which a person manages the app."""
-        return console_url(installation.region, installation.app_id)
-
     async def installer_of(self, agent_id: UUID, email: str | None) -> tuple[AgentHome, UUID]:
         """Return the home of an agent, and the user who connects its bot.
 
-        That user is the member with the e-mail address, or the workspace's owner without one. Raises RejectedRequest as
+        That user is the member with the e-mail address, or the workspace's owner without one. Raises DomainError as
         `add` does.
         """
         home = await self._find_home(agent_id)
@@ -174,18 +172,18 @@ class InstallationService:
         return await self._identify(app_id, app_secret, region)
 
     async def draft(self, app: NewApp, installer: UUID, bot: BotIdentity) -> InstallationDraft:
-        """Return the row to write for an app, its secrets sealed. Raises RejectedRequest as `add` does."""
+        """Return the row to write for an app, its secrets sealed. Raises DomainError as `add` does."""
         ring = self._require_ring()
         home = await self._find_home(app.agent_id)
         return await self._draft(app, home, installer, bot, ring)
 
     async def require_no_bot(self, workspace_id: UUID, agent_id: UUID, agent_name: str, *, app_id: str = "") -> None:
-        """Check that an agent has no live bot, or the bot of app `app_id`. Raises RejectedRequest (409) otherwise."""
+        """Check that an agent has no live bot, or the bot of app `app_id`. Raises Conflict otherwise."""
         in_place = await self._store.bot_in_place(workspace_id, agent_id, CHANNEL_TYPE)
         if in_place is not None and in_place.app_id != app_id:
             raise _agent_has_bot(agent_id, agent_name, in_place)
 
-    async def taken(self, app_id: str) -> RejectedRequest | None:
+    async def taken(self, app_id: str) -> Conflict | None:
         """Return the refusal that names the installation an app belongs to; None if it belongs to none."""
         holder = await self._store.app_holder(CHANNEL_TYPE, app_id)
         return None if holder is None else _app_taken(app_id, holder)
@@ -193,27 +191,27 @@ class InstallationService:
     def _require_ring(self) -> KeyRing:
         if self._ring is None:
             message = "secret_key is unset, so no app secret can be stored; `gateway keygen` prints one"
-            raise RejectedRequest(503, "secret_key_missing", message)
+            raise Unavailable("secret_key_missing", message)
         return self._ring
 
     async def _find_home(self, agent_id: UUID) -> AgentHome:
         home = await self._store.agent_home(agent_id)
         if home is None:
-            raise RejectedRequest(404, "agent_not_found", f"there is no agent {agent_id}", field="agent_id")
+            raise NotFound("agent_not_found", f"there is no agent {agent_id}", field="agent_id")
         if home.archived:
-            raise RejectedRequest(409, "agent_archived", f"agent {agent_id} is archived", field="agent_id")
+            raise Conflict("agent_archived", f"agent {agent_id} is archived", field="agent_id")
         return home
 
     async def _find_installer(self, home: AgentHome, email: str | None) -> UUID:
         if email is None:
             if home.owner_id is None:
                 message = "the agent's workspace has no owner; name the installer"
-                raise RejectedRequest(400, "no_installer", message, field="installer")
+                raise Invalid("no_installer", message, field="installer")
             return home.owner_id
         user_id = await self._store.member_by_email(home.workspace_id, email)
         if user_id is None:
             message = f"{email} is not a member of the agent's workspace"
-            raise RejectedRequest(400, "not_a_member", message, field="installer")
+            raise Invalid("not_a_member", message, field="installer")
         return user_id
 
     async def _ask_platform(self, app: NewApp) -> tuple[BotIdentity, str]:
@@ -222,13 +220,13 @@ class InstallationService:
             return await self._identify(app.app_id, app.app_secret, Region.of(app.region)), ""
         except PlatformUnauthorized as error:
             message = f"the platform does not accept this app id and secret: {error}"
-            raise RejectedRequest(400, "bad_credentials", message, field="app_secret") from error
+            raise Invalid("bad_credentials", message, field="app_secret") from error
         except (PlatformUnavailable, PlatformThrottled) as error:
             unchecked = "stored unchecked, and without the bot's identity until it connects"
             return BotIdentity(""), f"the platform could not be asked about this app ({error}); {unchecked}"
         except PlatformRefused as error:
             message = f"the platform does not say which bot this app has; is its bot enabled? {error}"
-            raise RejectedRequest(400, "bot_info_failed", message, field="app_id") from error
+            raise Invalid("bot_info_failed", message, field="app_id") from error
 
     async def _save(
         self, app: NewApp, home: AgentHome, installer: UUID, bot: BotIdentity, ring: KeyRing
@@ -256,6 +254,7 @@ class InstallationService:
             installer_user_id=installer,
             config=stored_config(app, bot, ring, installation_id),
             replaces=app.replaces,
+            learnt_keys=LEARNT_KEYS,
         )
 
 
@@ -280,15 +279,10 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
     }
 
 
-def _with_region(view: InstallationView) -> InstallationView:
-    """Return the view with a region: rows without one belong to Feishu, the first region."""
-    return view if view.region else replace(view, region=Region.FEISHU.value)
-
-
 def _check(app: NewApp) -> None:
     if not _APP_ID.fullmatch(app.app_id):
         message = f"{app.app_id[:80]!r} is not an app id: cli_ and 16 or more letters and digits"
-        raise RejectedRequest(400, "invalid_app_id", message, field="app_id")
+        raise Invalid("invalid_app_id", message, field="app_id")
     for name, secret, needed in (
         ("app_secret", app.app_secret, True),
         ("encrypt_key", app.encrypt_key, False),
@@ -299,30 +293,28 @@ def _check(app: NewApp) -> None:
     _check_choice("event_mode", app.event_mode, EVENT_MODES)
     if app.event_mode == "http" and not app.verification_token:
         message = "event_mode http needs the verification_token of the app's Events & Callbacks page"
-        raise RejectedRequest(400, "invalid_verification_token", message, field="verification_token")
+        raise Invalid("invalid_verification_token", message, field="verification_token")
 
 
 def _check_secret(name: str, secret: str, *, needed: bool) -> None:
-    """Check a secret. Raises RejectedRequest (400), which never repeats the value."""
+    """Check a secret. Raises Invalid, which never repeats the value."""
     if needed and not secret:
-        raise RejectedRequest(400, f"invalid_{name}", f"{name} is empty", field=name)
+        raise Invalid(f"invalid_{name}", f"{name} is empty", field=name)
     if len(secret) > SECRET_LENGTH_MAX or not secret.isprintable() or secret != secret.strip():
         limit = f"at most {SECRET_LENGTH_MAX} printable characters without blanks around them"
-        raise RejectedRequest(400, f"invalid_{name}", f"{name} has {limit}", field=name)
+        raise Invalid(f"invalid_{name}", f"{name} has {limit}", field=name)
 
 
 def _check_choice(name: str, value: str, choices: list[str] | tuple[str, ...]) -> None:
     if value not in choices:
-        raise RejectedRequest(
-            400, f"invalid_{name}", f"{name} {value!r} is not one of {', '.join(choices)}", field=name
-        )
+        raise Invalid(f"invalid_{name}", f"{name} {value!r} is not one of {', '.join(choices)}", field=name)
 
 
-def _no_installation(installation_id: UUID) -> RejectedRequest:
-    return RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+def _no_installation(installation_id: UUID) -> NotFound:
+    return NotFound("installation_not_found", f"there is no installation {installation_id}")
 
 
-def _agent_has_bot(agent_id: UUID, agent_name: str, bot: BotInPlace) -> RejectedRequest:
+def _agent_has_bot(agent_id: UUID, agent_name: str, bot: BotInPlace) -> Conflict:
     """Return the refusal for an agent with a live bot.
 
     It names that bot, and says what happens to its accounts and conversations: a caller who replaces it must know both.
@@ -334,14 +326,12 @@ def _agent_has_bot(agent_id: UUID, agent_name: str, bot: BotInPlace) -> Rejected
         f"Its conversations ({bot.conversations}) are kept: groups go on in them once the new bot is a member, "
         "direct chats begin anew"
     )
-    return RejectedRequest(
-        409, "agent_has_bot", message, field="agent_id", installation_id=str(bot.id), app_id=bot.app_id
-    )
+    return Conflict("agent_has_bot", message, field="agent_id", installation_id=str(bot.id), app_id=bot.app_id)
 
 
-def _app_taken(app_id: str, holder: AppHolder) -> RejectedRequest:
+def _app_taken(app_id: str, holder: AppHolder) -> Conflict:
     if holder.dead:
         message = f"app {app_id} was revoked elsewhere a moment ago and its connection is closing; try again shortly"
-        return RejectedRequest(409, "installation_closing", message, field="app_id")
+        return Conflict("installation_closing", message, field="app_id")
     message = f"app {app_id} belongs to installation {holder.id} of agent {holder.agent_id}; revoke that one first"
-    return RejectedRequest(409, "installation_conflict", message, field="app_id")
+    return Conflict("installation_conflict", message, field="app_id")

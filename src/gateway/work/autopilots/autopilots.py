@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from gateway.core.autopilot import cadence, run_error_type, unknown_placeholder
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, Forbidden, Invalid, NotFound
 from gateway.ids import new_id
 from gateway.recorder import SILENT, Recorder
 from gateway.work.autopilots.dispatch import Dispatcher, Firing
@@ -162,8 +162,8 @@ class AutopilotStore(Protocol):
 class AutopilotService:
     """The actions of people on autopilots.
 
-    Raises RejectedRequest: 400 for a bad value, with its field; 403 for an action that the person may not do; 404 for
-    an object that does not exist or that the person may not see; 409 for an action that the present state does not
+    Raises Invalid for a bad value, with its field; Forbidden for an action that the person may not do; NotFound for an
+    object that does not exist or that the person may not see; Conflict for an action that the present state does not
     allow.
     """
 
@@ -188,7 +188,7 @@ class AutopilotService:
         return _found(await self._store.find(autopilot_id, user_id))
 
     async def find_writable(self, autopilot_id: UUID, user_id: UUID) -> Autopilot:
-        """Find an autopilot for a person who wants to change it or its parts. 403 if they may not."""
+        """Find an autopilot for a person who wants to change it or its parts. Raises Forbidden if they may not."""
         return _require_writable(await self.find(autopilot_id, user_id), user_id)
 
     async def create(self, workspace_id: UUID, user_id: UUID, role: str, draft: AutopilotDraft) -> Autopilot:
@@ -227,7 +227,7 @@ class AutopilotService:
         key = (idempotency_key or "").strip()
         if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
             message = f"the Idempotency-Key has {len(key)} characters, more than {IDEMPOTENCY_KEY_CHARS_MAX}"
-            raise RejectedRequest(400, "invalid_idempotency_key", message, field="Idempotency-Key")
+            raise Invalid("invalid_idempotency_key", message, field="Idempotency-Key")
         autopilot = await self.find_writable(autopilot_id, user_id)
         done = await self._dispatcher.dispatch(
             Firing(autopilot.id, "manual", idempotency_key=storable(key) or None, actor_id=user_id)
@@ -243,7 +243,7 @@ class AutopilotService:
     async def run(self, autopilot_id: UUID, run_id: UUID, user_id: UUID) -> Run:
         run = await self._store.run(await self.find(autopilot_id, user_id), run_id)
         if run is None:
-            raise RejectedRequest(404, "run_not_found", "this autopilot has no such run")
+            raise NotFound("run_not_found", "this autopilot has no such run")
         return run
 
     async def count_ended(self) -> int:
@@ -265,7 +265,7 @@ class AutopilotService:
 
 def _found(autopilot: Autopilot | None) -> Autopilot:
     if autopilot is None:
-        raise RejectedRequest(404, "autopilot_not_found", "there is no such autopilot")
+        raise NotFound("autopilot_not_found", "there is no such autopilot")
     return autopilot
 
 
@@ -278,15 +278,15 @@ def is_writable(autopilot: Autopilot, user_id: UUID) -> bool:
 def _require_writable(autopilot: Autopilot, user_id: UUID) -> Autopilot:
     if not is_writable(autopilot, user_id):
         message = "only who made the autopilot, and owners and admins of the workspace, can do this"
-        raise RejectedRequest(403, "role_too_low", message)
+        raise Forbidden("role_too_low", message)
     return autopilot
 
 
-def _refusal(reason: str) -> RejectedRequest:
+def _refusal(reason: str) -> NotFound | Conflict:
     if reason == "autopilot_not_found":
-        return RejectedRequest(404, reason, "there is no such autopilot")
+        return NotFound(reason, "there is no such autopilot")
     state = reason.removeprefix("autopilot_")
-    return RejectedRequest(409, reason, f"the autopilot is {state}: set its status to active first")
+    return Conflict(reason, f"the autopilot is {state}: set its status to active first")
 
 
 def _settings(autopilot: Autopilot) -> AutopilotDraft:
@@ -307,20 +307,20 @@ def _checked(draft: AutopilotDraft) -> AutopilotDraft:
     unknown = unknown_placeholder(draft.issue_title_template)
     if unknown is not None:
         message = f"{unknown} means nothing in a title; only {{{{date}}}} does"
-        raise RejectedRequest(400, "unknown_placeholder", message, field="issue_title_template")
+        raise Invalid("unknown_placeholder", message, field="issue_title_template")
     return draft
 
 
 def _require_length(text: str, name: str, least: int, most: int) -> None:
     if not least <= len(text) <= most:
         message = f"{name} has {len(text)} characters; it takes {least} to {most}"
-        raise RejectedRequest(400, f"invalid_{name}", message, field=name)
+        raise Invalid(f"invalid_{name}", message, field=name)
 
 
 async def _check_place(change: AutopilotChange, workspace_id: UUID, draft: AutopilotDraft) -> None:
     if draft.project_id is not None and not await change.has_project(workspace_id, draft.project_id):
         message = f"this workspace has no project {draft.project_id}"
-        raise RejectedRequest(400, "unknown_project", message, field="project_id")
+        raise Invalid("unknown_project", message, field="project_id")
 
 
 async def _check_access(
@@ -329,7 +329,7 @@ async def _check_access(
     found = await change.find_assignee(workspace_id, draft.assignee_type, draft.assignee_id)
     if found is None:
         message = f"this workspace has no {draft.assignee_type} {draft.assignee_id}"
-        raise RejectedRequest(400, "unknown_assignee", message, field="assignee_id")
+        raise Invalid("unknown_assignee", message, field="assignee_id")
     if not may_use_agent(visibility=found.visibility, owner_id=found.owner_id, user_id=user_id, role=role):
         whose = "the leader of this squad" if draft.assignee_type == "squad" else "this agent"
-        raise RejectedRequest(403, "private_agent", f"{whose} is private, and you may not use it", field="assignee_id")
+        raise Forbidden("private_agent", f"{whose} is private, and you may not use it", field="assignee_id")

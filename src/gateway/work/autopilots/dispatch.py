@@ -16,7 +16,7 @@ import trio
 
 from gateway.concurrency import reached
 from gateway.core.autopilot import Assignee, Skip, cadence, describe_run, judge_assignee, private_skip, render_title
-from gateway.errors import RejectedRequest, StoreError
+from gateway.errors import Forbidden, StoreError
 from gateway.ids import new_id
 from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
@@ -85,7 +85,7 @@ class Dispatcher(Protocol):
         all of it or nothing. The same firing may be tried again after a failure: it then begins the run, or finds it.
 
         Must not be called while holding a connection of the pool. Raises StoreUnavailable or StoreConflict. Raises
-        RejectedRequest (403) for a person who may not use a private assignee.
+        Forbidden for a person who may not use a private assignee.
         """
 
 
@@ -345,7 +345,7 @@ def _judge_firing(firing: Firing, order: Order | None) -> str:
 async def _judge_access(change: Dispatching, firing: Firing, order: Order) -> Skip | None:
     """Check that a private agent may be used by this autopilot, and by the person who fires it by hand.
 
-    Return a Skip when the autopilot may not use it. Raises RejectedRequest (403) when the person may not. Fails closed:
+    Return a Skip when the autopilot may not use it. Raises Forbidden when the person may not. Fails closed:
     when the permissions cannot be read, the agent is not used.
     """
     if order.agent_visibility != "private":
@@ -358,7 +358,7 @@ async def _judge_access(change: Dispatching, firing: Firing, order: Order) -> Sk
         logger.warning("autopilot_access_unknown", autopilot_id=str(firing.autopilot_id), error=str(error))
         return private_skip(order.assignee_type, checked=False)
     if not allowed:
-        raise RejectedRequest(403, "private_agent", "the agent is private, and you may not use it")
+        raise Forbidden("private_agent", "the agent is private, and you may not use it")
     return None
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from gateway.concurrency import reached
 from gateway.core.replies import identifier
-from gateway.errors import RejectedRequest, StoreError
+from gateway.errors import Invalid, StoreError
 from gateway.ids import new_id
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.sessions import Queueing
@@ -163,7 +163,7 @@ class IssueService:
         the message to the person who asked. It is written in the same transaction. `illustrate` puts the files of the
         message that asked into the description.
 
-        Raises RejectedRequest (400) for an empty title, or a parent or project that this workspace does not have.
+        Raises Invalid for an empty title, or a parent or project that this workspace does not have.
         """
         _require_title(draft)
         prefix = await self._prefix(draft.workspace_id)
@@ -178,7 +178,7 @@ class IssueService:
     async def file_within(
         self, filing: Filing, draft: IssueDraft, *, prefix: str | None = None, illustrate: Illustrate | None = None
     ) -> Filed:
-        """File the draft as part of the caller's transaction. Raises RejectedRequest as `file` does."""
+        """File the draft as part of the caller's transaction. Raises Invalid as `file` does."""
         _require_title(draft)
         draft = await _placed(filing, draft)
         if draft.allow_duplicate:
@@ -209,7 +209,7 @@ class IssueService:
 
 def _require_title(draft: IssueDraft) -> None:
     if not draft.title.strip():
-        raise RejectedRequest(400, "invalid_title", "the title is empty", field="title")
+        raise Invalid("invalid_title", "the title is empty", field="title")
 
 
 async def _placed(filing: Filing, draft: IssueDraft) -> IssueDraft:
@@ -218,9 +218,9 @@ async def _placed(filing: Filing, draft: IssueDraft) -> IssueDraft:
         parent = await filing.find_parent(draft.workspace_id, draft.parent_id)
         if parent is None:
             message = f"this workspace has no issue {draft.parent_id}"
-            raise RejectedRequest(400, "unknown_parent", message, field="parent_id")
+            raise Invalid("unknown_parent", message, field="parent_id")
         draft = replace(draft, project_id=draft.project_id or parent.project_id)
     if draft.project_id is not None and not await filing.has_project(draft.workspace_id, draft.project_id):
         message = f"this workspace has no project {draft.project_id}"
-        raise RejectedRequest(400, "unknown_project", message, field="project_id")
+        raise Invalid("unknown_project", message, field="project_id")
     return draft

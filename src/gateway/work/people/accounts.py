@@ -10,7 +10,7 @@ import trio
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
-from gateway.errors import RejectedRequest
+from gateway.errors import TooMany, Unauthenticated
 from gateway.ids import SESSION_TOKEN_PREFIX, new_token, token_hash
 from gateway.work.people.directory import EMAIL_LENGTH_MAX, PASSWORD_LENGTH_MAX, TOKEN_LENGTH_MAX, User
 
@@ -26,12 +26,12 @@ VERIFICATIONS_WAITING_MAX = 32
 BUSY_SECONDS = 3
 
 
-class TooBusy(RejectedRequest):
+class TooBusy(TooMany):
     """Too many passwords wait to be checked. This one was not checked."""
 
     def __init__(self) -> None:
         message = f"too many people are signing in at once; try again in {BUSY_SECONDS} s"
-        super().__init__(429, "too_busy", message, retry_after=BUSY_SECONDS)
+        super().__init__("too_busy", message, retry_after=BUSY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Accounts:
     async def sign_in(self, email: str, password: str, *, familiar: bool = False) -> str:
         """Open a session and return its secret. `familiar`: this account was signed in to from the same place before.
 
-        Raises RejectedRequest (401) for a wrong pair of address and password. The work is the same for known and
-        unknown addresses, so the time reveals nothing. Raises TooBusy (429) when too many checks wait already.
+        Raises Unauthenticated for a wrong pair of address and password. The work is the same for known and
+        unknown addresses, so the time reveals nothing. Raises TooBusy when too many checks wait already.
         """
         address = email.strip().lower()
         known = 0 < len(address) <= EMAIL_LENGTH_MAX and address.isprintable()
@@ -102,7 +102,7 @@ class Accounts:
             and await self._store.add_session(token_hash(secret), account, SESSION_SECONDS)
         )
         if not opened:
-            raise RejectedRequest(401, "invalid_credentials", "the e-mail address or the password is wrong")
+            raise Unauthenticated("invalid_credentials", "the e-mail address or the password is wrong")
         return secret
 
     async def sign_out(self, secret: str) -> None:
@@ -118,7 +118,7 @@ class Accounts:
     async def person(self, user_id: UUID) -> User:
         person = await self._store.person(user_id)
         if person is None:
-            raise RejectedRequest(401, "unauthenticated", "this account is gone")
+            raise Unauthenticated("unauthenticated", "this account is gone")
         return person
 
     async def memberships(self, user_id: UUID) -> list[Membership]:

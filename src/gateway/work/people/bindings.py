@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from gateway.core.introduction import Introduction
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, DomainError, Forbidden, Gone, Invalid, NotFound
 from gateway.ids import new_id, token_hash
 
 ACCOUNT_ID_LENGTH_MAX = 128
@@ -87,8 +87,11 @@ class LinkPreview:
         """The bot's name on the platform, else the name of its agent, else the id of its app."""
         return self.introduction.bot or self.asked.agent_name or self.asked.app_id
 
-    def public(self) -> dict[str, Any]:
-        """Return the JSON object of the API. The person's name is null if the platform does not tell it."""
+    def public(self, account_key: str) -> dict[str, Any]:
+        """Return the JSON object of the API. The person's name is null if the platform does not tell it.
+
+        `account_key` is what the API calls the person's account on the platform.
+        """
         asked = self.asked
         agent = None if asked.agent_id is None else {"id": asked.agent_id, "name": asked.agent_name}
         return {
@@ -96,7 +99,7 @@ class LinkPreview:
             "bot": {"installation_id": asked.installation_id, "name": self.bot_name, "agent": agent},
             "person": {
                 "name": self.introduction.person or None,
-                "lark_open_id": asked.channel_user_id,
+                account_key: asked.channel_user_id,
                 "asked_at": asked.asked_at,
             },
             "account": {"id": asked.reader_id, "email": asked.reader_email, "name": asked.reader_name},
@@ -174,12 +177,12 @@ class BindingService:
     async def bind(self, installation_id: UUID, channel_user_id: str, email: str) -> Binding:
         """Bind a platform account to a member of the installation's workspace. Binding the same pair again is no error.
 
-        Raises RejectedRequest: 400 for a bad account id, 404 for an unknown installation or person, 403 for a person
-        who is not a member, 409 when the account is bound to another person.
+        Raises Invalid for a bad account id, NotFound for an unknown installation or person, Forbidden for a person who
+        is not a member, and Conflict when the account is bound to another person.
         """
         if not 0 < len(channel_user_id) <= ACCOUNT_ID_LENGTH_MAX or not channel_user_id.isprintable():
             limit = f"1 to {ACCOUNT_ID_LENGTH_MAX} printable characters"
-            raise RejectedRequest(400, "invalid_account", f"an account id has {limit}", field="open_id")
+            raise Invalid("invalid_account", f"an account id has {limit}", field="open_id")
         binding = await self._store.create(new_id(), installation_id, channel_user_id, email)
         if binding is None:
             obstacles = await self._store.explain(installation_id, channel_user_id, email)
@@ -189,7 +192,7 @@ class BindingService:
     async def preview(self, token: str, user_id: UUID) -> LinkPreview:
         """Describe the account that a link would bind, its bot and its person. Nothing is changed.
 
-        Raises RejectedRequest exactly as `redeem` would at this moment. The platform is asked for names only after
+        Raises DomainError exactly as `redeem` would at this moment. The platform is asked for names only after
         these checks, so a stranger learns nothing and causes no request to the platform.
         """
         asked = await self._store.preview(_hash_of(token), user_id)
@@ -205,9 +208,9 @@ class BindingService:
     async def redeem(self, token: str, user_id: UUID) -> Binding:
         """Bind the account that a link was sent to, to the person who redeems the link.
 
-        A person whose account is bound already may redeem a second link. Raises RejectedRequest: 400 for a blank token,
-        410 for one that is unknown, expired or used (the answer does not tell which), 403 for a person who is not a
-        member, 409 when the account is bound to another person. A refusal leaves the token usable.
+        A person whose account is bound already may redeem a second link. Raises Invalid for a blank token, Gone
+        for one that is unknown, expired or used (the answer does not tell which), Forbidden for a person who is not a
+        member, and Conflict when the account is bound to another person. A refusal leaves the token usable.
         """
         outcome = await self._store.redeem(_hash_of(token), user_id, new_id())
         if isinstance(outcome, RedeemRefusal):
@@ -215,22 +218,22 @@ class BindingService:
         return outcome
 
     async def people(self, workspace_id: UUID, installation_id: UUID) -> list[BoundPerson]:
-        """Return the bound people, oldest binding first. Raises RejectedRequest (404) for a foreign installation."""
+        """Return the bound people, oldest binding first. Raises NotFound for a foreign installation."""
         people = await self._store.people(workspace_id, installation_id)
         if people is None:
-            raise RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+            raise NotFound("installation_not_found", f"there is no installation {installation_id}")
         return people
 
     async def delete(self, workspace_id: UUID, installation_id: UUID, binding_id: UUID) -> None:
-        """Delete a binding. Raises RejectedRequest (404) if this workspace and installation do not have it."""
+        """Delete a binding. Raises NotFound if this workspace and installation do not have it."""
         if not await self._store.delete_by_id(workspace_id, installation_id, binding_id):
-            raise RejectedRequest(404, "binding_not_found", f"there is no binding {binding_id}")
+            raise NotFound("binding_not_found", f"there is no binding {binding_id}")
 
     async def unbind(self, installation_id: UUID, channel_user_id: str) -> None:
-        """Delete the binding of an account. Raises RejectedRequest (404) when the account is not bound."""
+        """Delete the binding of an account. Raises NotFound when the account is not bound."""
         if not await self._store.delete(installation_id, channel_user_id):
             message = f"account {channel_user_id} is not bound in installation {installation_id}"
-            raise RejectedRequest(404, "binding_not_found", message)
+            raise NotFound("binding_not_found", message)
 
     async def list(self, installation_id: UUID) -> list[Binding]:
         """Return the bindings of an installation, oldest first. Empty for an unknown installation."""
@@ -240,25 +243,25 @@ class BindingService:
 def _hash_of(token: str) -> str:
     """Return the hash under which a link's token is stored.
 
-    Raises RejectedRequest: 400 for a blank token, 410 for a malformed one.
+    Raises Invalid for a blank token, Gone for a malformed one.
     """
     if not token.strip():
-        raise RejectedRequest(400, "missing_token", "the token is missing", field="token")
+        raise Invalid("missing_token", "the token is missing", field="token")
     if not _TOKEN.fullmatch(token):
         raise _token_over()
     return token_hash(token)
 
 
-def _token_over() -> RejectedRequest:
-    return RejectedRequest(410, "link_over", "the link is not valid any more; write to the bot to get another")
+def _token_over() -> Gone:
+    return Gone("link_over", "the link is not valid any more; write to the bot to get another")
 
 
-def _not_a_member() -> RejectedRequest:
-    return RejectedRequest(403, "not_a_member", "only members of the bot's workspace can link an account; ask an admin")
+def _not_a_member() -> Forbidden:
+    return Forbidden("not_a_member", "only members of the bot's workspace can link an account; ask an admin")
 
 
-def _already_bound() -> RejectedRequest:
-    return RejectedRequest(409, "already_bound", "the account is linked to somebody else; ask an admin to unlink it")
+def _already_bound() -> Conflict:
+    return Conflict("already_bound", "the account is linked to somebody else; ask an admin to unlink it")
 
 
 _REFUSALS = {
@@ -268,15 +271,15 @@ _REFUSALS = {
 }
 
 
-def _refusal(found: BindingObstacles, installation_id: UUID, channel_user_id: str, email: str) -> RejectedRequest:
+def _refusal(found: BindingObstacles, installation_id: UUID, channel_user_id: str, email: str) -> DomainError:
     if not found.installation:
-        return RejectedRequest(404, "installation_not_found", f"there is no installation {installation_id}")
+        return NotFound("installation_not_found", f"there is no installation {installation_id}")
     if not found.person:
-        return RejectedRequest(404, "user_not_found", f"there is no user {email}; `gateway admin user add` makes one")
+        return NotFound("user_not_found", f"there is no user {email}; `gateway admin user add` makes one")
     if not found.member:
         hint = "`gateway admin member add` makes one of them"
-        return RejectedRequest(403, "not_a_member", f"{email} is not a member of the installation's workspace; {hint}")
+        return Forbidden("not_a_member", f"{email} is not a member of the installation's workspace; {hint}")
     if found.taken:
         message = f"account {channel_user_id} is bound to somebody else; `gateway lark unbind` frees it"
-        return RejectedRequest(409, "already_bound", message)
-    return RejectedRequest(409, "binding_changed", "the binding changed at the same moment; try again")
+        return Conflict("already_bound", message)
+    return Conflict("binding_changed", "the binding changed at the same moment; try again")

@@ -11,11 +11,9 @@ from uuid import UUID
 import trio
 from argon2 import PasswordHasher
 
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, Invalid, NotFound, StoreConflict
 from gateway.ids import RUNTIME_TOKEN_PREFIX, USER_TOKEN_PREFIX, new_id, new_token, token_hash
-
-Role = Literal["owner", "admin", "member", "guest"]
-ROLES: tuple[Role, ...] = ("owner", "admin", "member", "guest")
+from gateway.work.people.access import Role
 
 Visibility = Literal["workspace", "private"]
 
@@ -201,8 +199,8 @@ class DirectoryStore(Protocol):
 class Directory:
     """The directory with its rules, over a DirectoryStore.
 
-    Every method raises RejectedRequest with a text for the person who asked: 400 for a bad value, 404 for an object
-    that does not exist, 409 for one that exists already. Every method raises StoreUnavailable when the database is
+    Every method raises Invalid for a bad value, NotFound for an object that does not exist, and Conflict for one that
+    exists already, each with a text for the person who asked. Every method raises StoreUnavailable when the database is
     away.
     """
 
@@ -226,31 +224,31 @@ class Directory:
     async def user(self, email: str) -> User:
         user = await self._store.user_by_email(_email(email))
         if user is None:
-            raise RejectedRequest(404, "unknown_user", f"no user has the e-mail address {email}", field="email")
+            raise NotFound("unknown_user", f"no user has the e-mail address {email}", field="email")
         return user
 
     async def workspace(self, reference: str) -> Workspace:
         """Find a workspace by its slug or id."""
         workspace = await self._store.workspace(reference)
         if workspace is None:
-            raise RejectedRequest(404, "unknown_workspace", f"no workspace has the slug or id {reference}")
+            raise NotFound("unknown_workspace", f"no workspace has the slug or id {reference}")
         return workspace
 
     async def membership(self, reference: str, user_id: UUID) -> Member:
         """Find a person's membership in a workspace, given by slug or id.
 
-        A stranger gets 404, as for an unknown one.
+        Raises NotFound for a stranger, as for an unknown workspace.
         """
         workspace = await self._store.workspace(reference) if reference.isprintable() else None
         member = None if workspace is None else await self._store.member(workspace.id, user_id)
         if member is None:
-            raise RejectedRequest(404, "unknown_workspace", "there is no such workspace")
+            raise NotFound("unknown_workspace", "there is no such workspace")
         return member
 
     async def agent(self, agent_id: UUID) -> Agent:
         agent = await self._store.agent(agent_id)
         if agent is None:
-            raise RejectedRequest(404, "unknown_agent", f"no agent has the id {agent_id}")
+            raise NotFound("unknown_agent", f"no agent has the id {agent_id}")
         return agent
 
     async def add_user(self, email: str, name: str = "", password: str | None = None) -> User:
@@ -267,13 +265,13 @@ class Directory:
     async def set_password(self, user: User, password: str) -> None:
         """Set a person's password. Every session that was opened with an earlier password ends."""
         if not await self._store.set_password(user.id, await self._hash(password)):
-            raise RejectedRequest(404, "unknown_user", f"the account of {user.email} is gone")
+            raise NotFound("unknown_user", f"the account of {user.email} is gone")
 
     async def add_workspace(self, name: str, prefix: str, owner: User, language: Language = "en") -> Workspace:
         """Add a workspace. Its slug is made from the name, with a number if that slug is taken."""
         if not _PREFIX.fullmatch(prefix):
             message = f"the prefix {prefix!r} is not 1 to 10 capital letters and digits with a letter first, like ABC"
-            raise RejectedRequest(400, "invalid_prefix", message, field="prefix")
+            raise Invalid("invalid_prefix", message, field="prefix")
         title, slug = _name(name), slug_of(name)
         for number in range(1, SLUG_ATTEMPTS_MAX + 1):
             candidate = slug if number == 1 else f"{slug}-{number}"
@@ -297,7 +295,7 @@ class Directory:
         """Set the language in which the gateway speaks to the workspace's people from now on."""
         changed = await self._store.set_workspace_language(workspace.id, language)
         if changed is None:
-            raise RejectedRequest(404, "unknown_workspace", f"no workspace is called {workspace.slug}")
+            raise NotFound("unknown_workspace", f"no workspace is called {workspace.slug}")
         return changed
 
     async def add_member(self, workspace: Workspace, user: User, role: Role = "member") -> Member:
@@ -310,13 +308,13 @@ class Directory:
     async def remove_member(self, workspace: Workspace, user: User) -> None:
         """End a membership. The person's chat accounts are unbound from every bot of the workspace too.
 
-        The only owner cannot be removed (409), because new agents and bots would then have no owner.
+        The only owner cannot be removed (Conflict), because new agents and bots would then have no owner.
         """
         try:
             removed = await self._store.remove_member(workspace.id, user.id)
         except StoreConflict as error:
             message = f"{user.email} is the only owner of {workspace.slug}; add another owner first"
-            raise RejectedRequest(409, "last_owner", message) from error
+            raise Conflict("last_owner", message) from error
         if not removed:
             raise _no_member(workspace, user)
 
@@ -355,7 +353,7 @@ class Directory:
             agent_id=agent.id, workspace_id=agent.workspace_id, runtime_id=runtime_id, archived=archived
         )
         if changed is None:
-            raise RejectedRequest(404, "unknown_agent", f"no agent has the id {agent.id}")
+            raise NotFound("unknown_agent", f"no agent has the id {agent.id}")
         return changed
 
     async def add_user_token(self, user: User, name: str = "") -> tuple[ApiToken, str]:
@@ -384,12 +382,12 @@ class Directory:
     async def _check_runtime(self, workspace_id: UUID, runtime_id: UUID | None) -> None:
         if runtime_id is not None and await self._store.runtime(workspace_id, runtime_id) is None:
             message = f"no runtime of this workspace has the id {runtime_id}"
-            raise RejectedRequest(404, "unknown_runtime", message, field="runtime_id")
+            raise NotFound("unknown_runtime", message, field="runtime_id")
 
     async def _hash(self, password: str) -> str:
         if not 0 < len(password) <= PASSWORD_LENGTH_MAX:
             message = f"the password must have 1 to {PASSWORD_LENGTH_MAX} characters"
-            raise RejectedRequest(400, "invalid_password", message, field="password")
+            raise Invalid("invalid_password", message, field="password")
         # Hashing takes a tenth of a second by design, so it runs in a thread and does not block the event loop.
         return await trio.to_thread.run_sync(self._passwords.hash, password)
 
@@ -403,14 +401,14 @@ def slug_of(name: str) -> str:
 def _email(text: str) -> str:
     address = text.strip().lower()
     if not _EMAIL.fullmatch(address) or len(address) > EMAIL_LENGTH_MAX:
-        raise RejectedRequest(400, "invalid_email", f"{text!r} is not an e-mail address", field="email")
+        raise Invalid("invalid_email", f"{text!r} is not an e-mail address", field="email")
     return address
 
 
 def _name(text: str) -> str:
     name = _short(text, "name")
     if not name:
-        raise RejectedRequest(400, "invalid_name", "the name is empty", field="name")
+        raise Invalid("invalid_name", "the name is empty", field="name")
     return name
 
 
@@ -418,14 +416,14 @@ def _short(text: str, field: str) -> str:
     stripped = text.strip()
     if len(stripped) > NAME_LENGTH_MAX:
         message = f"the {field} has {len(stripped)} characters, more than {NAME_LENGTH_MAX}"
-        raise RejectedRequest(400, f"invalid_{field}", message, field=field)
+        raise Invalid(f"invalid_{field}", message, field=field)
     return stripped
 
 
-def _no_member(workspace: Workspace, user: User) -> RejectedRequest:
+def _no_member(workspace: Workspace, user: User) -> NotFound:
     message = f"{user.email} is not a member of {workspace.slug}"
-    return RejectedRequest(404, "unknown_member", message, field="email")
+    return NotFound("unknown_member", message, field="email")
 
 
-def _taken(code: str, message: str, field: str) -> RejectedRequest:
-    return RejectedRequest(409, code, message, field=field)
+def _taken(code: str, message: str, field: str) -> Conflict:
+    return Conflict(code, message, field=field)

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Literal, NoReturn, Protocol
 from uuid import UUID
 
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, Forbidden, Invalid, NotFound, StoreConflict
 from gateway.ids import new_id
-from gateway.work.people.access import LEADERS, WRITERS, may_manage_agent, may_use_agent, require_writer
+from gateway.work.people.access import leads, may_manage_agent, may_use_agent, may_write, require_writer
 from gateway.work.people.directory import Agent, DirectoryStore, Member, Visibility
 from gateway.work.tasks.tasks import storable
 
@@ -75,7 +75,7 @@ class TeamStore(Protocol):
 class TeamService:
     """The actions of members.
 
-    Raises RejectedRequest: 400 with the field, 403, 404, and 409 for a name that is taken.
+    Raises Invalid with the field, Forbidden, NotFound, and Conflict for a name that is taken.
     """
 
     def __init__(self, store: TeamStore, directory: DirectoryStore, *, mint: Callable[[], UUID] = new_id) -> None:
@@ -85,9 +85,9 @@ class TeamService:
 
     async def agents(self, member: Member, *, limit: int, offset: int) -> tuple[list[Agent], int]:
         """Return a page of the agents that the member may see, and their total number."""
-        owner_id = member.user_id if member.role in WRITERS else None
+        owner_id = member.user_id if may_write(member.role) else None
         return await self._store.agents(
-            member.workspace_id, owner_id, all_private=member.role in LEADERS, limit=limit, offset=offset
+            member.workspace_id, owner_id, all_private=leads(member.role), limit=limit, offset=offset
         )
 
     async def squads(self, member: Member, *, limit: int, offset: int) -> tuple[list[Squad], int]:
@@ -129,7 +129,7 @@ class TeamService:
             return _absent()
         if not may_manage_agent(owner_id=agent.owner_id, user_id=user_id, role=member.role):
             message = "only the agent's owner, and owners and admins of the workspace, can do this"
-            raise RejectedRequest(403, "role_too_low", message)
+            raise Forbidden("role_too_low", message)
         return agent
 
     async def add_squad(self, member: Member, name: str, leader_agent_id: UUID | None) -> Squad:
@@ -138,7 +138,7 @@ class TeamService:
         hidden = leader is None or leader.workspace_id != member.workspace_id or not _may_see(leader, member)
         if leader_agent_id is not None and hidden:
             message = f"this workspace has no agent {leader_agent_id}"
-            raise RejectedRequest(400, "unknown_agent", message, field="leader_agent_id")
+            raise Invalid("unknown_agent", message, field="leader_agent_id")
         with _named_once("squad"):
             return await self._store.add_squad(self._mint(), member.workspace_id, _name(name), leader_agent_id)
 
@@ -149,7 +149,7 @@ class TeamService:
     async def _check_runtime(self, workspace_id: UUID, runtime_id: UUID | None) -> None:
         if runtime_id is not None and await self._directory.runtime(workspace_id, runtime_id) is None:
             message = f"this workspace has no runtime {runtime_id}"
-            raise RejectedRequest(400, "unknown_runtime", message, field="runtime_id")
+            raise Invalid("unknown_runtime", message, field="runtime_id")
 
 
 def _may_see(agent: Agent, member: Member) -> bool:
@@ -157,14 +157,14 @@ def _may_see(agent: Agent, member: Member) -> bool:
 
 
 def _absent() -> NoReturn:
-    raise RejectedRequest(404, "agent_not_found", "there is no such agent")
+    raise NotFound("agent_not_found", "there is no such agent")
 
 
 def _name(text: str) -> str:
     name = " ".join(storable(text).split())
     if not 1 <= len(name) <= NAME_CHARS_MAX:
         message = f"name has {len(name)} characters; it takes 1 to {NAME_CHARS_MAX}"
-        raise RejectedRequest(400, "invalid_name", message, field="name")
+        raise Invalid("invalid_name", message, field="name")
     return name
 
 
@@ -176,4 +176,4 @@ def _named_once(what: Literal["agent", "squad"]) -> Iterator[None]:
         if error.constraint != f"{what}_name_key":
             raise
         message = f"this workspace has a {what} of that name"
-        raise RejectedRequest(409, f"duplicate_{what}", message, field="name") from error
+        raise Conflict(f"duplicate_{what}", message, field="name") from error

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from gateway.core.attachments import SNIFFED_BYTES, Described, FetchProblem, describe
-from gateway.errors import GatewayError, RejectedRequest
+from gateway.errors import DomainError, GatewayError, Gone, NotFound, Unavailable, UpstreamFailed, UpstreamTimedOut
 from gateway.recorder import SILENT, Recorder
 from gateway.work.tasks.file_cache import Draft, FileCache
 
@@ -26,12 +26,12 @@ BYTES_MAX = 100 * 1024 * 1024
 IDS_MAX = 1_000
 """Ids in one statement that looks up which files still have a row."""
 
-_STATUSES = {
-    FetchProblem.NOT_AVAILABLE: 410,
-    FetchProblem.TIMED_OUT: 504,
-    FetchProblem.UNAVAILABLE: 503,
-    FetchProblem.BOT_UNAVAILABLE: 503,
-    FetchProblem.NO_ROOM: 503,
+_ERRORS: Mapping[FetchProblem, type[DomainError]] = {
+    FetchProblem.NOT_AVAILABLE: Gone,
+    FetchProblem.TIMED_OUT: UpstreamTimedOut,
+    FetchProblem.UNAVAILABLE: Unavailable,
+    FetchProblem.BOT_UNAVAILABLE: Unavailable,
+    FetchProblem.NO_ROOM: Unavailable,
 }
 
 
@@ -190,18 +190,18 @@ class Attachments:
         return sum(flight.passengers for flight in self._flights.values())
 
     async def find(self, attachment_id: UUID) -> PlacedAttachment:
-        """Find a file by its id. Raises RejectedRequest (404) when there is none."""
+        """Find a file by its id. Raises NotFound when there is none."""
         return await self._store.find(attachment_id) or absent()
 
     async def find_of_task(self, task_id: UUID, n: int) -> Attachment:
-        """Find a file of a task by its number. Raises RejectedRequest (404) when there is none."""
+        """Find a file of a task by its number. Raises NotFound when there is none."""
         files = await self._store.list_of_task(task_id)
         return next((file for file in files if file.n == n), None) or absent()
 
     async def open(self, wanted: Attachment) -> OpenedFile:
         """Open the file. It is fetched again when it is not on the disk. The caller must close it.
 
-        Raises RejectedRequest: the slug of the problem with 410, 502, 503 or 504.
+        Raises the error of `rejection` for a file that cannot be fetched.
         """
         if wanted.failed:
             raise rejection(FetchProblem(wanted.error or FetchProblem.UNEXPECTED))
@@ -298,19 +298,19 @@ class Attachments:
 
 
 def absent() -> NoReturn:
-    raise RejectedRequest(404, "not_found", "no such attachment")
+    raise NotFound("not_found", "no such attachment")
 
 
 def _evicted() -> OpenedFile:
     raise FetchFailed(FetchProblem.NO_ROOM, "the file was fetched and had to go again", transient=True)
 
 
-def rejection(problem: FetchProblem, retry_after: float = 0.0) -> RejectedRequest:
-    """Return the answer to a request for a file with this problem."""
-    status = _STATUSES.get(problem, 502)
-    extra = {"retry_after": max(1, round(retry_after))} if status == 503 else {}
+def rejection(problem: FetchProblem, retry_after: float = 0.0) -> DomainError:
+    """Return the error of a request for a file with this problem. Its code is the problem's slug."""
+    kind = _ERRORS.get(problem, UpstreamFailed)
+    extra = {"retry_after": max(1, round(retry_after))} if kind is Unavailable else {}
     words = problem.value.replace("_", " ")
-    return RejectedRequest(status, problem.value, f"the attachment cannot be fetched: {words}", **extra)
+    return kind(problem.value, f"the attachment cannot be fetched: {words}", **extra)
 
 
 class _Flight:

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from gateway.errors import RejectedRequest, StoreConflict
+from gateway.errors import Conflict, Forbidden, NotFound, StoreConflict
 from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.tasks.tasks import count_ended
@@ -107,7 +107,7 @@ class ChatStore(Protocol):
 class ChatService:
     """The actions of people on conversations.
 
-    Raises RejectedRequest: 404 for a conversation that they may not see, 403 for an action that they may not do.
+    Raises NotFound for a conversation that they may not see, Forbidden for an action that they may not do.
     """
 
     def __init__(self, store: ChatStore, *, recorder: Recorder = SILENT) -> None:
@@ -121,7 +121,7 @@ class ChatService:
     async def find(self, chat_id: UUID, user_id: UUID) -> Chat:
         chat = await self._store.find(chat_id, user_id)
         if chat is None:
-            raise RejectedRequest(404, "chat_not_found", "there is no such chat")
+            raise NotFound("chat_not_found", "there is no such chat")
         return chat
 
     async def messages(
@@ -135,18 +135,18 @@ class ChatService:
         """Delete a conversation: its messages, its runs, its unsent messages, and its binding to the platform's chat.
 
         Issues that were filed from it stay. The next message in the platform's chat begins a new conversation. Raises
-        RejectedRequest (409) when its runs kept beginning and ending during all attempts.
+        Conflict when its runs kept beginning and ending during all attempts.
         """
         chat = await self.find(chat_id, user_id)
         if not chat.deletable:
             message = "only its owner, its agent's owner, and owners and admins of the workspace can delete a chat"
-            raise RejectedRequest(403, "role_too_low", message)
+            raise Forbidden("role_too_low", message)
         try:
             deleted = await despite_conflicts(
                 lambda: self._store.delete(chat.workspace_id, chat_id), attempts=DELETE_ATTEMPTS
             )
         except StoreConflict as error:
-            raise RejectedRequest(409, "chat_busy", "the chat is too busy to be deleted; try again") from error
+            raise Conflict("chat_busy", "the chat is too busy to be deleted; try again") from error
         for task in deleted or ():
             if task.live:
                 count_ended(self._recorder, task.kind, "cancelled", task.run_seconds)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, Invalid, NotFound
 from gateway.ids import new_id
 from gateway.work.people.access import require_leader
 from gateway.work.people.directory import Member
@@ -67,32 +67,30 @@ class OutgoingStore(Protocol):
 
 
 class OutgoingService:
-    """The actions of owners and admins. Raises RejectedRequest: 404 for strangers, 403 for other members."""
+    """The actions of owners and admins. Raises NotFound for strangers, Forbidden for other members."""
 
     def __init__(self, store: OutgoingStore, *, mint: Callable[[], UUID] = new_id) -> None:
         self._store = store
         self._mint = mint
 
     async def list(self, member: Member, status: str | None, *, limit: int, offset: int) -> tuple[list[Outgoing], int]:
-        """Return a page of messages and their total number. Raises RejectedRequest (400) for an unknown status."""
+        """Return a page of messages and their total number. Raises Invalid for an unknown status."""
         require_leader(member.role)
         if status is not None and status not in STATUSES:
             message = f"status must be one of {', '.join(STATUSES)}"
-            raise RejectedRequest(400, "invalid_parameter", message, field="status")
+            raise Invalid("invalid_parameter", message, field="status")
         return await self._store.list(member.workspace_id, status, limit=limit, offset=offset)
 
     async def resend(self, outgoing_id: UUID, user_id: UUID) -> Outgoing:
-        """Send a `failed` or `unknown` message again. 409 when it was sent, or is still being tried.
+        """Send a `failed` or `unknown` message again. Raises Conflict when it was sent, or is still being tried.
 
         An `unknown` message may then appear in the chat twice. That is why a person decides it.
         """
         owned = await self._store.find(outgoing_id, user_id)
         if owned is None:
-            raise RejectedRequest(404, "message_not_found", "there is no such message")
+            raise NotFound("message_not_found", "there is no such message")
         require_leader(owned.role)
         again = await self._store.resend(owned, self._mint())
         if again is None:
-            raise RejectedRequest(
-                409, "not_over", "only a message that failed, or whose fate is unknown, can be resent"
-            )
+            raise Conflict("not_over", "only a message that failed, or whose fate is unknown, can be resent")
         return again

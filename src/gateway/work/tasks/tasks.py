@@ -18,7 +18,7 @@ from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
-from gateway.errors import RejectedRequest, StoreConflict, StoreUnavailable
+from gateway.errors import Conflict, NotFound, StoreConflict, StoreUnavailable
 from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.people.directory import RuntimePrincipal
@@ -128,10 +128,10 @@ def _run_prompt(run: ClaimedRun) -> str:
 
 
 class TaskService:
-    """The actions of runtimes. Raises RejectedRequest: 404 for a foreign task or runtime, 409 for the wrong status.
+    """The actions of runtimes. Raises NotFound for a foreign task or runtime, Conflict for the wrong status.
 
-    Every report about a claimed task names its attempt. An older attempt gives 409 `attempt_over`, and one that was
-    never handed out gives 409 `attempt_unknown`. Neither changes anything.
+    Every report about a claimed task names its attempt. For an older attempt the Conflict is `attempt_over`, and for
+    one that was never handed out `attempt_unknown`. Neither changes anything.
 
     The owner of `queue` must ring it with a runtime's id (as text) when work for that runtime appears. It must ring
     all topics after notifications may have been missed.
@@ -180,7 +180,7 @@ class TaskService:
             view = await self._store.register_runtime(runtime.runtime_id, name=name, kind=kind, version=version)
         except StoreConflict as error:
             message = f"another runtime of this workspace is called {name!r}"
-            raise RejectedRequest(409, "name_taken", message, field="name") from error
+            raise Conflict("name_taken", message, field="name") from error
         if view is None:
             _absent("runtime")
         if instance is not None:
@@ -523,12 +523,12 @@ def _has_ended(task: Task, attempt: Attempt) -> bool:
 
 
 def require_attempt(task: Task, number: int) -> None:
-    """Raise RejectedRequest (409) unless `number` is the task's present attempt."""
+    """Raise Conflict unless `number` is the task's present attempt."""
     if number != task.attempt:
         old = number < task.attempt
         code, state = ("attempt_over", "is over") if old else ("attempt_unknown", "was never handed out")
         message = f"attempt {number} of this task {state}; it is at attempt {task.attempt}"
-        raise RejectedRequest(409, code, message, attempt=task.attempt, task_status=task.status)
+        raise Conflict(code, message, attempt=task.attempt, task_status=task.status)
 
 
 def _is_of(task: Task, runtime: RuntimePrincipal) -> bool:
@@ -541,8 +541,8 @@ def _require_status(task: Task, action: str) -> None:
     if task.status not in ALLOWED_FROM[action]:
         allowed = " or ".join(sorted(ALLOWED_FROM[action]))
         message = f"a task that is {task.status} cannot be asked to {action}; it must be {allowed}"
-        raise RejectedRequest(409, "wrong_status", message, task_status=task.status)
+        raise Conflict("wrong_status", message, task_status=task.status)
 
 
 def _absent(what: str) -> NoReturn:
-    raise RejectedRequest(404, "not_found", f"no such {what}")
+    raise NotFound("not_found", f"no such {what}")

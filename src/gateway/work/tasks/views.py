@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from gateway.errors import RejectedRequest
+from gateway.errors import Conflict, NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class TaskViewStore(Protocol):
 class TaskViews:
     """Finds tasks.
 
-    Raises RejectedRequest: 404 for a task or agent that does not exist, 409 for an ambiguous agent name.
+    Raises NotFound for a task or agent that does not exist, Conflict for an ambiguous agent name.
     """
 
     def __init__(self, store: TaskViewStore) -> None:
@@ -100,16 +100,16 @@ class TaskViews:
     async def _agent_id(self, workspace_id: UUID | None, reference: str) -> UUID:
         found = await self._store.find_agents(workspace_id, reference)
         if not found:
-            raise RejectedRequest(404, "agent_not_found", f"there is no agent {reference!r}", field="agent")
+            raise NotFound("agent_not_found", f"there is no agent {reference!r}", field="agent")
         if len(found) > 1:
             paths = ", ".join(path for _, path in found)
             message = f"{reference!r} may be any of {paths}; name it as WORKSPACE/NAME"
-            raise RejectedRequest(409, "agent_ambiguous", message, field="agent")
+            raise Conflict("agent_ambiguous", message, field="agent")
         return found[0][0]
 
     async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
         """Return the task and its messages to the chat."""
         found = await self._store.find(task_id)
         if found is None:
-            raise RejectedRequest(404, "task_not_found", f"there is no task {task_id}")
+            raise NotFound("task_not_found", f"there is no task {task_id}")
         return found
