@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from gateway.postgres.pool import Pool
-from gateway.simulator.server import open_simulator
-from support.world import World
+from support.world import World, open_world
 
 
 @pytest.fixture
 async def world(database: str, pool: Pool, tmp_path: Path) -> AsyncIterator[World]:
-    # Redelivery comes when a test asks for it: the schedule is scaled out of the way.
-    async with open_simulator(redelivery_scale=1000.0) as simulator:
-        world = World(database, pool, simulator, tmp_path)
-        await world.settle()
+    async with open_world(database, pool, tmp_path) as world:
         yield world

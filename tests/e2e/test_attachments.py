@@ -15,7 +15,7 @@ import trio
 from gateway.simulator.faults import CallFault
 from gateway.simulator.resources import Attachment
 from support.processes import GatewayProcess
-from support.world import Bot, World, open_runtime
+from support.world import LarkBot, World, open_runtime
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2_000
 HASH = """
@@ -37,7 +37,7 @@ async def download(world: World, daemon: GatewayProcess, task: dict[str, Any], n
         return await http.get(f"/api/tasks/{task['id']}/attachments/{n}")
 
 
-async def staffed(world: World) -> tuple[Bot, Any]:
+async def staffed(world: World) -> tuple[LarkBot, Any]:
     bot = await world.add_bot()
     return bot, await bot.bind("Ada")
 

@@ -21,7 +21,7 @@ from gateway.simulator.registration import PATH as REGISTRATION
 from gateway.simulator.scans import read_link
 from support.clouds import ACCOUNTS, OPEN, SOCKETS, Clouds, open_clouds
 from support.scanning import owner
-from support.world import Bot, World
+from support.world import LarkBot, World
 
 ECHO = (sys.executable, "-m", "gateway.simulator.echo_agent")
 
@@ -34,10 +34,10 @@ async def clouds(world: World, tmp_path: Path) -> AsyncIterator[Clouds]:
         yield clouds
 
 
-async def add_bot(world: World, region: str) -> Bot:
+async def add_bot(world: World, region: str) -> LarkBot:
     """`gateway lark add`, which asks the app's own cloud for its bot."""
     app = world.sim.create_app(f"Bot of {region}", region=region)
-    bot = Bot(world, app, await world.add_agent(app.name))
+    bot = LarkBot(world, app, await world.add_agent(app.name))
     added = json.loads(
         await world.command(
             *("lark", "add", "--agent", str(bot.agent.id), "--app-id", app.app_id),

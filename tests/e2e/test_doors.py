@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from support.processes import GatewayProcess
-from support.world import Bot, World
+from support.world import LarkBot, World
 
 ACK_MS_MAX = 3_000
 """The flood's own clients take most of the processor. Held up by it, an answer took half a minute."""
@@ -58,7 +58,7 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-async def slowest_ack(world: World, bot: Bot, daemon: GatewayProcess, count: int = 5) -> float:
+async def slowest_ack(world: World, bot: LarkBot, daemon: GatewayProcess, count: int = 5) -> float:
     """Of messages said one after the other, in milliseconds."""
     ada = await bot.bind("Ada")
     slowest = 0.0

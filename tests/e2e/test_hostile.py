@@ -9,7 +9,7 @@ import trio
 
 from gateway.lark.wire.frame import Frame, encode
 from gateway.simulator.connections import SocketConnection
-from support.world import Bot, World
+from support.world import LarkBot, World
 
 
 def event_frame(payload: bytes, **headers: str) -> Frame:
@@ -36,7 +36,7 @@ HOSTILE = {
 }
 
 
-async def is_well(world: World, bot: Bot, connection: SocketConnection, text: str) -> None:
+async def is_well(world: World, bot: LarkBot, connection: SocketConnection, text: str) -> None:
     """The same connection still takes a message."""
     ada = await bot.bind(f"Ada for {text}")
     said = world.sim.say(ada, bot.app, text)
@@ -154,7 +154,7 @@ async def test_reply_path_that_hangs_does_not_delay_an_acknowledgement(world: Wo
         assert await world.value("select status from outbound_message") == "sending"
 
 
-async def queue_answer(world: World, bot: Bot, person: object) -> None:
+async def queue_answer(world: World, bot: LarkBot, person: object) -> None:
     chat = world.sim.direct_chat(person, bot.app)  # type: ignore[arg-type]
     await world.rows(
         "insert into outbound_message (id, workspace_id, installation_id, kind, recipient_id, content, uuid)"

@@ -20,13 +20,13 @@ from gateway.simulator.platform import App, Person, open_id, set_options
 from support.posted import KEY, TOKEN, Posted, challenge, encrypted, message_event, signed
 from support.processes import GatewayProcess
 from support.proxy_process import open_proxy
-from support.world import Bot, World
+from support.world import LarkBot, World
 
 ECHO = (sys.executable, "-m", "gateway.simulator.echo_agent")
 NAME = "platform.test"
 
 
-class PostedBot(Bot):
+class PostedBot(LarkBot):
     """A bot whose events a test posts in the platform's name."""
 
     async def install(self) -> None:
@@ -119,7 +119,7 @@ async def test_replica_that_dies_on_a_posted_event_leaves_it_stored_once_by_its_
 async def test_mode_that_changes_closes_the_socket_and_takes_posts(world: World) -> None:
     app = world.sim.create_app("Echo")
     agent = await world.add_agent("Echo")
-    by_socket = Bot(world, app, agent)
+    by_socket = LarkBot(world, app, agent)
     await by_socket.install()
     ada = await by_socket.bind("Ada")
     async with world.daemon() as daemon:

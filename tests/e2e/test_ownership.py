@@ -6,7 +6,7 @@ import trio
 
 from support.partition import open_partition
 from support.processes import GatewayProcess
-from support.world import LEASE_TTL_SECONDS, Bot, World
+from support.world import LEASE_TTL_SECONDS, LarkBot, World
 
 
 async def owner_of(
@@ -23,7 +23,7 @@ async def owner_of(
     return (first, second) if linked(first) else (second, first)
 
 
-async def seconds_until_live(bot: Bot, *, after: float) -> float:
+async def seconds_until_live(bot: LarkBot, *, after: float) -> float:
     with trio.fail_after(20):
         while not [one for one in await bot.connected() if one.opened_at / 1000 > after]:
             await trio.sleep(0.01)

@@ -10,7 +10,7 @@ import sys
 import trio
 
 from gateway.keyring import KeyRing, generate_key
-from support.world import Bot, World
+from support.world import LarkBot, World
 
 PEOPLE = 20
 EVENTS = 300
@@ -119,7 +119,7 @@ async def test_unreadable_secret_is_a_state_of_its_bot_alone(world: World) -> No
         await lost.connected()
 
 
-async def reseal(world: World, bot: Bot, old_key: str, new_key: str) -> None:
+async def reseal(world: World, bot: LarkBot, old_key: str, new_key: str) -> None:
     config = await world.value("select config from channel_installation where id = %s", bot.id)
     secret = KeyRing.parse(old_key).open_text(config["app_secret_encrypted"], owner=bot.id)
     config["app_secret_encrypted"] = KeyRing.parse(new_key).seal_text(secret, owner=bot.id)

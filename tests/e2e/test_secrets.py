@@ -15,7 +15,7 @@ from gateway.lark.install.service import InstallationService, NewApp, identify_w
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.simulator.platform import SimPlatform
 from support.processes import free_address
-from support.world import Bot, World, open_runtime
+from support.world import LarkBot, World, open_runtime
 
 PASSWORD = "not-a-real-password"
 ENCRYPT_KEY = "fake-encrypt-key-marker"
@@ -97,7 +97,7 @@ async def _add_posted_bot(world: World) -> None:
     )
 
 
-async def _let_a_stranger_bind(world: World, bot: Bot, browser: httpx2.AsyncClient) -> list[str]:
+async def _let_a_stranger_bind(world: World, bot: LarkBot, browser: httpx2.AsyncClient) -> list[str]:
     """The link's token, and the session that was opened."""
     await world.directory.add_member(
         world.workspace, await world.directory.add_user("eve@example.invalid", "Eve", PASSWORD)
@@ -127,7 +127,7 @@ async def _listen(
                 heard.append(line)
 
 
-async def _make_trouble(world: World, bot: Bot) -> None:
+async def _make_trouble(world: World, bot: LarkBot) -> None:
     """Errors of every kind on the way out: they are what logs are full of."""
     path = "/open-apis/im/v1/messages"
     world.sim.fail_next(path, method="POST", status=500)
@@ -140,7 +140,7 @@ async def _make_trouble(world: World, bot: Bot) -> None:
     await bot.connected()
 
 
-async def _rotate(world: World, bot: Bot) -> None:
+async def _rotate(world: World, bot: LarkBot) -> None:
     world.sim.rotate_secret(bot.app)
     await bot.install()
     with trio.fail_after(20):
@@ -149,7 +149,7 @@ async def _rotate(world: World, bot: Bot) -> None:
 
 
 async def _ask_for_everything(
-    world: World, bot: Bot, browser: httpx2.AsyncClient, token: str, metrics: str
+    world: World, bot: LarkBot, browser: httpx2.AsyncClient, token: str, metrics: str
 ) -> list[str]:
     workspace = f"/api/workspaces/{world.workspace.slug}"
     paths = [

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.simulator.messages import Message
-from support.world import Bot, Runtime, World, open_runtime
+from support.world import LarkBot, Runtime, World, open_runtime
 
 REACTIONS = "/open-apis/im/v1/messages/*/reactions*"
 SENDS = "/open-apis/im/v1/messages"
@@ -31,7 +31,7 @@ async def start_next(runtime: Runtime) -> dict[str, Any]:
     return task
 
 
-def calls(bot: Bot) -> list[tuple[str, str]]:
+def calls(bot: LarkBot) -> list[tuple[str, str]]:
     """The platform's log of what was done to messages: reactions by their method, everything else as a send."""
     made = [call for call in bot.world.sim.calls if call.app_id == bot.app.app_id and call.status == 200]
     return [

@@ -19,7 +19,7 @@ from gateway.keyring import KeyRing, generate_key
 from gateway.postgres.pool import Pool
 from support.autopilots import Autopilots, open_autopilots
 from support.processes import GatewayProcess, open_gateway
-from support.webhooks import SECRET, Desk, Hook, open_desk, signed
+from support.webhooks import SECRET, Hook, HookServer, open_hook_server, signed
 
 BODY = b'{"action":"opened"}'
 ANSWER_SECONDS = 3.0
@@ -29,7 +29,7 @@ ANSWER_SECONDS = 3.0
 @pytest.fixture
 async def autopilots(pool: Pool) -> Autopilots:
     autopilots = await open_autopilots(pool)
-    await autopilots.world.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
+    await autopilots.tenant.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
     return autopilots
 
 
@@ -39,8 +39,8 @@ def key() -> str:
 
 
 @pytest.fixture
-def desk(pool: Pool, autopilots: Autopilots, key: str) -> Desk:
-    return open_desk(pool, autopilots.world, ring=KeyRing.parse(key))
+def hooks(pool: Pool, autopilots: Autopilots, key: str) -> HookServer:
+    return open_hook_server(pool, autopilots.tenant, ring=KeyRing.parse(key))
 
 
 @pytest.fixture
@@ -107,22 +107,22 @@ async def read_until(stream: trio.SocketStream, text: str) -> str:
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
-async def add_guest(desk: Desk) -> str:
+async def add_guest(hooks: HookServer) -> str:
     """A guest of the workspace, and a token of theirs."""
-    user_id, token = await desk.autopilots.add_person("guest"), new_token(USER_TOKEN_PREFIX)
-    await desk.sql(
+    user_id, token = await hooks.autopilots.add_person("guest"), new_token(USER_TOKEN_PREFIX)
+    await hooks.sql(
         "insert into api_token (id, token_hash, user_id) values (%s, %s, %s)", uuid4(), token_hash(token), user_id
     )
     return token
 
 
 async def test_guest_reads_an_autopilot_and_finds_no_way_to_fire_its_agent(
-    desk: Desk, settings: dict[str, str], client: httpx2.AsyncClient, tmp_path: Path
+    hooks: HookServer, settings: dict[str, str], client: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
-    hook = await desk.add_hook(provider="gitlab", secret=SECRET)
-    await desk.sql("update agent set visibility = 'private'")
-    guest = {"Authorization": f"Bearer {await add_guest(desk)}"}
-    workspace = f"/api/workspaces/{desk.autopilots.world.workspace_id}"
+    hook = await hooks.add_hook(provider="gitlab", secret=SECRET)
+    await hooks.sql("update agent set visibility = 'private'")
+    guest = {"Authorization": f"Bearer {await add_guest(hooks)}"}
+    workspace = f"/api/workspaces/{hooks.autopilots.tenant.workspace_id}"
     autopilot = f"/api/autopilots/{hook.autopilot_id}"
     seen = ""
     async with open_gateway(["serve"], environment=settings, log=tmp_path / "log") as gateway:
@@ -154,9 +154,9 @@ async def test_guest_reads_an_autopilot_and_finds_no_way_to_fire_its_agent(
 
 
 async def test_guesses_and_forgeries_keep_no_good_delivery_out(
-    desk: Desk, settings: dict[str, str], client: httpx2.AsyncClient, tmp_path: Path
+    hooks: HookServer, settings: dict[str, str], client: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
-    signed_hook, other = await desk.add_hook(secret=SECRET), await desk.add_hook(secret=SECRET)
+    signed_hook, other = await hooks.add_hook(secret=SECRET), await hooks.add_hook(secret=SECRET)
     settings |= {"GATEWAY_HTTP__TRUSTED_PROXIES": "127.0.0.1", "GATEWAY_WEBHOOKS__PER_IP_PER_MINUTE": "20"}
     settings |= {"GATEWAY_WEBHOOKS__PER_TOKEN_PER_MINUTE": "10"}
     async with open_gateway(["serve"], environment=settings, log=tmp_path / "log") as gateway:
@@ -172,7 +172,7 @@ async def test_guesses_and_forgeries_keep_no_good_delivery_out(
         assert await senders.announce("awt_guess") == 429
         assert await senders.announce("awt_guess", "192.0.2.2") == 404
         # An address that is made during the flood is found as well.
-        new = await desk.add_hook(secret=SECRET)
+        new = await hooks.add_hook(secret=SECRET)
         with trio.fail_after(5):
             while await deliver(new, "new") == "rate_limited":
                 await trio.sleep(0.01)
@@ -184,25 +184,25 @@ async def test_guesses_and_forgeries_keep_no_good_delivery_out(
         forged = Counter([await forge(number) for number in range(120)])
         assert forged == {401: 10, 429: 110}
         assert await deliver(other, "after the storm") == "accepted"
-        unsigned = await desk.add_hook()
+        unsigned = await hooks.add_hook()
         crowd = Counter([(await senders.post(unsigned.token, {})).status_code for _ in range(15)])
         assert crowd == {200: 10, 429: 5}
         assert await senders.announce(unsigned.token) == 429
-    assert await desk.sql("select count(*) from webhook_delivery where status = 'rejected'") == [(10,)]
+    assert await hooks.sql("select count(*) from webhook_delivery where status = 'rejected'") == [(10,)]
 
 
-async def begun(desk: Desk) -> list[tuple[Any, ...]]:
+async def begun(hooks: HookServer) -> list[tuple[Any, ...]]:
     """What became of the deliveries that had to wait, in the order of their runs."""
-    return await desk.sql(
+    return await hooks.sql(
         "select d.turn, d.status from webhook_delivery d left join autopilot_run r on r.webhook_delivery_id = d.id"
         " where d.turn is not null order by r.created_at nulls last, d.turn"
     )
 
 
 async def test_burst_of_signed_deliveries_is_stored_and_begun_once_each_in_order_also_after_a_kill(
-    desk: Desk, settings: dict[str, str], client: httpx2.AsyncClient, tmp_path: Path
+    hooks: HookServer, settings: dict[str, str], client: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
-    hook = await desk.add_hook(secret=SECRET)
+    hook = await hooks.add_hook(secret=SECRET)
     settings |= {"GATEWAY_WEBHOOKS__PER_TOKEN_PER_MINUTE": "25"}
     answers: Counter[tuple[int, str]] = Counter()
 
@@ -217,19 +217,19 @@ async def test_burst_of_signed_deliveries_is_stored_and_begun_once_each_in_order
                 burst.start_soon(deliver, Senders(gateway, client), number)
         await gateway.kill()
     assert answers == {(200, "accepted"): 25, (200, "queued"): 75}
-    assert [status for _, status in await begun(desk)] == ["queued"] * 75
+    assert [status for _, status in await begun(hooks)] == ["queued"] * 75
     # A minute that lasts a second.
     settings |= {"SHORT_MINUTE_SECONDS": "1"}
     async with open_gateway(["serve"], crash_at=("webhooks.turn_claimed", 5), **options) as gateway:
         assert await gateway.wait() == -9
-    assert [status for _, status in await begun(desk)] == ["dispatched"] * 4 + ["queued"] * 71
+    assert [status for _, status in await begun(hooks)] == ["dispatched"] * 4 + ["queued"] * 71
     # The one that was claimed by the process that died is claimed again when its lease is over.
-    await desk.sql("update webhook_delivery set available_at = now() where status = 'queued'")
+    await hooks.sql("update webhook_delivery set available_at = now() where status = 'queued'")
     async with open_gateway(["serve"], crash_at=("nowhere", 1), **options):
         with trio.fail_after(20):
-            while any(status != "dispatched" for _, status in await begun(desk)):
+            while any(status != "dispatched" for _, status in await begun(hooks)):
                 await trio.sleep(0.05)
-    turns = await begun(desk)
+    turns = await begun(hooks)
     assert turns == sorted(turns)
-    assert await desk.sql("select count(*), count(distinct webhook_delivery_id) from autopilot_run") == [(100, 100)]
-    assert await desk.sql("select distinct status from webhook_delivery") == [("dispatched",)]
+    assert await hooks.sql("select count(*), count(distinct webhook_delivery_id) from autopilot_run") == [(100, 100)]
+    assert await hooks.sql("select distinct status from webhook_delivery") == [("dispatched",)]

@@ -19,7 +19,7 @@ from gateway.postgres.migrate import migrate_up
 from gateway.postgres.pool import Pool, open_pool
 from support.autopilots import Autopilots, open_autopilots
 from support.processes import GatewayProcess, open_gateway
-from support.webhooks import Desk, Hook, open_desk, signed
+from support.webhooks import Hook, HookServer, open_hook_server, signed
 
 POINTS = ["webhooks.recorded", "webhooks.dispatched"]
 LONG_WAY = ["webhooks.recorded", "autopilot.drafted", "autopilot.issue_filed", "autopilot.dispatching"]
@@ -29,7 +29,7 @@ BODY = b'{"action":"opened"}'
 @pytest.fixture
 async def autopilots(pool: Pool) -> Autopilots:
     autopilots = await open_autopilots(pool)
-    await autopilots.world.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
+    await autopilots.tenant.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
     return autopilots
 
 
@@ -50,8 +50,8 @@ async def post(gateway: GatewayProcess, hook: Hook, name: str) -> httpx2.Respons
         return await client.post(path, content=BODY, headers=headers)
 
 
-async def rows(desk: Desk) -> list[tuple[Any, ...]]:
-    return await desk.sql(
+async def rows(hooks: HookServer) -> list[tuple[Any, ...]]:
+    return await hooks.sql(
         "select d.dedupe_key, d.status, count(r.id) from webhook_delivery d"
         " left join autopilot_run r on r.webhook_delivery_id = d.id group by d.id order by d.dedupe_key"
     )
@@ -64,31 +64,31 @@ async def test_delivery_killed_anywhere_gets_one_run(
     pool: Pool, database: str, autopilots: Autopilots, tmp_path: Path, mode: str, point: str
 ) -> None:
     key = generate_key()
-    desk = open_desk(pool, autopilots.world)
-    hook = await desk.add_hook(mode=mode, provider="github")
+    hooks = open_hook_server(pool, autopilots.tenant)
+    hook = await hooks.add_hook(mode=mode, provider="github")
     settings = environment(database, tmp_path, key)
     async with open_gateway(["serve"], environment=settings, log=tmp_path / "log", crash_at=(point, 1)) as gateway:
         with pytest.raises(httpx2.HTTPError):
             await post(gateway, hook, "d1")
         assert await gateway.wait() == -9
     async with open_gateway(["serve"], environment=settings, log=tmp_path / "log") as gateway:
-        await desk.sql("update webhook_delivery set available_at = now()")
+        await hooks.sql("update webhook_delivery set available_at = now()")
         with trio.fail_after(30):
-            while await rows(desk) != [("d1", "dispatched", 1)]:
+            while await rows(hooks) != [("d1", "dispatched", 1)]:
                 await trio.sleep(0.1)
         answer = (await post(gateway, hook, "d1")).json()
         assert answer["status"] == "duplicate"
         assert answer["run_id"]
-    assert await rows(desk) == [("d1", "dispatched", 1)]
-    assert await desk.sql("select count(*) from autopilot_run") == [(1,)]
+    assert await rows(hooks) == [("d1", "dispatched", 1)]
+    assert await hooks.sql("select count(*) from autopilot_run") == [(1,)]
 
 
 Disturb = Callable[[], Awaitable[None]]
 
 
-async def hold_promises(desk: Desk, settings: dict[str, str], log: Path, disturb: Disturb) -> None:
+async def hold_promises(hooks: HookServer, settings: dict[str, str], log: Path, disturb: Disturb) -> None:
     """Senders deliver while the database is disturbed: every 2xx has its row, and no delivery two runs."""
-    hook = await desk.add_hook(provider="github")
+    hook = await hooks.add_hook(provider="github")
     promised: set[str] = set()
     statuses: set[int] = set()
     over = False
@@ -113,9 +113,9 @@ async def hold_promises(desk: Desk, settings: dict[str, str], log: Path, disturb
         await trio.sleep(0.5)
         over = True
     assert len(promised) > 20
-    await desk.sql("update webhook_delivery set available_at = now()")
-    await desk.intake.finish_stale()
-    found = await rows(desk)
+    await hooks.sql("update webhook_delivery set available_at = now()")
+    await hooks.intake.finish_stale()
+    found = await rows(hooks)
     settled = {name: (status, runs) for name, status, runs in found if status != "failed"}
     assert {settled.get(name) for name in promised} == {("dispatched", 1)}
     assert all(runs <= 1 for _, _, runs in found)
@@ -130,8 +130,8 @@ async def test_connections_cut_under_load_keep_every_promise(
             await trio.to_thread.run_sync(cut, database)
             await trio.sleep(0.5)
 
-    desk = open_desk(pool, autopilots.world)
-    await hold_promises(desk, environment(database, tmp_path, generate_key()), tmp_path / "log", cut_often)
+    hooks = open_hook_server(pool, autopilots.tenant)
+    await hold_promises(hooks, environment(database, tmp_path, generate_key()), tmp_path / "log", cut_often)
 
 
 def cut(database: str) -> None:
@@ -165,7 +165,7 @@ async def test_database_restarted_under_load_keeps_every_promise(tmp_path: Path)
             conninfo: str = await nursery.start(serve, state)
             async with open_pool(conninfo, size_max=10) as pool:
                 autopilots = await open_autopilots(pool)
-                await autopilots.world.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
-                desk = open_desk(pool, autopilots.world)
-                await hold_promises(desk, environment(conninfo, tmp_path, generate_key()), tmp_path / "log", restart)
+                await autopilots.tenant.sql("update agent_runtime set last_heartbeat_at = now() + interval '1 hour'")
+                hooks = open_hook_server(pool, autopilots.tenant)
+                await hold_promises(hooks, environment(conninfo, tmp_path, generate_key()), tmp_path / "log", restart)
             nursery.cancel_scope.cancel()

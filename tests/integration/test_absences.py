@@ -11,68 +11,68 @@ from gateway.core.replies import WORDS, Reply
 from gateway.postgres.notices import RECENT_SECONDS, PostgresAbsences
 from gateway.postgres.pool import Pool
 from gateway.work.tasks.ports import SILENT_SECONDS
-from support.task_world import World, open_world
+from support.tenant import Tenant, open_tenant
 
 
-def absences(world: World) -> PostgresAbsences:
-    return PostgresAbsences(world.pool, silent_seconds=SILENT_SECONDS)
+def absences(tenant: Tenant) -> PostgresAbsences:
+    return PostgresAbsences(tenant.pool, silent_seconds=SILENT_SECONDS)
 
 
-async def said(world: World) -> list[tuple[str, str, str]]:
-    return [(row["kind"], row["recipient_id"], row["content"]) for row in await world.outbox()]
+async def said(tenant: Tenant) -> list[tuple[str, str, str]]:
+    return [(row["kind"], row["recipient_id"], row["content"]) for row in await tenant.outbox()]
 
 
-async def hear(world: World, seconds_ago: float = 0) -> None:
-    await world.silence_runtime(seconds_ago)
+async def hear(tenant: Tenant, seconds_ago: float = 0) -> None:
+    await tenant.silence_runtime(seconds_ago)
 
 
 @pytest.mark.parametrize("language", ["en", "zh-Hans"])
 async def test_conversations_that_wait_for_a_runtime_that_went_silent_are_told_once_each(
     pool: Pool, language: str
 ) -> None:
-    world = await open_world(pool, language=language)
-    one, two = await world.add_session(), await world.add_session(thread_id="omt_1", config={"chat_id": "oc_real"})
+    tenant = await open_tenant(pool, language=language)
+    one, two = await tenant.add_session(), await tenant.add_session(thread_id="omt_1", config={"chat_id": "oc_real"})
     for session in (one, two, one):
-        await world.say(session, "hello")
-    await hear(world)
-    assert await absences(world).tell() == 0
-    await hear(world, SILENT_SECONDS + 1)
-    assert await absences(world).tell() == 2
-    assert await absences(world).tell() == 0
+        await tenant.say(session, "hello")
+    await hear(tenant)
+    assert await absences(tenant).tell() == 0
+    await hear(tenant, SILENT_SECONDS + 1)
+    assert await absences(tenant).tell() == 2
+    assert await absences(tenant).tell() == 0
     words = WORDS[language][Reply.AGENT_OFFLINE]
-    assert sorted(await said(world)) == sorted([("notice", one.chat_id, words), ("notice", "oc_real", words)])
-    (topic,) = [row for row in await world.outbox() if row["recipient_id"] == "oc_real"]
+    assert sorted(await said(tenant)) == sorted([("notice", one.chat_id, words), ("notice", "oc_real", words)])
+    (topic,) = [row for row in await tenant.outbox() if row["recipient_id"] == "oc_real"]
     assert (topic["thread_id"], topic["reply_to_message_id"]) == ("omt_1", "om_last")
 
 
 async def test_next_silence_is_told_of_again(pool: Pool) -> None:
-    world = await open_world(pool)
-    session = await world.add_session()
-    await world.say(session, "hello")
+    tenant = await open_tenant(pool)
+    session = await tenant.add_session()
+    await tenant.say(session, "hello")
     told = []
     for heard in (SILENT_SECONDS + 60, 0, SILENT_SECONDS + 1, SILENT_SECONDS + 1):
-        await hear(world, heard)
-        told.append(await absences(world).tell())
+        await hear(tenant, heard)
+        told.append(await absences(tenant).tell())
     # The last round moves the heartbeat too, which is what a runtime does that came back in between.
     assert told == [1, 0, 1, 1]
 
 
 async def test_two_daemons_tell_once(pool: Pool) -> None:
-    world = await open_world(pool)
+    tenant = await open_tenant(pool)
     for _ in range(5):
-        await world.say(await world.add_session(), "hello")
-    await hear(world, SILENT_SECONDS + 1)
+        await tenant.say(await tenant.add_session(), "hello")
+    await hear(tenant, SILENT_SECONDS + 1)
     told: list[int] = []
 
     async def tell() -> None:
-        told.append(await absences(world).tell())
+        told.append(await absences(tenant).tell())
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(tell)
-    told.append(await absences(world).tell())
+    told.append(await absences(tenant).tell())
     assert sum(told) == 5
-    assert len(await world.outbox()) == 5
+    assert len(await tenant.outbox()) == 5
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ async def test_two_daemons_tell_once(pool: Pool) -> None:
     ],
 )
 async def test_whatever_took_the_agent_away_is_told(pool: Pool, change: str, reply: Reply) -> None:
-    world = await open_world(pool)
-    session = await world.add_session()
-    await world.say(session, "hello")
-    await hear(world)
-    await world.sql(change)
-    assert await absences(world).tell() == 1
-    assert await said(world) == [("notice", session.chat_id, WORDS["en"][reply])]
+    tenant = await open_tenant(pool)
+    session = await tenant.add_session()
+    await tenant.say(session, "hello")
+    await hear(tenant)
+    await tenant.sql(change)
+    assert await absences(tenant).tell() == 1
+    assert await said(tenant) == [("notice", session.chat_id, WORDS["en"][reply])]
 
 
 @pytest.mark.parametrize(
@@ -104,21 +104,21 @@ async def test_whatever_took_the_agent_away_is_told(pool: Pool, change: str, rep
     ],
 )
 async def test_where_nothing_waits_or_nobody_can_be_told_nothing_is_said(pool: Pool, change: str) -> None:
-    world = await open_world(pool)
-    await world.say(await world.add_session(), "hello")
-    await hear(world, SILENT_SECONDS + 1)
-    await world.sql(change)
-    assert await absences(world).tell() == 0
-    assert await world.outbox() == []
+    tenant = await open_tenant(pool)
+    await tenant.say(await tenant.add_session(), "hello")
+    await hear(tenant, SILENT_SECONDS + 1)
+    await tenant.sql(change)
+    assert await absences(tenant).tell() == 0
+    assert await tenant.outbox() == []
 
 
 async def test_message_that_was_left_long_ago_is_not_brought_up_again(pool: Pool) -> None:
-    world = await open_world(pool)
-    session = await world.add_session()
-    await world.say(session, "hello")
-    await hear(world, SILENT_SECONDS + 1)
+    tenant = await open_tenant(pool)
+    session = await tenant.add_session()
+    await tenant.say(session, "hello")
+    await hear(tenant, SILENT_SECONDS + 1)
     age: dict[str, Any] = {"seconds": SILENT_SECONDS + RECENT_SECONDS + 1}
-    await world.sql("update agent_task set available_at = now() - make_interval(secs => %(seconds)s)", **age)
-    assert await absences(world).tell() == 0
-    await world.say(session, "are you there?")
-    assert await absences(world).tell() == 1
+    await tenant.sql("update agent_task set available_at = now() - make_interval(secs => %(seconds)s)", **age)
+    assert await absences(tenant).tell() == 0
+    await tenant.say(session, "are you there?")
+    assert await absences(tenant).tell() == 1

@@ -21,7 +21,7 @@ from gateway.work.tasks.file_cache import FileCache
 from support.file_source import FakeFiles, File, gone, unavailable
 from support.processes import GatewayProcess, open_gateway
 from support.task_http import TOKEN, TaskServer, serving_tasks
-from support.task_world import Session, World, open_world, ringing
+from support.tenant import Session, Tenant, open_tenant, ringing
 
 BODY = bytes(range(256)) * 8_000
 LOOK = """
@@ -42,8 +42,8 @@ time.sleep(600)
 
 
 @pytest.fixture
-async def world(pool: Pool) -> World:
-    return await open_world(pool)
+async def tenant(pool: Pool) -> Tenant:
+    return await open_tenant(pool)
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def source() -> FakeFiles:
 
 @pytest.fixture
 async def server(
-    world: World, database: str, pool: Pool, source: FakeFiles, tmp_path: Path
+    tenant: Tenant, database: str, pool: Pool, source: FakeFiles, tmp_path: Path
 ) -> AsyncIterator[TaskServer]:
     cache = FileCache(tmp_path / "attachments", bytes_max=1 << 30, unused_seconds_max=3600)
     attachments = Attachments(PostgresAttachmentStore(pool), source, cache)
-    async with ringing(world, database), serving_tasks(world, attachments=attachments) as server:
+    async with ringing(tenant, database), serving_tasks(tenant, attachments=attachments) as server:
         yield server
 
 
@@ -77,20 +77,20 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) ->
     return value
 
 
-async def said_with(world: World, *keys: str, **how: Any) -> Session:
-    session = await world.add_session()
-    await world.say(session, "look")
-    await world.attach(session, *keys, seconds=-1, **how)
+async def said_with(tenant: Tenant, *keys: str, **how: Any) -> Session:
+    session = await tenant.add_session()
+    await tenant.say(session, "look")
+    await tenant.attach(session, *keys, seconds=-1, **how)
     return session
 
 
 async def test_program_finds_the_exact_bytes_where_its_task_says(
-    world: World, server: TaskServer, source: FakeFiles, tmp_path: Path
+    tenant: Tenant, server: TaskServer, source: FakeFiles, tmp_path: Path
 ) -> None:
     source.files = {"a": File(BODY, "image/png"), "b": File(b"small", "image/png")}
-    session = await said_with(world, "a", "b", kind="file", name="../../evil;rm -rf\n.PNG")
+    session = await said_with(tenant, "a", "b", kind="file", name="../../evil;rm -rf\n.PNG")
     async with agent(server, tmp_path, LOOK, tmp_path / "temp"):
-        ((answer,),) = [await until(lambda: world.answers(session))]
+        ((answer,),) = [await until(lambda: tenant.answers(session))]
     first, second = json.loads(answer)
     assert first["sha256"] == hashlib.sha256(BODY).hexdigest()
     assert second["sha256"] == hashlib.sha256(b"small").hexdigest()
@@ -101,26 +101,26 @@ async def test_program_finds_the_exact_bytes_where_its_task_says(
 
 
 async def test_file_that_cannot_be_had_leaves_no_path_and_the_run_goes_on(
-    world: World, server: TaskServer, source: FakeFiles, tmp_path: Path
+    tenant: Tenant, server: TaskServer, source: FakeFiles, tmp_path: Path
 ) -> None:
     source.files = {
         "a": File(failures=[gone()]),
         "b": File(BODY, "image/png", failures=[unavailable()]),
     }
-    session = await said_with(world, "a", "b")
+    session = await said_with(tenant, "a", "b")
     async with agent(server, tmp_path, LOOK, tmp_path / "temp"):
-        ((answer,),) = [await until(lambda: world.answers(session))]
+        ((answer,),) = [await until(lambda: tenant.answers(session))]
     first, second = json.loads(answer)
     assert (first["path"], first["sha256"]) == (None, None)
     assert second["sha256"] == hashlib.sha256(BODY).hexdigest()
 
 
 async def test_files_go_when_the_program_has_to_stop(
-    world: World, server: TaskServer, source: FakeFiles, tmp_path: Path
+    tenant: Tenant, server: TaskServer, source: FakeFiles, tmp_path: Path
 ) -> None:
     source.files["a"] = File(BODY, "image/png")
     note = tmp_path / "note"
-    await said_with(world, "a")
+    await said_with(tenant, "a")
     async with agent(server, tmp_path, NOTE_AND_SLEEP.format(note=str(note)), tmp_path / "temp") as process:
 
         async def noted() -> str:

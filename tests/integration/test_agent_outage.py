@@ -17,7 +17,7 @@ from gateway.work.tasks.ports import LossLimits
 from support.gate import Gate, open_gate
 from support.processes import GatewayProcess, free_address, open_gateway
 from support.task_http import TOKEN, TaskServer, serving_tasks
-from support.task_world import World, open_world, ringing
+from support.tenant import Tenant, open_tenant, ringing
 
 # The first attempt takes a moment to end when it is told to; the second answers. Each says when it begins and ends.
 TWO_ATTEMPTS = """
@@ -41,15 +41,15 @@ print("answer of", task["attempt"])
 
 
 @pytest.fixture
-async def world(pool: Pool) -> World:
-    world = await open_world(pool)
-    world.limits = replace(LossLimits(), silent_seconds=0.3)
-    return world
+async def tenant(pool: Pool) -> Tenant:
+    tenant = await open_tenant(pool)
+    tenant.limits = replace(LossLimits(), silent_seconds=0.3)
+    return tenant
 
 
 @pytest.fixture
-async def server(world: World, database: str) -> AsyncIterator[TaskServer]:
-    async with ringing(world, database), serving_tasks(world) as server:
+async def server(tenant: Tenant, database: str) -> AsyncIterator[TaskServer]:
+    async with ringing(tenant, database), serving_tasks(tenant) as server:
         yield server
 
 
@@ -87,77 +87,77 @@ async def until_said(folder: Path, *lines: str) -> None:
     await until(found)
 
 
-async def say(world: World, text: str = "hello") -> Any:
-    session = await world.add_session()
-    await world.say(session, text)
-    await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+async def say(tenant: Tenant, text: str = "hello") -> Any:
+    session = await tenant.add_session()
+    await tenant.say(session, text)
+    await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
     return session
 
 
-async def given_back(world: World) -> bool:
-    return await world.service.return_lost() == 1
+async def given_back(tenant: Tenant) -> bool:
+    return await tenant.service.return_lost() == 1
 
 
 async def test_attempt_that_was_given_away_ends_before_the_next_one_begins(
-    world: World, gate: Gate, tmp_path: Path
+    tenant: Tenant, gate: Gate, tmp_path: Path
 ) -> None:
     async with agent([gate.url], tmp_path, "--concurrency", "2") as process:
-        session = await say(world)
+        session = await say(tenant)
         await until_said(tmp_path, "begin 1")
         gate.shut_out()
-        await until(lambda: given_back(world))
+        await until(lambda: given_back(tenant))
         (tmp_path / "go2").touch()
         gate.shut = False
-        await until(lambda: world.answers(session))
+        await until(lambda: tenant.answers(session))
         await until_said(tmp_path, "begin 1", "end 1", "begin 2", "end 2")
         assert await process.terminate() == 0
-    assert await world.answers(session) == ["answer of 2"]
-    assert len(await world.outbox()) == 1
+    assert await tenant.answers(session) == ["answer of 2"]
+    assert len(await tenant.outbox()) == 1
 
 
 async def test_answer_that_comes_after_the_silence_is_given_up_and_the_work_goes_on(
-    world: World, gate: Gate, tmp_path: Path
+    tenant: Tenant, gate: Gate, tmp_path: Path
 ) -> None:
     async with agent([gate.url], tmp_path) as process:
-        session = await say(world)
+        session = await say(tenant)
         await until_said(tmp_path, "begin 1")
         gate.shut_out()
-        await until(lambda: given_back(world))
+        await until(lambda: given_back(tenant))
         for number in (1, 2):
             (tmp_path / f"go{number}").touch()
         await until_said(tmp_path, "begin 1", "end 1")
         gate.shut = False
-        await until(lambda: world.answers(session))
+        await until(lambda: tenant.answers(session))
         assert await process.terminate() == 0
-    assert await world.answers(session) == ["answer of 2"]
+    assert await tenant.answers(session) == ["answer of 2"]
     assert "attempt 1 of this task is over" in process.log
 
 
 async def test_late_failure_of_one_worker_leaves_the_run_of_another_alone(
-    world: World, server: TaskServer, gate: Gate, tmp_path: Path
+    tenant: Tenant, server: TaskServer, gate: Gate, tmp_path: Path
 ) -> None:
     async with agent([gate.url], tmp_path, "--drain-seconds", "0", name="late") as late:
-        session = await say(world)
+        session = await say(tenant)
         await until_said(tmp_path, "begin 1")
         gate.shut_out()
-        await until(lambda: given_back(world))
+        await until(lambda: given_back(tenant))
         async with agent([server.url], tmp_path, name="other"):
             await until_said(tmp_path, "begin 1", "begin 2")
             gate.shut = False
             assert await late.terminate() == 0
             assert "task_not_handed_back" in late.log
-            (task,) = await world.tasks()
+            (task,) = await tenant.tasks()
             assert (task["status"], task["attempt"]) == ("running", 2)
             (tmp_path / "go2").touch()
-            await until(lambda: world.answers(session))
-    assert await world.answers(session) == ["answer of 2"]
+            await until(lambda: tenant.answers(session))
+    assert await tenant.answers(session) == ["answer of 2"]
 
 
 async def test_worker_that_was_killed_gets_back_at_once_what_it_had_and_nothing_else(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     async def instances() -> dict[str, int] | None:
-        rows = await world.sql("select instance, attempt from agent_task where status = 'running'")
+        rows = await tenant.sql("select instance, attempt from agent_task where status = 'running'")
         return {row["instance"]: row["attempt"] for row in rows} if len(rows) == 2 else None
 
     async with (
@@ -167,14 +167,14 @@ async def test_worker_that_was_killed_gets_back_at_once_what_it_had_and_nothing_
         mine, others = first.ready["instance"], second.ready["instance"]
         assert mine != others
         for _ in range(2):
-            await say(world)
+            await say(tenant)
         assert await until(instances) == {mine: 1, others: 1}
         await first.kill()
         async with agent([server.url], tmp_path, name="again") as again:
             assert again.ready["instance"] == mine
             # No sweep runs here: what returns does so because its worker is back.
             await until(lambda: _is(instances, {mine: 2, others: 1}))
-        rows = await world.sql("select failure_reason from agent_task where attempt = 2")
+        rows = await tenant.sql("select failure_reason from agent_task where attempt = 2")
         assert [row["failure_reason"] for row in rows] == ["runtime_recovery"]
 
 
@@ -194,18 +194,18 @@ async def test_second_worker_of_a_given_name_is_refused_on_one_machine(server: T
 
 
 async def test_run_survives_the_address_that_it_was_claimed_at(
-    world: World, server: TaskServer, gate: Gate, tmp_path: Path
+    tenant: Tenant, server: TaskServer, gate: Gate, tmp_path: Path
 ) -> None:
     nowhere = f"http://{free_address()}"
     async with agent([nowhere, gate.url, server.url], tmp_path) as process:
-        session = await say(world)
+        session = await say(tenant)
         await until_said(tmp_path, "begin 1")
         gate.shut_out()
         (tmp_path / "go1").touch()
-        await until(lambda: world.answers(session))
+        await until(lambda: tenant.answers(session))
         assert await process.terminate() == 0
-    assert await world.answers(session) == ["answer of 1"]
-    assert (await world.tasks())[0]["attempt"] == 1
+    assert await tenant.answers(session) == ["answer of 1"]
+    assert (await tenant.tasks())[0]["attempt"] == 1
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ async def test_run_survives_the_address_that_it_was_claimed_at(
     ids=["page", "mail"],
 )
 async def test_worker_outlives_whatever_answers_in_its_servers_place(
-    world: World, gate: Gate, tmp_path: Path, stranger: bytes
+    tenant: Tenant, gate: Gate, tmp_path: Path, stranger: bytes
 ) -> None:
     async with agent([gate.url], tmp_path) as process:
         (tmp_path / "go1").touch()
@@ -228,6 +228,6 @@ async def test_worker_outlives_whatever_answers_in_its_servers_place(
 
         await until(turned_away)
         gate.replace_by(None)
-        session = await say(world)
-        await until(lambda: world.answers(session))
+        session = await say(tenant)
+        await until(lambda: tenant.answers(session))
         assert await process.terminate() == 0

@@ -16,7 +16,7 @@ import trio
 from gateway.postgres.pool import Pool
 from support.processes import GatewayProcess, open_gateway
 from support.task_http import TOKEN, TaskServer, serving_tasks
-from support.task_world import World, open_world, ringing
+from support.tenant import Tenant, open_tenant, ringing
 
 # Everything that a process of the same user can read of itself, of those that started it up to the test, and of their
 # children: the guard is one.
@@ -51,13 +51,13 @@ KEY = "not-a-real-model-key"
 
 
 @pytest.fixture
-async def world(pool: Pool) -> World:
-    return await open_world(pool)
+async def tenant(pool: Pool) -> Tenant:
+    return await open_tenant(pool)
 
 
 @pytest.fixture
-async def server(world: World, database: str) -> AsyncIterator[TaskServer]:
-    async with ringing(world, database), serving_tasks(world) as server:
+async def server(tenant: Tenant, database: str) -> AsyncIterator[TaskServer]:
+    async with ringing(tenant, database), serving_tasks(tenant) as server:
         yield server
 
 
@@ -77,12 +77,12 @@ async def agent(
         assert TOKEN not in process.log
 
 
-async def answered(world: World) -> str:
-    session = await world.add_session()
-    await world.say(session, "hello")
-    await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+async def answered(tenant: Tenant) -> str:
+    session = await tenant.add_session()
+    await tenant.say(session, "hello")
+    await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
     with trio.fail_after(30):
-        while not (answers := await world.answers(session)):
+        while not (answers := await tenant.answers(session)):
             await trio.sleep(0.02)
     return answers[0]
 
@@ -94,14 +94,14 @@ def without_capabilities() -> list[str]:
 
 @pytest.mark.parametrize("given", ["variable", "flag"])
 async def test_program_finds_no_secret_of_its_worker_anywhere(
-    world: World, server: TaskServer, tmp_path: Path, given: str
+    tenant: Tenant, server: TaskServer, tmp_path: Path, given: str
 ) -> None:
     options = [f"--token={TOKEN}"] if given == "flag" else []
     environment = {"MY_KEY": KEY, **({"AGENT_TOKEN": TOKEN} if given == "variable" else {})}
     options += ["--env", f"OTHER={SECRET}"]
     command = [sys.executable, "-c", LOOK, str(os.getpid())]
     async with agent(server, tmp_path, *options, command=command, environment=environment) as process:
-        found = json.loads(await answered(world))
+        found = json.loads(await answered(tenant))
         assert found["worker"] == str(process.pid)
     assert found["opened"] == 3
     seen = found["seen"]
@@ -115,12 +115,12 @@ async def test_program_finds_no_secret_of_its_worker_anywhere(
 
 
 async def test_program_of_another_than_root_cannot_look_into_its_worker_at_all(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", LOOK, str(os.getpid())]
     environment = {"AGENT_TOKEN": TOKEN, "MY_KEY": KEY}
     async with agent(server, tmp_path, command=command, environment=environment, launcher=without_capabilities()):
-        found = json.loads(await answered(world))
+        found = json.loads(await answered(tenant))
     assert len(found["seen"]) == 3
     for pid, each in found["seen"].items():
         closed = pid != found["own"]
@@ -130,7 +130,7 @@ async def test_program_of_another_than_root_cannot_look_into_its_worker_at_all(
 
 
 async def test_worker_of_root_says_once_that_it_can_hide_nothing(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     async with agent(server, tmp_path, command=["true"], environment={"AGENT_TOKEN": TOKEN}) as process:
         lines = [line for line in process.log.splitlines() if "programs_can_read_the_token" in line]
@@ -139,7 +139,7 @@ async def test_worker_of_root_says_once_that_it_can_hide_nothing(
 
 
 async def test_program_gets_what_was_named_for_it_and_otherwise_only_what_is_known_to_all(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     plain = {
         "LANG": "C.UTF-8", "LC_TIME": "C", "TZ": "UTC", "TMPDIR": str(tmp_path),
@@ -150,24 +150,24 @@ async def test_program_gets_what_was_named_for_it_and_otherwise_only_what_is_kno
     options = ["--env", "MY_KEY", "--env", "EMPTY", "--env", "OTHER=a=b", "--env", "TERM=vt100"]
     environment = {**plain, **hidden, "MY_KEY": KEY, "EMPTY": ""}
     async with agent(server, tmp_path, *options, command=["env"], environment=environment):
-        lines = (await answered(world)).splitlines()
+        lines = (await answered(tenant)).splitlines()
     own = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     named = {"MY_KEY": KEY, "EMPTY": "", "OTHER": "a=b", "TERM": "vt100"}
     assert dict(line.split("=", 1) for line in lines) == {**own, **plain, "NO_COLOR": "1", **named}
 
 
 async def test_program_that_prints_its_key_as_its_last_words_tells_it_to_nobody(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     command = ["sh", "-c", 'echo "key $MY_KEY is wrong, see https://model.invalid/?k=$MY_KEY" >&2; exit 7']
     environment = {"AGENT_TOKEN": TOKEN, "MY_KEY": KEY}
     async with agent(server, tmp_path, "--env", "MY_KEY", command=command, environment=environment) as process:
-        await world.say(await world.add_session(), "hello, secretly")
-        await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+        await tenant.say(await tenant.add_session(), "hello, secretly")
+        await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
         with trio.fail_after(30):
-            while (await world.tasks())[0]["status"] != "failed":
+            while (await tenant.tasks())[0]["status"] != "failed":
                 await trio.sleep(0.02)
-    (task,) = await world.tasks()
+    (task,) = await tenant.tasks()
     assert task["stderr_tail"].startswith("key [hidden] is wrong")
     (line,) = logged(process, "program_failed")
     assert (line["level"], line["exit_status"], line["signal"]) == ("warning", 7, None)
@@ -185,15 +185,15 @@ async def test_program_that_prints_its_key_as_its_last_words_tells_it_to_nobody(
     ],
 )
 async def test_end_without_an_answer_is_logged_and_kept_with_its_task(
-    world: World, server: TaskServer, tmp_path: Path, script: str, event: str, expected: dict[str, Any]
+    tenant: Tenant, server: TaskServer, tmp_path: Path, script: str, event: str, expected: dict[str, Any]
 ) -> None:
     async with agent(server, tmp_path, command=["sh", "-c", script], environment={"AGENT_TOKEN": TOKEN}) as process:
-        await world.say(await world.add_session(), "hello")
-        await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+        await tenant.say(await tenant.add_session(), "hello")
+        await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
         with trio.fail_after(30):
-            while (await world.tasks())[0]["status"] not in {"completed", "failed"}:
+            while (await tenant.tasks())[0]["status"] not in {"completed", "failed"}:
                 await trio.sleep(0.02)
-    assert (await world.tasks())[0]["stderr_tail"] == "why"
+    assert (await tenant.tasks())[0]["stderr_tail"] == "why"
     (line,) = logged(process, event)
     assert expected.items() <= line.items()
     assert (line["stderr_tail"], line["attempt"]) == ("why", 1)

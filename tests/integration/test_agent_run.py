@@ -17,20 +17,20 @@ import trio
 from gateway.postgres.pool import Pool
 from support.processes import GatewayProcess, open_gateway
 from support.task_http import TOKEN, TaskServer, serving_tasks
-from support.task_world import World, open_world, ringing
+from support.tenant import Tenant, open_tenant, ringing
 
 ECHO = "import json,sys; print('you said: ' + json.load(sys.stdin)['prompt'])"
 SLEEP = "import sys,time; sys.stdin.read(); time.sleep(600)"
 
 
 @pytest.fixture
-async def world(pool: Pool) -> World:
-    return await open_world(pool)
+async def tenant(pool: Pool) -> Tenant:
+    return await open_tenant(pool)
 
 
 @pytest.fixture
-async def server(world: World, database: str) -> AsyncIterator[TaskServer]:
-    async with ringing(world, database), serving_tasks(world) as server:
+async def server(tenant: Tenant, database: str) -> AsyncIterator[TaskServer]:
+    async with ringing(tenant, database), serving_tasks(tenant) as server:
         yield server
 
 
@@ -50,20 +50,20 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) ->
     return value
 
 
-async def say(world: World, text: str) -> Any:
-    session = await world.add_session()
-    await world.say(session, text)
-    await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+async def say(tenant: Tenant, text: str) -> Any:
+    session = await tenant.add_session()
+    await tenant.say(session, text)
+    await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
     return session
 
 
-async def ended(world: World) -> list[dict[str, Any]] | None:
-    tasks = await world.tasks()
+async def ended(tenant: Tenant) -> list[dict[str, Any]] | None:
+    tasks = await tenant.tasks()
     return tasks if all(task["status"] in {"completed", "failed"} for task in tasks) else None
 
 
-async def running(world: World) -> bool:
-    return bool(await world.sql("select id from agent_task where status = 'running'"))
+async def running(tenant: Tenant) -> bool:
+    return bool(await tenant.sql("select id from agent_task where status = 'running'"))
 
 
 def alive(pid: int) -> bool:
@@ -77,36 +77,36 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_agent_answers_with_what_the_program_prints(world: World, server: TaskServer, tmp_path: Path) -> None:
+async def test_agent_answers_with_what_the_program_prints(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     async with agent(server, tmp_path, ECHO) as process:
-        assert process.ready["runtime_id"] == str(world.runtime_id)
-        session = await say(world, "grüß dich")
-        await until(lambda: ended(world))
-        assert await world.answers(session) == ["you said: grüß dich"]
+        assert process.ready["runtime_id"] == str(tenant.runtime_id)
+        session = await say(tenant, "grüß dich")
+        await until(lambda: ended(tenant))
+        assert await tenant.answers(session) == ["you said: grüß dich"]
         assert await process.terminate() == 0
 
 
 async def test_agent_program_learns_which_generation_of_the_conversation_it_is_in(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     code = "import json,sys; print('generation', json.load(sys.stdin)['context_generation'])"
-    session = await world.add_session()
-    await world.sql("update chat_session set context_generation = 3")
+    session = await tenant.add_session()
+    await tenant.sql("update chat_session set context_generation = 3")
     async with agent(server, tmp_path, code):
-        await world.say(session, "afresh", generation=3)
-        await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
-        await until(lambda: ended(world))
-    assert await world.answers(session) == ["generation 3"]
+        await tenant.say(session, "afresh", generation=3)
+        await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
+        await until(lambda: ended(tenant))
+    assert await tenant.answers(session) == ["generation 3"]
 
 
-async def test_agent_runs_as_many_programs_as_it_may(world: World, server: TaskServer, tmp_path: Path) -> None:
+async def test_agent_runs_as_many_programs_as_it_may(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     code = "import sys,time; sys.stdin.read(); print(time.monotonic()); time.sleep(1); print(time.monotonic())"
-    sessions = [await say(world, str(number)) for number in range(4)]
+    sessions = [await say(tenant, str(number)) for number in range(4)]
     async with agent(server, tmp_path, code, "--concurrency", "2"):
-        await until(lambda: ended(world))
+        await until(lambda: ended(tenant))
     spans = []
     for session in sessions:
-        begin, end = (await world.answers(session))[0].split()
+        begin, end = (await tenant.answers(session))[0].split()
         spans += [(float(begin), 1), (float(end), -1)]
     level = peak = 0
     for _, step in sorted(spans):
@@ -116,66 +116,66 @@ async def test_agent_runs_as_many_programs_as_it_may(world: World, server: TaskS
 
 
 async def test_agent_program_that_fails_fails_the_task_with_the_end_of_stderr(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     code = r"import sys; sys.stderr.write('x' * 100_000 + '\0the last words'); print('half an answer'); sys.exit(3)"
-    session = await say(world, "hello")
+    session = await say(tenant, "hello")
     async with agent(server, tmp_path, code):
-        (task,) = await until(lambda: ended(world))
+        (task,) = await until(lambda: ended(tenant))
     assert task["failure_reason"] == "agent_error.process_failure"
     assert task["error"].startswith("the program ended with exit status 3")
     assert task["error"].endswith("xthe last words")
     assert len(task["error"]) < 5000
-    assert await world.answers(session) == []
-    assert [row["kind"] for row in await world.outbox()] == ["error"]
+    assert await tenant.answers(session) == []
+    assert [row["kind"] for row in await tenant.outbox()] == ["error"]
 
 
 async def test_agent_program_that_writes_without_end_is_stopped(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     code = "import sys\nwhile True: sys.stdout.write('x' * 65536)"
-    await say(world, "hello")
+    await say(tenant, "hello")
     async with agent(server, tmp_path, code):
-        (task,) = await until(lambda: ended(world))
+        (task,) = await until(lambda: ended(tenant))
     assert task["failure_reason"] == "agent_error.empty_or_unparseable_output"
 
 
 async def test_agent_program_that_does_not_read_its_task_still_answers(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    session = await say(world, "x" * 500_000)
+    session = await say(tenant, "x" * 500_000)
     async with agent(server, tmp_path, "print('done')"):
-        await until(lambda: ended(world))
-    assert await world.answers(session) == ["done"]
+        await until(lambda: ended(tenant))
+    assert await tenant.answers(session) == ["done"]
 
 
 async def test_agent_program_that_leaves_a_child_behind_is_not_waited_for(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
     code = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
-    session = await say(world, "hello")
+    session = await say(tenant, "hello")
     async with agent(server, tmp_path, code):
-        await until(lambda: ended(world), 10)
-        child = int((await world.answers(session))[0])
+        await until(lambda: ended(tenant), 10)
+        child = int((await tenant.answers(session))[0])
         assert not alive(child)
 
 
-async def test_agent_program_does_not_get_the_token(world: World, server: TaskServer, tmp_path: Path) -> None:
-    session = await say(world, "hello")
+async def test_agent_program_does_not_get_the_token(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
+    session = await say(tenant, "hello")
     async with agent(server, tmp_path, "import os; print(sorted(k for k in os.environ if 'TOKEN' in k))"):
-        await until(lambda: ended(world))
-    assert await world.answers(session) == ["[]"]
+        await until(lambda: ended(tenant))
+    assert await tenant.answers(session) == ["[]"]
 
 
-async def test_agent_task_taken_away_stops_its_program(world: World, server: TaskServer, tmp_path: Path) -> None:
+async def test_agent_task_taken_away_stops_its_program(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     code = f"import os,time; open({str(marker)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    await say(world, "one")
+    await say(tenant, "one")
     async with agent(server, tmp_path, code, "--concurrency", "2"):
         await until(lambda: trio.Path(marker).exists())
-        await world.sql("update agent_task set status = 'cancelled'")
+        await tenant.sql("update agent_task set status = 'cancelled'")
         # The next heartbeat tells; a second task brings one at once.
-        await say(world, "two")
+        await say(tenant, "two")
         pid = int(marker.read_text())
 
         async def is_gone() -> bool:
@@ -184,74 +184,74 @@ async def test_agent_task_taken_away_stops_its_program(world: World, server: Tas
         await until(is_gone)
 
 
-async def test_agent_past_its_deadline_stops_and_says_so(world: World, server: TaskServer, tmp_path: Path) -> None:
+async def test_agent_past_its_deadline_stops_and_says_so(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     server.service._limits = type(server.service._limits)(running_seconds=2)
-    await say(world, "hello")
-    await world.sql("update agent_task set attempt = 3")
+    await say(tenant, "hello")
+    await tenant.sql("update agent_task set attempt = 3")
     async with agent(server, tmp_path, f"import sys; print('stuck', file=sys.stderr, flush=True); {SLEEP}") as process:
-        (task,) = await until(lambda: ended(world))
+        (task,) = await until(lambda: ended(tenant))
     assert (task["failure_reason"], task["stderr_tail"]) == ("timeout", "stuck")
     assert '"stderr_tail": "stuck"' in process.log
 
 
 async def test_agent_told_to_end_lets_a_running_program_finish(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    session = await say(world, "hello")
+    session = await say(tenant, "hello")
     async with agent(server, tmp_path, "import time; time.sleep(1.5); print('finished')") as process:
-        await until(lambda: running(world))
+        await until(lambda: running(tenant))
         assert await process.terminate() == 0
-    assert await world.answers(session) == ["finished"]
+    assert await tenant.answers(session) == ["finished"]
 
 
 async def test_agent_told_to_end_hands_back_what_does_not_finish_in_time(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    await say(world, "hello")
+    await say(tenant, "hello")
     async with agent(server, tmp_path, SLEEP, "--drain-seconds", "0.2") as process:
-        await until(lambda: running(world))
+        await until(lambda: running(tenant))
         assert await process.terminate(15) == 0
-    (task,) = await world.tasks()
+    (task,) = await tenant.tasks()
     assert (task["status"], task["attempt"], task["failure_reason"]) == ("queued", 2, "runtime_recovery")
 
 
-async def test_agent_interrupted_twice_ends_at_once(world: World, server: TaskServer, tmp_path: Path) -> None:
-    await say(world, "hello")
+async def test_agent_interrupted_twice_ends_at_once(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
+    await say(tenant, "hello")
     async with agent(server, tmp_path, SLEEP) as process:
-        await until(lambda: running(world))
+        await until(lambda: running(tenant))
         os.kill(process.pid, signal.SIGINT)
         await trio.sleep(0.3)
         os.kill(process.pid, signal.SIGINT)
         assert await process.wait(10) == 0
 
 
-async def test_agent_waits_for_a_server_that_is_away(world: World, tmp_path: Path, database: str) -> None:
-    async with ringing(world, database):
-        async with serving_tasks(world) as server:
+async def test_agent_waits_for_a_server_that_is_away(tenant: Tenant, tmp_path: Path, database: str) -> None:
+    async with ringing(tenant, database):
+        async with serving_tasks(tenant) as server:
             url = server.url
             async with agent(server, tmp_path, ECHO) as process:
                 server.service.drain()
                 server.stop.set()
                 await trio.sleep(1)
-                async with serving_tasks(world, url.removeprefix("http://")):
-                    session = await say(world, "hello")
-                    await until(lambda: ended(world))
-                    assert await world.answers(session) == ["you said: hello"]
+                async with serving_tasks(tenant, url.removeprefix("http://")):
+                    session = await say(tenant, "hello")
+                    await until(lambda: ended(tenant))
+                    assert await tenant.answers(session) == ["you said: hello"]
                     assert await process.terminate() == 0
 
 
 async def test_agent_killed_mid_run_leaves_the_task_to_another(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    session = await say(world, "hello")
+    session = await say(tenant, "hello")
     async with agent(server, tmp_path, SLEEP) as process:
-        await until(lambda: running(world))
+        await until(lambda: running(tenant))
         await process.kill()
-    await world.sql("update agent_task set seen_at = now() - interval '151 seconds'")
-    assert await world.service.return_lost() == 1
+    await tenant.sql("update agent_task set seen_at = now() - interval '151 seconds'")
+    assert await tenant.service.return_lost() == 1
     async with agent(server, tmp_path, ECHO):
-        await until(lambda: ended(world))
-    assert await world.answers(session) == ["you said: hello"]
+        await until(lambda: ended(tenant))
+    assert await tenant.answers(session) == ["you said: hello"]
 
 
 BROOD = """
@@ -264,11 +264,11 @@ time.sleep(600)
 
 
 async def _brood(
-    world: World, server: TaskServer, folder: Path, end: Callable[[GatewayProcess], Awaitable[Any]]
+    tenant: Tenant, server: TaskServer, folder: Path, end: Callable[[GatewayProcess], Awaitable[Any]]
 ) -> list[int]:
     """The program of a run and a child of it, after the worker came to its end."""
     pids = folder / "pids"
-    await say(world, "hello")
+    await say(tenant, "hello")
     options = ["--server", server.url, "--drain-seconds", "0"]
     command = ["agent", "run", *options, "--", sys.executable, "-c", BROOD, str(pids)]
     async with open_gateway(command, environment={"AGENT_TOKEN": TOKEN}, log=folder / "agent.log") as process:
@@ -284,9 +284,9 @@ async def _brood(
 
 
 async def test_agent_that_is_killed_leaves_no_process_of_its_program(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    both = await _brood(world, server, tmp_path, lambda process: process.kill())
+    both = await _brood(tenant, server, tmp_path, lambda process: process.kill())
 
     async def gone() -> bool:
         return not any(alive(pid) for pid in both)
@@ -295,13 +295,13 @@ async def test_agent_that_is_killed_leaves_no_process_of_its_program(
 
 
 async def test_agent_that_is_stopped_leaves_no_process_of_its_program(
-    world: World, server: TaskServer, tmp_path: Path
+    tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    both = await _brood(world, server, tmp_path, lambda process: process.terminate())
+    both = await _brood(tenant, server, tmp_path, lambda process: process.terminate())
     assert not any(alive(pid) for pid in both)
 
 
-async def test_agent_leaves_no_guard_behind(world: World, server: TaskServer, tmp_path: Path) -> None:
+async def test_agent_leaves_no_guard_behind(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     async with agent(server, tmp_path, ECHO) as process:
         (guard,) = children(process.pid)
         await process.kill()
@@ -320,7 +320,7 @@ async def test_agent_with_a_bad_token_ends_with_one_clear_line(server: TaskServe
     assert "gwr_wrong" not in process.log
 
 
-async def test_agent_whose_token_is_revoked_ends(world: World, server: TaskServer, tmp_path: Path) -> None:
+async def test_agent_whose_token_is_revoked_ends(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     async with agent(server, tmp_path, ECHO) as process:
         server.revoked = True
         server.service.drain()
@@ -347,10 +347,10 @@ async def test_agent_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str],
     assert complaint in process.log
 
 
-async def test_agent_program_reads_the_whole_task(world: World, server: TaskServer, tmp_path: Path) -> None:
-    session = await say(world, "hello")
+async def test_agent_program_reads_the_whole_task(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
+    session = await say(tenant, "hello")
     async with agent(server, tmp_path, "import sys; print(sys.stdin.read())"):
-        await until(lambda: ended(world))
-    task = json.loads((await world.answers(session))[0])
+        await until(lambda: ended(tenant))
+    task = json.loads((await tenant.answers(session))[0])
     assert task["chat_session_id"] == str(session.id)
     assert task["messages"][0]["text"] == "hello"

@@ -18,7 +18,7 @@ from gateway.work.autopilots.dispatch import AutopilotDispatcher, Dispatched, Fi
 from gateway.work.issues.issues import IssueDraft, IssueService
 from support.autopilots import Autopilots, open_autopilots
 from support.recording import Recording
-from support.task_world import hearing_events
+from support.tenant import hearing_events
 
 ENVELOPE = {"event": "github.push", "eventPayload": {"ref": "main"}, "request": {"contentType": "application/json"}}
 MODES = pytest.mark.parametrize("mode", ["create_issue", "run_only"])
@@ -30,7 +30,7 @@ async def autopilots(pool: Pool) -> Autopilots:
 
 
 async def counts(autopilots: Autopilots) -> dict[str, int]:
-    (row,) = await autopilots.world.sql(
+    (row,) = await autopilots.tenant.sql(
         "select (select count(*) from autopilot_run) as runs, (select count(*) from issue) as issues,"
         " (select count(*) from agent_task) as tasks"
     )
@@ -43,7 +43,7 @@ async def fire_at_once(
     done: list[Dispatched] = []
 
     async with open_pool(database, size_max=count) as pool:
-        many = Autopilots(autopilots.world, pool)
+        many = Autopilots(autopilots.tenant, pool)
 
         async def fire() -> None:
             done.append(await many.fire(*args, **firing))
@@ -63,7 +63,7 @@ async def test_firing_files_an_issue_that_its_agent_works_on(autopilots: Autopil
     async with hearing_events(database) as events:
         done = await autopilots.fire(autopilot_id, trigger_id=trigger_id, delivery_id=uuid4(), payload=ENVELOPE)
     assert (done.status, done.repeated) == ("accepted", False)
-    (run,), (issue,), (task,) = await autopilots.runs(), await autopilots.issues(), await autopilots.world.tasks()
+    (run,), (issue,), (task,) = await autopilots.runs(), await autopilots.issues(), await autopilots.tenant.tasks()
     assert (run["id"], run["status"], run["issue_id"], run["task_id"]) == (
         done.run_id,
         "issue_created",
@@ -73,13 +73,13 @@ async def test_firing_files_an_issue_that_its_agent_works_on(autopilots: Autopil
     assert (run["trigger_id"], run["source"], run["trigger_payload"]) == (trigger_id, "webhook", ENVELOPE)
     assert issue["title"] == f"probe {run['triggered_at']:%Y-%m-%d}"
     assert (issue["origin_type"], issue["origin_id"], issue["priority"]) == ("autopilot", autopilot_id, "high")
-    assert (issue["assignee_type"], issue["assignee_id"]) == ("agent", autopilots.world.agent_id)
+    assert (issue["assignee_type"], issue["assignee_id"]) == ("agent", autopilots.tenant.agent_id)
     assert "Do what is needed." in issue["description"]
     assert '"ref": "main"' in issue["description"]
-    assert (task["kind"], task["issue_id"], task["agent_id"]) == ("issue", issue["id"], autopilots.world.agent_id)
+    assert (task["kind"], task["issue_id"], task["agent_id"]) == ("issue", issue["id"], autopilots.tenant.agent_id)
     assert [event["event"] for event in events] == ["issue:created", "task:queued", "autopilot:run_start"]
     assert events[2]["run_id"] == str(run["id"])
-    (row,) = await autopilots.world.sql(
+    (row,) = await autopilots.tenant.sql(
         "select a.last_run_at = r.triggered_at and t.last_fired_at = r.triggered_at as noted"
         " from autopilot a, autopilot_trigger t, autopilot_run r"
     )
@@ -89,10 +89,10 @@ async def test_firing_files_an_issue_that_its_agent_works_on(autopilots: Autopil
 async def test_run_only_firing_queues_a_task_that_reads_what_the_webhook_brought(autopilots: Autopilots) -> None:
     autopilot_id = await autopilots.add(execution_mode="run_only")
     done = await autopilots.fire(autopilot_id, payload=ENVELOPE)
-    (run,), (task,) = await autopilots.runs(), await autopilots.world.tasks()
+    (run,), (task,) = await autopilots.runs(), await autopilots.tenant.tasks()
     assert (run["id"], run["status"], run["task_id"], run["issue_id"]) == (done.run_id, "running", task["id"], None)
     assert (task["kind"], task["autopilot_run_id"], task["status"]) == ("autopilot", run["id"], "queued")
-    assignment = await autopilots.world.service.claim(autopilots.world.runtime, autopilots.world.runtime_id)
+    assignment = await autopilots.tenant.service.claim(autopilots.tenant.runtime, autopilots.tenant.runtime_id)
     assert assignment is not None
     assert assignment.claim.kind == "autopilot"
     assert assignment.prompt.startswith("Do what is needed.\n\nAutopilot run of ")
@@ -102,17 +102,17 @@ async def test_run_only_firing_queues_a_task_that_reads_what_the_webhook_brought
 
 async def test_run_only_task_of_an_autopilot_without_words_reads_its_title(autopilots: Autopilots) -> None:
     await autopilots.fire(await autopilots.add(execution_mode="run_only", description=" "), "manual")
-    assignment = await autopilots.world.service.claim(autopilots.world.runtime, autopilots.world.runtime_id)
+    assignment = await autopilots.tenant.service.claim(autopilots.tenant.runtime, autopilots.tenant.runtime_id)
     assert assignment is not None
     assert assignment.prompt.startswith("Look after it\n\nAutopilot run of ")
 
 
 async def test_squads_leader_does_the_work(autopilots: Autopilots) -> None:
-    leader = await autopilots.world.add_agent(uuid4(), "leader")
+    leader = await autopilots.tenant.add_agent(uuid4(), "leader")
     squad_id = await autopilots.add_squad(leader)
     await autopilots.fire(await autopilots.add(assignee_type="squad", assignee_id=squad_id))
     await autopilots.fire(await autopilots.add(assignee_type="squad", assignee_id=squad_id, execution_mode="run_only"))
-    assert [(task["kind"], task["agent_id"]) for task in await autopilots.world.tasks()] == [
+    assert [(task["kind"], task["agent_id"]) for task in await autopilots.tenant.tasks()] == [
         ("issue", leader),
         ("autopilot", leader),
     ]
@@ -147,7 +147,7 @@ async def test_many_deliveries_at_once_are_a_run_each(autopilots: Autopilots, da
     autopilot_id = await autopilots.add(execution_mode=mode)
     trigger_id = await autopilots.add_trigger(autopilot_id)
     async with open_pool(database, size_max=16) as pool:
-        many = Autopilots(autopilots.world, pool)
+        many = Autopilots(autopilots.tenant, pool)
         async with trio.open_nursery() as nursery:
             for number in range(48):
                 payload = {"eventPayload": number}
@@ -171,7 +171,7 @@ async def test_key_of_a_caller_finds_the_run_again_for_the_same_autopilot_only(
 async def test_run_is_found_again_although_the_autopilot_was_paused_meanwhile(autopilots: Autopilots) -> None:
     autopilot_id, delivery_id = await autopilots.add(), uuid4()
     first = await autopilots.fire(autopilot_id, delivery_id=delivery_id)
-    await autopilots.world.sql("update autopilot set status = 'paused'")
+    await autopilots.tenant.sql("update autopilot set status = 'paused'")
     again = await autopilots.fire(autopilot_id, delivery_id=delivery_id)
     assert (again.run_id, again.status, again.repeated) == (first.run_id, "accepted", True)
 
@@ -245,15 +245,15 @@ async def test_same_issue_is_filed_again_when_its_run_ended_or_is_old_or_a_perso
     await autopilots.fire(autopilot_id)
     assert (await autopilots.fire(autopilot_id)).status == "skipped"
     assert (await autopilots.fire(autopilot_id, again=True)).status == "accepted"
-    await autopilots.world.sql("update autopilot_run set triggered_at = now() - interval '61 seconds'")
+    await autopilots.tenant.sql("update autopilot_run set triggered_at = now() - interval '61 seconds'")
     assert (await autopilots.fire(autopilot_id)).status == "accepted"
-    await autopilots.world.sql("update issue set status = 'done'")
+    await autopilots.tenant.sql("update issue set status = 'done'")
     assert (await autopilots.fire(autopilot_id)).status == "accepted"
 
 
 async def test_open_issue_of_somebody_else_with_that_title_does_not_stand_in_the_way(autopilots: Autopilots) -> None:
     service = IssueService(PostgresIssueStore(autopilots.pool))
-    await service.file(IssueDraft(autopilots.world.workspace_id, "Look after it"))
+    await service.file(IssueDraft(autopilots.tenant.workspace_id, "Look after it"))
     first, second = await autopilots.add(), await autopilots.add()
     assert (await autopilots.fire(first)).status == "accepted"
     assert (await autopilots.fire(second)).status == "accepted"
@@ -281,7 +281,7 @@ async def test_assignee_that_cannot_run_leaves_a_skipped_run(
     autopilots: Autopilots, change: str, mode: str, reason: str
 ) -> None:
     autopilot_id = await autopilots.add(execution_mode=mode)
-    await autopilots.world.sql(change)
+    await autopilots.tenant.sql(change)
     done = await autopilots.fire(autopilot_id, delivery_id=uuid4(), payload=ENVELOPE)
     assert (done.status, done.reason) == ("skipped", reason)
     (run,) = await autopilots.runs()
@@ -290,14 +290,14 @@ async def test_assignee_that_cannot_run_leaves_a_skipped_run(
 
 
 async def test_issue_waits_for_a_runtime_that_is_offline(autopilots: Autopilots) -> None:
-    await autopilots.world.silence_runtime()
+    await autopilots.tenant.silence_runtime()
     assert (await autopilots.fire(await autopilots.add())).status == "accepted"
 
 
 async def test_squad_without_leader_or_archived_or_gone_leaves_a_skipped_run(autopilots: Autopilots) -> None:
     headless = await autopilots.add_squad(None)
-    put_away = await autopilots.add_squad(autopilots.world.agent_id)
-    await autopilots.world.sql("update squad set archived_at = now() where id = %(id)s", id=put_away)
+    put_away = await autopilots.add_squad(autopilots.tenant.agent_id)
+    await autopilots.tenant.sql("update squad set archived_at = now() where id = %(id)s", id=put_away)
     reasons = [
         (await autopilots.fire(await autopilots.add(assignee_type="squad", assignee_id=squad))).reason
         for squad in (headless, put_away, uuid4())
@@ -307,7 +307,7 @@ async def test_squad_without_leader_or_archived_or_gone_leaves_a_skipped_run(aut
 
 async def test_agent_of_another_workspace_is_no_assignee(autopilots: Autopilots, pool: Pool) -> None:
     other = await open_autopilots(pool)
-    done = await autopilots.fire(await autopilots.add(assignee_id=other.world.agent_id))
+    done = await autopilots.fire(await autopilots.add(assignee_id=other.tenant.agent_id))
     assert (done.status, done.reason_code) == ("skipped", "agent_not_found")
 
 
@@ -347,7 +347,7 @@ async def test_firing_of_what_is_off_is_refused_and_writes_nothing(
 ) -> None:
     autopilot_id = await autopilots.add()
     trigger_id = await autopilots.add_trigger(autopilot_id)
-    await autopilots.world.sql(change)
+    await autopilots.tenant.sql(change)
     done = await autopilots.fire(autopilot_id, trigger_id=trigger_id, delivery_id=uuid4())
     assert (done.run_id, done.status, done.reason) == (None, "refused", reason)
     assert await counts(autopilots) == {"runs": 0, "issues": 0, "tasks": 0}
@@ -363,11 +363,11 @@ async def test_trigger_of_another_autopilot_is_none(autopilots: Autopilots) -> N
 
 
 async def private_autopilot(autopilots: Autopilots, mode: str, *, squad: bool = False, **columns: Any) -> UUID:
-    """One of the world's agent, which is now private and somebody else's."""
+    """One of the tenant's agent, which is now private and somebody else's."""
     owner = await autopilots.add_person()
-    await autopilots.world.sql("update agent set visibility = 'private', owner_id = %(owner)s", owner=owner)
+    await autopilots.tenant.sql("update agent set visibility = 'private', owner_id = %(owner)s", owner=owner)
     if squad:
-        columns |= {"assignee_type": "squad", "assignee_id": await autopilots.add_squad(autopilots.world.agent_id)}
+        columns |= {"assignee_type": "squad", "assignee_id": await autopilots.add_squad(autopilots.tenant.agent_id)}
     return await autopilots.add(execution_mode=mode, **columns)
 
 
@@ -378,7 +378,7 @@ async def test_autopilot_that_a_plain_member_left_with_a_private_agent_is_skippe
 ) -> None:
     autopilot_id = await private_autopilot(autopilots, mode, squad=squad)
     admin = await autopilots.add_person("admin")
-    for firing in ({}, {"actor_id": autopilots.world.user_id}, {"actor_id": admin}):
+    for firing in ({}, {"actor_id": autopilots.tenant.user_id}, {"actor_id": admin}):
         done = await autopilots.fire(autopilot_id, "manual", **firing)
         assert (done.status, done.reason_code) == ("skipped", "private_agent")
         assert done.reason == f"{'squad leader ' if squad else ''}agent is private"
@@ -388,8 +388,8 @@ async def test_autopilot_that_a_plain_member_left_with_a_private_agent_is_skippe
 @MODES
 async def test_autopilot_of_the_agents_owner_or_of_an_admin_runs(autopilots: Autopilots, mode: str) -> None:
     first = await private_autopilot(autopilots, mode)
-    ((owner),) = await autopilots.world.sql("select owner_id from agent")
-    await autopilots.world.sql("update autopilot set created_by_id = %(id)s", id=owner["owner_id"])
+    ((owner),) = await autopilots.tenant.sql("select owner_id from agent")
+    await autopilots.tenant.sql("update autopilot set created_by_id = %(id)s", id=owner["owner_id"])
     assert (await autopilots.fire(first)).status == "accepted"
     admin = await autopilots.add_person("admin")
     second = await autopilots.add(execution_mode=mode, assigned_by_id=admin, title="Second")
@@ -405,7 +405,7 @@ async def test_person_who_may_not_use_the_private_agent_cannot_start_it_by_hand(
     admin = await autopilots.add_person("admin")
     autopilot_id = await private_autopilot(autopilots, mode, created_by_id=admin)
     with pytest.raises(Forbidden):
-        await autopilots.fire(autopilot_id, "manual", actor_id=autopilots.world.user_id)
+        await autopilots.fire(autopilot_id, "manual", actor_id=autopilots.tenant.user_id)
     assert await counts(autopilots) == {"runs": 0, "issues": 0, "tasks": 0}
     assert (await autopilots.fire(autopilot_id, "manual", actor_id=admin)).status == "accepted"
 
@@ -417,7 +417,7 @@ async def test_owner_who_left_the_workspace_or_became_a_guest_may_not_use_the_ag
 ) -> None:
     gone = await autopilots.add_person(role=role)
     autopilot_id = await private_autopilot(autopilots, mode, created_by_id=gone)
-    await autopilots.world.sql("update agent set owner_id = %(gone)s", gone=gone)
+    await autopilots.tenant.sql("update agent set owner_id = %(gone)s", gone=gone)
     assert (await autopilots.fire(autopilot_id)).reason_code == "private_agent"
 
 
@@ -440,7 +440,7 @@ async def test_check_that_fails_puts_nobody_to_work(
 async def test_check_that_fails_in_the_database_leaves_the_run_that_says_so(autopilots: Autopilots) -> None:
     admin = await autopilots.add_person("admin")
     autopilot_id = await private_autopilot(autopilots, "run_only", created_by_id=admin)
-    await autopilots.world.sql("alter table member rename to member_elsewhere")
+    await autopilots.tenant.sql("alter table member rename to member_elsewhere")
     done = await autopilots.fire(autopilot_id)
     assert (done.status, done.reason_code) == ("skipped", "private_agent")
     assert await counts(autopilots) == {"runs": 1, "issues": 0, "tasks": 0}

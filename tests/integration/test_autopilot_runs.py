@@ -10,7 +10,7 @@ import pytest
 from gateway.postgres.pool import Pool
 from gateway.work.tasks.ports import TaskClaim
 from support.autopilots import Autopilots, open_autopilots
-from support.task_world import hearing_events
+from support.tenant import hearing_events
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ async def only_run(autopilots: Autopilots) -> dict[str, Any]:
 
 
 async def set_issue(autopilots: Autopilots, status: str) -> None:
-    await autopilots.world.sql("update issue set status = %(status)s", status=status)
+    await autopilots.tenant.sql("update issue set status = %(status)s", status=status)
 
 
 async def claimed(autopilots: Autopilots) -> TaskClaim:
     """A run without an issue whose task has started."""
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
-    assignment = await autopilots.world.service.claim(autopilots.world.runtime, autopilots.world.runtime_id)
+    assignment = await autopilots.tenant.service.claim(autopilots.tenant.runtime, autopilots.tenant.runtime_id)
     assert assignment is not None
-    await autopilots.world.service.start(autopilots.world.runtime, assignment.claim.identity)
+    await autopilots.tenant.service.start(autopilots.tenant.runtime, assignment.claim.identity)
     return assignment.claim
 
 
@@ -74,18 +74,18 @@ async def test_run_that_ended_stays_as_it_ended(autopilots: Autopilots, database
 
 async def test_run_of_an_issue_that_is_deleted_fails(autopilots: Autopilots) -> None:
     await autopilots.fire(await autopilots.add())
-    await autopilots.world.sql("delete from issue")
+    await autopilots.tenant.sql("delete from issue")
     run = await only_run(autopilots)
     assert (run["status"], run["failure_reason"], run["issue_id"]) == ("failed", "issue deleted", None)
 
 
 async def test_runs_issue_may_be_worked_on_without_ending_the_run(autopilots: Autopilots) -> None:
     await autopilots.fire(await autopilots.add())
-    world = autopilots.world
-    assignment = await world.service.claim(world.runtime, world.runtime_id)
+    tenant = autopilots.tenant
+    assignment = await tenant.service.claim(tenant.runtime, tenant.runtime_id)
     assert assignment is not None
-    await world.service.start(world.runtime, assignment.claim.identity)
-    await world.service.complete(world.runtime, assignment.claim.identity, "I had a look.")
+    await tenant.service.start(tenant.runtime, assignment.claim.identity)
+    await tenant.service.complete(tenant.runtime, assignment.claim.identity, "I had a look.")
     assert (await only_run(autopilots))["status"] == "issue_created"
 
 
@@ -95,7 +95,7 @@ async def test_runs_issue_may_be_worked_on_without_ending_the_run(autopilots: Au
 async def test_run_completes_with_its_task_and_keeps_the_result(autopilots: Autopilots, database: str) -> None:
     claim = await claimed(autopilots)
     async with hearing_events(database) as events:
-        await autopilots.world.service.complete(autopilots.world.runtime, claim.identity, "All is well.")
+        await autopilots.tenant.service.complete(autopilots.tenant.runtime, claim.identity, "All is well.")
     run = await only_run(autopilots)
     assert (run["status"], run["result"], run["failure_reason"]) == ("completed", {"output": "All is well."}, None)
     assert {"autopilot:run_done", "task:completed"} == {event["event"] for event in events}
@@ -104,34 +104,34 @@ async def test_run_completes_with_its_task_and_keeps_the_result(autopilots: Auto
 @pytest.mark.parametrize("reason", [None, "runtime_recovery", "timeout", "agent_error.provider_network"])
 async def test_run_fails_with_its_task_which_is_not_tried_again(autopilots: Autopilots, reason: str | None) -> None:
     claim = await claimed(autopilots)
-    await autopilots.world.service.fail(autopilots.world.runtime, claim.identity, "it broke", reason)
+    await autopilots.tenant.service.fail(autopilots.tenant.runtime, claim.identity, "it broke", reason)
     run = await only_run(autopilots)
     assert (run["status"], run["failure_reason"], run["reason_code"]) == ("failed", "it broke", "task_failed")
-    assert [task["status"] for task in await autopilots.world.tasks()] == ["failed"]
+    assert [task["status"] for task in await autopilots.tenant.tasks()] == ["failed"]
 
 
 async def test_run_fails_when_its_runtime_goes_silent(autopilots: Autopilots) -> None:
     await claimed(autopilots)
-    await autopilots.world.silence_runtime()
-    assert await autopilots.world.service.return_lost() == 1
+    await autopilots.tenant.silence_runtime()
+    assert await autopilots.tenant.service.return_lost() == 1
     assert (await only_run(autopilots))["status"] == "failed"
-    assert [task["status"] for task in await autopilots.world.tasks()] == ["failed"]
+    assert [task["status"] for task in await autopilots.tenant.tasks()] == ["failed"]
 
 
 async def test_run_whose_task_was_never_delivered_goes_on(autopilots: Autopilots) -> None:
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
-    world = autopilots.world
-    assert await world.service.claim(world.runtime, world.runtime_id) is not None
-    await world.silence_runtime()
-    assert await world.service.return_lost() == 1
+    tenant = autopilots.tenant
+    assert await tenant.service.claim(tenant.runtime, tenant.runtime_id) is not None
+    await tenant.silence_runtime()
+    assert await tenant.service.return_lost() == 1
     assert (await only_run(autopilots))["status"] == "running"
-    assert [(task["status"], task["attempt"]) for task in await world.tasks()] == [("queued", 2)]
+    assert [(task["status"], task["attempt"]) for task in await tenant.tasks()] == [("queued", 2)]
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 async def test_run_ends_with_its_task_whoever_ends_that(autopilots: Autopilots, status: str) -> None:
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
-    await autopilots.world.sql("update agent_task set status = %(status)s", status=status)
+    await autopilots.tenant.sql("update agent_task set status = %(status)s", status=status)
     run = await only_run(autopilots)
     assert run["status"] == ("completed" if status == "completed" else "failed")
     assert run["failure_reason"] == (None if status == "completed" else f"task {status}")
@@ -139,7 +139,7 @@ async def test_run_ends_with_its_task_whoever_ends_that(autopilots: Autopilots, 
 
 async def test_run_of_a_task_that_is_deleted_with_its_agent_fails(autopilots: Autopilots) -> None:
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
-    await autopilots.world.sql("delete from agent")
+    await autopilots.tenant.sql("delete from agent")
     run = await only_run(autopilots)
     assert (run["status"], run["failure_reason"], run["task_id"]) == ("failed", "task deleted", None)
 
@@ -147,9 +147,9 @@ async def test_run_of_a_task_that_is_deleted_with_its_agent_fails(autopilots: Au
 async def test_workspace_with_runs_can_be_deleted(autopilots: Autopilots) -> None:
     await autopilots.fire(await autopilots.add())
     await autopilots.fire(await autopilots.add(execution_mode="run_only"))
-    await autopilots.world.sql("delete from workspace")
+    await autopilots.tenant.sql("delete from workspace")
     assert await autopilots.runs() == []
-    assert await autopilots.world.tasks() == []
+    assert await autopilots.tenant.tasks() == []
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_failure_text_prefers_the_agents_words(
     autopilots: Autopilots, given: dict[str, str], expected: str
 ) -> None:
     values: dict[str, Any] = {"error": None, "failure_reason": None, **given}
-    ((row),) = await autopilots.world.sql(
+    ((row),) = await autopilots.tenant.sql(
         "select autopilot_failure_text(%(error)s, %(failure_reason)s, 'failed') as text", **values
     )
     assert row["text"] == expected
@@ -181,7 +181,7 @@ async def test_ends_are_counted_once_whoever_counts(autopilots: Autopilots) -> N
     await autopilots.fire(await autopilots.add(assignee_id=uuid4()), "webhook")
     assert await counted(autopilots) == []
     await set_issue(autopilots, "blocked")
-    await autopilots.world.sql("update agent_task set status = 'completed' where kind = 'autopilot'")
+    await autopilots.tenant.sql("update agent_task set status = 'completed' where kind = 'autopilot'")
     assert sorted(await counted(autopilots)) == [
         ("manual", "completed", None, None),
         ("webhook", "failed", "issue_blocked", "issue blocked"),

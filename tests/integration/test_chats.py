@@ -14,10 +14,10 @@ from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.work.tasks.chats import ChatService
+from support.inbound_backend import Bot, ObservedPipeline, direct, open_pipeline
 from support.inbound_postgres import PostgresInbound
-from support.inbound_world import Bot, Desk, direct, open_desk
 from support.recording import Recording
-from support.task_world import Session, World, hearing_events, open_world
+from support.tenant import Session, Tenant, hearing_events, open_tenant
 
 ORPHANS = """
 select
@@ -36,26 +36,26 @@ select
 HANGING = ("chat_session", "chat_message", "agent_task", "channel_chat_session_binding", "channel_pending_command")
 
 
-async def _counts(world: World) -> dict[str, int]:
-    return {table: (await world.sql(f"select count(*) as n from {table}"))[0]["n"] for table in HANGING}
+async def _counts(tenant: Tenant) -> dict[str, int]:
+    return {table: (await tenant.sql(f"select count(*) as n from {table}"))[0]["n"] for table in HANGING}
 
 
-async def _full_session(world: World) -> Session:
+async def _full_session(tenant: Tenant) -> Session:
     """A conversation that has been answered, is being worked on again, and has a command that waits for a word."""
-    session = await world.add_session()
-    first = await world.running(session, "first")
-    await world.service.complete(world.runtime, first.claim.identity, "answer")
-    await world.running(session, "second")
-    await world.say(session, "third")
-    await world.sql(
+    session = await tenant.add_session()
+    first = await tenant.running(session, "first")
+    await tenant.service.complete(tenant.runtime, first.claim.identity, "answer")
+    await tenant.running(session, "second")
+    await tenant.say(session, "third")
+    await tenant.sql(
         "insert into channel_pending_command (chat_session_id, user_id, workspace_id, installation_id,"
         " chat_message_id, words) values (%(s)s, %(u)s, %(w)s, %(i)s, gen_random_uuid(), '/issue x')",
         s=session.id,
-        u=world.user_id,
-        w=world.workspace_id,
-        i=world.installation_id,
+        u=tenant.user_id,
+        w=tenant.workspace_id,
+        i=tenant.installation_id,
     )
-    await world.sql(
+    await tenant.sql(
         "insert into channel_outbound_card_message (id, chat_session_id, channel_type, channel_chat_id,"
         " channel_card_message_id, status) values (gen_random_uuid(), %(s)s, 'feishu', 'oc', 'om', 'final')",
         s=session.id,
@@ -64,23 +64,23 @@ async def _full_session(world: World) -> Session:
 
 
 async def test_delete_takes_all_that_hangs_on_the_conversation_and_nothing_of_another(pool: Pool) -> None:
-    world = await open_world(pool)
-    kept = await _full_session(world)
-    before = await _counts(world)
-    session = await _full_session(world)
-    await PostgresChatStore(pool).delete(world.workspace_id, session.id)
-    assert await _counts(world) == before
-    assert (await world.sql(ORPHANS))[0]["orphans"] == 0
-    assert {row["chat_session_id"] for row in await world.outbox()} == {kept.id}
-    assert await world.sql("select chat_session_id as id from channel_outbound_card_message") == [{"id": kept.id}]
+    tenant = await open_tenant(pool)
+    kept = await _full_session(tenant)
+    before = await _counts(tenant)
+    session = await _full_session(tenant)
+    await PostgresChatStore(pool).delete(tenant.workspace_id, session.id)
+    assert await _counts(tenant) == before
+    assert (await tenant.sql(ORPHANS))[0]["orphans"] == 0
+    assert {row["chat_session_id"] for row in await tenant.outbox()} == {kept.id}
+    assert await tenant.sql("select chat_session_id as id from channel_outbound_card_message") == [{"id": kept.id}]
 
 
 async def test_delete_with_a_foreign_workspace_changes_nothing(pool: Pool) -> None:
-    world, other = await open_world(pool), await open_world(pool)
-    session = await _full_session(world)
-    before = await _counts(world), await world.outbox()
+    tenant, other = await open_tenant(pool), await open_tenant(pool)
+    session = await _full_session(tenant)
+    before = await _counts(tenant), await tenant.outbox()
     assert await PostgresChatStore(pool).delete(other.workspace_id, session.id) is None
-    assert (await _counts(world), await world.outbox()) == before
+    assert (await _counts(tenant), await tenant.outbox()) == before
 
 
 @pytest.mark.parametrize(
@@ -100,61 +100,61 @@ async def test_each_statement_with_a_foreign_workspace_changes_nothing_and_with_
 ) -> None:
     from gateway.postgres import chat_store
 
-    world, other = await open_world(pool), await open_world(pool)
-    session = await _full_session(world)
+    tenant, other = await open_tenant(pool), await open_tenant(pool)
+    session = await _full_session(tenant)
     run = getattr(chat_store, f"_{statement.upper()}")
     async with pool.connection() as conn:
         more = {"statuses": ["completed", "running", "queued"]} if statement == "delete_chat_tasks" else {}
         assert not await run(conn, workspace_id=other.workspace_id, chat_id=session.id, **more)
-        assert await run(conn, workspace_id=world.workspace_id, chat_id=session.id, **more)
+        assert await run(conn, workspace_id=tenant.workspace_id, chat_id=session.id, **more)
 
 
 async def test_delete_cancels_live_runs_tells_listeners_and_the_runtimes_stop_list(pool: Pool, database: str) -> None:
-    world = await open_world(pool)
-    session = await world.add_session()
-    running = await world.running(session)
-    queued = await world.say(session, "more")
+    tenant = await open_tenant(pool)
+    session = await tenant.add_session()
+    running = await tenant.running(session)
+    queued = await tenant.say(session, "more")
     recorder = Recording()
     chats = ChatService(PostgresChatStore(pool), recorder=recorder)
     async with hearing_events(database) as events:
-        await world.sql("insert into member values (%(w)s, %(u)s, 'owner')", w=world.workspace_id, u=world.user_id)
-        await chats.delete(session.id, world.user_id)
+        await tenant.sql("insert into member values (%(w)s, %(u)s, 'owner')", w=tenant.workspace_id, u=tenant.user_id)
+        await chats.delete(session.id, tenant.user_id)
     assert {(event["event"], event["task_id"]) for event in events} == {
         ("task:cancelled", str(running.claim.id)),
         ("task:cancelled", str(queued)),
     }
     assert recorder.seen("agent_task_terminal") == [("chat", "cancelled")] * 2
     attempt = running.claim.identity
-    assert await world.service.heartbeat(world.runtime, world.runtime_id, [attempt]) == [attempt]
+    assert await tenant.service.heartbeat(tenant.runtime, tenant.runtime_id, [attempt]) == [attempt]
     with pytest.raises(NotFound):
-        await world.service.complete(world.runtime, attempt, "too late")
-    assert await world.outbox() == []
+        await tenant.service.complete(tenant.runtime, attempt, "too late")
+    assert await tenant.outbox() == []
 
 
 async def test_delete_leaves_a_reply_on_its_way_to_its_sender(pool: Pool) -> None:
-    world = await open_world(pool)
-    session = await world.add_session()
-    assignment = await world.running(session)
-    await world.service.complete(world.runtime, assignment.claim.identity, "answer")
-    await world.sql("update outbound_message set status = 'sending'")
-    await PostgresChatStore(pool).delete(world.workspace_id, session.id)
-    (row,) = await world.outbox()
+    tenant = await open_tenant(pool)
+    session = await tenant.add_session()
+    assignment = await tenant.running(session)
+    await tenant.service.complete(tenant.runtime, assignment.claim.identity, "answer")
+    await tenant.sql("update outbound_message set status = 'sending'")
+    await PostgresChatStore(pool).delete(tenant.workspace_id, session.id)
+    (row,) = await tenant.outbox()
     assert (row["status"], row["content"], row["chat_session_id"], row["task_id"]) == ("sending", "answer", None, None)
 
 
 async def test_delete_waits_for_a_run_that_is_just_ending_and_takes_its_answer_along(pool: Pool, database: str) -> None:
-    world = await open_world(pool)
-    session = await world.add_session()
-    assignment = await world.running(session)
+    tenant = await open_tenant(pool)
+    session = await tenant.add_session()
+    assignment = await tenant.running(session)
     async with trio.open_nursery() as nursery:
-        async with world.store.change(assignment.claim.id) as change:
+        async with tenant.store.change(assignment.claim.id) as change:
             assert change is not None
-            nursery.start_soon(PostgresChatStore(pool).delete, world.workspace_id, session.id)
+            nursery.start_soon(PostgresChatStore(pool).delete, tenant.workspace_id, session.id)
             await _one_waits_for_a_lock(database)
             await change.append_answer("at the last moment")
             await change.send_reply("answer", "at the last moment")
-    assert set((await _counts(world)).values()) == {0}
-    assert await world.outbox() == []
+    assert set((await _counts(tenant)).values()) == {0}
+    assert await tenant.outbox() == []
 
 
 async def _one_waits_for_a_lock(database: str) -> None:
@@ -169,14 +169,14 @@ async def test_deleted_conversation_begins_anew_with_its_next_message(pool: Pool
     inbound = PostgresInbound(pool)
     bot = await inbound.add_bot()
     await inbound.bind(bot, "ou_ann")
-    async with open_desk(inbound.store, fused=True) as desk:
-        await desk.receive(direct("om_1", "before"))
+    async with open_pipeline(inbound.store, fused=True) as pipeline:
+        await pipeline.receive(direct("om_1", "before"))
         (session,) = await inbound.sessions()
         await PostgresChatStore(pool).delete(bot.workspace_id, session.id)
         # What was taken in is not taken in again.
-        assert await desk.receive(direct("om_1", "before")) is Verdict.SETTLED
+        assert await pipeline.receive(direct("om_1", "before")) is Verdict.SETTLED
         assert await inbound.sessions() == []
-        await desk.receive(direct("om_2", "after"))
+        await pipeline.receive(direct("om_2", "after"))
     (anew,) = await inbound.sessions()
     assert anew.id != session.id
     assert [message.content for message in await inbound.messages()] == ["after"]
@@ -188,53 +188,53 @@ async def test_delete_under_a_load_of_messages_and_runs_leaves_no_orphans_and_lo
     inbound = PostgresInbound(pool, window_seconds=0)
     bot = await inbound.add_bot()
     await inbound.bind(bot, "ou_ann")
-    world = World(pool, bot.workspace_id, agent_id=bot.agent_id)
-    await world.add_runtime(world.runtime_id, "runtime")
-    await world.sql("update agent set runtime_id = %(r)s", r=world.runtime_id)
+    tenant = Tenant(pool, bot.workspace_id, agent_id=bot.agent_id)
+    await tenant.add_runtime(tenant.runtime_id, "runtime")
+    await tenant.sql("update agent set runtime_id = %(r)s", r=tenant.runtime_id)
     deletions: list[UUID] = []
-    async with open_desk(inbound.store, fused=True) as desk, trio.open_nursery() as load:
+    async with open_pipeline(inbound.store, fused=True) as pipeline, trio.open_nursery() as load:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for sender in range(4):
-                    nursery.start_soon(_send_all, desk, range(sender, 120, 4))
-                load.start_soon(_work, world)
-                load.start_soon(_work, world)
+                    nursery.start_soon(_send_all, pipeline, range(sender, 120, 4))
+                load.start_soon(_work, tenant)
+                load.start_soon(_work, tenant)
                 load.start_soon(_delete_all, inbound, bot, deletions)
         load.cancel_scope.cancel()
     assert deletions
-    async with open_desk(inbound.store, fused=True) as desk:
-        await _send(desk, direct("om_last", "the last one"))
-    assert (await world.sql(ORPHANS))[0]["orphans"] == 0
+    async with open_pipeline(inbound.store, fused=True) as pipeline:
+        await _send(pipeline, direct("om_last", "the last one"))
+    assert (await tenant.sql(ORPHANS))[0]["orphans"] == 0
     assert [message.content for message in await inbound.messages()][-1] == "the last one"
     claims = await inbound.claims()
     assert len(claims) == 121
     assert all(claim.processed_at is not None for claim in claims.values())
 
 
-async def _send_all(desk: Desk, numbers: range) -> None:
+async def _send_all(pipeline: ObservedPipeline, numbers: range) -> None:
     for number in numbers:
-        await _send(desk, direct(f"om_{number}", f"message {number}"))
+        await _send(pipeline, direct(f"om_{number}", f"message {number}"))
 
 
-async def _send(desk: Desk, message: Any) -> None:
+async def _send(pipeline: ObservedPipeline, message: Any) -> None:
     """As the platform does: again, until it is settled."""
     while True:
         try:
-            if await desk.receive(message) is Verdict.SETTLED:
+            if await pipeline.receive(message) is Verdict.SETTLED:
                 return
         except StoreConflict:
             await trio.sleep(0.01)
 
 
-async def _work(world: World) -> None:
+async def _work(tenant: Tenant) -> None:
     while True:
-        assignment = await world.service.claim(world.runtime, world.runtime_id)
+        assignment = await tenant.service.claim(tenant.runtime, tenant.runtime_id)
         if assignment is None:
             await trio.sleep(0.005)
             continue
         try:
-            await world.service.start(world.runtime, assignment.claim.identity)
-            await world.service.complete(world.runtime, assignment.claim.identity, "answer")
+            await tenant.service.start(tenant.runtime, assignment.claim.identity)
+            await tenant.service.complete(tenant.runtime, assignment.claim.identity, "answer")
         except NotFound:
             pass
 

@@ -12,7 +12,7 @@ from support.inbound_suite import InboundSuite  # noqa: E402  (its assertions ex
 
 
 @pytest.fixture
-def world(pool: Pool) -> PostgresInbound:
+def backend(pool: Pool) -> PostgresInbound:
     return PostgresInbound(pool)
 
 

@@ -23,12 +23,12 @@ from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import DECLARED
 from gateway.work.people.directory import Directory
+from support.inbound_backend import direct, grouped, open_pipeline
 from support.inbound_postgres import PostgresInbound
-from support.inbound_world import direct, grouped, open_desk
 
 
 @pytest.fixture
-def world(pool: Pool) -> PostgresInbound:
+def backend(pool: Pool) -> PostgresInbound:
     return PostgresInbound(pool)
 
 
@@ -41,10 +41,10 @@ def _points(watcher: Any) -> Iterator[None]:
         watch_points(None)
 
 
-async def _until(world: PostgresInbound, sql: str) -> None:
+async def _until(backend: PostgresInbound, sql: str) -> None:
     """Poll until the statement's one value is true."""
     with trio.fail_after(10):
-        while not (await world.run(sql))[0][0]:
+        while not (await backend.run(sql))[0][0]:
             await trio.sleep(0.01)
 
 
@@ -65,60 +65,60 @@ async def _locked(database: str, sql: str):  # type: ignore[no-untyped-def]
             yield conn
 
 
-async def _with_session(world: PostgresInbound) -> None:
-    bot = await world.add_bot()
-    await world.bind(bot, "ou_ann")
-    async with open_desk(world.store, fused=False) as desk:
-        await desk.receive(direct("om_0", "first"))
+async def _with_session(backend: PostgresInbound) -> None:
+    bot = await backend.add_bot()
+    await backend.bind(bot, "ou_ann")
+    async with open_pipeline(backend.store, fused=False) as pipeline:
+        await pipeline.receive(direct("om_0", "first"))
 
 
 async def test_append_cancelled_while_it_waits_releases_the_claim_and_leaves_no_transaction(
-    world: PostgresInbound, database: str
+    backend: PostgresInbound, database: str
 ) -> None:
-    await _with_session(world)
-    async with open_desk(world.store, fused=False) as desk:
+    await _with_session(backend)
+    async with open_pipeline(backend.store, fused=False) as pipeline:
         async with _locked(database, "select from chat_session for update"):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(desk.receive, direct("om_1", "cut short"))
-                await _until(world, ONE_WAITS_FOR_A_LOCK)
+                nursery.start_soon(pipeline.receive, direct("om_1", "cut short"))
+                await _until(backend, ONE_WAITS_FOR_A_LOCK)
                 started = trio.current_time()
                 nursery.cancel_scope.cancel()
             assert trio.current_time() - started < 1.5
-            assert (await world.run(TRANSACTIONS_LEFT_OPEN))[0][0] == 1  # the one of this test
-        assert len(await world.claims()) == 1
-        assert await desk.receive(direct("om_1", "again")) is Verdict.SETTLED
-    assert [message.content for message in await world.messages()] == ["first", "again"]
+            assert (await backend.run(TRANSACTIONS_LEFT_OPEN))[0][0] == 1  # the one of this test
+        assert len(await backend.claims()) == 1
+        assert await pipeline.receive(direct("om_1", "again")) is Verdict.SETTLED
+    assert [message.content for message in await backend.messages()] == ["first", "again"]
 
 
-async def test_failure_inside_the_append_rolls_everything_back_and_releases(world: PostgresInbound) -> None:
-    await _with_session(world)
-    await world.start_tasks()
-    before = await world.claims(), await world.sessions(), await world.tasks()
+async def test_failure_inside_the_append_rolls_everything_back_and_releases(backend: PostgresInbound) -> None:
+    await _with_session(backend)
+    await backend.start_tasks()
+    before = await backend.claims(), await backend.sessions(), await backend.tasks()
 
     def fail(point: str) -> None:
         if point == "inbound.appended":
             raise RuntimeError("a bug")
 
-    async with open_desk(world.store, fused=False) as desk:
+    async with open_pipeline(backend.store, fused=False) as pipeline:
         with _points(fail), pytest.raises(RuntimeError, match="a bug"):
-            await desk.receive(direct("om_1"))
-        assert (await world.claims(), await world.sessions(), await world.tasks()) == before
-        assert await desk.receive(direct("om_1", "again")) is Verdict.SETTLED
-    assert [message.content for message in await world.messages()] == ["first", "again"]
+            await pipeline.receive(direct("om_1"))
+        assert (await backend.claims(), await backend.sessions(), await backend.tasks()) == before
+        assert await pipeline.receive(direct("om_1", "again")) is Verdict.SETTLED
+    assert [message.content for message in await backend.messages()] == ["first", "again"]
 
 
-async def test_failure_after_the_append_committed_releases_nothing(world: PostgresInbound) -> None:
-    await _with_session(world)
+async def test_failure_after_the_append_committed_releases_nothing(backend: PostgresInbound) -> None:
+    await _with_session(backend)
 
     def fail(point: str) -> None:
         if point == "inbound.committed":
             raise RuntimeError("a bug")
 
-    async with open_desk(world.store, fused=False) as desk:
+    async with open_pipeline(backend.store, fused=False) as pipeline:
         with _points(fail), pytest.raises(RuntimeError, match="a bug"):
-            await desk.receive(direct("om_1"))
-        assert await desk.receive(direct("om_1", "again")) is Verdict.SETTLED
-    assert [message.content for message in await world.messages()] == ["first", "hello"]
+            await pipeline.receive(direct("om_1"))
+        assert await pipeline.receive(direct("om_1", "again")) is Verdict.SETTLED
+    assert [message.content for message in await backend.messages()] == ["first", "hello"]
 
 
 @pytest.mark.parametrize(
@@ -131,28 +131,28 @@ async def test_failure_after_the_append_committed_releases_nothing(world: Postgr
     ids=["fused", "stepwise", "dropped"],
 )
 async def test_named_points_are_passed_in_order(
-    world: PostgresInbound, fused: bool, message: Any, expected: list[str]
+    backend: PostgresInbound, fused: bool, message: Any, expected: list[str]
 ) -> None:
-    await _with_session(world)
+    await _with_session(backend)
     seen: list[str] = []
-    async with open_desk(world.store, fused=fused) as desk:
+    async with open_pipeline(backend.store, fused=fused) as pipeline:
         with _points(seen.append):
-            await desk.receive(message)
+            await pipeline.receive(message)
     assert seen == [f"inbound.{point}" for point in expected]
 
 
 async def test_session_made_by_a_transaction_still_open_is_waited_for_and_shared(
-    world: PostgresInbound, database: str
+    backend: PostgresInbound, database: str
 ) -> None:
     """The loser must not take the winner's binding for an orphan: the session is not in its statement's snapshot."""
-    bot = await world.add_bot()
+    bot = await backend.add_bot()
     installation = InboundInstallation(bot.installation_id, bot.workspace_id, bot.agent_id, None, False, False)
     conversation = Conversation(installation, "feishu", "oc_1", "oc_1", False, None, "Direct chat")
     winner = uuid4()
     found = []
 
     async def lose() -> None:
-        found.append(await world.store.ensure_session(conversation))
+        found.append(await backend.store.ensure_session(conversation))
 
     async with trio.open_nursery() as nursery:
         async with _locked(
@@ -164,51 +164,51 @@ async def test_session_made_by_a_transaction_still_open_is_waited_for_and_shared
             f" '{bot.installation_id}', 'feishu', 'oc_1', 'p2p')",
         ):
             nursery.start_soon(lose)
-            await _until(world, ONE_WAITS_FOR_A_LOCK)
+            await _until(backend, ONE_WAITS_FOR_A_LOCK)
     assert found == [winner]
-    assert await world.run("select count(*) from chat_session") == [(1,)]
+    assert await backend.run("select count(*) from chat_session") == [(1,)]
 
 
-async def test_conversation_locked_elsewhere_holds_up_no_other(world: PostgresInbound, database: str) -> None:
-    await _with_session(world)
-    other = await world.add_bot("cli_b")
-    await world.bind(other, "ou_bob")
-    async with open_desk(world.store, fused=True) as desk:
-        await desk.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
+async def test_conversation_locked_elsewhere_holds_up_no_other(backend: PostgresInbound, database: str) -> None:
+    await _with_session(backend)
+    other = await backend.add_bot("cli_b")
+    await backend.bind(other, "ou_bob")
+    async with open_pipeline(backend.store, fused=True) as pipeline:
+        await pipeline.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
         async with trio.open_nursery() as nursery:
             async with _locked(
                 database,
                 "select from chat_session s join channel_chat_session_binding b on b.chat_session_id = s.id"
                 " where b.channel_chat_id = 'oc_ou_ann' for update of s",
             ):
-                nursery.start_soon(desk.receive, direct("om_1", "held up"))
-                await _until(world, ONE_WAITS_FOR_A_LOCK)
+                nursery.start_soon(pipeline.receive, direct("om_1", "held up"))
+                await _until(backend, ONE_WAITS_FOR_A_LOCK)
                 with trio.fail_after(2):
-                    assert await desk.receive(direct("om_1", app_id="cli_b", sender="ou_bob")) is Verdict.SETTLED
-                assert "held up" not in [message.content for message in await world.messages()]
-    assert [message.content for message in await world.messages()][-1] == "held up"
+                    assert await pipeline.receive(direct("om_1", app_id="cli_b", sender="ou_bob")) is Verdict.SETTLED
+                assert "held up" not in [message.content for message in await backend.messages()]
+    assert [message.content for message in await backend.messages()][-1] == "held up"
 
 
-async def test_queued_run_locked_elsewhere_is_waited_for_a_moment_only(world: PostgresInbound, database: str) -> None:
-    await _with_session(world)
+async def test_queued_run_locked_elsewhere_is_waited_for_a_moment_only(backend: PostgresInbound, database: str) -> None:
+    await _with_session(backend)
     message = PlainMessage(uuid4(), "feishu", "cli_a", "om_1", "oc_ou_ann", "ou_ann", "", "x", None)
     async with _locked(database, "select from agent_task for update"):
         started = trio.current_time()
         with pytest.raises(StoreConflict):
-            await world.store.ingest([message])
+            await backend.store.ingest([message])
         assert trio.current_time() - started >= LOCK_MILLISECONDS / 1000
-        assert len(await world.claims()) == len(await world.messages()) == 1
+        assert len(await backend.claims()) == len(await backend.messages()) == 1
         # What the statement set is over with it: a later wait on the same connection is not cut short.
-        assert await world.run("show lock_timeout") == [("0",)]
-    assert list(await world.store.ingest([message])) == [message.token]
+        assert await backend.run("show lock_timeout") == [("0",)]
+    assert list(await backend.store.ingest([message])) == [message.token]
 
 
-async def test_queued_run_locked_elsewhere_holds_up_no_other_bot(world: PostgresInbound, database: str) -> None:
-    await _with_session(world)
-    other = await world.add_bot("cli_b")
-    await world.bind(other, "ou_bob")
-    async with open_desk(world.store, fused=True) as desk:
-        await desk.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
+async def test_queued_run_locked_elsewhere_holds_up_no_other_bot(backend: PostgresInbound, database: str) -> None:
+    await _with_session(backend)
+    other = await backend.add_bot("cli_b")
+    await backend.bind(other, "ou_bob")
+    async with open_pipeline(backend.store, fused=True) as pipeline:
+        await pipeline.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
         async with trio.open_nursery() as nursery:
             async with _locked(
                 database,
@@ -216,32 +216,32 @@ async def test_queued_run_locked_elsewhere_holds_up_no_other_bot(world: Postgres
                 " join channel_installation i on i.agent_id = a.id"
                 " where i.config ->> 'app_id' = 'cli_a' for update of t",
             ):
-                nursery.start_soon(desk.receive, direct("om_1", "held up"))
+                nursery.start_soon(pipeline.receive, direct("om_1", "held up"))
                 for number in range(1, 4):
                     # Far below the statement's own limit of 30 s, and within what the platform waits for an answer.
                     with trio.fail_after(3):
                         message = direct(f"om_{number}", app_id="cli_b", sender="ou_bob")
-                        assert await desk.receive(message) is Verdict.SETTLED
-                assert "held up" not in [message.content for message in await world.messages()]
-    assert [message.content for message in await world.messages()].count("held up") == 1
+                        assert await pipeline.receive(message) is Verdict.SETTLED
+                assert "held up" not in [message.content for message in await backend.messages()]
+    assert [message.content for message in await backend.messages()].count("held up") == 1
 
 
-async def test_message_that_no_index_takes_fails_alone(world: PostgresInbound) -> None:
+async def test_message_that_no_index_takes_fails_alone(backend: PostgresInbound) -> None:
     """It shares a statement with another bot's: to call its failure an outage would fail both, again and again."""
-    await _with_session(world)
-    other = await world.add_bot("cli_b")
-    await world.bind(other, "ou_bob")
+    await _with_session(backend)
+    other = await backend.add_bot("cli_b")
+    await backend.bind(other, "ou_bob")
     verdicts: list[Verdict] = []
-    async with open_desk(world.store, fused=True) as desk:
-        await desk.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
+    async with open_pipeline(backend.store, fused=True) as pipeline:
+        await pipeline.receive(direct("om_0", app_id="cli_b", sender="ou_bob"))
 
         async def hand_in_poison() -> None:
             with pytest.raises(StoreError) as caught:
-                await desk.receive(direct(token_hex(4000)))
+                await pipeline.receive(direct(token_hex(4000)))
             assert not isinstance(caught.value, StoreUnavailable)
 
         async def hand_in_another() -> None:
-            verdicts.append(await desk.receive(direct("om_1", app_id="cli_b", sender="ou_bob")))
+            verdicts.append(await pipeline.receive(direct("om_1", app_id="cli_b", sender="ou_bob")))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hand_in_poison)
@@ -251,33 +251,36 @@ async def test_message_that_no_index_takes_fails_alone(world: PostgresInbound) -
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
 async def test_runtime_is_told_of_a_new_run_and_of_one_that_was_due_but_not_of_each_message(
-    world: PostgresInbound, database: str, fused: bool
+    backend: PostgresInbound, database: str, fused: bool
 ) -> None:
-    bot = await world.add_bot()
-    await world.bind(bot, "ou_ann")
-    runtime = (await world.run("select runtime_id from agent"))[0][0]
-    offline = await world.add_bot("cli_b", has_runtime=False)
-    await world.bind(offline, "ou_ann")
-    async with await TrioConnection.connect(database) as listener, open_desk(world.store, fused=fused) as desk:
+    bot = await backend.add_bot()
+    await backend.bind(bot, "ou_ann")
+    runtime = (await backend.run("select runtime_id from agent"))[0][0]
+    offline = await backend.add_bot("cli_b", has_runtime=False)
+    await backend.bind(offline, "ou_ann")
+    async with (
+        await TrioConnection.connect(database) as listener,
+        open_pipeline(backend.store, fused=fused) as pipeline,
+    ):
         await listener.execute("listen gateway_task")
         heard = []
         for number in range(3):
-            await desk.receive(direct(f"om_{number}"))
-            await desk.receive(direct(f"om_{number}", app_id="cli_b"))
-        heard.append(await _heard(world, listener))
-        await world.start_tasks()
-        await desk.receive(direct("om_3"))
-        heard.append(await _heard(world, listener))
-        await world.run("update agent_task set available_at = now() where status = 'queued'")
-        await desk.receive(direct("om_4"))
-        await desk.receive(direct("om_5"))
-        heard.append(await _heard(world, listener))
+            await pipeline.receive(direct(f"om_{number}"))
+            await pipeline.receive(direct(f"om_{number}", app_id="cli_b"))
+        heard.append(await _heard(backend, listener))
+        await backend.start_tasks()
+        await pipeline.receive(direct("om_3"))
+        heard.append(await _heard(backend, listener))
+        await backend.run("update agent_task set available_at = now() where status = 'queued'")
+        await pipeline.receive(direct("om_4"))
+        await pipeline.receive(direct("om_5"))
+        heard.append(await _heard(backend, listener))
     assert heard == [[str(runtime)]] * 3
 
 
-async def _heard(world: PostgresInbound, listener: TrioConnection[Any]) -> list[str]:
+async def _heard(backend: PostgresInbound, listener: TrioConnection[Any]) -> list[str]:
     """What was notified so far: notifications arrive in the order of commits, so a last one of our own ends it."""
-    await world.run("select pg_notify('gateway_task', 'end')")
+    await backend.run("select pg_notify('gateway_task', 'end')")
     heard = []
     with trio.fail_after(10):
         async with aclosing(listener.notifies()) as notices:
@@ -289,32 +292,32 @@ async def _heard(world: PostgresInbound, listener: TrioConnection[Any]) -> list[
 
 
 async def test_attaching_a_runtime_makes_the_waiting_task_its_own_and_tells_it(
-    world: PostgresInbound, pool: Pool, database: str
+    backend: PostgresInbound, pool: Pool, database: str
 ) -> None:
     """The queued row names no runtime: who may claim it is read from the agent at that moment."""
-    bot = await world.add_bot(has_runtime=False)
-    await world.bind(bot, "ou_ann")
-    async with open_desk(world.store, fused=False) as desk:
-        await desk.receive(direct())
-    assert desk.outcomes == [(InboundOutcome.AGENT_OFFLINE, None)]
-    assert await world.run("select status, runtime_id from agent_task") == [("queued", None)]
+    bot = await backend.add_bot(has_runtime=False)
+    await backend.bind(bot, "ou_ann")
+    async with open_pipeline(backend.store, fused=False) as pipeline:
+        await pipeline.receive(direct())
+    assert pipeline.outcomes == [(InboundOutcome.AGENT_OFFLINE, None)]
+    assert await backend.run("select status, runtime_id from agent_task") == [("queued", None)]
     directory = Directory(PostgresDirectoryStore(pool))
-    ((agent_id, workspace_id),) = await world.run("select id, workspace_id from agent")
+    ((agent_id, workspace_id),) = await backend.run("select id, workspace_id from agent")
     runtime, _ = await directory.add_runtime(await directory.workspace(str(workspace_id)), "machine")
     async with await TrioConnection.connect(database) as listener:
         await listener.execute("listen gateway_task")
         agent = await directory.agent(agent_id)
         await directory.set_agent(agent, runtime_id=runtime.id, archived=False)
         await directory.set_agent(agent, runtime_id=None, archived=False)
-        assert await _heard(world, listener) == [str(runtime.id)]
+        assert await _heard(backend, listener) == [str(runtime.id)]
 
 
 @pytest.mark.parametrize("fused", [True, False])
-async def test_message_remembers_what_it_quotes_and_bundles(world: PostgresInbound, fused: bool) -> None:
-    await _with_session(world)
-    async with open_desk(world.store, fused=fused) as desk:
-        await desk.receive(direct("om_1", reply_to=ReplyTo("om_q", "om_root"), bundle=True))
-    rows = await world.run("select channel_message_id, quoted_message_id, bundle from chat_message order by seq")
+async def test_message_remembers_what_it_quotes_and_bundles(backend: PostgresInbound, fused: bool) -> None:
+    await _with_session(backend)
+    async with open_pipeline(backend.store, fused=fused) as pipeline:
+        await pipeline.receive(direct("om_1", reply_to=ReplyTo("om_q", "om_root"), bundle=True))
+    rows = await backend.run("select channel_message_id, quoted_message_id, bundle from chat_message order by seq")
     assert rows == [("om_0", None, False), ("om_1", "om_q", True)]
 
 
@@ -322,17 +325,17 @@ async def test_message_remembers_what_it_quotes_and_bundles(world: PostgresInbou
     ("reply_to", "quoted"), [(ReplyTo("om_root", "om_root"), None), (ReplyTo("om_other", "om_root"), "om_other")]
 )
 async def test_message_of_a_topic_does_not_quote_the_one_that_began_it(
-    world: PostgresInbound, reply_to: ReplyTo, quoted: str | None
+    backend: PostgresInbound, reply_to: ReplyTo, quoted: str | None
 ) -> None:
-    bot = await world.add_bot()
-    await world.bind(bot, "ou_ann")
-    async with open_desk(world.store, fused=False) as desk:
-        await desk.receive(grouped("om_1", thread="omt_1", reply_to=reply_to))
-    assert await world.run("select quoted_message_id from chat_message") == [(quoted,)]
+    bot = await backend.add_bot()
+    await backend.bind(bot, "ou_ann")
+    async with open_pipeline(backend.store, fused=False) as pipeline:
+        await pipeline.receive(grouped("om_1", thread="omt_1", reply_to=reply_to))
+    assert await backend.run("select quoted_message_id from chat_message") == [(quoted,)]
 
 
 @pytest.mark.parametrize("events", [1, 64])
-async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInbound, events: int) -> None:
+async def test_shared_statement_reaches_every_row_by_an_index(backend: PostgresInbound, events: int) -> None:
     statement = next(item for item in DECLARED if item.name == "ingest_plain_messages")
     messages = [PlainMessage(uuid4(), "feishu", "cli_a", f"om_{n}", "oc", "ou", "", "x", None) for n in range(events)]
     parameters = {
@@ -351,7 +354,7 @@ async def test_shared_statement_reaches_every_row_by_an_index(world: PostgresInb
         "silent_seconds": 150.0,
         "lock_milliseconds": 300,
     }
-    async with world.pool.transaction() as conn:
+    async with backend.pool.transaction() as conn:
         # Small tables are read whole whatever the indexes; what is asked here is that there is an index to use.
         for method in ("seqscan", "hashjoin", "mergejoin"):
             await conn.execute(f"set local enable_{method} = off".encode())

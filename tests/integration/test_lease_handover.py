@@ -12,8 +12,6 @@ from uuid import UUID
 import pytest
 import trio
 
-from gateway.channel.channel import Verdict
-from gateway.channel.message import InboundMessage
 from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
@@ -24,20 +22,17 @@ from gateway.postgres.pool import Pool, open_pool
 from gateway.supervisor.lease import Leases
 from gateway.supervisor.ports import Serving
 from gateway.supervisor.sweep import run_supervisor
-from support.lease_postgres import PostgresDesk
-from support.lease_world import OutboxLog, open_toy_secrets
+from support.lease_postgres import PostgresLeaseRows
 from support.recording import Recording
-from support.toy_channel import TOY, ToyPlatform
+from support.supervisor_cluster import DIAL_SECONDS, TOY, OutboxLog, open_toy_secrets
+from support.toy.channels import ToyChannel, settled
+from support.toy.platform import ToyPlatform
 
 SETTINGS = LeaseSettings.derived(3)
 
 
-async def _settled(_message: InboundMessage) -> Verdict:
-    return Verdict.SETTLED
-
-
 @dataclass(slots=True, eq=False)
-class Daemon:
+class PostgresNode:
     name: str
     pool: Pool
     recorder: Recording = field(default_factory=Recording)
@@ -50,7 +45,7 @@ class Daemon:
 
 
 @dataclass(slots=True)
-class House:
+class PostgresCluster:
     """Daemons that end with the test."""
 
     database: str
@@ -58,13 +53,13 @@ class House:
     platform: ToyPlatform
     outbox: OutboxLog = field(default_factory=OutboxLog)
 
-    async def start(self, name: str) -> Daemon:
-        daemon: Daemon = await self.nursery.start(self._run, name)
+    async def start(self, name: str) -> PostgresNode:
+        daemon: PostgresNode = await self.nursery.start(self._run, name)
         return daemon
 
-    async def _run(self, name: str, *, task_status: trio.TaskStatus[Daemon] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _run(self, name: str, *, task_status: trio.TaskStatus[PostgresNode] = trio.TASK_STATUS_IGNORED) -> None:
         wake, releases, registry = Signal(), Topics(), Registry()
-        registry.register(TOY, self.platform.factory(name))
+        registry.register(TOY, partial(ToyChannel, self.platform, node=name))
 
         def ring(payload: str) -> None:
             releases.ring(payload) if payload else releases.ring_all()
@@ -73,7 +68,7 @@ class House:
             return await TrioConnection.connect(self.database, autocommit=True)
 
         async with open_pool(self.database, size_max=2) as pool:
-            daemon = Daemon(name, pool)
+            daemon = PostgresNode(name, pool)
             with daemon.scope:
                 async with trio.open_nursery() as nursery:
                     callbacks = {"gateway_lease": ring, "gateway_installation": lambda _payload: wake.set()}
@@ -81,7 +76,7 @@ class House:
                     serve = partial(
                         run_supervisor,
                         Leases(PostgresLeaseStore(pool), SETTINGS, daemon.recorder),
-                        Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
+                        Serving(registry, open_toy_secrets, lambda _installation: settled, self.outbox.run),
                         node_id=name,
                         wake=wake,
                         releases=releases,
@@ -93,62 +88,64 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(database: str) -> AsyncIterator[House]:
+async def open_cluster(database: str) -> AsyncIterator[PostgresCluster]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            house = House(database, nursery, ToyPlatform())
-            yield house
-            assert house.platform.breaches == []
-            assert house.outbox.breaches == []
+            cluster = PostgresCluster(database, nursery, ToyPlatform(dial_seconds=DIAL_SECONDS))
+            yield cluster
+            assert cluster.platform.breaches == []
+            assert cluster.outbox.breaches == []
             nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
-def desk(pool: Pool) -> PostgresDesk:
-    return PostgresDesk(pool)
+def leases(pool: Pool) -> PostgresLeaseRows:
+    return PostgresLeaseRows(pool)
 
 
-async def toy_bot(desk: PostgresDesk, number: int = 1) -> UUID:
-    return await desk.add(TOY, {"app_id": f"app{number}", "sealed": "x:s1"})
+async def toy_bot(leases: PostgresLeaseRows, number: int = 1) -> UUID:
+    return await leases.add(TOY, {"app_id": f"app{number}", "sealed": "x:s1"})
 
 
-async def test_stopped_owner_hands_over_within_half_a_second(desk: PostgresDesk, database: str) -> None:
-    bot = await toy_bot(desk)
-    async with open_house(database) as house:
-        owner = await house.start("a")
-        await house.platform.until_live(bot, on="a")
-        await (await house.start("b")).stands_by()
+async def test_stopped_owner_hands_over_within_half_a_second(leases: PostgresLeaseRows, database: str) -> None:
+    bot = await toy_bot(leases)
+    async with open_cluster(database) as cluster:
+        owner = await cluster.start("a")
+        await cluster.platform.until_live(bot, on="a")
+        await (await cluster.start("b")).stands_by()
         stopped_at = trio.current_time()
         owner.stop.set()
-        link = await house.platform.until_live(bot, on="b")
+        link = await cluster.platform.until_live(bot, on="b")
         assert link.opened_at - stopped_at <= 0.5
 
 
-async def test_owner_that_vanishes_is_replaced_within_ttl_and_a_second(desk: PostgresDesk, database: str) -> None:
-    bot = await toy_bot(desk)
-    async with open_house(database) as house:
-        owner = await house.start("a")
-        await house.platform.until_live(bot, on="a")
-        await (await house.start("b")).stands_by()
+async def test_owner_that_vanishes_is_replaced_within_ttl_and_a_second(
+    leases: PostgresLeaseRows, database: str
+) -> None:
+    bot = await toy_bot(leases)
+    async with open_cluster(database) as cluster:
+        owner = await cluster.start("a")
+        await cluster.platform.until_live(bot, on="a")
+        await (await cluster.start("b")).stands_by()
         owner.pool.close()
-        await desk.execute(
+        await leases.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ~* 'lease'"
         )
         vanished_at = trio.current_time()
-        link = await house.platform.until_live(bot, on="b")
+        link = await cluster.platform.until_live(bot, on="b")
         assert link.opened_at - vanished_at <= SETTINGS.ttl_seconds + 1
 
 
-async def test_rotation_moves_every_bot_to_its_new_secret(desk: PostgresDesk, database: str) -> None:
-    bots = [await toy_bot(desk, number) for number in range(10)]
-    async with open_house(database) as house:
-        await house.start("a")
+async def test_rotation_moves_every_bot_to_its_new_secret(leases: PostgresLeaseRows, database: str) -> None:
+    bots = [await toy_bot(leases, number) for number in range(10)]
+    async with open_cluster(database) as cluster:
+        await cluster.start("a")
         for bot in bots:
-            await house.platform.until_live(bot)
+            await cluster.platform.until_live(bot)
         rotated_at = trio.current_time()
-        await desk.execute("update channel_installation set config = jsonb_set(config, '{sealed}', '\"y:s2\"')")
+        await leases.execute("update channel_installation set config = jsonb_set(config, '{sealed}', '\"y:s2\"')")
         for bot in bots:
-            link = await house.platform.until_live(bot, since=rotated_at)
+            link = await cluster.platform.until_live(bot, since=rotated_at)
             assert link.secret == "s2"
         assert trio.current_time() - rotated_at <= 2
-        assert len(house.platform.links) == 20
+        assert len(cluster.platform.links) == 20

@@ -22,7 +22,7 @@ from gateway.outbound.ports import LeaseEpoch, SendingContext
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.pool import Pool
 from gateway.simulator import open_simulator
-from support.task_world import World, open_world
+from support.tenant import Tenant, open_tenant
 
 CHATS = 50
 SHORT, BACKLOG = 3, 25
@@ -35,24 +35,24 @@ async def _settled(_message: InboundMessage) -> Verdict:
     return Verdict.SETTLED
 
 
-async def write(world: World, chat_ids: list[str]) -> None:
+async def write(tenant: Tenant, chat_ids: list[str]) -> None:
     """The backlog of the first chat stands before everything else."""
     counts = [(chat_id, SHORT if place else BACKLOG) for place, chat_id in enumerate(chat_ids)]
-    await world.sql(
+    await tenant.sql(
         "insert into outbound_message (id, workspace_id, installation_id, kind, recipient_id, content, uuid)"
         " select gen_random_uuid(), %(workspace)s, %(installation)s, 'notice', chat, 'message ' || number,"
         " gen_random_uuid()::text"
         " from unnest(%(chats)s::text[], %(counts)s::int[]) with ordinality as wanted (chat, count, place),"
         " generate_series(1, wanted.count) as number order by place, number",
-        workspace=world.workspace_id,
-        installation=world.installation_id,
+        workspace=tenant.workspace_id,
+        installation=tenant.installation_id,
         chats=[chat_id for chat_id, _ in counts],
         counts=[count for _, count in counts],
     )
 
 
 async def test_fifty_chats_at_once_are_served_below_every_limit_and_none_waits_for_a_backlog(pool: Pool) -> None:
-    world = await open_world(pool)
+    tenant = await open_tenant(pool)
     async with open_simulator() as simulator, open_http_client() as http, trio.open_nursery() as nursery:
         app = simulator.create_app("Echo")
         people = [simulator.create_person(f"Person {number}") for number in range(CHATS)]
@@ -60,13 +60,13 @@ async def test_fifty_chats_at_once_are_served_below_every_limit_and_none_waits_f
         raw = {"app_id": app.app_id, "app_secret": app.secret, "bot_open_id": app.open_id}
         dial = partial(open_tcp_link, ssl_context=ssl.create_default_context())
         build = lark_factory(LarkClients(http, open_base_override=simulator.base_url), open_stream=dial)
-        await write(world, chats)
+        await write(tenant, chats)
         began = time.time()
         nursery.start_soon(
             partial(
                 run_outbox,
                 SendingContext(
-                    LeaseEpoch(world.installation_id, 1),
+                    LeaseEpoch(tenant.installation_id, 1),
                     build(ChannelConfig("feishu", UUID(int=1), raw, _settled)),
                     Governor(limits=LIMITS),
                     Signal(),
@@ -77,7 +77,7 @@ async def test_fifty_chats_at_once_are_served_below_every_limit_and_none_waits_f
         )
         messages = BACKLOG + SHORT * (CHATS - 1)
         with trio.fail_after(messages / APP_CALLS_PER_SECOND + BACKLOG / CHAT_CALLS_PER_SECOND + 4 * LATE_SECONDS):
-            while len(await world.sql("select id from outbound_message where status = 'sent'")) < messages:
+            while len(await tenant.sql("select id from outbound_message where status = 'sent'")) < messages:
                 await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     assert [call.code for call in simulator.calls if call.code] == []

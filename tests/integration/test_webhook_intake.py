@@ -23,8 +23,8 @@ from gateway.webhooks.limits import Gates
 from gateway.work.autopilots.dispatch import Dispatched, Firing
 from support.autopilots import Autopilots, open_autopilots
 from support.loop_meter import LoopMeter
-from support.task_world import World, open_world
-from support.webhooks import SECRET, Desk, open_desk, signed
+from support.tenant import Tenant, open_tenant
+from support.webhooks import SECRET, HookServer, open_hook_server, signed
 
 CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
     (Path(__file__).parents[1] / "unit" / "webhooks" / "cases" / "webhooks.json").read_bytes()
@@ -33,17 +33,17 @@ BODY = b'{"action":"opened","n":1}'
 
 
 @pytest.fixture
-async def world(pool: Pool) -> World:
-    return (await open_autopilots(pool)).world
+async def tenant(pool: Pool) -> Tenant:
+    return (await open_autopilots(pool)).tenant
 
 
 @pytest.fixture(params=["alone", "together"])
-def desk(pool: Pool, world: World, nursery: trio.Nursery, request: pytest.FixtureRequest) -> Desk:
-    return open_desk(pool, world, nursery=nursery if request.param == "together" else None)
+def hooks(pool: Pool, tenant: Tenant, nursery: trio.Nursery, request: pytest.FixtureRequest) -> HookServer:
+    return open_hook_server(pool, tenant, nursery=nursery if request.param == "together" else None)
 
 
-async def only_row(desk: Desk) -> dict[str, Any]:
-    (row,) = await desk.deliveries()
+async def only_row(hooks: HookServer) -> dict[str, Any]:
+    (row,) = await hooks.deliveries()
     return row
 
 
@@ -58,16 +58,16 @@ SITUATIONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES["ingress_status"]])
-async def test_request_is_answered_as_expected(desk: Desk, case: dict[str, Any]) -> None:
+async def test_request_is_answered_as_expected(hooks: HookServer, case: dict[str, Any]) -> None:
     situation, expected = SITUATIONS[case["name"]], case["expected"]
-    hook = await desk.add_hook(enabled=situation.get("enabled", True))
-    await desk.sql("update autopilot set status = %s", situation.get("autopilot", "active"))
+    hook = await hooks.add_hook(enabled=situation.get("enabled", True))
+    await hooks.sql("update autopilot set status = %s", situation.get("autopilot", "active"))
     if situation.get("agent_archived"):
-        await desk.sql("update agent set archived_at = now()")
+        await hooks.sql("update agent set archived_at = now()")
     body = b'"' + b"x" * 262_143 + b'"' if case["name"] == "oversize" else BODY
-    status, answer = await desk.send(hook.token, body)
+    status, answer = await hooks.send(hook.token, body)
     assert status == expected["http"]
-    rows = await desk.deliveries()
+    rows = await hooks.deliveries()
     if expected["row"] is None:
         assert rows == []
         return
@@ -80,9 +80,9 @@ async def test_request_is_answered_as_expected(desk: Desk, case: dict[str, Any])
     assert msgspec.json.decode(rows[0]["response_body"]) == answer
 
 
-async def test_accepted_delivery_tells_all_about_itself(desk: Desk) -> None:
-    hook = await desk.add_hook(provider="github", secret=SECRET)
-    status, answer = await desk.send(
+async def test_accepted_delivery_tells_all_about_itself(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(provider="github", secret=SECRET)
+    status, answer = await hooks.send(
         hook.token,
         BODY,
         X_GitHub_Event="issues",
@@ -93,7 +93,7 @@ async def test_accepted_delivery_tells_all_about_itself(desk: Desk) -> None:
         **signed(BODY),
     )
     assert status == 200
-    row = await only_row(desk)
+    row = await only_row(hooks)
     assert (row["provider"], row["event"], row["dedupe_key"]) == ("github", "github.issues.opened", "d1")
     assert (row["signature_status"], row["status"], row["attempt_count"]) == ("valid", "dispatched", 1)
     assert row["selected_headers"] == {
@@ -103,9 +103,9 @@ async def test_accepted_delivery_tells_all_about_itself(desk: Desk) -> None:
         "signature_present": True,
     }
     assert bytes(row["raw_body"]) == BODY
-    ((secret_id,),) = await desk.sql("select id from webhook_signing_secret")
+    ((secret_id,),) = await hooks.sql("select id from webhook_signing_secret")
     assert row["signing_secret_id"] == secret_id
-    (run,) = await desk.runs()
+    (run,) = await hooks.runs()
     assert (str(run["id"]), run["webhook_delivery_id"]) == (answer["run_id"], row["id"])
     assert run["trigger_payload"]["event"] == "github.issues.opened"
     assert run["trigger_payload"]["eventPayload"] == {"action": "opened", "n": 1}
@@ -113,63 +113,63 @@ async def test_accepted_delivery_tells_all_about_itself(desk: Desk) -> None:
     assert row["autopilot_run_id"] == run["id"]
 
 
-async def test_unknown_token_is_not_found_and_leaves_no_row(desk: Desk) -> None:
+async def test_unknown_token_is_not_found_and_leaves_no_row(hooks: HookServer) -> None:
     for token in ("awt_unknown", "x" * 500, "%00", "%C3%BC"):
-        status, answer = await desk.send(token)
+        status, answer = await hooks.send(token)
         assert (status, answer["code"]) == (404, "webhook_not_found")
-    assert await desk.deliveries() == []
+    assert await hooks.deliveries() == []
 
 
-async def test_trigger_of_another_workspaces_autopilot_is_not_found(desk: Desk, pool: Pool) -> None:
-    hook = await desk.add_hook()
-    other = await open_world(pool)
-    await desk.sql("update autopilot_trigger set workspace_id = %s", other.workspace_id)
-    assert (await desk.send(hook.token))[0] == 404
+async def test_trigger_of_another_workspaces_autopilot_is_not_found(hooks: HookServer, pool: Pool) -> None:
+    hook = await hooks.add_hook()
+    other = await open_tenant(pool)
+    await hooks.sql("update autopilot_trigger set workspace_id = %s", other.workspace_id)
+    assert (await hooks.send(hook.token))[0] == 404
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"1", b"[" * 3000, b'["\xff"]', b"a=1"])
-async def test_body_that_is_none_is_rejected_and_kept(desk: Desk, body: bytes) -> None:
-    hook = await desk.add_hook()
+async def test_body_that_is_none_is_rejected_and_kept(hooks: HookServer, body: bytes) -> None:
+    hook = await hooks.add_hook()
     for _ in range(2):
-        status, answer = await desk.send(hook.token, body, Idempotency_Key="k")
+        status, answer = await hooks.send(hook.token, body, Idempotency_Key="k")
         assert (status, answer["code"], answer["reason"]) == (400, "invalid_body", "invalid_body")
-    rows = await desk.deliveries()
+    rows = await hooks.deliveries()
     assert [(row["status"], row["reason_code"], bytes(row["raw_body"])) for row in rows] == [
         ("rejected", "invalid_body", body)
     ] * 2
-    assert (await desk.send(hook.token, b"{}", Idempotency_Key="k"))[1]["status"] == "accepted"
+    assert (await hooks.send(hook.token, b"{}", Idempotency_Key="k"))[1]["status"] == "accepted"
 
 
 @pytest.mark.parametrize(("headers", "reason"), [(signed(b"other"), "invalid"), ({}, "missing")])
 async def test_unsigned_request_is_rejected_and_never_stands_in_the_way(
-    desk: Desk, headers: dict[str, str], reason: str
+    hooks: HookServer, headers: dict[str, str], reason: str
 ) -> None:
-    hook = await desk.add_hook(provider="github", secret=SECRET)
-    status, answer = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **headers)
+    hook = await hooks.add_hook(provider="github", secret=SECRET)
+    status, answer = await hooks.send(hook.token, BODY, X_GitHub_Delivery="d1", **headers)
     assert (status, answer["status"], answer["reason"]) == (401, "rejected", f"{reason}_signature")
-    row = await only_row(desk)
+    row = await only_row(hooks)
     assert (row["status"], row["signature_status"], row["reason_code"]) == ("rejected", reason, f"{reason}_signature")
-    status, answer = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY))
+    status, answer = await hooks.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY))
     assert (status, answer["status"]) == (200, "accepted")
 
 
-async def test_forger_learns_nothing_of_a_delivery_and_does_not_touch_it(desk: Desk) -> None:
-    hook = await desk.add_hook(provider="github", secret=SECRET)
-    _, first = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY))
-    status, forged = await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(b"x"))
+async def test_forger_learns_nothing_of_a_delivery_and_does_not_touch_it(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(provider="github", secret=SECRET)
+    _, first = await hooks.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY))
+    status, forged = await hooks.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(b"x"))
     assert status == 401
     assert forged["delivery_id"] != first["delivery_id"]
     assert "run_id" not in forged
-    rows = {str(row["id"]): row for row in await desk.deliveries()}
+    rows = {str(row["id"]): row for row in await hooks.deliveries()}
     assert rows[first["delivery_id"]]["attempt_count"] == 1
 
 
-async def test_32_identical_deliveries_at_once_start_one_run(desk: Desk) -> None:
-    hook = await desk.add_hook(provider="github", secret=SECRET)
+async def test_32_identical_deliveries_at_once_start_one_run(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(provider="github", secret=SECRET)
     answers: list[tuple[int, dict[str, Any]]] = []
 
     async def send() -> None:
-        answers.append(await desk.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY)))
+        answers.append(await hooks.send(hook.token, BODY, X_GitHub_Delivery="d1", **signed(BODY)))
 
     async with trio.open_nursery() as nursery:
         for _ in range(32):
@@ -178,169 +178,171 @@ async def test_32_identical_deliveries_at_once_start_one_run(desk: Desk) -> None
         (200, "accepted"): 1,
         (200, "duplicate"): 31,
     }
-    assert len(await desk.runs()) == 1
-    assert (await only_row(desk))["attempt_count"] == 32
+    assert len(await hooks.runs()) == 1
+    assert (await only_row(hooks))["attempt_count"] == 32
     assert len({answer["delivery_id"] for _, answer in answers}) == 1
 
 
 @pytest.mark.parametrize("mode", ["run_only", "create_issue"])
-async def test_retry_is_a_duplicate_that_names_the_run(desk: Desk, mode: str) -> None:
-    hook = await desk.add_hook(mode=mode)
-    _, first = await desk.send(hook.token, BODY, Idempotency_Key="k")
+async def test_retry_is_a_duplicate_that_names_the_run(hooks: HookServer, mode: str) -> None:
+    hook = await hooks.add_hook(mode=mode)
+    _, first = await hooks.send(hook.token, BODY, Idempotency_Key="k")
     for _ in range(20):
-        assert await desk.send(hook.token, BODY, Idempotency_Key="k") == (
+        assert await hooks.send(hook.token, BODY, Idempotency_Key="k") == (
             200,
             {"status": "duplicate", "delivery_id": first["delivery_id"], "run_id": first["run_id"]},
         )
-    assert len(await desk.runs()) == 1
-    assert (await only_row(desk))["attempt_count"] == 21
+    assert len(await hooks.runs()) == 1
+    assert (await only_row(hooks))["attempt_count"] == 21
 
 
-async def test_request_without_a_name_is_always_new(desk: Desk) -> None:
-    hook = await desk.add_hook()
-    assert [(await desk.send(hook.token, BODY))[1]["status"] for _ in range(3)] == ["accepted"] * 3
+async def test_request_without_a_name_is_always_new(hooks: HookServer) -> None:
+    hook = await hooks.add_hook()
+    assert [(await hooks.send(hook.token, BODY))[1]["status"] for _ in range(3)] == ["accepted"] * 3
 
 
-async def test_event_outside_the_filters_is_ignored(desk: Desk) -> None:
-    hook = await desk.add_hook(provider="github", event_filters='[{"event":"push"}]')
-    status, answer = await desk.send(hook.token, BODY, X_GitHub_Event="issues")
+async def test_event_outside_the_filters_is_ignored(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(provider="github", event_filters='[{"event":"push"}]')
+    status, answer = await hooks.send(hook.token, BODY, X_GitHub_Event="issues")
     assert (status, answer["status"], answer["reason"]) == (200, "ignored", "event_filtered")
     assert answer["event"] == "github.issues.opened"
-    assert msgspec.json.decode((await only_row(desk))["response_body"]) == answer
-    assert (await desk.send(hook.token, BODY, X_GitHub_Event="push"))[1]["status"] == "accepted"
+    assert msgspec.json.decode((await only_row(hooks))["response_body"]) == answer
+    assert (await hooks.send(hook.token, BODY, X_GitHub_Event="push"))[1]["status"] == "accepted"
 
 
-async def test_corrupt_filters_let_nothing_pass(desk: Desk) -> None:
-    hook = await desk.add_hook(event_filters='{"event":"push"}')
-    assert (await desk.send(hook.token, BODY))[1]["reason"] == "event_filtered"
+async def test_corrupt_filters_let_nothing_pass(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(event_filters='{"event":"push"}')
+    assert (await hooks.send(hook.token, BODY))[1]["reason"] == "event_filtered"
 
 
 # --- what is remembered of a trigger ----------------------------------------------------------------------------------
 
 
-async def test_rotated_token_and_secret_count_at_once_on_every_replica(desk: Desk, pool: Pool, world: World) -> None:
-    other = open_desk(pool, world, ring=desk.ring)
-    hook = await desk.add_hook(provider="github", secret=SECRET)
-    for replica in (desk, other):
+async def test_rotated_token_and_secret_count_at_once_on_every_replica(
+    hooks: HookServer, pool: Pool, tenant: Tenant
+) -> None:
+    other = open_hook_server(pool, tenant, ring=hooks.ring)
+    hook = await hooks.add_hook(provider="github", secret=SECRET)
+    for replica in (hooks, other):
         assert (await replica.send(hook.token, BODY, **signed(BODY)))[0] == 200
-    await desk.sql("delete from webhook_signing_secret")
-    await desk.add_secret(hook, "not-a-real-secret-2")
-    for replica in (desk, other):
+    await hooks.sql("delete from webhook_signing_secret")
+    await hooks.add_secret(hook, "not-a-real-secret-2")
+    for replica in (hooks, other):
         assert (await replica.send(hook.token, BODY, **signed(BODY)))[0] == 401
         assert (await replica.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
-    await desk.sql("update autopilot_trigger set webhook_token = 'awt_new'")
-    for replica in (desk, other):
+    await hooks.sql("update autopilot_trigger set webhook_token = 'awt_new'")
+    for replica in (hooks, other):
         assert (await replica.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 404
         assert (await replica.send("awt_new", BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
-    await desk.sql("delete from autopilot_trigger")
+    await hooks.sql("delete from autopilot_trigger")
     assert (await other.send("awt_new", BODY))[0] == 404
 
 
-async def test_both_secrets_of_a_rotation_are_live_until_one_expires(desk: Desk) -> None:
-    hook = await desk.add_hook(secret=SECRET)
-    second = await desk.add_secret(hook, "not-a-real-secret-2")
-    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 200
-    assert (await desk.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
-    await desk.sql(
+async def test_both_secrets_of_a_rotation_are_live_until_one_expires(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(secret=SECRET)
+    second = await hooks.add_secret(hook, "not-a-real-secret-2")
+    assert (await hooks.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    assert (await hooks.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
+    await hooks.sql(
         "update webhook_signing_secret set expires_at = %s where id <> %s", datetime.now(UTC) - timedelta(1), second
     )
-    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 401
-    matched = [row["signing_secret_id"] for row in await desk.deliveries()]
+    assert (await hooks.send(hook.token, BODY, **signed(BODY)))[0] == 401
+    matched = [row["signing_secret_id"] for row in await hooks.deliveries()]
     assert matched[1] == second
     assert matched[0] not in (None, second)
 
 
 @pytest.mark.parametrize("has_ring", [True, False])
-async def test_secret_that_cannot_be_read_fails_closed(pool: Pool, world: World, has_ring: bool) -> None:
-    desk = open_desk(pool, world, has_ring=has_ring)
-    hook = await desk.add_hook()
-    await desk.add_secret(hook, SECRET, KeyRing.parse(generate_key()))
-    status, answer = await desk.send(hook.token, BODY, **signed(BODY))
+async def test_secret_that_cannot_be_read_fails_closed(pool: Pool, tenant: Tenant, has_ring: bool) -> None:
+    hooks = open_hook_server(pool, tenant, has_ring=has_ring)
+    hook = await hooks.add_hook()
+    await hooks.add_secret(hook, SECRET, KeyRing.parse(generate_key()))
+    status, answer = await hooks.send(hook.token, BODY, **signed(BODY))
     assert (status, answer["code"]) == (503, "signing_secret_unreadable")
-    assert (await desk.send(hook.token, BODY))[0] == 401
-    assert await desk.runs() == []
-    assert {row["status"] for row in await desk.deliveries()} == {"rejected"}
+    assert (await hooks.send(hook.token, BODY))[0] == 401
+    assert await hooks.runs() == []
+    assert {row["status"] for row in await hooks.deliveries()} == {"rejected"}
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
 async def test_storm_of_bad_signatures_is_refused_without_a_row_and_keeps_no_good_one_out(
-    pool: Pool, world: World
+    pool: Pool, tenant: Tenant
 ) -> None:
-    desk = open_desk(pool, world, per_token=3)
-    hook = await desk.add_hook(secret=SECRET)
-    bad = [(await desk.send(hook.token, BODY, **headers))[0] for headers in (signed(b"x"), {}, signed(b"y"))]
+    hooks = open_hook_server(pool, tenant, per_token=3)
+    hook = await hooks.add_hook(secret=SECRET)
+    bad = [(await hooks.send(hook.token, BODY, **headers))[0] for headers in (signed(b"x"), {}, signed(b"y"))]
     assert bad == [401, 401, 401]
     for headers in ({}, signed(b"x")):
-        response = await desk.post(hook.token, BODY, **headers)
+        response = await hooks.post(hook.token, BODY, **headers)
         assert response.status_code == 429
         assert 1 <= int(response.headers["Retry-After"]) <= 60
-    assert (await desk.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
-    assert len(await desk.deliveries()) == 4
-    assert desk.recorder.seen("webhook_rate_limited") == [("token",)] * 2
+    assert (await hooks.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
+    assert len(await hooks.deliveries()) == 4
+    assert hooks.recorder.seen("webhook_rate_limited") == [("token",)] * 2
 
 
-async def test_bad_credentials_of_an_address_keep_no_good_delivery_out(pool: Pool, world: World) -> None:
-    desk = open_desk(pool, world, per_address=3)
-    hook, unsigned = await desk.add_hook(secret=SECRET), await desk.add_hook()
-    assert [(await desk.send("awt_guess"))[0] for _ in range(2)] == [404, 404]
-    assert (await desk.send(hook.token, BODY))[0] == 401
+async def test_bad_credentials_of_an_address_keep_no_good_delivery_out(pool: Pool, tenant: Tenant) -> None:
+    hooks = open_hook_server(pool, tenant, per_address=3)
+    hook, unsigned = await hooks.add_hook(secret=SECRET), await hooks.add_hook()
+    assert [(await hooks.send("awt_guess"))[0] for _ in range(2)] == [404, 404]
+    assert (await hooks.send(hook.token, BODY))[0] == 401
     for token in ("awt_guess", "awt_other", "x" * 500, hook.token):
-        status, answer = await desk.send(token, BODY)
+        status, answer = await hooks.send(token, BODY)
         assert (status, answer["code"]) == (429, "rate_limited")
         assert 1 <= answer["retry_after"] <= 60
-    assert (await desk.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
-    assert (await desk.send(unsigned.token, BODY))[1]["status"] == "accepted"
-    assert desk.recorder.seen("webhook_rate_limited") == [("ip",)] * 4
-    assert len(await desk.deliveries()) == 3
+    assert (await hooks.send(hook.token, BODY, **signed(BODY)))[1]["status"] == "accepted"
+    assert (await hooks.send(unsigned.token, BODY))[1]["status"] == "accepted"
+    assert hooks.recorder.seen("webhook_rate_limited") == [("ip",)] * 4
+    assert len(await hooks.deliveries()) == 3
 
 
-async def test_flood_of_guesses_asks_the_database_for_none_of_them(pool: Pool, world: World) -> None:
-    desk = open_desk(pool, world, per_address=3)
-    hook = await desk.add_hook(secret=SECRET)
+async def test_flood_of_guesses_asks_the_database_for_none_of_them(pool: Pool, tenant: Tenant) -> None:
+    hooks = open_hook_server(pool, tenant, per_address=3)
+    hook = await hooks.add_hook(secret=SECRET)
     asked: list[str] = []
-    find = desk.store.find_trigger
+    find = hooks.store.find_trigger
 
     async def counted(token: str) -> Any:
         asked.append(token)
         return await find(token)
 
-    desk.store.find_trigger = counted  # type: ignore[method-assign]
+    hooks.store.find_trigger = counted  # type: ignore[method-assign]
     for number in range(50):
-        await desk.send(f"awt_guess{number}", BODY)
+        await hooks.send(f"awt_guess{number}", BODY)
     assert asked == ["awt_guess0", "awt_guess1", "awt_guess2"]
-    assert (await desk.send(hook.token, BODY, **signed(BODY)))[0] == 200
+    assert (await hooks.send(hook.token, BODY, **signed(BODY)))[0] == 200
     assert asked[3:] == [hook.token]
 
 
-async def test_secret_that_is_new_lets_its_sender_in_at_once_also_over_the_limit(pool: Pool, world: World) -> None:
-    desk = open_desk(pool, world, per_token=1, per_address=1)
-    hook, unsigned = await desk.add_hook(secret=SECRET), await desk.add_hook()
-    assert (await desk.send(hook.token, BODY))[0] == 401
-    assert (await desk.send(unsigned.token, BODY))[0] == 200
-    await desk.add_secret(hook, "not-a-real-secret-2")
-    await desk.add_secret(unsigned, SECRET)
+async def test_secret_that_is_new_lets_its_sender_in_at_once_also_over_the_limit(pool: Pool, tenant: Tenant) -> None:
+    hooks = open_hook_server(pool, tenant, per_token=1, per_address=1)
+    hook, unsigned = await hooks.add_hook(secret=SECRET), await hooks.add_hook()
+    assert (await hooks.send(hook.token, BODY))[0] == 401
+    assert (await hooks.send(unsigned.token, BODY))[0] == 200
+    await hooks.add_secret(hook, "not-a-real-secret-2")
+    await hooks.add_secret(unsigned, SECRET)
     now = trio.current_time() + 1
-    desk.intake._monotonic = lambda: now
-    assert (await desk.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
-    assert (await desk.send(unsigned.token, BODY, **signed(BODY)))[0] == 200
-    assert (await desk.send(unsigned.token, BODY))[0] == 429
+    hooks.intake._monotonic = lambda: now
+    assert (await hooks.send(hook.token, BODY, **signed(BODY, "not-a-real-secret-2")))[0] == 200
+    assert (await hooks.send(unsigned.token, BODY, **signed(BODY)))[0] == 200
+    assert (await hooks.send(unsigned.token, BODY))[0] == 429
 
 
-async def test_limit_of_an_unsigned_trigger_is_exact_when_many_come_at_once(pool: Pool, world: World) -> None:
-    desk = open_desk(pool, world, per_token=10)
-    hook = await desk.add_hook()
-    assert await send_many(desk, hook.token, 40) == {(200, "accepted"): 10, (429, "rate_limited"): 30}
-    assert len(await desk.deliveries()) == 10
+async def test_limit_of_an_unsigned_trigger_is_exact_when_many_come_at_once(pool: Pool, tenant: Tenant) -> None:
+    hooks = open_hook_server(pool, tenant, per_token=10)
+    hook = await hooks.add_hook()
+    assert await send_many(hooks, hook.token, 40) == {(200, "accepted"): 10, (429, "rate_limited"): 30}
+    assert len(await hooks.deliveries()) == 10
 
 
-async def send_many(desk: Desk, token: str, count: int) -> Counter[tuple[int, str]]:
+async def send_many(hooks: HookServer, token: str, count: int) -> Counter[tuple[int, str]]:
     """That many signed requests at once, and how they were answered."""
     answers: Counter[tuple[int, str]] = Counter()
 
     async def send(number: int) -> None:
-        status, answer = await desk.send(token, BODY, Idempotency_Key=f"d{number}", **signed(BODY))
+        status, answer = await hooks.send(token, BODY, Idempotency_Key=f"d{number}", **signed(BODY))
         answers[status, str(answer.get("status", answer.get("code")))] += 1
 
     async with trio.open_nursery() as nursery:
@@ -359,23 +361,23 @@ class Clock:
         return self.now
 
 
-def paced(pool: Pool, world: World, clock: Clock, pace: int = 3, **options: Any) -> Desk:
+def paced(pool: Pool, tenant: Tenant, clock: Clock, pace: int = 3, **options: Any) -> HookServer:
     gates = Gates(per_token_per_minute=pace, per_ip_per_minute=0, clock=clock)
-    return open_desk(pool, world, gates=gates, **options)
+    return open_hook_server(pool, tenant, gates=gates, **options)
 
 
 async def test_proven_beyond_the_pace_is_stored_and_begun_when_its_turn_comes(
-    pool: Pool, world: World, nursery: trio.Nursery
+    pool: Pool, tenant: Tenant, nursery: trio.Nursery
 ) -> None:
     clock = Clock()
-    desk = paced(pool, world, clock, nursery=nursery)
-    hook = await desk.add_hook(secret=SECRET)
-    assert await send_many(desk, hook.token, 31) == {
+    hooks = paced(pool, tenant, clock, nursery=nursery)
+    hook = await hooks.add_hook(secret=SECRET)
+    assert await send_many(hooks, hook.token, 31) == {
         (200, "accepted"): 3,
         (200, "queued"): 27,
         (429, "rate_limited"): 1,
     }
-    rows = await desk.deliveries()
+    rows = await hooks.deliveries()
     waiting = [row for row in rows if row["status"] == "queued"]
     assert len(rows) == 30
     assert {(row["reason_code"], row["response_status"], row["signature_status"]) for row in waiting} == {
@@ -385,16 +387,16 @@ async def test_proven_beyond_the_pace_is_stored_and_begun_when_its_turn_comes(
         "status": "queued",
         "delivery_id": str(waiting[0]["id"]),
     }
-    await make_stale(desk)
-    assert (await desk.turns.begin(), await desk.intake.finish_stale()) == (0, 0)
+    await make_stale(hooks)
+    assert (await hooks.turns.begin(), await hooks.intake.finish_stale()) == (0, 0)
     for begun in range(6, 31, 3):
         clock.now += 60
-        assert await desk.turns.begin() == 3
-        assert await desk.turns.begin() == 0
-        assert len(await desk.runs()) == begun
-    rows = await desk.deliveries()
+        assert await hooks.turns.begin() == 3
+        assert await hooks.turns.begin() == 0
+        assert len(await hooks.runs()) == begun
+    rows = await hooks.deliveries()
     assert {(row["status"], row["reason_code"]) for row in rows} == {("dispatched", None)}
-    begun_in = await desk.sql(
+    begun_in = await hooks.sql(
         "select d.turn from autopilot_run r join webhook_delivery d on d.id = r.webhook_delivery_id"
         " where d.turn is not null order by r.created_at"
     )
@@ -403,103 +405,103 @@ async def test_proven_beyond_the_pace_is_stored_and_begun_when_its_turn_comes(
     assert msgspec.json.decode(told["response_body"])["status"] == "queued"
 
 
-async def test_next_delivery_waits_behind_those_that_wait_on_every_replica(pool: Pool, world: World) -> None:
+async def test_next_delivery_waits_behind_those_that_wait_on_every_replica(pool: Pool, tenant: Tenant) -> None:
     clock = Clock()
-    desk = paced(pool, world, clock, pace=1)
-    other = paced(pool, world, Clock(), pace=1, ring=desk.ring)
-    hook = await desk.add_hook(secret=SECRET)
+    hooks = paced(pool, tenant, clock, pace=1)
+    other = paced(pool, tenant, Clock(), pace=1, ring=hooks.ring)
+    hook = await hooks.add_hook(secret=SECRET)
 
-    async def status(replica: Desk, name: str) -> str:
+    async def status(replica: HookServer, name: str) -> str:
         _, answer = await replica.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
         return str(answer["status"])
 
-    assert [await status(desk, name) for name in "ab"] == ["accepted", "queued"]
+    assert [await status(hooks, name) for name in "ab"] == ["accepted", "queued"]
     clock.now += 60
-    assert await status(desk, "c") == "queued"
+    assert await status(hooks, "c") == "queued"
     assert await status(other, "d") == "queued"
-    assert await status(desk, "b") == "duplicate"
-    for replica in (desk, other, desk):
+    assert await status(hooks, "b") == "duplicate"
+    for replica in (hooks, other, hooks):
         clock.now += 60
         assert await replica.turns.begin() == (0 if replica is other else 1)
     begun = "select d.dedupe_key from autopilot_run r join webhook_delivery d on d.id = r.webhook_delivery_id"
-    assert await desk.sql(f"{begun} order by r.created_at") == [("a",), ("b",), ("c",)]
+    assert await hooks.sql(f"{begun} order by r.created_at") == [("a",), ("b",), ("c",)]
 
 
 async def test_turn_taken_by_a_process_that_died_is_taken_again_before_those_behind_it(
-    pool: Pool, world: World
+    pool: Pool, tenant: Tenant
 ) -> None:
     clock = Clock()
-    desk = paced(pool, world, clock, pace=1)
-    hook = await desk.add_hook(secret=SECRET)
+    hooks = paced(pool, tenant, clock, pace=1)
+    hook = await hooks.add_hook(secret=SECRET)
     for name in "abc":
-        await desk.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
-    claimed = await desk.store.claim_turn(hook.trigger_id)
+        await hooks.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+    claimed = await hooks.store.claim_turn(hook.trigger_id)
     assert claimed is not None
-    assert await desk.store.claim_turn(hook.trigger_id) is None
+    assert await hooks.store.claim_turn(hook.trigger_id) is None
     clock.now += 60
-    assert await desk.turns.begin() == 0
-    await make_stale(desk)
-    assert await desk.turns.begin() == 1
-    assert [row["status"] for row in await desk.deliveries()].count("queued") == 1
-    assert (await desk.sql("select status from webhook_delivery where id = %s", claimed.id)) == [("dispatched",)]
+    assert await hooks.turns.begin() == 0
+    await make_stale(hooks)
+    assert await hooks.turns.begin() == 1
+    assert [row["status"] for row in await hooks.deliveries()].count("queued") == 1
+    assert (await hooks.sql("select status from webhook_delivery where id = %s", claimed.id)) == [("dispatched",)]
 
 
 async def test_many_replicas_begin_what_waits_once_each_and_in_order(
-    pool: Pool, world: World, nursery: trio.Nursery
+    pool: Pool, tenant: Tenant, nursery: trio.Nursery
 ) -> None:
-    desk = paced(pool, world, Clock(), pace=5, nursery=nursery)
-    hook = await desk.add_hook(secret=SECRET)
-    assert (await send_many(desk, hook.token, 45))[200, "queued"] == 40
-    replicas = [paced(pool, world, Clock(), pace=10) for _ in range(4)]
+    hooks = paced(pool, tenant, Clock(), pace=5, nursery=nursery)
+    hook = await hooks.add_hook(secret=SECRET)
+    assert (await send_many(hooks, hook.token, 45))[200, "queued"] == 40
+    replicas = [paced(pool, tenant, Clock(), pace=10) for _ in range(4)]
     with trio.fail_after(30):
-        while await desk.store.waiting_triggers(10):
+        while await hooks.store.waiting_triggers(10):
             async with trio.open_nursery() as nursery:
                 for replica in replicas:
                     nursery.start_soon(replica.turns.begin)
-    assert len(await desk.runs()) == 45
-    begun = await desk.sql(
+    assert len(await hooks.runs()) == 45
+    begun = await hooks.sql(
         "select d.turn from autopilot_run r join webhook_delivery d on d.id = r.webhook_delivery_id"
         " where d.turn is not null order by r.created_at"
     )
     assert begun == sorted(begun)
 
 
-async def test_what_waits_is_decided_by_what_its_trigger_is_then(pool: Pool, world: World) -> None:
+async def test_what_waits_is_decided_by_what_its_trigger_is_then(pool: Pool, tenant: Tenant) -> None:
     clock = Clock()
-    desk = paced(pool, world, clock, pace=1)
-    hook = await desk.add_hook(secret=SECRET, event_filters='[{"event":"push"}]', provider="github")
+    hooks = paced(pool, tenant, clock, pace=1)
+    hook = await hooks.add_hook(secret=SECRET, event_filters='[{"event":"push"}]', provider="github")
     for name in "ab":
-        await desk.send(hook.token, BODY, X_GitHub_Event="push", X_GitHub_Delivery=name, **signed(BODY))
-    _, filtered = await desk.send(hook.token, BODY, X_GitHub_Event="issues", **signed(BODY))
+        await hooks.send(hook.token, BODY, X_GitHub_Event="push", X_GitHub_Delivery=name, **signed(BODY))
+    _, filtered = await hooks.send(hook.token, BODY, X_GitHub_Event="issues", **signed(BODY))
     assert filtered["reason"] == "event_filtered"
-    await desk.sql("update autopilot set status = 'paused'")
+    await hooks.sql("update autopilot set status = 'paused'")
     clock.now += 60
-    assert await desk.turns.begin() == 1
-    found = {(row["dedupe_key"], row["status"], row["reason_code"]) for row in await desk.deliveries()}
+    assert await hooks.turns.begin() == 1
+    found = {(row["dedupe_key"], row["status"], row["reason_code"]) for row in await hooks.deliveries()}
     assert ("b", "ignored", "autopilot_paused") in found
-    assert len(await desk.runs()) == 1
+    assert len(await hooks.runs()) == 1
 
 
-async def test_one_that_cannot_be_begun_leaves_the_queue_and_is_tried_again(pool: Pool, world: World) -> None:
+async def test_one_that_cannot_be_begun_leaves_the_queue_and_is_tried_again(pool: Pool, tenant: Tenant) -> None:
     async def fail(firing: Firing) -> None:
         if failing:
             raise ZeroDivisionError("a bug that one message meets")
 
     failing, clock = False, Clock()
-    desk = paced(pool, world, clock, pace=1, dispatcher=Scripted(Autopilots(world, pool), before=fail))
-    hook = await desk.add_hook(secret=SECRET)
+    hooks = paced(pool, tenant, clock, pace=1, dispatcher=Scripted(Autopilots(tenant, pool), before=fail))
+    hook = await hooks.add_hook(secret=SECRET)
     for name in "abc":
-        await desk.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+        await hooks.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
     failing = True
     clock.now += 60
-    await desk.turns.begin()
+    await hooks.turns.begin()
     failing = False
     clock.now += 60
-    await desk.turns.begin()
-    assert [row["status"] for row in await desk.deliveries()] == ["dispatched", "queued", "dispatched"]
-    await make_stale(desk)
-    assert await desk.intake.finish_stale() == 1
-    assert {row["status"] for row in await desk.deliveries()} == {"dispatched"}
+    await hooks.turns.begin()
+    assert [row["status"] for row in await hooks.deliveries()] == ["dispatched", "queued", "dispatched"]
+    await make_stale(hooks)
+    assert await hooks.intake.finish_stale() == 1
+    assert {row["status"] for row in await hooks.deliveries()} == {"dispatched"}
 
 
 # --- when things go wrong ---------------------------------------------------------------------------------------------
@@ -520,55 +522,55 @@ class Scripted:
         return done
 
 
-async def test_trigger_paused_between_receipt_and_dispatch_is_decided_once(pool: Pool, world: World) -> None:
+async def test_trigger_paused_between_receipt_and_dispatch_is_decided_once(pool: Pool, tenant: Tenant) -> None:
     async def pause(_: Firing) -> None:
-        await desk.sql("update autopilot set status = 'paused'")
+        await hooks.sql("update autopilot set status = 'paused'")
 
-    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=pause))
-    hook = await desk.add_hook()
-    status, answer = await desk.send(hook.token, BODY, Idempotency_Key="k")
+    hooks = open_hook_server(pool, tenant, dispatcher=Scripted(Autopilots(tenant, pool), before=pause))
+    hook = await hooks.add_hook()
+    status, answer = await hooks.send(hook.token, BODY, Idempotency_Key="k")
     assert (status, answer["status"], answer["reason"]) == (200, "ignored", "autopilot_paused")
-    await desk.sql("update autopilot set status = 'active'")
-    await make_stale(desk)
-    assert await desk.intake.finish_stale() == 0
-    assert (await desk.send(hook.token, BODY, Idempotency_Key="k"))[1]["status"] == "duplicate"
-    assert (await only_row(desk))["status"] == "ignored"
-    assert await desk.runs() == []
+    await hooks.sql("update autopilot set status = 'active'")
+    await make_stale(hooks)
+    assert await hooks.intake.finish_stale() == 0
+    assert (await hooks.send(hook.token, BODY, Idempotency_Key="k"))[1]["status"] == "duplicate"
+    assert (await only_row(hooks))["status"] == "ignored"
+    assert await hooks.runs() == []
 
 
-async def make_stale(desk: Desk) -> None:
-    await desk.sql("update webhook_delivery set available_at = now()")
+async def make_stale(hooks: HookServer) -> None:
+    await hooks.sql("update webhook_delivery set available_at = now()")
 
 
-async def test_failed_dispatch_leaves_a_failed_row_that_does_not_hold_its_name(pool: Pool, world: World) -> None:
+async def test_failed_dispatch_leaves_a_failed_row_that_does_not_hold_its_name(pool: Pool, tenant: Tenant) -> None:
     async def fail(_: Firing) -> None:
         if failing:
             raise ZeroDivisionError("a bug, with a secret in it")
 
     failing = True
-    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=fail))
-    hook = await desk.add_hook()
-    status, answer = await desk.send(hook.token, BODY, Idempotency_Key="k")
+    hooks = open_hook_server(pool, tenant, dispatcher=Scripted(Autopilots(tenant, pool), before=fail))
+    hook = await hooks.add_hook()
+    status, answer = await hooks.send(hook.token, BODY, Idempotency_Key="k")
     assert (status, answer["code"]) == (500, "dispatch_failed")
-    row = await only_row(desk)
+    row = await only_row(hooks)
     assert (row["status"], row["error"], row["response_status"]) == ("failed", "ZeroDivisionError", 500)
     failing = False
-    assert (await desk.send(hook.token, BODY, Idempotency_Key="k"))[1]["status"] == "accepted"
-    assert len(await desk.runs()) == 1
+    assert (await hooks.send(hook.token, BODY, Idempotency_Key="k"))[1]["status"] == "accepted"
+    assert len(await hooks.runs()) == 1
 
 
-async def test_run_whose_commit_was_not_heard_of_is_the_answer(pool: Pool, world: World) -> None:
+async def test_run_whose_commit_was_not_heard_of_is_the_answer(pool: Pool, tenant: Tenant) -> None:
     async def lose(_: Firing) -> None:
         raise StoreUnavailable("the connection broke after the commit")
 
-    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), after=lose))
-    hook = await desk.add_hook()
-    status, answer = await desk.send(hook.token, BODY)
-    (run,) = await desk.runs()
+    hooks = open_hook_server(pool, tenant, dispatcher=Scripted(Autopilots(tenant, pool), after=lose))
+    hook = await hooks.add_hook()
+    status, answer = await hooks.send(hook.token, BODY)
+    (run,) = await hooks.runs()
     assert (status, answer["status"], answer["run_id"]) == (200, "accepted", str(run["id"]))
 
 
-async def test_database_failure_is_500_and_never_404(pool: Pool, world: World) -> None:
+async def test_database_failure_is_500_and_never_404(pool: Pool, tenant: Tenant) -> None:
     class Away:
         def __getattr__(self, name: str) -> Any:
             async def away(*_: Any) -> Any:
@@ -576,37 +578,37 @@ async def test_database_failure_is_500_and_never_404(pool: Pool, world: World) -
 
             return away
 
-    desk = open_desk(pool, world)
-    desk.intake._store = Away()  # type: ignore[assignment]
-    status, answer = await desk.send("awt_any")
+    hooks = open_hook_server(pool, tenant)
+    hooks.intake._store = Away()  # type: ignore[assignment]
+    status, answer = await hooks.send("awt_any")
     assert (status, answer["code"]) == (500, "store_unavailable")
 
 
-async def test_sender_that_hangs_up_gets_its_delivery_settled(pool: Pool, world: World) -> None:
+async def test_sender_that_hangs_up_gets_its_delivery_settled(pool: Pool, tenant: Tenant) -> None:
     reached, go = trio.Event(), trio.Event()
 
     async def wait(_: Firing) -> None:
         reached.set()
         await go.wait()
 
-    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=wait))
-    hook = await desk.add_hook()
+    hooks = open_hook_server(pool, tenant, dispatcher=Scripted(Autopilots(tenant, pool), before=wait))
+    hook = await hooks.add_hook()
     with trio.CancelScope() as sender:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(desk.send, hook.token, BODY)
+            nursery.start_soon(hooks.send, hook.token, BODY)
             await reached.wait()
             sender.cancel()
             go.set()
-    assert (await only_row(desk))["status"] == "dispatched"
+    assert (await only_row(hooks))["status"] == "dispatched"
 
 
-async def stale_row(desk: Desk, autopilot_id: UUID, trigger_id: UUID, body: bytes = BODY) -> UUID:
+async def stale_row(hooks: HookServer, autopilot_id: UUID, trigger_id: UUID, body: bytes = BODY) -> UUID:
     delivery_id = uuid4()
-    await desk.sql(
+    await hooks.sql(
         "insert into webhook_delivery (id, workspace_id, autopilot_id, trigger_id, event, raw_body, received_at,"
         " available_at) values (%s, %s, %s, %s, 'github.issues.opened', %s, '2026-01-02 03:04:05+00', now())",
         delivery_id,
-        desk.autopilots.world.workspace_id,
+        hooks.autopilots.tenant.workspace_id,
         autopilot_id,
         trigger_id,
         body,
@@ -614,51 +616,51 @@ async def stale_row(desk: Desk, autopilot_id: UUID, trigger_id: UUID, body: byte
     return delivery_id
 
 
-async def test_row_left_behind_is_finished_once_by_many_janitors(desk: Desk, pool: Pool, world: World) -> None:
-    hook = await desk.add_hook()
-    delivery_id = await stale_row(desk, hook.autopilot_id, hook.trigger_id)
-    replicas = [open_desk(pool, world) for _ in range(4)]
+async def test_row_left_behind_is_finished_once_by_many_janitors(hooks: HookServer, pool: Pool, tenant: Tenant) -> None:
+    hook = await hooks.add_hook()
+    delivery_id = await stale_row(hooks, hook.autopilot_id, hook.trigger_id)
+    replicas = [open_hook_server(pool, tenant) for _ in range(4)]
     for _ in range(3):
         async with trio.open_nursery() as nursery:
             for replica in replicas:
                 nursery.start_soon(replica.intake.finish_stale)
-        await make_stale(desk)
-    (run,) = await desk.runs()
+        await make_stale(hooks)
+    (run,) = await hooks.runs()
     assert run["webhook_delivery_id"] == delivery_id
     assert run["trigger_payload"]["event"] == "github.issues.opened"
     assert run["trigger_payload"]["request"]["receivedAt"].startswith("2026-01-02T03:04:05")
-    row = await only_row(desk)
+    row = await only_row(hooks)
     assert (row["status"], row["autopilot_run_id"]) == ("dispatched", run["id"])
 
 
-async def test_row_that_always_fails_is_given_up(pool: Pool, world: World) -> None:
+async def test_row_that_always_fails_is_given_up(pool: Pool, tenant: Tenant) -> None:
     async def fail(_: Firing) -> None:
         raise StoreConflict("it stands in the way")
 
-    desk = open_desk(pool, world, dispatcher=Scripted(Autopilots(world, pool), before=fail))
-    hook = await desk.add_hook()
-    await stale_row(desk, hook.autopilot_id, hook.trigger_id)
+    hooks = open_hook_server(pool, tenant, dispatcher=Scripted(Autopilots(tenant, pool), before=fail))
+    hook = await hooks.add_hook()
+    await stale_row(hooks, hook.autopilot_id, hook.trigger_id)
     for _ in range(5):
-        assert (await only_row(desk))["status"] == "queued"
-        await make_stale(desk)
-        await desk.intake.finish_stale()
-    row = await only_row(desk)
+        assert (await only_row(hooks))["status"] == "queued"
+        await make_stale(hooks)
+        await hooks.intake.finish_stale()
+    row = await only_row(hooks)
     assert (row["status"], row["error"], row["dispatch_attempts"]) == ("failed", "it stands in the way", 5)
 
 
-async def test_stale_row_of_an_unreadable_body_fails_at_once(desk: Desk) -> None:
-    hook = await desk.add_hook()
-    await stale_row(desk, hook.autopilot_id, hook.trigger_id, b"not json")
-    assert await desk.intake.finish_stale() == 1
-    assert (await only_row(desk))["status"] == "failed"
+async def test_stale_row_of_an_unreadable_body_fails_at_once(hooks: HookServer) -> None:
+    hook = await hooks.add_hook()
+    await stale_row(hooks, hook.autopilot_id, hook.trigger_id, b"not json")
+    assert await hooks.intake.finish_stale() == 1
+    assert (await only_row(hooks))["status"] == "failed"
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------
 
 
-async def test_each_of_1000_mixed_requests_has_the_row_it_deserves(desk: Desk) -> None:
+async def test_each_of_1000_mixed_requests_has_the_row_it_deserves(hooks: HookServer) -> None:
     """Good, forged, unsigned, malformed, oversized, repeated and ignored ones, from eight senders at a time."""
-    hook = await desk.add_hook(provider="github", secret=SECRET, event_filters='[{"event":"issues"}]')
+    hook = await hooks.add_hook(provider="github", secret=SECRET, event_filters='[{"event":"issues"}]')
     chance = random.Random(7)
     kinds = ["good", "forged", "unsigned", "malformed", "oversized", "repeated", "filtered"]
     requests = [(kind, f"d{number}") for number, kind in enumerate(chance.choices(kinds, k=1000))]
@@ -678,7 +680,7 @@ async def test_each_of_1000_mixed_requests_has_the_row_it_deserves(desk: Desk) -
             body = b"{" + body
         proof = {"unsigned": {}, "forged": signed(body, "not-the-real-secret")}.get(kind, signed(body))
         event = "push" if kind == "filtered" else "issues"
-        status, answer = await desk.send(hook.token, body, X_GitHub_Delivery=name, X_GitHub_Event=event, **proof)
+        status, answer = await hooks.send(hook.token, body, X_GitHub_Delivery=name, X_GitHub_Event=event, **proof)
         return status, str(answer.get("status", answer.get("code")))
 
     async with trio.open_nursery() as nursery:
@@ -705,10 +707,10 @@ async def test_each_of_1000_mixed_requests_has_the_row_it_deserves(desk: Desk) -
     }
     rows = {
         row["dedupe_key"]: (row["status"], row["signature_status"], row["reason_code"])
-        for row in await desk.deliveries()
+        for row in await hooks.deliveries()
     }
     assert rows == {name: verdicts[kind] for kind, name in requests if kind != "oversized"}
-    assert len(await desk.runs()) == sent["good"] + 1
+    assert len(await hooks.runs()) == sent["good"] + 1
 
 
 # --- payloads as the providers document them --------------------------------------------------------------------------
@@ -767,33 +769,33 @@ def svix_message() -> tuple[bytes, dict[str, str]]:
     ],
 )
 async def test_provider_is_understood_and_its_broken_signatures_are_not_believed(
-    desk: Desk, provider: str, secret: str, make: Any, event: str, name: str
+    hooks: HookServer, provider: str, secret: str, make: Any, event: str, name: str
 ) -> None:
-    hook = await desk.add_hook(provider=provider, secret=secret)
+    hook = await hooks.add_hook(provider=provider, secret=secret)
     body, headers = make()
     proof = next(header for header in headers if "ignature" in header or "Token" in header)
     broken = {**headers, proof: headers[proof][:-4] + "0000"}
-    assert (await desk.send(hook.token, body, **broken))[0] == 401
+    assert (await hooks.send(hook.token, body, **broken))[0] == 401
     if provider != "gitlab":  # whose token says nothing about the body
-        assert (await desk.send(hook.token, body + b" ", **headers))[0] == 401
-    assert (await desk.send(hook.token, body, **headers))[1]["status"] == "accepted"
-    assert (await desk.send(hook.token, body, **headers))[1]["status"] == "duplicate"
-    row = (await desk.sql("select event, dedupe_key from webhook_delivery where status = 'dispatched'"))[0]
+        assert (await hooks.send(hook.token, body + b" ", **headers))[0] == 401
+    assert (await hooks.send(hook.token, body, **headers))[1]["status"] == "accepted"
+    assert (await hooks.send(hook.token, body, **headers))[1]["status"] == "duplicate"
+    row = (await hooks.sql("select event, dedupe_key from webhook_delivery where status = 'dispatched'"))[0]
     assert row == (event, name)
 
 
 @pytest.mark.no_cover  # measuring coverage doubles the time of everything
 @pytest.mark.parametrize("mode", ["run_only", "create_issue"])
-async def test_large_body_of_an_unsigned_trigger_does_not_hold_the_loop(desk: Desk, mode: str) -> None:
-    hook = await desk.add_hook(enabled=True)
-    await desk.sql("update autopilot set execution_mode = %s", mode)
+async def test_large_body_of_an_unsigned_trigger_does_not_hold_the_loop(hooks: HookServer, mode: str) -> None:
+    hook = await hooks.add_hook(enabled=True)
+    await hooks.sql("update autopilot set execution_mode = %s", mode)
     meter, worst = LoopMeter(), []
     trio.lowlevel.add_instrument(meter)
     try:
         for number in range(7):
             body = b'{"n":%d,"a":[' % number + b"[]," * 80_000 + b"0]}"
             meter.reset()
-            status, answer = await desk.send(hook.token, body)
+            status, answer = await hooks.send(hook.token, body)
             assert (status, answer["status"]) == (200, "accepted")
             worst.append((meter.worst, meter.task))
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,14 +13,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from gateway.channel.channel import DEGRADED_SECONDS, ChannelConfig, LinkHealth
-from gateway.inbound.ports import Conversation
-from gateway.lark.chat.channel import LarkChannel
+from gateway.channel.channel import DEGRADED_SECONDS
+from gateway.inbound import ports
 from gateway.lark.chat.connection import ConnectionSettings
-from gateway.lark.wire.endpoint import Endpoint
 from support.inbound_memory import MemoryInbound
-from support.inbound_world import open_desk
-from support.lark_peer import Client, Peer, code_of, endpoint, in_memory, play
+from support.lark_peer import Client, Peer, code_of, in_memory, play
+from support.live_bot import KnownBot, LiveBot, open_live_bot, text_event
 
 ACK_SECONDS_MAX = 0.5
 REDELIVERED_AFTER_SECONDS = 15.0
@@ -35,31 +32,28 @@ class Stuck(MemoryInbound):
         super().__init__()
         self.let_go = trio.Event()
 
-    async def ensure_session(self, conversation: Conversation) -> UUID:
+    async def ensure_session(self, conversation: ports.Conversation) -> UUID:
         if conversation.chat_id.startswith("oc_stuck"):
             await self.let_go.wait()
         return await super().ensure_session(conversation)
 
 
-class KnownBot:
-    """Stands in for LarkClient."""
-
-    async def fetch_endpoint(self) -> Endpoint:
-        await trio.lowlevel.checkpoint()
-        return endpoint()
-
-
 @dataclass
-class Scene:
-    world: Stuck
-    health: LinkHealth
-    peer: Peer
+class Conversation:
+    """A live bot on a store that may be stuck, and when each message was sent to it."""
+
+    backend: Stuck
+    bot: LiveBot
     sent_at: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def peer(self) -> Peer:
+        return self.bot.peer
 
     async def say(self, chat_id: str, number: int) -> str:
         name = f"{chat_id}:{number}"
         self.sent_at[name] = trio.current_time()
-        await self.peer.send_event(message(name, chat_id), name)
+        await self.peer.send_event(text_event(name, chat_id, name), name)
         return name
 
     async def latency(self, name: str) -> float:
@@ -69,85 +63,56 @@ class Scene:
 
 
 @asynccontextmanager
-async def conversing() -> AsyncIterator[Scene]:
-    world, peers, accepted = Stuck(), list[Peer](), trio.Event()
-    bot = await world.add_bot("cli_a")
-    await world.bind(bot, "ou_ann")
-
-    async def script(peer: Peer) -> None:
-        peers.append(peer)
-        accepted.set()
-        await trio.sleep_forever()
-
+async def conversing() -> AsyncIterator[Conversation]:
+    backend, settings = Stuck(), ConnectionSettings(events_in_flight_max=IN_FLIGHT_MAX)
     with trio.fail_after(3600):
-        async with open_desk(world, fused=True) as desk, trio.open_nursery() as nursery:
-            raw = {"app_id": "cli_a", "app_secret": "fake-secret", "bot_open_id": "ou_bot"}
-            config = ChannelConfig("feishu", bot.installation_id, raw, desk.receive)
-            channel = LarkChannel(
-                config,
-                KnownBot(),  # type: ignore[arg-type]  # nothing else is asked of it
-                open_stream=in_memory(nursery, partial(play, script=script)),
-                settings=ConnectionSettings(events_in_flight_max=IN_FLIGHT_MAX),
-            )
-            await nursery.start(channel.run)
-            await accepted.wait()
-            yield Scene(world, config.health, peers[0])
-            nursery.cancel_scope.cancel()
-
-
-def message(message_id: str, chat_id: str) -> bytes:
-    body = {"message_id": message_id, "chat_id": chat_id, "chat_type": "p2p", "message_type": "text"}
-    event = {
-        "sender": {"sender_id": {"open_id": "ou_ann"}, "sender_type": "user"},
-        "message": {**body, "content": json.dumps({"text": message_id})},
-    }
-    header = {"event_id": f"ev_{message_id}", "event_type": "im.message.receive_v1", "app_id": "cli_a"}
-    return json.dumps({"schema": "2.0", "header": header, "event": event}).encode()
+        async with open_live_bot(backend, KnownBot(), settings) as bot:
+            yield Conversation(backend, bot)
 
 
 @pytest.mark.parametrize("stuck", [["oc_stuck"], ["oc_stuck", "oc_stuck too", "oc_stuck as well"]])
 async def test_stuck_chat_delays_no_other_chat(autojump_clock: MockClock, stuck: list[str]) -> None:
-    async with conversing() as scene:
+    async with conversing() as talk:
         for number in range(300):
             for chat in stuck:
-                await scene.say(chat, number)
+                await talk.say(chat, number)
             if number % 10 == 0:
-                name = await scene.say("oc_other", number)
-                assert await scene.latency(name) <= ACK_SECONDS_MAX
+                name = await talk.say("oc_other", number)
+                assert await talk.latency(name) <= ACK_SECONDS_MAX
         refused = 300 * len(stuck) - IN_FLIGHT_MAX
-        await scene.peer.wait_until(lambda: sum(code_of(frame) == 500 for _, frame in scene.peer.acks) >= refused)
-        scene.world.let_go.set()
+        await talk.peer.wait_until(lambda: sum(code_of(frame) == 500 for _, frame in talk.peer.acks) >= refused)
+        talk.backend.let_go.set()
 
 
 async def test_what_a_stuck_chat_was_refused_comes_again_and_is_taken_in_order(autojump_clock: MockClock) -> None:
-    async with conversing() as scene:
-        names = [await scene.say("oc_stuck", number) for number in range(100)]
-        await scene.peer.wait_until(lambda: len(scene.peer.acks) == 100 - IN_FLIGHT_MAX // 2)
-        assert {code_of(frame) for _, frame in scene.peer.acks} == {500}
-        refused = list(scene.peer.acked)
+    async with conversing() as talk:
+        names = [await talk.say("oc_stuck", number) for number in range(100)]
+        await talk.peer.wait_until(lambda: len(talk.peer.acks) == 100 - IN_FLIGHT_MAX // 2)
+        assert {code_of(frame) for _, frame in talk.peer.acks} == {500}
+        refused = list(talk.peer.acked)
         assert refused == names[IN_FLIGHT_MAX // 2 :]
-        scene.world.let_go.set()
+        talk.backend.let_go.set()
         await trio.sleep(REDELIVERED_AFTER_SECONDS)
-        scene.peer.acks.clear()
+        talk.peer.acks.clear()
         for start in range(0, len(refused), IN_FLIGHT_MAX // 4):
             for name in refused[start : start + IN_FLIGHT_MAX // 4]:
-                await scene.peer.send_event(message(name, "oc_stuck"), name)
+                await talk.peer.send_event(text_event(name, "oc_stuck", name), name)
             await trio.sleep(1)
-        assert [code_of(await scene.peer.ack(name)) for name in refused] == [200] * len(refused)
-        assert [stored.content for stored in await scene.world.messages()] == names
+        assert [code_of(await talk.peer.ack(name)) for name in refused] == [200] * len(refused)
+        assert [stored.content for stored in await talk.backend.messages()] == names
 
 
 async def test_bot_that_refused_an_event_is_degraded_for_a_minute(autojump_clock: MockClock) -> None:
-    async with conversing() as scene:
-        await scene.latency(await scene.say("oc_other", 0))
-        assert scene.health.degraded_seconds(trio.current_time()) == 0
+    async with conversing() as talk:
+        await talk.latency(await talk.say("oc_other", 0))
+        assert talk.bot.health.degraded_seconds(trio.current_time()) == 0
         for number in range(IN_FLIGHT_MAX):
-            await scene.say("oc_stuck", number)
-        await scene.peer.wait_until(lambda: len(scene.peer.acks) >= IN_FLIGHT_MAX // 2)
+            await talk.say("oc_stuck", number)
+        await talk.peer.wait_until(lambda: len(talk.peer.acks) >= IN_FLIGHT_MAX // 2)
         now = trio.current_time()
-        assert 0 < scene.health.degraded_seconds(now) <= DEGRADED_SECONDS
-        assert scene.health.degraded_seconds(now + DEGRADED_SECONDS) == 0
-        scene.world.let_go.set()
+        assert 0 < talk.bot.health.degraded_seconds(now) <= DEGRADED_SECONDS
+        assert talk.bot.health.degraded_seconds(now + DEGRADED_SECONDS) == 0
+        talk.backend.let_go.set()
 
 
 @asynccontextmanager

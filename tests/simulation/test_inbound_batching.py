@@ -46,7 +46,7 @@ class SlowStore:
         return {message.token: Queueing.QUEUED for message in messages if message.message_id not in self.refused}
 
 
-class Scene:
+class Submissions:
     """Submitters by message id, with the moment each was told and what."""
 
     def __init__(self, committer: Committer, nursery: trio.Nursery) -> None:
@@ -85,89 +85,93 @@ async def committer() -> Committer:
 
 
 @pytest.fixture
-async def scene(store: SlowStore, committer: Committer, nursery: trio.Nursery) -> Scene:
+async def submissions(store: SlowStore, committer: Committer, nursery: trio.Nursery) -> Submissions:
     await nursery.start(run_committer, committer, store)
-    return Scene(committer, nursery)
+    return Submissions(committer, nursery)
 
 
-async def _told(scene: Scene, count: int) -> None:
-    while len(scene.told) < count:
-        scene.one_more = trio.Event()
-        await scene.one_more.wait()
+async def _told(submissions: Submissions, count: int) -> None:
+    while len(submissions.told) < count:
+        submissions.one_more = trio.Event()
+        await submissions.one_more.wait()
 
 
 @bounded
 async def test_lone_message_is_not_held_back_for_company(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
     start = trio.current_time()
-    await scene.submit("a")
-    await _told(scene, 1)
-    assert scene.told["a"] == (start + 1, Queueing.QUEUED)
+    await submissions.submit("a")
+    await _told(submissions, 1)
+    assert submissions.told["a"] == (start + 1, Queueing.QUEUED)
     assert store.statements == [["a"]]
 
 
 @bounded
 async def test_messages_that_arrive_during_a_statement_share_the_next_in_order(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
-    await scene.submit("a", "b", "c", "d")
-    await _told(scene, 4)
+    await submissions.submit("a", "b", "c", "d")
+    await _told(submissions, 4)
     assert store.statements == [["a"], ["b", "c", "d"]]
-    assert scene.told["b"][0] == scene.told["d"][0] == scene.told["a"][0] + 1
+    assert submissions.told["b"][0] == submissions.told["d"][0] == submissions.told["a"][0] + 1
 
 
 @bounded
-async def test_statement_takes_64_messages_at_most(scene: Scene, store: SlowStore, autojump_clock: MockClock) -> None:
-    await scene.submit(*[str(number) for number in range(71)])
-    await _told(scene, 71)
+async def test_statement_takes_64_messages_at_most(
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
+) -> None:
+    await submissions.submit(*[str(number) for number in range(71)])
+    await _told(submissions, 71)
     assert [len(statement) for statement in store.statements] == [1, 64, 6]
 
 
 @bounded
 async def test_message_that_was_not_taken_in_is_told_so(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
     store.refused = {"b"}
-    await scene.submit("a", "b", "c")
-    await _told(scene, 3)
-    assert [scene.told[key][1] for key in "abc"] == [Queueing.QUEUED, None, Queueing.QUEUED]
+    await submissions.submit("a", "b", "c")
+    await _told(submissions, 3)
+    assert [submissions.told[key][1] for key in "abc"] == [Queueing.QUEUED, None, Queueing.QUEUED]
 
 
 @bounded
 async def test_waiter_cancelled_before_its_statement_is_taken_back(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
-    await scene.submit("a", "b", "c")
-    scene.scopes["b"].cancel()
-    await _told(scene, 2)
+    await submissions.submit("a", "b", "c")
+    submissions.scopes["b"].cancel()
+    await _told(submissions, 2)
     assert store.statements == [["a"], ["c"]]
 
 
 @bounded
 async def test_waiter_cancelled_during_its_statement_does_not_disturb_the_others(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
-    await scene.submit("a", "b", "c")
+    await submissions.submit("a", "b", "c")
     await trio.sleep(1.5)
-    scene.scopes["b"].cancel()
-    await _told(scene, 2)
+    submissions.scopes["b"].cancel()
+    await _told(submissions, 2)
     assert store.statements == [["a"], ["b", "c"]]
-    assert scene.told["c"][1] is Queueing.QUEUED
+    assert submissions.told["c"][1] is Queueing.QUEUED
 
 
 @bounded
-async def test_poison_message_fails_alone(scene: Scene, store: SlowStore, autojump_clock: MockClock) -> None:
+async def test_poison_message_fails_alone(
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
+) -> None:
     async def judge(ids: list[str]) -> None:
         if "5" in ids:
             raise RemoteProtocolError("poison")
 
     store.judge = judge
-    await scene.submit("a", *[str(number) for number in range(8)])
-    await _told(scene, 9)
-    failed = {key for key, (_, answer) in scene.told.items() if isinstance(answer, RemoteProtocolError)}
+    await submissions.submit("a", *[str(number) for number in range(8)])
+    await _told(submissions, 9)
+    failed = {key for key, (_, answer) in submissions.told.items() if isinstance(answer, RemoteProtocolError)}
     assert failed == {"5"}
-    assert all(answer is Queueing.QUEUED for key, (_, answer) in scene.told.items() if key not in failed)
+    assert all(answer is Queueing.QUEUED for key, (_, answer) in submissions.told.items() if key not in failed)
     assert store.statements[1:] == [
         [str(number) for number in range(8)],
         ["0", "1", "2", "3"],
@@ -181,22 +185,22 @@ async def test_poison_message_fails_alone(scene: Scene, store: SlowStore, autoju
 
 @bounded
 async def test_store_that_is_away_fails_the_whole_batch_once_and_the_next_is_tried(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
     async def away(_ids: list[str]) -> None:
         raise StoreUnavailable("away")
 
     store.judge = away
-    await scene.submit("a", "b", "c")
-    await _told(scene, 3)
-    errors = [answer for _, answer in scene.told.values()]
+    await submissions.submit("a", "b", "c")
+    await _told(submissions, 3)
+    errors = [answer for _, answer in submissions.told.values()]
     assert [type(error) for error in errors] == [StoreUnavailable] * 3
     assert len({id(error) for error in errors}) == 3
     assert store.statements == [["a"], ["b", "c"]]
     store.judge = None
-    await scene.submit("d")
-    await _told(scene, 4)
-    assert scene.told["d"][1] is Queueing.QUEUED
+    await submissions.submit("d")
+    await _told(submissions, 4)
+    assert submissions.told["d"][1] is Queueing.QUEUED
 
 
 @bounded
@@ -204,13 +208,15 @@ async def test_committer_that_stops_leaves_nobody_waiting(
     store: SlowStore, committer: Committer, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as submitters:
-        scene = Scene(committer, submitters)
+        submissions = Submissions(committer, submitters)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_committer, committer, store)
-            await scene.submit("a", "b")
+            await submissions.submit("a", "b")
             nursery.cancel_scope.cancel()
-        await scene.submit("c")
-    assert {key: type(answer) for key, (_, answer) in scene.told.items()} == dict.fromkeys("abc", StoreUnavailable)
+        await submissions.submit("c")
+    assert {key: type(answer) for key, (_, answer) in submissions.told.items()} == dict.fromkeys(
+        "abc", StoreUnavailable
+    )
 
 
 @bounded
@@ -223,14 +229,14 @@ async def test_committer_cancelled_while_it_halves_a_batch_leaves_nobody_waiting
 
     store.judge = poison
     async with trio.open_nursery() as submitters:
-        scene = Scene(committer, submitters)
+        submissions = Submissions(committer, submitters)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_committer, committer, store)
-            await scene.submit("a", "b", "c", "d", "e")
+            await submissions.submit("a", "b", "c", "d", "e")
             await trio.sleep(3.5)
             nursery.cancel_scope.cancel()
-    assert len(scene.told) == 5
-    assert isinstance(scene.told["e"][1], StoreUnavailable)
+    assert len(submissions.told) == 5
+    assert isinstance(submissions.told["e"][1], StoreUnavailable)
 
 
 @bounded
@@ -239,9 +245,9 @@ async def test_more_submitters_than_may_wait_are_let_in_as_room_comes(
 ) -> None:
     committer = Committer(waiting_max=2)
     await nursery.start(run_committer, committer, store)
-    scene = Scene(committer, nursery)
-    await scene.submit(*[str(number) for number in range(9)])
-    await _told(scene, 9)
+    submissions = Submissions(committer, nursery)
+    await submissions.submit(*[str(number) for number in range(9)])
+    await _told(submissions, 9)
     assert [message_id for statement in store.statements for message_id in statement] == [
         str(number) for number in range(9)
     ]
@@ -249,7 +255,7 @@ async def test_more_submitters_than_may_wait_are_let_in_as_room_comes(
 
 @bounded
 async def test_batch_that_somebody_stands_in_the_way_of_goes_the_long_way_at_once(
-    scene: Scene, store: SlowStore, autojump_clock: MockClock
+    submissions: Submissions, store: SlowStore, autojump_clock: MockClock
 ) -> None:
     """To halve it would wait for the same row again for each half, while every bot waits for its acknowledgements."""
 
@@ -258,24 +264,24 @@ async def test_batch_that_somebody_stands_in_the_way_of_goes_the_long_way_at_onc
             raise StoreConflict("canceling statement due to lock timeout")
 
     store.judge = judge
-    await scene.submit("a", "b", "c", "d", "e")
-    await _told(scene, 5)
+    await submissions.submit("a", "b", "c", "d", "e")
+    await _told(submissions, 5)
     assert store.statements == [["a"], ["b", "c", "d", "e"]]
-    assert [scene.told[key][1] for key in "abcde"] == [Queueing.QUEUED, None, None, None, None]
+    assert [submissions.told[key][1] for key in "abcde"] == [Queueing.QUEUED, None, None, None, None]
 
 
 async def test_committer_cancelled_while_it_gathers_leaves_nobody_waiting(store: SlowStore) -> None:
     committer = Committer()
     with trio.fail_after(5):
         async with trio.open_nursery() as submitters:
-            scene = Scene(committer, submitters)
+            submissions = Submissions(committer, submitters)
             async with trio.open_nursery() as nursery:
                 await nursery.start(run_committer, committer, store)
                 await wait_all_tasks_blocked()
-                submitters.start_soon(scene._submit, "a")
+                submitters.start_soon(submissions._submit, "a")
                 # The message is handed over, and the committer has not got further than its look for more.
                 while committer._batcher._receive.statistics().tasks_waiting_receive:
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
-    assert isinstance(scene.told["a"][1], StoreUnavailable)
+    assert isinstance(submissions.told["a"][1], StoreUnavailable)
     assert store.statements == []

@@ -65,15 +65,18 @@ async def test_crash_between_claim_and_append_is_retaken_after_a_minute(
 async def test_crashed_message_is_answered_by_the_redelivery_after_its_minute(autojump_clock: MockClock) -> None:
     """The platform comes back 15 s after a delivery that was not settled, and 5 min later: then the claim is stale."""
     with trio.fail_after(1000):
-        world = ClockedInbound()
-        await world.bind(await world.add_bot(), "ou_ann")
-        dying = suite.Halting(world.store, "append", dies=True)
-        async with suite.open_desk(dying, fused=False) as desk, suite.open_desk(world, fused=True) as survivor:
+        backend = ClockedInbound()
+        await backend.bind(await backend.add_bot(), "ou_ann")
+        dying = suite.Halting(backend.store, "append", dies=True)
+        async with (
+            suite.open_pipeline(dying, fused=False) as pipeline,
+            suite.open_pipeline(backend, fused=True) as survivor,
+        ):
             with pytest.raises(suite.StoreUnavailable):
-                await desk.receive(suite.direct("om_1"))
+                await pipeline.receive(suite.direct("om_1"))
             verdicts = []
             for pause in (15, 285):
                 await trio.sleep(pause)
                 verdicts.append(await survivor.receive(suite.direct("om_1")))
         assert verdicts == [suite.Verdict.REDELIVER, suite.Verdict.SETTLED]
-        assert len(world.message_rows) == 1
+        assert len(backend.message_rows) == 1

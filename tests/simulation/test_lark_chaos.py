@@ -12,7 +12,7 @@ import trio
 
 from gateway.simulator.simulator import Utterance
 from support.lark_storm import CURSED, FATES, LarkStorm
-from support.outbox_world import World, simulate
+from support.outbox_cluster import OutboxCluster, simulate
 
 SEEDS = int(os.environ.get("OUTBOX_SEEDS", "60"))
 """How many runs; `make soak` asks for more."""
@@ -23,34 +23,34 @@ WORDS = ("ok", "done", "**bold** and more", CURSED, '<at user_id="all"></at> loo
 class Storm:
     """Breaks and mends the way to the platform, while people write, withdraw, and are answered in chats and topics."""
 
-    def __init__(self, world: World[LarkStorm]) -> None:
-        self.world = world
-        self.rng = world.rng
-        self.platform = world.platform
+    def __init__(self, cluster: OutboxCluster[LarkStorm]) -> None:
+        self.cluster = cluster
+        self.rng = cluster.rng
+        self.platform = cluster.platform
 
     async def run(self) -> None:
         platform = self.platform
         platform.unreadable = {chat for chat in platform.chats if self.rng.random() < 0.25}
-        self.world.kill_chance = self.rng.choice([0.0, 0.02, 0.1])
+        self.cluster.kill_chance = self.rng.choice([0.0, 0.02, 0.1])
         misfortunes: list[Callable[[], None]] = [self.gust, self.gust, self.kill, self.hand_over, self.bar]
         steps = self.rng.randrange(4, 10)
         hours_at = self.rng.randrange(2 * steps)
         for step in range(steps):
-            if not self.world.daemons or self.world.daemons[-1].scope.cancel_called:
-                self.world.take_lease()
+            if not self.cluster.daemons or self.cluster.daemons[-1].scope.cancel_called:
+                self.cluster.take_lease()
             for _ in range(self.rng.randrange(1, 4)):
                 self.say()
             self.rng.choice(misfortunes)()
             await trio.sleep(self.rng.expovariate(1 / 4))
             if step == hours_at:
                 await self.outage()
-            self.world.check()
+            self.cluster.check()
 
     def say(self) -> None:
         """An answer, in a topic half of the time; what it answers may be withdrawn before it is sent."""
         platform, person = self.platform, self.rng.choice(self.platform.people)
         chat = platform.sim.platform.chats[self.rng.choice(platform.chats)]
-        stored = self.world.store.add(self.rng.choice(WORDS), chat.chat_id)
+        stored = self.cluster.store.add(self.rng.choice(WORDS), chat.chat_id)
         kind = self.rng.choice(["answer", "answer", "error", "notice"])
         stored.row = replace(stored.row, kind=kind)
         if self.rng.random() < 0.5:
@@ -58,18 +58,18 @@ class Storm:
             stored.row = replace(stored.row, thread_id=said.thread_id, reply_to_message_id=said.message_id)
             if self.rng.random() < 0.3:
                 platform.sim.messages.withdraw(said.message_id)
-        self.world.ring()
+        self.cluster.ring()
 
     def gust(self) -> None:
         self.platform.storm = self.rng.choice([0.0, 0.3, 0.6, 0.9, 1.0])
 
     def kill(self) -> None:
-        self.world.daemons[-1].kill()
+        self.cluster.daemons[-1].kill()
 
     def hand_over(self) -> None:
         """The former holder hears of it later."""
-        former = self.world.daemons[-1]
-        self.world.take_lease()
+        former = self.cluster.daemons[-1]
+        self.cluster.take_lease()
         former.scope.deadline = trio.current_time() + self.rng.uniform(0, 3)
 
     def bar(self) -> None:
@@ -87,8 +87,8 @@ class Storm:
         self.platform.away = False
 
 
-async def storm(world: World[LarkStorm]) -> None:
-    await Storm(world).run()
+async def storm(cluster: OutboxCluster[LarkStorm]) -> None:
+    await Storm(cluster).run()
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
@@ -104,8 +104,8 @@ def test_chaos_of_lark_leaves_each_answer_seen_once_or_shown_as_not_sent(first: 
 def test_chaos_of_lark_meets_every_answer_there_is() -> None:
     fates, statuses = Counter[str](), Counter[str]()
     for seed in range(12):
-        world = simulate(seed, storm, LarkStorm)
-        fates.update(world.platform.fates)
-        statuses.update(stored.status for stored in world.rows)
+        cluster = simulate(seed, storm, LarkStorm)
+        fates.update(cluster.platform.fates)
+        statuses.update(stored.status for stored in cluster.rows)
     assert set(fates) == {*FATES, "fine"}
     assert {"sent", "failed", "unknown"} == set(statuses)

@@ -12,7 +12,7 @@ from support.lease_memory import ConnectionRow, LeaseTable, MemoryLeaseStore
 from support.lease_suite import LeaseStoreSuite
 
 
-class MemoryDesk:
+class MemoryLeaseRows:
     def __init__(self) -> None:
         self.table = LeaseTable()
         self.store = MemoryLeaseStore(self.table)
@@ -40,8 +40,8 @@ class MemoryDesk:
 
 
 @pytest.fixture
-def desk() -> MemoryDesk:
-    return MemoryDesk()
+def leases() -> MemoryLeaseRows:
+    return MemoryLeaseRows()
 
 
 class TestMemoryLeaseStore(LeaseStoreSuite):

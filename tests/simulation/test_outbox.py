@@ -12,9 +12,11 @@ from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformU
 from gateway.core.replies import WORDS, Reply
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.outbound.ports import OutboxRow
-from support.outbox_channel import MemoryOutboxStore, ReadableToy, Toy, raising, sending, sleeping
+from support.outbox_memory import MemoryOutboxStore, sending
 from support.recording import Recording
 from support.simulated import simulated
+from support.toy.channels import FullToyChannel
+from support.toy.platform import READ, ToyPlatform, raising, sleeping
 
 
 @pytest.fixture
@@ -23,12 +25,12 @@ def store() -> MemoryOutboxStore:
 
 
 @pytest.fixture
-def platform() -> Toy:
-    return Toy()
+def platform() -> ToyPlatform:
+    return ToyPlatform()
 
 
 @simulated
-async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     rows = [store.add(str(number)) for number in range(5)]
     platform.before["0"] = [sleeping(2)]
     recorder = Recording()
@@ -41,7 +43,7 @@ async def test_outbox_rows_of_one_chat_leave_in_order(store: MemoryOutboxStore, 
 
 
 @simulated
-async def test_outbox_slow_chat_does_not_hold_up_another(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_slow_chat_does_not_hold_up_another(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     store.add("slow", "oc_1")
     store.add("quick", "oc_2")
     platform.before["slow"] = [sleeping(2)]
@@ -54,7 +56,7 @@ async def test_outbox_slow_chat_does_not_hold_up_another(store: MemoryOutboxStor
 
 
 @simulated
-async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     store.add("one", "oc_1")
     store.add("two", "oc_1")
     store.add("other", "oc_2")
@@ -67,7 +69,7 @@ async def test_outbox_failing_row_holds_back_its_own_chat_only(store: MemoryOutb
 
 
 @simulated
-async def test_outbox_sends_at_most_so_many_at_a_time(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_sends_at_most_so_many_at_a_time(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     for number in range(20):
         store.add(f"{number}", f"oc_{number}")
         platform.before[f"{number}"] = [sleeping(1)]
@@ -78,7 +80,7 @@ async def test_outbox_sends_at_most_so_many_at_a_time(store: MemoryOutboxStore, 
 
 
 @simulated
-async def test_outbox_new_row_is_sent_when_the_signal_rings(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_new_row_is_sent_when_the_signal_rings(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     async with sending(store, platform) as wake:
         await trio.sleep(100)
         start = trio.current_time()
@@ -89,7 +91,7 @@ async def test_outbox_new_row_is_sent_when_the_signal_rings(store: MemoryOutboxS
 
 
 @simulated
-async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     async with sending(store, platform):
         await trio.sleep(1)
         store.add("hello")
@@ -98,7 +100,7 @@ async def test_outbox_new_row_is_found_although_nothing_rang(store: MemoryOutbox
 
 
 @simulated
-async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("hello")
     platform.before["hello"] = [raising(PlatformUnavailable("away")) for _ in range(4)]
     async with sending(store, platform):
@@ -109,7 +111,7 @@ async def test_outbox_retry_keeps_the_key_and_backs_off(store: MemoryOutboxStore
 
 
 @simulated
-async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("hello")
     platform.after["hello"] = [sleeping(60), raising(PlatformUnavailable("connection reset"))]
     async with sending(store, platform):
@@ -119,7 +121,9 @@ async def test_outbox_lost_answer_is_one_message(store: MemoryOutboxStore, platf
 
 
 @simulated
-async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_throttled_row_waits_as_long_as_it_is_told(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     store.add("hello")
     platform.before["hello"] = [raising(PlatformThrottled("slow down", retry_after=17))]
     async with sending(store, platform):
@@ -128,7 +132,9 @@ async def test_outbox_throttled_row_waits_as_long_as_it_is_told(store: MemoryOut
 
 
 @simulated
-async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_refused_row_is_failed_and_the_next_one_goes(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     refused, following = store.add("no"), store.add("yes")
     platform.before["no"] = [raising(PlatformRefused("bot not in chat", code=230002))]
     recorder = Recording()
@@ -144,7 +150,7 @@ async def test_outbox_refused_row_is_failed_and_the_next_one_goes(store: MemoryO
 @simulated
 @pytest.mark.parametrize(("kind", "tells"), [("answer", True), ("error", True), ("notice", False)])
 async def test_outbox_refusal_is_told_of_a_run_and_never_of_what_the_gateway_itself_says(
-    store: MemoryOutboxStore, platform: Toy, kind: str, tells: bool
+    store: MemoryOutboxStore, platform: ToyPlatform, kind: str, tells: bool
 ) -> None:
     row = store.add("no")
     row.row = replace(row.row, kind=kind)
@@ -155,7 +161,9 @@ async def test_outbox_refusal_is_told_of_a_run_and_never_of_what_the_gateway_its
 
 
 @simulated
-async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     row = store.add("hello")
     platform.before["hello"] = [raising(PlatformUnauthorized("bad secret")) for _ in range(8)]
     async with sending(store, platform):
@@ -166,7 +174,9 @@ async def test_outbox_unauthorized_row_is_tried_slowly_until_it_works(store: Mem
 
 
 @simulated
-async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_unknown_result_is_never_resent_past_the_hour(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     row, following = store.add("hello"), store.add("next")
     platform.after["hello"] = [raising(PlatformUnavailable("away")) for _ in range(10_000)]
     async with sending(store, platform):
@@ -177,11 +187,11 @@ async def test_outbox_unknown_result_is_never_resent_past_the_hour(store: Memory
     assert following.status == "sent"
 
 
-async def _left_in_doubt(store: MemoryOutboxStore, platform: ReadableToy, *, delivered: bool) -> None:
+async def _left_in_doubt(store: MemoryOutboxStore, platform: ToyPlatform, *, delivered: bool) -> None:
     """A row whose sender died over an hour ago, before or after the platform took it."""
     store.add("hello")
     (platform.after if delivered else platform.before)["hello"] = [sleeping(10)]
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(1)
     await trio.sleep(2 * 3600)
 
@@ -191,9 +201,9 @@ async def _left_in_doubt(store: MemoryOutboxStore, platform: ReadableToy, *, del
 async def test_outbox_past_the_hour_the_chat_is_read_and_the_message_is_there_once(
     store: MemoryOutboxStore, delivered: bool
 ) -> None:
-    platform = ReadableToy()
+    platform = ToyPlatform()
     await _left_in_doubt(store, platform, delivered=delivered)
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(5)
     (row,) = store.rows.values()
     assert row.status == "sent"
@@ -203,10 +213,11 @@ async def test_outbox_past_the_hour_the_chat_is_read_and_the_message_is_there_on
 
 @simulated
 async def test_outbox_where_reading_is_refused_the_row_is_unknown_and_never_resent(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(reading=[raising(PlatformRefused("no permission", code=230027))])
+    platform = ToyPlatform()
+    platform.before[READ] = [raising(PlatformRefused("no permission", code=230027))]
     await _left_in_doubt(store, platform, delivered=False)
     following = store.add("next")
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(3 * 3600)
     row = next(iter(store.rows.values()))
     assert (row.status, row.error) == ("unknown", "the chat cannot be read: no permission")
@@ -216,11 +227,10 @@ async def test_outbox_where_reading_is_refused_the_row_is_unknown_and_never_rese
 
 @simulated
 async def test_outbox_reading_is_tried_again_while_the_platform_is_away(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(
-        reading=[raising(PlatformUnavailable("away")), raising(PlatformThrottled("slow", retry_after=1))]
-    )
+    platform = ToyPlatform()
+    platform.before[READ] = [raising(PlatformUnavailable("away")), raising(PlatformThrottled("slow", retry_after=1))]
     await _left_in_doubt(store, platform, delivered=True)
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(600)
     assert [row.status for row in store.rows.values()] == ["sent"]
     assert [later - earlier for earlier, later in zip(platform.reads, platform.reads[1:], strict=False)] == [
@@ -230,9 +240,10 @@ async def test_outbox_reading_is_tried_again_while_the_platform_is_away(store: M
 
 @simulated
 async def test_outbox_reading_that_never_works_ends_after_a_day(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(reading=[raising(PlatformUnavailable("away")) for _ in range(10_000)])
+    platform = ToyPlatform()
+    platform.before[READ] = [raising(PlatformUnavailable("away")) for _ in range(10_000)]
     await _left_in_doubt(store, platform, delivered=True)
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(26 * 3600)
     assert [row.status for row in store.rows.values()] == ["unknown"]
     assert len(platform.calls) == 1
@@ -240,7 +251,7 @@ async def test_outbox_reading_that_never_works_ends_after_a_day(store: MemoryOut
 
 @simulated
 async def test_outbox_chat_gets_five_messages_in_any_second_and_no_other_waits(
-    store: MemoryOutboxStore, platform: Toy
+    store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     for number in range(20):
         store.add(f"busy {number}", "oc_1")
@@ -257,7 +268,7 @@ async def test_outbox_chat_gets_five_messages_in_any_second_and_no_other_waits(
 
 @simulated
 async def test_outbox_app_throttle_holds_everything_back_and_costs_no_attempts(
-    store: MemoryOutboxStore, platform: Toy
+    store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     rows = [store.add(f"{number}", f"oc_{number}") for number in range(30)]
     platform.before["0"] = [raising(PlatformThrottled("slow down", retry_after=5))]
@@ -273,7 +284,7 @@ async def test_outbox_app_throttle_holds_everything_back_and_costs_no_attempts(
 
 
 @simulated
-async def test_outbox_platform_that_is_silent_is_left_alone(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_platform_that_is_silent_is_left_alone(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     for number in range(40):
         store.add("hello", f"oc_{number}")
     platform.before["hello"] = [raising(PlatformUnavailable("away")) for _ in range(10_000)]
@@ -284,7 +295,7 @@ async def test_outbox_platform_that_is_silent_is_left_alone(store: MemoryOutboxS
 
 @simulated
 async def test_outbox_row_that_certainly_was_not_sent_may_take_longer_than_the_hour(
-    store: MemoryOutboxStore, platform: Toy
+    store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     row = store.add("hello")
     platform.before["hello"] = [raising(PlatformThrottled("slow down", retry_after=600)) for _ in range(10)]
@@ -294,7 +305,7 @@ async def test_outbox_row_that_certainly_was_not_sent_may_take_longer_than_the_h
 
 
 @simulated
-async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     poison, same, other = store.add("poison"), store.add("same chat"), store.add("other", "oc_2")
     platform.before["poison"] = [raising(ValueError("secret text")) for _ in range(99)]
     async with sending(store, platform):
@@ -307,10 +318,10 @@ async def test_outbox_poison_row_is_given_up_and_blocks_nobody(store: MemoryOutb
 
 @simulated
 async def test_outbox_poison_row_is_failed_where_the_chat_does_not_show_it(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy()
+    platform = ToyPlatform()
     poison, same = store.add("poison"), store.add("same chat")
     platform.before["poison"] = [raising(ValueError("secret text")) for _ in range(99)]
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(120)
     assert (poison.status, poison.error) == ("failed", "ValueError")
     assert same.status == "sent"
@@ -322,13 +333,13 @@ async def test_outbox_refusal_after_a_lost_answer_is_failed_only_if_the_chat_doe
     store: MemoryOutboxStore, delivered: bool
 ) -> None:
     """The bot was put out of the chat in between: what it said there may stand all the same."""
-    platform = ReadableToy()
+    platform = ToyPlatform()
     row, following = store.add("hello"), store.add("next")
     lost = [raising(PlatformUnavailable("connection reset"))]
     refused = [raising(PlatformRefused("bot not in chat", code=230002)) for _ in range(9)]
     platform.after["hello"] = lost if delivered else []
     platform.before["hello"] = [sleeping(0), *refused] if delivered else [*lost, *refused]
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(50)
         assert (row.status, following.status) == ("queued", "queued")
         await trio.sleep(50)
@@ -339,7 +350,7 @@ async def test_outbox_refusal_after_a_lost_answer_is_failed_only_if_the_chat_doe
 
 @simulated
 async def test_outbox_refusal_after_a_lost_answer_is_unknown_where_nobody_can_read(
-    store: MemoryOutboxStore, platform: Toy
+    store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     row = store.add("hello")
     platform.after["hello"] = [raising(PlatformUnavailable("connection reset"))]
@@ -351,9 +362,10 @@ async def test_outbox_refusal_after_a_lost_answer_is_unknown_where_nobody_can_re
 
 @simulated
 async def test_outbox_reading_that_fails_by_a_fault_of_ours_is_not_tried_all_the_time(store: MemoryOutboxStore) -> None:
-    platform = ReadableToy(reading=[raising(ValueError("a bug")) for _ in range(10_000)])
+    platform = ToyPlatform()
+    platform.before[READ] = [raising(ValueError("a bug")) for _ in range(10_000)]
     await _left_in_doubt(store, platform, delivered=True)
-    async with sending(store, platform):
+    async with sending(store, platform, channel_type=FullToyChannel):
         await trio.sleep(600)
     assert [row.status for row in store.rows.values()] == ["queued"]
     assert len(platform.reads) <= 11
@@ -361,7 +373,7 @@ async def test_outbox_reading_that_fails_by_a_fault_of_ours_is_not_tried_all_the
 
 @simulated
 async def test_outbox_composed_row_in_doubt_with_nothing_more_to_say_is_unknown(
-    store: MemoryOutboxStore, platform: Toy
+    store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     row = store.add("")
     texts: list[str | None] = ["hello", None]
@@ -376,7 +388,9 @@ async def test_outbox_composed_row_in_doubt_with_nothing_more_to_say_is_unknown(
 
 
 @simulated
-async def test_outbox_chat_is_not_overrun_by_calls_that_arrive_late(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_chat_is_not_overrun_by_calls_that_arrive_late(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     for number in range(12):
         store.add(str(number))
     platform.before["0"] = [sleeping(0.9)]
@@ -394,7 +408,7 @@ async def test_outbox_chat_is_not_overrun_by_calls_that_arrive_late(store: Memor
 
 
 @simulated
-async def test_outbox_store_outage_is_waited_out(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_store_outage_is_waited_out(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("hello")
 
     async def fail_the_mark() -> None:
@@ -411,7 +425,7 @@ async def test_outbox_store_outage_is_waited_out(store: MemoryOutboxStore, platf
 
 
 @simulated
-async def test_outbox_hand_over_lets_a_quick_send_finish(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_hand_over_lets_a_quick_send_finish(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("hello")
     platform.before["hello"] = [sleeping(1)]
     async with sending(store, platform):
@@ -420,7 +434,7 @@ async def test_outbox_hand_over_lets_a_quick_send_finish(store: MemoryOutboxStor
 
 
 @simulated
-async def test_outbox_hand_over_takes_half_a_second_at_most(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_hand_over_takes_half_a_second_at_most(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     rows = [store.add("slow", f"oc_{number}") for number in range(5)]
     platform.before["slow"] = [sleeping(2.4) for _ in rows]
     async with sending(store, platform):
@@ -436,7 +450,9 @@ async def test_outbox_hand_over_takes_half_a_second_at_most(store: MemoryOutboxS
 
 
 @simulated
-async def test_outbox_nothing_is_sent_after_the_hand_over_began(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_nothing_is_sent_after_the_hand_over_began(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     store.add("one")
     store.add("two")
     platform.before["one"] = [sleeping(0.3)]
@@ -446,7 +462,7 @@ async def test_outbox_nothing_is_sent_after_the_hand_over_began(store: MemoryOut
 
 
 @simulated
-async def test_outbox_former_holder_sends_and_marks_nothing(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_former_holder_sends_and_marks_nothing(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("hello")
     platform.before["hello"] = [sleeping(2)]
     async with sending(store, platform, epoch=1) as wake:
@@ -465,7 +481,7 @@ async def test_outbox_former_holder_sends_and_marks_nothing(store: MemoryOutboxS
 @simulated
 @pytest.mark.parametrize("error", [StoreConflict("deadlock"), StoreError("a mistake of ours")])
 async def test_outbox_survives_whatever_the_store_says(
-    store: MemoryOutboxStore, platform: Toy, error: StoreError
+    store: MemoryOutboxStore, platform: ToyPlatform, error: StoreError
 ) -> None:
     """Under the lease it shares the fate of the link: ending here would cost the bot its hearing."""
     store.trouble = [error]
@@ -477,7 +493,7 @@ async def test_outbox_survives_whatever_the_store_says(
 
 @simulated
 async def test_outbox_answer_of_a_bot_that_was_away_for_a_day_is_failed_and_not_sent(
-    store: MemoryOutboxStore, platform: Toy
+    store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     old = store.add("last month's", age_seconds=24 * 3600.0)
     young = store.add("today's", age_seconds=24 * 3600.0 - 60)
@@ -489,7 +505,9 @@ async def test_outbox_answer_of_a_bot_that_was_away_for_a_day_is_failed_and_not_
 
 
 @simulated
-async def test_outbox_composed_row_gets_another_text_for_each_attempt(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_composed_row_gets_another_text_for_each_attempt(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     row = store.add("")
     made = iter(["first", "second"])
 
@@ -505,7 +523,9 @@ async def test_outbox_composed_row_gets_another_text_for_each_attempt(store: Mem
 
 
 @simulated
-async def test_outbox_composed_row_with_nothing_to_say_is_not_sent(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_composed_row_with_nothing_to_say_is_not_sent(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     row = store.add("")
     store.add("next")
 
@@ -519,7 +539,9 @@ async def test_outbox_composed_row_with_nothing_to_say_is_not_sent(store: Memory
 
 
 @simulated
-async def test_outbox_row_is_composed_again_when_the_store_is_back(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_row_is_composed_again_when_the_store_is_back(
+    store: MemoryOutboxStore, platform: ToyPlatform
+) -> None:
     row = store.add("")
     away = [StoreUnavailable("away"), StoreUnavailable("away")]
 
@@ -535,7 +557,7 @@ async def test_outbox_row_is_composed_again_when_the_store_is_back(store: Memory
 
 
 @simulated
-async def test_outbox_row_that_cannot_be_composed_is_given_up(store: MemoryOutboxStore, platform: Toy) -> None:
+async def test_outbox_row_that_cannot_be_composed_is_given_up(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("")
 
     async def compose(_row: OutboxRow) -> str:
@@ -551,11 +573,11 @@ async def test_outbox_row_that_cannot_be_composed_is_given_up(store: MemoryOutbo
 async def test_outbox_reads_before_it_repeats_where_the_platform_keeps_no_keys(
     store: MemoryOutboxStore, delivered: bool
 ) -> None:
-    platform = ReadableToy()
+    platform = ToyPlatform(key_seconds=0)
     lost = raising(PlatformUnavailable("the answer was lost"))
     (platform.after if delivered else platform.before)["hello"] = [lost]
     row = store.add("hello")
-    async with sending(store, platform, key_seconds=0):
+    async with sending(store, platform, channel_type=FullToyChannel, key_seconds=0):
         await trio.sleep(30)
         assert (len(platform.calls), platform.reads) == (1, [])
         await trio.sleep(120)

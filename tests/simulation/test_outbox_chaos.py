@@ -1,8 +1,9 @@
 """Everything goes wrong with answers, in an order that a seed decides: each is seen once, or shown as not sent.
 
-What must hold is checked at every write, see `World.check`: a row that claims `sent` is seen exactly once, a `failed`
-one never, an `unknown` one at most once and only where the chat cannot be read; nothing twice, nothing out of order, no
-limit exceeded, and nothing written by a holder whose row was taken over. After the storm everything is settled.
+What must hold is checked at every write, see `OutboxCluster.check`: a row that claims `sent` is seen exactly once, a
+`failed` one never, an `unknown` one at most once and only where the chat cannot be read; nothing twice, nothing out of
+order, no limit exceeded, and nothing written by a holder whose row was taken over. After the storm everything is
+settled.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import pytest
 import trio
 
 from support.chaotic_platform import FATES
-from support.outbox_world import Chaotic, Daemon, World
-from support.outbox_world import simulate as simulate_world
+from support.outbox_cluster import Chaotic, OutboxCluster, OutboxNode
+from support.outbox_cluster import simulate as simulate_cluster
 
 SEEDS = int(os.environ.get("OUTBOX_SEEDS", "60"))
 """How many runs; `make soak` asks for more."""
@@ -26,17 +27,17 @@ WORDS = ("ok", "done", "yes", "**bold**", "a longer answer")
 
 
 class Storm:
-    """Breaks and mends the world at random moments, while answers are written."""
+    """Breaks and mends the cluster at random moments, while answers are written."""
 
-    def __init__(self, world: World[Chaotic]) -> None:
-        self.world = world
-        self.rng = world.rng
-        self.platform = world.platform
+    def __init__(self, cluster: OutboxCluster[Chaotic]) -> None:
+        self.cluster = cluster
+        self.rng = cluster.rng
+        self.platform = cluster.platform
 
     async def run(self) -> None:
         self.platform.unreadable = {f"oc_{chat}" for chat in CHATS if self.rng.random() < 0.3}
         self.platform.storm = self.rng.choice([0.0, 0.3, 0.6])
-        self.world.kill_chance = self.rng.choice([0.0, 0.02, 0.2])
+        self.cluster.kill_chance = self.rng.choice([0.0, 0.02, 0.2])
         misfortunes: list[Callable[[], None]] = [
             self.kill, self.hand_over, self.usurp, self.gust, self.flood, self.shake_store, self.bar,
         ]  # fmt: skip
@@ -45,28 +46,28 @@ class Storm:
         for step in range(steps):
             if self.holder() is None and self.rng.random() < 0.8:
                 await trio.sleep(self.rng.choice([0.1, 2, 16]))
-                self.world.take_lease()
+                self.cluster.take_lease()
             for _ in range(self.rng.randrange(4)):
                 self.say()
             self.rng.choice(misfortunes)()
             await trio.sleep(self.rng.expovariate(1 / 5))
             if step == hours_at:
                 await self.outage()
-            self.world.check()
+            self.cluster.check()
 
-    def holder(self) -> Daemon | None:
-        daemon = self.world.daemons[-1] if self.world.daemons else None
+    def holder(self) -> OutboxNode | None:
+        daemon = self.cluster.daemons[-1] if self.cluster.daemons else None
         return None if daemon is None or daemon.scope.cancel_called else daemon
 
     def say(self) -> None:
         chat = self.rng.choice(CHATS)
-        if chat in self.world.signs:
-            self.world.end(chat, self.rng.choice(WORDS))
+        if chat in self.cluster.signs:
+            self.cluster.end(chat, self.rng.choice(WORDS))
         elif self.rng.random() < 0.3:
-            self.world.begin(chat)
+            self.cluster.begin(chat)
         else:
             parts = self.rng.choice([1, 1, 2, 8])
-            self.world.write(f"oc_{chat}", *(self.rng.choice(WORDS) for _ in range(parts)))
+            self.cluster.write(f"oc_{chat}", *(self.rng.choice(WORDS) for _ in range(parts)))
 
     def kill(self) -> None:
         if (daemon := self.holder()) is not None:
@@ -79,18 +80,18 @@ class Storm:
     def usurp(self) -> None:
         """The lease passes on while its former holder is in the middle of something, and hears of it later."""
         if (daemon := self.holder()) is not None:
-            self.world.take_lease()
+            self.cluster.take_lease()
             daemon.scope.deadline = trio.current_time() + self.rng.uniform(0, 3)
 
     def gust(self) -> None:
         self.platform.storm = self.rng.choice([0.0, 0.2, 0.5, 0.9, 1.0])
 
     def flood(self) -> None:
-        self.world.write(f"oc_{self.rng.choice(CHATS)}", *map(str, range(12)))
+        self.cluster.write(f"oc_{self.rng.choice(CHATS)}", *map(str, range(12)))
 
     def shake_store(self) -> None:
-        self.world.store_storm = self.rng.choice([0.0, 0.0, 0.1, 0.5])
-        self.world.store_down = self.rng.random() < 0.2
+        self.cluster.store_storm = self.rng.choice([0.0, 0.0, 0.1, 0.5])
+        self.cluster.store_down = self.rng.random() < 0.2
 
     def bar(self) -> None:
         """The bot is put out of a chat, or let in again."""
@@ -102,19 +103,19 @@ class Storm:
             case 0:
                 self.platform.away = True
             case 1:
-                self.world.store_down = True
+                self.cluster.store_down = True
             case _:
                 self.kill()
         await trio.sleep(self.rng.choice([3300, 3590, 3700, 5000]))
-        self.platform.away = self.world.store_down = False
+        self.platform.away = self.cluster.store_down = False
 
 
-def simulate(seed: int, story: Callable[[World[Chaotic]], Awaitable[None]]) -> World[Chaotic]:
-    return simulate_world(seed, story, Chaotic)
+def simulate(seed: int, story: Callable[[OutboxCluster[Chaotic]], Awaitable[None]]) -> OutboxCluster[Chaotic]:
+    return simulate_cluster(seed, story, Chaotic)
 
 
-async def storm(world: World[Chaotic]) -> None:
-    await Storm(world).run()
+async def storm(cluster: OutboxCluster[Chaotic]) -> None:
+    await Storm(cluster).run()
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
@@ -128,19 +129,19 @@ def test_chaos_leaves_each_answer_seen_once_or_shown_as_not_sent(first: int) -> 
 
 
 def test_chaos_of_the_seeds_meets_everything_that_can_happen() -> None:
-    worlds = [simulate(seed, storm) for seed in range(40)]
+    clusters = [simulate(seed, storm) for seed in range(40)]
     fates, statuses = Counter[str](), Counter[str]()
-    for world in worlds:
-        fates.update(world.platform.fates)
-        statuses.update(stored.status for stored in world.rows)
+    for cluster in clusters:
+        fates.update(cluster.platform.fates)
+        statuses.update(stored.status for stored in cluster.rows)
     assert set(fates) == {*FATES, "fine"}
     assert set(statuses) == {"sent", "failed", "unknown"}
-    assert {point for world in worlds for point in world.killed_at} >= {
+    assert {point for cluster in clusters for point in cluster.killed_at} >= {
         "outbox.marked_sending",
         "outbox.sent_unmarked",
         "outbox.marked_sent",
     }
-    assert any(world.platform.reads for world in worlds)
+    assert any(cluster.platform.reads for cluster in clusters)
 
 
 def test_same_seed_is_the_same_run() -> None:

@@ -8,7 +8,7 @@ import trio
 
 from gateway.simulator.platform import SimChat
 from support.lark_storm import LarkStorm
-from support.outbox_world import World, simulate
+from support.outbox_cluster import OutboxCluster, simulate
 
 CHATS = 50
 APP_CALLS_PER_SECOND = 50
@@ -20,38 +20,38 @@ ROUND_TRIP_MAX_SECONDS = 0.6
 class Crowd:
     """What each chat is to hear, by chat; and when it heard the last of it."""
 
-    def __init__(self, world: World[LarkStorm]) -> None:
-        world.platform.sim.limits.enabled = True
-        self.world = world
-        world.watched = False  # there are too many rows to look at all of them for each
-        sim, app = world.platform.sim, world.platform.app
-        self.chats = [sim.create_group(f"chat {number}", [app], world.platform.people) for number in range(CHATS)]
+    def __init__(self, cluster: OutboxCluster[LarkStorm]) -> None:
+        cluster.platform.sim.limits.enabled = True
+        self.cluster = cluster
+        cluster.watched = False  # there are too many rows to look at all of them for each
+        sim, app = cluster.platform.sim, cluster.platform.app
+        self.chats = [sim.create_group(f"chat {number}", [app], cluster.platform.people) for number in range(CHATS)]
 
     def write(self, chat: SimChat, count: int) -> None:
         for number in range(count):
-            self.world.store.add(f"{number}", chat.chat_id)
+            self.cluster.store.add(f"{number}", chat.chat_id)
 
     async def serve(self) -> None:
-        self.world.take_lease()
-        while self.world.open_rows:
+        self.cluster.take_lease()
+        while self.cluster.open_rows:
             await trio.sleep(1)
 
     def heard_at(self, chat: SimChat) -> float:
         """Seconds after the beginning until the chat had everything, in order."""
-        sent = self.world.platform.sim.sent(chat)
-        wanted = [stored.row.content for stored in self.world.rows if stored.row.recipient_id == chat.chat_id]
+        sent = self.cluster.platform.sim.sent(chat)
+        wanted = [stored.row.content for stored in self.cluster.rows if stored.row.recipient_id == chat.chat_id]
         assert [message.text for message in sent] == wanted
-        return sent[-1].create_time / 1000 - self.world.platform.started_at
+        return sent[-1].create_time / 1000 - self.cluster.platform.started_at
 
     def refusals(self) -> list[int]:
-        return [call.code for call in self.world.platform.sim.calls if call.code]
+        return [call.code for call in self.cluster.platform.sim.calls if call.code]
 
 
 def play(story: Callable[[Crowd], Awaitable[None]], seed: int = 1) -> Crowd:
     crowds: list[Crowd] = []
 
-    async def tell(world: World[LarkStorm]) -> None:
-        crowds.append(Crowd(world))
+    async def tell(cluster: OutboxCluster[LarkStorm]) -> None:
+        crowds.append(Crowd(cluster))
         await story(crowds[0])
 
     simulate(seed, tell, LarkStorm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from gateway.channel.capability import Capability
 from gateway.channel.errors import (
     PlatformError,
     PlatformRefused,
@@ -12,10 +13,18 @@ from gateway.channel.errors import (
     PlatformUnauthorized,
     PlatformUnavailable,
 )
-from support.outbox_channel import MemoryOutboxStore, raising, sending, sleeping
+from support.outbox_memory import MemoryOutboxStore, MemoryTypingStore, sending
 from support.recording import Recording
 from support.simulated import simulated
-from support.typing_channel import MemoryTypingStore, TypingToy
+from support.toy.channels import TypingToyChannel
+from support.toy.platform import HIDE, SHOW, ToyPlatform, raising, sleeping
+
+
+class UnableChannel(TypingToyChannel):
+    """Has the calls, but not the bit."""
+
+    capabilities = Capability.TEXT
+
 
 WHOLE = [("show", "om_1"), ("hide", "om_1"), ("answer", "done")]
 
@@ -31,13 +40,13 @@ def typing(store: MemoryOutboxStore) -> MemoryTypingStore:
 
 
 @pytest.fixture
-def platform() -> TypingToy:
-    return TypingToy()
+def platform() -> ToyPlatform:
+    return ToyPlatform()
 
 
 @simulated
 async def test_sign_is_shown_while_the_run_lasts_and_gone_before_the_answer(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     recorder = Recording()
     async with sending(store, platform, typing=typing, recorder=recorder) as wake:
@@ -56,9 +65,9 @@ async def test_sign_is_shown_while_the_run_lasts_and_gone_before_the_answer(
 
 @simulated
 async def test_sign_that_goes_slowly_holds_the_answer_back_for_a_second_at_most(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.before_hide = [sleeping(2)]
+    platform.before[HIDE] = [sleeping(2)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -82,9 +91,9 @@ async def test_sign_that_goes_slowly_holds_the_answer_back_for_a_second_at_most(
     ],
 )
 async def test_sign_that_cannot_go_now_is_taken_away_after_the_answer(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: PlatformError
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform, error: PlatformError
 ) -> None:
-    platform.before_hide = [raising(error)]
+    platform.before[HIDE] = [raising(error)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -100,9 +109,9 @@ async def test_sign_that_cannot_go_now_is_taken_away_after_the_answer(
 
 @simulated
 async def test_sign_that_never_goes_is_given_up(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.before_hide = [raising(PlatformUnavailable("away")) for _ in range(99)]
+    platform.before[HIDE] = [raising(PlatformUnavailable("away")) for _ in range(99)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -110,7 +119,7 @@ async def test_sign_that_never_goes_is_given_up(
         typing.end(sign, "done")
         wake.set()
         await trio.sleep(3600)
-    assert (sign.status, platform.calls_made.count("hide")) == ("failed", 6)
+    assert (sign.status, platform.typing_calls.count("hide")) == ("failed", 6)
     assert platform.texts("oc_om_1") == ["done"]
 
 
@@ -124,9 +133,9 @@ async def test_sign_that_never_goes_is_given_up(
     ],
 )
 async def test_sign_that_is_not_to_be_shown_now_is_given_up_and_answered_at_once(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, error: PlatformError
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform, error: PlatformError
 ) -> None:
-    platform.before_show = [raising(error)]
+    platform.before[SHOW] = [raising(error)]
     recorder = Recording()
     async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
@@ -138,13 +147,13 @@ async def test_sign_that_is_not_to_be_shown_now_is_given_up_and_answered_at_once
         typing.end(sign, "done")
         wake.set()
         await trio.sleep(5)
-    assert platform.calls_made == ["show"]
+    assert platform.typing_calls == ["show"]
     assert platform.call_times[0] - ended < 0.1
 
 
 @simulated
 async def test_sign_of_an_ended_run_that_was_never_begun_needs_no_call(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
@@ -152,12 +161,12 @@ async def test_sign_of_an_ended_run_that_was_never_begun_needs_no_call(
         wake.set()
         await trio.sleep(0.1)
         assert platform.log == [("answer", "done")]
-    assert platform.calls_made == []
+    assert platform.typing_calls == []
 
 
 @simulated
 async def test_sign_of_a_cancelled_run_goes_although_nothing_is_said(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
@@ -171,9 +180,9 @@ async def test_sign_of_a_cancelled_run_goes_although_nothing_is_said(
 
 @simulated
 async def test_sign_that_comes_after_its_run_ended_goes_at_once(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.before_show = [sleeping(2)]
+    platform.before[SHOW] = [sleeping(2)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -188,14 +197,14 @@ async def test_sign_that_comes_after_its_run_ended_goes_at_once(
 
 @simulated
 async def test_sign_with_a_lost_answer_is_named_by_a_repeat(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.after_show = [sleeping(60)]
+    platform.after[SHOW] = [sleeping(60)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(10)
-        assert (sign.status, platform.calls_made) == ("shown", ["show", "show"])
+        assert (sign.status, platform.typing_calls) == ("shown", ["show", "show"])
         typing.end(sign, "done")
         wake.set()
         await trio.sleep(1)
@@ -204,14 +213,14 @@ async def test_sign_with_a_lost_answer_is_named_by_a_repeat(
 
 @simulated
 async def test_sign_in_doubt_to_the_end_is_named_and_taken_away_then(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.after_show = [raising(PlatformUnavailable("reset")) for _ in range(3)]
+    platform.after[SHOW] = [raising(PlatformUnavailable("reset")) for _ in range(3)]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(100)
-        assert (sign.status, platform.calls_made) == ("wanted", ["show"] * 3)
+        assert (sign.status, platform.typing_calls) == ("wanted", ["show"] * 3)
         typing.end(sign, "done")
         wake.set()
         await trio.sleep(1)
@@ -220,10 +229,14 @@ async def test_sign_in_doubt_to_the_end_is_named_and_taken_away_then(
 
 @simulated
 async def test_sign_in_doubt_that_cannot_be_named_is_failed(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.after_show = [raising(PlatformUnavailable("reset"))]
-    platform.before_show = [sleeping(0), raising(PlatformRefused("no", code=1)), raising(PlatformRefused("no", code=1))]
+    platform.after[SHOW] = [raising(PlatformUnavailable("reset"))]
+    platform.before[SHOW] = [
+        sleeping(0),
+        raising(PlatformRefused("no", code=1)),
+        raising(PlatformRefused("no", code=1)),
+    ]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -232,31 +245,31 @@ async def test_sign_in_doubt_that_cannot_be_named_is_failed(
         typing.end(sign, "done")
         wake.set()
         await trio.sleep(2)
-    assert (sign.status, platform.calls_made) == ("failed", ["show"] * 3)
+    assert (sign.status, platform.typing_calls) == ("failed", ["show"] * 3)
     assert platform.texts("oc_om_1") == ["done"]
 
 
 @simulated
 async def test_sign_is_not_begun_once_its_message_is_old(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     sign = typing.begin("om_1")
     await trio.sleep(121)
     async with sending(store, platform, typing=typing):
         await trio.sleep(60)
-        assert (sign.status, platform.calls_made) == ("wanted", [])
+        assert (sign.status, platform.typing_calls) == ("wanted", [])
 
 
 @simulated
 @pytest.mark.parametrize("moment", ["showing", "shown", "hiding"])
 async def test_sign_is_taken_away_by_the_next_holder(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy, moment: str
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform, moment: str
 ) -> None:
     """Two processes: the first one's lease ends in the middle of a call, whose effect nobody heard of."""
     if moment == "showing":
-        platform.after_show = [sleeping(2)]
+        platform.after[SHOW] = [sleeping(2)]
     if moment == "hiding":
-        platform.after_hide = [sleeping(2)]
+        platform.after[HIDE] = [sleeping(2)]
     sign = typing.begin("om_1")
     async with sending(store, platform, typing=typing) as wake:
         await trio.sleep(0.1)
@@ -275,10 +288,10 @@ async def test_sign_is_taken_away_by_the_next_holder(
 
 @simulated
 async def test_former_holder_settles_nothing(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     sign = typing.begin("om_1")
-    platform.before_show = [sleeping(1)]
+    platform.before[SHOW] = [sleeping(1)]
     async with sending(store, platform, typing=typing, epoch=1):
         await trio.sleep(0.1)
         store.owner = 2
@@ -286,15 +299,15 @@ async def test_former_holder_settles_nothing(
             await trio.sleep(0.1)
             assert (sign.status, sign.epoch) == ("shown", 2)
             await trio.sleep(5)
-    assert (sign.status, platform.calls_made) == ("shown", ["show", "show"])
+    assert (sign.status, platform.typing_calls) == ("shown", ["show", "show"])
 
 
 @simulated
 async def test_hand_over_waits_half_a_second_for_a_sign(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     sign = typing.begin("om_1")
-    platform.before_show = [sleeping(2.4)]
+    platform.before[SHOW] = [sleeping(2.4)]
     async with sending(store, platform, typing=typing):
         await trio.sleep(0.1)
         start = trio.current_time()
@@ -304,10 +317,9 @@ async def test_hand_over_waits_half_a_second_for_a_sign(
 
 @simulated
 async def test_channel_that_cannot_show_typing_is_never_asked(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.able = False
-    async with sending(store, platform, typing=typing) as wake:
+    async with sending(store, platform, typing=typing, channel_type=UnableChannel) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(60)
@@ -319,7 +331,7 @@ async def test_channel_that_cannot_show_typing_is_never_asked(
 
 @simulated
 async def test_idle_bot_asks_nothing_about_signs(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     async with sending(store, platform, typing=typing):
         await trio.sleep(3600)
@@ -328,9 +340,9 @@ async def test_idle_bot_asks_nothing_about_signs(
 
 @simulated
 async def test_few_signs_are_under_way_at_a_time(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.before_show = [sleeping(1) for _ in range(10)]
+    platform.before[SHOW] = [sleeping(1) for _ in range(10)]
     signs = [typing.begin(f"om_{number}") for number in range(10)]
     async with sending(store, platform, typing=typing):
         await trio.sleep(3.5)
@@ -340,12 +352,12 @@ async def test_few_signs_are_under_way_at_a_time(
 
 @simulated
 async def test_store_outage_is_waited_out(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
     async def fail_the_mark() -> None:
         typing.down = True
 
-    platform.after_show = [fail_the_mark]
+    platform.after[SHOW] = [fail_the_mark]
     async with sending(store, platform, typing=typing) as wake:
         sign = typing.begin("om_1")
         wake.set()
@@ -362,15 +374,15 @@ async def test_store_outage_is_waited_out(
 
 @simulated
 async def test_fault_of_our_own_costs_the_sign_and_nothing_else(
-    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: TypingToy
+    store: MemoryOutboxStore, typing: MemoryTypingStore, platform: ToyPlatform
 ) -> None:
-    platform.before_show = [raising(ValueError("secret")), raising(ValueError("secret"))]
+    platform.before[SHOW] = [raising(ValueError("secret")), raising(ValueError("secret"))]
     recorder = Recording()
     async with sending(store, platform, typing=typing, recorder=recorder) as wake:
         sign = typing.begin("om_1")
         wake.set()
         await trio.sleep(100)
-        assert platform.calls_made == ["show"]
+        assert platform.typing_calls == ["show"]
         typing.end(sign, "done")
         wake.set()
         await trio.sleep(10)

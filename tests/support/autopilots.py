@@ -14,12 +14,13 @@ from gateway.postgres.pool import Pool
 from gateway.webhooks.envelope import storable
 from gateway.work.autopilots.dispatch import AutopilotDispatcher, Dispatched, Firing
 from gateway.work.issues.issues import IssueService
-from support.task_world import World
+from support.rows import insert
+from support.tenant import Tenant
 
 
 @dataclass
 class Autopilots:
-    world: World
+    tenant: Tenant
     pool: Pool
 
     @property
@@ -32,69 +33,60 @@ class Autopilots:
         return await self.dispatcher.dispatch(Firing(autopilot_id, source, **firing))  # type: ignore[arg-type]
 
     async def add(self, **columns: Any) -> UUID:
-        """An active autopilot of the world's agent, made by the world's person."""
+        """An active autopilot of the tenant's agent, made by its person."""
         row = {
-            "id": uuid4(),
-            "workspace_id": self.world.workspace_id,
+            "workspace_id": self.tenant.workspace_id,
             "title": "Look after it",
             "description": "Do what is needed.",
-            "assignee_id": self.world.agent_id,
-            "created_by_id": self.world.user_id,
+            "assignee_id": self.tenant.agent_id,
+            "created_by_id": self.tenant.user_id,
             **columns,
         }
-        return await self._insert("autopilot", row)
+        return await insert(self.pool, "autopilot", **row)
 
     async def add_trigger(self, autopilot_id: UUID, **columns: Any) -> UUID:
         row = {
-            "id": uuid4(),
-            "workspace_id": self.world.workspace_id,
+            "workspace_id": self.tenant.workspace_id,
             "autopilot_id": autopilot_id,
             "kind": "webhook",
             **columns,
         }
-        return await self._insert("autopilot_trigger", row)
+        return await insert(self.pool, "autopilot_trigger", **row)
 
     async def add_squad(self, leader_id: UUID | None, **columns: Any) -> UUID:
         row = {
-            "id": uuid4(),
-            "workspace_id": self.world.workspace_id,
+            "workspace_id": self.tenant.workspace_id,
             "name": f"squad {uuid4()}",
             "leader_agent_id": leader_id,
             **columns,
         }
-        return await self._insert("squad", row)
+        return await insert(self.pool, "squad", **row)
 
     async def add_person(self, role: str | None = "member") -> UUID:
-        user_id = await self._insert("app_user", {"id": uuid4(), "email": f"{uuid4().hex}@example.org"})
+        user_id = await insert(self.pool, "app_user", email=f"{uuid4().hex}@example.org")
         if role is not None:
             await self.join(user_id, role)
         return user_id
 
     async def join(self, user_id: UUID, role: str) -> None:
-        await self.world.sql(
+        await self.tenant.sql(
             "insert into member (workspace_id, user_id, role) values (%(workspace)s, %(user)s, %(role)s)",
-            workspace=self.world.workspace_id,
+            workspace=self.tenant.workspace_id,
             user=user_id,
             role=role,
         )
 
     async def runs(self) -> list[dict[str, Any]]:
-        return await self.world.sql("select * from autopilot_run order by created_at, id")
+        return await self.tenant.sql("select * from autopilot_run order by created_at, id")
 
     async def issues(self) -> list[dict[str, Any]]:
-        return await self.world.sql("select * from issue order by number")
-
-    async def _insert(self, table: str, row: dict[str, Any]) -> UUID:
-        columns, values = ", ".join(row), ", ".join(f"%({name})s" for name in row)
-        ((inserted),) = await self.world.sql(f"insert into {table} ({columns}) values ({values}) returning id", **row)
-        found: UUID = inserted["id"]
-        return found
+        return await self.tenant.sql("select * from issue order by number")
 
 
 async def open_autopilots(pool: Pool) -> Autopilots:
     """With a runtime that was just heard of."""
-    world = await World(pool).create()
-    await world.sql("update agent_runtime set last_heartbeat_at = now()")
-    autopilots = Autopilots(world, pool)
-    await autopilots.join(world.user_id, "member")
+    tenant = await Tenant(pool).create()
+    await tenant.sql("update agent_runtime set last_heartbeat_at = now()")
+    autopilots = Autopilots(tenant, pool)
+    await autopilots.join(tenant.user_id, "member")
     return autopilots

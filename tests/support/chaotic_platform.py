@@ -19,7 +19,7 @@ from gateway.channel.errors import (
     PlatformUnreachable,
 )
 from gateway.channel.message import OutboundMessage, SendResult
-from support.outbox_channel import EPOCH
+from support.simulated import EPOCH
 
 DEDUPE_SECONDS = 3600.0
 CLOCKS_APART_SECONDS = 60.0
@@ -46,7 +46,7 @@ class Seen:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class StormCall:
     message: OutboundMessage
     fate: str
     caller: int
@@ -89,7 +89,7 @@ class ChaoticPlatform:
     # -- sending
 
     async def send(self, caller: int, message: OutboundMessage) -> SendResult:
-        call = Call(message, self._fate(), caller)
+        call = StormCall(message, self._fate(), caller)
         if call.fate == "unreachable":
             await self._travel()
             raise PlatformUnreachable("no connection")
@@ -100,7 +100,7 @@ class ChaoticPlatform:
         assert call.outcome is not None
         return call.outcome
 
-    async def _work(self, call: Call) -> None:
+    async def _work(self, call: StormCall) -> None:
         await self._travel()
         if self.away:
             return  # nobody will ever answer
@@ -119,7 +119,7 @@ class ChaoticPlatform:
         failure = self._failure_after(call)
         call.end(result if failure is None else failure)
 
-    def _admit(self, call: Call) -> None:
+    def _admit(self, call: StormCall) -> None:
         """Raise what comes instead of doing it. Limits count what arrives, of each caller: it knows of no other."""
         self._count(call.caller, "app", "app")
         self._count(call.caller, "chat", call.message.chat_id)
@@ -158,7 +158,7 @@ class ChaoticPlatform:
             self._by_key[key].append(earlier)
         return SendResult(earlier.message_id)
 
-    def _failure_after(self, call: Call) -> Exception | None:
+    def _failure_after(self, call: StormCall) -> Exception | None:
         match call.fate:
             case "lost":
                 return PlatformUnavailable("connection reset")

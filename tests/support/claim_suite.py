@@ -15,7 +15,7 @@ import trio
 from gateway.channel.channel import Verdict
 from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import StoreUnavailable
-from support.inbound_world import InboundWorld, direct, open_desk
+from support.inbound_backend import InboundBackend, direct, open_pipeline
 
 STEPS = ["find_identity", "ensure_session", "append"]
 """Where a worker may come to a halt between its claim and its append; `append` stands for a command's too."""
@@ -50,78 +50,81 @@ class Halting:
         return watched
 
 
-async def slow_worker_whose_claim_was_retaken_writes_nothing(world: InboundWorld, step: str, text: str) -> None:
-    await world.bind(await world.add_bot(), "ou_ann")
-    slow = Halting(world.store, step)
-    async with _desk(world, slow) as late, _desk(world, world.store) as quick, trio.open_nursery() as nursery:
+async def slow_worker_whose_claim_was_retaken_writes_nothing(backend: InboundBackend, step: str, text: str) -> None:
+    await backend.bind(await backend.add_bot(), "ou_ann")
+    slow = Halting(backend.store, step)
+    async with _desk(backend, slow) as late, _desk(backend, backend.store) as quick, trio.open_nursery() as nursery:
         nursery.start_soon(late.receive, direct("om_1", text))
         await slow.halted.wait()
         assert await quick.receive(direct("om_1", text)) is Verdict.REDELIVER
-        await world.age_claims(61)
+        await backend.age_claims(61)
         assert await quick.receive(direct("om_1", text)) is Verdict.SETTLED
-        before = await _everything(world)
+        before = await _everything(backend)
         slow.go_on.set()
     assert late.outcomes == [(InboundOutcome.DROPPED, DropReason.DUPLICATE)]
-    assert await _everything(world) == before
-    assert len(await world.messages()) == 1
-    assert len(await world.filed()) == (1 if text.startswith("/issue") else 0)
-    assert await world.drops() == []
+    assert await _everything(backend) == before
+    assert len(await backend.messages()) == 1
+    assert len(await backend.filed()) == (1 if text.startswith("/issue") else 0)
+    assert await backend.drops() == []
 
 
-async def slow_worker_that_wakes_first_writes_and_the_retaker_nothing(world: InboundWorld, text: str) -> None:
+async def slow_worker_that_wakes_first_writes_and_the_retaker_nothing(backend: InboundBackend, text: str) -> None:
     """Late, but nobody retook it: the work counts, and a later delivery is a duplicate."""
-    await world.bind(await world.add_bot(), "ou_ann")
-    slow = Halting(world.store, "append")
-    async with _desk(world, slow) as late, _desk(world, world.store) as quick:
+    await backend.bind(await backend.add_bot(), "ou_ann")
+    slow = Halting(backend.store, "append")
+    async with _desk(backend, slow) as late, _desk(backend, backend.store) as quick:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(late.receive, direct("om_1", text))
             await slow.halted.wait()
-            await world.age_claims(61)
+            await backend.age_claims(61)
             slow.go_on.set()
         assert await quick.receive(direct("om_1", text)) is Verdict.SETTLED
-    assert len(await world.messages()) == 1
+    assert len(await backend.messages()) == 1
 
 
-async def released_claim_is_retaken_at_once(world: InboundWorld, step: str, text: str) -> None:
-    await world.bind(await world.add_bot(), "ou_ann")
-    failing = Halting(world.store, step)
-    async with _desk(world, failing) as desk, _desk(world, world.store) as other:
+async def released_claim_is_retaken_at_once(backend: InboundBackend, step: str, text: str) -> None:
+    await backend.bind(await backend.add_bot(), "ou_ann")
+    failing = Halting(backend.store, step)
+    async with _desk(backend, failing) as pipeline, _desk(backend, backend.store) as other:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(desk.receive, direct("om_1", text))
+                nursery.start_soon(pipeline.receive, direct("om_1", text))
                 await failing.halted.wait()
                 scope.cancel()
-        assert await world.claims() == {}
+        assert await backend.claims() == {}
         assert await other.receive(direct("om_1", text)) is Verdict.SETTLED
-    assert len(await world.messages()) == 1
+    assert len(await backend.messages()) == 1
 
 
-async def crash_between_claim_and_append_is_retaken_after_a_minute(world: InboundWorld, step: str, text: str) -> None:
-    await world.bind(await world.add_bot(), "ou_ann")
-    dying = Halting(world.store, step, dies=True)
-    async with _desk(world, dying) as desk, _desk(world, world.store) as survivor:
+async def crash_between_claim_and_append_is_retaken_after_a_minute(
+    backend: InboundBackend, step: str, text: str
+) -> None:
+    await backend.bind(await backend.add_bot(), "ou_ann")
+    dying = Halting(backend.store, step, dies=True)
+    async with _desk(backend, dying) as pipeline, _desk(backend, backend.store) as survivor:
         with pytest.raises(StoreUnavailable):
-            await desk.receive(direct("om_1", text))
-        (left,) = (await world.claims()).values()
+            await pipeline.receive(direct("om_1", text))
+        (left,) = (await backend.claims()).values()
         assert left.processed_at is None
-        assert await world.messages() == []
+        assert await backend.messages() == []
         assert await survivor.receive(direct("om_1", text)) is Verdict.REDELIVER
-        await world.age_claims(55)
+        await backend.age_claims(55)
         assert await survivor.receive(direct("om_1", text)) is Verdict.REDELIVER
-        await world.age_claims(6)
+        await backend.age_claims(6)
         assert await survivor.receive(direct("om_1", text)) is Verdict.SETTLED
         assert await survivor.receive(direct("om_1", text)) is Verdict.SETTLED
-    assert len(await world.messages()) == 1
-    assert len(await world.tasks()) == (0 if text.startswith("/issue") else 1)
-    (row,) = (await world.claims()).values()
+    assert len(await backend.messages()) == 1
+    assert len(await backend.tasks()) == (0 if text.startswith("/issue") else 1)
+    (row,) = (await backend.claims()).values()
     assert (row.token != left.token, row.processed_at is not None) == (True, True)
 
 
-def _desk(world: InboundWorld, store: Any) -> Any:
-    return open_desk(store, fused=False, issues=world.issues)
+def _desk(backend: InboundBackend, store: Any) -> Any:
+    return open_pipeline(store, fused=False, issues=backend.issues)
 
 
-async def _everything(world: InboundWorld) -> list[Any]:
+async def _everything(backend: InboundBackend) -> list[Any]:
     return [
-        await look() for look in (world.messages, world.sessions, world.tasks, world.filed, world.notices, world.claims)
+        await look()
+        for look in (backend.messages, backend.sessions, backend.tasks, backend.filed, backend.notices, backend.claims)
     ]

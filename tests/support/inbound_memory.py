@@ -26,7 +26,7 @@ from gateway.inbound.ports import (
 )
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.sessions import Queueing, judge_queueing
-from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
+from support.inbound_backend import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
 from support.issue_memory import MemoryIssues
 
 
@@ -65,7 +65,7 @@ class _Held:
 
 @dataclass
 class MemoryInbound:
-    """Both the store (gateway.inbound.ports.InboundStore) and the world around it (support.inbound_world.InboundWorld).
+    """Both the store (gateway.inbound.ports.InboundStore) and what is around it (inbound_backend.InboundBackend).
 
     Every call is a checkpoint first and then one step that nothing interrupts, which is what a transaction looks like
     from outside.
@@ -309,7 +309,7 @@ class MemoryInbound:
             self.claim_rows[key] = row
         return changed
 
-    # the world
+    # what is around the store
 
     async def add_bot(
         self,

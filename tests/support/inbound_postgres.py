@@ -1,12 +1,10 @@
-"""The inbound suite's scene in Postgres."""
+"""The inbound backend in Postgres."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
-
-from psycopg.types.json import Jsonb
 
 from gateway.core.claim import ClaimRow
 from gateway.inbound.ports import InboundStore
@@ -15,11 +13,12 @@ from gateway.postgres.issue_store import PostgresIssueStore
 from gateway.postgres.pool import Pool
 from gateway.work.issues.issues import IssueStore
 from gateway.work.tasks.ports import SILENT_SECONDS
-from support.inbound_world import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
+from support.inbound_backend import Bot, StoredIssue, StoredMessage, StoredNotice, StoredSession, StoredTask
+from support.rows import add_installation, add_workspace, insert, query
 
 
 class PostgresInbound:
-    """Implements support.inbound_world.InboundWorld on an open pool."""
+    """Implements support.inbound_backend.InboundBackend on an open pool."""
 
     def __init__(self, pool: Pool, *, window_seconds: float = 3.0) -> None:
         self.pool = pool
@@ -27,9 +26,7 @@ class PostgresInbound:
         self.issues: IssueStore = PostgresIssueStore(pool)
 
     async def run(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        async with self.pool.connection() as conn:
-            cursor = await conn.execute(sql, parameters)
-            return await cursor.fetchall() if cursor.description else []
+        return await query(self.pool, sql, *parameters)
 
     async def add_bot(
         self,
@@ -41,51 +38,38 @@ class PostgresInbound:
         archived: bool = False,
         language: str = "en",
     ) -> Bot:
-        workspace, agent, installer, installation = (uuid4() for _ in range(4))
-        slug = app_id.replace("_", "-")
-        await self.run(
-            "insert into workspace (id, name, slug, issue_prefix, language) values (%s, %s, %s, 'W', %s)",
-            workspace,
-            slug,
-            slug,
-            language,
+        pool = self.pool
+        workspace = await add_workspace(pool, app_id.replace("_", "-"), language=language)
+        installer = await self._add_user()
+        agent = await insert(
+            pool, "agent", workspace_id=workspace, name="a", archived_at=datetime.now(UTC) if archived else None
         )
-        await self._add_user(installer)
-        await self.run(
-            "insert into agent (id, workspace_id, name, archived_at) values (%s, %s, 'a', case when %s then now() end)",
-            agent,
-            workspace,
-            archived,
-        )
-        await self.run(
-            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config, status,"
-            " installer_user_id) values (%s, %s, %s, 'feishu', %s, %s, %s)",
-            installation,
+        installation = await add_installation(
+            pool,
             workspace,
             agent,
-            Jsonb({"app_id": app_id} | ({"allow_bots": True} if allow_bots else {})),
-            "revoked" if revoked else "active",
-            installer,
+            config={"app_id": app_id} | ({"allow_bots": True} if allow_bots else {}),
+            status="revoked" if revoked else "active",
+            installer_user_id=installer,
         )
         bot = Bot(installation, workspace, agent, installer, app_id)
         if has_runtime:
             await self.set_runtime(bot, there=True)
         return bot
 
-    async def _add_user(self, user_id: UUID) -> None:
-        await self.run("insert into app_user (id, email) values (%s, %s)", user_id, f"{user_id}@example.test")
+    async def _add_user(self) -> UUID:
+        return await insert(self.pool, "app_user", email=f"{uuid4()}@example.test")
 
     async def bind(self, bot: Bot, sender_id: str, *, member: bool = True) -> UUID:
-        user_id = uuid4()
-        await self._add_user(user_id)
-        await self.run(
-            "insert into channel_user_binding (id, workspace_id, user_id, installation_id, channel_type,"
-            " channel_user_id) values (%s, %s, %s, %s, 'feishu', %s)",
-            uuid4(),
-            bot.workspace_id,
-            user_id,
-            bot.installation_id,
-            sender_id,
+        user_id = await self._add_user()
+        await insert(
+            self.pool,
+            "channel_user_binding",
+            workspace_id=bot.workspace_id,
+            user_id=user_id,
+            installation_id=bot.installation_id,
+            channel_type="feishu",
+            channel_user_id=sender_id,
         )
         if member:
             await self.run("insert into member values (%s, %s, 'member')", bot.workspace_id, user_id)

@@ -21,8 +21,8 @@ from gateway.simulator import Simulator
 from gateway.simulator.exchange import Answer, Request, json_answer, read_query
 from gateway.simulator.messages import Message
 from support.chaotic_platform import HANG_SECONDS_MAX, Seen
-from support.outbox_channel import EPOCH
-from support.outbox_world import Daemon
+from support.outbox_cluster import OutboxNode
+from support.simulated import EPOCH
 
 HTML = b"<html><body>502 Bad Gateway</body></html>"
 CURSED = "| cursed | table |\n|---|---|\n| never | drawn |"
@@ -116,7 +116,7 @@ class LarkStorm:
 
     # -- what daemons get
 
-    def channel(self, daemon: Daemon) -> Channel:
+    def channel(self, daemon: OutboxNode) -> Channel:
         http = httpx2.AsyncClient(transport=_Storm(self, daemon), trust_env=False, timeout=None)
         client = LarkClient(self.app.app_id, self.app.secret, "http://lark.invalid", http)
         raw = {"app_id": self.app.app_id, "app_secret": self.app.secret, "bot_open_id": self.app.open_id}
@@ -190,7 +190,7 @@ class _Storm(httpx2.AsyncBaseTransport):
     """The network as one daemon has it."""
 
     storm: LarkStorm
-    daemon: Daemon
+    daemon: OutboxNode
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await self.daemon.alive()

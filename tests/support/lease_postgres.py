@@ -5,41 +5,26 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid4
 
-from psycopg.types.json import Jsonb
-
 from gateway.postgres.lease_store import PostgresLeaseStore
 from gateway.postgres.pool import Pool
 from support.lease_memory import ConnectionRow
+from support.rows import add_installation, add_workspace, insert, query
 
 
-class PostgresDesk:
+class PostgresLeaseRows:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.store = PostgresLeaseStore(pool)
 
     async def execute(self, statement: str, *parameters: Any) -> list[Any]:
-        async with self.pool.connection() as conn:
-            cursor = await conn.execute(statement, parameters)
-            return await cursor.fetchall() if cursor.description else []
+        return await query(self.pool, statement, *parameters)
 
     async def add(self, channel_type: str = "feishu", config: dict[str, Any] | None = None) -> UUID:
-        workspace, agent, bot = uuid4(), uuid4(), uuid4()
-        await self.execute(
-            "insert into workspace (id, name, slug, issue_prefix) values (%s, 'w', %s, 'W')",
-            workspace,
-            f"w-{workspace}",
-        )
-        await self.execute("insert into agent (id, workspace_id, name) values (%s, %s, 'a')", agent, workspace)
-        await self.execute(
-            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config)"
-            " values (%s, %s, %s, %s, %s)",
-            bot,
-            workspace,
-            agent,
-            channel_type,
-            Jsonb(config or {"app_id": str(bot)}),
-        )
-        return bot
+        pool, bot = self.pool, uuid4()
+        workspace = await add_workspace(pool, f"w-{bot}")
+        agent = await insert(pool, "agent", workspace_id=workspace, name="a")
+        own = {} if config is None else {"config": config}
+        return await add_installation(pool, workspace, agent, str(bot), channel_type=channel_type, id=bot, **own)
 
     async def activate(self, installation_id: UUID, active: bool) -> None:
         status = "active" if active else "revoked"

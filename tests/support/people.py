@@ -44,6 +44,7 @@ from gateway.work.tasks.chats import ChatService
 from gateway.work.tasks.outgoing import OutgoingService
 from gateway.work.tasks.tasks import TaskService
 from support.lark_directory import Place, add_installation, add_member, add_place
+from support.rows import query
 
 PASSWORD = "not-a-real-password"
 QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -111,9 +112,7 @@ class Office:
         return text.rpartition("token=")[2]
 
     async def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        async with self.pool.connection() as conn:
-            cursor = await conn.execute(statement.encode(), values)
-            return await cursor.fetchall() if cursor.description else []
+        return await query(self.pool, statement, *values)
 
 
 def page_words(language: str) -> dict[str, str]:

@@ -52,7 +52,7 @@ class SimClient:
         finally:
             connection.close()
 
-    # -- setting the scene
+    # -- apps, people and chats
 
     async def create_app(self, name: str = "", **options: Any) -> dict[str, Any]:
         """Returns app_id, app_secret, bot_open_id, bot_union_id and the rest."""

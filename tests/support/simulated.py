@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
 import trio
 
 SIMULATED_SECONDS_MAX = 30 * 24 * 3600.0
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""What the wall clock says when trio's says 0."""
+
+
+def simulated_now() -> float:
+    """Return the wall clock's time, as a Unix time."""
+    return EPOCH.timestamp() + trio.current_time()
 
 
 def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

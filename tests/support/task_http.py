@@ -1,4 +1,4 @@
-"""The API of runtimes and tasks on a real socket, over a world of tasks."""
+"""The API of runtimes and tasks on a real socket, over a tenant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.observe.metrics import Metrics
 from gateway.work.people.directory import Principal, UserPrincipal
 from gateway.work.tasks.attachments import Attachments
 from gateway.work.tasks.tasks import TaskService
-from support.task_world import World
+from support.tenant import Tenant
 
 TOKEN = "gwr_not-a-real-token"
 USER_TOKEN = "gwu_not-a-real-token"
@@ -26,7 +26,7 @@ USER_TOKEN = "gwu_not-a-real-token"
 class TaskServer:
     """`revoked`: the token is not accepted any more."""
 
-    world: World
+    tenant: Tenant
     service: TaskService
     url: str = ""
     revoked: bool = False
@@ -35,15 +35,15 @@ class TaskServer:
     async def authenticate(self, token: str) -> Principal | None:
         if self.revoked:
             return None
-        known: dict[str, Principal] = {TOKEN: self.world.runtime, USER_TOKEN: UserPrincipal(self.world.user_id)}
+        known: dict[str, Principal] = {TOKEN: self.tenant.runtime, USER_TOKEN: UserPrincipal(self.tenant.user_id)}
         return known.get(token)
 
 
 @asynccontextmanager
 async def serving_tasks(
-    world: World, bind: str = "127.0.0.1:0", *, attachments: Attachments | None = None
+    tenant: Tenant, bind: str = "127.0.0.1:0", *, attachments: Attachments | None = None
 ) -> AsyncIterator[TaskServer]:
-    server = TaskServer(world, world.service)
+    server = TaskServer(tenant, tenant.service)
     services = Services(server.authenticate, server.service, Readiness(), Metrics(), attachments=attachments)
     app = create_app(services)
     async with trio.open_nursery() as nursery:

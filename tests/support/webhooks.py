@@ -38,7 +38,8 @@ from gateway.work.tasks.tasks import TaskService
 from support.autopilots import Autopilots
 from support.people import Office, open_office
 from support.recording import Recording
-from support.task_world import World
+from support.rows import query
+from support.tenant import Tenant
 
 SECRET = "not-a-real-secret-1"
 
@@ -53,7 +54,7 @@ class Hook:
 
 
 @dataclass
-class Desk:
+class HookServer:
     """One replica's entrance."""
 
     pool: Pool
@@ -102,24 +103,22 @@ class Desk:
         return secret_id
 
     async def deliveries(self) -> list[dict[str, Any]]:
-        return await self.autopilots.world.sql("select * from webhook_delivery order by created_at, id")
+        return await self.autopilots.tenant.sql("select * from webhook_delivery order by created_at, id")
 
     async def runs(self) -> list[dict[str, Any]]:
         return await self.autopilots.runs()
 
     async def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        async with self.pool.connection() as conn:
-            cursor = await conn.execute(statement.encode(), values)
-            return await cursor.fetchall() if cursor.description else []
+        return await query(self.pool, statement, *values)
 
 
 def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
     return {"X_Hub_Signature_256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}
 
 
-def open_desk(
+def open_hook_server(
     pool: Pool,
-    world: World,
+    tenant: Tenant,
     *,
     dispatcher: Dispatcher | None = None,
     ring: KeyRing | None = None,
@@ -129,9 +128,9 @@ def open_desk(
     per_address: int = 0,
     nursery: trio.Nursery | None = None,
     **settings: Any,
-) -> Desk:
+) -> HookServer:
     """With a nursery, requests that are outstanding together share statements, as in the daemon."""
-    autopilots, recorder = Autopilots(world, pool), Recording()
+    autopilots, recorder = Autopilots(tenant, pool), Recording()
     ring = ring or KeyRing.parse(generate_key())
     store = PostgresWebhookStore(pool)
     together: dict[str, Any] = {}
@@ -156,7 +155,7 @@ def open_desk(
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), recorder, webhooks=ingress))
     turns = Turns(store, intake, gates)
-    return Desk(pool, autopilots, app, intake, ring, recorder, store, gates, turns, known)
+    return HookServer(pool, autopilots, app, intake, ring, recorder, store, gates, turns, known)
 
 
 @dataclass
@@ -184,7 +183,7 @@ async def open_hook_office(
     await office.sql("update agent set runtime_id = %s", runtime)
     workplace = office.people.workplace
     assert workplace is not None
-    autopilots = Autopilots(World(pool), pool)
+    autopilots = Autopilots(Tenant(pool), pool)
     store, wake = PostgresWebhookStore(pool), Signal()
     intake = Intake(store, autopilots.dispatcher, ring, clock=lambda: datetime.now(UTC), recorder=office.metrics)
     replayer = Replayer(store, intake)

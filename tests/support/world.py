@@ -24,10 +24,12 @@ from gateway.postgres.pool import Pool
 from gateway.simulator.connections import SocketConnection
 from gateway.simulator.messages import Message
 from gateway.simulator.platform import App, Person, open_id
+from gateway.simulator.server import open_simulator
 from gateway.simulator.simulator import Simulator
 from gateway.work.people.bindings import BindingService
 from gateway.work.people.directory import Agent, Directory, User, Workspace
 from support.processes import GatewayProcess, open_gateway
+from support.rows import query
 
 LEASE_TTL_SECONDS = 2.0
 """Short, because a killed daemon's lease has to run out before the next one may connect."""
@@ -82,9 +84,9 @@ class World:
     async def add_agent(self, name: str = "Echo") -> Agent:
         return await self.directory.add_agent(self.workspace, name, runtime_id=self.runtime_id)
 
-    async def add_bot(self, name: str = "Echo") -> Bot:
+    async def add_bot(self, name: str = "Echo") -> LarkBot:
         app = self.sim.create_app(name)
-        bot = Bot(self, app, await self.add_agent(name))
+        bot = LarkBot(self, app, await self.add_agent(name))
         await bot.install()
         return bot
 
@@ -132,19 +134,17 @@ class World:
         async with open_gateway(arguments, environment=environment, log=self.logs / "agent.log") as process:
             yield process
 
-    async def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        async with self.pool.connection() as conn:
-            cursor = await conn.execute(query.encode(), values)
-            return await cursor.fetchall() if cursor.description else []
+    async def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        return await query(self.pool, statement, *values)
 
-    async def value(self, query: str, *values: object) -> Any:
-        (row,) = await self.rows(query, *values)
+    async def value(self, statement: str, *values: object) -> Any:
+        (row,) = await self.rows(statement, *values)
         return row[0]
 
-    async def until(self, query: str, *values: object, seconds: float = 15) -> Any:
-        """Wait until the query's one value is true, and return it."""
+    async def until(self, statement: str, *values: object, seconds: float = 15) -> Any:
+        """Wait until the statement's one value is true, and return it."""
         with trio.fail_after(seconds):
-            while not (value := await self.value(query, *values)):
+            while not (value := await self.value(statement, *values)):
                 await trio.sleep(0.02)
         return value
 
@@ -167,8 +167,17 @@ class World:
         return [row[0] for row in await self.rows("select content from chat_message where role = 'user' order by seq")]
 
 
+@asynccontextmanager
+async def open_world(database: str, pool: Pool, logs: Path) -> AsyncIterator[World]:
+    """A world for the block. Its platform sends nothing again, unless a test asks for it."""
+    async with open_simulator(redelivery_scale=1000.0) as simulator:
+        world = World(database, pool, simulator, logs)
+        await world.settle()
+        yield world
+
+
 @dataclass
-class Bot:
+class LarkBot:
     """One app on the platform and its installation."""
 
     world: World

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_scan_finds_tests_that_cannot_fail(text: str, found: list[str]) -> None:
 )
 def test_scan_finds_assertions_that_hold_anyway(text: str, count: int) -> None:
     assert len(list(tautologies(ast.parse(text)))) == count
+
+
+def test_shared_code_has_one_class_of_each_name() -> None:
+    names = Counter(
+        node.name
+        for file, tree in trees().items()
+        if file.startswith("support/")
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert len(names) > 50
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_every_test_can_fail() -> None:

@@ -31,6 +31,8 @@ RELEASE_SECONDS = 5.0
 """The bound of a release without cancellation. Its lease is still trusted, and thousands may be under way at once."""
 RECORD_EVERY_SECONDS = 5.0
 """The interval at which a connection state is stored when only its times changed."""
+UNSURE_SECONDS = 60.0
+"""The time in which a statement that got no answer may still reach the database."""
 _LOOK_EVERY_SECONDS = 1.0
 
 
@@ -46,6 +48,7 @@ class Lease:
         self._limit = math.inf
         self._recorded: LinkHealth | None = None
         self._recorded_at = -math.inf
+        self._unsure_until = -math.inf
 
     @property
     def epoch(self) -> int:
@@ -74,9 +77,10 @@ class Lease:
     def report(self, now: float) -> LinkHealth | None:
         """Return a copy of the health if it is due to be stored, else None.
 
-        A changed state is due at once, and changed times alone are due every 5 s.
+        A changed state is due at once, and changed times alone are due every 5 s. So is everything for a while after a
+        statement without an answer: it may arrive late, and put an old state over a newer one.
         """
-        if self.health == self._recorded:
+        if self.health == self._recorded and now >= self._unsure_until:
             return None
         changed = self._recorded is None or _shown(self.health, now) != _shown(self._recorded, now)
         return replace(self.health) if changed or now >= self._recorded_at + RECORD_EVERY_SECONDS else None
@@ -84,6 +88,10 @@ class Lease:
     def recorded(self, health: LinkHealth, now: float) -> None:
         """Remember the health that was stored, and when."""
         self._recorded, self._recorded_at = health, now
+
+    def unanswered(self, now: float) -> None:
+        """Remember that it is not known whether, or when, a report is stored."""
+        self._unsure_until = now + UNSURE_SECONDS
 
 
 def _shown(health: LinkHealth, now: float) -> tuple[object, ...]:
@@ -326,6 +334,8 @@ async def run_connection_reporter(
                 await leases.store.record(node_id, [(lease.tenure, health) for lease, health in due])
         except (StoreError, trio.TooSlowError) as error:
             logger.warning("connection_state_not_stored", links=len(due), error=type(error).__name__)
+            for lease, _ in due:
+                lease.unanswered(trio.current_time())
             continue
         for lease, health in due:
             lease.recorded(health, now)

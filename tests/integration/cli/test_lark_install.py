@@ -237,12 +237,14 @@ async def finish_by_daemon(terminal: Terminal) -> None:
     ring, base, stop = KeyRing.parse(terminal.key), terminal.platform.base_url, trio.Event()
     async with open_http_client() as http, trio.open_nursery() as nursery:
         bots = InstallationService(PostgresInstallationStore(terminal.pool), ring, identify_over(http, base))
-        desk = ScanService(PostgresInstallStore(terminal.pool), bots, ring, ask_over(http), accounts_base_override=base)
-        await nursery.start(partial(run_installs, desk, stop=stop))
+        scans = ScanService(
+            PostgresInstallStore(terminal.pool), bots, ring, ask_over(http), accounts_base_override=base
+        )
+        await nursery.start(partial(run_installs, scans, stop=stop))
         with trio.fail_after(SECONDS):
             while await terminal.sql("select count(*), bool_or(status = 'pending') from lark_install_session") != [
                 (1, False)
             ]:
-                desk.wake.set()
+                scans.wake.set()
                 await trio.sleep(0.05)
         stop.set()

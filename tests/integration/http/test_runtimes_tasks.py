@@ -13,19 +13,19 @@ import trio
 
 from gateway.postgres.pool import Pool
 from support.task_http import TOKEN, USER_TOKEN, TaskServer, serving_tasks
-from support.task_world import World, hearing_events, open_world, ringing
+from support.tenant import Tenant, hearing_events, open_tenant, ringing
 
 RUNNING = {"id": str(UUID(int=9)), "attempt": 1}
 
 
 @pytest.fixture
-async def world(pool: Pool) -> World:
-    return await open_world(pool)
+async def tenant(pool: Pool) -> Tenant:
+    return await open_tenant(pool)
 
 
 @pytest.fixture
-async def server(world: World) -> AsyncIterator[TaskServer]:
-    async with serving_tasks(world) as server:
+async def server(tenant: Tenant) -> AsyncIterator[TaskServer]:
+    async with serving_tasks(tenant) as server:
         yield server
 
 
@@ -36,18 +36,18 @@ async def client(server: TaskServer) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def claim(client: httpx2.AsyncClient, world: World, wait: str = "0") -> Any:
-    answer = await client.post(f"/api/runtimes/{world.runtime_id}/tasks/claim", params={"wait_seconds": wait})
+async def claim(client: httpx2.AsyncClient, tenant: Tenant, wait: str = "0") -> Any:
+    answer = await client.post(f"/api/runtimes/{tenant.runtime_id}/tasks/claim", params={"wait_seconds": wait})
     assert answer.status_code == 200, answer.text
     return answer.json()["task"]
 
 
 async def test_task_from_claim_to_answer_has_the_shape_of_the_contract(
-    world: World, client: httpx2.AsyncClient
+    tenant: Tenant, client: httpx2.AsyncClient
 ) -> None:
-    session = await world.add_session()
-    await world.say(session, "hello")
-    task = await claim(client, world)
+    session = await tenant.add_session()
+    await tenant.say(session, "hello")
+    task = await claim(client, tenant)
     sent_at = datetime.fromisoformat(task["messages"][0].pop("sent_at"))
     deadline = datetime.fromisoformat(task.pop("deadline"))
     assert sent_at.utcoffset() is not None
@@ -55,8 +55,8 @@ async def test_task_from_claim_to_answer_has_the_shape_of_the_contract(
     assert task == {
         "id": task["id"],
         "kind": "chat",
-        "agent": {"id": str(world.agent_id), "name": "agent"},
-        "workspace_id": str(world.workspace_id),
+        "agent": {"id": str(tenant.agent_id), "name": "agent"},
+        "workspace_id": str(tenant.workspace_id),
         "chat_session_id": str(session.id),
         "context_generation": 0,
         "issue": None,
@@ -75,75 +75,75 @@ async def test_task_from_claim_to_answer_has_the_shape_of_the_contract(
     assert (await client.post(f"{path}/fail", json={**first, "error": "late"})).json()["status"] == "completed"
     view = (await client.get(path)).json()
     assert (view["status"], view["result"], view["attempt"]) == ("completed", {"output": "hi"}, 1)
-    assert await world.answers(session) == ["hi"]
-    assert await claim(client, world) is None
+    assert await tenant.answers(session) == ["hi"]
+    assert await claim(client, tenant) is None
 
 
 async def test_claim_with_a_wait_is_answered_when_a_message_comes(
-    world: World, client: httpx2.AsyncClient, database: str
+    tenant: Tenant, client: httpx2.AsyncClient, database: str
 ) -> None:
-    session = await world.add_session()
+    session = await tenant.add_session()
     got: list[Any] = []
 
     async def poll() -> None:
-        got.append(await claim(client, world, "30"))
+        got.append(await claim(client, tenant, "30"))
 
     with trio.fail_after(10):
-        async with ringing(world, database), trio.open_nursery() as nursery:
+        async with ringing(tenant, database), trio.open_nursery() as nursery:
             nursery.start_soon(poll)
-            await world.say(session, "hello")
-            await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+            await tenant.say(session, "hello")
+            await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
     assert got[0]["prompt"] == "hello"
 
 
 async def test_claim_of_a_client_that_went_away_takes_no_task(
-    world: World, client: httpx2.AsyncClient, database: str
+    tenant: Tenant, client: httpx2.AsyncClient, database: str
 ) -> None:
-    session = await world.add_session()
-    async with ringing(world, database):
+    session = await tenant.add_session()
+    async with ringing(tenant, database):
         with trio.move_on_after(0.2):
-            await claim(client, world, "30")
+            await claim(client, tenant, "30")
         for _ in range(3):
-            await world.say(session, "hello")
-            await world.sql("select pg_notify('gateway_task', %(id)s)", id=str(world.runtime_id))
+            await tenant.say(session, "hello")
+            await tenant.sql("select pg_notify('gateway_task', %(id)s)", id=str(tenant.runtime_id))
         with trio.fail_after(10):
-            task = await claim(client, world, "10")
+            task = await claim(client, tenant, "10")
     assert task["prompt"].count("hello") == 3
 
 
-async def test_shutdown_ends_long_polls_at_once(world: World) -> None:
+async def test_shutdown_ends_long_polls_at_once(tenant: Tenant) -> None:
     with trio.fail_after(10):
-        async with serving_tasks(world) as server, httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        async with serving_tasks(tenant) as server, httpx2.AsyncClient(trust_env=False, timeout=30) as client:
             client.headers["Authorization"] = f"Bearer {TOKEN}"
             client.base_url = httpx2.URL(server.url)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(claim, client, world, "30")
+                nursery.start_soon(claim, client, tenant, "30")
                 await trio.sleep(0.1)
                 server.service.drain()
 
 
 async def test_register_tells_who_watches_the_workspace(
-    world: World, client: httpx2.AsyncClient, database: str
+    tenant: Tenant, client: httpx2.AsyncClient, database: str
 ) -> None:
     async with hearing_events(database) as events:
         assert (await client.post("/api/runtimes/register", json={"kind": "cli"})).status_code == 200
-    ids = {"workspace_id": str(world.workspace_id), "runtime_id": str(world.runtime_id)}
+    ids = {"workspace_id": str(tenant.workspace_id), "runtime_id": str(tenant.runtime_id)}
     assert events == [{"event": "daemon:register", **ids}]
 
 
-async def test_register_and_heartbeat(world: World, client: httpx2.AsyncClient) -> None:
-    body = {"workspace_id": str(world.workspace_id), "name": "laptop", "kind": "cli", "version": "1.2"}
+async def test_register_and_heartbeat(tenant: Tenant, client: httpx2.AsyncClient) -> None:
+    body = {"workspace_id": str(tenant.workspace_id), "name": "laptop", "kind": "cli", "version": "1.2"}
     view = (await client.post("/api/runtimes/register", json=body)).json()
     assert view == {
-        "id": str(world.runtime_id),
+        "id": str(tenant.runtime_id),
         **body,
         "heartbeat_seconds": 15,
     }
     assert (await client.post("/api/runtimes/register", json={"version": "2"})).json()["name"] == "laptop"
     stranger = {"id": str(uuid4()), "attempt": 1}
-    answer = await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat", json={"tasks": [stranger]})
+    answer = await client.post(f"/api/runtimes/{tenant.runtime_id}/heartbeat", json={"tasks": [stranger]})
     assert answer.json() == {"status": "ok", "stop": [stranger]}
-    assert (await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat")).json() == {"status": "ok", "stop": []}
+    assert (await client.post(f"/api/runtimes/{tenant.runtime_id}/heartbeat")).json() == {"status": "ok", "stop": []}
 
 
 @pytest.mark.parametrize(
@@ -210,16 +210,16 @@ async def test_bad_request_is_answered_with_what_is_wrong(
 
 
 async def test_attempt_that_is_over_is_a_conflict_that_says_where_the_task_is(
-    world: World, client: httpx2.AsyncClient
+    tenant: Tenant, client: httpx2.AsyncClient
 ) -> None:
-    session = await world.add_session()
-    await world.say(session, "hello")
-    task = await claim(client, world)
+    session = await tenant.add_session()
+    await tenant.say(session, "hello")
+    task = await claim(client, tenant)
     path, old = f"/api/tasks/{task['id']}", {"attempt": task["attempt"]}
     await client.post(f"{path}/start", json=old)
-    await world.silence_runtime()
-    assert await world.service.return_lost() == 1
-    assert (await claim(client, world))["attempt"] == 2
+    await tenant.silence_runtime()
+    assert await tenant.service.return_lost() == 1
+    assert (await claim(client, tenant))["attempt"] == 2
     for action, fields in (
         ("start", {}), ("progress", {"text": "x"}), ("complete", {"output": "late"}), ("fail", {"error": "late"}),
     ):  # fmt: skip
@@ -227,7 +227,7 @@ async def test_attempt_that_is_over_is_a_conflict_that_says_where_the_task_is(
         assert (answer.status_code, answer.json()["code"], answer.json()["attempt"]) == (409, "attempt_over", 2)
         assert answer.json()["task_status"] == "dispatched"
     both = [{"id": task["id"], "attempt": number} for number in (1, 2)]
-    answer = await client.post(f"/api/runtimes/{world.runtime_id}/heartbeat", json={"tasks": both})
+    answer = await client.post(f"/api/runtimes/{tenant.runtime_id}/heartbeat", json={"tasks": both})
     assert answer.json() == {"status": "ok", "stop": both[:1]}
     new = {"attempt": 2}
     assert (await client.post(f"{path}/start", json=new)).status_code == 200
@@ -237,11 +237,11 @@ async def test_attempt_that_is_over_is_a_conflict_that_says_where_the_task_is(
     assert (view["status"], view["attempt"], view["stderr_tail"]) == ("completed", 2, "no key")
 
 
-async def test_instance_that_registers_gets_back_what_it_had(world: World, client: httpx2.AsyncClient) -> None:
-    path = f"/api/runtimes/{world.runtime_id}/tasks/claim"
+async def test_instance_that_registers_gets_back_what_it_had(tenant: Tenant, client: httpx2.AsyncClient) -> None:
+    path = f"/api/runtimes/{tenant.runtime_id}/tasks/claim"
     tasks = []
     for instance in ("a", "a", "b"):
-        await world.say(await world.add_session(), "hello")
+        await tenant.say(await tenant.add_session(), "hello")
         tasks.append((await client.post(path, json={"instance": instance})).json()["task"])
     kept = [{"id": tasks[0]["id"], "attempt": 1}]
     assert (await client.post("/api/runtimes/register", json={"instance": "a", "tasks": kept})).status_code == 200
@@ -251,21 +251,21 @@ async def test_instance_that_registers_gets_back_what_it_had(world: World, clien
     assert (again["id"], again["attempt"]) == (tasks[1]["id"], 2)
 
 
-async def test_wrong_status_is_a_conflict_that_names_it(world: World, client: httpx2.AsyncClient) -> None:
-    task_id = await world.say(await world.add_session(), "hello", window=60)
+async def test_wrong_status_is_a_conflict_that_names_it(tenant: Tenant, client: httpx2.AsyncClient) -> None:
+    task_id = await tenant.say(await tenant.add_session(), "hello", window=60)
     answer = await client.post(f"/api/tasks/{task_id}/complete", json={"attempt": 1, "output": "x"})
     assert (answer.status_code, answer.json()["task_status"]) == (409, "queued")
 
 
 @pytest.mark.parametrize(("token", "status"), [(None, 401), ("gwr_unknown", 401), (USER_TOKEN, 403)])
 async def test_wrong_identity_is_turned_away(
-    world: World, client: httpx2.AsyncClient, token: str | None, status: int
+    tenant: Tenant, client: httpx2.AsyncClient, token: str | None, status: int
 ) -> None:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     del client.headers["Authorization"]
     for path in (
         "/api/runtimes/register",
-        f"/api/runtimes/{world.runtime_id}/tasks/claim",
+        f"/api/runtimes/{tenant.runtime_id}/tasks/claim",
         f"/api/tasks/{uuid4()}/start",
     ):
         assert (await client.post(path, headers=headers, json={"name": "x"})).status_code == status

@@ -19,7 +19,7 @@ def say(**line: object) -> None:
     print(json.dumps(line), flush=True)
 
 
-class Bot:
+class SdkBot:
     def __init__(self, domain: str, app_id: str, secret: str) -> None:
         self._seen: set[str] = set()
         self._rest = lark.Client.builder().app_id(app_id).app_secret(secret).domain(domain).build()
@@ -60,4 +60,4 @@ class Bot:
 
 
 if __name__ == "__main__":
-    Bot(sys.argv[1], sys.argv[2], os.environ["LARK_APP_SECRET"]).run()
+    SdkBot(sys.argv[1], sys.argv[2], os.environ["LARK_APP_SECRET"]).run()

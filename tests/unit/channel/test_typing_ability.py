@@ -3,26 +3,28 @@
 import pytest
 
 from gateway.channel.capability import Capability
-from gateway.channel.channel import typing_of
-from support.outbox_channel import Toy, ToyChannel
-from support.typing_channel import TypingToy, TypingToyChannel
+from gateway.channel.channel import Channel, typing_of
+from support.toy.channels import ToyChannel, TypingToyChannel
+from support.toy.platform import ToyPlatform
 
 ABLE = Capability.TEXT | Capability.TYPING_INDICATOR
 
 
+def channel_of(kind: type[ToyChannel], capabilities: Capability) -> Channel:
+    channel = kind(ToyPlatform())
+    channel.capabilities = capabilities
+    return channel
+
+
 def test_channel_with_the_bit_and_the_calls_can() -> None:
-    channel = TypingToyChannel(TypingToy(), capabilities=ABLE)
+    channel = channel_of(TypingToyChannel, ABLE)
     assert typing_of(channel) is channel
 
 
 @pytest.mark.parametrize(
-    "channel",
-    [
-        TypingToyChannel(TypingToy(), capabilities=Capability.TEXT),
-        ToyChannel(Toy(), capabilities=Capability.TEXT),
-        ToyChannel(Toy(), capabilities=ABLE),
-    ],
+    ("kind", "capabilities"),
+    [(TypingToyChannel, Capability.TEXT), (ToyChannel, Capability.TEXT), (ToyChannel, ABLE)],
     ids=["calls without the bit", "neither", "the bit without calls"],
 )
-def test_channel_without_both_cannot(channel: ToyChannel) -> None:
-    assert typing_of(channel) is None
+def test_channel_without_both_cannot(kind: type[ToyChannel], capabilities: Capability) -> None:
+    assert typing_of(channel_of(kind, capabilities)) is None

@@ -27,7 +27,7 @@ def claim(attempt: int, task: UUID = TASK) -> ClaimedTask:
 
 
 @dataclass
-class Town:
+class WorkerServer:
     """A server and the programs of its worker: what happens is in `told`, in order."""
 
     told: list[str] = field(default_factory=list)
@@ -79,70 +79,72 @@ async def no_signals() -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def town(nursery: trio.Nursery) -> AsyncIterator[Town]:
+async def server(nursery: trio.Nursery) -> AsyncIterator[WorkerServer]:
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, trio.testing.MockClock), "ask for autojump_clock in the test"
-    town = Town()
-    worker = Worker(cast(Server, town), cast(Programs, town), Terms(["x"], "me", 4, 20.0))
+    server = WorkerServer()
+    worker = Worker(cast(Server, server), cast(Programs, server), Terms(["x"], "me", 4, 20.0))
     nursery.start_soon(worker.run, no_signals())
     with trio.fail_after(3_600):
-        yield town
+        yield server
 
 
-async def test_new_attempt_waits_for_the_end_of_the_old_one(autojump_clock: trio.testing.MockClock, town: Town) -> None:
-    town.go_on[4] = trio.Event()
-    town.go_on[4].set()
+async def test_new_attempt_waits_for_the_end_of_the_old_one(
+    autojump_clock: trio.testing.MockClock, server: WorkerServer
+) -> None:
+    server.go_on[4] = trio.Event()
+    server.go_on[4].set()
     # The third is over before the second has ended, and never begins.
     for attempt, pause in ((1, 5), (2, 5), (3, 1), (4, 60)):
-        await town.hand_out.send(claim(attempt))
+        await server.hand_out.send(claim(attempt))
         await trio.sleep(pause)
-    assert [line for line in town.told if line.startswith(("begin", "end"))] == [
+    assert [line for line in server.told if line.startswith(("begin", "end"))] == [
         *("begin 1", "end 1", "begin 2", "end 2", "begin 4", "end 4"),
     ]
     # What was lost is told to nobody.
-    assert [line for line in town.told if line.startswith(("complete", "fail"))] == ["complete 4"]
+    assert [line for line in server.told if line.startswith(("complete", "fail"))] == ["complete 4"]
 
 
-async def test_claim_that_comes_twice_is_run_once(autojump_clock: trio.testing.MockClock, town: Town) -> None:
+async def test_claim_that_comes_twice_is_run_once(autojump_clock: trio.testing.MockClock, server: WorkerServer) -> None:
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            await town.hand_out.send(claim(1))
+            await server.hand_out.send(claim(1))
             await trio.sleep(5)
-    assert town.told == ["start 1", "begin 1"]
+    assert server.told == ["start 1", "begin 1"]
     assert [entry["event"] for entry in logs].count("task_handed_out_twice") == 2
     # Their slots are free again.
     for number in range(10, 13):
-        await town.hand_out.send(claim(1, UUID(int=number)))
+        await server.hand_out.send(claim(1, UUID(int=number)))
     await trio.sleep(5)
-    assert town.told.count("begin 1") == 4
+    assert server.told.count("begin 1") == 4
 
 
 async def test_heartbeat_that_stops_what_is_not_there_stops_nothing(
-    autojump_clock: trio.testing.MockClock, town: Town
+    autojump_clock: trio.testing.MockClock, server: WorkerServer
 ) -> None:
-    town.stop = [Claimed(UNKNOWN, 1), Claimed(TASK, 1), Claimed(TASK, 3)]
-    await town.hand_out.send(claim(2))
+    server.stop = [Claimed(UNKNOWN, 1), Claimed(TASK, 1), Claimed(TASK, 3)]
+    await server.hand_out.send(claim(2))
     await trio.sleep(60)
-    assert town.told == ["start 2", "begin 2"]
-    town.stop = [Claimed(TASK, 2), Claimed(TASK, 2)]
+    assert server.told == ["start 2", "begin 2"]
+    server.stop = [Claimed(TASK, 2), Claimed(TASK, 2)]
     await trio.sleep(60)
-    assert town.told == ["start 2", "begin 2", "end 2"]
+    assert server.told == ["start 2", "begin 2", "end 2"]
 
 
 async def test_attempt_that_is_over_when_it_starts_is_given_up_without_a_program(
-    autojump_clock: trio.testing.MockClock, town: Town
+    autojump_clock: trio.testing.MockClock, server: WorkerServer
 ) -> None:
-    town.over.add(1)
-    await town.hand_out.send(claim(1))
+    server.over.add(1)
+    await server.hand_out.send(claim(1))
     await trio.sleep(60)
-    assert town.told == ["start 1"]
+    assert server.told == ["start 1"]
 
 
 async def test_older_attempt_that_is_handed_out_later_is_what_the_server_wants_now(
-    autojump_clock: trio.testing.MockClock, town: Town
+    autojump_clock: trio.testing.MockClock, server: WorkerServer
 ) -> None:
     """A database that was put back has older numbers."""
     for attempt in (5, 2):
-        await town.hand_out.send(claim(attempt))
+        await server.hand_out.send(claim(attempt))
         await trio.sleep(10)
-    assert [line for line in town.told if line.startswith(("begin", "end"))] == ["begin 5", "end 5", "begin 2"]
+    assert [line for line in server.told if line.startswith(("begin", "end"))] == ["begin 5", "end 5", "begin 2"]

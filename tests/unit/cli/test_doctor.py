@@ -21,7 +21,7 @@ from gateway.cli.doctor import (
     key_state,
     proxy_state,
 )
-from gateway.cli.doctor_bots import HEALTHY_STATES, WORDS, age, contradiction, describe, is_well
+from gateway.cli.doctor_bots import WORDS, age, contradiction, describe, is_well
 from gateway.cli.doctor_daemon import daemon_url, judge_report
 from gateway.config import Settings
 from gateway.errors import ConfigError
@@ -45,10 +45,6 @@ def test_every_connection_state_has_words(state: str) -> None:
     assert state in WORDS
 
 
-def test_healthy_states_are_the_ones_that_hear_or_need_not() -> None:
-    assert {ConnectionState.LIVE, ConnectionState.HTTP, ConnectionState.REVOKED} == HEALTHY_STATES
-
-
 def view(state: str, **fields: object) -> InstallationView:
     known = {
         "id": UUID(int=1), "workspace_id": UUID(int=2), "agent_id": UUID(int=3), "channel_type": "feishu",
@@ -57,6 +53,11 @@ def view(state: str, **fields: object) -> InstallationView:
         "last_frame_at": None, "last_event_at": None, "pong_ms": None,
     }  # fmt: skip
     return InstallationView(**(known | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("state", ConnectionState)
+def test_bot_is_well_where_it_hears_or_need_not(state: ConnectionState) -> None:
+    assert is_well(view(state)) == (state in {ConnectionState.LIVE, ConnectionState.HTTP, ConnectionState.REVOKED})
 
 
 def test_live_bot_is_described_with_its_ages() -> None:

@@ -13,28 +13,28 @@ import pytest
 from gateway.channel.message import InboundMessage
 from gateway.errors import StoreUnavailable
 from gateway.inbound.ports import MessageClaim, UserMessage
+from support.inbound_backend import Bot, direct, grouped, open_pipeline
 from support.inbound_memory import MemoryInbound
-from support.inbound_world import Bot, direct, grouped, open_desk
 
 CASES = json.loads((Path(__file__).parent / "cases" / "dispatch_outcome.json").read_text())
 
 
-class Scene:
+class Delivery:
     """A store with one bot and one person, and the message that is about to come."""
 
     def __init__(self) -> None:
-        self.world = MemoryInbound()
+        self.backend = MemoryInbound()
         self.message: InboundMessage = direct()
 
     async def set(self, *, bound: bool = True, member: bool = True, **bot: Any) -> Bot:
-        self.bot = await self.world.add_bot(**bot)
-        self.person = await self.world.bind(self.bot, "ou_ann", member=member) if bound else None
+        self.bot = await self.backend.add_bot(**bot)
+        self.person = await self.backend.bind(self.bot, "ou_ann", member=member) if bound else None
         return self.bot
 
     async def claim(self, age_seconds: float = 0) -> MessageClaim:
         claim = MessageClaim(self.bot.installation_id, "om_1", uuid4())
-        await self.world.claim(claim)
-        await self.world.age_claims(age_seconds)
+        await self.backend.claim(claim)
+        await self.backend.age_claims(age_seconds)
         return claim
 
     def breaking(self, owner: Any, step: str) -> None:
@@ -44,103 +44,103 @@ class Scene:
         setattr(owner, step, away)
 
 
-async def _unknown(scene: Scene) -> None:
-    await scene.set(app_id="cli_other")
+async def _unknown(delivery: Delivery) -> None:
+    await delivery.set(app_id="cli_other")
 
 
-async def _revoked(scene: Scene) -> None:
-    await scene.set(revoked=True)
+async def _revoked(delivery: Delivery) -> None:
+    await delivery.set(revoked=True)
 
 
-async def _processed(scene: Scene) -> None:
-    await scene.set()
-    async with open_desk(scene.world, fused=False) as desk:
-        await desk.receive(scene.message)
-    scene.world.message_rows.clear()
+async def _processed(delivery: Delivery) -> None:
+    await delivery.set()
+    async with open_pipeline(delivery.backend, fused=False) as pipeline:
+        await pipeline.receive(delivery.message)
+    delivery.backend.message_rows.clear()
 
 
-async def _in_flight(scene: Scene) -> None:
-    await scene.set()
-    await scene.claim()
+async def _in_flight(delivery: Delivery) -> None:
+    await delivery.set()
+    await delivery.claim()
 
 
-async def _stale(scene: Scene) -> None:
-    await scene.set()
-    await scene.claim(61)
+async def _stale(delivery: Delivery) -> None:
+    await delivery.set()
+    await delivery.claim(61)
 
 
-async def _not_addressed(scene: Scene) -> None:
-    await scene.set()
-    scene.message = grouped(addressed_to_bot=False)
+async def _not_addressed(delivery: Delivery) -> None:
+    await delivery.set()
+    delivery.message = grouped(addressed_to_bot=False)
 
 
-async def _unbound(scene: Scene) -> None:
-    await scene.set(bound=False)
+async def _unbound(delivery: Delivery) -> None:
+    await delivery.set(bound=False)
 
 
-async def _left(scene: Scene) -> None:
-    await scene.set(member=False)
+async def _left(delivery: Delivery) -> None:
+    await delivery.set(member=False)
 
 
-def _failing(step: str) -> Callable[[Scene], Awaitable[None]]:
-    async def prepare(scene: Scene) -> None:
-        await scene.set()
-        scene.breaking(scene.world, step)
+def _failing(step: str) -> Callable[[Delivery], Awaitable[None]]:
+    async def prepare(delivery: Delivery) -> None:
+        await delivery.set()
+        delivery.breaking(delivery.backend, step)
 
     return prepare
 
 
-async def _claim_lost(scene: Scene) -> None:
+async def _claim_lost(delivery: Delivery) -> None:
     """Another worker retakes the claim while this one looks the session up, and finishes."""
-    await scene.set()
-    ensure = scene.world.ensure_session
+    await delivery.set()
+    ensure = delivery.backend.ensure_session
 
     async def slowly(conversation: Any) -> Any:
         session = await ensure(conversation)
-        await scene.world.age_claims(61)
-        other = await scene.claim()
-        assert await scene.world.append_command(_entry(scene, session), other, notice=None, held_words=None)
-        scene.world.message_rows.clear()
+        await delivery.backend.age_claims(61)
+        other = await delivery.claim()
+        assert await delivery.backend.append_command(_entry(delivery, session), other, notice=None, held_words=None)
+        delivery.backend.message_rows.clear()
         return session
 
-    scene.world.ensure_session = slowly  # type: ignore[method-assign]
+    delivery.backend.ensure_session = slowly  # type: ignore[method-assign]
 
 
-def _entry(scene: Scene, session: Any) -> Any:
-    assert scene.person is not None
-    return UserMessage(uuid4(), session, scene.person, "by another", "om_1", "", None)
+def _entry(delivery: Delivery, session: Any) -> Any:
+    assert delivery.person is not None
+    return UserMessage(uuid4(), session, delivery.person, "by another", "om_1", "", None)
 
 
-async def _no_runtime(scene: Scene) -> None:
-    await scene.set(has_runtime=False)
+async def _no_runtime(delivery: Delivery) -> None:
+    await delivery.set(has_runtime=False)
 
 
-async def _archived(scene: Scene) -> None:
-    await scene.set(archived=True)
+async def _archived(delivery: Delivery) -> None:
+    await delivery.set(archived=True)
 
 
-async def _plain(scene: Scene) -> None:
-    await scene.set()
+async def _plain(delivery: Delivery) -> None:
+    await delivery.set()
 
 
-async def _grouped(scene: Scene) -> None:
-    await scene.set()
-    scene.message = grouped()
+async def _grouped(delivery: Delivery) -> None:
+    await delivery.set()
+    delivery.message = grouped()
 
 
-async def _without_id(scene: Scene) -> None:
-    await scene.set()
-    scene.message = direct("")
+async def _without_id(delivery: Delivery) -> None:
+    await delivery.set()
+    delivery.message = direct("")
 
 
-async def _no_prefix(scene: Scene) -> None:
-    await scene.set()
-    scene.world.issues.counters[scene.bot.workspace_id] = 6
-    scene.breaking(scene.world.issues, "find_prefix")
-    scene.message = direct(text="/issue Broken")
+async def _no_prefix(delivery: Delivery) -> None:
+    await delivery.set()
+    delivery.backend.issues.counters[delivery.bot.workspace_id] = 6
+    delivery.breaking(delivery.backend.issues, "find_prefix")
+    delivery.message = direct(text="/issue Broken")
 
 
-SITUATIONS: dict[str, Callable[[Scene], Awaitable[None]]] = {
+SITUATIONS: dict[str, Callable[[Delivery], Awaitable[None]]] = {
     "unknown app": _unknown,
     "installation revoked": _revoked,
     "message already processed": _processed,
@@ -167,37 +167,37 @@ SITUATIONS: dict[str, Callable[[Scene], Awaitable[None]]] = {
     ("situation", "expected"), [pytest.param(case["input"], case["expected"], id=case["name"]) for case in CASES]
 )
 async def test_message_in_this_situation_comes_to_what_is_expected(situation: str, expected: dict[str, Any]) -> None:
-    scene = Scene()
-    await SITUATIONS[situation](scene)
-    seen = await _observe(scene)
+    delivery = Delivery()
+    await SITUATIONS[situation](delivery)
+    seen = await _observe(delivery)
     assert expected.items() <= seen.items()
 
 
-async def _observe(scene: Scene) -> dict[str, Any]:
-    world, seen = scene.world, {"error": False}
-    before = dict(world.claim_rows)
-    async with open_desk(world, fused=False, issues=world.issues) as desk:
+async def _observe(delivery: Delivery) -> dict[str, Any]:
+    backend, seen = delivery.backend, {"error": False}
+    before = dict(backend.claim_rows)
+    async with open_pipeline(backend, fused=False, issues=backend.issues) as pipeline:
         try:
-            await desk.receive(scene.message)
+            await pipeline.receive(delivery.message)
         except StoreUnavailable:
             seen["error"] = True
-    outcome, reason = desk.outcomes[0] if desk.outcomes else (None, None)
-    sessions, notices = await world.sessions(), await world.notices()
-    creators = {scene.bot.installer_id: "installer", scene.person: "sender"}
+    outcome, reason = pipeline.outcomes[0] if pipeline.outcomes else (None, None)
+    sessions, notices = await backend.sessions(), await backend.notices()
+    creators = {delivery.bot.installer_id: "installer", delivery.person: "sender"}
     return seen | {
         "outcome": outcome,
         "reason": reason,
-        "claim": _claim_of(before, world),
-        "message_written": bool(world.message_rows),
+        "claim": _claim_of(before, backend),
+        "message_written": bool(backend.message_rows),
         "session_creator": creators.get(sessions[0].creator_id) if sessions else None,
         "issue_identifier": notices[0].text.split()[1].rstrip(":") if notices else None,
     }
 
 
-def _claim_of(before: dict[Any, Any], world: MemoryInbound) -> str:
-    after = world.claim_rows
+def _claim_of(before: dict[Any, Any], backend: MemoryInbound) -> str:
+    after = backend.claim_rows
     if after == before:
-        return "none" if not after and world.message_rows + world.audit else "untouched" if after else "release"
+        return "none" if not after and backend.message_rows + backend.audit else "untouched" if after else "release"
     ((key, row),) = after.items()
     assert row.processed_at is not None
     return "retaken_with_new_token" if key in before and before[key].token != row.token else "mark"

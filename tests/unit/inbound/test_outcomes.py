@@ -12,8 +12,8 @@ from gateway.channel.message import InboundMessage
 from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import StoreUnavailable
 from gateway.inbound.ports import MessageClaim
+from support.inbound_backend import direct, grouped, open_pipeline
 from support.inbound_memory import MemoryInbound
-from support.inbound_world import direct, grouped, open_desk
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,29 @@ CASES = {
 }
 
 
-async def scene(case: Case) -> MemoryInbound:
-    world = MemoryInbound()
-    bot = await world.add_bot(**case.bot)
+async def prepared(case: Case) -> MemoryInbound:
+    backend = MemoryInbound()
+    bot = await backend.add_bot(**case.bot)
     if case.bound:
-        await world.bind(bot, "ou_ann", member=case.member)
+        await backend.bind(bot, "ou_ann", member=case.member)
     if case.claim_age is not None:
-        await world.claim(MessageClaim(bot.installation_id, "om_1", uuid4()))
-        await world.age_claims(case.claim_age)
-    return world
+        await backend.claim(MessageClaim(bot.installation_id, "om_1", uuid4()))
+        await backend.age_claims(case.claim_age)
+    return backend
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "stepwise"])
 @pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 async def test_message_comes_to_the_outcome_of_its_situation(case: Case, fused: bool) -> None:
-    world = await scene(case)
-    async with open_desk(world, fused=fused, issues=world.issues) as desk:
-        await desk.receive(case.message)
-    assert desk.outcomes == [(case.outcome, case.reason)]
-    assert desk.recorder.seen("channel_events") == [("feishu", case.reason or case.outcome)]
-    assert desk.ingested == ["om_1"] * case.run
-    assert len(world.message_rows) == case.kept
+    backend = await prepared(case)
+    async with open_pipeline(backend, fused=fused, issues=backend.issues) as pipeline:
+        await pipeline.receive(case.message)
+    assert pipeline.outcomes == [(case.outcome, case.reason)]
+    assert pipeline.recorder.seen("channel_events") == [("feishu", case.reason or case.outcome)]
+    assert pipeline.ingested == ["om_1"] * case.run
+    assert len(backend.message_rows) == case.kept
     expected = [] if case.processed is None else [case.processed]
-    assert [row.processed_at is not None for row in world.claim_rows.values()] == expected
+    assert [row.processed_at is not None for row in backend.claim_rows.values()] == expected
 
 
 @pytest.mark.parametrize("step", ["find_identity", "ensure_session", "append"])
@@ -89,10 +89,10 @@ async def test_step_that_fails_is_an_error_and_releases(monkeypatch: pytest.Monk
     async def away(*_: object) -> Any:
         raise StoreUnavailable("the database is away")
 
-    world = await scene(CASES["ingested"])
-    monkeypatch.setattr(world, step, away)
-    async with open_desk(world, fused=False, issues=world.issues) as desk:
+    backend = await prepared(CASES["ingested"])
+    monkeypatch.setattr(backend, step, away)
+    async with open_pipeline(backend, fused=False, issues=backend.issues) as pipeline:
         with pytest.raises(StoreUnavailable):
-            await desk.receive(direct())
-    assert desk.outcomes == []
-    assert world.claim_rows == {}
+            await pipeline.receive(direct())
+    assert pipeline.outcomes == []
+    assert backend.claim_rows == {}

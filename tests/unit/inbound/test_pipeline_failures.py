@@ -16,12 +16,12 @@ from gateway.errors import StoreError, StoreUnavailable
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import PlainMessage
 from gateway.work.tasks.sessions import Queueing
+from support.inbound_backend import direct, grouped, open_pipeline
 from support.inbound_memory import MemoryInbound
-from support.inbound_world import direct, grouped, open_desk
 
 
 class Wrapped:
-    """A store whose named calls do something else first: raise, wait, or change the scene."""
+    """A store whose named calls do something else first: raise, wait, or change what is there."""
 
     def __init__(self, inner: MemoryInbound, **before: Callable[[], Any]) -> None:
         self._inner = inner
@@ -44,120 +44,120 @@ async def _away() -> None:
     raise StoreUnavailable("the database is away")
 
 
-async def _scene() -> MemoryInbound:
-    world = MemoryInbound()
-    await world.bind(await world.add_bot(), "ou_ann")
-    return world
+async def _backend() -> MemoryInbound:
+    backend = MemoryInbound()
+    await backend.bind(await backend.add_bot(), "ou_ann")
+    return backend
 
 
 @pytest.mark.parametrize("step", ["find_identity", "ensure_session", "append"])
 async def test_step_that_fails_releases_the_claim_and_a_retry_succeeds(step: str) -> None:
-    world = await _scene()
-    async with open_desk(Wrapped(world, **{step: _away}), fused=False) as desk:  # type: ignore[arg-type]
+    backend = await _backend()
+    async with open_pipeline(Wrapped(backend, **{step: _away}), fused=False) as pipeline:  # type: ignore[arg-type]
         with pytest.raises(StoreUnavailable):
-            await desk.receive(direct())
-    assert world.claim_rows == {}
-    assert world.message_rows == []
-    assert desk.outcomes == []
-    async with open_desk(world, fused=False) as desk:
-        assert await desk.receive(direct()) is Verdict.SETTLED
+            await pipeline.receive(direct())
+    assert backend.claim_rows == {}
+    assert backend.message_rows == []
+    assert pipeline.outcomes == []
+    async with open_pipeline(backend, fused=False) as pipeline:
+        assert await pipeline.receive(direct()) is Verdict.SETTLED
 
 
 async def test_drop_that_cannot_be_recorded_releases_the_claim() -> None:
-    world = await _scene()
-    async with open_desk(Wrapped(world, record_drop=_away), fused=False) as desk:  # type: ignore[arg-type]
+    backend = await _backend()
+    async with open_pipeline(Wrapped(backend, record_drop=_away), fused=False) as pipeline:  # type: ignore[arg-type]
         with pytest.raises(StoreUnavailable):
-            await desk.receive(grouped(addressed_to_bot=False))
-    assert world.claim_rows == {}
+            await pipeline.receive(grouped(addressed_to_bot=False))
+    assert backend.claim_rows == {}
 
 
 async def test_installation_lookup_that_fails_takes_no_claim() -> None:
-    world = await _scene()
-    async with open_desk(Wrapped(world, find_installation=_away), fused=False) as desk:  # type: ignore[arg-type]
+    backend = await _backend()
+    async with open_pipeline(Wrapped(backend, find_installation=_away), fused=False) as pipeline:  # type: ignore[arg-type]
         with pytest.raises(StoreUnavailable):
-            await desk.receive(direct())
-    assert world.claim_rows == {}
+            await pipeline.receive(direct())
+    assert backend.claim_rows == {}
 
 
 async def test_failed_release_does_not_hide_the_first_failure() -> None:
-    world = await _scene()
+    backend = await _backend()
 
     async def refuse() -> None:
         raise StoreError("a mistake")
 
-    store = Wrapped(world, append=refuse, release=_away)
-    async with open_desk(store, fused=False) as desk:  # type: ignore[arg-type]
+    store = Wrapped(backend, append=refuse, release=_away)
+    async with open_pipeline(store, fused=False) as pipeline:  # type: ignore[arg-type]
         with pytest.raises(StoreError, match="a mistake"):
-            await desk.receive(direct())
-    assert len(world.claim_rows) == 1
+            await pipeline.receive(direct())
+    assert len(backend.claim_rows) == 1
 
 
 @pytest.mark.parametrize("other_worker_finishes", [False, True])
 async def test_claim_lost_before_the_append_is_a_duplicate_and_settles_only_with_the_other_worker(
     other_worker_finishes: bool,
 ) -> None:
-    world = await _scene()
+    backend = await _backend()
 
     async def lose_the_claim() -> None:
-        await world.age_claims(61)
-        async with open_desk(world, fused=False) as other:
+        await backend.age_claims(61)
+        async with open_pipeline(backend, fused=False) as other:
             if other_worker_finishes:
                 await other.receive(direct(text="theirs"))
             else:
-                store = Wrapped(world, append=trio.sleep_forever)
+                store = Wrapped(backend, append=trio.sleep_forever)
                 stalled = InboundPipeline(store, None)  # type: ignore[arg-type]
                 nursery.start_soon(stalled.receive, direct(text="theirs"))
                 await trio.testing.wait_all_tasks_blocked()
 
     async with trio.open_nursery() as nursery:
-        async with open_desk(Wrapped(world, append=lose_the_claim), fused=False) as desk:  # type: ignore[arg-type]
-            verdict = await desk.receive(direct(text="ours"))
+        async with open_pipeline(Wrapped(backend, append=lose_the_claim), fused=False) as pipeline:  # type: ignore[arg-type]
+            verdict = await pipeline.receive(direct(text="ours"))
         nursery.cancel_scope.cancel()
     assert verdict is (Verdict.SETTLED if other_worker_finishes else Verdict.REDELIVER)
-    assert desk.outcomes == [(InboundOutcome.DROPPED, DropReason.DUPLICATE)]
-    assert [row.content for row in world.message_rows] == ["theirs"] * other_worker_finishes
+    assert pipeline.outcomes == [(InboundOutcome.DROPPED, DropReason.DUPLICATE)]
+    assert [row.content for row in backend.message_rows] == ["theirs"] * other_worker_finishes
 
 
 @pytest.mark.parametrize("step", ["claim", "find_identity", "ensure_session", "append"])
 async def test_cancelled_request_still_releases_its_claim(step: str) -> None:
-    world = await _scene()
-    pipeline = InboundPipeline(Wrapped(world, **{step: trio.sleep_forever}), None)  # type: ignore[arg-type]
+    backend = await _backend()
+    pipeline = InboundPipeline(Wrapped(backend, **{step: trio.sleep_forever}), None)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pipeline.receive, direct())
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert world.claim_rows == {}
-    assert world.message_rows == []
+    assert backend.claim_rows == {}
+    assert backend.message_rows == []
 
 
 async def test_cancelled_request_still_marks_what_it_decided_to_drop() -> None:
-    world = await _scene()
+    backend = await _backend()
     with trio.CancelScope() as scope:
 
         async def cancel() -> None:
             scope.cancel()
 
-        store = Wrapped(world, record_drop=cancel)
+        store = Wrapped(backend, record_drop=cancel)
         await InboundPipeline(store, None).receive(grouped(addressed_to_bot=False))  # type: ignore[arg-type]
-    assert [drop.reason for drop in world.audit] == [DropReason.NOT_ADDRESSED_IN_GROUP]
-    assert all(row.processed_at for row in world.claim_rows.values())
+    assert [drop.reason for drop in backend.audit] == [DropReason.NOT_ADDRESSED_IN_GROUP]
+    assert all(row.processed_at for row in backend.claim_rows.values())
 
 
 async def test_cancellation_after_the_append_committed_releases_nothing() -> None:
-    world = await _scene()
+    backend = await _backend()
     with trio.CancelScope() as scope:
 
         class Committing(MemoryInbound):
             async def append(self, *arguments: Any) -> Queueing | None:
-                await world.append(*arguments)
+                await backend.append(*arguments)
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
                 raise AssertionError("the checkpoint was passed")
 
-        store = Committing(**{name: getattr(world, name) for name in MemoryInbound.__dataclass_fields__})
+        store = Committing(**{name: getattr(backend, name) for name in MemoryInbound.__dataclass_fields__})
         await InboundPipeline(store, None).receive(direct())
     assert scope.cancelled_caught
-    assert [row.processed_at is not None for row in world.claim_rows.values()] == [True]
+    assert [row.processed_at is not None for row in backend.claim_rows.values()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -190,23 +190,23 @@ async def test_message_that_may_need_more_than_the_store_never_takes_the_fused_p
         async def submit(self, _message: PlainMessage) -> Queueing | None:
             raise AssertionError("this message is not plain")
 
-    world = await _scene()
-    assert await InboundPipeline(world, Refusing()).receive(message) is Verdict.SETTLED
+    backend = await _backend()
+    assert await InboundPipeline(backend, Refusing()).receive(message) is Verdict.SETTLED
 
 
 async def test_content_of_refused_people_is_neither_stored_nor_logged() -> None:
-    world = await _scene()
+    backend = await _backend()
     secret = "the merger is on Monday"
     with structlog.testing.capture_logs() as logs:
-        async with open_desk(world, fused=True) as desk:
-            await desk.receive(direct("om_1", secret, sender="ou_stranger"))
-            await desk.receive(grouped("om_2", secret, addressed_to_bot=False))
-            await desk.receive(direct("om_3", secret, app_id="cli_unknown"))
-            (user,) = world.bindings.values()
-            world.members = {pair for pair in world.members if pair[1] != user}
-            await desk.receive(direct("om_4", secret))
-    assert len(desk.outcomes) == 4
-    assert secret not in repr((world, logs))
+        async with open_pipeline(backend, fused=True) as pipeline:
+            await pipeline.receive(direct("om_1", secret, sender="ou_stranger"))
+            await pipeline.receive(grouped("om_2", secret, addressed_to_bot=False))
+            await pipeline.receive(direct("om_3", secret, app_id="cli_unknown"))
+            (user,) = backend.bindings.values()
+            backend.members = {pair for pair in backend.members if pair[1] != user}
+            await pipeline.receive(direct("om_4", secret))
+    assert len(pipeline.outcomes) == 4
+    assert secret not in repr((backend, logs))
 
 
 async def test_records_that_carry_a_text_do_not_show_it() -> None:
@@ -221,9 +221,9 @@ async def test_records_that_carry_a_text_do_not_show_it() -> None:
             shown.append(repr(messages))
             return await super().ingest(messages)
 
-    world = Showing()
-    await world.bind(await world.add_bot(), "ou_ann")
-    async with open_desk(world, fused=True) as desk:
-        await desk.receive(direct(text="confidential"))
+    backend = Showing()
+    await backend.bind(await backend.add_bot(), "ou_ann")
+    async with open_pipeline(backend, fused=True) as pipeline:
+        await pipeline.receive(direct(text="confidential"))
     assert len(shown) == 2
     assert "confidential" not in "".join(shown)

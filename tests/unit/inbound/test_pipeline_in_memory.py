@@ -11,7 +11,7 @@ from support.inbound_suite import InboundSuite  # noqa: E402  (its assertions ex
 
 
 @pytest.fixture
-def world() -> MemoryInbound:
+def backend() -> MemoryInbound:
     return MemoryInbound()
 
 

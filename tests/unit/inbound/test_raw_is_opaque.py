@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.channel.channel import Verdict
+from support.inbound_backend import direct, grouped, open_pipeline
 from support.inbound_memory import MemoryInbound
-from support.inbound_world import direct, grouped, open_desk
 
 
 class Untouchable:
@@ -28,10 +28,10 @@ class Untouchable:
 
 @pytest.mark.parametrize("fused", [True, False])
 async def test_message_is_taken_in_or_dropped_without_a_look_at_its_raw(fused: bool) -> None:
-    world = MemoryInbound()
-    await world.bind(await world.add_bot(), "ou_ann")
+    backend = MemoryInbound()
+    await backend.bind(await backend.add_bot(), "ou_ann")
     raw = Untouchable()
-    async with open_desk(world, fused=fused) as desk:
+    async with open_pipeline(backend, fused=fused) as pipeline:
         for message in (
             direct("om_1", raw=raw),
             direct("om_2", raw=raw),
@@ -40,5 +40,5 @@ async def test_message_is_taken_in_or_dropped_without_a_look_at_its_raw(fused: b
             grouped("om_4", addressed_to_bot=False, raw=raw),
             direct("om_5", app_id="cli_unknown", raw=raw),
         ):
-            assert await desk.receive(message) is Verdict.SETTLED
-    assert len(await world.messages()) == 2
+            assert await pipeline.receive(message) is Verdict.SETTLED
+    assert len(await backend.messages()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,9 @@ from gateway.supervisor.lease import Leases
 from gateway.supervisor.phases import Phase
 from gateway.supervisor.ports import ActiveInstallation, Serving
 from support.lease_memory import LeaseTable, MemoryLeaseStore, Wire
-from support.toy_channel import TOY, ToyPlatform
+from support.supervisor_cluster import TOY
+from support.toy.channels import ToyChannel
+from support.toy.platform import ToyPlatform
 
 A, B = UUID(int=1), UUID(int=2)
 
@@ -51,7 +54,7 @@ def vault() -> Vault:
 @pytest.fixture
 def fleet(vault: Vault) -> Fleet:
     registry = Registry()
-    registry.register(TOY, ToyPlatform().factory("node"))
+    registry.register(TOY, partial(ToyChannel, ToyPlatform(), node="node"))
     store = MemoryLeaseStore(LeaseTable(), Wire())
     return Fleet(Leases(store, LeaseSettings()), Serving(registry, vault.open, _no_handler, _no_outbox), "node")
 

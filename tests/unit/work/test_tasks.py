@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.work.tasks.ports import ClaimedMessage, ConversationPlace, TaskClaim, TaskStatus
-from gateway.work.tasks.tasks import ALLOWED_FROM, BARE_MENTION, NO_WORDS, TERMINAL, AssignedTask, storable
+from gateway.work.tasks.ports import ClaimedMessage, ConversationPlace, TaskClaim
+from gateway.work.tasks.tasks import BARE_MENTION, NO_WORDS, AssignedTask, storable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -61,12 +61,3 @@ def test_prompt_of_an_issue_is_title_and_description() -> None:
 )
 def test_storable_drops_only_what_the_database_cannot_keep(text: str, stored: str) -> None:
     assert storable(text) == stored
-
-
-def test_what_has_ended_allows_nothing() -> None:
-    assert all(not allowed & TERMINAL for allowed in ALLOWED_FROM.values())
-
-
-def test_an_answer_needs_a_run_that_was_started() -> None:
-    assert ALLOWED_FROM["complete"] == {TaskStatus.RUNNING}
-    assert ALLOWED_FROM["fail"] == {TaskStatus.DISPATCHED, TaskStatus.RUNNING}

@@ -26,8 +26,8 @@ from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.work.people.bindings import BindingService
 from gateway.work.people.directory import Agent
 from support.processes import free_address
-from support.toy_platform import TOY, full_toy, toy
-from support.toy_town import Town
+from support.toy.kinds import FULL, PLAIN, ToyKind
+from support.toy.platform import ToyPlatform
 from support.world import LEASE_TTL_SECONDS, World
 
 
@@ -45,10 +45,10 @@ class InnerDaemon:
 
 @dataclass
 class ToyBot:
-    """A bot of the town and its installation."""
+    """A bot of a toy platform and its installation."""
 
     world: World
-    town: Town
+    platform: ToyPlatform
     handle: str
     agent: Agent
     id: UUID
@@ -61,9 +61,9 @@ class ToyBot:
             "update channel_installation set config = config || %s::jsonb where id = %s", json.dumps(changes), self.id
         )
 
-    async def rotate(self, door_key: str) -> None:
-        self.town.doors[self.handle] = door_key
-        await self.configure(door_key_encrypted=sealed(self.world, door_key, self.id))
+    async def rotate(self, secret: str) -> None:
+        self.platform.secrets[self.handle] = secret
+        await self.configure(secret_encrypted=sealed(self.world, secret, self.id))
 
     async def count(self, table: str, where: str = "true") -> Any:
         return await self.world.value(f"select count(*) from {table} where installation_id = %s and {where}", self.id)
@@ -74,24 +74,29 @@ def sealed(world: World, secret: str, owner: UUID) -> str:
 
 
 async def add_toy_bot(
-    world: World, town: Town, *, slug: str = TOY, handle: str = "@ant", door_key: str = "fake"
+    world: World, platform: ToyPlatform, kind: ToyKind = PLAIN, *, handle: str = "@ant", secret: str = "fake"
 ) -> ToyBot:
-    """A bot with an agent. Without `door_key` its door is open, and its config holds no secret."""
+    """A bot with an agent. Without `secret` the platform asks for none, and the config holds none."""
     agent = await world.add_agent(handle)
     installation_id = new_id()
-    secret = {"door_key_encrypted": sealed(world, door_key, installation_id)} if door_key else {}
-    config = {"app_id": handle, "gate": "north", **secret}
-    draft = InstallationDraft(installation_id, world.workspace.id, agent.id, slug, world.owner.id, config)
+    own = {"secret_encrypted": sealed(world, secret, installation_id)} if secret else {}
+    config = {"app_id": handle, "gate": "north", **own}
+    draft = InstallationDraft(installation_id, world.workspace.id, agent.id, kind.slug, world.owner.id, config)
     assert await PostgresInstallationStore(world.pool).save(draft) is not None
-    town.doors[handle] = door_key
-    return ToyBot(world, town, handle, agent, installation_id)
+    platform.secrets[handle] = secret
+    return ToyBot(world, platform, handle, agent, installation_id)
 
 
 @asynccontextmanager
 async def inner_daemon(
-    world: World, town: Town, *, platforms: Sequence[Platform] | None = None, **settings: Any
+    world: World,
+    platform: ToyPlatform,
+    *,
+    kinds: Sequence[ToyKind] = (PLAIN, FULL),
+    besides: Sequence[Platform] = PLATFORMS,
+    **settings: Any,
 ) -> AsyncIterator[InnerDaemon]:
-    """A daemon for the block, with every platform there is and the toys."""
+    """A daemon for the block, which serves these kinds of toys and the platforms `besides`."""
     address = free_address()
     flags = {
         "database_url": world.conninfo,
@@ -110,7 +115,7 @@ async def inner_daemon(
         load_settings(None, {key: value for key, value in flags.items() if value is not None}),
         stop=stop,
         notifier=Notifier({}),
-        platforms=[*PLATFORMS, toy(town), full_toy(town)] if platforms is None else platforms,
+        platforms=[*besides, *(kind.on(platform) for kind in kinds)],
     )
     async with trio.open_nursery() as nursery:
         ready: Ready = await nursery.start(serve)

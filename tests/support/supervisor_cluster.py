@@ -12,8 +12,7 @@ from uuid import UUID
 
 import trio
 
-from gateway.channel.channel import Channel, Verdict
-from gateway.channel.message import InboundMessage
+from gateway.channel.channel import Channel
 from gateway.channel.registry import Registry, Traits
 from gateway.concurrency import Signal, Topics
 from gateway.core.lease import LeaseSettings
@@ -25,9 +24,12 @@ from gateway.supervisor.sweep import run_supervisor
 from support.lease_memory import FaultyWire, LeaseRow, LeaseTable, MemoryLeaseStore
 from support.recording import Recording
 from support.seeded import run_seeded
-from support.toy_channel import TOY, ToyLink, ToyPlatform
+from support.toy.channels import ToyChannel, settled
+from support.toy.platform import ToyLink, ToyPlatform
 
+TOY = "toy"
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
+DIAL_SECONDS = (0.01, 0.1)
 UNREADABLE = "sealed with another key"
 
 
@@ -37,10 +39,6 @@ def open_toy_secrets(installation: ActiveInstallation) -> dict[str, Any]:
     if sealed == UNREADABLE:
         raise UnreadableSecret("its key is not on the ring")
     return {**installation.config, "secret": sealed.partition(":")[2]}
-
-
-async def _settled(_message: InboundMessage) -> Verdict:
-    return Verdict.SETTLED
 
 
 @dataclass(slots=True)
@@ -61,7 +59,7 @@ class OutboxLog:
 
 
 @dataclass(slots=True, eq=False)
-class Daemon:
+class SupervisorNode:
     """One process. A crash cuts its wire and its sockets in the same instant; nothing of it is heard again."""
 
     name: str
@@ -81,16 +79,16 @@ class Daemon:
 
 
 @dataclass(slots=True, eq=False)
-class World:
+class SupervisorCluster:
     """A table, a platform that watches, and the daemons that were started."""
 
     rng: Random
     network: trio.Nursery
     settings: LeaseSettings
     table: LeaseTable = field(default_factory=LeaseTable)
-    platform: ToyPlatform = field(default_factory=ToyPlatform)
+    platform: ToyPlatform = field(default_factory=lambda: ToyPlatform(dial_seconds=DIAL_SECONDS))
     outbox: OutboxLog = field(default_factory=OutboxLog)
-    daemons: list[Daemon] = field(default_factory=list)
+    daemons: list[SupervisorNode] = field(default_factory=list)
 
     def new_id(self) -> UUID:
         return UUID(int=self.rng.getrandbits(128))
@@ -109,17 +107,20 @@ class World:
     def row(self, installation_id: UUID) -> LeaseRow:
         return self.table.rows[installation_id]
 
-    async def start(self, name: str = "") -> Daemon:
+    async def start(self, name: str = "") -> SupervisorNode:
         wire = FaultyWire(self.rng, self.network)
         node = f"{name or 'node'}{len(self.daemons)}"
-        daemon = Daemon(node, wire, MemoryLeaseStore(self.table, wire), self.platform)
+        daemon = SupervisorNode(node, wire, MemoryLeaseStore(self.table, wire), self.platform)
         self.daemons.append(daemon)
         await self.network.start(self._run, daemon)
         return daemon
 
-    async def _run(self, daemon: Daemon, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _run(
+        self, daemon: SupervisorNode, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         wake, releases, registry = Signal(), Topics(), Registry()
-        registry.register(TOY, self.platform.factory(daemon.name), Traits(identity_keys=IDENTITY_KEYS))
+        factory = partial(ToyChannel, self.platform, node=daemon.name)
+        registry.register(TOY, factory, Traits(identity_keys=IDENTITY_KEYS))
 
         def deliver(topic: str, payload: str) -> None:
             if topic == "gateway_installation":
@@ -134,7 +135,7 @@ class World:
         serve = partial(
             run_supervisor,
             Leases(daemon.store, self.settings, daemon.recorder),
-            Serving(registry, open_toy_secrets, lambda _installation: _settled, self.outbox.run),
+            Serving(registry, open_toy_secrets, lambda _installation: settled, self.outbox.run),
             node_id=daemon.name,
             wake=wake,
             releases=releases,
@@ -151,7 +152,9 @@ class World:
             self.table.listeners.remove(listen)
             daemon.ended.set()
 
-    async def _notify(self, daemon: Daemon, deliver: Callable[[str, str], None], topic: str, payload: str) -> None:
+    async def _notify(
+        self, daemon: SupervisorNode, deliver: Callable[[str, str], None], topic: str, payload: str
+    ) -> None:
         await daemon.wire.travel()
         deliver(topic, payload)
 
@@ -170,29 +173,29 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(seed: int = 0, settings: LeaseSettings | None = None) -> AsyncIterator[World]:
+async def open_cluster(seed: int = 0, settings: LeaseSettings | None = None) -> AsyncIterator[SupervisorCluster]:
     """Everything ends with the block. The invariants are checked on the way out of a block that did not fail."""
     rng = Random(seed)
     async with trio.open_nursery() as network:
-        world = World(rng, network, settings or LeaseSettings())
-        world.platform.rng = rng
-        world.platform.witness = world.witness
-        yield world
-        world.check()
+        cluster = SupervisorCluster(rng, network, settings or LeaseSettings())
+        cluster.platform.rng = rng
+        cluster.platform.witness = cluster.witness
+        yield cluster
+        cluster.check()
         network.cancel_scope.cancel()
 
 
-Scenario = Callable[[World], Awaitable[None]]
+Scenario = Callable[[SupervisorCluster], Awaitable[None]]
 
 
-def simulate(seed: int, scenario: Scenario, *, settings: LeaseSettings | None = None) -> World:
+def simulate(seed: int, scenario: Scenario, *, settings: LeaseSettings | None = None) -> SupervisorCluster:
     """Run a scenario under a clock that jumps, with a schedule that the seed decides; the same seed is the same run."""
-    worlds = []
+    clusters = []
 
     async def main() -> None:
-        async with open_world(seed, settings) as world:
-            worlds.append(world)
-            await scenario(world)
+        async with open_cluster(seed, settings) as cluster:
+            clusters.append(cluster)
+            await scenario(cluster)
 
     run_seeded(seed, main, seconds_max=100_000)
-    return worlds[0]
+    return clusters[0]

@@ -20,6 +20,7 @@ from gateway.postgres.task_store import PostgresTaskStore
 from gateway.work.people.directory import RuntimePrincipal
 from gateway.work.tasks.ports import Attempt, LossLimits
 from gateway.work.tasks.tasks import AssignedTask, TaskService
+from support.rows import add_installation, add_workspace, insert
 
 # What the inbound path does for a message, reduced to what tasks see of it.
 APPEND = """
@@ -43,7 +44,7 @@ class Session:
 
 
 @dataclass
-class World:
+class Tenant:
     """One workspace. `queue` is rung by nobody unless the test runs `ringing`."""
 
     pool: Pool
@@ -73,52 +74,33 @@ class World:
             await cursor.execute(statement.encode(), parameters)
             return await cursor.fetchall() if cursor.description else []
 
-    async def create(self, *, capacity: int = 6, language: str = "en") -> World:
+    async def create(self, *, capacity: int = 6, language: str = "en") -> Tenant:
         name = self.workspace_id.hex
-        await self.sql(
-            "insert into workspace (id, name, slug, issue_prefix, language)"
-            " values (%(id)s, 'W', %(slug)s, 'ABC', %(language)s)",
-            id=self.workspace_id,
-            slug=f"w{name}",
-            language=language,
+        await add_workspace(
+            self.pool, f"w{name}", id=self.workspace_id, name="W", issue_prefix="ABC", language=language
         )
-        await self.sql(
-            "insert into app_user (id, email, name) values (%(id)s, %(email)s, 'Ann')",
-            id=self.user_id,
-            email=f"{name}@example.org",
-        )
+        await insert(self.pool, "app_user", id=self.user_id, email=f"{name}@example.org", name="Ann")
         await self.add_runtime(self.runtime_id, "runtime")
         await self.add_agent(self.agent_id, "agent", capacity=capacity)
-        await self.sql(
-            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config, lease_epoch)"
-            " values (%(id)s, %(workspace)s, %(agent)s, 'feishu', jsonb_build_object('app_id', %(app)s::text), 1)",
-            id=self.installation_id,
-            workspace=self.workspace_id,
-            agent=self.agent_id,
-            app=f"cli_{name}",
+        await add_installation(
+            self.pool, self.workspace_id, self.agent_id, f"cli_{name}", id=self.installation_id, lease_epoch=1
         )
         return self
 
     async def add_runtime(self, runtime_id: UUID, name: str) -> RuntimePrincipal:
-        await self.sql(
-            "insert into agent_runtime (id, workspace_id, name) values (%(id)s, %(workspace)s, %(name)s)",
-            id=runtime_id,
-            workspace=self.workspace_id,
-            name=name,
-        )
+        await insert(self.pool, "agent_runtime", id=runtime_id, workspace_id=self.workspace_id, name=name)
         return RuntimePrincipal(runtime_id, self.workspace_id)
 
     async def add_agent(self, agent_id: UUID, name: str, *, capacity: int = 6, runtime_id: UUID | None = None) -> UUID:
-        await self.sql(
-            "insert into agent (id, workspace_id, name, runtime_id, max_concurrent_tasks)"
-            " values (%(id)s, %(workspace)s, %(name)s, %(runtime)s, %(capacity)s)",
+        return await insert(
+            self.pool,
+            "agent",
             id=agent_id,
-            workspace=self.workspace_id,
+            workspace_id=self.workspace_id,
             name=name,
-            runtime=runtime_id or self.runtime_id,
-            capacity=capacity,
+            runtime_id=runtime_id or self.runtime_id,
+            max_concurrent_tasks=capacity,
         )
-        return agent_id
 
     async def add_session(
         self,
@@ -128,27 +110,27 @@ class World:
         thread_id: str | None = None,
         config: dict[str, Any] | None = None,
     ) -> Session:
-        session = Session(uuid4(), f"oc_{uuid4().hex}")
-        await self.sql(
-            "insert into chat_session (id, workspace_id, agent_id, creator_id)"
-            " values (%(id)s, %(workspace)s, %(agent)s, %(user)s)",
-            id=session.id,
-            workspace=self.workspace_id,
-            agent=agent_id or self.agent_id,
-            user=self.user_id,
+        session_id = await insert(
+            self.pool,
+            "chat_session",
+            workspace_id=self.workspace_id,
+            agent_id=agent_id or self.agent_id,
+            creator_id=self.user_id,
         )
+        session = Session(session_id, f"oc_{uuid4().hex}")
         if bound:
-            await self.sql(
-                "insert into channel_chat_session_binding (id, workspace_id, chat_session_id, installation_id,"
-                " channel_type, channel_chat_id, chat_type, last_message_id, last_thread_id, config)"
-                " values (gen_random_uuid(), %(workspace)s, %(session)s, %(installation)s, 'feishu', %(chat)s, 'p2p',"
-                " 'om_last', %(thread)s, %(config)s::jsonb)",
-                workspace=self.workspace_id,
-                session=session.id,
-                installation=self.installation_id,
-                chat=session.chat_id,
-                thread=thread_id,
-                config=msgspec.json.encode(config or {}).decode(),
+            await insert(
+                self.pool,
+                "channel_chat_session_binding",
+                workspace_id=self.workspace_id,
+                chat_session_id=session.id,
+                installation_id=self.installation_id,
+                channel_type="feishu",
+                channel_chat_id=session.chat_id,
+                chat_type="p2p",
+                last_message_id="om_last",
+                last_thread_id=thread_id,
+                config=config or {},
             )
         return session
 
@@ -225,16 +207,16 @@ class World:
         )
 
 
-async def open_world(pool: Pool, *, capacity: int = 6, language: str = "en") -> World:
-    return await World(pool).create(capacity=capacity, language=language)
+async def open_tenant(pool: Pool, *, capacity: int = 6, language: str = "en") -> Tenant:
+    return await Tenant(pool).create(capacity=capacity, language=language)
 
 
 @asynccontextmanager
-async def ringing(world: World, conninfo: str) -> AsyncIterator[None]:
-    """The world's queue is rung by the database's notifications, as in the daemon."""
+async def ringing(tenant: Tenant, conninfo: str) -> AsyncIterator[None]:
+    """The tenant's queue is rung by the database's notifications, as in the daemon."""
 
     def ring(payload: str) -> None:
-        world.queue.ring(payload) if payload else world.queue.ring_all()
+        tenant.queue.ring(payload) if payload else tenant.queue.ring_all()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(run_listener, lambda: TrioConnection.connect(conninfo), {"gateway_task": ring})

@@ -1,159 +1,52 @@
-"""A platform that honours idempotency keys, as seen by the outbox, and a store in memory."""
+"""The stores of the outbox and of typing signs in memory, and a sender at work on them."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import trio
 
-from gateway.channel.capability import Capability
-from gateway.channel.message import OutboundMessage, SendResult
 from gateway.concurrency import Signal
 from gateway.errors import StoreUnavailable
 from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import STORED, run_outbox
-from gateway.outbound.ports import Compose, LeaseEpoch, OutboxRow, OutboxStore, SendingContext, TypingStore
+from gateway.outbound.ports import Compose, LeaseEpoch, OutboxRow, OutboxStore, SendingContext, TypingRow, TypingStore
 from gateway.outbound.typing import TypingSender
 from gateway.recorder import SILENT, Recorder
+from support.simulated import EPOCH
+from support.toy.channels import ToyChannel, TypingToyChannel
+from support.toy.platform import ToyPlatform
 
 INSTALLATION = UUID(int=7)
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""What the wall clock says when trio's says 0."""
-
-
-@dataclass
-class Toy:
-    """The platform. What a person sees is `visible`; `calls` has every call, `trouble` what a text provokes."""
-
-    visible: list[tuple[str, str]] = field(default_factory=list)
-    calls: list[OutboundMessage] = field(default_factory=list)
-    call_times: list[float] = field(default_factory=list)
-    before: dict[str, list[Callable[[], Awaitable[None]]]] = field(default_factory=lambda: defaultdict(list))
-    after: dict[str, list[Callable[[], Awaitable[None]]]] = field(default_factory=lambda: defaultdict(list))
-    in_flight: int = 0
-    in_flight_max: int = 0
-    _keys: dict[str, str] = field(default_factory=dict)
-
-    def texts(self, chat_id: str) -> list[str]:
-        return [text for chat, text in self.visible if chat == chat_id]
-
-    def channel(self) -> ToyChannel:
-        return ToyChannel(self)
-
-    async def deliver(self, message: OutboundMessage) -> SendResult:
-        self.calls.append(message)
-        self.call_times.append(trio.current_time())
-        self.in_flight += 1
-        self.in_flight_max = max(self.in_flight, self.in_flight_max)
-        try:
-            await self._trouble(self.before, message.text)
-            if message.idempotency_key not in self._keys:
-                self._keys[message.idempotency_key] = f"om_{len(self._keys)}"
-                self.visible.append((message.chat_id or message.user_id, message.text))
-            await self._trouble(self.after, message.text)
-        finally:
-            self.in_flight -= 1
-        return SendResult(self._keys[message.idempotency_key])
-
-    async def _trouble(self, planned: dict[str, list[Callable[[], Awaitable[None]]]], text: str) -> None:
-        await trio.lowlevel.checkpoint()
-        if planned[text]:
-            await planned[text].pop(0)()
-
-
-@dataclass
-class ReadableToy(Toy):
-    """A platform that forgets keys after an hour, and whose chats can be read; `reading` is what that provokes."""
-
-    reading: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    reads: list[float] = field(default_factory=list)
-    _said_at: dict[str, float] = field(default_factory=dict)
-
-    def channel(self) -> ToyChannel:
-        return ReadableToyChannel(self)
-
-    async def deliver(self, message: OutboundMessage) -> SendResult:
-        key, now = message.idempotency_key, trio.current_time()
-        if now - self._said_at.get(key, now) > 3600:
-            del self._keys[key]
-        visible = len(self.visible)
-        try:
-            return await super().deliver(message)
-        finally:
-            if len(self.visible) > visible:
-                self._said_at[key] = now
-
-    async def find(self, message: OutboundMessage) -> str | None:
-        self.reads.append(trio.current_time())
-        await trio.lowlevel.checkpoint()
-        if self.reading:
-            await self.reading.pop(0)()
-        return self._keys.get(message.idempotency_key)
-
-
-@dataclass
-class ToyChannel:
-    """Implements gateway.channel.Channel, as far as the outbox uses it."""
-
-    platform: Toy
-    type: str = "toy"
-    capabilities: Capability = Capability.TEXT
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        task_status.started()
-        await trio.sleep_forever()
-
-    async def send(self, message: OutboundMessage) -> SendResult:
-        return await self.platform.deliver(message)
-
-
-@dataclass
-class ReadableToyChannel(ToyChannel):
-    """Implements ReadBack as well."""
-
-    async def find_sent(self, message: OutboundMessage, *, since: datetime, known: Collection[str]) -> str | None:
-        assert isinstance(self.platform, ReadableToy)
-        found = await self.platform.find(message)
-        assert found is None or found not in known
-        return found
-
-
-def raising(error: Exception) -> Callable[[], Awaitable[None]]:
-    async def raise_it() -> None:
-        raise error
-
-    return raise_it
-
-
-def sleeping(seconds: float) -> Callable[[], Awaitable[None]]:
-    async def sleep() -> None:
-        await trio.sleep(seconds)
-
-    return sleep
+FRESH_SECONDS = 120.0
 
 
 @asynccontextmanager
 async def sending(
     store: OutboxStore,
-    platform: Toy,
+    platform: ToyPlatform,
     *,
     installation_id: UUID = INSTALLATION,
     epoch: int = 1,
     concurrency: int = 8,
     composers: Mapping[str, Compose] = STORED,
     typing: TypingStore | None = None,
+    channel_type: type[ToyChannel] | None = None,
     key_seconds: float = KEY_SECONDS,
     recorder: Recorder = SILENT,
 ) -> AsyncIterator[Signal]:
-    """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends."""
+    """An outbox at work, with typing beside it where there are signs to show; cancelled when the block ends.
+
+    The channel can do no more than that needs, unless `channel_type` says otherwise.
+    """
     wake = Signal()
-    channel, governor, lease = platform.channel(), Governor(recorder, limits=LIMITS), LeaseEpoch(installation_id, epoch)
+    channel = (channel_type or (ToyChannel if typing is None else TypingToyChannel))(platform)
+    governor, lease = Governor(recorder, limits=LIMITS), LeaseEpoch(installation_id, epoch)
     context = SendingContext(lease, channel, governor, wake, key_seconds)
     typing_sender = None if typing is None else TypingSender(context, typing, recorder)
 
@@ -308,5 +201,108 @@ class MemoryOutboxStore:
         await trio.lowlevel.checkpoint()
         if self.trouble:
             raise self.trouble.pop()
+        if self.down:
+            raise StoreUnavailable("the store is down")
+
+
+@dataclass
+class StoredSign:
+    id: UUID
+    message_id: str
+    show_before: float
+    status: str = "wanted"
+    reaction_id: str | None = None
+    attempts: int = 0
+    available_at: float = 0.0
+    epoch: int = 0
+
+
+class MemoryTypingStore:
+    """Implements TypingStore on trio's clock, and what the database does when a run begins or ends.
+
+    `outbox` holds back an answer as the outbox's statements do; its `owner` is the epoch of the lease.
+    """
+
+    def __init__(self, outbox: MemoryOutboxStore) -> None:
+        self.signs: dict[UUID, StoredSign] = {}
+        self.looks = 0
+        self.down = False
+        self._outbox = outbox
+        self._waiting: dict[UUID, tuple[StoredSign, float]] = {}
+        outbox.held_until = self._held_until
+
+    def begin(self, message_id: str) -> StoredSign:
+        sign = StoredSign(uuid4(), message_id, trio.current_time() + FRESH_SECONDS)
+        self.signs[sign.id] = sign
+        return sign
+
+    def end(self, sign: StoredSign, answer: str = "") -> None:
+        """The run ends, with an answer in its outbox or without one."""
+        if sign.status in {"wanted", "shown"}:
+            sign.status = "unwanted" if sign.attempts else "gone"
+            sign.attempts, sign.available_at = 0, trio.current_time()
+        if answer:
+            stored = self._outbox.add(answer, f"oc_{sign.message_id}")
+            self._waiting[stored.row.id] = (sign, trio.current_time())
+
+    def _held_until(self, row_id: UUID) -> float:
+        sign, written_at = self._waiting.get(row_id, (None, 0.0))
+        if sign is None or sign.status != "unwanted" or sign.available_at > trio.current_time():
+            return 0.0
+        return written_at + 1.0
+
+    async def take_due(self, lease: LeaseEpoch, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
+        self.looks += 1
+        await self._reach()
+        if lease.epoch != self._outbox.owner:
+            return []
+        due = [sign for sign in self.signs.values() if sign.id not in busy and self._is_due(sign, lease)]
+        due.sort(key=lambda sign: sign.status)  # "unwanted" before "wanted"
+        return [self._take(sign, lease) for sign in due[:rows_max]]
+
+    def _is_due(self, sign: StoredSign, lease: LeaseEpoch) -> bool:
+        now = trio.current_time()
+        if sign.status != "unwanted" and not (sign.status == "wanted" and sign.show_before > now):
+            return False
+        return sign.available_at <= now or sign.epoch < lease.epoch
+
+    def _take(self, sign: StoredSign, lease: LeaseEpoch) -> TypingRow:
+        sign.attempts, sign.epoch = sign.attempts + 1, lease.epoch
+        sign.available_at = min(sign.available_at, trio.current_time())
+        return TypingRow(sign.id, sign.message_id, sign.reaction_id, sign.status == "unwanted", sign.attempts)
+
+    async def mark_shown(self, lease: LeaseEpoch, row_id: UUID, reaction_id: str) -> bool:
+        sign = await self._held(lease, row_id, "wanted", "unwanted")
+        if sign is None:
+            return False
+        sign.reaction_id = reaction_id
+        sign.status = "shown" if sign.status == "wanted" else sign.status
+        return sign.status == "unwanted"
+
+    async def mark_gone(self, lease: LeaseEpoch, row_id: UUID) -> bool:
+        return await self._settle(lease, row_id, "gone", "unwanted")
+
+    async def mark_failed(self, lease: LeaseEpoch, row_id: UUID) -> bool:
+        return await self._settle(lease, row_id, "failed", "wanted", "unwanted")
+
+    async def postpone(self, lease: LeaseEpoch, row: TypingRow, delay_seconds: float) -> bool:
+        sign = await self._held(lease, row.id, "unwanted" if row.unwanted else "wanted")
+        if sign is not None:
+            sign.available_at = trio.current_time() + delay_seconds
+        return sign is not None
+
+    async def _settle(self, lease: LeaseEpoch, row_id: UUID, status: str, *before: str) -> bool:
+        sign = await self._held(lease, row_id, *before)
+        if sign is not None:
+            sign.status = status
+        return sign is not None
+
+    async def _held(self, lease: LeaseEpoch, row_id: UUID, *statuses: str) -> StoredSign | None:
+        await self._reach()
+        sign = self.signs[row_id]
+        return sign if sign.epoch == lease.epoch and sign.status in statuses else None
+
+    async def _reach(self) -> None:
+        await trio.lowlevel.checkpoint()
         if self.down:
             raise StoreUnavailable("the store is down")

@@ -25,9 +25,8 @@ from gateway.outbound.ports import LeaseEpoch, OutboxRow, SendingContext, Typing
 from gateway.outbound.sending import FAULTS_MAX
 from gateway.outbound.typing import TypingSender
 from support.chaotic_platform import ChaoticPlatform, Seen
-from support.outbox_channel import INSTALLATION, MemoryOutboxStore, Stored
+from support.outbox_memory import INSTALLATION, MemoryOutboxStore, MemoryTypingStore, Stored, StoredSign
 from support.seeded import run_seeded
-from support.typing_channel import MemoryTypingStore, StoredSign
 
 T = TypeVar("T")
 OPEN = frozenset({"queued", "sending"})
@@ -36,7 +35,7 @@ HEALING_SECONDS_MAX = 4 * 3600.0
 
 
 @dataclass(slots=True, eq=False)
-class Daemon:
+class OutboxNode:
     """One process with the right to speak, or with what it takes for it. Nothing of a dead one is heard again."""
 
     epoch: int
@@ -53,7 +52,7 @@ class Daemon:
             await trio.sleep_forever()
 
 
-_running: ContextVar[Daemon | None] = ContextVar("_running", default=None)
+_running: ContextVar[OutboxNode | None] = ContextVar("_running", default=None)
 
 
 class StagedPlatform(Protocol):
@@ -72,18 +71,18 @@ class StagedPlatform(Protocol):
 
     def with_key(self, key: str) -> Sequence[Seen]: ...
 
-    def channel(self, daemon: Daemon) -> Channel: ...
+    def channel(self, daemon: OutboxNode) -> Channel: ...
 
 
 class Chaotic(ChaoticPlatform):
-    def channel(self, daemon: Daemon) -> Channel:
+    def channel(self, daemon: OutboxNode) -> Channel:
         return Wired(daemon, self)
 
 
 P = TypeVar("P", bound=StagedPlatform)
 
 
-class World(Generic[P]):
+class OutboxCluster(Generic[P]):
     """The store, the platform, and the daemons. `trace` tells one run from another."""
 
     def __init__(self, rng: Random, network: trio.Nursery, platform: P) -> None:
@@ -97,7 +96,7 @@ class World(Generic[P]):
         self.store_down = False
         self.kill_chance = 0.0
         self.killed_at: list[str] = []
-        self.daemons: list[Daemon] = []
+        self.daemons: list[OutboxNode] = []
         self.signs: dict[str, StoredSign] = {}
         self.trace: list[tuple[float, str, str]] = []
         self.breaches: list[str] = []
@@ -114,15 +113,15 @@ class World(Generic[P]):
 
     # -- daemons
 
-    def take_lease(self) -> Daemon:
+    def take_lease(self) -> OutboxNode:
         """Another process becomes the owner; what the former one does from now on is not its right."""
         self.store.owner += 1
-        daemon = Daemon(self.store.owner)
+        daemon = OutboxNode(self.store.owner)
         self.daemons.append(daemon)
         self.network.start_soon(self._run, daemon)
         return daemon
 
-    async def _run(self, daemon: Daemon) -> None:
+    async def _run(self, daemon: OutboxNode) -> None:
         _running.set(daemon)
         lease = LeaseEpoch(INSTALLATION, daemon.epoch)
         channel, governor = self.platform.channel(daemon), Governor(limits=LIMITS)
@@ -205,69 +204,71 @@ class World(Generic[P]):
 class StoreWire:
     """Implements OutboxStore for one daemon: statements take time, and fail before or after they took effect."""
 
-    world: World[Any]
-    daemon: Daemon
+    cluster: OutboxCluster[Any]
+    daemon: OutboxNode
 
     async def take_due(self, lease: LeaseEpoch, *, busy: Collection[str], rows_max: int) -> list[OutboxRow]:
-        rows = await self._pass(lambda: self.world.store.take_due(lease, busy=busy, rows_max=rows_max))
+        rows = await self._pass(lambda: self.cluster.store.take_due(lease, busy=busy, rows_max=rows_max))
         assert len(rows) <= rows_max
         return rows
 
     async def seconds_to_next(self, lease: LeaseEpoch, *, busy: Collection[str]) -> float | None:
-        return await self._pass(lambda: self.world.store.seconds_to_next(lease, busy=busy))
+        return await self._pass(lambda: self.cluster.store.seconds_to_next(lease, busy=busy))
 
     async def mark_sent(self, lease: LeaseEpoch, row_id: UUID, channel_message_id: str) -> bool:
-        return await self._settle(row_id, lambda: self.world.store.mark_sent(lease, row_id, channel_message_id))
+        return await self._settle(row_id, lambda: self.cluster.store.mark_sent(lease, row_id, channel_message_id))
 
     async def mark_failed(
         self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str, *, told: Mapping[str, str] | None = None
     ) -> bool:
-        return await self._settle(row_id, lambda: self.world.store.mark_failed(lease, row_id, code, reason, told=told))
+        return await self._settle(
+            row_id, lambda: self.cluster.store.mark_failed(lease, row_id, code, reason, told=told)
+        )
 
     async def mark_unknown(self, lease: LeaseEpoch, row_id: UUID, code: int, reason: str) -> bool:
-        return await self._settle(row_id, lambda: self.world.store.mark_unknown(lease, row_id, code, reason))
+        return await self._settle(row_id, lambda: self.cluster.store.mark_unknown(lease, row_id, code, reason))
 
     async def clear_doubt(self, lease: LeaseEpoch, row_id: UUID) -> bool:
-        return await self._settle(row_id, lambda: self.world.store.clear_doubt(lease, row_id))
+        return await self._settle(row_id, lambda: self.cluster.store.clear_doubt(lease, row_id))
 
     async def list_sent(self, row: OutboxRow) -> list[str]:
-        return await self._pass(lambda: self.world.store.list_sent(row))
+        return await self._pass(lambda: self.cluster.store.list_sent(row))
 
     async def postpone(
         self, lease: LeaseEpoch, row: OutboxRow, delay_seconds: float, code: int, reason: str, *, doubtful: bool
     ) -> bool:
         return await self._settle(
             row.id,
-            lambda: self.world.store.postpone(lease, row, delay_seconds, code, reason, doubtful=doubtful),
+            lambda: self.cluster.store.postpone(lease, row, delay_seconds, code, reason, doubtful=doubtful),
         )
 
     async def _settle(self, row_id: UUID, write: Callable[[], Awaitable[bool]]) -> bool:
         """A holder whose row was taken over writes nothing."""
 
         async def fenced() -> bool:
-            stored = self.world.store.rows[row_id]
+            stored = self.cluster.store.rows[row_id]
             written = await write()
             if written and stored.epoch > self.daemon.epoch:
-                self.world.breaches.append(f"a former holder wrote {stored}")
-            self.world.trace.append((trio.current_time(), stored.row.content, stored.status))
-            if self.world.watched:
-                self.world.watch()
+                self.cluster.breaches.append(f"a former holder wrote {stored}")
+            self.cluster.trace.append((trio.current_time(), stored.row.content, stored.status))
+            if self.cluster.watched:
+                self.cluster.watch()
             return written
 
         return await self._pass(fenced)
 
     async def _pass(self, statement: Callable[[], Awaitable[T]]) -> T:
-        return await pass_statement(self.world, self.daemon, statement)
+        return await pass_statement(self.cluster, self.daemon, statement)
 
 
-async def pass_statement(world: World[Any], daemon: Daemon, statement: Callable[[], Awaitable[T]]) -> T:
-    await trio.sleep(world.rng.choice([0.001, 0.005]))
+async def pass_statement(cluster: OutboxCluster[Any], daemon: OutboxNode, statement: Callable[[], Awaitable[T]]) -> T:
+    await trio.sleep(cluster.rng.choice([0.001, 0.005]))
     await daemon.alive()
-    if world.store_down or world.rng.random() < world.store_storm:
+    if cluster.store_down or cluster.rng.random() < cluster.store_storm:
         raise StoreUnavailable("no connection")
     result = await statement()
     await daemon.alive()
-    if world.rng.random() < world.store_storm:
+    if cluster.rng.random() < cluster.store_storm:
         raise StoreUnavailable("the connection broke after the commit")
     return result
 
@@ -276,33 +277,33 @@ async def pass_statement(world: World[Any], daemon: Daemon, statement: Callable[
 class TypingWire:
     """Implements TypingStore for one daemon."""
 
-    world: World[Any]
-    daemon: Daemon
+    cluster: OutboxCluster[Any]
+    daemon: OutboxNode
 
     async def take_due(self, lease: LeaseEpoch, *, busy: Collection[UUID], rows_max: int) -> list[TypingRow]:
-        return await self._pass(lambda: self.world.typing.take_due(lease, busy=busy, rows_max=rows_max))
+        return await self._pass(lambda: self.cluster.typing.take_due(lease, busy=busy, rows_max=rows_max))
 
     async def mark_shown(self, lease: LeaseEpoch, row_id: UUID, reaction_id: str) -> bool:
-        return await self._pass(lambda: self.world.typing.mark_shown(lease, row_id, reaction_id))
+        return await self._pass(lambda: self.cluster.typing.mark_shown(lease, row_id, reaction_id))
 
     async def mark_gone(self, lease: LeaseEpoch, row_id: UUID) -> bool:
-        return await self._pass(lambda: self.world.typing.mark_gone(lease, row_id))
+        return await self._pass(lambda: self.cluster.typing.mark_gone(lease, row_id))
 
     async def mark_failed(self, lease: LeaseEpoch, row_id: UUID) -> bool:
-        return await self._pass(lambda: self.world.typing.mark_failed(lease, row_id))
+        return await self._pass(lambda: self.cluster.typing.mark_failed(lease, row_id))
 
     async def postpone(self, lease: LeaseEpoch, row: TypingRow, delay_seconds: float) -> bool:
-        return await self._pass(lambda: self.world.typing.postpone(lease, row, delay_seconds))
+        return await self._pass(lambda: self.cluster.typing.postpone(lease, row, delay_seconds))
 
     async def _pass(self, statement: Callable[[], Awaitable[T]]) -> T:
-        return await pass_statement(self.world, self.daemon, statement)
+        return await pass_statement(self.cluster, self.daemon, statement)
 
 
 @dataclass(slots=True)
 class Wired:
     """Implements Channel, ReadBack and Typing for one daemon."""
 
-    daemon: Daemon
+    daemon: OutboxNode
     platform: ChaoticPlatform
     type: str = "chaotic"
     capabilities: Capability = Capability.TEXT | Capability.TYPING_INDICATOR
@@ -329,40 +330,46 @@ class Wired:
 
 
 def simulate(
-    seed: int, story: Callable[[World[P]], Awaitable[None]], platform_of: Callable[[Random, trio.Nursery], P]
-) -> World[P]:
+    seed: int, story: Callable[[OutboxCluster[P]], Awaitable[None]], platform_of: Callable[[Random, trio.Nursery], P]
+) -> OutboxCluster[P]:
     """Let a story happen, then heal everything and wait until nothing is open; the same seed is the same run."""
-    worlds: list[World[P]] = []
+    clusters: list[OutboxCluster[P]] = []
 
     async def main() -> None:
         async with trio.open_nursery() as network:
             rng = Random(seed)
-            world = World(rng, network, platform_of(rng, network))
-            worlds.append(world)
-            watch_points(world.at_point)
-            await story(world)
-            await _heal(world)
+            cluster = OutboxCluster(rng, network, platform_of(rng, network))
+            clusters.append(cluster)
+            watch_points(cluster.at_point)
+            await story(cluster)
+            await _heal(cluster)
             network.cancel_scope.cancel()
 
     try:
         run_seeded(seed, main, seconds_max=7 * 24 * 3600.0)
     finally:
         watch_points(None)
-    return worlds[0]
+    return clusters[0]
 
 
-async def _heal(world: World[Any]) -> None:
-    platform = world.platform
-    platform.storm, platform.away, world.store_storm, world.store_down, world.kill_chance = 0.0, False, 0.0, False, 0.0
+async def _heal(cluster: OutboxCluster[Any]) -> None:
+    platform = cluster.platform
+    platform.storm, platform.away, cluster.store_storm, cluster.store_down, cluster.kill_chance = (
+        0.0,
+        False,
+        0.0,
+        False,
+        0.0,
+    )
     platform.barred.clear()
-    for daemon in world.daemons:
+    for daemon in cluster.daemons:
         daemon.scope.cancel()
     await trio.sleep(1)
-    world.take_lease()
-    for message_id in list(world.signs):
-        world.end(message_id, "the last one")
+    cluster.take_lease()
+    for message_id in list(cluster.signs):
+        cluster.end(message_id, "the last one")
     with trio.fail_after(HEALING_SECONDS_MAX):
-        while world.open_rows or any(sign.status == "unwanted" for sign in world.typing.signs.values()):
+        while cluster.open_rows or any(sign.status == "unwanted" for sign in cluster.typing.signs.values()):
             await trio.sleep(10)
     await trio.sleep(60)  # what was late on the wire arrives
-    world.check_end()
+    cluster.check_end()

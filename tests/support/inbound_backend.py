@@ -1,4 +1,4 @@
-"""What the inbound suite needs around a store, whichever it is: to set a scene, and to look at what became of it."""
+"""What the inbound suite needs around a store, whichever it is: to prepare it, and to look at what became of it."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class StoredTask:
     wait_seconds: float
 
 
-class InboundWorld(Protocol):
-    """A scene. Tasks and messages come back in the order they were written."""
+class InboundBackend(Protocol):
+    """A store, and what is around it. Tasks and messages come back in the order they were written."""
 
     @property
     def store(self) -> InboundStore: ...
@@ -145,7 +145,7 @@ class _Watched(InboundPipeline):
         return settlement
 
 
-class Desk:
+class ObservedPipeline:
     """A pipeline, the outcomes it decided, what it counted, and the ids of the messages that it gave to runs."""
 
     def __init__(
@@ -162,14 +162,16 @@ class Desk:
 
 
 @asynccontextmanager
-async def open_desk(store: InboundStore, *, fused: bool, issues: IssueStore | None = None) -> AsyncIterator[Desk]:
+async def open_pipeline(
+    store: InboundStore, *, fused: bool, issues: IssueStore | None = None
+) -> AsyncIterator[ObservedPipeline]:
     """A pipeline on `store`, with a committer behind it when `fused`, that takes commands when given `issues`."""
     async with trio.open_nursery() as nursery:
         committer = None
         if fused:
             committer = Committer()
             await nursery.start(run_committer, committer, store)
-        yield Desk(store, committer, None if issues is None else _commands(store, issues))
+        yield ObservedPipeline(store, committer, None if issues is None else _commands(store, issues))
         nursery.cancel_scope.cancel()
 
 
