@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from gateway.lark.chat.cards import Rendered
 from gateway.lark.chat.channel import KEY_SECONDS, LIMITS
 from gateway.outbound.governor import Governor
 from gateway.outbound.outbox import run_outbox
+from gateway.outbound.ports import LeaseEpoch, SendingContext
 from support.inbound_memory import MemoryInbound
 from support.lark_peer import code_of
 from support.live_bot import KnownBot, open_live_bot, text_event
@@ -48,17 +48,16 @@ async def test_message_is_acknowledged_in_half_a_second_while_an_answer_hangs(
     with trio.fail_after(3600):
         backend, client, outbox = MemoryInbound(), HangingClient(), MemoryOutboxStore()
         async with open_live_bot(backend, client) as bot:
-            speak = partial(
-                run_outbox,
-                installation_id=INSTALLATION,
-                lease_epoch=1,
-                channel=bot.channel,
-                store=outbox,
-                governor=Governor(limits=LIMITS),
-                key_seconds=KEY_SECONDS,
+            context = SendingContext(
+                LeaseEpoch(INSTALLATION, 1),
+                bot.channel,
+                Governor(limits=LIMITS),
+                Signal(),
+                KEY_SECONDS,
+                # Longer than the hang: the answer must arrive in the end, not be cut off.
+                attempt_seconds=2 * HANG_SECONDS,
             )
-            # Longer than the hang: the answer must arrive in the end, not be cut off.
-            bot.nursery.start_soon(partial(speak, wake=Signal(), attempt_seconds=2 * HANG_SECONDS))
+            bot.nursery.start_soon(run_outbox, context, outbox)
             outbox.add("an answer", "oc_ann")
             await client.began.wait()
             sent_at = trio.current_time()

@@ -170,7 +170,9 @@ class LarkStorm:
                 chat.app_ids[:] = [] if chat.chat_id in self.barred else [self.app.app_id]
             self._put_out = set(self.barred)
         answer = self._staged(request) or await self.sim.respond(request)
-        if request.method == "POST" and answer.code in {230002, 230099}:
+        # An answer to a topic never leaves it: when the message that it answers is withdrawn, it may fail.
+        refusals = {230002, 230011, 230099} if _in_topic(request) else {230002, 230099}
+        if request.method == "POST" and answer.code in refusals:
             self.said_no.add(request.document()["uuid"])
         return answer
 
@@ -200,6 +202,10 @@ class _Storm(httpx2.AsyncBaseTransport):
         answer = await self.storm.exchange(asked)
         await self.daemon.alive()
         return httpx2.Response(answer.status, headers=list(answer.headers), stream=httpx2.ByteStream(answer.body))
+
+
+def _in_topic(request: Request) -> bool:
+    return request.method == "POST" and request.document().get("reply_in_thread") is True
 
 
 def _seen(message: Message) -> Seen:
