@@ -123,6 +123,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.lark.chat.kinds _KNOWN_SHAPE": worst("a"),
     "gateway.lark.chat.kinds _BLANK": worst("{", "a", "{a"),
     "gateway.lark.chat.post _BACKTICKS": worst("`", "``", "```a"),
+    "gateway.lark.install.account_id _OPEN_ID": worst("a", before="ou_"),
     "gateway.lark.install.service _APP_ID": worst("a", before="cli_"),
     "gateway.lark.chat.cards _CALL_TO_ALL": worst("<at id", "<at id=all>", "<at user_id = 'all", " id=", "<at "),
     "gateway.lark.chat.markdown _LINE_END": worst("\r", "\n", "a"),
