@@ -118,7 +118,6 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.core.plain _TERMINAL_CODE": worst("\x1b[", "\x1b]", "\x1b[0", "\x1b]a", "\x1b ", "1", " ", before="\x1b["),
     "gateway.core.plain _UNSEEN": worst("\x00", "a"),
     "gateway.core.commands _SILENT": worst(" ", "[Image]", "[Image", "\u200b"),
-    "gateway.core.commands _BLANK": worst(" ", "a"),
     "gateway.core.commands _MARKER": worst("[Image]", "[Image", "["),
     "gateway.lark.chat.kinds _KNOWN_SHAPE": worst("a"),
     "gateway.lark.chat.kinds _BLANK": worst("{", "a", "{a"),
