@@ -34,6 +34,7 @@ from gateway.observe.log import is_secret_name, scrub
 from gateway.simulator.echo_agent import reply
 from gateway.simulator.exchange import Answer, Router
 from gateway.work.tasks.diagnosis import DIAGNOSIS_CHARS_MAX, RULES
+from support.sources import tree_of
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMPILERS = {"compile", "search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"}
@@ -199,7 +200,7 @@ READ_AT_MOST = {key: DIAGNOSIS_CHARS_MAX for key in CASES if "diagnosis _rule" i
 @cache
 def modules() -> tuple[tuple[str, ast.Module], ...]:
     return tuple(
-        (".".join(path.relative_to(SOURCE).with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8")))
+        (".".join(path.relative_to(SOURCE).with_suffix("").parts), tree_of(path))
         for path in sorted(SOURCE.rglob("*.py"))
         if not path.name.endswith("_pb2.py")
     )
