@@ -275,7 +275,8 @@ async def test_send_of_a_card_as_a_reply_finds_its_way_to_the_chat_as_text() -> 
 
 def test_capabilities_are_what_is_implemented() -> None:
     able = Capability.TEXT | Capability.RICH_CARD | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
-    assert channel().capabilities == able | Capability.TYPING_INDICATOR
+    received = Capability.ATTACHMENT | Capability.VOICE
+    assert channel().capabilities == able | received | Capability.TYPING_INDICATOR
     assert typing_of(channel()) is not None
 
 

@@ -53,6 +53,8 @@ CAPABILITIES = (
     | Capability.RICH_CARD
     | Capability.THREAD_REPLY
     | Capability.QUOTE_REPLY
+    | Capability.ATTACHMENT
+    | Capability.VOICE
     | Capability.TYPING_INDICATOR
 )
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
