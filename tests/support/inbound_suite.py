@@ -321,7 +321,23 @@ class InboundSuite:
         async with open_pipeline(backend.store, fused=True) as pipeline:
             await pipeline.receive(grouped(addressed_to_bot=False))
             await pipeline.receive(grouped(addressed_to_bot=False))
-        assert [drop[2] for drop in await backend.drops()] == ["not_addressed_in_group", "duplicate"]
+            assert pipeline.outcomes[-1] == _dropped(DropReason.DUPLICATE)
+        assert [drop[2] for drop in await backend.drops()] == ["not_addressed_in_group"]
+
+    async def test_unusable_event_is_recorded_without_a_claim_and_without_its_words(
+        self, backend: InboundBackend
+    ) -> None:
+        bot = await backend.add_bot()
+        await backend.bind(bot, "ou_ann")
+        async with open_pipeline(backend.store, fused=True) as pipeline:
+            assert await pipeline.receive(direct(problem="an event of another app")) is Verdict.SETTLED
+            assert await backend.drops() == [(bot.installation_id, "om_1", "invalid_event")]
+            assert await backend.claims() == {}
+            assert await backend.messages() == []
+            # The message itself may still come, under the same id.
+            await pipeline.receive(direct())
+        assert pipeline.outcomes[-1] == INGESTED
+        assert len(await backend.messages()) == 1
 
     async def test_same_message_id_is_judged_by_every_bot_on_its_own(self, backend: InboundBackend) -> None:
         first = await backend.add_bot("cli_a")
@@ -449,11 +465,11 @@ class InboundSuite:
         self, backend: InboundBackend, fused: bool
     ) -> None:
         async with open_pipeline(backend.store, fused=fused) as pipeline:
-            bot = await _warm(backend, pipeline)
+            await _warm(backend, pipeline)
             for _ in range(2):
                 assert await pipeline.receive(direct("om_1")) is Verdict.SETTLED
         assert pipeline.outcomes[1:] == [INGESTED, _dropped(DropReason.DUPLICATE)]
-        assert await backend.drops() == [(bot.installation_id, "om_1", "duplicate")]
+        assert await backend.drops() == []
         assert len(await backend.messages()) == 2
 
     @both_paths

@@ -72,7 +72,8 @@ class InboundMessage:
     """One message as the core sees it. Its repr, which may end up in a log, leaves out the words of the message.
 
     `command_text` holds the sender's own words, before anything was added to `text`; commands are read from it alone.
-    `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock.
+    `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock. `problem` is
+    the reason why the event is no usable message; such an event is recorded as `invalid_event` and dropped.
     """
 
     app_id: str
@@ -91,6 +92,7 @@ class InboundMessage:
     bundle: bool = False
     """True if the message only wraps messages of others that were forwarded together; those are looked up."""
     raw: Any = field(default=None, repr=False, compare=False)
+    problem: str = ""
 
 
 class Tone(StrEnum):

@@ -120,7 +120,7 @@ def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
         stale_after_seconds=settings.hub.stale_after_seconds,
     )
     committer = Committer()
-    enricher = Enricher(foundation.registry.lookups(), recorder=foundation.metrics)
+    enricher = Enricher(foundation.registry.message_lookups(), recorder=foundation.metrics)
     pipeline = InboundPipeline(store, committer, commands, recorder=foundation.metrics, ingested=enricher.expect)
     pushed = None if foundation.ring is None else _pushed_events(foundation, foundation.ring, pipeline)
     return Inbound(store, committer, enricher, pipeline, pushed)

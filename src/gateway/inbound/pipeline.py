@@ -120,10 +120,11 @@ class InboundPipeline:
 
     async def _stepwise(self, message: InboundMessage) -> Settlement:
         installation = await self._store.find_installation(message.source.channel_type, message.app_id)
-        reason = rules.refuse_installation(known=installation is not None, revoked=_revoked(installation))
+        known, usable = installation is not None, not message.problem
+        reason = rules.refuse_event(known=known, revoked=_revoked(installation), usable=usable)
         if installation is None or reason is not None:
             # No claim is taken: an unknown bot has no claims. A revoked bot's messages must be judged anew if it
-            # returns.
+            # returns. An unusable event may have the id of a message that is still to come.
             return await self._drop(message, installation, None, rules.dropped(reason or DropReason.INVALID_EVENT))
         if not message.message_id:
             return await self._claimed(message, installation, None)
@@ -131,10 +132,8 @@ class InboundPipeline:
         answer = await self._claim(claim)
         if answer is ClaimAnswer.TAKEN:
             return await self._claimed(message, installation, claim)
-        settlement = rules.duplicate(processed=answer is ClaimAnswer.PROCESSED)
-        if settlement.settled:
-            await self._drop(message, installation, None, settlement)
-        return settlement
+        # A redelivery leaves no trace in the store: the first delivery has its message or its audit row already.
+        return rules.duplicate(processed=answer is ClaimAnswer.PROCESSED)
 
     async def _claim(self, claim: MessageClaim) -> ClaimAnswer:
         """Take the claim. If the attempt itself fails or is cancelled, give back the claim that it may have taken."""
@@ -255,6 +254,7 @@ def _is_plain(message: InboundMessage) -> bool:
         message.type is MessageType.TEXT
         and not message.media
         and not message.sender_is_bot
+        and not message.problem
         and _is_complete(message)
         and bool(message.message_id)
         and (message.source.chat_type is ChatType.P2P or message.addressed_to_bot)
