@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from gateway.core.replies import Button
+
 
 class ChatType(StrEnum):
     """A conversation of two, or of several people."""
@@ -110,7 +112,8 @@ class Tone(StrEnum):
 class OutboundMessage:
     """One message to send. `idempotency_key` stays the same over every attempt, at most 50 characters.
 
-    Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation.
+    Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation. `button` is the link that
+    `text` ends with: a platform may show it as a button instead.
     """
 
     text: str = field(repr=False)
@@ -120,6 +123,7 @@ class OutboundMessage:
     user_id: str = ""
     thread_id: str = ""
     reply_to: str = ""
+    button: Button | None = None
 
 
 @dataclass(frozen=True, slots=True)

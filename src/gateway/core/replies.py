@@ -5,6 +5,7 @@ People's words may be part of them only by way of `quoted`, which keeps them sho
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import quote
 
@@ -12,6 +13,22 @@ from gateway.core.markdown import shortened, without_links, without_mentions
 
 QUOTE_CHARS_MAX = 200
 DEFAULT_LANGUAGE = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """A link with a label. Its address may hold a secret, so the repr leaves it out."""
+
+    label: str
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The words of a message, made at the moment of sending. `button` is the link that they end with, if any."""
+
+    text: str = field(repr=False)
+    button: Button | None = None
 
 
 class Reply(StrEnum):

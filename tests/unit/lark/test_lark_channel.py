@@ -12,6 +12,7 @@ from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
 from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
+from gateway.core.replies import Button
 from gateway.lark.api.client import BotIdentity, HttpClient
 from gateway.lark.api.clients import LarkClients
 from gateway.lark.api.rest import ApiPage
@@ -260,6 +261,26 @@ async def test_send_draws_markdown_of_agents_and_errors_as_cards(text: str, tone
     client = FakeClient("om_1")
     await channel(client).send(OutboundMessage(text=text, idempotency_key="u", chat_id="oc_1", tone=tone))
     assert [(sent["type"], sent["text"]) for sent in client.sent] == [(type, text)]
+
+
+ASK = "Open this link.\nhttps://g.test/lark/bind?token=fake"
+ASKED = OutboundMessage(
+    text=ASK, idempotency_key="u", user_id="ou_1", button=Button("Link", "https://g.test/lark/bind?token=fake")
+)
+
+
+async def test_send_of_a_message_with_a_button_is_a_card_to_the_person() -> None:
+    client = FakeClient("om_1")
+    await channel(client).send(ASKED)
+    assert [(sent["type"], sent["text"], sent["open_id"]) for sent in client.sent] == [
+        ("interactive", "Open this link.", "ou_1")
+    ]
+
+
+async def test_send_of_a_button_whose_card_is_refused_has_its_link_in_the_text() -> None:
+    client = FakeClient(PlatformRefused("ErrCode: 11310", code=230099), "om_2")
+    await channel(client).send(ASKED)
+    assert [(sent["type"], sent["text"]) for sent in client.sent][1:] == [("text", ASK)]
 
 
 @pytest.mark.parametrize("code", [230025, 230099])

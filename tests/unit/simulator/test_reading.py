@@ -10,7 +10,7 @@ import trio.testing
 
 from gateway.simulator.cards import UPGRADE_SENTENCE
 from gateway.simulator.events import message_event
-from gateway.simulator.messages import Message
+from gateway.simulator.messages import Message, readable
 from gateway.simulator.platform import Person, SimChat, open_id
 from gateway.simulator.resources import Attachment
 from gateway.simulator.simulator import Simulator, Utterance
@@ -259,3 +259,32 @@ async def test_card_is_degraded_unless_it_is_asked_for_as_sent(
 
 async def test_card_in_an_unknown_form_is_refused(caller: Caller, chat: SimChat) -> None:
     assert (await listed(caller, "chat", chat.chat_id, card_msg_content_type="best"))["code"] == 99992402
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ({"text": "hi"}, "hi"),
+        ({"body": {"elements": [{"tag": "markdown", "content": "**hi**"}]}}, "**hi**"),
+        (
+            {
+                "body": {
+                    "elements": [
+                        {"tag": "markdown", "content": "Link it."},
+                        {
+                            "tag": "button",
+                            "text": {"tag": "plain_text", "content": "Link"},
+                            "behaviors": [{"type": "open_url", "default_url": "https://g.test/b"}],
+                        },
+                    ]
+                }
+            },
+            "Link it.\nLink\nhttps://g.test/b",
+        ),
+        ({"body": 7}, "[interactive]"),
+        ({}, "[interactive]"),
+    ],
+)
+def test_page_shows_the_words_of_cards_and_the_addresses_of_their_buttons(content: dict[str, Any], shown: str) -> None:
+    message = Message("om_1", "oc_1", "app", "cli_a", "interactive", json.dumps(content), 0, 0)
+    assert readable(message) == shown

@@ -25,7 +25,14 @@ from gateway.core.pacing import CallLimits, Limit
 from gateway.errors import RemoteProtocolError
 from gateway.lark.api.client import BotIdentity, LarkClient
 from gateway.lark.api.clients import LarkClients
-from gateway.lark.chat.cards import Rendered, render_answer, render_error, render_text, without_calls_to_all
+from gateway.lark.chat.cards import (
+    Rendered,
+    render_answer,
+    render_error,
+    render_question,
+    render_text,
+    without_calls_to_all,
+)
 from gateway.lark.chat.connection import ConnectionSettings, OpenStream, run_connection
 from gateway.lark.chat.content import CHANNEL_TYPE, decode_event, order_key
 from gateway.lark.chat.read_back import find_sent
@@ -280,6 +287,8 @@ async def _rendered(message: OutboundMessage) -> Rendered:
 
 
 def _render(message: OutboundMessage) -> Rendered:
+    if message.button is not None:
+        return render_question(message.text, message.button)
     match message.tone:
         case Tone.ANSWER:
             return render_answer(message.text)
