@@ -79,6 +79,17 @@ with marked as (
 )
 select count(*) from audited;
 
+-- name: is_own_message(installation_id, message_id)$
+-- Looks at ids alone. Card messages have no installation of their own: theirs is the one of their conversation.
+select exists (
+    select from outbound_message sent
+    where sent.installation_id = :installation_id and sent.channel_message_id = :message_id::text
+  ) or exists (
+    select from channel_outbound_card_message card
+    join channel_chat_session_binding conversation on conversation.chat_session_id = card.chat_session_id
+    where card.channel_card_message_id = :message_id::text and conversation.installation_id = :installation_id
+  );
+
 -- name: get_user_binding(installation_id, workspace_id, sender_id)^
 -- Membership is read at this moment, because a binding may outlive it.
 select person.user_id,

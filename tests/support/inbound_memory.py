@@ -86,6 +86,7 @@ class MemoryInbound:
     message_rows: list[StoredMessage] = field(default_factory=list)
     task_rows: list[StoredTask] = field(default_factory=list)
     row_ids: list[UUID] = field(default_factory=list)
+    own_messages: set[tuple[UUID, str]] = field(default_factory=set)
     held: dict[tuple[UUID, UUID], _Held] = field(default_factory=dict)
     issues: MemoryIssues = field(default_factory=MemoryIssues)
 
@@ -130,6 +131,10 @@ class MemoryInbound:
             return
         self.prompted_at[key] = self.now
         self.prompt_rows.append(key)
+
+    async def is_own_message(self, installation_id: UUID, message_id: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return (installation_id, message_id) in self.own_messages
 
     async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         await trio.lowlevel.checkpoint()
@@ -334,6 +339,9 @@ class MemoryInbound:
         if member:
             self.members.add((bot.workspace_id, user_id))
         return user_id
+
+    async def speak(self, bot: Bot, message_id: str) -> None:
+        self.own_messages.add((bot.installation_id, message_id))
 
     async def remove_member(self, bot: Bot, user_id: UUID) -> None:
         self.members.discard((bot.workspace_id, user_id))

@@ -182,6 +182,9 @@ class InboundStore(IngestStore, Protocol):
         while the last question to that sender still waits to be sent.
         """
 
+    async def is_own_message(self, installation_id: UUID, message_id: str) -> bool:
+        """True if the bot sent the message with this id of the platform, as far as its messages are still kept."""
+
     async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         """Find the user that the sender's account is bound to. None when it is not bound."""
 
