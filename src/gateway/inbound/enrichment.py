@@ -153,7 +153,7 @@ class Enricher:
         self._send, self._receive = trio.open_memory_channel[_Expected](PREFETCHES_WAITING_MAX)
 
     async def enrich(self, place: ConversationPlace, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
-        """Return the messages with their additions, within the budget.
+        """Return the messages with their additions and the files in them, within the budget.
 
         An addition that could not be looked up is marked as missing in its place. No answer or failure of the platform
         can make this fail. Text in the messages that reads like one of the gateway's own tags is neutralised.
@@ -161,10 +161,11 @@ class Enricher:
         """
         wishes = _wishes(place, messages)
         found, names = await self._look_up(place, wishes, self._budget)
-        told = _render([_additions(place, message, messages, found) for message in messages], names)
+        additions = [_additions(place, message, messages, found) for message in messages]
+        told = _render(additions, names)
         return [
-            replace(message, text=neutralise(message.text), additions=additions)
-            for message, additions in zip(messages, told, strict=True)
+            replace(message, text=neutralise(message.text), additions=words, shared=tuple(added.shared_files()))
+            for message, added, words in zip(messages, additions, told, strict=True)
         ]
 
     def expect(self, message: InboundMessage) -> None:
