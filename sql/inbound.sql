@@ -206,7 +206,8 @@ with taken as (
   delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id
   returning chat_message_id, words, created_at
 )
-select message.id as message_id, taken.words, message.content as body
+select message.id as message_id, taken.words, message.content as body,
+  coalesce(message.quoted_message_id, '') as quoted_id
 from taken join chat_message message on message.id = taken.chat_message_id
 where taken.created_at > now() - make_interval(secs => :held_seconds)
   and not exists (

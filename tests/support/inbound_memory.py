@@ -61,6 +61,7 @@ class _Held:
     message_id: UUID
     words: str
     at: datetime
+    quoted_id: str
 
 
 @dataclass
@@ -175,7 +176,9 @@ class MemoryInbound:
             return False
         self._write(message, "channel_command")
         if held_words is not None:
-            self.held[(message.session_id, message.author_id)] = _Held(message.id, held_words, self.now)
+            self.held[(message.session_id, message.author_id)] = _Held(
+                message.id, held_words, self.now, message.quoted_id
+            )
         if notice is not None:
             self._send(notice)
         return True
@@ -224,7 +227,7 @@ class MemoryInbound:
         said_since = {(row.session_id, row.author_id) for row in self.message_rows[place + 1 :]}
         if (message.session_id, message.author_id) in said_since:
             return None
-        return HeldCommand(held.message_id, held.words, self.message_rows[place].content)
+        return HeldCommand(held.message_id, held.words, self.message_rows[place].content, held.quoted_id)
 
     def _send(self, notice: Notice) -> None:
         self.issues.notices.setdefault(notice.key, notice)

@@ -216,6 +216,18 @@ def render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str
     return [writer.additions(each) for each in additions]
 
 
+def words_of_quote(found: Sequence[Said]) -> str:
+    """Return the words of a message that was looked up, or of those it bundles, a line or more for each.
+
+    "" if it was recalled or never found. They are cut to `QUOTED_CHARS_MAX`.
+    """
+    if not found or found[0].gone:
+        return ""
+    said = [each for each in found[1 : FORWARDED_MAX + 1] if not each.bundle] if found[0].bundle else found[:1]
+    text = _UNENCODABLE.sub("", "\n".join(each.text for each in said if not each.gone)).strip()
+    return text if len(text) <= QUOTED_CHARS_MAX else f"{text[:QUOTED_CHARS_MAX]} {SHORTENED}"
+
+
 def neutralise(text: str) -> str:
     """Escape the `<` of everything in `text` that reads as one of the gateway's tags, and change nothing else."""
     return _OUR_TAG.sub("&lt;", text)
