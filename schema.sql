@@ -1939,6 +1939,13 @@ CREATE UNIQUE INDEX channel_installation_app_key ON public.channel_installation 
 
 
 --
+-- Name: channel_outbound_card_message_message_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_outbound_card_message_message_idx ON public.channel_outbound_card_message USING btree (channel_card_message_id);
+
+
+--
 -- Name: channel_outbound_card_message_session_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -2090,6 +2097,13 @@ CREATE INDEX lark_install_session_pending_idx ON public.lark_install_session USI
 --
 
 CREATE INDEX member_user_idx ON public.member USING btree (user_id);
+
+
+--
+-- Name: outbound_message_channel_message_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_channel_message_idx ON public.outbound_message USING btree (installation_id, channel_message_id) WHERE (channel_message_id IS NOT NULL);
 
 
 --

@@ -152,7 +152,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.simulator.resource_calls read_form: search 2": worst(' name="', " name=", "a", ";"),
     "gateway.simulator.resource_calls read_form: search 3": worst('filename="', "filename=", "a"),
     "gateway.webhooks.envelope _NUL": worst("\\", "\\\\u000", "\\\\u0000", "\\u0000", "a\\\\"),
-    "gateway.webhooks.envelope _ESCAPE": worst("\\", "\\ud800", "\\ud800\\udc0", "\\ud800\\udc00"),
+    "gateway.core.plain _ESCAPE": worst("\\", "\\ud800", "\\ud800\\udc0", "\\ud800\\udc00"),
     "gateway.webhooks.signature _SECONDS": worst("1"),
     "gateway.work.people.bindings _TOKEN": worst("a"),
     "gateway.work.tasks.diagnosis _QUOTES": worst('"', 'a"'),
