@@ -36,7 +36,6 @@ _log = structlog.get_logger()
 EventMode = Literal["socket", "http"]
 EVENT_MODES: tuple[EventMode, ...] = ("socket", "http")
 
-LEARNT_KEYS = ("bot_open_id", "bot_union_id", "tenant_key")
 SECRET_LENGTH_MAX = 512
 _APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
 _SAVE_ATTEMPTS = 3
@@ -255,7 +254,6 @@ class InstallationService:
             installer_user_id=installer,
             config=stored_config(app, bot, ring, installation_id),
             replaces=app.replaces,
-            learnt_keys=LEARNT_KEYS,
         )
 
 

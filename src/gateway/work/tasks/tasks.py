@@ -18,7 +18,7 @@ from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
-from gateway.errors import Conflict, NotFound, StoreConflict, StoreUnavailable
+from gateway.errors import Conflict, NotFound, StoreConflict, StoreError, StoreUnavailable
 from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.people.directory import RuntimePrincipal
@@ -225,7 +225,17 @@ class TaskService:
         if assignment is None or assignment.place is None or self._enrich is None:
             return assignment
         enriched = await self._enrich(assignment.place, assignment.messages)
+        if any(message.shared for message in enriched):
+            enriched = await self._attach_shared(assignment.claim.id, enriched)
         return replace(assignment, messages=tuple(enriched))
+
+    async def _attach_shared(self, task_id: UUID, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        """Make the files of what was quoted and forwarded files of the task. Without the database it runs without."""
+        try:
+            return await self._store.attach_shared(task_id, messages)
+        except StoreError as error:
+            logger.warning("shared_files_not_attached", task_id=str(task_id), error=str(error))
+            return messages
 
     async def _next(
         self, runtime_id: UUID, instance: str | None, wait_seconds: float, may_go_on: Callable[[], Awaitable[bool]]
