@@ -326,7 +326,7 @@ async def open_stage(folder: Path, config: Path | None = None) -> AsyncIterator[
         finally:
             with finishing(2 * STOP_SECONDS):
                 for process in reversed(stage.processes):
-                    if stage.tells_end:
+                    if stage.tells_end and process.process.returncode is None:
                         click.echo(f"  {ROLES_ON_STAGE[process.name]} ...")
                     await process.stop()
             nursery.cancel_scope.cancel()
