@@ -186,7 +186,7 @@ class InboundPipeline:
         command = parse_command(words_of(turn.message))
         if command is not None and self._commands is not None:
             return await self._commands.take(command, turn)
-        queueing = await self._store.append(turn.entry(), turn.claim, turn.obstacles())
+        queueing = await self._store.append(turn.entry(), turn.claim, turn.absence_notices())
         if queueing is None:
             return None
         reached("inbound.committed")

@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 DIRECT = Proxies({})
 
+# The library ends the connection over a message that is longer than its limit. With the headroom, a frame that is just
+# above ours is dropped instead.
 _WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
 _RECEIVE_BYTES = 16 * 2**10  # several events at once when they come fast
 _CLOSE_WAIT_SECONDS_MIN = 0.02
@@ -67,7 +69,7 @@ class ConnectionSettings:
     data, within about 35 s here. `events_in_flight_max` and `bytes_in_flight_max` bound the events that were received
     and are not decided yet. Events of a chat that takes more than its share of them are answered 500. While many chats
     together fill them, the connection is not read. `chunk_bytes_max` bounds the kept pieces of split events that are
-    not complete yet.
+    not complete yet. `handover_seconds` is the second that `Channel.run` grants after its cancellation.
     """
 
     bootstrap_timeout_seconds: float = 15.0
