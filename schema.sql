@@ -488,6 +488,7 @@ CREATE FUNCTION public.webhook_words(body bytea) RETURNS tsvector
     AS $_$
 declare
   said text;
+  is_json boolean := false;
 begin
   said := convert_from(substring(body from 1 for 262144), 'UTF8');
   if left(said, 8) = 'payload=' or said like '%&payload=%' then
@@ -495,7 +496,17 @@ begin
       select string_agg(case when part[1] is null then convert_to(part[2], 'UTF8') else decode(part[1], 'hex') end, ''::bytea)
       from regexp_matches(replace(said, '+', ' '), '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') as part), 'UTF8');
   end if;
-  if position('\u' in said) > 0 and said is json then
+  if position('\u' in said) > 0 then
+    -- The cast to json checks the syntax alone, as `is json` does, which PostgreSQL 15 does not have.
+    begin
+      perform said::json;
+      is_json := true;
+    exception
+      when invalid_text_representation then
+        is_json := false;
+    end;
+  end if;
+  if is_json then
     said := replace(said, '\u0000', ' ')::jsonb::text;
   end if;
   return strip(to_tsvector('pg_catalog.simple', translate(said, '{}[]()<>"'':,;=&@/\.-+*#%?!|~^$`', '                                ')));
@@ -1928,6 +1939,13 @@ CREATE UNIQUE INDEX channel_installation_app_key ON public.channel_installation 
 
 
 --
+-- Name: channel_outbound_card_message_message_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_outbound_card_message_message_idx ON public.channel_outbound_card_message USING btree (channel_card_message_id);
+
+
+--
 -- Name: channel_outbound_card_message_session_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -2079,6 +2097,13 @@ CREATE INDEX lark_install_session_pending_idx ON public.lark_install_session USI
 --
 
 CREATE INDEX member_user_idx ON public.member USING btree (user_id);
+
+
+--
+-- Name: outbound_message_channel_message_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_channel_message_idx ON public.outbound_message USING btree (installation_id, channel_message_id) WHERE (channel_message_id IS NOT NULL);
 
 
 --

@@ -151,3 +151,61 @@ async def test_picture_of_somebody_unbound_is_neither_kept_nor_fetched(world: Wo
         await world.until("select count(*) = 1 from channel_inbound_audit")
     assert await world.value("select count(*) from chat_attachment") == 0
     assert not await trio.Path(world.state_dir / "attachments").exists()
+
+
+async def test_files_of_a_quote_and_of_a_nested_bundle_reach_the_agent(world: World, tmp_path: Path) -> None:
+    bot, ada = await staffed(world)
+    eve = world.sim.create_person("Eve")
+    group = world.sim.create_group("Lunch", [bot.app], [ada, eve])
+    elsewhere = world.sim.create_group("Elsewhere", [], [ada, eve])
+    contract, sheet = b"%PDF-1.7 " + bytes(900), b"a,b\n1,2\n"
+    world.sim.say(eve, group, Utterance(attachments=[Attachment("file", "aside.bin", data=b"not asked about")]))
+    quoted = world.sim.say(eve, group, Utterance(attachments=[Attachment("file", "合同.pdf", data=contract)])).message
+    picture = world.sim.say(eve, elsewhere, Utterance(attachments=[Attachment("image", data=PNG)])).message
+    table = world.sim.say(eve, elsewhere, Utterance(attachments=[Attachment("file", "a.xlsx", data=sheet)])).message
+    inner = world.sim.say(ada, elsewhere, Utterance(forwards=[table.message_id])).message
+    other = {"GATEWAY_STATE_DIR": str(tmp_path / "other")}
+    async with (
+        world.daemon() as daemon,
+        world.daemon(environment=other) as second,
+        open_runtime(world, daemon) as runtime,
+    ):
+        await bot.connected()
+        world.sim.say(ada, group, Utterance("sum it up", mentions=[bot.app], reply_to=quoted.message_id))
+        task = await runtime.answer("done")
+        (file,) = task["messages"][0]["attachments"]
+        assert (file["n"], file["kind"], file["name"]) == (1, "file", "合同.pdf")
+        assert "[File: 合同.pdf]" in task["prompt"]
+        for replica in (daemon, second):
+            assert (await download(world, replica, task)).content == contract
+        world.sim.say(ada, bot.app, Utterance(forwards=[picture.message_id, inner.message_id]))
+        bundle = await runtime.claim()
+        assert [file["kind"] for file in bundle["messages"][0]["attachments"]] == ["image", "file"]
+        assert [(await download(world, daemon, bundle, n)).content for n in (1, 2)] == [PNG, sheet]
+        assert "[File: a.xlsx]" in bundle["prompt"]
+        kept = await world.everything_stored()
+    # Nothing is known of the file that was only near what was said.
+    assert await world.value("select count(*) from chat_attachment where status = 'ready'") == 3
+    assert "a.xlsx" in kept
+    assert "aside.bin" not in kept
+
+
+async def test_run_that_is_handed_out_again_has_the_same_files_once(world: World) -> None:
+    bot, ada = await staffed(world)
+    async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
+        await bot.connected()
+        quoted = world.sim.say(
+            ada, bot.app, Utterance(attachments=[Attachment("file", "old.txt", data=b"old")])
+        ).message
+        await runtime.answer("a file")
+        own = [Attachment("file", "own.txt", data=b"own")]
+        world.sim.say(ada, bot.app, Utterance(attachments=own, reply_to=quoted.message_id))
+        for _ in range(2):
+            task = await runtime.claim()
+            files = task["messages"][0]["attachments"]
+            assert [(file["n"], file["name"]) for file in files] == [(1, "own.txt"), (2, "old.txt")]
+            assert [(await download(world, daemon, task, n)).content for n in (1, 2)] == [b"own", b"old"]
+            await runtime.report(task, "start")
+            await runtime.report(task, "fail", error="again", failure_reason="timeout")
+            await world.rows("update agent_task set available_at = now() where status = 'queued'")
+    assert await world.value("select count(*) from chat_attachment") == 3

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import trio
 
+from gateway.simulator.faults import CallFault
 from gateway.simulator.messages import Message
 from gateway.simulator.simulator import Utterance
 from support.processes import GatewayProcess, free_address
@@ -265,3 +266,31 @@ async def test_platform_that_refuses_is_asked_once_and_what_is_missing_is_marked
     assert refused["prompt"].endswith("</quoted_message>\n\n[Ada]: now?")
     (left,) = world.sim.faults.calls
     assert left.times == 18
+
+
+async def test_issue_on_a_message_of_somebody_else_files_its_words(world: World) -> None:
+    bot = await world.add_bot()
+    ada = await bot.bind("Ada")
+    eve = world.sim.create_person("Eve")
+    group = world.sim.create_group("Lunch", [bot.app], [ada, eve])
+    async with world.daemon() as daemon:
+        await bot.connected()
+        report = world.sim.say(eve, group, "the login is broken\nsince Tuesday").message
+        event = world.sim.say(ada, group, Utterance("/issue", mentions=[bot.app], reply_to=report.message_id)).event
+        with trio.fail_after(10):
+            await event.settled()
+        await world.until("select count(*) = 1 from issue")
+        world.sim.faults.plan(CallFault(READS, times=50, hang_seconds=60))
+        world.sim.say(ada, group, Utterance("what is new?", mentions=[bot.app]))
+        other = world.sim.say(eve, group, f"{MARKER} is broken too").message
+        began = time.monotonic()
+        silent = world.sim.say(ada, group, Utterance("/issue", mentions=[bot.app], reply_to=other.message_id)).event
+        with trio.fail_after(10):
+            await silent.settled()
+        # The platform waits three seconds for the acknowledgement before it counts the event as lost.
+        assert time.monotonic() - began < 3
+        await world.until("select count(*) = 2 from issue")
+        kept = await world.everything_stored() + daemon.log
+    filed = await world.rows("select title, description from issue order by number")
+    assert filed == [("the login is broken", "since Tuesday"), ("what is new?", "")]
+    assert MARKER not in kept

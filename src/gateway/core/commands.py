@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 from gateway.core.markdown import Replacement, place_media
 
+TITLE_CHARS_MAX = 200
+"""A longer first line of a quote is cut for the title. It then stands in the description as a whole."""
+
 _LINE_ENDS = " \t\r\n"
 _SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 _UNDRAWN = "\u00ad\u180e\ufeff" + "".join(
@@ -150,6 +153,20 @@ def title_from(former: str) -> str:
         case Confirm():
             return ""
     return _first_line(former)
+
+
+def with_quote(command: FileIssue, quote: str) -> tuple[str, str]:
+    """Return the title of an issue whose command answers `quote`, and the lines that the quote adds to its description.
+
+    A bare command takes its title from the first line of the quote and adds the others. A command with a title adds the
+    quote as a quotation. The title is "" if neither has one.
+    """
+    title = "" if command.title else title_from(quote)
+    if len(title) > TITLE_CHARS_MAX:
+        return f"{title[:TITLE_CHARS_MAX]}…", quote
+    if title:
+        return title, quote[begin_of_words(quote) :].partition("\n")[2].strip(_LINE_ENDS)
+    return command.title, "\n".join(f"> {line}".rstrip() for line in quote.splitlines())
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ WORDS = {
         Reply.ISSUE_DUPLICATE: "{issue} has this title already and is still open: {title}",
         Reply.ISSUE_USAGE: (
             "An issue needs a title: /issue Fix the login page. The lines below it become the description. "
-            "A bare /issue takes your previous message as its title, and I found none."
+            "A bare /issue takes the message that it replies to, or your previous one, and I found none."
         ),
         Reply.FRESH_PENDING: "A fresh start: I leave aside what was said so far. What is it about?",
         Reply.STALE: (
@@ -76,7 +76,7 @@ WORDS = {
         Reply.ISSUE_DUPLICATE: "已有同名且未关闭的 {issue}：{title}",
         Reply.ISSUE_USAGE: (
             "请提供标题，例如：/issue 修复登录页。后面的各行会作为描述。"
-            "只发送 /issue 时会用你的上一条消息作标题，但没有找到可用的消息。"
+            "只发送 /issue 时会用所回复的消息或你的上一条消息作标题，但没有找到可用的消息。"
         ),
         Reply.FRESH_PENDING: "已重新开始，之前的对话不再计入。请说说新的内容。",
         Reply.STALE: (

@@ -155,7 +155,8 @@ class InboundPipeline:
     async def _decide(
         self, message: InboundMessage, installation: InboundInstallation, claim: MessageClaim | None
     ) -> Settlement:
-        reason = _refuse_message(message, installation)
+        addressed = message.addressed_to_bot or await self._answers_bot(message, installation)
+        reason = _refuse_message(message, installation, addressed=addressed)
         if reason is not None:
             return rules.dropped(reason)
         identity = await self._store.find_identity(installation, message.source.sender_id)
@@ -168,6 +169,15 @@ class InboundPipeline:
             # The conversation was deleted in this very moment and nothing was written. This message begins a new one.
             log.info("inbound_session_gone", installation_id=str(installation.id), message_id=message.message_id)
             return await self._append(message, installation, identity, claim)
+
+    async def _answers_bot(self, message: InboundMessage, installation: InboundInstallation) -> bool:
+        """True if a person replies to a message of the bot.
+
+        A bot has to mention this one: two bots that reply to each other would never end.
+        """
+        if message.reply_to is None or message.sender_is_bot:
+            return False
+        return await self._store.is_own_message(installation.id, message.reply_to.message_id)
 
     async def _append(
         self, message: InboundMessage, installation: InboundInstallation, identity: Identity, claim: MessageClaim | None
@@ -270,13 +280,15 @@ def _revoked(installation: InboundInstallation | None) -> bool:
     return installation is not None and installation.revoked
 
 
-def _refuse_message(message: InboundMessage, installation: InboundInstallation) -> DropReason | None:
+def _refuse_message(
+    message: InboundMessage, installation: InboundInstallation, *, addressed: bool
+) -> DropReason | None:
     return rules.refuse_message(
         complete=_is_complete(message),
         from_bot=message.sender_is_bot,
         bots_allowed=installation.allow_bots,
         group=message.source.chat_type is ChatType.GROUP,
-        addressed=message.addressed_to_bot,
+        addressed=addressed,
     )
 
 

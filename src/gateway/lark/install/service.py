@@ -59,6 +59,7 @@ class NewApp:
     encrypt_key: str = field(default="", repr=False)
     verification_token: str = field(default="", repr=False)
     allow_bots: bool = False
+    allow_mention_all: bool = False
     replaces: bool = False
 
 
@@ -267,7 +268,12 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
         )
         if secret
     }
-    optional = {"bot_open_id": bot.open_id, "bot_union_id": bot.union_id, "allow_bots": app.allow_bots}
+    optional = {
+        "bot_open_id": bot.open_id,
+        "bot_union_id": bot.union_id,
+        "allow_bots": app.allow_bots,
+        "allow_mention_all": app.allow_mention_all,
+    }
     return {
         "app_id": app.app_id,
         "region": app.region,
