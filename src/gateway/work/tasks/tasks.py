@@ -179,14 +179,14 @@ class TaskService:
         `working_on` lists the claims that it still works on.
         """
         if workspace_id not in {None, runtime.workspace_id}:
-            _absent("workspace")
+            _raise_not_found("workspace")
         try:
             view = await self._store.register_runtime(runtime.runtime_id, name=name, kind=kind, version=version)
         except StoreConflict as error:
             message = f"another runtime of this workspace is called {name!r}"
             raise Conflict("name_taken", message, field="name") from error
         if view is None:
-            _absent("runtime")
+            _raise_not_found("runtime")
         if instance is not None:
             orphaned = partial(self._store.change_orphaned, runtime.runtime_id, instance, working_on)
             await self._return_each(orphaned, ORPHANS_MAX)
@@ -296,7 +296,7 @@ class TaskService:
                 _require_status(change.task, "complete")
                 await self._complete(change, words, end)
                 reached("task.completing")
-            return self._tell(change.task, Fate(TaskStatus.COMPLETED))
+            return self._report(change.task, Fate(TaskStatus.COMPLETED))
 
         return await despite_conflicts(finish)
 
@@ -344,13 +344,15 @@ class TaskService:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
                 fate = await _fail(change, reason, end, reported=True)
-            return self._tell(change.task, fate)
+            return self._report(change.task, fate)
 
         return await despite_conflicts(finish)
 
     async def find(self, runtime: RuntimePrincipal, task_id: UUID) -> Task:
         task = await self._store.find(task_id)
-        return task if task is not None and _is_of(task, runtime) else _absent("task")
+        if task is None or not _is_of(task, runtime):
+            _raise_not_found("task")
+        return task
 
     async def return_lost(self, batch_max: int = 100) -> int:
         """Return or fail claimed tasks that no runtime works on any more. Return their number.
@@ -390,7 +392,7 @@ class TaskService:
                     return False
                 seen.append(change.task.id)
                 fate = await _return(change)
-            self._tell(change.task, fate)
+            self._report(change.task, fate)
             return True
 
         return await despite_conflicts(attempt)
@@ -402,12 +404,12 @@ class TaskService:
         """Lock the task of an attempt for the block. `ends`: the report ends the run, and may arrive twice."""
         async with self._store.change(attempt.task_id) as change:
             if change is None or not _is_of(change.task, runtime):
-                _absent("task")
+                _raise_not_found("task")
             if not (ends and _has_ended(change.task, attempt)):
                 require_attempt(change.task, attempt.number)
             yield change
 
-    def _tell(self, task: Task, fate: Fate) -> TaskStatus:
+    def _report(self, task: Task, fate: Fate) -> TaskStatus:
         """Log and count the outcome, after the commit.
 
         Of an error's text only the reason derived from it may be logged.
@@ -428,7 +430,7 @@ class TaskService:
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
         if runtime.runtime_id != runtime_id:
-            _absent("runtime")
+            _raise_not_found("runtime")
 
 
 async def _fail(change: TaskChange, reason: str, end: End, *, reported: bool = False) -> Fate:
@@ -570,5 +572,5 @@ def _require_status(task: Task, action: str) -> None:
         raise Conflict("wrong_status", message, task_status=task.status)
 
 
-def _absent(what: str) -> NoReturn:
+def _raise_not_found(what: str) -> NoReturn:
     raise NotFound("not_found", f"no such {what}")
