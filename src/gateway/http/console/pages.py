@@ -269,7 +269,8 @@ def on_this_server(path: str) -> str:
 class PageAddress:
     """The address of a page: the path of its route, without its language.
 
-    The links to the same page in other languages are made from it. `kept` are the query parameters of its form's address; they survive when the form is refused before it is read.
+    The links to the same page in other languages are made from it. `kept` are the query parameters of its form's
+    address; they survive when the form is refused before it is read.
     """
 
     path: str
