@@ -47,8 +47,10 @@ def markers_of(item: pytest.Item) -> Iterator[str]:
     storm = path.stem.endswith("_chaos")
     if in_e2e or storm:
         yield "slow"
-    if storm and any(getattr(getattr(item, "callspec", None), "indices", {}).values()):
-        # To measure coverage doubles the time; the other seeds run the lines that the first one did.
+    parameters = getattr(getattr(item, "callspec", None), "indices", {})
+    # To measure coverage doubles the time. Further seeds of a storm run the lines of the first one, the daemon of an
+    # end-to-end test is a process that is not measured, and the tests of the house only read the source.
+    if in_e2e or path.is_relative_to(HERE / "tidy") or (storm and any(parameters.values())):
         yield "no_cover"
 
 

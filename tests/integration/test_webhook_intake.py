@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from gateway.errors import StoreConflict, StoreUnavailable
 from gateway.keyring import KeyRing, generate_key
@@ -213,6 +214,19 @@ async def test_event_outside_the_filters_is_ignored(hooks: HookServer) -> None:
 async def test_corrupt_filters_let_nothing_pass(hooks: HookServer) -> None:
     hook = await hooks.add_hook(event_filters='{"event":"push"}')
     assert (await hooks.send(hook.token, BODY))[1]["reason"] == "event_filtered"
+
+
+@pytest.mark.parametrize(("provider", "lines"), [("github", 1), ("gitlab", 1), ("stripe", 1), ("generic", 0)])
+async def test_trigger_without_a_secret_is_logged_once(hooks: HookServer, provider: str, lines: int) -> None:
+    with capture_logs() as logs:
+        hook = await hooks.add_hook(provider=provider)
+        for number in range(3):
+            await hooks.send(hook.token, BODY)
+            # Each new revision is read again.
+            await hooks.sql("update autopilot_trigger set event_filters = %s::jsonb", f'[{{"event":"e{number}"}}]')
+    assert [line["provider"] for line in logs if line["event"] == "webhook_trigger_without_secret"] == [
+        provider
+    ] * lines
 
 
 # --- what is remembered of a trigger ----------------------------------------------------------------------------------
@@ -504,6 +518,28 @@ async def test_one_that_cannot_be_begun_leaves_the_queue_and_is_tried_again(pool
     assert {row["status"] for row in await hooks.deliveries()} == {"dispatched"}
 
 
+@pytest.mark.parametrize("outcome", ["dispatched", "ignored", "failed"])
+async def test_last_attempt_is_when_the_delivery_was_settled(pool: Pool, tenant: Tenant, outcome: str) -> None:
+    clock = Clock()
+    hooks = paced(pool, tenant, clock, pace=1)
+    hook = await hooks.add_hook(secret=SECRET)
+    for name in "ab":
+        await hooks.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+    await hooks.sql("update webhook_delivery set last_attempt_at = now() - interval '1 hour' where status = 'queued'")
+    (waiting,) = [row["id"] for row in await hooks.deliveries() if row["status"] == "queued"]
+    if outcome == "dispatched":
+        clock.now += 60
+        assert await hooks.turns.begin() == 1
+    elif outcome == "ignored":
+        assert await hooks.store.ignore(waiting, "trigger_disabled")
+    else:
+        assert await hooks.store.fail(waiting, "it failed")
+    (settled,) = await hooks.sql(
+        "select status, last_attempt_at > now() - interval '1 minute' from webhook_delivery where id = %s", waiting
+    )
+    assert tuple(settled) == (outcome, True)
+
+
 # --- when things go wrong ---------------------------------------------------------------------------------------------
 
 
@@ -758,9 +794,19 @@ def svix_message() -> tuple[bytes, dict[str, str]]:
     return body, {"svix_id": name, "svix_timestamp": str(at), "svix_signature": f"v1,{mac.decode()}"}
 
 
+def gitlab_signed_push() -> tuple[bytes, dict[str, str]]:
+    body = b'{"object_kind":"push","event_name":"push","ref":"refs/heads/main","total_commits_count":1}'
+    at, name = int(datetime.now(UTC).timestamp()), "f5a9b6c4-0d3e-4a55-9a1b-2f6f5f1f4b3c"
+    key = base64.b64decode(STANDARD_SECRET[6:])
+    mac = base64.b64encode(hmac.new(key, b"%s.%d.%s" % (name.encode(), at, body), hashlib.sha256).digest()).decode()
+    headers = {"X_Gitlab_Event": "Push Hook", "X_Gitlab_Event_UUID": "13792a34-cac6-4fda-95a8-c58e00a3954e"}
+    return body, {**headers, "webhook_id": name, "webhook_timestamp": str(at), "webhook_signature": f"v1,{mac}"}
+
+
 @pytest.mark.parametrize(
     ("provider", "secret", "make", "event", "name"),
     [
+        ("gitlab", STANDARD_SECRET, gitlab_signed_push, "gitlab.Push Hook", "f5a9b6c4-0d3e-4a55-9a1b-2f6f5f1f4b3c"),
         ("github", SECRET, github_push, "github.push", "72d3162e-cc78-11e3-81ab-4c9367dc0958"),
         ("gitlab", SECRET, gitlab_merge_request, "gitlab.Merge Request Hook", "13792a34-cac6-4fda-95a8-c58e00a3954e"),
         ("stripe", SECRET, stripe_charge, "charge.succeeded", "evt_1NG8Du2eZvKYlo2CUI79vXWy"),
@@ -776,7 +822,7 @@ async def test_provider_is_understood_and_its_broken_signatures_are_not_believed
     proof = next(header for header in headers if "ignature" in header or "Token" in header)
     broken = {**headers, proof: headers[proof][:-4] + "0000"}
     assert (await hooks.send(hook.token, body, **broken))[0] == 401
-    if provider != "gitlab":  # whose token says nothing about the body
+    if proof != "X_Gitlab_Token":  # which says nothing about the body
         assert (await hooks.send(hook.token, body + b" ", **headers))[0] == 401
     assert (await hooks.send(hook.token, body, **headers))[1]["status"] == "accepted"
     assert (await hooks.send(hook.token, body, **headers))[1]["status"] == "duplicate"

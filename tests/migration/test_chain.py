@@ -126,6 +126,19 @@ async def test_steps_of_a_newer_version_are_not_passed_over(database):
     assert await pending(database) == []
 
 
+async def test_rows_from_before_the_rules_are_put_right(database):
+    await migrate_down(database, to="0022_shared_rules")
+    for region in ('{"region": "mars"}', '{"region": ""}', '{"region": 7}', '{"region": "lark"}', "{}"):
+        await execute(
+            database,
+            "insert into channel_installation (id, workspace_id, agent_id, channel_type, config)"
+            f" values (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'feishu', '{region}')",
+        )
+    await migrate_up(database)
+    found = await execute(database, "select config ->> 'region' from channel_installation order by created_at")
+    assert found == [("feishu",), ("feishu",), ("feishu",), ("lark",), (None,)]
+
+
 async def test_down_waits_for_no_daemon_and_lets_none_join(database):
     async with await TrioConnection.connect(database) as daemon, await TrioConnection.connect(database) as late:
         await announce_daemon(daemon)

@@ -209,7 +209,7 @@ def _people(
     return http.People(
         accounts=Accounts(PostgresAccountStore(pool)),
         directory=directory,
-        bindings=BindingService(PostgresBindingStore(pool), Introductions(foundation.registry.lookups()).of),
+        bindings=BindingService(PostgresBindingStore(pool), Introductions(foundation.registry.message_lookups()).of),
         workplace=_workplace(foundation, services),
         chats=ChatService(PostgresChatStore(pool), recorder=foundation.metrics),
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),

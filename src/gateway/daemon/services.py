@@ -118,14 +118,15 @@ def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
         batch_window_seconds=settings.hub.batch_window_seconds,
         silent_seconds=settings.limits.runtime_silence_seconds,
     )
+    enricher = Enricher(foundation.registry.message_lookups(), recorder=foundation.metrics)
     commands = CommandService(
         store,
         issues,
         public_url=settings.http.public_url,
         stale_after_seconds=settings.hub.stale_after_seconds,
+        quote_of=enricher.quote,
     )
     committer = Committer()
-    enricher = Enricher(foundation.registry.lookups(), recorder=foundation.metrics)
     pipeline = InboundPipeline(store, committer, commands, recorder=foundation.metrics, ingested=enricher.expect)
     pushed = None if foundation.ring is None else _pushed_events(foundation, foundation.ring, pipeline)
     return Inbound(store, committer, enricher, pipeline, pushed)

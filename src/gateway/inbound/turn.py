@@ -9,6 +9,7 @@ from gateway.channel.message import ChatType, InboundMessage, Source
 from gateway.core.replies import Reply, say
 from gateway.inbound.ports import InboundInstallation, MessageClaim, UserMessage
 from gateway.work.tasks.notices import Notice, notice_key
+from gateway.work.tasks.ports import ConversationPlace
 from gateway.work.tasks.sessions import Queueing
 
 
@@ -22,6 +23,18 @@ class Turn:
     session_id: UUID
     claim: MessageClaim | None
     row_id: UUID
+
+    @property
+    def place(self) -> ConversationPlace:
+        """The conversation, for look-ups of its messages."""
+        source = self.message.source
+        return ConversationPlace(
+            installation_id=self.installation.id,
+            channel_type=source.channel_type,
+            chat_id=source.chat_id,
+            thread_id=thread_of(source),
+            is_group=source.chat_type is ChatType.GROUP,
+        )
 
     def entry(self) -> UserMessage:
         """Return the message in the form in which it is appended."""

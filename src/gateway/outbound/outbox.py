@@ -16,7 +16,7 @@ from gateway.channel.channel import ReadBack, read_back_of
 from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import OutboundMessage, SendResult, Tone
 from gateway.concurrency import Workers, open_workers, reached
-from gateway.core.replies import Reply, in_every_language
+from gateway.core.replies import Composed, Reply, in_every_language
 from gateway.errors import LocalProtocolError, StoreError, StoreUnavailable
 from gateway.outbound.ports import Compose, OutboxRow, OutboxStore, SendingContext
 from gateway.outbound.sending import (
@@ -199,20 +199,20 @@ class _Sender:
 
     async def _send(self, row: OutboxRow) -> RowOutcome:
         try:
-            text = await self._text(row)
-            if text is None:
+            said = await self._said(row)
+            if said is None:
                 return _unsaid(row)
-            result = await self._call(row, text)
+            result = await self._call(row, said)
         except StoreUnavailable:
             raise  # the composer's: nothing was sent, and without the store nothing can be recorded
         except Exception as error:
             return await self._after_failure(row, error)
         return Sent(result.message_id)
 
-    async def _text(self, row: OutboxRow) -> str | None:
+    async def _said(self, row: OutboxRow) -> Composed | None:
         compose = self._composers.get(row.kind)
         if compose is None:
-            return row.content
+            return Composed(row.content)
         try:
             return await compose(row)
         except StoreUnavailable:
@@ -220,12 +220,12 @@ class _Sender:
         except Exception as error:
             raise _NotComposed(type(error).__name__) from error
 
-    async def _call(self, row: OutboxRow, text: str) -> SendResult:
+    async def _call(self, row: OutboxRow, said: Composed) -> SendResult:
         governor, seconds = self._context.governor, self._context.attempt_seconds
         try:
             async with governor.turn(row.recipient):
                 with trio.fail_after(seconds):
-                    result = await self._context.channel.send(_envelope(row, text))
+                    result = await self._context.channel.send(_envelope(row, said))
         except trio.TooSlowError as error:
             silent = PlatformUnavailable(f"no answer within {seconds:g} s")
             governor.learn(row.recipient, silent)
@@ -280,7 +280,7 @@ class _Sender:
         try:
             async with self._context.governor.turn(row.recipient):
                 with trio.fail_after(READ_BACK_SECONDS):
-                    return await reader.find_sent(_envelope(row, row.content), since=since, known=known)
+                    return await reader.find_sent(_envelope(row, Composed(row.content)), since=since, known=known)
         except trio.TooSlowError as error:
             raise PlatformUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
         except PlatformThrottled as error:
@@ -331,10 +331,11 @@ def _unsaid(row: OutboxRow) -> Unknown | Failed:
     return Failed(0, "not sent: there was nothing to say any more")
 
 
-def _envelope(row: OutboxRow, text: str) -> OutboundMessage:
+def _envelope(row: OutboxRow, said: Composed) -> OutboundMessage:
     to_person = row.recipient_type == "user"
     return OutboundMessage(
-        text=text,
+        text=said.text,
+        button=said.button,
         idempotency_key=row.uuid,
         tone=_TONES.get(row.kind, Tone.NOTICE),
         chat_id="" if to_person else row.recipient_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from uuid import UUID
 
 from gateway.errors import StoreConflict
@@ -14,6 +15,7 @@ from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
     Agent,
+    AgentChange,
     ApiToken,
     Language,
     Member,
@@ -38,10 +40,11 @@ _SET_WORKSPACE_LANGUAGE = _SQL.one_or_none("set_workspace_language", Workspace)
 _ADD_MEMBER = _SQL.one("add_member", Member)
 _SET_PASSWORD = _SQL.count("set_password")
 _END_SESSIONS = _SQL.count("end_sessions")
+_SET_MEMBER_ROLE = _SQL.one_or_none("set_member_role", Member)
 _LOCK_OWNERS = _SQL.column("lock_owners", UUID)
 _DELETE_MEMBER = _SQL.count("delete_member")
 _ADD_AGENT = _SQL.one("add_agent", Agent)
-_SET_AGENT = _SQL.one_or_none("set_agent", Agent)
+_CHANGE_AGENT = _SQL.one_or_none("change_agent", Agent)
 _ADD_USER_TOKEN = _SQL.one("add_user_token", ApiToken)
 _ADD_RUNTIME = _SQL.one("add_runtime", Runtime)
 
@@ -104,6 +107,12 @@ class PostgresDirectoryStore:
             await _END_SESSIONS(conn, user_id=user_id)
             return changed > 0
 
+    async def set_member_role(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member | None:
+        async with self._pool.transaction() as conn:
+            if role != "owner" and await _LOCK_OWNERS(conn, workspace_id=workspace_id) == [user_id]:
+                raise StoreConflict("the only owner stays", constraint=LAST_OWNER)
+            return await _SET_MEMBER_ROLE(conn, workspace_id=workspace_id, user_id=user_id, role=role)
+
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
         async with self._pool.transaction() as conn:
             if await _LOCK_OWNERS(conn, workspace_id=workspace_id) == [user_id]:
@@ -135,12 +144,8 @@ class PostgresDirectoryStore:
             visibility=visibility,
         )
 
-    async def set_agent(
-        self, *, agent_id: UUID, workspace_id: UUID, runtime_id: UUID | None, archived: bool
-    ) -> Agent | None:
-        return await _SET_AGENT(
-            self._pool, agent_id=agent_id, workspace_id=workspace_id, runtime_id=runtime_id, archived=archived
-        )
+    async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None:
+        return await _CHANGE_AGENT(self._pool, id=agent.id, workspace_id=agent.workspace_id, **asdict(change))
 
     async def add_user_token(self, *, token_id: UUID, user_id: UUID, name: str, hashed: str) -> ApiToken:
         return await _ADD_USER_TOKEN(self._pool, token_id=token_id, user_id=user_id, name=name, hashed=hashed)

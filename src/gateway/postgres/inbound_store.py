@@ -61,6 +61,7 @@ _GET_INBOUND_CLAIM = _SQL.one_or_none("get_inbound_claim", ClaimRow)
 _MARK_INBOUND_PROCESSED = _SQL.count("mark_inbound_processed")
 _RELEASE_INBOUND_CLAIM = _SQL.changed("release_inbound_claim")
 _RECORD_INBOUND_DROP = _SQL.value("record_inbound_drop", int)
+_IS_OWN_MESSAGE = _SQL.value("is_own_message", bool)
 _GET_USER_BINDING = _SQL.one_or_none("get_user_binding", Identity)
 _GET_CHAT_SESSION_BINDING = _SQL.value_or_none("get_chat_session_binding", UUID)
 _CREATE_CHAT_SESSION_BINDING = _SQL.value_or_none("create_chat_session_binding", UUID)
@@ -138,6 +139,9 @@ class PostgresInboundStore:
             prompt_seconds=PROMPT_SECONDS,
         )
         return recorded > 0
+
+    async def is_own_message(self, installation_id: UUID, message_id: str) -> bool:
+        return await _IS_OWN_MESSAGE(self._pool, installation_id=installation_id, message_id=message_id)
 
     async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         return await _GET_USER_BINDING(

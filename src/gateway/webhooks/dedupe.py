@@ -10,18 +10,19 @@ from gateway.webhooks.headers import RequestHeaders
 KEY_CHARS_MAX = 255
 IDEMPOTENCY_KEY = "idempotency-key"
 GITHUB_DELIVERY = "x-github-delivery"
+WEBHOOK_ID = "webhook-id"
 EVENT_ID_MEMBER = "id"
 STRIPE_EVENT = "stripe-event-id"
 """Names the source of a key that is no header: Stripe puts the id of an event in the body."""
 
 # The places where each provider writes the name of a delivery, the most specific first. GitLab repeats an event's UUID
-# for hooks that its own hooks caused, so its idempotency key comes before the UUID.
+# for hooks that its own hooks caused, so the names that its signature covers and its idempotency key come before it.
 _FIRST: dict[str, tuple[str, ...]] = {
     "github": (GITHUB_DELIVERY,),
-    "gitlab": (IDEMPOTENCY_KEY, "x-gitlab-event-uuid"),
+    "gitlab": (WEBHOOK_ID, IDEMPOTENCY_KEY, "x-gitlab-event-uuid"),
     "stripe": (STRIPE_EVENT,),
-    "standard_webhooks": ("webhook-id", "svix-id"),
-    "svix": ("svix-id", "webhook-id"),
+    "standard_webhooks": (WEBHOOK_ID, "svix-id"),
+    "svix": ("svix-id", WEBHOOK_ID),
 }
 _ALWAYS = (IDEMPOTENCY_KEY, GITHUB_DELIVERY)
 

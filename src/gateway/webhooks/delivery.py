@@ -29,6 +29,7 @@ from gateway.webhooks.headers import RequestHeaders, shown
 from gateway.webhooks.limits import Gates, LimitReached, RequestStanding
 from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
 from gateway.webhooks.signature import (
+    SECRET_EXPECTED,
     SignatureStatus,
     SignatureVerdict,
     SigningSecret,
@@ -113,6 +114,7 @@ class Intake:
         self._monotonic = monotonic
         self._readers = trio.CapacityLimiter(READERS_MAX)
         self._triggers: OrderedDict[str, KnownTrigger] = OrderedDict()
+        self._warned: OrderedDict[UUID, None] = OrderedDict()
 
     # --- the trigger of a request -------------------------------------------------------------------------------------
 
@@ -160,7 +162,18 @@ class Intake:
         trigger = self._triggers[row.token] = KnownTrigger(row, filters, secrets, now)
         if len(self._triggers) > TRIGGERS_MAX:
             self._triggers.popitem(last=False)
+        if not secrets and row.provider in SECRET_EXPECTED:
+            self._warn_unsigned(row)
         return trigger
+
+    def _warn_unsigned(self, row: TriggerRow) -> None:
+        """Log once for each trigger that its sender could sign, but has no secret for it."""
+        if row.id in self._warned:
+            return
+        self._warned[row.id] = None
+        if len(self._warned) > TRIGGERS_MAX:
+            self._warned.popitem(last=False)
+        logger.warning("webhook_trigger_without_secret", trigger_id=str(row.id), provider=row.provider)
 
     def _opened(self, sealed: str, owner: UUID) -> str | None:
         """Open a secret. None when it cannot be opened: it then matches nothing, and still requires a signature."""

@@ -27,8 +27,11 @@ SIGNATURES_MAX = 20
 SECRET_CHARS_MIN = 16
 SECRET_CHARS_MAX = 512
 STANDARD_PREFIX = "whsec_"
+KEY_BYTES_ADVISED = 24
+"""The least length of a key in the Standard Webhooks specification. A shorter one is taken, with a warning."""
 
-_SECONDS = re.compile(r"[0-9]{1,12}")
+_SECONDS = re.compile(r"[0-9]{1,16}")
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 class SignatureStatus(StrEnum):
@@ -171,8 +174,10 @@ def _unhex(text: str) -> bytes:
 
 
 def _unbase64(text: str) -> bytes:
+    """Decode base64 in the standard or the URL-safe alphabet, with or without padding. Raises Malformed."""
+    digits = text.rstrip("=").translate(_URL_SAFE)
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except ValueError as error:
         raise Malformed("the signature is not base64") from error
 
@@ -186,20 +191,35 @@ def _standard_key(secret: str) -> bytes:
     return _unbase64(secret.removeprefix(STANDARD_PREFIX))
 
 
-_HUB = Scheme((HeaderNames("x-hub-signature-256"),), _read_hex, _text_key)
 _WEBHOOK = HeaderNames("webhook-signature", "webhook-timestamp", "webhook-id")
 _SVIX = HeaderNames("svix-signature", "svix-timestamp", "svix-id")
 
-SCHEMES: dict[str, Scheme | None] = {
-    "generic": _HUB,
-    "github": _HUB,
-    "gitlab": Scheme((HeaderNames("x-gitlab-token"),), _read_plain, _text_key, digest=None),
-    "stripe": Scheme((HeaderNames("stripe-signature"),), _read_pairs, _text_key, tolerance_seconds=TOLERANCE_SECONDS),
-    "standard_webhooks": Scheme((_WEBHOOK, _SVIX), _read_versions, _standard_key, tolerance_seconds=TOLERANCE_SECONDS),
-    "svix": Scheme((_SVIX, _WEBHOOK), _read_versions, _standard_key, tolerance_seconds=TOLERANCE_SECONDS),
-    "none": None,
+
+def _standard(*dialects: HeaderNames) -> Scheme:
+    return Scheme(dialects, _read_versions, _standard_key, tolerance_seconds=TOLERANCE_SECONDS)
+
+
+_HUB = Scheme((HeaderNames("x-hub-signature-256"),), _read_hex, _text_key)
+_GITLAB_TOKEN = Scheme((HeaderNames("x-gitlab-token"),), _read_plain, _text_key, digest=None)
+_STRIPE = Scheme((HeaderNames("stripe-signature"),), _read_pairs, _text_key, tolerance_seconds=TOLERANCE_SECONDS)
+
+SCHEMES: dict[str, tuple[Scheme, ...]] = {
+    "generic": (_HUB,),
+    "github": (_HUB,),
+    # GitLab 19 signs with a signing token, and older ones send the secret token itself. With both set up it sends both.
+    # The signature decides then, because it also covers the body.
+    "gitlab": (_standard(_WEBHOOK), _GITLAB_TOKEN),
+    "stripe": (_STRIPE,),
+    "standard_webhooks": (_standard(_WEBHOOK, _SVIX),),
+    "svix": (_standard(_SVIX, _WEBHOOK),),
+    "none": (),
 }
-"""Every provider that a trigger can name, with its way of signing. None for a provider that never signs."""
+"""Every provider that a trigger can name, with its ways of signing, the preferred one first.
+
+The headers of a request select one of them. A provider without any never signs.
+"""
+SECRET_EXPECTED = frozenset({"github", "gitlab", "stripe"})
+"""Providers that sign whenever they are given a secret, so that a trigger without one is likely an oversight."""
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------------
@@ -207,7 +227,7 @@ SCHEMES: dict[str, Scheme | None] = {
 
 def asks_for_signature(provider: str, secrets: Sequence[SigningSecret]) -> bool:
     """True if requests must be signed: the trigger has a secret, and its provider signs."""
-    return bool(secrets) and SCHEMES.get(provider) is not None
+    return bool(secrets) and bool(SCHEMES.get(provider))
 
 
 def judge_signature(
@@ -218,12 +238,12 @@ def judge_signature(
     Expired secrets match nothing, but they still require a signature. A trigger whose secrets have all expired accepts
     no request.
     """
-    scheme = SCHEMES.get(provider)
-    if scheme is None or not asks_for_signature(provider, secrets):
+    if not asks_for_signature(provider, secrets):
         return SignatureVerdict(SignatureStatus.NOT_REQUIRED)
-    names = next((names for names in scheme.dialects if names.signature in headers), None)
-    if names is None:
+    selected = _selected(provider, headers)
+    if selected is None:
         return SignatureVerdict(SignatureStatus.MISSING, detail="the request carries no signature")
+    scheme, names = selected
     try:
         claim = scheme.read(headers, names)
         _check_time(claim, scheme, now)
@@ -232,33 +252,64 @@ def judge_signature(
     return _match(scheme, claim, secrets, body, now)
 
 
+def unread_signature(provider: str, secrets: Sequence[SigningSecret], headers: RequestHeaders) -> SignatureStatus:
+    """Return the status for a request whose body was not read to its end: nothing can be valid about it."""
+    if not asks_for_signature(provider, secrets):
+        return SignatureStatus.NOT_REQUIRED
+    return SignatureStatus.MISSING if _selected(provider, headers) is None else SignatureStatus.INVALID
+
+
+def _selected(provider: str, headers: RequestHeaders) -> tuple[Scheme, HeaderNames] | None:
+    """Return the way of signing whose header the request has."""
+    ways = ((scheme, names) for scheme in SCHEMES.get(provider, ()) for names in scheme.dialects)
+    return next(((scheme, names) for scheme, names in ways if names.signature in headers), None)
+
+
 def secret_problem(provider: str, secret: str) -> str | None:
     """Return the reason why `secret` cannot sign for `provider`, or None when it can."""
-    scheme = SCHEMES.get(provider)
-    if scheme is None:
+    schemes = SCHEMES.get(provider)
+    if not schemes:
         return "this provider does not sign: a secret would never be checked"
     if not SECRET_CHARS_MIN <= len(secret) <= SECRET_CHARS_MAX:
         return f"a signing secret has {SECRET_CHARS_MIN} to {SECRET_CHARS_MAX} characters"
     if not secret.isprintable():
         return "a signing secret has no control characters"
-    try:
-        key = scheme.key_of(secret)
-    except Malformed:
+    if not any(_key(scheme, secret) for scheme in schemes):
         return f"a signing secret of this provider is base64, with or without {STANDARD_PREFIX} before it"
-    return None if key else "a signing secret must not be empty"
+    return None
+
+
+def secret_warning(provider: str, secret: str) -> str | None:
+    """Return a warning about a secret that is accepted, but whose key is shorter than advised."""
+    schemes = SCHEMES.get(provider, ())
+    decoding = next((scheme for scheme in schemes if scheme.key_of is _standard_key), None)
+    is_text = len(schemes) > 1 and not secret.startswith(STANDARD_PREFIX)
+    key = None if decoding is None or is_text else _key(decoding, secret)
+    if not key or len(key) >= KEY_BYTES_ADVISED:
+        return None
+    return f"the signing secret's key has {len(key)} bytes; at least {KEY_BYTES_ADVISED} random ones are advised"
+
+
+def _key(scheme: Scheme, secret: str) -> bytes | None:
+    try:
+        return scheme.key_of(secret)
+    except Malformed:
+        return None
 
 
 def signature_headers(provider: str) -> tuple[str, ...]:
     """Return the headers that may hold this provider's signature."""
-    scheme = SCHEMES.get(provider)
-    return () if scheme is None else scheme.signature_headers
+    return tuple(name for scheme in SCHEMES.get(provider, ()) for name in scheme.signature_headers)
 
 
 def _check_time(claim: SignatureClaim, scheme: Scheme, now: datetime) -> None:
     if claim.timestamp is None or scheme.tolerance_seconds is None:
         return
-    if abs(now.timestamp() - claim.timestamp) > scheme.tolerance_seconds:
-        raise Malformed(f"the signed time is more than {scheme.tolerance_seconds} s away from now")
+    if abs(now.timestamp() - claim.timestamp) <= scheme.tolerance_seconds:
+        return
+    is_thousandfold = abs(now.timestamp() - claim.timestamp / 1000) <= scheme.tolerance_seconds
+    hint = "; milliseconds? It is signed in seconds" if is_thousandfold else ""
+    raise Malformed(f"the signed time is more than {scheme.tolerance_seconds} s away from now{hint}")
 
 
 def _match(
@@ -278,9 +329,8 @@ def _match(
 
 
 def _matches(scheme: Scheme, claim: SignatureClaim, secret: str, body: bytes) -> bool:
-    try:
-        key = scheme.key_of(secret)
-    except Malformed:
+    key = _key(scheme, secret)
+    if not key:
         return False
     expected = key if scheme.digest is None else _signed(scheme.digest, key, claim.prefix, body)
     # Every signature is compared, without a short circuit, so that the time taken does not reveal which one matched.

@@ -19,7 +19,7 @@ from gateway.errors import Conflict, Invalid, NotFound, StoreConflict, Unavailab
 from gateway.ids import WEBHOOK_TOKEN_PREFIX, new_id, new_token
 from gateway.keyring import KeyRing
 from gateway.webhooks.filters import EventFilter, filters_problem
-from gateway.webhooks.signature import SCHEMES, secret_problem
+from gateway.webhooks.signature import SCHEMES, SECRET_EXPECTED, secret_problem, secret_warning
 from gateway.work.autopilots.autopilots import Autopilot, AutopilotService, is_writable
 
 TOKEN_TAKEN = "autopilot_trigger_token_key"  # noqa: S105  (a constraint's name)
@@ -191,19 +191,22 @@ class TriggerService:
         text = secret.strip()
         sealed = self._sealed(trigger, text, None) if text else None
         await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=True)
-        return await self._shown(autopilot_id, trigger_id)
+        shown = await self._shown(autopilot_id, trigger_id)
+        return {**shown, "warnings": [*shown["warnings"], *_key_warnings(trigger, text)]}
 
     async def add_secret(
         self, autopilot_id: UUID, trigger_id: UUID, user_id: UUID, secret: str, expires_at: datetime | None
     ) -> dict[str, Any]:
-        """Add a secret beside the others. Return the parts of it that may be shown."""
+        """Add a secret beside the others. Return the parts of it that may be shown, and warnings about it."""
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
-        sealed = self._sealed(trigger, secret.strip(), self._checked_end(expires_at))
+        text = secret.strip()
+        sealed = self._sealed(trigger, text, self._checked_end(expires_at))
         added = await self._store.put_secrets(trigger.workspace_id, trigger.id, sealed, user_id, replaces=False)
         if not added:
             raise Conflict("too_many_secrets", f"a trigger has at most {SECRETS_MAX} signing secrets")
         found = await self._find(autopilot_id, trigger_id)
-        return next(_secret_view(shown, to_writer=True) for shown in found.secrets if shown["id"] == str(sealed.id))
+        view = next(_secret_view(shown, to_writer=True) for shown in found.secrets if shown["id"] == str(sealed.id))
+        return {**view, "warnings": _key_warnings(trigger, text)}
 
     async def delete_secret(self, autopilot_id: UUID, trigger_id: UUID, secret_id: UUID, user_id: UUID) -> None:
         trigger = await self._webhook(autopilot_id, trigger_id, user_id)
@@ -278,7 +281,20 @@ class TriggerService:
             "has_signing_secret": bool(secrets),
             "signing_secret_hint": secrets[-1]["signing_secret_hint"] if secrets else None,
             "signing_secrets": secrets,
+            "warnings": _trigger_warnings(trigger),
         }
+
+
+def _trigger_warnings(trigger: TriggerDetails) -> list[str]:
+    if trigger.kind != "webhook" or trigger.secrets or trigger.provider not in SECRET_EXPECTED:
+        return []
+    message = f"without a signing secret this {trigger.provider} trigger believes everyone who knows its address"
+    return [f"{message}; set one, and the same at the sender"]
+
+
+def _key_warnings(trigger: TriggerDetails, secret: str) -> list[str]:
+    warning = secret_warning(trigger.provider, secret)
+    return [] if warning is None else [warning]
 
 
 def _secret_view(secret: dict[str, Any], *, to_writer: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -200,6 +201,32 @@ async def test_secret_goes_in_and_never_comes_out(hooks: HookOffice, mia: Browse
     status, shown = await mia.ask("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": ""})
     assert (status, shown["has_signing_secret"]) == (200, False)
     assert (await one.send())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("provider", "is_warned"),
+    [("github", True), ("gitlab", True), ("stripe", True), ("generic", False), ("svix", False), ("none", False)],
+)
+async def test_trigger_without_a_secret_is_warned_about(
+    hooks: HookOffice, mia: Browser, provider: str, is_warned: bool
+) -> None:
+    one = await pilot(hooks, mia, provider=provider)
+    assert any("without a signing secret" in text for text in one.trigger["warnings"]) is is_warned
+    if is_warned:
+        _, shown = await mia.ask("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": SECRET})
+        assert shown["warnings"] == (await one.refresh())["warnings"] == []
+
+
+async def test_short_key_is_taken_with_a_warning(hooks: HookOffice, mia: Browser) -> None:
+    one = await pilot(hooks, mia, provider="standard_webhooks")
+    short = "whsec_" + base64.b64encode(b"8 bytes!").decode()
+    status, shown = await mia.ask("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": short})
+    assert (status, len(shown["warnings"])) == (200, 1)
+    assert "8 bytes" in shown["warnings"][0]
+    status, added = await mia.ask("POST", f"{one.of_trigger}/signing-secrets", {"signing_secret": short})
+    assert (status, added["warnings"]) == (201, shown["warnings"])
+    good = "whsec_" + base64.b64encode(b"x" * 24).decode()
+    assert (await mia.ask("PUT", f"{one.of_trigger}/signing-secret", {"signing_secret": good}))[1]["warnings"] == []
 
 
 async def test_several_secrets_are_added_and_taken_away(hooks: HookOffice, mia: Browser) -> None:

@@ -11,7 +11,7 @@ from gateway.errors import Conflict, DomainError, Invalid, NotFound
 from gateway.ids import new_id, token_hash
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
-from gateway.work.people.directory import Directory, RuntimePrincipal, User, UserPrincipal, Workspace
+from gateway.work.people.directory import AgentChange, Directory, RuntimePrincipal, User, UserPrincipal, Workspace
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ async def test_agent_takes_only_a_runtime_of_its_workspace(directory: Directory,
     assert agent.runtime_id == mine.id
     for attempt in (
         directory.add_agent(acme, "Second", runtime_id=theirs.id),
-        directory.set_agent(agent, runtime_id=theirs.id, archived=False),
+        directory.set_agent(agent, AgentChange(sets_runtime=True, runtime_id=theirs.id)),
     ):
         with pytest.raises(NotFound, match="no runtime of this workspace"):
             await attempt
@@ -179,11 +179,11 @@ async def test_agent_takes_only_a_runtime_of_its_workspace(directory: Directory,
 
 async def test_agent_is_archived_once_and_brought_back(directory: Directory, acme: Workspace) -> None:
     agent = await directory.add_agent(acme, "Helper")
-    archived = await directory.set_agent(agent, runtime_id=None, archived=True)
+    archived = await directory.set_agent(agent, AgentChange(archived=True))
     assert archived.archived_at is not None
-    again = await directory.set_agent(archived, runtime_id=None, archived=True)
+    again = await directory.set_agent(archived, AgentChange(archived=True))
     assert again.archived_at == archived.archived_at
-    back = await directory.set_agent(again, runtime_id=None, archived=False)
+    back = await directory.set_agent(again, AgentChange(archived=False))
     assert back == agent
 
 

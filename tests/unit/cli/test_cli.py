@@ -89,7 +89,7 @@ def test_interrupt_is_a_failure_without_traceback(
         ["nonsense"],
         ["version", "--nonsense"],
         ["admin", "user", "add"],
-        ["admin", "agent", "set", "no-uuid", "--archived"],
+        ["admin", "agent", "remove", "Helper"],
         ["admin", "agent", "set", "8e6dd14e-8b1f-4c54-b8a5-6e5f6cf2b0d3"],
         ["admin", "member", "add", "acme", "a@b", "--role", "king"],
         ["migrate", "down", "--steps", "0"],

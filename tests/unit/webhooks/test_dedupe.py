@@ -32,6 +32,7 @@ def test_key_is_the_expected_one(case: dict[str, Any]) -> None:
         ("generic", {"X-GitHub-Delivery": " d1 "}, None, ("d1", "x-github-delivery")),
         ("gitlab", {"X-Gitlab-Event-UUID": "u", "Idempotency-Key": "k"}, None, ("k", "idempotency-key")),
         ("gitlab", {"X-Gitlab-Event-UUID": "u"}, None, ("u", "x-gitlab-event-uuid")),
+        ("gitlab", {"Webhook-Id": "w", "X-Gitlab-Event-UUID": "u", "Idempotency-Key": "k"}, None, ("w", "webhook-id")),
         ("stripe", {"Idempotency-Key": "k"}, {"id": "evt_1"}, ("evt_1", "stripe-event-id")),
         ("stripe", {"Idempotency-Key": "k"}, {"id": 1}, ("k", "idempotency-key")),
         ("stripe", {}, ["evt_1"], None),

@@ -23,6 +23,7 @@ from gateway.webhooks.signature import (
     SigningSecret,
     judge_signature,
     secret_problem,
+    secret_warning,
 )
 
 CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
@@ -81,6 +82,8 @@ SIGNED = [
     ("standard_webhooks", STANDARD, standard(STANDARD)),
     ("standard_webhooks", STANDARD, standard(STANDARD, family="svix")),
     ("svix", STANDARD, standard(STANDARD, family="svix")),
+    ("gitlab", STANDARD, standard(STANDARD)),
+    ("gitlab", STANDARD, {**standard(STANDARD), **gitlab("an-older-secret-token")}),
 ]
 
 
@@ -96,11 +99,11 @@ def test_wrong_secret_body_or_age_is_invalid(provider: str, value: str, headers:
     assert judge(provider, headers, secret(wrong)).status == "invalid"
     assert judge(provider, headers, secret(value, NOW)).status == "invalid"
     assert judge(provider, headers, secret(value, NOW + timedelta(seconds=1))).status == "valid"
-    if provider != "gitlab":
+    if provider != "gitlab" or "webhook-signature" in headers:
         assert judge(provider, headers, secret(value), body=BODY + b" ").status == "invalid"
 
 
-@pytest.mark.parametrize("provider", [name for name, scheme in SCHEMES.items() if scheme is not None])
+@pytest.mark.parametrize("provider", [name for name, scheme in SCHEMES.items() if scheme])
 def test_absent_signature_is_missing(provider: str) -> None:
     assert judge(provider, {}, secret(STANDARD)).status == "missing"
     assert judge(provider, {"X-Hub-Signature-256": " ", "X-Gitlab-Token": ""}, secret(STANDARD)).status == "missing"
@@ -164,7 +167,59 @@ def test_secret_that_cannot_be_read_believes_nobody_and_says_so() -> None:
     assert not judge("github", {"X-Hub-Signature-256": "x"}, unread).undecided
 
 
-HEADERS = [name for scheme in SCHEMES.values() if scheme for name in scheme.signature_headers]
+KEY = b"\xff\xfe\xfbnot-a-real-secret-of-32-byte"
+UNPADDED = base64.b64encode(KEY).decode().rstrip("=")
+URL_SAFE = base64.urlsafe_b64encode(KEY).decode()
+
+
+@pytest.mark.parametrize("value", [UNPADDED, URL_SAFE, URL_SAFE.rstrip("="), base64.b64encode(KEY).decode()])
+@pytest.mark.parametrize("provider", ["standard_webhooks", "svix", "gitlab"])
+def test_base64_is_taken_in_either_alphabet_and_without_padding(provider: str, value: str) -> None:
+    assert {"-", "_"} & set(URL_SAFE)
+    assert len(KEY) % 3
+    assert secret_problem(provider, f"whsec_{value}") is None
+    for signature in (base64.b64encode, base64.urlsafe_b64encode):
+        signed = signature(mac(KEY, b"msg_1.%d.%s" % (SECONDS, BODY))).decode()
+        headers = {"webhook-id": "msg_1", "webhook-timestamp": str(SECONDS)}
+        for text in (signed, signed.rstrip("=")):
+            verdict = judge(provider, {**headers, "webhook-signature": f"v1,{text}"}, secret(f"whsec_{value}"))
+            assert verdict.status == "valid"
+
+
+def test_gitlab_request_is_judged_by_the_header_that_it_has() -> None:
+    token = "a-secret-token-of-old"
+    assert judge("gitlab", gitlab(token), secret(STANDARD), secret(token)).status == "valid"
+    forged = {**standard(STANDARD[:-4] + "0000"), **gitlab(token)}
+    assert judge("gitlab", forged, secret(STANDARD), secret(token)).status == "invalid"
+
+
+@pytest.mark.parametrize("at", [SECONDS * 1000, SECONDS * 1000 - 299_000])
+@pytest.mark.parametrize("provider", ["stripe", "svix", "standard_webhooks", "gitlab"])
+def test_time_in_milliseconds_is_refused_with_a_hint(provider: str, at: int) -> None:
+    value, sign = (TEXT, stripe) if provider == "stripe" else (STANDARD, standard)
+    verdict = judge(provider, sign(value, at), secret(value))
+    assert verdict.status == "invalid"
+    assert "milliseconds?" in verdict.detail
+    assert "milliseconds" not in judge(provider, sign(value, SECONDS - 301), secret(value)).detail
+
+
+@pytest.mark.parametrize(
+    ("provider", "value", "is_warned"),
+    [
+        ("standard_webhooks", "whsec_" + base64.b64encode(b"8 bytes!").decode(), True),
+        ("svix", base64.b64encode(b"x" * 23).decode(), True),
+        ("svix", base64.b64encode(b"x" * 24).decode(), False),
+        ("gitlab", "whsec_" + base64.b64encode(b"8 bytes!").decode(), True),
+        ("gitlab", "sixteen-chars-ab", False),
+        ("github", "sixteen-chars-ab", False),
+    ],
+)
+def test_short_key_is_taken_with_a_warning(provider: str, value: str, is_warned: bool) -> None:
+    assert secret_problem(provider, value) is None
+    assert (secret_warning(provider, value) is not None) is is_warned
+
+
+HEADERS = [name for schemes in SCHEMES.values() for scheme in schemes for name in scheme.signature_headers]
 NAMES = st.sampled_from([*HEADERS, "webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"])
 VALUES = st.one_of(
     st.text(),

@@ -98,7 +98,9 @@ def routes(tasks: TaskService, waits: Places, callers: Callers) -> Blueprint:
         instance = _instance((await read_json(ClaimBody)).instance)
         with waits.take(runtime.runtime_id):
             runtime_id = parse_id(id, field="runtime_id")
-            assignment = await tasks.claim(runtime, runtime_id, wait_seconds, instance=instance)
+            assignment = await tasks.claim(
+                runtime, runtime_id, wait_seconds, instance=instance, may_go_on=callers.credential_check()
+            )
         return json_response({"task": None if assignment is None else task_json(assignment)})
 
     return blueprint

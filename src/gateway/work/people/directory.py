@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
 from uuid import UUID
@@ -113,6 +113,17 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentChange:
+    """A change to an agent. A field that is None stays as it is. `runtime_id` only counts with `sets_runtime`."""
+
+    name: str | None = None
+    sets_runtime: bool = False
+    runtime_id: UUID | None = None
+    archived: bool | None = None
+    owner_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Runtime:
     id: UUID
     workspace_id: UUID
@@ -181,9 +192,13 @@ class DirectoryStore(Protocol):
         visibility: Visibility,
     ) -> Agent: ...
 
-    async def set_agent(
-        self, *, agent_id: UUID, workspace_id: UUID, runtime_id: UUID | None, archived: bool
-    ) -> Agent | None: ...
+    async def set_member_role(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member | None:
+        """Change a member's role. None for a person who is not a member.
+
+        Raises StoreConflict (LAST_OWNER) if the workspace would be left without an owner.
+        """
+
+    async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None: ...
 
     async def set_password(self, user_id: UUID, password_hash: str) -> bool:
         """Set a password, and end the person's sessions. False when there is no such person."""
@@ -305,6 +320,16 @@ class Directory:
             message = f"{user.email} is a member of {workspace.slug} already"
             raise _taken("duplicate_member", message, "email") from error
 
+    async def set_role(self, workspace: Workspace, user: User, role: Role) -> Member:
+        """Change a member's role. The only owner stays owner (Conflict)."""
+        try:
+            changed = await self._store.set_member_role(workspace_id=workspace.id, user_id=user.id, role=role)
+        except StoreConflict as error:
+            raise _last_owner(workspace, user) from error
+        if changed is None:
+            raise _no_member(workspace, user)
+        return changed
+
     async def remove_member(self, workspace: Workspace, user: User) -> None:
         """End a membership. The person's chat accounts are unbound from every bot of the workspace too.
 
@@ -313,8 +338,7 @@ class Directory:
         try:
             removed = await self._store.remove_member(workspace.id, user.id)
         except StoreConflict as error:
-            message = f"{user.email} is the only owner of {workspace.slug}; add another owner first"
-            raise Conflict("last_owner", message) from error
+            raise _last_owner(workspace, user) from error
         if not removed:
             raise _no_member(workspace, user)
 
@@ -346,12 +370,18 @@ class Directory:
             message = f"an agent called {title} exists in {workspace.slug}"
             raise _taken("duplicate_agent", message, "name") from error
 
-    async def set_agent(self, agent: Agent, *, runtime_id: UUID | None, archived: bool) -> Agent:
-        """Set an agent's runtime (None removes it), and archive the agent or bring it back."""
-        await self._check_runtime(agent.workspace_id, runtime_id)
-        changed = await self._store.set_agent(
-            agent_id=agent.id, workspace_id=agent.workspace_id, runtime_id=runtime_id, archived=archived
-        )
+    async def set_agent(self, agent: Agent, change: AgentChange) -> Agent:
+        """Change an agent. Raises Conflict for a name that another agent of the workspace has."""
+        await self._check_runtime(agent.workspace_id, change.runtime_id)
+        if change.owner_id is not None and await self._store.member(agent.workspace_id, change.owner_id) is None:
+            message = "the new owner is not a member of the agent's workspace"
+            raise NotFound("unknown_member", message, field="owner")
+        if change.name is not None:
+            change = replace(change, name=_name(change.name))
+        try:
+            changed = await self._store.change_agent(agent, change)
+        except StoreConflict as error:
+            raise _taken("duplicate_agent", f"another agent is called {change.name}", "name") from error
         if changed is None:
             raise NotFound("unknown_agent", f"no agent has the id {agent.id}")
         return changed
@@ -423,6 +453,11 @@ def _short(text: str, field: str) -> str:
 def _no_member(workspace: Workspace, user: User) -> NotFound:
     message = f"{user.email} is not a member of {workspace.slug}"
     return NotFound("unknown_member", message, field="email")
+
+
+def _last_owner(workspace: Workspace, user: User) -> Conflict:
+    message = f"{user.email} is the only owner of {workspace.slug}; add another owner first"
+    return Conflict("last_owner", message)
 
 
 def _taken(code: str, message: str, field: str) -> Conflict:

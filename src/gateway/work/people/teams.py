@@ -16,7 +16,7 @@ from uuid import UUID
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound, StoreConflict
 from gateway.ids import new_id
 from gateway.work.people.access import leads, may_manage_agent, may_use_agent, may_write, require_writer
-from gateway.work.people.directory import Agent, DirectoryStore, Member, Visibility
+from gateway.work.people.directory import Agent, AgentChange, DirectoryStore, Member, Visibility
 from gateway.work.tasks.tasks import storable
 
 NAME_CHARS_MAX = 200
@@ -40,16 +40,6 @@ class Project:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class AgentChange:
-    """A change to an agent. A field that is None stays as it is. `runtime_id` only counts with `sets_runtime`."""
-
-    name: str | None = None
-    sets_runtime: bool = False
-    runtime_id: UUID | None = None
-    archived: bool | None = None
-
-
 class TeamStore(Protocol):
     """The store of agents, squads and projects. Every call raises StoreUnavailable.
 
@@ -64,8 +54,6 @@ class TeamStore(Protocol):
     async def squads(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Squad], int]: ...
 
     async def projects(self, workspace_id: UUID, *, limit: int, offset: int) -> tuple[list[Project], int]: ...
-
-    async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None: ...
 
     async def add_squad(self, squad_id: UUID, workspace_id: UUID, name: str, leader_agent_id: UUID | None) -> Squad: ...
 
@@ -119,7 +107,7 @@ class TeamService:
         if change.name is not None:
             change = replace(change, name=_name(change.name))
         with _named_once("agent"):
-            changed = await self._store.change_agent(agent, change)
+            changed = await self._directory.change_agent(agent, change)
         return changed or _absent()
 
     async def _writable_agent(self, agent_id: UUID, user_id: UUID) -> Agent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
-from gateway.errors import Conflict, NotFound, StoreConflict, StoreUnavailable
+from gateway.errors import Conflict, NotFound, StoreConflict, StoreError, StoreUnavailable
 from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.people.directory import RuntimePrincipal
@@ -127,6 +127,10 @@ def _run_prompt(run: ClaimedRun) -> str:
     return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, payload=run.payload)
 
 
+async def _always() -> bool:
+    return True
+
+
 class TaskService:
     """The actions of runtimes. Raises NotFound for a foreign task or runtime, Conflict for the wrong status.
 
@@ -200,22 +204,42 @@ class TaskService:
         return [attempt for attempt in working_on if attempt not in held]
 
     async def claim(
-        self, runtime: RuntimePrincipal, runtime_id: UUID, wait_seconds: float = 0.0, *, instance: str | None = None
+        self,
+        runtime: RuntimePrincipal,
+        runtime_id: UUID,
+        wait_seconds: float = 0.0,
+        *,
+        instance: str | None = None,
+        may_go_on: Callable[[], Awaitable[bool]] = _always,
     ) -> AssignedTask | None:
         """Claim the runtime's next task, waiting for one at most `wait_seconds`. The claim counts as a heartbeat.
+
+        `may_go_on` is asked after each wait. False ends the call without a task: the caller's token was revoked.
 
         After the claim, the context of the task's messages is looked up, so the call may take seconds longer. No
         database connection is held while waiting or looking up. A cancelled call may leave a task dispatched whose
         assignment never reached the runtime. That task returns to the queue as undelivered.
         """
         self._require_self(runtime, runtime_id)
-        assignment = await self._next(runtime_id, instance, wait_seconds)
+        assignment = await self._next(runtime_id, instance, wait_seconds, may_go_on)
         if assignment is None or assignment.place is None or self._enrich is None:
             return assignment
         enriched = await self._enrich(assignment.place, assignment.messages)
+        if any(message.shared for message in enriched):
+            enriched = await self._attach_shared(assignment.claim.id, enriched)
         return replace(assignment, messages=tuple(enriched))
 
-    async def _next(self, runtime_id: UUID, instance: str | None, wait_seconds: float) -> AssignedTask | None:
+    async def _attach_shared(self, task_id: UUID, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        """Make the files of what was quoted and forwarded files of the task. Without the database it runs without."""
+        try:
+            return await self._store.attach_shared(task_id, messages)
+        except StoreError as error:
+            logger.warning("shared_files_not_attached", task_id=str(task_id), error=str(error))
+            return messages
+
+    async def _next(
+        self, runtime_id: UUID, instance: str | None, wait_seconds: float, may_go_on: Callable[[], Awaitable[bool]]
+    ) -> AssignedTask | None:
         deadline = trio.current_time() + min(wait_seconds, WAIT_SECONDS_MAX)
         with self._queue.hear(str(runtime_id)) as rung:
             while True:
@@ -224,6 +248,8 @@ class TaskService:
                 if assignment is not None or self._draining or trio.current_time() >= deadline:
                     return assignment
                 await self._wait_for_work(runtime_id, rung, deadline)
+                if not await may_go_on():
+                    return None
 
     async def _wait_for_work(self, runtime_id: UUID, rung: Signal, deadline: float) -> None:
         pauses = [RECHECK_SECONDS, deadline - trio.current_time()]
