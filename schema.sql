@@ -495,8 +495,13 @@ begin
       select string_agg(case when part[1] is null then convert_to(part[2], 'UTF8') else decode(part[1], 'hex') end, ''::bytea)
       from regexp_matches(replace(said, '+', ' '), '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') as part), 'UTF8');
   end if;
-  if position('\u' in said) > 0 and said is json then
-    said := replace(said, '\u0000', ' ')::jsonb::text;
+  -- jsonb would write out a number such as 1e99999 in full. Texts are left out of the search for one.
+  if position('\u' in said) > 0 and regexp_replace(said, '"([^"\\]|\\.)*"', '', 'g') !~ '[0-9][eE][+-]?[0-9]{3}' then
+    begin
+      said := replace(said, '\u0000', ' ')::jsonb::text;
+    exception when data_exception then
+      null; -- no JSON: its words are found as they were written
+    end;
   end if;
   return strip(to_tsvector('pg_catalog.simple', translate(said, '{}[]()<>"'':,;=&@/\.-+*#%?!|~^$`', '                                ')));
 exception
@@ -626,7 +631,7 @@ CREATE TABLE public.autopilot_run (
     idempotency_key text,
     reason_code text,
     failure_reason text,
-    trigger_payload jsonb,
+    trigger_payload json,
     result jsonb,
     triggered_at timestamp with time zone DEFAULT now() NOT NULL,
     completed_at timestamp with time zone,

@@ -229,6 +229,80 @@ async def test_trigger_without_a_secret_is_logged_once(hooks: HookServer, provid
     ] * lines
 
 
+# --- handshakes, scalars, numbers, titles -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("filters", [None, "[]", '[{"event":"push"}]'])
+async def test_handshake_is_ignored_unless_a_filter_names_it(hooks: HookServer, filters: str | None) -> None:
+    hook = await hooks.add_hook(provider="github", mode="create_issue", event_filters=filters)
+    status, answer = await hooks.send(hook.token, {"zen": "x", "hook_id": 1}, X_GitHub_Event="ping")
+    assert (status, answer["status"], answer["reason"]) == (200, "ignored", "handshake")
+    row = await only_row(hooks)
+    assert (row["status"], row["reason_code"], row["event"]) == ("ignored", "handshake", "github.ping")
+    assert await hooks.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("event", "body", "headers"),
+    [
+        ("ping", {"zen": "x"}, {"X_GitHub_Event": "ping"}),
+        ("github.ping", {"zen": "x"}, {"X_GitHub_Event": "ping"}),
+        ("url_verification", {"type": "url_verification", "challenge": "c"}, {}),
+        ("SubscriptionConfirmation", {"Type": "x"}, {"X_Amz_Sns_Message_Type": "SubscriptionConfirmation"}),
+    ],
+)
+async def test_handshake_that_a_filter_names_starts_a_run(
+    hooks: HookServer, event: str, body: object, headers: dict[str, str]
+) -> None:
+    hook = await hooks.add_hook(event_filters=msgspec.json.encode([{"event": event}]).decode())
+    assert (await hooks.send(hook.token, body, **headers))[1]["status"] == "accepted"
+
+
+@pytest.mark.parametrize("body", [b"1", b'"text"', b"null", b"true", b"-1e400"])
+async def test_scalar_is_accepted_only_when_signed(hooks: HookServer, body: bytes) -> None:
+    signing = await hooks.add_hook(secret=SECRET)
+    assert (await hooks.send(signing.token, body, **signed(body)))[1]["status"] == "accepted"
+    assert (await hooks.send((await hooks.add_hook()).token, body))[1]["reason"] == "invalid_body"
+    (run,) = await hooks.sql("select (trigger_payload -> 'eventPayload')::text from autopilot_run")
+    assert run == (body.decode(),)
+
+
+NUMBERS = b'{"n":1e400,"m":0.12345678901234567890123,"k":1.50,"long":12345678901234567890123}'
+
+
+@pytest.mark.parametrize("mode", ["run_only", "create_issue"])
+async def test_numbers_reach_the_agent_as_they_were_sent(hooks: HookServer, tenant: Tenant, mode: str) -> None:
+    hook = await hooks.add_hook(mode=mode)
+    assert (await hooks.send(hook.token, NUMBERS))[1]["status"] == "accepted"
+    shown = msgspec.json.format(NUMBERS.decode(), indent=2)
+    if mode == "create_issue":
+        ((description,),) = await hooks.sql("select description from issue")
+        assert shown in description
+        return
+    claimed = await tenant.service.claim(tenant.runtime, tenant.runtime_id)
+    assert claimed is not None
+    assert shown in claimed.prompt
+
+
+async def test_title_of_the_issue_sees_the_payload(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(mode="create_issue", provider="github")
+    await hooks.sql("update autopilot set issue_title_template = '{{event}} {{payload.pull_request.title}}'")
+    for filler in (1, 20_000):
+        body = {"action": "opened", "pad": "x" * filler, "pull_request": {"title": "Fix\u0007 the\n door"}}
+        await hooks.send(hook.token, body, X_GitHub_Event="pull_request")
+    titles = await hooks.sql("select title from issue")
+    assert titles == [("github.pull_request.opened Fix the door",)] * 2
+
+
+@pytest.mark.parametrize("action", ["opened", "closed", "synchronize", "labeled", "review_requested"])
+async def test_filter_without_actions_takes_all_of_them(hooks: HookServer, action: str) -> None:
+    hook = await hooks.add_hook(provider="github", event_filters='[{"event":"pull_request"}]')
+    _, answer = await hooks.send(hook.token, {"action": action}, X_GitHub_Event="pull_request")
+    assert answer["status"] == "accepted"
+    _, answer = await hooks.send(hook.token, {"action": action}, X_GitHub_Event="pull_request_review")
+    assert answer["reason"] == "event_filtered"
+
+
 # --- what is remembered of a trigger ----------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -24,7 +25,7 @@ from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.recorder import SILENT, Recorder
 from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
-from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
+from gateway.webhooks.filters import EventFilter, is_wanted, names_event, read_filters
 from gateway.webhooks.headers import RequestHeaders, shown
 from gateway.webhooks.limits import Gates, LimitReached, RequestStanding
 from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
@@ -242,19 +243,20 @@ class Intake:
         refusal, envelope = _refusal(verdict, delivery_id), None
         if refusal is None:
             try:
-                envelope = await self._read(body, headers)
+                envelope = await self._read(body, headers, takes_scalar=verdict.status is SignatureStatus.VALID)
             except InvalidBody as error:
                 refusal = _rejected(400, "invalid_body", delivery_id, str(error))
         return _Judged(trigger, headers, body, verdict, envelope, refusal, delivery_id)
 
-    async def _read(self, body: bytes, headers: RequestHeaders) -> Envelope:
+    async def _read(self, body: bytes, headers: RequestHeaders, *, takes_scalar: bool) -> Envelope:
         """Parse a body. Raises InvalidBody.
 
         A large body is parsed in a thread, because the event loop must answer the bots meanwhile.
         """
+        read = partial(normalise, body, headers, takes_scalar=takes_scalar)
         if len(body) <= QUICK_BODY_BYTES_MAX:
-            return normalise(body, headers)
-        return await trio.to_thread.run_sync(normalise, body, headers, limiter=self._readers)
+            return read()
+        return await trio.to_thread.run_sync(read, limiter=self._readers)
 
     async def _settle(self, judged: _Judged, recorded: Recorded) -> IntakeAnswer:
         provider = judged.trigger.row.provider
@@ -384,8 +386,11 @@ class _Judged:
         """The reason to start no run, as far as the request itself gives one."""
         if self.refusal is not None or self.envelope is None:
             return None if self.refusal is None else str(self.refusal.body["reason"])
-        wanted = is_wanted(self.trigger.filters, self.envelope.event, self.envelope.payload)
-        return None if wanted else "event_filtered"
+        filters, handshake = self.trigger.filters, self.envelope.handshake
+        wanted = is_wanted(filters, self.envelope.event, self.envelope.payload)
+        if handshake and not (wanted and filters) and not names_event(filters, handshake):
+            return "handshake"
+        return None if wanted or handshake else "event_filtered"
 
     @property
     def begins(self) -> bool:
@@ -434,7 +439,9 @@ def _stored_payload(stored: StoredDelivery) -> bytes:
     if stored.raw_body is None:
         raise InvalidBody("the delivery has no stored body")
     pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
-    envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
+    headers = RequestHeaders([*pairs, ("content-type", stored.content_type or "")])
+    # Its signature allowed a scalar, or there would be no row to begin.
+    envelope = normalise(stored.raw_body, headers, takes_scalar=True)
     return replace(envelope, event=stored.event).render(stored.received_at)
 
 

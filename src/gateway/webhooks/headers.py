@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 VALUE_CHARS_MAX = 500
 
@@ -28,6 +28,9 @@ class RequestHeaders:
 
     def every(self, name: str) -> list[str]:
         return self._values.get(name, [])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
