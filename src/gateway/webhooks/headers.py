@@ -8,7 +8,7 @@ VALUE_CHARS_MAX = 500
 
 KEPT = (
     "user-agent", "x-github-event", "x-github-delivery", "x-gitlab-event", "x-gitlab-event-uuid", "x-event-type",
-    "idempotency-key", "webhook-id", "svix-id",
+    "idempotency-key", "webhook-id", "svix-id", "content-encoding",
 )  # fmt: skip
 """Headers that the log keeps. A signature or any other credential must never be among them."""
 

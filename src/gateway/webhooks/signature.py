@@ -252,6 +252,13 @@ def judge_signature(
     return _match(scheme, claim, secrets, body, now)
 
 
+def unread_signature(provider: str, secrets: Sequence[SigningSecret], headers: RequestHeaders) -> SignatureStatus:
+    """Return the status for a request whose body was not read to its end: nothing can be valid about it."""
+    if not asks_for_signature(provider, secrets):
+        return SignatureStatus.NOT_REQUIRED
+    return SignatureStatus.MISSING if _selected(provider, headers) is None else SignatureStatus.INVALID
+
+
 def _selected(provider: str, headers: RequestHeaders) -> tuple[Scheme, HeaderNames] | None:
     """Return the way of signing whose header the request has."""
     ways = ((scheme, names) for scheme in SCHEMES.get(provider, ()) for names in scheme.dialects)
