@@ -197,6 +197,7 @@ def _ingress(foundation: Foundation, services: RunningServices) -> Ingress:
         webhooks.gates,
         webhooks.known_tokens,
         recorder=foundation.metrics,
+        limited=webhooks.limited,
         body_bytes_max=foundation.settings.webhooks.body_bytes_max,
         trusted_proxies=foundation.settings.http.trusted_proxies,
     )

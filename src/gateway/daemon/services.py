@@ -35,6 +35,7 @@ from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.webhook_store import PostgresWebhookStore
 from gateway.webhooks.delivery import Intake
 from gateway.webhooks.known import KnownTokens
+from gateway.webhooks.limited import LimitedRequests
 from gateway.webhooks.limits import Gates
 from gateway.webhooks.replay import Replayer, run_replays
 from gateway.webhooks.turns import Turns
@@ -63,7 +64,10 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """The parts that log, judge, store and start webhook deliveries. `turns` starts those that wait for their turn."""
+    """The parts that log, judge, store and start webhook deliveries. `turns` starts those that wait for their turn.
+
+    `limited` notes the requests that a limit refused.
+    """
 
     deliveries: PostgresWebhookStore
     known_tokens: KnownTokens
@@ -73,6 +77,7 @@ class Webhooks:
     intake: Intake
     replayer: Replayer
     turns: Turns
+    limited: LimitedRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,7 @@ def _webhooks(foundation: Foundation, dispatcher: AutopilotDispatcher) -> Webhoo
         intake=intake,
         replayer=Replayer(deliveries, intake),
         turns=Turns(deliveries, intake, gates),
+        limited=LimitedRequests(deliveries, clock=utc_now),
     )
 
 

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from gateway.concurrency import Signal, Topics, reached
-from gateway.core.autopilot import describe_run
+from gateway.core.autopilot import WebhookContent, describe_run
 from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.plain import plain
@@ -124,7 +124,8 @@ def _spoken(message: ClaimedMessage) -> str:
 
 def _run_prompt(run: ClaimedRun) -> str:
     words = run.description if run.description.strip() else run.title
-    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, payload=run.payload)
+    content = None if run.payload is None else WebhookContent(run.event or "", run.payload)
+    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, content=content)
 
 
 async def _always() -> bool:
