@@ -165,7 +165,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
         "requires a ", "at a:1", "1", "keyerror: a", "unsupported a ", "empty a", "version ", "quota ", "proxy ",
     ),
     "gateway.work.people.directory _PREFIX": worst("A"),
-    "gateway.work.people.directory _NOT_SLUG": worst("-", "a-"),
+    "gateway.work.people.directory _SLUG": worst("a", "a-"),
     "gateway.work.people.directory _EMAIL": worst("a", "@", after="@"),
     "gateway.work.issues.pages _KEY": worst("1", before="A-"),
     "gateway.legacy.rows _TOKEN_HASH": worst("a"),
