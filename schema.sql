@@ -289,7 +289,7 @@ declare
   verdict text;
 begin
   update webhook_delivery d
-  set status = 'dispatched', autopilot_run_id = new.id, reason_code = new.reason_code, error = null,
+  set status = 'dispatched', autopilot_run_id = new.id, reason_code = new.reason_code, error = null, last_attempt_at = now(),
     response_status = 200, response_body = coalesce(d.response_body, json_strip_nulls(json_build_object(
       'status', case new.status when 'skipped' then 'skipped' else 'accepted' end,
       'delivery_id', d.id, 'run_id', new.id,
@@ -791,6 +791,7 @@ CREATE TABLE public.channel_installation (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT channel_installation_channel_type_check CHECK ((channel_type <> ''::text)),
+    CONSTRAINT channel_installation_region_check CHECK (((channel_type <> 'feishu'::text) OR (COALESCE((config ->> 'region'::text), 'feishu'::text) = ANY (ARRAY['feishu'::text, 'lark'::text])))),
     CONSTRAINT channel_installation_status_check CHECK ((status = ANY (ARRAY['active'::text, 'revoked'::text])))
 );
 
@@ -806,7 +807,7 @@ CREATE TABLE public.channel_outbound_card_message (
     channel_type text NOT NULL,
     channel_chat_id text NOT NULL,
     channel_card_message_id text NOT NULL,
-    status text NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
     last_patched_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT channel_outbound_card_message_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'streaming'::text, 'final'::text, 'error'::text])))
@@ -1006,7 +1007,8 @@ CREATE TABLE public.issue_comment (
     body text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT issue_comment_author_type_check CHECK ((author_type = ANY (ARRAY['member'::text, 'agent'::text, 'system'::text]))),
-    CONSTRAINT issue_comment_kind_check CHECK ((kind = ANY (ARRAY['comment'::text, 'system'::text])))
+    CONSTRAINT issue_comment_kind_check CHECK ((kind = ANY (ARRAY['comment'::text, 'system'::text]))),
+    CONSTRAINT issue_comment_system_author_check CHECK (((author_type <> 'system'::text) OR (NOT (author_id IS DISTINCT FROM '00000000-0000-0000-0000-000000000000'::uuid))))
 );
 
 
@@ -1903,6 +1905,13 @@ CREATE INDEX channel_inbound_audit_idx ON public.channel_inbound_audit USING btr
 
 
 --
+-- Name: channel_inbound_audit_reason_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_inbound_audit_reason_idx ON public.channel_inbound_audit USING btree (drop_reason, received_at DESC);
+
+
+--
 -- Name: channel_inbound_message_dedup_age_idx; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1921,6 +1930,20 @@ CREATE INDEX channel_installation_agent_idx ON public.channel_installation USING
 --
 
 CREATE UNIQUE INDEX channel_installation_app_key ON public.channel_installation USING btree (channel_type, ((config ->> 'app_id'::text)));
+
+
+--
+-- Name: channel_outbound_card_message_message_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_outbound_card_message_message_idx ON public.channel_outbound_card_message USING btree (channel_card_message_id);
+
+
+--
+-- Name: channel_outbound_card_message_session_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_outbound_card_message_session_idx ON public.channel_outbound_card_message USING btree (chat_session_id, created_at DESC);
 
 
 --
@@ -1949,6 +1972,13 @@ CREATE INDEX channel_typing_age_idx ON public.channel_typing USING btree (create
 --
 
 CREATE INDEX channel_typing_open_idx ON public.channel_typing USING btree (installation_id) WHERE (status = ANY (ARRAY['wanted'::text, 'shown'::text, 'unwanted'::text]));
+
+
+--
+-- Name: channel_user_binding_account_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX channel_user_binding_account_idx ON public.channel_user_binding USING btree (workspace_id, channel_user_id);
 
 
 --
@@ -2061,6 +2091,13 @@ CREATE INDEX lark_install_session_pending_idx ON public.lark_install_session USI
 --
 
 CREATE INDEX member_user_idx ON public.member USING btree (user_id);
+
+
+--
+-- Name: outbound_message_channel_message_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX outbound_message_channel_message_idx ON public.outbound_message USING btree (installation_id, channel_message_id) WHERE (channel_message_id IS NOT NULL);
 
 
 --

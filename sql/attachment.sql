@@ -94,6 +94,38 @@ select attachment.id, attachment.chat_message_id as message_id,
 from own join chat_attachment attachment on attachment.id = own.id
 order by own.seq, attachment.n;
 
+-- name: attach_shared_files(ids, message_id, channel_message_ids, kinds, channel_keys, names, files_max)!
+-- Files of messages that the message quotes or forwards are numbered after its own. A row of them holds no words, and
+-- is there once, however often its run is handed out. No run waits for them, so they have no deadline: they are fetched
+-- when somebody asks for them.
+insert into chat_attachment
+  (id, workspace_id, installation_id, chat_session_id, chat_message_id, n, kind, channel_message_id, channel_key, name)
+select fresh.id, conversation.workspace_id, conversation.installation_id, conversation.chat_session_id, message.id,
+  own.last + row_number() over (order by fresh.place), fresh.kind, fresh.channel_message_id, fresh.channel_key, fresh.name
+from chat_message message
+join channel_chat_session_binding conversation on conversation.chat_session_id = message.chat_session_id
+cross join lateral (
+  select coalesce(max(attachment.n), 0) as last from chat_attachment attachment
+  where attachment.chat_message_id = message.id
+) own
+cross join lateral (
+  select distinct on (file.channel_message_id, file.channel_key) file.*
+  from unnest(:ids::uuid[], :channel_message_ids::text[], :kinds::text[], :channel_keys::text[], :names::text[])
+    with ordinality as file (id, channel_message_id, kind, channel_key, name, place)
+  where not exists (
+    select from chat_attachment known
+    where known.chat_message_id = message.id and known.channel_message_id = file.channel_message_id
+      and known.channel_key = file.channel_key
+  )
+  order by file.channel_message_id, file.channel_key, file.place
+) fresh
+where message.id = :message_id
+order by fresh.place
+limit greatest(0, :files_max - (
+  select count(*) from chat_attachment attachment where attachment.chat_message_id = :message_id
+))
+on conflict (chat_message_id, n) do nothing;
+
 -- name: get_attachment(id)^
 -- Returns the columns that decide who may see the file, because a link to a file holds only the id of the file.
 select id, chat_message_id as message_id, n, installation_id, channel_message_id, channel_key, kind, name, mime_type,

@@ -3,7 +3,7 @@
 -- name: create_binding(id, installation_id, channel_user_id, email, config)^
 -- One statement decides. The person must be a member now, and the member's row is locked against a removal at the same
 -- moment. An account that is bound to another person stays theirs (no row returned). Binding the same person again
--- returns the existing binding. The platform's data about the account is merged into its config.
+-- keeps the binding's id and renews its time. The platform's data about the account is merged into its config.
 with person as (
   select i.id as installation_id, i.workspace_id, i.channel_type, m.user_id
   from channel_installation i
@@ -17,7 +17,7 @@ insert into channel_user_binding as b
 select :id, workspace_id, user_id, installation_id, channel_type, :channel_user_id, :config::jsonb
 from person
 on conflict on constraint channel_user_binding_key do update
-set config = b.config || excluded.config
+set config = b.config || excluded.config, bound_at = now()
 where b.user_id = excluded.user_id
 returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at;
 
@@ -93,26 +93,26 @@ returning token.workspace_id, token.installation_id, token.channel_user_id;
 select true from member where workspace_id = :workspace_id and user_id = :user_id for key share;
 
 -- name: bind_account(id, installation_id, channel_user_id, user_id)^
--- An account that is bound to another person stays theirs (no row). Binding the same person again returns the existing
--- binding.
+-- An account that is bound to another person stays theirs (no row). Binding the same person again keeps the binding's id
+-- and renews its time.
 insert into channel_user_binding as b
   (id, workspace_id, user_id, installation_id, channel_type, channel_user_id)
 select :id, workspace_id, :user_id, id, channel_type, :channel_user_id
 from channel_installation
 where id = :installation_id
 on conflict on constraint channel_user_binding_key do update
-set user_id = excluded.user_id
+set bound_at = now()
 where b.user_id = excluded.user_id
 returning b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at;
 
 -- name: list_bound_people(workspace_id, installation_id)
--- For display: the person behind each account. No rows for a bot of another workspace.
+-- For display: the person behind each account, those bound last first. No rows for a bot of another workspace.
 select b.id, b.installation_id, b.user_id, b.channel_user_id, u.email, u.name, b.bound_at
 from channel_user_binding b
 join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id
 join app_user u on u.id = b.user_id
 where b.workspace_id = :workspace_id and b.installation_id = :installation_id
-order by b.bound_at, b.id;
+order by b.bound_at desc, b.id desc;
 
 -- name: installation_of_workspace(workspace_id, installation_id)$
 -- Distinguishes a bot without bindings from a bot that does not exist.
@@ -131,12 +131,12 @@ where i.id = :installation_id and b.installation_id = i.id and b.workspace_id = 
   and b.channel_user_id = :channel_user_id;
 
 -- name: list_bindings(installation_id)
--- The join leaves out accounts that were bound before the row moved to another workspace.
+-- Those bound last first. The join leaves out accounts that were bound before the row moved to another workspace.
 select b.id, b.workspace_id, b.installation_id, b.user_id, b.channel_user_id, b.bound_at
 from channel_user_binding b
 join channel_installation i on i.id = b.installation_id and i.workspace_id = b.workspace_id
 where b.installation_id = :installation_id
-order by b.bound_at, b.id;
+order by b.bound_at desc, b.id desc;
 
 -- name: delete_bindings_of_member(workspace_id, user_id)!
 -- A binding must not outlive the membership. This runs in the transaction that removes the member.

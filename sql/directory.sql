@@ -56,6 +56,14 @@ insert into app_user (id, email, name, password_hash)
 values (:user_id, :email, :name, :password_hash)
 returning id, email, name, created_at;
 
+-- name: lock_workspaces()!
+-- Held while a workspace is added. Otherwise two workspaces that are added at once could take the same prefix.
+lock table workspace in share row exclusive mode;
+
+-- name: prefix_in_use(prefix)$
+-- Workspaces may share a prefix if an operator wants it, so no constraint forbids it.
+select exists (select from workspace where issue_prefix = :prefix);
+
 -- name: add_workspace(workspace_id, name, slug, prefix, language, owner_id)^
 -- One statement, so that a workspace without an owner can never be left behind.
 with added as (
@@ -92,9 +100,19 @@ update app_user set password_hash = :password_hash where id = :user_id;
 -- Signs out every holder of the former password, on every replica.
 delete from user_session where user_id = :user_id;
 
+-- name: set_member_role(workspace_id, user_id, role)^
+-- Returns the same row as `member`.
+with changed as (
+  update member set role = :role where workspace_id = :workspace_id and user_id = :user_id
+  returning workspace_id, user_id, role, created_at
+)
+select c.user_id as id, c.workspace_id, c.user_id, u.email, u.name, c.role, c.created_at
+from changed c
+join app_user u on u.id = c.user_id;
+
 -- name: lock_owners(workspace_id)
--- Held while a membership ends. Otherwise two owners who leave at the same time could each take the other for the one
--- that stays.
+-- Held while a membership ends or a role changes. Otherwise two owners who leave at the same time could each take the
+-- other for the one that stays.
 select user_id from member where workspace_id = :workspace_id and role = 'owner' for update;
 
 -- name: delete_member(workspace_id, user_id)!
@@ -108,13 +126,18 @@ insert into agent (id, workspace_id, name, owner_id, runtime_id, visibility)
 values (:agent_id, :workspace_id, :name, :owner_id, :runtime_id, :visibility)
 returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
 
--- name: set_agent(agent_id, workspace_id, runtime_id, archived)^
--- Archiving twice keeps the first time. Tasks that wait for the agent belong from now on to its runtime, which is
--- woken.
+-- name: change_agent(id, workspace_id, name, owner_id, sets_runtime, runtime_id, archived)^
+-- Changes only what is asked for, so that two people who change different things both keep their change. Archiving
+-- twice keeps the first time. Tasks that wait for the agent belong from now on to its runtime, which is woken.
 with changed as (
   update agent
-  set runtime_id = :runtime_id, archived_at = case when :archived then coalesce(archived_at, now()) end
-  where id = :agent_id and workspace_id = :workspace_id
+  set name = coalesce(:name::text, name), owner_id = coalesce(:owner_id::uuid, owner_id),
+    runtime_id = case when :sets_runtime then :runtime_id::uuid else runtime_id end,
+    archived_at = case
+      when :archived::boolean is null then archived_at
+      when :archived then coalesce(archived_at, now())
+    end
+  where id = :id and workspace_id = :workspace_id
   returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at
 ), told as (
   select pg_notify('gateway_task', runtime_id::text) from changed where runtime_id is not null

@@ -79,6 +79,17 @@ with marked as (
 )
 select count(*) from audited;
 
+-- name: is_own_message(installation_id, message_id)$
+-- Looks at ids alone. Card messages have no installation of their own: theirs is the one of their conversation.
+select exists (
+    select from outbound_message sent
+    where sent.installation_id = :installation_id and sent.channel_message_id = :message_id::text
+  ) or exists (
+    select from channel_outbound_card_message card
+    join channel_chat_session_binding conversation on conversation.chat_session_id = card.chat_session_id
+    where card.channel_card_message_id = :message_id::text and conversation.installation_id = :installation_id
+  );
+
 -- name: get_user_binding(installation_id, workspace_id, sender_id)^
 -- Membership is read at this moment, because a binding may outlive it.
 select person.user_id,
@@ -195,7 +206,8 @@ with taken as (
   delete from channel_pending_command where chat_session_id = :session_id and user_id = :author_id
   returning chat_message_id, words, created_at
 )
-select message.id as message_id, taken.words, message.content as body
+select message.id as message_id, taken.words, message.content as body,
+  coalesce(message.quoted_message_id, '') as quoted_id
 from taken join chat_message message on message.id = taken.chat_message_id
 where taken.created_at > now() - make_interval(secs => :held_seconds)
   and not exists (

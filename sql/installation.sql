@@ -79,24 +79,17 @@ using channel_installation i
 where i.id = :id and t.installation_id = i.id and t.workspace_id = i.workspace_id
   and i.config ->> 'app_id' <> :app_id;
 
--- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, learnt_keys, installer_user_id, replaces)$
+-- name: upsert_installation(id, workspace_id, agent_id, channel_type, config, installer_user_id, replaces)$
 -- The live bot of another app gives way only to a draft that replaces. The lock of the row decides between two drafts
 -- at once. The statement reactivates the row and replaces the credentials. The lease columns keep their values, so a
 -- live holder sees a rotation of credentials and not the loss of its lease. The secrets are sealed for the id of the
--- row, so a row with another id must not take them (no row returned). What the platform told of the same app
--- stays where the new config lacks it, because the platform could not be asked.
+-- row, so a row with another id must not take them (no row returned). The config is replaced as a whole: a key that the
+-- new one lacks must not come from an older state of the app.
 insert into channel_installation as i (id, workspace_id, agent_id, channel_type, config, installer_user_id)
 values (:id, :workspace_id, :agent_id, :channel_type, :config::jsonb, :installer_user_id)
 on conflict on constraint channel_installation_agent_key do update
-set config = case
-    when i.config ->> 'app_id' = excluded.config ->> 'app_id' then (
-      select coalesce(jsonb_object_agg(known.key, known.value), '{}')
-      from jsonb_each(i.config) known
-      where known.key = any(:learnt_keys::text[])
-    ) || excluded.config
-    else excluded.config
-  end,
-  installer_user_id = excluded.installer_user_id, status = 'active', installed_at = now(), updated_at = now()
+set config = excluded.config, installer_user_id = excluded.installer_user_id, status = 'active', installed_at = now(),
+  updated_at = now()
 where i.id = excluded.id
   and (:replaces or i.status <> 'active' or i.config ->> 'app_id' = excluded.config ->> 'app_id')
 returning i.id;

@@ -361,10 +361,10 @@ insert into chat_message (id, chat_session_id, role, content, task_id, context_g
 select :id, chat_session_id, 'assistant', :content, task.id, context_generation from task;
 
 -- name: append_comment(id, task_id, author_type, kind, body)!
--- Adds a comment to the run's issue. A comment of the gateway itself has no author id.
+-- Adds a comment to the run's issue. The author of the gateway's own comments is the zero UUID, which no row has as id.
 insert into issue_comment (id, workspace_id, issue_id, author_type, author_id, kind, body)
-select :id, task.workspace_id, task.issue_id, :author_type, case when :author_type = 'agent' then task.agent_id end,
-  :kind, :body
+select :id, task.workspace_id, task.issue_id, :author_type,
+  case when :author_type = 'agent' then task.agent_id else '00000000-0000-0000-0000-000000000000' end, :kind, :body
 from agent_task task
 where task.id = :task_id and task.issue_id is not null;
 

@@ -37,16 +37,6 @@ limit :limit offset :offset;
 -- The number of rows on all pages.
 select count(*) from project where workspace_id = :workspace_id;
 
--- name: change_agent(id, workspace_id, name, sets_runtime, runtime_id, archived)^
--- Changes only what is asked for, so that two people who change different things both keep their change. Archiving
--- twice keeps the first time.
-update agent
-set name = coalesce(:name::text, name),
-  runtime_id = case when :sets_runtime then :runtime_id::uuid else runtime_id end,
-  archived_at = case when :archived::boolean is null then archived_at when :archived then coalesce(archived_at, now()) end
-where id = :id and workspace_id = :workspace_id
-returning id, workspace_id, name, owner_id, runtime_id, visibility, max_concurrent_tasks, archived_at, created_at;
-
 -- name: insert_squad(id, workspace_id, name, leader_agent_id)^
 -- If the leader is deleted later, the squad has none.
 insert into squad (id, workspace_id, name, leader_agent_id)

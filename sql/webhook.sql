@@ -106,8 +106,9 @@ on conflict (id) do update set attempt_count = d.attempt_count + excluded.attemp
 -- Its trigger or autopilot was turned off between receipt and dispatch. Only a delivery without an outcome is changed.
 -- One that has waited for its turn was answered long ago.
 update webhook_delivery d
-set status = 'ignored', reason_code = :reason::text, response_status = 200, response_body = coalesce(d.response_body,
-  json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text)
+set status = 'ignored', reason_code = :reason::text, last_attempt_at = now(), response_status = 200,
+  response_body = coalesce(d.response_body,
+    json_build_object('status', 'ignored', 'delivery_id', d.id, 'reason', :reason::text)::text)
 where d.id = :delivery_id and d.status = 'queued';
 
 -- name: fail_delivery(delivery_id, error)!
@@ -115,7 +116,8 @@ where d.id = :delivery_id and d.status = 'queued';
 -- already, and one that is being committed holds its lock. The row of a failed delivery no longer blocks the next
 -- attempt.
 update webhook_delivery
-set status = 'failed', reason_code = 'dispatch_failed', error = :error, response_status = coalesce(response_status, 500),
+set status = 'failed', reason_code = 'dispatch_failed', error = :error, last_attempt_at = now(),
+  response_status = coalesce(response_status, 500),
   response_body = coalesce(response_body,
     json_build_object('status', 'failed', 'delivery_id', id, 'code', 'dispatch_failed')::text),
   dispatch_attempts = greatest(dispatch_attempts, 1)

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gateway.postgres.pool import Pool, open_pool
-from support.database import ReusedDatabase, running_server
+from support.database import ReusedDatabase, fresh_database, running_server
+from support.oldest import OLDEST, Pooler, oldest_server, pooler_before
 
 HERE = Path(__file__).parent
 STARTS_A_GATEWAY = re.compile(r'\bopen_gateway\(|"-m", "gateway')
 DRIVES_A_BROWSER = re.compile(r"\bbrowse\(")
+SERVERS = {"postgres", "oldest_postgres", "either_postgres"}
 # These change what a test does, so the command that repeats it names them.
 KNOBS = ("OUTBOX_SEEDS",)
 
@@ -36,7 +38,7 @@ def markers_of(item: pytest.Item) -> Iterator[str]:
     """The markers of a test, derived from where it is, the fixtures it uses and the helpers that its module calls."""
     path = item.path
     in_e2e = path.is_relative_to(HERE / "e2e")
-    if "postgres" in getattr(item, "fixturenames", ()):
+    if SERVERS & set(getattr(item, "fixturenames", ())):
         yield "db"
     if in_e2e or STARTS_A_GATEWAY.search(source(path)):
         yield "process"
@@ -45,8 +47,10 @@ def markers_of(item: pytest.Item) -> Iterator[str]:
     storm = path.stem.endswith("_chaos")
     if in_e2e or storm:
         yield "slow"
-    if storm and any(getattr(getattr(item, "callspec", None), "indices", {}).values()):
-        # To measure coverage doubles the time; the other seeds run the lines that the first one did.
+    parameters = getattr(getattr(item, "callspec", None), "indices", {})
+    # To measure coverage doubles the time. Further seeds of a storm run the lines of the first one, the daemon of an
+    # end-to-end test is a process that is not measured, and the tests of the house only read the source.
+    if in_e2e or path.is_relative_to(HERE / "tidy") or (storm and any(parameters.values())):
         yield "no_cover"
 
 
@@ -70,6 +74,34 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def postgres() -> Iterator[str]:
     """The conninfo of the run's own server. Most tests want `database` or `pool` instead."""
     with running_server() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture(scope="session")
+def oldest_postgres() -> Iterator[str]:
+    """The conninfo of a server of the oldest version that is supported."""
+    with oldest_server() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture(scope="session")
+def pooler(oldest_postgres: str) -> Iterator[Pooler]:
+    """A PgBouncer in transaction mode, before that server."""
+    with pooler_before(oldest_postgres) as pooler:
+        yield pooler
+
+
+@pytest.fixture(params=["newest", f"oldest-{OLDEST}"])
+def either_postgres(request: pytest.FixtureRequest) -> str:
+    """The conninfo of a server: of the newest and of the oldest version that is supported, in turn."""
+    name = "postgres" if request.param == "newest" else "oldest_postgres"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+async def oldest_database(oldest_postgres: str) -> AsyncIterator[str]:
+    """The conninfo of a migrated database of its own on the oldest version."""
+    async with fresh_database(oldest_postgres) as conninfo:
         yield conninfo
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -23,6 +24,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -55,10 +58,22 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _public_url(text: str) -> str:
+_PLAIN_SEGMENT = re.compile(r"[0-9A-Za-z._~-]+")
+
+
+def _base_url(text: str) -> str:
     if "@" in urlsplit(text).netloc:
         raise ValueError("this URL may not carry a user name or password")
     return _url(text)
+
+
+def _public_url(text: str) -> str:
+    """Check the address of this server. Its path ends up in links and cookies, so it has only plain segments."""
+    url = _base_url(text)
+    for segment in urlsplit(url).path.split("/")[1:]:
+        if not _PLAIN_SEGMENT.fullmatch(segment) or segment in {".", ".."}:
+            raise ValueError(f"the path holds {segment!r}: its segments have letters, digits and -._~ only")
+    return url
 
 
 def _proxy_url(secret: SecretStr) -> SecretStr:
@@ -114,7 +129,8 @@ def _absolute(path: Path) -> Path:
 
 
 BindAddress = Annotated[str, AfterValidator(_bind)]
-BaseUrl = Annotated[str, AfterValidator(_public_url)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
 SecretText = Annotated[SecretStr, AfterValidator(_not_blank)]
 Conninfo = Annotated[SecretStr, AfterValidator(_not_blank), AfterValidator(_conninfo)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
@@ -135,7 +151,7 @@ class _Group(BaseModel):
 
 class HttpSettings(_Group):
     bind: BindAddress = "127.0.0.1:8420"
-    public_url: BaseUrl | None = None
+    public_url: PublicUrl | None = None
     """The base URL at which people and webhook providers reach this server. Links and webhook URLs start with it."""
     trusted_proxies: Networks = ()
     """Networks of reverse proxies. Only their requests may name the client's address in a header."""
@@ -333,6 +349,8 @@ class Settings(BaseSettings):
     )
     database_url: Conninfo | None = None
     """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
+    database_direct_url: Conninfo | None = None
+    """The same database without a connection pooler in between, for LISTEN and migrations. Unset: `database_url`."""
     database_user: Annotated[str, Field(min_length=1)] | None = None
     """The account that the embedded server runs as when root starts it. Unset: `gateway-db`, created if missing."""
     secret_key: SecretText | None = None
@@ -345,6 +363,13 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
+
+    @field_validator("database_direct_url")
+    @classmethod
+    def _belongs_to_a_pooler(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if given is not None and info.data.get("database_url", given) is None:
+            raise ValueError("is set without database_url; set database_url to the pooler's address")
+        return given
 
     @property
     def embedded(self) -> bool:

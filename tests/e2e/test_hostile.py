@@ -9,6 +9,7 @@ import trio
 
 from gateway.lark.wire.frame import Frame, encode
 from gateway.simulator.connections import SocketConnection
+from gateway.simulator.simulator import Utterance
 from support.world import LarkBot, World
 
 
@@ -108,7 +109,7 @@ async def test_text_that_no_database_can_hold_is_settled_and_harms_nobody(world:
     async with world.daemon() as daemon:
         (connection,) = await bot.connected()
         # Half of a surrogate pair is legal JSON and no text.
-        odd = world.sim.say(ada, bot.app, content='{"text": "half a \\ud83d"}')
+        odd = world.sim.say(ada, bot.app, Utterance(content='{"text": "half a \\ud83d"}'))
         healthy = world.sim.say(bob, bot.app, "meanwhile")
         with trio.fail_after(10):
             await healthy.event.settled()

@@ -11,6 +11,7 @@ import trio
 
 from gateway.postgres.driver import TrioConnection
 from gateway.simulator.platform import open_id
+from gateway.work.people.directory import AgentChange
 from support.database import fresh_database
 from support.legacy_world import OldBot, OldWorld, Shape
 from support.world import World, open_runtime
@@ -57,7 +58,7 @@ async def give_runtime(world: World, old: OldWorld, bot: OldBot) -> None:
     workspace = await world.directory.workspace(str(old.workspace_id))
     runtime, world.runtime_token = await world.directory.add_runtime(workspace, "new machine")
     agent = await world.directory.agent(bot.agent_id)
-    await world.directory.set_agent(agent, runtime_id=runtime.id, archived=False)
+    await world.directory.set_agent(agent, AgentChange(sets_runtime=True, runtime_id=runtime.id))
     world.runtime_id = runtime.id
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from gateway.simulator.messages import Message
+from gateway.simulator.simulator import Utterance
 from support.world import LarkBot, Runtime, World, open_runtime
 
 REACTIONS = "/open-apis/im/v1/messages/*/reactions*"
@@ -64,7 +65,7 @@ async def test_message_older_than_two_minutes_gets_no_sign(world: World) -> None
     ada = await bot.bind("Ada")
     async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
         await bot.connected()
-        said = world.sim.say(ada, bot.app, "from before the outage", age_seconds=150)
+        said = world.sim.say(ada, bot.app, Utterance("from before the outage", age_seconds=150))
         await runtime.answer("sorry, I was away")
         await world.answers(said.message.chat_id)
     assert calls(bot) == [("POST", "send")]

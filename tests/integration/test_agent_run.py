@@ -160,6 +160,20 @@ async def test_agent_program_that_leaves_a_child_behind_is_not_waited_for(
         assert not alive(child)
 
 
+async def test_agent_program_leaves_no_child_behind_that_began_a_session_of_its_own(
+    tenant: Tenant, server: TaskServer, tmp_path: Path
+) -> None:
+    # A daemon: its own session, its parent gone, and its pipes closed.
+    daemon = "import os, sys, time; os.fork() and sys.exit(); os.setsid(); print(os.getpid(), flush=True); "
+    daemon += "[os.dup2(os.open(os.devnull, os.O_RDWR), fd) for fd in (0, 1, 2)]; time.sleep(600)"
+    command = f"[sys.executable, '-c', {daemon!r}]"
+    code = f"import subprocess, sys; sys.stdout.write(subprocess.check_output({command}, text=True))"
+    session = await say(tenant, "hello")
+    async with agent(server, tmp_path, code):
+        await until(lambda: ended(tenant), 10)
+        assert not alive(int((await tenant.answers(session))[0]))
+
+
 async def test_agent_program_does_not_get_the_token(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:
     session = await say(tenant, "hello")
     async with agent(server, tmp_path, "import os; print(sorted(k for k in os.environ if 'TOKEN' in k))"):
@@ -257,8 +271,9 @@ async def test_agent_killed_mid_run_leaves_the_task_to_another(
 BROOD = """
 import os, pathlib, subprocess, sys, time
 sys.stdin.read()
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+child, apart = subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)
+pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid} {apart.pid}")
 time.sleep(600)
 """
 
@@ -266,7 +281,7 @@ time.sleep(600)
 async def _brood(
     tenant: Tenant, server: TaskServer, folder: Path, end: Callable[[GatewayProcess], Awaitable[Any]]
 ) -> list[int]:
-    """The program of a run and a child of it, after the worker came to its end."""
+    """The program of a run and its two children, one in a session of its own, after the worker came to its end."""
     pids = folder / "pids"
     await say(tenant, "hello")
     options = ["--server", server.url, "--drain-seconds", "0"]
@@ -274,22 +289,22 @@ async def _brood(
     async with open_gateway(command, environment={"AGENT_TOKEN": TOKEN}, log=folder / "agent.log") as process:
 
         async def written() -> bool:
-            return pids.exists() and len(pids.read_text().split()) == 2
+            return pids.exists() and len(pids.read_text().split()) == 3
 
         await until(written)
-        both = [int(pid) for pid in pids.read_text().split()]
-        assert all(alive(pid) for pid in both)
+        all_three = [int(pid) for pid in pids.read_text().split()]
+        assert all(alive(pid) for pid in all_three)
         await end(process)
-    return both
+    return all_three
 
 
 async def test_agent_that_is_killed_leaves_no_process_of_its_program(
     tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    both = await _brood(tenant, server, tmp_path, lambda process: process.kill())
+    all_three = await _brood(tenant, server, tmp_path, lambda process: process.kill())
 
     async def gone() -> bool:
-        return not any(alive(pid) for pid in both)
+        return not any(alive(pid) for pid in all_three)
 
     await until(gone, seconds=5)
 
@@ -297,8 +312,8 @@ async def test_agent_that_is_killed_leaves_no_process_of_its_program(
 async def test_agent_that_is_stopped_leaves_no_process_of_its_program(
     tenant: Tenant, server: TaskServer, tmp_path: Path
 ) -> None:
-    both = await _brood(tenant, server, tmp_path, lambda process: process.terminate())
-    assert not any(alive(pid) for pid in both)
+    all_three = await _brood(tenant, server, tmp_path, lambda process: process.terminate())
+    assert not any(alive(pid) for pid in all_three)
 
 
 async def test_agent_leaves_no_guard_behind(tenant: Tenant, server: TaskServer, tmp_path: Path) -> None:

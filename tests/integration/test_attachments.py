@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import trio
 
 from gateway.channel.message import MediaRef, MessageType
 from gateway.concurrency import Signal, Topics
-from gateway.core.attachments import FetchProblem
+from gateway.core.attachments import PER_MESSAGE_MAX, FetchProblem
+from gateway.core.enrichment import SharedFile
 from gateway.errors import Gone, NotFound, StoreUnavailable, Unavailable
 from gateway.inbound import effects
 from gateway.inbound.effects import run_attachments
@@ -217,6 +218,26 @@ async def test_second_attempt_gets_the_same_files_under_the_same_numbers(flow: A
     assert second.claim.attempt == 2
     assert files(second) == files(first)
     assert await flow.read(second, 2) == PNG
+
+
+async def test_shared_files_come_after_the_messages_own_once_and_within_the_limit(flow: AttachmentFlow) -> None:
+    flow.source.files["img_1"] = File(PNG)
+    async with flow.fetching():
+        await flow.pipeline.receive(direct("om_1", "[Image]", media=(picture(),)))
+        task = await flow.claimed()
+    own = SharedFile("om_1", "image", "img_1")
+    quoted = [SharedFile("om_0", "file", f"file_{n}", f"{n}.txt") for n in range(PER_MESSAGE_MAX)]
+    shared = (own, quoted[0], *quoted)
+    store = PostgresTaskStore(flow.backend.pool)
+    messages = [replace(message, shared=shared) for message in task.messages]
+    for _ in range(2):
+        (message,) = await store.attach_shared(task.claim.id, messages)
+        assert [file.n for file in message.attachments] == [*range(1, PER_MESSAGE_MAX + 1)]
+        assert [file.name for file in message.attachments[1:]] == [f"{n}.txt" for n in range(PER_MESSAGE_MAX - 1)]
+    second = message.attachments[1]
+    assert (second.channel_message_id, second.channel_key, second.status) == ("om_0", "file_0", "pending")
+    flow.source.files["file_0"] = File(b"of the quote")
+    assert await flow.read(task, 2) == b"of the quote"
 
 
 async def test_message_without_files_does_not_wait_for_another_conversations(flow: AttachmentFlow) -> None:

@@ -43,9 +43,13 @@ class BindingLinks:
         return user_id
 
     async def token(self, account: str = "ou_eve") -> str:
-        text = await BindingPrompts(self.store, public_url=URL).compose(self.installation_id, account)
-        found = re.search(r"https://gateway\.example/lark/bind\?token=([\w-]+)$", text or "")
+        question = await BindingPrompts(self.store, public_url=URL).compose(self.installation_id, account)
+        assert question is not None
+        found = re.search(r"https://gateway\.example/lark/bind\?token=([\w-]+)$", question.text)
         assert found
+        assert question.button is not None
+        assert question.button.url == found[0]
+        assert found[1] not in repr(question)
         return found[1]
 
     async def answer(self, token: str, user_id: UUID) -> type[DomainError] | None:
@@ -81,18 +85,27 @@ async def test_prompt_that_is_sent_again_has_another_token_and_the_first_stays_g
     assert await links.answer(first, links.place.owner_id) is None
 
 
-@pytest.mark.parametrize(("language", "word"), [("en", "sign in"), ("zh-Hans", "登录")])
-async def test_prompt_speaks_the_language_of_the_workspace(links: BindingLinks, language: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("language", "word", "label"), [("en", "sign in", "Link my account"), ("zh-Hans", "登录", "去绑定")]
+)
+async def test_prompt_speaks_the_language_of_the_workspace(
+    links: BindingLinks, language: str, word: str, label: str
+) -> None:
     await links.sql("update workspace set language = %s", language)
-    text = await BindingPrompts(links.store, public_url=URL).compose(links.installation_id, "ou_eve")
-    assert word in (text or "")
+    question = await BindingPrompts(links.store, public_url=URL).compose(links.installation_id, "ou_eve")
+    assert question is not None
+    assert word in question.text
+    assert question.button is not None
+    assert question.button.label == label
 
 
 @pytest.mark.parametrize("language", ["en", "zh-Hans"])
 async def test_prompt_without_a_public_url_names_the_operators_command(links: BindingLinks, language: str) -> None:
     await links.sql("update workspace set language = %s", language)
-    text = await BindingPrompts(links.store, public_url=None).compose(links.installation_id, "ou_eve")
-    assert f"gateway lark bind {links.installation_id} ou_eve EMAIL" in (text or "")
+    question = await BindingPrompts(links.store, public_url=None).compose(links.installation_id, "ou_eve")
+    assert question is not None
+    assert f"gateway lark bind {links.installation_id} ou_eve EMAIL" in question.text
+    assert question.button is None
     assert await links.sql("select * from channel_binding_token") == []
 
 
@@ -152,7 +165,9 @@ async def test_second_link_of_a_bound_person_is_fine_for_them_and_a_conflict_for
     first, second, third = [await links.token() for _ in range(3)]
     bob = await links.member("bob@acme.example")
     before = await links.bindings.redeem(first, links.place.owner_id)
-    assert await links.bindings.redeem(second, links.place.owner_id) == before
+    again = await links.bindings.redeem(second, links.place.owner_id)
+    assert (again.id, again.user_id) == (before.id, before.user_id)
+    assert again.bound_at > before.bound_at
     assert await links.answer(third, bob) is Conflict
     assert await links.answer(third, links.place.owner_id) is None
 

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -7,10 +8,10 @@ import trio
 
 from gateway.errors import Conflict, DomainError, Forbidden, Invalid, NotFound
 from gateway.ids import new_id
-from gateway.postgres.binding_store import PostgresBindingStore, unbind_member
+from gateway.postgres.binding_store import PostgresBindingStore, bind_member, unbind_member
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
-from gateway.work.people.bindings import BindingService
+from gateway.work.people.bindings import Binding, BindingService
 from support.lark_directory import Place, add_installation, add_member, add_person, add_place
 
 
@@ -38,11 +39,47 @@ async def test_bind_of_a_member_stores_who_the_account_is(
     assert await bindings.list(installation_id) == [binding]
 
 
-async def test_bind_of_the_same_pair_again_is_the_same_binding(
+async def test_bind_of_the_same_pair_again_is_the_same_binding_with_a_new_time(
     bindings: BindingService, place: Place, installation_id: UUID
 ) -> None:
     first = await bindings.bind(installation_id, "ou_1", place.owner_email)
-    assert await bindings.bind(installation_id, "ou_1", place.owner_email) == first
+    again = await bindings.bind(installation_id, "ou_1", place.owner_email)
+    assert again.bound_at > first.bound_at
+    assert replace(again, bound_at=first.bound_at) == first
+    assert await bindings.list(installation_id) == [again]
+
+
+async def test_redemption_for_the_same_person_again_renews_the_time(
+    pool: Pool, place: Place, installation_id: UUID
+) -> None:
+    bound = []
+    for _ in range(2):
+        async with pool.transaction() as conn:
+            bound.append(
+                await bind_member(
+                    conn,
+                    binding_id=new_id(),
+                    workspace_id=place.workspace_id,
+                    installation_id=installation_id,
+                    channel_user_id="ou_1",
+                    user_id=place.owner_id,
+                )
+            )
+    first, again = bound
+    assert isinstance(first, Binding)
+    assert isinstance(again, Binding)
+    assert again.bound_at > first.bound_at
+    assert replace(again, bound_at=first.bound_at) == first
+
+
+async def test_list_has_the_accounts_bound_last_first(
+    bindings: BindingService, place: Place, installation_id: UUID
+) -> None:
+    for account in ("ou_1", "ou_2", "ou_3", "ou_2"):
+        await bindings.bind(installation_id, account, place.owner_email)
+    assert [each.channel_user_id for each in await bindings.list(installation_id)] == ["ou_2", "ou_3", "ou_1"]
+    people = await bindings.people(place.workspace_id, installation_id)
+    assert [each.channel_user_id for each in people] == ["ou_2", "ou_3", "ou_1"]
 
 
 async def test_bind_of_somebody_elses_account_is_a_conflict(
@@ -151,7 +188,10 @@ async def test_create_merges_what_the_platform_says_of_an_account(
     first = await store.create(new_id(), installation_id, "ou_1", place.owner_email)
     async with pool.connection() as conn:
         await conn.execute("""update channel_user_binding set config = '{"union_id": "on_1"}'""")
-    assert await store.create(new_id(), installation_id, "ou_1", place.owner_email) == first
+    again = await store.create(new_id(), installation_id, "ou_1", place.owner_email)
+    assert first is not None
+    assert again is not None
+    assert again.id == first.id
     async with pool.connection() as conn:
         row = await (await conn.execute("select config from channel_user_binding")).fetchone()
     assert row == ({"union_id": "on_1"},)

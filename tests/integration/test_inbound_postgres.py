@@ -22,7 +22,7 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import LOCK_MILLISECONDS
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import DECLARED
-from gateway.work.people.directory import Directory
+from gateway.work.people.directory import AgentChange, Directory
 from support.inbound_backend import direct, grouped, open_pipeline
 from support.inbound_postgres import PostgresInbound
 
@@ -307,8 +307,8 @@ async def test_attaching_a_runtime_makes_the_waiting_task_its_own_and_tells_it(
     async with await TrioConnection.connect(database) as listener:
         await listener.execute("listen gateway_task")
         agent = await directory.agent(agent_id)
-        await directory.set_agent(agent, runtime_id=runtime.id, archived=False)
-        await directory.set_agent(agent, runtime_id=None, archived=False)
+        await directory.set_agent(agent, AgentChange(sets_runtime=True, runtime_id=runtime.id))
+        await directory.set_agent(agent, AgentChange(sets_runtime=True))
         assert await _heard(backend, listener) == [str(runtime.id)]
 
 

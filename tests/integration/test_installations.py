@@ -4,6 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import trio
+from psycopg.types.json import Jsonb
 
 from gateway.channel.installation import BotInPlace
 from gateway.errors import Conflict
@@ -108,14 +109,25 @@ async def test_add_of_a_revoked_installation_brings_it_back_with_its_people(
     assert await rows(pool, "select channel_user_id from channel_user_binding") == [("ou_1",)]
 
 
-async def test_add_while_the_platform_is_away_keeps_what_it_once_said_of_the_same_app(
-    service: InstallationService, platform: Platform, place: Place
+@pytest.mark.parametrize("revoked", [False, True])
+@pytest.mark.parametrize("app_id", [APP_ID, OTHER_APP_ID])
+async def test_add_again_replaces_the_whole_config(
+    service: InstallationService, platform: Platform, pool: Pool, place: Place, app_id: str, revoked: bool
 ) -> None:
-    await service.add(app(place.agent_id))
+    first = (await service.add(app(place.agent_id, allow_bots=True))).installation
+    extra = {"tenant_key": "t", "bot_union_id": "on_bot", "allow_mention_all": True, "left_over": 1}
+    held = "lease_epoch = 7, ws_lease_token = 'n-g1', ws_lease_expires_at = now()"
+    await run(pool, f"update channel_installation set config = config || %s, {held}", Jsonb(extra))
+    if revoked:
+        await service.revoke(first.id)
+    lease = "select lease_epoch, ws_lease_token, ws_lease_expires_at from channel_installation"
+    before = await rows(pool, lease)
     platform.bot = BotIdentity("")
-    assert (await service.add(app(place.agent_id))).installation.details["bot_open_id"] == "ou_bot"
-    other = app(place.agent_id, app_id=OTHER_APP_ID, replaces=True)
-    assert (await service.add(other)).installation.details["bot_open_id"] == ""
+    again = (await service.add(app(place.agent_id, app_id=app_id, replaces=True))).installation
+    assert (again.id, again.status, again.details["bot_open_id"]) == (first.id, "active", "")
+    ((config,),) = await rows(pool, "select config from channel_installation")
+    assert sorted(config) == ["app_id", "app_secret_encrypted", "event_mode", "region"]
+    assert await rows(pool, lease) == before
 
 
 async def test_add_of_another_app_leaves_a_live_bot_in_place_and_names_it(

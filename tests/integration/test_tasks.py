@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import trio
@@ -895,7 +895,7 @@ async def test_issue_run_that_fails_for_good_leaves_one_comment_of_the_systems(
     last = (await claim(tenant)).claim.identity
     for _ in range(2):
         await tenant.service.fail(tenant.runtime, last, "secret.py", "timeout")
-    assert await _comments(tenant) == [("system", None, "system", expected)]
+    assert await _comments(tenant) == [("system", UUID(int=0), "system", expected)]
     assert await tenant.outbox() == []
 
 

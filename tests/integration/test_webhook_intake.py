@@ -804,6 +804,28 @@ async def test_one_that_cannot_be_begun_leaves_the_queue_and_is_tried_again(pool
     assert {row["status"] for row in await hooks.deliveries()} == {"dispatched"}
 
 
+@pytest.mark.parametrize("outcome", ["dispatched", "ignored", "failed"])
+async def test_last_attempt_is_when_the_delivery_was_settled(pool: Pool, tenant: Tenant, outcome: str) -> None:
+    clock = Clock()
+    hooks = paced(pool, tenant, clock, pace=1)
+    hook = await hooks.add_hook(secret=SECRET)
+    for name in "ab":
+        await hooks.send(hook.token, BODY, Idempotency_Key=name, **signed(BODY))
+    await hooks.sql("update webhook_delivery set last_attempt_at = now() - interval '1 hour' where status = 'queued'")
+    (waiting,) = [row["id"] for row in await hooks.deliveries() if row["status"] == "queued"]
+    if outcome == "dispatched":
+        clock.now += 60
+        assert await hooks.turns.begin() == 1
+    elif outcome == "ignored":
+        assert await hooks.store.ignore(waiting, "trigger_disabled")
+    else:
+        assert await hooks.store.fail(waiting, "it failed")
+    (settled,) = await hooks.sql(
+        "select status, last_attempt_at > now() - interval '1 minute' from webhook_delivery where id = %s", waiting
+    )
+    assert tuple(settled) == (outcome, True)
+
+
 # --- when things go wrong ---------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnauthorized, PlatformUnavailable
-from gateway.core.replies import WORDS, Reply
+from gateway.core.replies import WORDS, Composed, Reply
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.outbound.ports import OutboxRow
 from support.outbox_memory import MemoryOutboxStore, sending
@@ -376,9 +376,9 @@ async def test_outbox_composed_row_in_doubt_with_nothing_more_to_say_is_unknown(
     store: MemoryOutboxStore, platform: ToyPlatform
 ) -> None:
     row = store.add("")
-    texts: list[str | None] = ["hello", None]
+    texts = [Composed("hello"), None]
 
-    async def compose(_row: OutboxRow) -> str | None:
+    async def compose(_row: OutboxRow) -> Composed | None:
         return texts.pop(0)
 
     platform.after["hello"] = [raising(PlatformUnavailable("connection reset"))]
@@ -511,8 +511,8 @@ async def test_outbox_composed_row_gets_another_text_for_each_attempt(
     row = store.add("")
     made = iter(["first", "second"])
 
-    async def compose(_row: OutboxRow) -> str:
-        return next(made)
+    async def compose(_row: OutboxRow) -> Composed:
+        return Composed(next(made))
 
     platform.before["first"] = [raising(PlatformUnavailable("away"))]
     async with sending(store, platform, composers={"answer": compose}):
@@ -529,8 +529,8 @@ async def test_outbox_composed_row_with_nothing_to_say_is_not_sent(
     row = store.add("")
     store.add("next")
 
-    async def compose(due: OutboxRow) -> str | None:
-        return due.content or None
+    async def compose(due: OutboxRow) -> Composed | None:
+        return Composed(due.content) if due.content else None
 
     async with sending(store, platform, composers={"answer": compose}):
         await trio.sleep(1)
@@ -545,10 +545,10 @@ async def test_outbox_row_is_composed_again_when_the_store_is_back(
     row = store.add("")
     away = [StoreUnavailable("away"), StoreUnavailable("away")]
 
-    async def compose(_row: OutboxRow) -> str:
+    async def compose(_row: OutboxRow) -> Composed:
         if away:
             raise away.pop()
-        return "hello"
+        return Composed("hello")
 
     async with sending(store, platform, composers={"answer": compose}):
         await trio.sleep(10)
@@ -560,7 +560,7 @@ async def test_outbox_row_is_composed_again_when_the_store_is_back(
 async def test_outbox_row_that_cannot_be_composed_is_given_up(store: MemoryOutboxStore, platform: ToyPlatform) -> None:
     row = store.add("")
 
-    async def compose(_row: OutboxRow) -> str:
+    async def compose(_row: OutboxRow) -> Composed:
         raise RuntimeError("secret")
 
     async with sending(store, platform, composers={"answer": compose}):

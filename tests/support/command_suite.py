@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
 from gateway.channel.channel import Verdict
+from gateway.channel.message import ReplyTo
 from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.core.replies import WORDS, Reply
 from support.inbound_backend import Bot, InboundBackend, ObservedPipeline, StoredNotice, direct, grouped, open_pipeline
@@ -21,8 +22,10 @@ OLD = 700.0
 
 
 @asynccontextmanager
-async def _opened(backend: InboundBackend, *, fused: bool = True) -> AsyncIterator[ObservedPipeline]:
-    async with open_pipeline(backend.store, fused=fused, issues=backend.issues) as pipeline:
+async def _opened(
+    backend: InboundBackend, *, fused: bool = True, quotes: Mapping[str, str] | None = None
+) -> AsyncIterator[ObservedPipeline]:
+    async with open_pipeline(backend.store, fused=fused, issues=backend.issues, quotes=quotes) as pipeline:
         yield pipeline
 
 
@@ -89,6 +92,43 @@ class CommandSuite:
             await pipeline.receive(grouped("om_2", "not mine", sender="ou_bob"))
             await pipeline.receive(grouped("om_3", "/issue"))
         assert [issue.title for issue in await backend.filed()] == ["the login is broken"]
+
+    @pytest.mark.parametrize(
+        ("command", "quote", "title", "description"),
+        [
+            ("/issue", "the login is broken\nsince Tuesday", "the login is broken", "since Tuesday"),
+            ("/issue", "\n[Image] the login\n\nfails", "the login", "fails"),
+            ("/issue\nplease", "the login is broken\nsince Tuesday", "the login is broken", "please\n\nsince Tuesday"),
+            ("/issue", "/issue Fix the login\nIt fails.", "Fix the login", "It fails."),
+            ("/issue Fix it", "the login\n\nis broken", "Fix it", "> the login\n>\n> is broken"),
+            ("/issue Fix it\nsoon", "the login", "Fix it", "soon\n\n> the login"),
+            ("/issue", "l" * 300, "l" * 200 + "…", "l" * 300),
+            # Nothing came in time, or nothing that could be a title.
+            ("/issue", "", "my own words", ""),
+            ("/issue", "[Image]", "my own words", "> [Image]"),
+            ("/issue Fix it", "", "Fix it", ""),
+        ],
+    )
+    @pytest.mark.parametrize("stale", [False, True], ids=["fresh", "confirmed"])
+    async def test_issue_that_answers_a_message_takes_its_words(
+        self, backend: InboundBackend, command: str, quote: str, title: str, description: str, stale: bool
+    ) -> None:
+        await _staffed(backend)
+        async with _opened(backend, quotes={"om_quoted": quote}) as pipeline:
+            await pipeline.receive(direct("om_0", "my own words"))
+            sent_at = await backend.sent(OLD) if stale else None
+            await pipeline.receive(direct("om_1", command, reply_to=ReplyTo("om_quoted"), sent_at=sent_at))
+            if stale:
+                assert await backend.filed() == []
+                await pipeline.receive(direct("om_2", "/confirm", reply_to=ReplyTo("om_other")))
+        assert [(issue.title, issue.description) for issue in await backend.filed()] == [(title, description)]
+
+    async def test_bare_issue_on_a_message_without_words_explains_itself(self, backend: InboundBackend) -> None:
+        await _staffed(backend)
+        async with _opened(backend, quotes={"om_quoted": "[Image]"}) as pipeline:
+            await pipeline.receive(direct("om_1", "/issue", reply_to=ReplyTo("om_quoted")))
+        assert await backend.filed() == []
+        assert await _texts(backend) == [USAGE]
 
     @pytest.mark.parametrize("former", [None, "/confirm", "/new"])
     async def test_bare_issue_without_anything_to_call_it_explains_itself(

@@ -49,7 +49,7 @@ def running_server() -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="gateway-test-", ignore_cleanup_errors=True) as directory:
             await trio.Path(directory).chmod(0o711)
             async with open_embedded(directory, durable=False, connections_max=200) as conninfo:
-                await _make_template(conninfo)
+                await make_template(conninfo)
                 answers.put(conninfo)
                 await stop.wait()
 
@@ -71,7 +71,8 @@ def running_server() -> Iterator[str]:
         thread.join(timeout=30)
 
 
-async def _make_template(conninfo: str) -> None:
+async def make_template(conninfo: str) -> None:
+    """Create the migrated database that others are cloned from."""
     await _execute(conninfo, sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
     await migrate_up(_on(conninfo, TEMPLATE))
 

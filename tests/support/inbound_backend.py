@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from gateway.inbound.committer import Committer, run_committer
 from gateway.inbound.pipeline import InboundPipeline
 from gateway.inbound.ports import InboundStore
 from gateway.work.issues.issues import IssueService, IssueStore
+from gateway.work.tasks.ports import ConversationPlace
 from support.recording import Recording
 
 
@@ -98,6 +99,9 @@ class InboundBackend(Protocol):
     ) -> Bot: ...
 
     async def bind(self, bot: Bot, sender_id: str, *, member: bool = True) -> UUID: ...
+    async def speak(self, bot: Bot, message_id: str) -> None:
+        """The bot has sent a message, which the platform gave this id."""
+
     async def remove_member(self, bot: Bot, user_id: UUID) -> None: ...
     async def archive_agent(self, bot: Bot, *, archived: bool = True) -> None: ...
     async def set_runtime(self, bot: Bot, *, there: bool) -> None:
@@ -163,20 +167,27 @@ class ObservedPipeline:
 
 @asynccontextmanager
 async def open_pipeline(
-    store: InboundStore, *, fused: bool, issues: IssueStore | None = None
+    store: InboundStore, *, fused: bool, issues: IssueStore | None = None, quotes: Mapping[str, str] | None = None
 ) -> AsyncIterator[ObservedPipeline]:
-    """A pipeline on `store`, with a committer behind it when `fused`, that takes commands when given `issues`."""
+    """A pipeline on `store`, with a committer behind it when `fused`, that takes commands when given `issues`.
+
+    `quotes` are the words that the platform gives for messages, by their ids.
+    """
     async with trio.open_nursery() as nursery:
         committer = None
         if fused:
             committer = Committer()
             await nursery.start(run_committer, committer, store)
-        yield ObservedPipeline(store, committer, None if issues is None else _commands(store, issues))
+        yield ObservedPipeline(store, committer, None if issues is None else _commands(store, issues, quotes or {}))
         nursery.cancel_scope.cancel()
 
 
-def _commands(store: InboundStore, issues: IssueStore) -> CommandService:
-    return CommandService(store, IssueService(issues), public_url="https://gateway.example.test")
+def _commands(store: InboundStore, issues: IssueStore, quotes: Mapping[str, str]) -> CommandService:
+    async def quote_of(place: ConversationPlace, message_id: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return quotes.get(message_id, "")
+
+    return CommandService(store, IssueService(issues), public_url="https://gateway.example.test", quote_of=quote_of)
 
 
 def direct(message_id: str = "om_1", text: str = "hello", *, sender: str = "ou_ann", **changes: Any) -> InboundMessage:

@@ -61,6 +61,7 @@ class _Held:
     message_id: UUID
     words: str
     at: datetime
+    quoted_id: str
 
 
 @dataclass
@@ -86,6 +87,7 @@ class MemoryInbound:
     message_rows: list[StoredMessage] = field(default_factory=list)
     task_rows: list[StoredTask] = field(default_factory=list)
     row_ids: list[UUID] = field(default_factory=list)
+    own_messages: set[tuple[UUID, str]] = field(default_factory=set)
     held: dict[tuple[UUID, UUID], _Held] = field(default_factory=dict)
     issues: MemoryIssues = field(default_factory=MemoryIssues)
 
@@ -131,6 +133,10 @@ class MemoryInbound:
         self.prompted_at[key] = self.now
         self.prompt_rows.append(key)
 
+    async def is_own_message(self, installation_id: UUID, message_id: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return (installation_id, message_id) in self.own_messages
+
     async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         await trio.lowlevel.checkpoint()
         user_id = self.bindings.get((installation.id, sender_id))
@@ -170,7 +176,9 @@ class MemoryInbound:
             return False
         self._write(message, "channel_command")
         if held_words is not None:
-            self.held[(message.session_id, message.author_id)] = _Held(message.id, held_words, self.now)
+            self.held[(message.session_id, message.author_id)] = _Held(
+                message.id, held_words, self.now, message.quoted_id
+            )
         if notice is not None:
             self._send(notice)
         return True
@@ -219,7 +227,7 @@ class MemoryInbound:
         said_since = {(row.session_id, row.author_id) for row in self.message_rows[place + 1 :]}
         if (message.session_id, message.author_id) in said_since:
             return None
-        return HeldCommand(held.message_id, held.words, self.message_rows[place].content)
+        return HeldCommand(held.message_id, held.words, self.message_rows[place].content, held.quoted_id)
 
     def _send(self, notice: Notice) -> None:
         self.issues.notices.setdefault(notice.key, notice)
@@ -334,6 +342,9 @@ class MemoryInbound:
         if member:
             self.members.add((bot.workspace_id, user_id))
         return user_id
+
+    async def speak(self, bot: Bot, message_id: str) -> None:
+        self.own_messages.add((bot.installation_id, message_id))
 
     async def remove_member(self, bot: Bot, user_id: UUID) -> None:
         self.members.discard((bot.workspace_id, user_id))

@@ -75,6 +75,19 @@ class PostgresInbound:
             await self.run("insert into member values (%s, %s, 'member')", bot.workspace_id, user_id)
         return user_id
 
+    async def speak(self, bot: Bot, message_id: str) -> None:
+        await insert(
+            self.pool,
+            "outbound_message",
+            workspace_id=bot.workspace_id,
+            installation_id=bot.installation_id,
+            kind="answer",
+            recipient_id="oc_team",
+            uuid=str(uuid4()),
+            status="sent",
+            channel_message_id=message_id,
+        )
+
     async def remove_member(self, bot: Bot, user_id: UUID) -> None:
         await self.run("delete from member where workspace_id = %s and user_id = %s", bot.workspace_id, user_id)
 

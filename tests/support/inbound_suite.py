@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import trio
 
 from gateway.channel.channel import Verdict
-from gateway.channel.message import ChatType, Source
+from gateway.channel.message import ChatType, ReplyTo, Source
 from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason, InboundOutcome
 from gateway.errors import RemoteProtocolError
@@ -316,12 +317,71 @@ class InboundSuite:
         assert [row.processed_at is not None for row in (await backend.claims()).values()] == [True]
         assert await backend.sessions() == []
 
+    @pytest.mark.parametrize("thread", ["", "omt_1"], ids=["group", "topic"])
+    @both_paths
+    async def test_reply_to_a_message_of_the_bot_addresses_it(
+        self, backend: InboundBackend, fused: bool, thread: str
+    ) -> None:
+        bot = await backend.add_bot()
+        await backend.bind(bot, "ou_ann")
+        await backend.speak(bot, "om_answer")
+        async with open_pipeline(backend.store, fused=fused) as pipeline:
+            reply = grouped(addressed_to_bot=False, reply_to=ReplyTo("om_answer", "om_root"), thread=thread)
+            assert await pipeline.receive(reply) is Verdict.SETTLED
+        assert pipeline.outcomes == [INGESTED]
+        assert [message.content for message in await backend.messages()] == ["hello"]
+        assert await backend.drops() == []
+
+    async def test_reply_to_anyone_else_in_a_group_leaves_no_content(self, backend: InboundBackend) -> None:
+        bot, other = await backend.add_bot("cli_a"), await backend.add_bot("cli_b")
+        await backend.bind(bot, "ou_ann")
+        await backend.speak(other, "om_of_another_bot")
+        await backend.speak(bot, "om_answer")
+        quoted = ["om_of_a_person", "om_of_another_bot"]
+        async with open_pipeline(backend.store, fused=True) as pipeline:
+            for number, message_id in enumerate(quoted):
+                # The first message of the tree does not count: only the one that was replied to.
+                reply_to = ReplyTo(message_id, "om_answer")
+                await pipeline.receive(grouped(f"om_{number}", addressed_to_bot=False, reply_to=reply_to))
+        assert {drop[2] for drop in await backend.drops()} == {"not_addressed_in_group"}
+        assert await backend.messages() == []
+        assert await backend.sessions() == []
+
+    async def test_reply_to_a_message_of_the_bot_passes_every_other_gate(self, backend: InboundBackend) -> None:
+        bot = await backend.add_bot(allow_bots=True)
+        await backend.bind(bot, "ou_bot")
+        await backend.speak(bot, "om_answer")
+        async with open_pipeline(backend.store, fused=True) as pipeline:
+            reply: dict[str, Any] = {"addressed_to_bot": False, "reply_to": ReplyTo("om_answer")}
+            await pipeline.receive(grouped("om_1", **reply))
+            # Two bots that reply to each other would never end, so a bot has to mention this one.
+            await pipeline.receive(grouped("om_2", sender="ou_bot", sender_is_bot=True, **reply))
+        assert [drop[2] for drop in await backend.drops()] == ["unbound_user", "not_addressed_in_group"]
+        assert await backend.prompts() == [(bot.installation_id, "ou_ann")]
+        assert await backend.messages() == []
+
     async def test_duplicate_check_runs_before_the_group_filter(self, backend: InboundBackend) -> None:
         await backend.add_bot()
         async with open_pipeline(backend.store, fused=True) as pipeline:
             await pipeline.receive(grouped(addressed_to_bot=False))
             await pipeline.receive(grouped(addressed_to_bot=False))
-        assert [drop[2] for drop in await backend.drops()] == ["not_addressed_in_group", "duplicate"]
+            assert pipeline.outcomes[-1] == _dropped(DropReason.DUPLICATE)
+        assert [drop[2] for drop in await backend.drops()] == ["not_addressed_in_group"]
+
+    async def test_unusable_event_is_recorded_without_a_claim_and_without_its_words(
+        self, backend: InboundBackend
+    ) -> None:
+        bot = await backend.add_bot()
+        await backend.bind(bot, "ou_ann")
+        async with open_pipeline(backend.store, fused=True) as pipeline:
+            assert await pipeline.receive(direct(problem="an event of another app")) is Verdict.SETTLED
+            assert await backend.drops() == [(bot.installation_id, "om_1", "invalid_event")]
+            assert await backend.claims() == {}
+            assert await backend.messages() == []
+            # The message itself may still come, under the same id.
+            await pipeline.receive(direct())
+        assert pipeline.outcomes[-1] == INGESTED
+        assert len(await backend.messages()) == 1
 
     async def test_same_message_id_is_judged_by_every_bot_on_its_own(self, backend: InboundBackend) -> None:
         first = await backend.add_bot("cli_a")
@@ -449,11 +509,11 @@ class InboundSuite:
         self, backend: InboundBackend, fused: bool
     ) -> None:
         async with open_pipeline(backend.store, fused=fused) as pipeline:
-            bot = await _warm(backend, pipeline)
+            await _warm(backend, pipeline)
             for _ in range(2):
                 assert await pipeline.receive(direct("om_1")) is Verdict.SETTLED
         assert pipeline.outcomes[1:] == [INGESTED, _dropped(DropReason.DUPLICATE)]
-        assert await backend.drops() == [(bot.installation_id, "om_1", "duplicate")]
+        assert await backend.drops() == []
         assert len(await backend.messages()) == 2
 
     @both_paths

@@ -107,9 +107,9 @@ class Office:
 
     async def link_token(self, account: str = "ou_eve") -> str:
         prompts = BindingPrompts(PostgresBindingStore(self.pool), public_url="https://gateway.example")
-        text = await prompts.compose(self.installation_id, account)
-        assert text is not None
-        return text.rpartition("token=")[2]
+        question = await prompts.compose(self.installation_id, account)
+        assert question is not None
+        return question.text.rpartition("token=")[2]
 
     async def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return await query(self.pool, statement, *values)

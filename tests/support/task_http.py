@@ -24,15 +24,17 @@ USER_TOKEN = "gwu_not-a-real-token"
 
 @dataclass
 class TaskServer:
-    """`revoked`: the token is not accepted any more."""
+    """`revoked`: the token is not accepted any more. `authentications` counts how often a token was looked up."""
 
     tenant: Tenant
     service: TaskService
     url: str = ""
     revoked: bool = False
+    authentications: int = 0
     stop: trio.Event = field(default_factory=trio.Event)
 
     async def authenticate(self, token: str) -> Principal | None:
+        self.authentications += 1
         if self.revoked:
             return None
         known: dict[str, Principal] = {TOKEN: self.tenant.runtime, USER_TOKEN: UserPrincipal(self.tenant.user_id)}

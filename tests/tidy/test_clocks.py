@@ -10,6 +10,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.sources import tree_of
+
 SOURCE = Path(__file__).parents[2] / "src" / "gateway"
 
 ALLOWED = {
@@ -46,7 +48,7 @@ def _reads(tree: ast.AST) -> Iterator[str]:
 
 def _modules() -> Iterator[tuple[str, ast.AST]]:
     for path in sorted(SOURCE.rglob("*.py")):
-        yield path.relative_to(SOURCE).as_posix(), ast.parse(path.read_text())
+        yield path.relative_to(SOURCE).as_posix(), tree_of(path)
 
 
 def test_wall_clock_is_read_only_where_there_is_a_reason() -> None:

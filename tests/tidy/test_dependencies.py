@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.sources import tree_of
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = [ROOT / "requirements" / name for name in ("build.txt", "runtime.txt", "dev.txt")]
@@ -30,7 +32,7 @@ def imported() -> set[str]:
     """Top-level modules that the source imports, or looks for by name."""
     found = set()
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import known_keys
+from support.sources import tree_of
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "gateway"
@@ -26,11 +27,6 @@ TEXTS = [
     *sorted(ROOT.glob("sql/*.sql")),
     *sorted(ROOT.glob("migrations/*.sql")),
 ]
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
 
 
 @cache

@@ -34,6 +34,7 @@ from gateway.observe.log import is_secret_name, scrub
 from gateway.simulator.echo_agent import reply
 from gateway.simulator.exchange import Answer, Router
 from gateway.work.tasks.diagnosis import DIAGNOSIS_CHARS_MAX, RULES
+from support.sources import tree_of
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMPILERS = {"compile", "search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"}
@@ -117,12 +118,13 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.lark.chat.mentions _PLACEHOLDER": worst("@", "@a", "@" + "a" * 80),
     "gateway.core.plain _TERMINAL_CODE": worst("\x1b[", "\x1b]", "\x1b[0", "\x1b]a", "\x1b ", "1", " ", before="\x1b["),
     "gateway.core.plain _UNSEEN": worst("\x00", "a"),
+    "gateway.config _PLAIN_SEGMENT": worst("a", "~"),
     "gateway.core.commands _SILENT": worst(" ", "[Image]", "[Image", "\u200b"),
-    "gateway.core.commands _BLANK": worst(" ", "a"),
     "gateway.core.commands _MARKER": worst("[Image]", "[Image", "["),
     "gateway.lark.chat.kinds _KNOWN_SHAPE": worst("a"),
     "gateway.lark.chat.kinds _BLANK": worst("{", "a", "{a"),
     "gateway.lark.chat.post _BACKTICKS": worst("`", "``", "```a"),
+    "gateway.lark.install.account_id _OPEN_ID": worst("a", before="ou_"),
     "gateway.lark.install.service _APP_ID": worst("a", before="cli_"),
     "gateway.lark.chat.cards _CALL_TO_ALL": worst("<at id", "<at id=all>", "<at user_id = 'all", " id=", "<at "),
     "gateway.lark.chat.markdown _LINE_END": worst("\r", "\n", "a"),
@@ -152,7 +154,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
     "gateway.simulator.resource_calls read_form: search 2": worst(' name="', " name=", "a", ";"),
     "gateway.simulator.resource_calls read_form: search 3": worst('filename="', "filename=", "a"),
     "gateway.webhooks.envelope _NUL": worst("\\", "\\\\u000", "\\\\u0000", "\\u0000", "a\\\\"),
-    "gateway.webhooks.envelope _ESCAPE": worst("\\", "\\ud800", "\\ud800\\udc0", "\\ud800\\udc00"),
+    "gateway.core.plain _ESCAPE": worst("\\", "\\ud800", "\\ud800\\udc0", "\\ud800\\udc00"),
     "gateway.webhooks.signature _SECONDS": worst("1"),
     "gateway.work.people.bindings _TOKEN": worst("a"),
     "gateway.work.tasks.diagnosis _QUOTES": worst('"', 'a"'),
@@ -163,7 +165,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
         "requires a ", "at a:1", "1", "keyerror: a", "unsupported a ", "empty a", "version ", "quota ", "proxy ",
     ),
     "gateway.work.people.directory _PREFIX": worst("A"),
-    "gateway.work.people.directory _NOT_SLUG": worst("-", "a-"),
+    "gateway.work.people.directory _SLUG": worst("a", "a-"),
     "gateway.work.people.directory _EMAIL": worst("a", "@", after="@"),
     "gateway.work.issues.pages _KEY": worst("1", before="A-"),
     "gateway.legacy.rows _TOKEN_HASH": worst("a"),
@@ -200,7 +202,7 @@ READ_AT_MOST = {key: DIAGNOSIS_CHARS_MAX for key in CASES if "diagnosis _rule" i
 @cache
 def modules() -> tuple[tuple[str, ast.Module], ...]:
     return tuple(
-        (".".join(path.relative_to(SOURCE).with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8")))
+        (".".join(path.relative_to(SOURCE).with_suffix("").parts), tree_of(path))
         for path in sorted(SOURCE.rglob("*.py"))
         if not path.name.endswith("_pb2.py")
     )

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.sources import tree_of
+
 SOURCE = Path(__file__).parents[2] / "src" / "gateway"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
 
@@ -43,7 +45,7 @@ def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_functions_take_few_parameters() -> None:
     found: dict[str, dict[str, int]] = {}
     for path in MODULES:
-        for name, node in functions(ast.parse(path.read_text())):
+        for name, node in functions(tree_of(path)):
             if parameters(node) > PARAMETERS_MAX and not is_command(node):
                 found.setdefault(path.relative_to(SOURCE).as_posix(), {})[name] = parameters(node)
     assert found == MORE_PARAMETERS
@@ -66,7 +68,7 @@ def test_public_type_names_mean_one_thing_each() -> None:
     """Not even the simulator repeats one: a reader who searches for a name finds what it is."""
     homes: dict[str, list[str]] = defaultdict(list)
     for path in MODULES:
-        for name in public_types(ast.parse(path.read_text())):
+        for name in public_types(tree_of(path)):
             homes[name].append(path.relative_to(SOURCE).as_posix())
     assert len(homes) > 500
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}

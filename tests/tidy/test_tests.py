@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.sources import tree_of
+
 TESTS = Path(__file__).parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 RAISING = {"raises", "fail", "fail_after", "warns", "check_returncode"}
@@ -17,7 +19,7 @@ RAISING = {"raises", "fail", "fail_after", "warns", "check_returncode"}
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    return {path.relative_to(TESTS).as_posix(): ast.parse(path.read_text()) for path in TESTS.rglob("*.py")}
+    return {path.relative_to(TESTS).as_posix(): tree_of(path) for path in TESTS.rglob("*.py")}
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.sources import tree_of
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "gateway"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
@@ -28,7 +30,7 @@ def test_modules_have_telling_names() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [path for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [path for path in MODULES if not ast.get_docstring(tree_of(path))]
     assert not silent
 
 
@@ -95,7 +97,7 @@ def roles_judged(tree: ast.AST) -> Iterator[str]:
 def test_roles_are_judged_in_one_module() -> None:
     # `gateway admin` is a command: the command line has a word of its own that is no role.
     rooms = [path for path in MODULES if not path.is_relative_to(SOURCE / "cli")]
-    judging = [path for path in rooms if any(roles_judged(ast.parse(path.read_text())))]
+    judging = [path for path in rooms if any(roles_judged(tree_of(path)))]
     assert judging == [SOURCE / ROLE_RULES]
     for judged in ('role in ("owner", "admin")', 'role != "guest"', 'LEADERS = {"owner", "admin"}'):
         assert any(roles_judged(ast.parse(judged))), judged
@@ -112,7 +114,7 @@ def shields(tree: ast.AST) -> Iterator[int]:
 
 
 def test_shields_live_in_finishing_alone() -> None:
-    found = {path.relative_to(SOURCE).as_posix() for path in MODULES if any(shields(ast.parse(path.read_text())))}
+    found = {path.relative_to(SOURCE).as_posix() for path in MODULES if any(shields(tree_of(path)))}
     assert found == {"concurrency.py"}
 
 

@@ -6,7 +6,10 @@ from enum import IntFlag
 
 
 class Capability(IntFlag):
-    """A set of abilities. `str()` names them lowest bit first; bits this version does not know follow once, in hex."""
+    """A set of abilities. `str()` names them lowest bit first; bits this version does not know follow once, in hex.
+
+    ATTACHMENT and VOICE mean that the channel can receive such files, or send them, or both.
+    """
 
     TEXT = 1 << 0
     RICH_CARD = 1 << 1

@@ -25,8 +25,8 @@ class AgentHome:
 class InstallationDraft:
     """An installation that is to be written. `config` holds secrets in sealed form only.
 
-    `replaces` is True if it may take the place of another app's live bot. `learnt_keys` are config keys whose values
-    the platform tells: a row of the same app keeps those that the draft lacks.
+    It replaces the config of the agent's row as a whole. `replaces` is True if it may take the place of another app's
+    live bot.
     """
 
     id: UUID
@@ -36,7 +36,6 @@ class InstallationDraft:
     installer_user_id: UUID
     config: dict[str, Any] = field(repr=False)
     replaces: bool = False
-    learnt_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from gateway.core.replies import Button
+
 
 class ChatType(StrEnum):
     """A conversation of two, or of several people."""
@@ -72,7 +74,8 @@ class InboundMessage:
     """One message as the core sees it. Its repr, which may end up in a log, leaves out the words of the message.
 
     `command_text` holds the sender's own words, before anything was added to `text`; commands are read from it alone.
-    `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock.
+    `raw` is opaque: only the adapter that produced it may look inside. `sent_at` is the platform's clock. `problem` is
+    the reason why the event is no usable message; such an event is recorded as `invalid_event` and dropped.
     """
 
     app_id: str
@@ -90,7 +93,10 @@ class InboundMessage:
     event_type: str = ""
     bundle: bool = False
     """True if the message only wraps messages of others that were forwarded together; those are looked up."""
+    withheld: bool = False
+    """True if the event came without the words of the message; those are looked up as if it quoted itself."""
     raw: Any = field(default=None, repr=False, compare=False)
+    problem: str = ""
 
 
 class Tone(StrEnum):
@@ -108,7 +114,8 @@ class Tone(StrEnum):
 class OutboundMessage:
     """One message to send. `idempotency_key` stays the same over every attempt, at most 50 characters.
 
-    Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation.
+    Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation. `button` is the link that
+    `text` ends with: a platform may show it as a button instead.
     """
 
     text: str = field(repr=False)
@@ -118,6 +125,7 @@ class OutboundMessage:
     user_id: str = ""
     thread_id: str = ""
     reply_to: str = ""
+    button: Button | None = None
 
 
 @dataclass(frozen=True, slots=True)

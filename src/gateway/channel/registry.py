@@ -61,12 +61,15 @@ class Registry:
             self._factories[channel_type] = factory
             self._traits[channel_type] = traits
 
+    def lookup(self, channel_type: str) -> ChannelFactory | None:
+        """Return the factory of a platform; None if it is not registered."""
+        return self._factories.get(channel_type)
+
     def build(self, config: ChannelConfig) -> Channel:
         """Make a channel with the factory of its type. Raises UnknownChannelType."""
-        try:
-            factory = self._factories[config.type]
-        except KeyError as error:
-            raise UnknownChannelType(config.type) from error
+        factory = self.lookup(config.type)
+        if factory is None:
+            raise UnknownChannelType(config.type)
         return factory(config)
 
     def types(self) -> list[str]:
@@ -84,8 +87,8 @@ class Registry:
         """Return the texts of the messages that a text is sent as on a platform."""
         return self.traits(channel_type).divide(text)
 
-    def lookups(self) -> dict[str, LookupOf]:
-        """Return the function that finds a lookup, by platform; platforms without one are left out."""
+    def message_lookups(self) -> dict[str, LookupOf]:
+        """Return `Traits.lookup_of` of each platform that has one, by its type."""
         known = ((channel_type, traits.lookup_of) for channel_type, traits in self._traits.items())
         return {channel_type: lookup_of for channel_type, lookup_of in known if lookup_of is not None}
 

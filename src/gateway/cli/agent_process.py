@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from gateway.cli.agent_guard import Guard
+from gateway.cli.agent_guard import MARK_VARIABLE, Guard, end_marked
 from gateway.concurrency import finishing
 
 STDOUT_BYTES_MAX = 4_000_000
@@ -77,15 +77,16 @@ async def run_program(
     `stderr_tail` is filled while the program runs, for a caller that may have to cancel this.
 
     The program gets a process group of its own. Cancellation ends the whole group: SIGTERM, and SIGKILL after two
-    seconds. No process of the group is left when this returns or raises. If this process is killed, `guard` ends the
-    group. Raises OSError if the program cannot be started.
+    seconds. No process of the group is left when this returns or raises, and none that carries the run's mark (see
+    `agent_guard`). If this process is killed, `guard` ends them. Raises OSError if the program cannot be started.
     """
+    mark = guard.next_mark()
     process = await trio.lowlevel.open_process(
         list(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=dict(environment),
+        env={**environment, MARK_VARIABLE: mark},
         start_new_session=True,
         preexec_fn=guard.enlist,  # safe between fork and exec: a system call, and nothing that takes a lock
     )
@@ -95,6 +96,7 @@ async def run_program(
     finally:
         with finishing(TERMINATE_SECONDS + STRAGGLER_SECONDS):
             await _end(process)
+            await trio.to_thread.run_sync(end_marked, mark)
             guard.dismiss(process.pid)
 
 

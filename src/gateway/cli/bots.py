@@ -8,6 +8,7 @@ from gateway.channel.installation import InstallationView
 from gateway.config import Settings
 from gateway.lark.install import shown as lark
 
+AGENT_HELP = "The agent that answers: an id, a unique name, or WORKSPACE/NAME."
 REPLACE_HELP = "Put the app in the place of another one that is the agent's live bot, which then stops at once."
 
 

@@ -19,7 +19,7 @@ import segno
 import trio
 
 from gateway.channel.installs import ScanStatus
-from gateway.cli.bots import REPLACE_HELP, shown
+from gateway.cli.bots import AGENT_HELP, REPLACE_HELP, shown
 from gateway.cli.output import config_option, json_option, plain, print_json, print_record
 from gateway.config import Settings, load_settings
 from gateway.daemon.platforms import open_scans
@@ -48,7 +48,7 @@ SAID = {
 class Wanted:
     """The values of the command line."""
 
-    agent_id: UUID
+    agent: str
     region: str
     installer_email: str | None
     replaces: bool
@@ -56,7 +56,7 @@ class Wanted:
 
 
 @click.command("install", short_help="Connect a bot by scanning a QR code.")
-@click.option("--agent", "agent_id", type=click.UUID, required=True, help="The agent that answers.")
+@click.option("--agent", required=True, metavar="AGENT", help=AGENT_HELP)
 @click.option(
     "--region",
     type=click.Choice(["feishu", "lark"]),
@@ -69,7 +69,7 @@ class Wanted:
 @config_option
 @json_option
 def install(
-    *, agent_id: UUID, region: str, installer: str | None, replaces: bool, config: Path | None, as_json: bool
+    *, agent: str, region: str, installer: str | None, replaces: bool, config: Path | None, as_json: bool
 ) -> int:
     """Show a QR code. A person who scans it with the Feishu or Lark app creates a bot for the agent.
 
@@ -78,14 +78,13 @@ def install(
     unless --replace is given. With --json two lines are printed: the link as soon as there is one, and then the
     installation or the error. Exits 0 once the bot is connected, else 1.
     """
-    return trio.run(_install, load_settings(config), Wanted(agent_id, region, installer, replaces, as_json))
+    return trio.run(_install, load_settings(config), Wanted(agent, region, installer, replaces, as_json))
 
 
 async def _install(settings: Settings, wanted: Wanted) -> int:
-    async with open_scans(settings) as service:
-        request = await service.request_for(
-            wanted.agent_id, wanted.region, wanted.installer_email, replaces=wanted.replaces
-        )
+    async with open_scans(settings) as (service, references):
+        agent_id = await references.agent(wanted.agent)
+        request = await service.request_for(agent_id, wanted.region, wanted.installer_email, replaces=wanted.replaces)
         begun = await service.begin(request)
         # Signals are handled before the code is shown. From then on a signal must stop the waiting in good order, and
         # with it the database server that this command may have started.

@@ -24,7 +24,7 @@ def task() -> None:
 
 
 @task.command("list")
-@click.option("--workspace", metavar="WORKSPACE", help="Of one workspace only (a slug or an id).")
+@click.option("--workspace", metavar="WORKSPACE", help="Of one workspace only: a slug, an id, or a unique name.")
 @click.option(
     "--agent", metavar="AGENT", help="Of one agent only: an id, a name where it is unique, or WORKSPACE/NAME."
 )
@@ -49,7 +49,10 @@ def list_(
 @config_option
 @json_option
 def show(task_id: UUID, config: Path | None, as_json: bool) -> None:
-    """Show one run: its attempts, why it failed, the end of its program's stderr, and the delivery of its messages."""
+    """Show one run: its attempts, why it failed, the end of its program's stderr, and the delivery of its messages.
+
+    TASK is the id of a task, or of an autopilot's run, whose latest task is shown.
+    """
     page, sent = trio.run(_show, load_settings(config), task_id)
     if as_json:
         print_json(asdict(page) | {"outbound": sent})
@@ -75,11 +78,10 @@ def _row(line: TaskLine) -> tuple[object, ...]:
 async def _list(
     settings: Settings, workspace: str | None, agent: str | None, status: str | None, limit: int
 ) -> list[TaskLine]:
-    async with open_task_views(settings) as (views, directory):
-        place = None if workspace is None else await directory.workspace(workspace)
-        return await views.recent(
-            workspace_id=None if place is None else place.id, agent=agent, status=status, rows_max=limit
-        )
+    async with open_task_views(settings) as (views, references):
+        workspace_id = None if workspace is None else await references.workspace(workspace)
+        agent_id = None if agent is None else await references.agent(agent, workspace_id=workspace_id)
+        return await views.recent(workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=limit)
 
 
 async def _show(settings: Settings, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:

@@ -14,11 +14,17 @@ from dataclasses import dataclass, field
 
 from gateway.core.markdown import Replacement, place_media
 
+TITLE_CHARS_MAX = 200
+"""A longer first line of a quote is cut for the title. It then stands in the description as a whole."""
+
 _LINE_ENDS = " \t\r\n"
-_UNDRAWN = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+_SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+_UNDRAWN = "\u00ad\u180e\ufeff" + "".join(
+    chr(code) for begin, end in ((0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x2069)) for code in range(begin, end + 1)
+)
 """Soft hyphen, zero-width characters, marks of the reading direction, and the byte order mark."""
-_SILENT = re.compile(rf"(?:[\s{_UNDRAWN}]|\[(?:Image|Video|File|Audio)\])*")
-_BLANK = re.compile(rf"[\s{_UNDRAWN}]")
+_BLANKS = _SPACES + _UNDRAWN
+_SILENT = re.compile(rf"(?:[{_BLANKS}]|\[(?:Image|Video|File|Audio)\])*")
 _MARKER = re.compile(r"\[(?:Image|Video|File|Audio)\]")
 
 
@@ -149,6 +155,20 @@ def title_from(former: str) -> str:
     return _first_line(former)
 
 
+def with_quote(command: FileIssue, quote: str) -> tuple[str, str]:
+    """Return the title of an issue whose command answers `quote`, and the lines that the quote adds to its description.
+
+    A bare command takes its title from the first line of the quote and adds the others. A command with a title adds the
+    quote as a quotation. The title is "" if neither has one.
+    """
+    title = "" if command.title else title_from(quote)
+    if len(title) > TITLE_CHARS_MAX:
+        return f"{title[:TITLE_CHARS_MAX]}…", quote
+    if title:
+        return title, quote[begin_of_words(quote) :].partition("\n")[2].strip(_LINE_ENDS)
+    return command.title, "\n".join(f"> {line}".rstrip() for line in quote.splitlines())
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A command that was split off: what stands before it, the rest of its line, and the lines below.
@@ -174,17 +194,10 @@ def _split(words: str, token: str) -> _Found | None:
     words = words.replace("\r\n", "\n")
     start = begin_of_words(words)
     end = start + len(token)
-    if not words.startswith(token, start) or not (end == len(words) or _BLANK.match(words, end)):
+    if not words.startswith(token, start) or not (end == len(words) or words[end] in _BLANKS):
         return None
     line, _, below = words[end:].partition("\n")
-    return _Found(words[:start], _stripped(line), below)
-
-
-def _stripped(text: str) -> str:
-    """Strip blanks of any kind and undrawn characters from both ends."""
-    begin = next((index for index, character in enumerate(text) if not _BLANK.match(character)), len(text))
-    end = next((index for index in range(len(text), begin, -1) if not _BLANK.match(text[index - 1])), begin)
-    return text[begin:end]
+    return _Found(words[:start], line.strip(_BLANKS), below)
 
 
 def _without_markers(line: str) -> str:
@@ -196,7 +209,7 @@ def _described(files: Sequence[str], below: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return _stripped(text[begin_of_words(text) :].partition("\n")[0])
+    return text[begin_of_words(text) :].partition("\n")[0].strip(_BLANKS)
 
 
 def _directive(body: str, words: str) -> _Place | None:
@@ -217,5 +230,7 @@ def _directive(body: str, words: str) -> _Place | None:
 
 def _says(line: str, directive: str) -> bool:
     """True if the line is the directive, behind nothing but what is no word, or behind mentions."""
-    said = _stripped(line[begin_of_words(line) :])
+    if directive not in line:
+        return False
+    said = line[begin_of_words(line) :].strip(_BLANKS)
     return said == directive or (said.startswith("@") and said.endswith(f" {directive}"))

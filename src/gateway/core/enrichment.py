@@ -31,7 +31,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
@@ -78,6 +78,19 @@ class Author:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedFile:
+    """A file of a message that was looked up. `kind` is image, file, audio or video.
+
+    The platform hands it out by its `key`, as a file of the message `message_id`.
+    """
+
+    message_id: str
+    kind: str
+    key: str = field(repr=False)
+    name: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """One message that was looked up.
 
@@ -95,6 +108,7 @@ class Said:
     within: str = ""
     bundle: bool = False
     gone: bool = False
+    files: tuple[SharedFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +189,22 @@ class Additions:
     quoted: Quoted | None = None
     forwarded: Forwarded | None = None
 
+    def shared_files(self) -> list[SharedFile]:
+        """Return the files of the quoted message and of the forwarded ones. Those of recent messages are not shared.
+
+        A platform hands out the files of a bundle, at any depth, as files of the outermost one.
+        """
+        files: list[SharedFile] = []
+        for found in (self.quoted and self.quoted.found, self.forwarded and self.forwarded.found):
+            if not found or found[0].gone:
+                continue
+            inside = found[1 : FORWARDED_MAX + 1] if found[0].bundle else ()
+            files += found[0].files
+            files += [
+                replace(file, message_id=found[0].message_id) for said in inside if not said.gone for file in said.files
+            ]
+        return files
+
 
 def render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str]:
     """Return the text that goes before each message of one run, "" where there is none.
@@ -184,6 +214,18 @@ def render(additions: Sequence[Additions], names: Mapping[str, str]) -> list[str
     """
     writer = _Writer(names)
     return [writer.additions(each) for each in additions]
+
+
+def words_of_quote(found: Sequence[Said]) -> str:
+    """Return the words of a message that was looked up, or of those it bundles, a line or more for each.
+
+    "" if it was recalled or never found. They are cut to `QUOTED_CHARS_MAX`.
+    """
+    if not found or found[0].gone:
+        return ""
+    said = [each for each in found[1 : FORWARDED_MAX + 1] if not each.bundle] if found[0].bundle else found[:1]
+    text = _UNENCODABLE.sub("", "\n".join(each.text for each in said if not each.gone)).strip()
+    return text if len(text) <= QUOTED_CHARS_MAX else f"{text[:QUOTED_CHARS_MAX]} {SHORTENED}"
 
 
 def neutralise(text: str) -> str:

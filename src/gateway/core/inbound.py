@@ -24,7 +24,7 @@ class InboundOutcome(StrEnum):
 
 
 class DropReason(StrEnum):
-    """The reason why a message was dropped. These are the values in the audit."""
+    """The reason why a message was dropped. All but DUPLICATE are written into the audit."""
 
     UNBOUND_USER = "unbound_user"
     NON_WORKSPACE_MEMBER = "non_workspace_member"
@@ -66,11 +66,16 @@ def asks_to_bind(reason: DropReason, *, from_bot: bool) -> bool:
     return reason is DropReason.UNBOUND_USER and not from_bot
 
 
-def refuse_installation(*, known: bool, revoked: bool) -> DropReason | None:
-    """Judge the installation that a message arrived for. None means that it is not refused."""
+def refuse_event(*, known: bool, revoked: bool, usable: bool) -> DropReason | None:
+    """Judge an event before anything is claimed for it, by its installation and by whether it is a usable message.
+
+    None means that it is not refused.
+    """
     if not known:
         return DropReason.INVALID_EVENT
-    return DropReason.REVOKED_INSTALLATION if revoked else None
+    if revoked:
+        return DropReason.REVOKED_INSTALLATION
+    return None if usable else DropReason.INVALID_EVENT
 
 
 def refuse_message(

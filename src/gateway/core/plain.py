@@ -1,4 +1,4 @@
-"""Text of programs as people should see it: without the codes by which a program draws on a terminal. Pure."""
+"""Text of programs as people should see it: without the codes of a terminal, and of whole characters. Pure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ _TERMINAL_CODE = re.compile(
 )
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 """Control characters except the line end and the tab, and the byte order mark."""
+# Matches every escape of JSON whole, so that no match begins inside another escape. The group holds one half of a
+# surrogate pair that stands without its other half.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 
 
 def plain(text: str) -> str:
@@ -34,3 +39,13 @@ def plain(text: str) -> str:
 def _last_state(line: str) -> str:
     states = [state for state in line.split("\r") if state]
     return states[-1] if states else ""
+
+
+def with_whole_characters(json: bytes) -> bytes:
+    """Return JSON with U+FFFD in place of each escaped half of a surrogate pair that stands without its other half.
+
+    Senders produce such halves when they cut a text in the middle of an emoji.
+    """
+    if b"\\ud" not in json and b"\\uD" not in json:
+        return json
+    return _ESCAPE.sub(lambda found: found[0] if found[1] is None else b"\\ufffd", json)

@@ -5,6 +5,7 @@ People's words may be part of them only by way of `quoted`, which keeps them sho
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import quote
 
@@ -12,6 +13,22 @@ from gateway.core.markdown import shortened, without_links, without_mentions
 
 QUOTE_CHARS_MAX = 200
 DEFAULT_LANGUAGE = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """A link with a label. Its address may hold a secret, so the repr leaves it out."""
+
+    label: str
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The words of a message, made at the moment of sending. `button` is the link that they end with, if any."""
+
+    text: str = field(repr=False)
+    button: Button | None = None
 
 
 class Reply(StrEnum):
@@ -37,7 +54,7 @@ WORDS = {
         Reply.ISSUE_DUPLICATE: "{issue} has this title already and is still open: {title}",
         Reply.ISSUE_USAGE: (
             "An issue needs a title: /issue Fix the login page. The lines below it become the description. "
-            "A bare /issue takes your previous message as its title, and I found none."
+            "A bare /issue takes the message that it replies to, or your previous one, and I found none."
         ),
         Reply.FRESH_PENDING: "A fresh start: I leave aside what was said so far. What is it about?",
         Reply.STALE: (
@@ -59,7 +76,7 @@ WORDS = {
         Reply.ISSUE_DUPLICATE: "已有同名且未关闭的 {issue}：{title}",
         Reply.ISSUE_USAGE: (
             "请提供标题，例如：/issue 修复登录页。后面的各行会作为描述。"
-            "只发送 /issue 时会用你的上一条消息作标题，但没有找到可用的消息。"
+            "只发送 /issue 时会用所回复的消息或你的上一条消息作标题，但没有找到可用的消息。"
         ),
         Reply.FRESH_PENDING: "已重新开始，之前的对话不再计入。请说说新的内容。",
         Reply.STALE: (

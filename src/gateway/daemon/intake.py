@@ -36,7 +36,7 @@ from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.issue_page_store import PostgresIssuePages
 from gateway.postgres.lease_store import PostgresLeaseStore
-from gateway.postgres.migrate import pending
+from gateway.postgres.migrate import pending_by_now
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.outgoing_store import PostgresOutgoingStore
 from gateway.postgres.readiness_store import PostgresReadiness
@@ -210,7 +210,7 @@ def _people(
     return http.People(
         accounts=Accounts(PostgresAccountStore(pool)),
         directory=directory,
-        bindings=BindingService(PostgresBindingStore(pool), Introductions(foundation.registry.lookups()).of),
+        bindings=BindingService(PostgresBindingStore(pool), Introductions(foundation.registry.message_lookups()).of),
         workplace=_workplace(foundation, services),
         chats=ChatService(PostgresChatStore(pool), recorder=foundation.metrics),
         outgoing=OutgoingService(PostgresOutgoingStore(pool)),
@@ -253,7 +253,7 @@ def _readiness(foundation: Foundation, fleet: Fleet) -> Readiness:
 
 
 async def _migrations_problem(foundation: Foundation) -> str | None:
-    waiting = await pending(foundation.conninfo)
+    waiting = await pending_by_now(foundation.address.for_sessions)
     return f"pending: {', '.join(waiting)}" if waiting else None
 
 

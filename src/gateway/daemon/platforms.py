@@ -14,6 +14,7 @@ import structlog
 
 from gateway.channel.installation import InstallationView
 from gateway.config import Settings
+from gateway.daemon.administration import references_on
 from gateway.daemon.database import open_database, open_keyring, open_secrets
 from gateway.daemon.foundation import Foundation
 from gateway.errors import ConfigError
@@ -28,6 +29,7 @@ from gateway.postgres.install_store import PostgresInstallStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.pool import Pool
 from gateway.recorder import SILENT, Recorder
+from gateway.work.people.references import References
 
 log = structlog.get_logger()
 
@@ -96,22 +98,24 @@ def open_platform_client(
 
 
 @asynccontextmanager
-async def open_installations(settings: Settings) -> AsyncIterator[InstallationService]:
-    """Open the bots of a database beside a daemon that may run. The pool is closed with the block.
+async def open_installations(settings: Settings) -> AsyncIterator[tuple[InstallationService, References]]:
+    """Open the bots of a database, and what finds them and their agents by name, beside a daemon that may run.
 
-    The HTTP client is opened for each call, so that a proxy that cannot be used spoils only what calls the platform.
+    The pool is closed with the block. The HTTP client is opened for each call, so that a proxy that cannot be used
+    spoils only what calls the platform.
     """
     proxy = settings.lark.proxy_url
     identify = identify_with(settings.lark.open_base_url, proxy_url=proxy.get_secret_value() if proxy else None)
     async with open_database(settings, attach=True) as pool:
-        yield InstallationService(PostgresInstallationStore(pool), open_keyring(settings), identify)
+        service = InstallationService(PostgresInstallationStore(pool), open_keyring(settings), identify)
+        yield service, references_on(pool)
 
 
 @asynccontextmanager
-async def open_scans(settings: Settings) -> AsyncIterator[ScanService]:
-    """Open the scans of codes beside a daemon that may run. Everything is closed with the block.
+async def open_scans(settings: Settings) -> AsyncIterator[tuple[ScanService, References]]:
+    """Open the scans of codes, and what finds agents by name, beside a daemon that may run.
 
-    Raises ConfigError if there is no key to store an app secret under.
+    Everything is closed with the block. Raises ConfigError if there is no key to store an app secret under.
     """
     async with (
         open_database(settings, attach=True) as pool,
@@ -120,7 +124,7 @@ async def open_scans(settings: Settings) -> AsyncIterator[ScanService]:
         ring = open_keyring(settings)
         if ring is None:
             raise ConfigError("secret_key: unset, so no app secret can be stored; `gateway keygen` prints one")
-        yield scan_service(settings, pool, http, ring)
+        yield scan_service(settings, pool, http, ring), references_on(pool)
 
 
 def scan_service(

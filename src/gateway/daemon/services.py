@@ -10,6 +10,7 @@ import trio
 
 from gateway.batching import Batcher, run_batches
 from gateway.channel.capability import Capability
+from gateway.daemon.database import DatabaseAddress
 from gateway.daemon.foundation import Foundation, utc_now
 from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
@@ -26,9 +27,10 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import PostgresInboundStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.issue_store import PostgresIssueStore
-from gateway.postgres.listen import run_listener
+from gateway.postgres.listen import NotificationsUnavailable, run_listener
 from gateway.postgres.migrate import announce_daemon
 from gateway.postgres.push_store import PostgresPushStore
+from gateway.postgres.session import open_session
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.webhook_store import PostgresWebhookStore
 from gateway.webhooks.delivery import Intake
@@ -44,6 +46,9 @@ from gateway.work.tasks.attachments import Attachments, PlatformFiles
 from gateway.work.tasks.file_cache import FileCache
 from gateway.work.tasks.ports import LossLimits
 from gateway.work.tasks.tasks import TaskService
+
+# Without notifications these would make every page load itself anew, and every token be read again, each second.
+RARELY_RUNG = frozenset({"gateway_event", "gateway_webhook"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +123,15 @@ def _inbound(foundation: Foundation, issues: IssueService) -> Inbound:
         batch_window_seconds=settings.hub.batch_window_seconds,
         silent_seconds=settings.limits.runtime_silence_seconds,
     )
+    enricher = Enricher(foundation.registry.message_lookups(), recorder=foundation.metrics)
     commands = CommandService(
         store,
         issues,
         public_url=settings.http.public_url,
         stale_after_seconds=settings.hub.stale_after_seconds,
+        quote_of=enricher.quote,
     )
     committer = Committer()
-    enricher = Enricher(foundation.registry.lookups(), recorder=foundation.metrics)
     pipeline = InboundPipeline(store, committer, commands, recorder=foundation.metrics, ingested=enricher.expect)
     pushed = None if foundation.ring is None else _pushed_events(foundation, foundation.ring, pipeline)
     return Inbound(store, committer, enricher, pipeline, pushed)
@@ -192,7 +198,9 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
     inbound, webhooks, wakes = services.inbound, services.webhooks, foundation.wakes
     await nursery.start(partial(run_committer, inbound.committer, inbound.store))
     heard = {**wakes.callbacks(), "gateway_webhook": webhooks.known_tokens.hear}
-    await nursery.start(partial(run_listener, partial(_connect_listener, foundation.conninfo), heard))
+    await nursery.start(
+        partial(run_listener, partial(_connect_listener, foundation.address), heard, rarely=RARELY_RUNG)
+    )
     await nursery.start(partial(run_prefetch, inbound.enricher, inbound.store.find_installation))
     await nursery.start(
         partial(
@@ -210,10 +218,15 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
         await nursery.start(inbound.pushed.run)
 
 
-async def _connect_listener(conninfo: str) -> TrioConnection[Any]:
-    """Open the connection for LISTEN. By this connection `gateway migrate down` knows that a daemon runs."""
-    connection = await TrioConnection.connect(conninfo, autocommit=True)
+async def _connect_listener(address: DatabaseAddress) -> TrioConnection[Any]:
+    """Open the connection for LISTEN. By this connection `gateway migrate down` knows that a daemon runs.
+
+    Raises NotificationsUnavailable if only a connection pooler can be reached.
+    """
+    connection = await open_session(address.for_sessions)
     try:
+        if connection.pooled and address.direct is None:
+            raise NotificationsUnavailable("database_url leads to a connection pooler: set database_direct_url")
         await announce_daemon(connection)
     except BaseException:
         connection.abort()

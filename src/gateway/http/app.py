@@ -46,7 +46,7 @@ from gateway.http.ingress import lark_events, webhooks
 from gateway.http.places import PlaceLimits, Places
 from gateway.http.query import judge_queries
 from gateway.http.requests import BoundedConnection, BoundedRequest, refuse_many_parameters, too_large
-from gateway.http.session import Sessions
+from gateway.http.session import Sessions, mount_path
 from gateway.http.throttle import LoginThrottle
 from gateway.observe.health import Readiness
 from gateway.recorder import Recorder
@@ -148,7 +148,8 @@ def create_app(services: Services) -> JsonApp:
     """Build the application with every route of the API. Each module of routes gets only the services that it uses."""
     deliveries_max = None if services.webhooks is None else services.webhooks.body_bytes_max
     bounds = body_bounds(reports=services.body_bytes_max, deliveries=deliveries_max)
-    app = JsonApp("gateway.http", recorder=services.recorder, bounds=bounds)
+    prefix = mount_path(None if services.people is None else services.people.public_url)
+    app = JsonApp("gateway.http", recorder=services.recorder, bounds=bounds, mounted_at=prefix)
     judge_queries(app)
     for blueprint in _routes(services):
         app.register_blueprint(blueprint)
@@ -216,10 +217,12 @@ class JsonApp(QuartTrio):
         bounds: Mapping[str, int] = MappingProxyType({}),
         body_bytes_max: int = SMALL,
         counted: bool = True,
+        mounted_at: str = "",
     ) -> None:
         """`bounds` maps a route's rule to the most bytes of its request body.
 
-        Routes without an entry take at most `body_bytes_max`. Requests are counted only if `counted`.
+        Routes without an entry take at most `body_bytes_max`. Requests are counted only if `counted`. `mounted_at` is
+        the path of `http.public_url`, under which people reach every route.
         """
         super().__init__(name, static_folder=None)
         self.recorder = recorder
@@ -227,6 +230,7 @@ class JsonApp(QuartTrio):
         self.bounds = bounds
         self._in_flight = 0
         self._body_bytes_max = body_bytes_max
+        self._mounted_at = mounted_at
         # Werkzeug corrects a slash with an absolute redirect, built from the Host header, which any client can forge.
         # So a path either matches as it is or gives 404.
         self.url_map.strict_slashes = False
@@ -234,6 +238,11 @@ class JsonApp(QuartTrio):
         # Quart's own bound stays off: BoundedRequest bounds the body once its route is known.
         self.config["MAX_CONTENT_LENGTH"] = None
         self.config["BODY_TIMEOUT"] = BODY_SECONDS
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._mounted_at and scope["type"] == "http":
+            scope = mounted(scope, self._mounted_at)
+        await super().__call__(scope, receive, send)
 
     def create_url_adapter(self, request: Any) -> Any:
         """Match by the path alone. The Host header, which the client chooses, can neither select nor break a route."""
@@ -320,6 +329,18 @@ def route_pattern(request: BoundedRequest) -> str:
     """Return the matched route in `{name}` form, or `unmatched`. A raw path would put ids and tokens into a label."""
     rule = request.url_rule
     return "unmatched" if rule is None else _VARIABLE.sub(r"{\1}", rule.rule)
+
+
+def mounted(scope: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the ASGI scope of a request to an application that is mounted at `prefix`.
+
+    Some proxies pass the prefix on and others remove it, and a client on this machine never writes it. So a path
+    without the prefix means the same as the path with it. `request.root_path` is the prefix in both cases, and links
+    begin with it.
+    """
+    path = scope["path"]
+    has_prefix = path == prefix or path.startswith(f"{prefix}/")
+    return {**scope, "root_path": prefix, "path": path if has_prefix else f"{prefix}{path}"}
 
 
 def _only_leaf(error: BaseException) -> BaseException:

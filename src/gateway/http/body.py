@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 from quart import Response, request
 
+from gateway.core.plain import with_whole_characters
 from gateway.errors import Invalid
 
 
@@ -35,10 +36,19 @@ async def read_json(shape: type[T]) -> T:
     """Read the current request's body as `shape`. An empty body counts as an empty object.
 
     Raises Invalid: `invalid_json`, or `invalid_body` whose `field` names the member at fault. The
-    body's size is bounded by the route (`gateway.http.bounds`).
+    body's size is bounded by the route (`gateway.http.bounds`). What is not Unicode in a runtime's body becomes U+FFFD.
     """
     body: bytes = await request.get_data(as_text=False, cache=False, parse_form_data=False)
-    return decode_json(body or b"{}", shape)
+    if not issubclass(shape, RuntimeBody):
+        return decode_json(body or b"{}", shape)
+    try:
+        return decode_json(body or b"{}", shape)
+    except Invalid as error:
+        # A worker passes on what a program wrote, which may be cut within a character. The words count, not the cut.
+        mended = with_whole_characters(body.decode(errors="replace").encode())
+        if error.code != "invalid_json" or mended == body:
+            raise
+    return decode_json(mended, shape)
 
 
 def decode_json(body: bytes, shape: type[S]) -> S:

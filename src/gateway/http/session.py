@@ -51,8 +51,7 @@ class Sessions:
     def _is_own(self, origin: str | None) -> bool:
         own = {f"{request.scheme}://{request.host}"}
         if self.public_url is not None:
-            parts = urlsplit(self.public_url)
-            own.add(f"{parts.scheme}://{parts.netloc}")
+            own.add(origin_of(self.public_url))
         return origin in own
 
     def start(self, response: Response, secret: str, seconds: int) -> None:
@@ -61,14 +60,36 @@ class Sessions:
         With https the browser never sends it over plain http.
         """
         response.set_cookie(
-            COOKIE, secret, max_age=seconds, path="/", httponly=True, samesite="Lax", secure=self._is_secure()
+            COOKIE,
+            secret,
+            max_age=seconds,
+            path=self._path(),
+            httponly=True,
+            samesite="Lax",
+            secure=self._is_secure(),
         )
 
     def end(self, response: Response) -> None:
-        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="Lax", secure=self._is_secure())
+        response.delete_cookie(COOKIE, path=self._path(), httponly=True, samesite="Lax", secure=self._is_secure())
+
+    def _path(self) -> str:
+        """Return the cookie's path. Other applications of the host, beside the path of `public_url`, do not get it."""
+        return mount_path(self.public_url) or "/"
 
     def _is_secure(self) -> bool:
         return request.scheme == "https" or (self.public_url or "").startswith("https://")
+
+
+def mount_path(public_url: str | None) -> str:
+    """Return the path under which people reach this server: empty, or a path without a slash at its end."""
+    return "" if public_url is None else urlsplit(public_url).path.rstrip("/")
+
+
+def origin_of(url: str) -> str:
+    """Return the origin of a URL as browsers write it: in lower case, and without the scheme's own port."""
+    parts = urlsplit(url)
+    scheme, place = parts.scheme.lower(), parts.netloc.lower()
+    return f"{scheme}://{place.removesuffix({'http': ':80', 'https': ':443'}.get(scheme, ''))}"
 
 
 def session_secret() -> str | None:

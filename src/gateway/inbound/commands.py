@@ -11,7 +11,7 @@ instead. It runs if `/confirm` is the next thing the sender says within `HELD_SE
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import UUID
 
@@ -27,13 +27,14 @@ from gateway.core.commands import (
     description_with_media,
     fresh_body,
     title_from,
+    with_quote,
 )
 from gateway.core.commands import parse_command as parse
 from gateway.core.inbound import InboundOutcome, Settlement
 from gateway.core.replies import Reply, issue_link, quoted, say
 from gateway.ids import new_id
-from gateway.inbound.ports import HeldCommand, InboundStore, MessageClaim, UserMessage
-from gateway.inbound.turn import Turn, words_of
+from gateway.inbound.ports import HeldCommand, InboundStore, MessageClaim, QuoteOf, UserMessage
+from gateway.inbound.turn import Turn, quoted_by, words_of
 from gateway.work.issues.issues import Filed, IssueDraft, IssueFile, IssueService
 from gateway.work.tasks.notices import Notice
 from gateway.work.tasks.sessions import Queueing
@@ -56,6 +57,17 @@ _RUN_OBSTACLES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _IssueWords:
+    """The title of an issue, and the lines that a quote adds to its description."""
+
+    title: str = field(repr=False)
+    added: str = field(repr=False)
+
+    def described(self, description: str) -> str:
+        return "\n\n".join(part for part in (description, self.added) if part)
+
+
 class CommandService:
     """Carries out commands. Stateless: any number of commands may be in progress at a time.
 
@@ -69,13 +81,18 @@ class CommandService:
         *,
         public_url: str | None = None,
         stale_after_seconds: float = 600.0,
+        quote_of: QuoteOf | None = None,
         mint: Callable[[], UUID] = new_id,
     ) -> None:
-        """`public_url` is the base of the links to issue pages. Without it the replies have no links."""
+        """`public_url` is the base of the links to issue pages. Without it the replies have no links.
+
+        Without `quote_of` an `/issue` takes nothing from the message that it answers.
+        """
         self._store = store
         self._issues = issues
         self._public_url = public_url
         self._stale_after = stale_after_seconds
+        self._quote_of = quote_of
         self._mint = mint
 
     async def take(self, command: Command, turn: Turn) -> Settlement | None:
@@ -90,10 +107,10 @@ class CommandService:
             case Confirm():
                 return await (self._refuse_confirmation(turn) if stale else self._confirm(turn))
             case FileIssue():
-                title = await self._title(command, turn, before=None)
-                if not title:
+                words = await self._issue_words(command, turn, quoted_by(turn.message), before=None)
+                if not words.title:
                     return await self._keep(turn, InboundOutcome.ISSUE_USAGE, notice=turn.say(Reply.ISSUE_USAGE))
-                return await (self._hold(turn, age) if stale else self._keep_and_file(command, title, turn))
+                return await (self._hold(turn, age) if stale else self._keep_and_file(command, words, turn))
             case StartFresh(text):
                 if stale:
                     return await self._hold(turn, age)
@@ -101,27 +118,35 @@ class CommandService:
 
     # /issue
 
-    async def _title(self, command: FileIssue, turn: Turn, *, before: UUID | None) -> str:
-        if command.title:
-            return command.title
-        return title_from(await self._store.find_former_words(turn.session_id, turn.author_id, before=before))
+    async def _issue_words(self, command: FileIssue, turn: Turn, quoted_id: str, *, before: UUID | None) -> _IssueWords:
+        """Return the title of an issue, and what the message that its command answers adds to the description.
 
-    async def _keep_and_file(self, command: FileIssue, title: str, turn: Turn) -> Settlement | None:
+        A bare command whose quote has no title takes the sender's previous message. Words of the quote are stored,
+        because the member asked to file them.
+        """
+        quote = "" if self._quote_of is None or not quoted_id else await self._quote_of(turn.place, quoted_id)
+        title, added = with_quote(command, quote)
+        if not title:
+            former = await self._store.find_former_words(turn.session_id, turn.author_id, before=before)
+            title = title_from(former)
+        return _IssueWords(title, added)
+
+    async def _keep_and_file(self, command: FileIssue, words: _IssueWords, turn: Turn) -> Settlement | None:
         settlement = await self._keep(turn, InboundOutcome.INGESTED)
         if settlement is not None:
             asked = HeldCommand(turn.row_id, words_of(turn.message), turn.message.text)
-            await self._file(title, command, asked, turn)
+            await self._file(words, command, asked, turn)
         return settlement
 
-    async def _file(self, title: str, command: FileIssue, asked: HeldCommand, turn: Turn) -> None:
+    async def _file(self, words: _IssueWords, command: FileIssue, asked: HeldCommand, turn: Turn) -> None:
         """File the issue. The files of `asked`, the message with the command, become the issue's files.
 
         The reply answers `turn`, which is the `/confirm` if the command was held.
         """
         draft = IssueDraft(
             turn.installation.workspace_id,
-            title,
-            description_of(asked.body, asked.words, fallback=command.description),
+            words.title,
+            words.described(description_of(asked.body, asked.words, fallback=command.description)),
             assignee_type="agent",
             assignee_id=turn.installation.agent_id,
             creator_id=turn.author_id,
@@ -130,7 +155,7 @@ class CommandService:
             source_message_id=asked.message_id,
         )
         await self._issues.file(
-            draft, notice=partial(self._tell_filed, turn), illustrate=partial(_illustrated, command, asked)
+            draft, notice=partial(self._tell_filed, turn), illustrate=partial(_illustrated, command, asked, words)
         )
 
     def _tell_filed(self, turn: Turn, filed: Filed) -> Notice:
@@ -163,7 +188,7 @@ class CommandService:
 
     async def _append_fresh(self, entry: UserMessage, turn: Turn, claim: MessageClaim | None) -> Settlement | None:
         """Append the first message of a new generation. It is never read as a command, even if it looks like one."""
-        queueing = await self._store.append(entry, claim, turn.obstacles())
+        queueing = await self._store.append(entry, claim, turn.absence_notices())
         if queueing is None:
             return None
         reached("inbound.committed")
@@ -200,8 +225,8 @@ class CommandService:
         """Carry out the held command that `turn` confirms. The replies answer `turn`."""
         match parse(held.words):
             case FileIssue() as command:
-                title = await self._title(command, turn, before=held.message_id)
-                await self._file(title, command, held, turn)
+                words = await self._issue_words(command, turn, held.quoted_id, before=held.message_id)
+                await self._file(words, command, held, turn)
             case StartFresh(text) if text:
                 body = fresh_body(held.body, held.words, fallback=text)
                 entry = turn.entry()
@@ -221,9 +246,9 @@ class CommandService:
         return Settlement(outcome)
 
 
-def _illustrated(command: FileIssue, asked: HeldCommand, files: Sequence[IssueFile]) -> str | None:
+def _illustrated(command: FileIssue, asked: HeldCommand, words: _IssueWords, files: Sequence[IssueFile]) -> str | None:
     """Return the description with links in place of its image markers, or None when nothing was replaced."""
     images = [file.id for file in files if file.kind == "image"]
     places = [(IMAGE_MARKER, k, f"![]({download_path(image)})") for k, image in enumerate(images)]
     text, changed = description_with_media(asked.body, asked.words, places, fallback=command.description)
-    return text if changed else None
+    return words.described(text) if changed else None

@@ -24,7 +24,18 @@ import trio
 from gateway.channel.errors import PlatformRefused, PlatformThrottled, PlatformUnauthorized
 from gateway.channel.lookup import Lookup, LookupOf
 from gateway.channel.message import ChatType, InboundMessage
-from gateway.core.enrichment import Additions, AuthorKind, Forwarded, Quoted, Recent, Said, Spot, neutralise, render
+from gateway.core.enrichment import (
+    Additions,
+    AuthorKind,
+    Forwarded,
+    Quoted,
+    Recent,
+    Said,
+    Spot,
+    neutralise,
+    render,
+    words_of_quote,
+)
 from gateway.errors import GatewayError
 from gateway.inbound.ports import InboundInstallation
 from gateway.inbound.turn import quoted_by, thread_of
@@ -40,6 +51,8 @@ LOOKUPS_MAX = 20
 LOOKUPS_AT_ONCE_MAX = 40
 """Look-ups in flight for all runs together. They share the connections to the platform with the messages being sent."""
 NAMES_MAX = 50
+QUOTE_SECONDS = 1.5
+"""Time for the look-up of a message that a command answers. The command's event is acknowledged after it."""
 
 PREFETCH_SECONDS = 5.0
 PREFETCHES_MAX = 8
@@ -153,7 +166,7 @@ class Enricher:
         self._send, self._receive = trio.open_memory_channel[_Expected](PREFETCHES_WAITING_MAX)
 
     async def enrich(self, place: ConversationPlace, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
-        """Return the messages with their additions, within the budget.
+        """Return the messages with their additions and the files in them, within the budget.
 
         An addition that could not be looked up is marked as missing in its place. No answer or failure of the platform
         can make this fail. Text in the messages that reads like one of the gateway's own tags is neutralised.
@@ -161,11 +174,21 @@ class Enricher:
         """
         wishes = _wishes(place, messages)
         found, names = await self._look_up(place, wishes, self._budget)
-        told = _render([_additions(place, message, messages, found) for message in messages], names)
+        additions = [_additions(place, message, messages, found) for message in messages]
+        told = _render(additions, names)
         return [
-            replace(message, text=neutralise(message.text), additions=additions)
-            for message, additions in zip(messages, told, strict=True)
+            replace(message, text=neutralise(message.text), additions=words, shared=tuple(added.shared_files()))
+            for message, added, words in zip(messages, additions, told, strict=True)
         ]
+
+    async def quote(self, place: ConversationPlace, message_id: str) -> str:
+        """Return the words of a message of the conversation; "" if they do not come within `QUOTE_SECONDS`."""
+        wish = _message_wish(place, message_id)
+        found: Sequence[Said] | None = None
+        with trio.move_on_after(QUOTE_SECONDS):
+            lookup = await self._open(place, {wish.key: wish})
+            found = None if lookup is None else await self._ask(lookup, wish)
+        return words_of_quote(_quoted(place, message_id, {wish.key: found}).found or ())
 
     def expect(self, message: InboundMessage) -> None:
         """Begin the look-ups for a message that has just become durable.

@@ -104,26 +104,27 @@ class InboundPipeline:
     async def decide(self, message: InboundMessage) -> Settlement:
         """Decide one message as `receive` does, without counting it. Return what became of it."""
         reached("inbound.received")
-        return await self._fused(message) or await self._stepwise(message)
+        return await self._fused(message) or await self._two_phase(message)
 
     async def _fused(self, message: InboundMessage) -> Settlement | None:
         if self._committer is None or not _is_plain(message):
             return None
         queueing = await self._committer.submit(_plain(message, self._mint()))
-        return None if queueing is None else self._ingest(message, Settlement(OUTCOMES[queueing]))
+        return None if queueing is None else self._announce(message, Settlement(OUTCOMES[queueing]))
 
-    def _ingest(self, message: InboundMessage, settlement: Settlement) -> Settlement:
+    def _announce(self, message: InboundMessage, settlement: Settlement) -> Settlement:
         """Announce a durable message, so that the preparation of its run may begin."""
         if settlement.outcome is InboundOutcome.INGESTED and self._ingested is not None:
             self._ingested(message)
         return settlement
 
-    async def _stepwise(self, message: InboundMessage) -> Settlement:
+    async def _two_phase(self, message: InboundMessage) -> Settlement:
         installation = await self._store.find_installation(message.source.channel_type, message.app_id)
-        reason = rules.refuse_installation(known=installation is not None, revoked=_revoked(installation))
+        known, usable = installation is not None, not message.problem
+        reason = rules.refuse_event(known=known, revoked=_revoked(installation), usable=usable)
         if installation is None or reason is not None:
             # No claim is taken: an unknown bot has no claims. A revoked bot's messages must be judged anew if it
-            # returns.
+            # returns. An unusable event may have the id of a message that is still to come.
             return await self._drop(message, installation, None, rules.dropped(reason or DropReason.INVALID_EVENT))
         if not message.message_id:
             return await self._claimed(message, installation, None)
@@ -131,10 +132,8 @@ class InboundPipeline:
         answer = await self._claim(claim)
         if answer is ClaimAnswer.TAKEN:
             return await self._claimed(message, installation, claim)
-        settlement = rules.duplicate(processed=answer is ClaimAnswer.PROCESSED)
-        if settlement.settled:
-            await self._drop(message, installation, None, settlement)
-        return settlement
+        # A redelivery leaves no trace in the store: the first delivery has its message or its audit row already.
+        return rules.duplicate(processed=answer is ClaimAnswer.PROCESSED)
 
     async def _claim(self, claim: MessageClaim) -> ClaimAnswer:
         """Take the claim. If the attempt itself fails or is cancelled, give back the claim that it may have taken."""
@@ -156,7 +155,8 @@ class InboundPipeline:
     async def _decide(
         self, message: InboundMessage, installation: InboundInstallation, claim: MessageClaim | None
     ) -> Settlement:
-        reason = _refuse_message(message, installation)
+        addressed = message.addressed_to_bot or await self._answers_bot(message, installation)
+        reason = _refuse_message(message, installation, addressed=addressed)
         if reason is not None:
             return rules.dropped(reason)
         identity = await self._store.find_identity(installation, message.source.sender_id)
@@ -169,6 +169,15 @@ class InboundPipeline:
             # The conversation was deleted in this very moment and nothing was written. This message begins a new one.
             log.info("inbound_session_gone", installation_id=str(installation.id), message_id=message.message_id)
             return await self._append(message, installation, identity, claim)
+
+    async def _answers_bot(self, message: InboundMessage, installation: InboundInstallation) -> bool:
+        """True if a person replies to a message of the bot.
+
+        A bot has to mention this one: two bots that reply to each other would never end.
+        """
+        if message.reply_to is None or message.sender_is_bot:
+            return False
+        return await self._store.is_own_message(installation.id, message.reply_to.message_id)
 
     async def _append(
         self, message: InboundMessage, installation: InboundInstallation, identity: Identity, claim: MessageClaim | None
@@ -187,11 +196,11 @@ class InboundPipeline:
         command = parse_command(words_of(turn.message))
         if command is not None and self._commands is not None:
             return await self._commands.take(command, turn)
-        queueing = await self._store.append(turn.entry(), turn.claim, turn.obstacles())
+        queueing = await self._store.append(turn.entry(), turn.claim, turn.absence_notices())
         if queueing is None:
             return None
         reached("inbound.committed")
-        return self._ingest(turn.message, Settlement(OUTCOMES[queueing]))
+        return self._announce(turn.message, Settlement(OUTCOMES[queueing]))
 
     async def _drop(
         self,
@@ -255,6 +264,7 @@ def _is_plain(message: InboundMessage) -> bool:
         message.type is MessageType.TEXT
         and not message.media
         and not message.sender_is_bot
+        and not message.problem
         and _is_complete(message)
         and bool(message.message_id)
         and (message.source.chat_type is ChatType.P2P or message.addressed_to_bot)
@@ -270,13 +280,15 @@ def _revoked(installation: InboundInstallation | None) -> bool:
     return installation is not None and installation.revoked
 
 
-def _refuse_message(message: InboundMessage, installation: InboundInstallation) -> DropReason | None:
+def _refuse_message(
+    message: InboundMessage, installation: InboundInstallation, *, addressed: bool
+) -> DropReason | None:
     return rules.refuse_message(
         complete=_is_complete(message),
         from_bot=message.sender_is_bot,
         bots_allowed=installation.allow_bots,
         group=message.source.chat_type is ChatType.GROUP,
-        addressed=message.addressed_to_bot,
+        addressed=addressed,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -13,6 +13,7 @@ from gateway.core.claim import ClaimAnswer
 from gateway.core.inbound import DropReason
 from gateway.errors import StoreConflict
 from gateway.work.tasks.notices import Notice
+from gateway.work.tasks.ports import ConversationPlace
 from gateway.work.tasks.sessions import Queueing
 
 PROMPT_SECONDS = 300.0
@@ -106,11 +107,15 @@ class UserMessage:
 
 @dataclass(frozen=True, slots=True)
 class HeldCommand:
-    """A stored command: the id of its message, the sender's own words, and the text of the whole message."""
+    """A stored command: the id of its message, the sender's own words, and the text of the whole message.
+
+    `quoted_id` names the message that it answers, "" if it answers none.
+    """
 
     message_id: UUID
     words: str = field(repr=False)
     body: str = field(repr=False)
+    quoted_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,9 @@ class InboundStore(IngestStore, Protocol):
         while the last question to that sender still waits to be sent.
         """
 
+    async def is_own_message(self, installation_id: UUID, message_id: str) -> bool:
+        """True if the bot sent the message with this id of the platform, as far as its messages are still kept."""
+
     async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         """Find the user that the sender's account is bound to. None when it is not bound."""
 
@@ -230,6 +238,13 @@ class InboundStore(IngestStore, Protocol):
 
     async def age_of(self, sent_at: datetime) -> float:
         """Return the seconds since `sent_at`, by the database's clock."""
+
+
+QuoteOf = Callable[[ConversationPlace, str], Awaitable[str]]
+"""(place, message id) → the words of that message, "" if they cannot be had. It takes 1.5 s at most, and never fails.
+
+They are other people's words: they are stored only where a member asks for that.
+"""
 
 
 class TextCommitter(Protocol):

@@ -9,6 +9,7 @@ from gateway.channel.message import ChatType, InboundMessage, Source
 from gateway.core.replies import Reply, say
 from gateway.inbound.ports import InboundInstallation, MessageClaim, UserMessage
 from gateway.work.tasks.notices import Notice, notice_key
+from gateway.work.tasks.ports import ConversationPlace
 from gateway.work.tasks.sessions import Queueing
 
 
@@ -22,6 +23,18 @@ class Turn:
     session_id: UUID
     claim: MessageClaim | None
     row_id: UUID
+
+    @property
+    def place(self) -> ConversationPlace:
+        """The conversation, for look-ups of its messages."""
+        source = self.message.source
+        return ConversationPlace(
+            installation_id=self.installation.id,
+            channel_type=source.channel_type,
+            chat_id=source.chat_id,
+            thread_id=thread_of(source),
+            is_group=source.chat_type is ChatType.GROUP,
+        )
 
     def entry(self) -> UserMessage:
         """Return the message in the form in which it is appended."""
@@ -55,7 +68,7 @@ class Turn:
             text=text,
         )
 
-    def obstacles(self) -> dict[Queueing, Notice]:
+    def absence_notices(self) -> dict[Queueing, Notice]:
         """Return the notices for a conversation whose agent is absent. An archived conversation gets no notice."""
         return {
             Queueing.RUNTIME_SILENT: self.say(Reply.AGENT_OFFLINE),
@@ -72,8 +85,11 @@ def words_of(message: InboundMessage) -> str:
 def quoted_by(message: InboundMessage) -> str:
     """Return the platform's id of the message that this one quotes, or "" when it quotes none.
 
-    Inside a topic every message refers to the topic's first one. Such a reference names the topic and is no quote.
+    Inside a topic every message refers to the topic's first one. Such a reference names the topic and is no quote. A
+    message whose words were withheld counts as quoting itself, so that they are looked up.
     """
+    if message.withheld:
+        return message.message_id
     reply = message.reply_to
     if reply is None or (thread_of(message.source) and reply.message_id == reply.root_id):
         return ""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from gateway.channel.channel import Channel
 from gateway.concurrency import Signal
+from gateway.core.replies import Composed
 from gateway.outbound.governor import Governor
 
 
@@ -71,7 +72,7 @@ class OutboxRow:
         return f"{self.recipient_type}:{self.recipient_id}"
 
 
-Compose = Callable[[OutboxRow], Awaitable[str | None]]
+Compose = Callable[[OutboxRow], Awaitable[Composed | None]]
 """Makes the text of a row that cannot be stored with it, such as one with a secret in it. Called for every attempt.
 
 Returns None when there is nothing to send any more. Raises StoreUnavailable, and then the row is left as it is.

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from gateway.core.attachments import Described, FetchProblem
+from gateway.core.attachments import PER_MESSAGE_MAX, Described, FetchProblem, display_name
+from gateway.ids import new_id
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
@@ -21,6 +22,7 @@ _RELEASE_ATTACHMENT = _SQL.count("release_attachment")
 _SETTLE_FETCHED = _SQL.value("settle_fetched", int)
 _SETTLE_FAILED = _SQL.value("settle_failed", int)
 _LIST_TASK_ATTACHMENTS = _SQL.many("list_task_attachments", StoredAttachment)
+_ATTACH_SHARED_FILES = _SQL.count("attach_shared_files")
 _GET_ATTACHMENT = _SQL.one_or_none("get_attachment", PlacedAttachment)
 _KNOWN_ATTACHMENTS = _SQL.column("known_attachments", UUID)
 
@@ -67,3 +69,23 @@ async def attach_files(
         replace(message, attachments=tuple(file for file in files if file.message_id == message.row_id))
         for message in messages
     ]
+
+
+async def attach_shared_files(
+    conn: TrioConnection[Any], task_id: UUID, messages: Sequence[ClaimedMessage]
+) -> list[ClaimedMessage]:
+    """Store the files that the messages of a task share, and return the messages, each with all its files."""
+    for message in messages:
+        files = list(dict.fromkeys(message.shared))[:PER_MESSAGE_MAX]
+        if files and message.row_id is not None:
+            await _ATTACH_SHARED_FILES(
+                conn,
+                ids=[new_id() for _ in files],
+                message_id=message.row_id,
+                channel_message_ids=[file.message_id for file in files],
+                kinds=[file.kind for file in files],
+                channel_keys=[file.key for file in files],
+                names=[display_name(file.name) for file in files],
+                files_max=PER_MESSAGE_MAX,
+            )
+    return await attach_files(conn, task_id, messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from uuid import UUID
 
 from gateway.errors import StoreConflict
@@ -13,7 +14,9 @@ from gateway.work.people.access import Role
 from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
+    SHARED_PREFIX,
     Agent,
+    AgentChange,
     ApiToken,
     Language,
     Member,
@@ -33,15 +36,18 @@ _FIRST_OWNER = _SQL.value_or_none("first_owner", UUID)
 _AGENT = _SQL.one_or_none("agent", Agent)
 _RUNTIME = _SQL.one_or_none("runtime", Runtime)
 _ADD_USER = _SQL.one("add_user", User)
+_LOCK_WORKSPACES = _SQL.count("lock_workspaces")
+_PREFIX_IN_USE = _SQL.value("prefix_in_use", bool)
 _ADD_WORKSPACE = _SQL.one("add_workspace", Workspace)
 _SET_WORKSPACE_LANGUAGE = _SQL.one_or_none("set_workspace_language", Workspace)
 _ADD_MEMBER = _SQL.one("add_member", Member)
 _SET_PASSWORD = _SQL.count("set_password")
 _END_SESSIONS = _SQL.count("end_sessions")
+_SET_MEMBER_ROLE = _SQL.one_or_none("set_member_role", Member)
 _LOCK_OWNERS = _SQL.column("lock_owners", UUID)
 _DELETE_MEMBER = _SQL.count("delete_member")
 _ADD_AGENT = _SQL.one("add_agent", Agent)
-_SET_AGENT = _SQL.one_or_none("set_agent", Agent)
+_CHANGE_AGENT = _SQL.one_or_none("change_agent", Agent)
 _ADD_USER_TOKEN = _SQL.one("add_user_token", ApiToken)
 _ADD_RUNTIME = _SQL.one("add_runtime", Runtime)
 
@@ -80,17 +86,29 @@ class PostgresDirectoryStore:
         return await _ADD_USER(self._pool, user_id=user_id, email=email, name=name, password_hash=password_hash)
 
     async def add_workspace(
-        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
+        self,
+        *,
+        workspace_id: UUID,
+        name: str,
+        slug: str,
+        prefix: str,
+        language: Language,
+        owner_id: UUID,
+        shared_prefix: bool,
     ) -> Workspace:
-        return await _ADD_WORKSPACE(
-            self._pool,
-            workspace_id=workspace_id,
-            name=name,
-            slug=slug,
-            prefix=prefix,
-            language=language,
-            owner_id=owner_id,
-        )
+        async with self._pool.transaction() as conn:
+            await _LOCK_WORKSPACES(conn)
+            if not shared_prefix and await _PREFIX_IN_USE(conn, prefix=prefix):
+                raise StoreConflict("the prefix is in use", constraint=SHARED_PREFIX)
+            return await _ADD_WORKSPACE(
+                conn,
+                workspace_id=workspace_id,
+                name=name,
+                slug=slug,
+                prefix=prefix,
+                language=language,
+                owner_id=owner_id,
+            )
 
     async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None:
         return await _SET_WORKSPACE_LANGUAGE(self._pool, workspace_id=workspace_id, language=language)
@@ -103,6 +121,12 @@ class PostgresDirectoryStore:
             changed = await _SET_PASSWORD(conn, user_id=user_id, password_hash=password_hash)
             await _END_SESSIONS(conn, user_id=user_id)
             return changed > 0
+
+    async def set_member_role(self, *, workspace_id: UUID, user_id: UUID, role: Role) -> Member | None:
+        async with self._pool.transaction() as conn:
+            if role != "owner" and await _LOCK_OWNERS(conn, workspace_id=workspace_id) == [user_id]:
+                raise StoreConflict("the only owner stays", constraint=LAST_OWNER)
+            return await _SET_MEMBER_ROLE(conn, workspace_id=workspace_id, user_id=user_id, role=role)
 
     async def remove_member(self, workspace_id: UUID, user_id: UUID) -> bool:
         async with self._pool.transaction() as conn:
@@ -135,12 +159,8 @@ class PostgresDirectoryStore:
             visibility=visibility,
         )
 
-    async def set_agent(
-        self, *, agent_id: UUID, workspace_id: UUID, runtime_id: UUID | None, archived: bool
-    ) -> Agent | None:
-        return await _SET_AGENT(
-            self._pool, agent_id=agent_id, workspace_id=workspace_id, runtime_id=runtime_id, archived=archived
-        )
+    async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None:
+        return await _CHANGE_AGENT(self._pool, id=agent.id, workspace_id=agent.workspace_id, **asdict(change))
 
     async def add_user_token(self, *, token_id: UUID, user_id: UUID, name: str, hashed: str) -> ApiToken:
         return await _ADD_USER_TOKEN(self._pool, token_id=token_id, user_id=user_id, name=name, hashed=hashed)

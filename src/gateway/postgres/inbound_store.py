@@ -41,6 +41,11 @@ from gateway.work.tasks.sessions import Queueing, judge_queueing
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
+    """What kept a conversation's run from being queued or taken, if anything.
+
+    `absent`: no runtime can take it at the moment. `untold`: this message is the first that meets the absence.
+    """
+
     agent_archived: bool
     session_archived: bool
     has_runtime: bool
@@ -61,6 +66,7 @@ _GET_INBOUND_CLAIM = _SQL.one_or_none("get_inbound_claim", ClaimRow)
 _MARK_INBOUND_PROCESSED = _SQL.count("mark_inbound_processed")
 _RELEASE_INBOUND_CLAIM = _SQL.changed("release_inbound_claim")
 _RECORD_INBOUND_DROP = _SQL.value("record_inbound_drop", int)
+_IS_OWN_MESSAGE = _SQL.value("is_own_message", bool)
 _GET_USER_BINDING = _SQL.one_or_none("get_user_binding", Identity)
 _GET_CHAT_SESSION_BINDING = _SQL.value_or_none("get_chat_session_binding", UUID)
 _CREATE_CHAT_SESSION_BINDING = _SQL.value_or_none("create_chat_session_binding", UUID)
@@ -138,6 +144,9 @@ class PostgresInboundStore:
             prompt_seconds=PROMPT_SECONDS,
         )
         return recorded > 0
+
+    async def is_own_message(self, installation_id: UUID, message_id: str) -> bool:
+        return await _IS_OWN_MESSAGE(self._pool, installation_id=installation_id, message_id=message_id)
 
     async def find_identity(self, installation: InboundInstallation, sender_id: str) -> Identity | None:
         return await _GET_USER_BINDING(
@@ -247,7 +256,7 @@ class PostgresInboundStore:
         return await _GET_AGE(self._pool, sent_at=sent_at)
 
     async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> tuple[Queueing, bool]:
-        """Queue the conversation's run. Returns its queueing, and True if the chat was not yet told of an obstacle."""
+        """Queue the conversation's run. Returns its queueing, and True if the chat was not yet told of an absence."""
         target = await _ENQUEUE_CHAT_TASK(
             conn,
             task_id=self._mint(),

@@ -154,7 +154,6 @@ async def save_installation(conn: TrioConnection[Any], draft: InstallationDraft)
         agent_id=draft.agent_id,
         channel_type=draft.channel_type,
         config=msgspec.json.encode(draft.config).decode(),
-        learnt_keys=list(draft.learnt_keys),
         installer_user_id=draft.installer_user_id,
         replaces=draft.replaces,
     )

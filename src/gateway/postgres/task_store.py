@@ -14,7 +14,7 @@ from gateway.concurrency import reached
 from gateway.core.autopilot import PAYLOAD_CHARS_MAX
 from gateway.errors import StoreConflict
 from gateway.ids import new_id
-from gateway.postgres.attachment_store import attach_files
+from gateway.postgres.attachment_store import attach_files, attach_shared_files
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.events import announce, ring_runtime
 from gateway.postgres.pool import Pool
@@ -127,6 +127,10 @@ class PostgresTaskStore:
                         await announce(conn, "task:dispatch", _dispatch_fields(claim))
                         return HandOut(claim, tuple(messages), place)
         return None
+
+    async def attach_shared(self, task_id: UUID, messages: Sequence[ClaimedMessage]) -> list[ClaimedMessage]:
+        async with self._pool.connection() as conn, conn.transaction():
+            return await attach_shared_files(conn, task_id, messages)
 
     async def _take(
         self, conn: TrioConnection[Any], agent_id: UUID, runtime_id: UUID, instance: str | None, messages_max: int

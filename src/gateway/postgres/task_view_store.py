@@ -9,7 +9,6 @@ from gateway.postgres.statements import SqlFile
 from gateway.work.tasks.views import SentForTask, TaskLine, TaskPage
 
 _SQL = SqlFile("task_view.sql")
-_FIND_AGENTS = _SQL.many("find_agents", tuple[UUID, str])
 _LIST_TASKS = _SQL.many("list_tasks", TaskLine)
 _SHOW_TASK = _SQL.one_or_none("show_task", TaskPage)
 _LIST_MESSAGES_OF_TASK = _SQL.many("list_messages_of_task", SentForTask)
@@ -21,9 +20,6 @@ class PostgresTaskViews:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def find_agents(self, workspace_id: UUID | None, reference: str) -> list[tuple[UUID, str]]:
-        return await _FIND_AGENTS(self._pool, workspace_id=workspace_id, reference=reference)
-
     async def recent(
         self, *, workspace_id: UUID | None, agent_id: UUID | None, status: str | None, rows_max: int
     ) -> list[TaskLine]:
@@ -31,9 +27,9 @@ class PostgresTaskViews:
             self._pool, workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=rows_max
         )
 
-    async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]] | None:
+    async def find(self, id: UUID) -> tuple[TaskPage, list[SentForTask]] | None:
         async with self._pool.connection() as conn:
-            task = await _SHOW_TASK(conn, task_id=task_id)
+            task = await _SHOW_TASK(conn, id=id)
             if task is None:
                 return None
-            return task, await _LIST_MESSAGES_OF_TASK(conn, task_id=task_id)
+            return task, await _LIST_MESSAGES_OF_TASK(conn, task_id=task.id)

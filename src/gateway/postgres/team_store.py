@@ -7,7 +7,7 @@ from uuid import UUID
 from gateway.postgres.pool import Pool
 from gateway.postgres.statements import SqlFile
 from gateway.work.people.directory import Agent
-from gateway.work.people.teams import AgentChange, Project, Squad
+from gateway.work.people.teams import Project, Squad
 
 _SQL = SqlFile("team.sql")
 _LIST_AGENTS = _SQL.many("list_agents", Agent)
@@ -16,7 +16,6 @@ _LIST_SQUADS = _SQL.many("list_squads", Squad)
 _COUNT_SQUADS = _SQL.value("count_squads", int)
 _LIST_PROJECTS = _SQL.many("list_projects", Project)
 _COUNT_PROJECTS = _SQL.value("count_projects", int)
-_CHANGE_AGENT = _SQL.one_or_none("change_agent", Agent)
 _INSERT_SQUAD = _SQL.one("insert_squad", Squad)
 _INSERT_PROJECT = _SQL.one("insert_project", Project)
 
@@ -44,17 +43,6 @@ class PostgresTeamStore:
         async with self._pool.connection() as conn:
             found = await _LIST_PROJECTS(conn, workspace_id=workspace_id, limit=limit, offset=offset)
             return found, await _COUNT_PROJECTS(conn, workspace_id=workspace_id)
-
-    async def change_agent(self, agent: Agent, change: AgentChange) -> Agent | None:
-        return await _CHANGE_AGENT(
-            self._pool,
-            id=agent.id,
-            workspace_id=agent.workspace_id,
-            name=change.name,
-            sets_runtime=change.sets_runtime,
-            runtime_id=change.runtime_id,
-            archived=change.archived,
-        )
 
     async def add_squad(self, squad_id: UUID, workspace_id: UUID, name: str, leader_agent_id: UUID | None) -> Squad:
         return await _INSERT_SQUAD(

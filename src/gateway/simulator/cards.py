@@ -22,6 +22,19 @@ def card_content(content: str, form: str) -> str:
     return json.dumps(_degraded(json.loads(content)), ensure_ascii=False)
 
 
+def card_lines(node: object) -> Iterator[str]:
+    """Give the words of a card's body, and the addresses of its buttons, one by one."""
+    if isinstance(node, list):
+        for child in node:
+            yield from card_lines(child)
+    elif isinstance(node, dict):
+        for key in ("content", "default_url"):
+            if isinstance(node.get(key), str):
+                yield node[key]
+        for key in ("text", "behaviors", "elements"):
+            yield from card_lines(node.get(key))
+
+
 def _degraded(card: Any) -> dict[str, Any]:
     """Return a card as a title and lines of spans. Of schema 2.0 only a sentence is left."""
     if not isinstance(card, dict):

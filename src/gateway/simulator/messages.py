@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.simulator.cards import card_lines
 from gateway.simulator.exchange import Refusal
 from gateway.simulator.platform import App, Person, SimChat, derive
 
@@ -346,9 +347,9 @@ def place_mentions(text: str, candidates: Sequence[tuple[str, str, bool]]) -> tu
 def readable(message: Message) -> str:
     """Return a message's words as a person reads them, with names for placeholders.
 
-    A message without words is shown as its type in brackets.
+    A card gives its words and the addresses of its buttons. A message without words is shown as its type in brackets.
     """
-    text = message.text or f"[{message.message_type}]"
+    text = message.text or "\n".join(card_lines(message.document.get("body"))) or f"[{message.message_type}]"
     for mention in _longest_first(message.mentions):
         text = text.replace(mention.key, f"@{mention.name}")
     return text

@@ -15,6 +15,8 @@ DOWNLOAD_BYTES_MAX = 100 * 1024 * 1024
 IMAGE_BYTES_MAX = 10 * 1024 * 1024
 FILE_BYTES_MAX = 30 * 1024 * 1024
 FILE_TYPES = frozenset({"opus", "mp4", "pdf", "doc", "xls", "ppt", "stream"})
+BUNDLE = "merge_forward"
+"""A message that hands out the files of the messages it bundles, at any depth. Those do not hand them out."""
 WITHOUT_RESOURCES = frozenset({"sticker", "merge_forward", "interactive"})
 
 BAD_PARAMETER = 234001
@@ -47,9 +49,11 @@ def _found(world: World, app: App, request: Request) -> Attachment:
     message = world.messages.get(message_id)
     if app.app_id not in world.platform.chats[message.chat_id].app_ids:
         raise Refusal(BOT_NOT_IN_CHAT, "The app is not in the chat")
-    if message.message_type in WITHOUT_RESOURCES:
+    bundled = list(world.messages.bundled(message_id)) if message.message_type == BUNDLE else [message]
+    holders = [holder for holder in bundled if holder.message_type not in WITHOUT_RESOURCES]
+    if not holders:
         raise Refusal(UNSUPPORTED_MESSAGE, "Unsupported message type")
-    keys = list(keys_in(message.document))
+    keys = [key for holder in holders for key in keys_in(holder.document)]
     if (asked_as, key) not in keys:
         # If the message holds the key under the other type, the platform blames the type and not the key.
         wrong_type = any(key == held for _, held in keys) or asked_as not in ("image", "file")

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from gateway.core.plain import with_whole_characters
 from gateway.webhooks.handshakes import NAMING_MEMBERS, handshake
 from gateway.webhooks.headers import RequestHeaders
 
@@ -32,11 +33,6 @@ _BOM = b"\xef\xbb\xbf"
 # An escaped NUL. The group before it holds the escaped backslashes, so that the NUL's own backslash is not an escaped
 # one.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-# Matches every escape whole, so that no match begins inside another escape. The group holds one half of a surrogate
-# pair that stands without its other half.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -110,7 +106,7 @@ _READ_VALUE = msgspec.json.Decoder(msgspec.Raw)
 def normalise(body: bytes, headers: RequestHeaders, *, takes_scalar: bool = False) -> Envelope:
     """Read a request's body. Raises InvalidBody. `takes_scalar` lets a JSON text or number pass too."""
     content_type = headers.first("content-type").partition(";")[0].strip()[:EVENT_CHARS_MAX]
-    text = _whole_characters(_json_text(body, content_type, takes_scalar=takes_scalar))
+    text = with_whole_characters(_json_text(body, content_type, takes_scalar=takes_scalar))
     members = _members(text)
     texts = _texts(members)
     if members.payload is not _ABSENT and texts.get("event", "").strip():
@@ -146,16 +142,6 @@ def _json_text(body: bytes, content_type: str, *, takes_scalar: bool) -> bytes:
     if not takes_scalar and not text.startswith((b"{", b"[")):
         raise InvalidBody("the body is not a JSON object or array")
     return text
-
-
-def _whole_characters(text: bytes) -> bytes:
-    """Return the JSON text with U+FFFD in place of each lone half of a surrogate pair.
-
-    Senders produce such halves when they cut a title in the middle of an emoji.
-    """
-    if b"\\ud" not in text and b"\\uD" not in text:
-        return text
-    return _ESCAPE.sub(lambda found: found[0] if found[1] is None else b"\\ufffd", text)
 
 
 def _form_payload(form: bytes) -> bytes:

@@ -204,11 +204,70 @@ async def test_commands_with_a_bad_secret_key_exit_with_78(
     "arguments",
     [
         ["add", "--app-id", APP_ID, "--app-secret-stdin"],
-        ["add", "--agent", "not-an-id", "--app-id", APP_ID, "--app-secret-stdin"],
         ["add", "--agent", "00000000-0000-0000-0000-000000000001", "--app-id", APP_ID],
-        ["revoke", "x"],
+        ["revoke"],
         ["bind", "00000000-0000-0000-0000-000000000001", "ou_1"],
     ],
 )
 async def test_commands_with_wrong_usage_exit_with_2(terminal: Terminal, arguments: list[str]) -> None:
     assert await terminal.run(*arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["add", "--agent", "Nobody", "--app-id", APP_ID, "--app-secret-stdin"], "there is no agent 'Nobody'"),
+        (["revoke", "x"], "there is no installation 'x': give its id, its app id or its agent"),
+        (["unbind", "cli_0000000000000000", "ou_1"], "there is no installation 'cli_0000000000000000'"),
+    ],
+)
+async def test_commands_about_nothing_known_exit_with_1(terminal: Terminal, arguments: list[str], words: str) -> None:
+    assert await terminal.run(*arguments, stdin=SECRET) == 1
+    assert terminal.err.startswith(f"gateway: {words}")
+    assert terminal.err.count("\n") == 1
+
+
+async def test_names_do_wherever_ids_of_agents_and_bots_are_taken(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, place: Place, pool: Pool
+) -> None:
+    monkeypatch.setenv("GATEWAY_LARK__OPEN_BASE_URL", "http://127.0.0.1:9")
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "select name, (select slug from workspace where id = workspace_id) from agent where id = %s",
+            (place.agent_id,),
+        )
+        ((name, slug),) = await cursor.fetchall()
+    add = ["add", "--agent", f"{slug}/{name}", "--app-id", APP_ID, "--app-secret-stdin", "--allow-mention-all"]
+    added = await terminal.json(*add, stdin=SECRET)
+    assert added["agent_id"] == str(place.agent_id)
+    async with pool.connection() as conn:
+        ((config,),) = await (await conn.execute("select config from channel_installation")).fetchall()
+    assert config["allow_mention_all"] is True
+    assert "allow_bots" not in config
+    for number, reference in enumerate([added["id"], APP_ID, name, f"{slug}/{name}", str(place.agent_id)]):
+        bound = await terminal.json("bind", reference, f"ou_{number}", place.owner_email)
+        assert bound["installation_id"] == added["id"]
+        assert await terminal.run("unbind", reference, f"ou_{number}") == 0
+    assert (await terminal.json("revoke", APP_ID))["status"] == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("on_0123456789abcdef", "a union id"),
+        ("oc_0123456789abcdef", "the id of a chat"),
+        ("om_0123456789abcdef", "the id of a message"),
+        ("cli_0123456789abcdef", "the id of an app"),
+        ("4d7a3c6g", "a user id"),
+        ("ada@example.com", "an e-mail address"),
+        ("ou_", "no id of a person"),
+        ("ou_a b", "no id of a person"),
+        ("", "no id of a person"),
+    ],
+)
+async def test_bind_says_which_kind_of_id_was_given(terminal: Terminal, place: Place, given: str, kind: str) -> None:
+    assert await terminal.run("bind", APP_ID, given, place.owner_email) == 1
+    assert (
+        terminal.err
+        == f"gateway: {given!r} is {kind}; an open id begins with ou_, and each bot has its own for a person\n"
+    )

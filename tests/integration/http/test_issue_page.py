@@ -68,7 +68,8 @@ async def test_page_shows_comments_in_their_order(office: Office) -> None:
     for author_type, body in (("agent", "I <looked>"), ("system", "it failed")):
         await office.sql(
             "insert into issue_comment (id, workspace_id, issue_id, author_type, author_id, body)"
-            " select %s, workspace_id, id, %s, case when %s = 'agent' then assignee_id end, %s from issue",
+            " select %s, workspace_id, id, %s, case when %s = 'agent' then assignee_id"
+            " else '00000000-0000-0000-0000-000000000000' end, %s from issue",
             uuid4(),
             author_type,
             author_type,

@@ -280,3 +280,23 @@ async def test_report_needs_its_words_and_may_bring_what_a_newer_worker_adds(
     assert (answer.status_code, answer.json().get("field")) == (400, field)
     answer = await client.post(path, json={"attempt": 1, field: "x", "usage": {"tokens": 5}})
     assert answer.status_code == 404
+
+
+async def test_claim_that_waits_with_a_token_gets_no_task_once_it_is_revoked(
+    tenant: Tenant, server: TaskServer, client: httpx2.AsyncClient
+) -> None:
+    await tenant.say(await tenant.add_session(), "hello", window=0.5)
+    looks = server.authentications
+    got: list[Any] = []
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def wait_for_work() -> None:
+                got.append(await claim(client, tenant, wait="30"))
+
+            while server.authentications == looks:
+                await trio.sleep(0.01)
+            server.revoked = True
+    assert got == [None]
+    assert [task["status"] for task in await tenant.tasks()] == ["queued"]

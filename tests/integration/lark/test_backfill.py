@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from gateway.channel.errors import PlatformUnavailable
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreConflict, StoreUnavailable
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import BotIdentity
 from gateway.lark.api.region import Region
@@ -71,10 +71,9 @@ async def test_regions_at_the_default_are_relabelled_where_every_call_was_intern
     await rows.add(1)
     await rows.add(2, region="feishu")
     await rows.add(3, region="lark")
-    await rows.add(4, region="mars")
     sealed = await rows.key(UNTOUCHED)
     assert await label_regions(rows.store, INTERNATIONAL) == 2
-    assert await rows.key("region") == {app_id(1): "lark", app_id(2): "lark", app_id(3): "lark", app_id(4): "mars"}
+    assert await rows.key("region") == {app_id(1): "lark", app_id(2): "lark", app_id(3): "lark"}
     assert await rows.key(UNTOUCHED) == sealed
     assert await label_regions(rows.store, INTERNATIONAL) == 0
 
@@ -86,12 +85,19 @@ async def test_regions_stay_where_nothing_is_known(rows: Rows, override: str | N
     assert await rows.key("region") == {app_id(1): None}
 
 
+@pytest.mark.parametrize("region", ["mars", "", 7])
+async def test_region_that_does_not_exist_cannot_be_stored(rows: Rows, region: object) -> None:
+    bot = await rows.add(1)
+    with pytest.raises(StoreConflict, match="channel_installation_region_check"):
+        await rows.merge(bot, {"region": region})
+
+
 async def test_region_of_an_app_that_was_exchanged_meanwhile_stays(rows: Rows) -> None:
     bot = await rows.add(1)
     (read,) = await rows.store.without_key(CHANNEL_TYPE, "region", default="feishu")
     await rows.merge(bot, {"app_id": app_id(9)})
     assert not await rows.store.set_key(read, "region", "lark", default="feishu")
-    await rows.merge(bot, {"app_id": app_id(1), "region": "mars"})
+    await rows.merge(bot, {"app_id": app_id(1), "region": "lark"})
     assert not await rows.store.set_key(read, "region", "lark", default="feishu")
 
 

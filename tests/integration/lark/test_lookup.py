@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -185,8 +187,15 @@ async def test_one_app_has_one_client_and_one_token(platform: FakePlatform, clie
     for _ in range(2):
         await clients.of("cli_a", SECRET, "feishu").bot_info()
     assert len(platform.asked(TOKEN_PATH)) == 1
-    assert clients.of("cli_a", "rotated-secret", "feishu") is not first
     assert clients.of("cli_b", SECRET, "feishu") is not first
+
+
+async def test_rotated_secret_gets_a_new_client_and_the_former_secret_is_forgotten(clients: LarkClients) -> None:
+    former = weakref.ref(clients.of("cli_a", SECRET, "feishu"))
+    rotated = clients.of("cli_a", "rotated-secret", "feishu")
+    assert clients.of("cli_a", "rotated-secret", "feishu") is rotated
+    gc.collect()
+    assert former() is None
 
 
 async def test_clients_are_bounded_and_the_least_used_goes_first(http: HttpClient) -> None:

@@ -11,7 +11,7 @@ from gateway.errors import Conflict, DomainError, Invalid, NotFound
 from gateway.ids import new_id, token_hash
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.pool import Pool
-from gateway.work.people.directory import Directory, RuntimePrincipal, User, UserPrincipal, Workspace
+from gateway.work.people.directory import AgentChange, Directory, RuntimePrincipal, User, UserPrincipal, Workspace
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ async def test_workspace_is_found_by_slug_and_id(directory: Directory, acme: Wor
 
 
 async def test_workspaces_of_one_name_get_numbered_slugs(directory: Directory, ada: User, acme: Workspace) -> None:
-    second = await directory.add_workspace("Acme", "ACM", ada)
-    third = await directory.add_workspace("acme!", "ACM", ada)
+    second = await directory.add_workspace("Acme", "ACM", ada, shared_prefix=True)
+    third = await directory.add_workspace("acme!", "ACM", ada, shared_prefix=True)
     assert (second.slug, third.slug) == ("acme-2", "acme-3")
 
 
@@ -171,7 +171,7 @@ async def test_agent_takes_only_a_runtime_of_its_workspace(directory: Directory,
     assert agent.runtime_id == mine.id
     for attempt in (
         directory.add_agent(acme, "Second", runtime_id=theirs.id),
-        directory.set_agent(agent, runtime_id=theirs.id, archived=False),
+        directory.set_agent(agent, AgentChange(sets_runtime=True, runtime_id=theirs.id)),
     ):
         with pytest.raises(NotFound, match="no runtime of this workspace"):
             await attempt
@@ -179,11 +179,11 @@ async def test_agent_takes_only_a_runtime_of_its_workspace(directory: Directory,
 
 async def test_agent_is_archived_once_and_brought_back(directory: Directory, acme: Workspace) -> None:
     agent = await directory.add_agent(acme, "Helper")
-    archived = await directory.set_agent(agent, runtime_id=None, archived=True)
+    archived = await directory.set_agent(agent, AgentChange(archived=True))
     assert archived.archived_at is not None
-    again = await directory.set_agent(archived, runtime_id=None, archived=True)
+    again = await directory.set_agent(archived, AgentChange(archived=True))
     assert again.archived_at == archived.archived_at
-    back = await directory.set_agent(again, runtime_id=None, archived=False)
+    back = await directory.set_agent(again, AgentChange(archived=False))
     assert back == agent
 
 
@@ -225,3 +225,29 @@ async def test_token_use_is_noted_at_most_every_minute(directory: Directory, ada
         await conn.execute("update api_token set last_used_at = now() - interval '61 seconds'")
     await directory.authenticate(secret)
     assert await value(pool, last_used) > first  # type: ignore[operator]
+
+
+async def test_prefix_is_shared_only_on_purpose(directory: Directory, ada: User, acme: Workspace) -> None:
+    with pytest.raises(Conflict) as caught:
+        await directory.add_workspace("Other", "ACM", ada)
+    assert caught.value.code == "duplicate_prefix"
+    assert "--shared-prefix" in str(caught.value)
+    assert (await directory.add_workspace("Other", "ACM", ada, shared_prefix=True)).slug == "other"
+
+
+@pytest.mark.parametrize(
+    ("slug", "code"),
+    [("api", "invalid_slug"), ("setup", "invalid_slug"), ("Acme", "invalid_slug"), ("a--b", "invalid_slug"),
+     ("-a", "invalid_slug"), ("", "invalid_slug"), ("a/b", "invalid_slug"), ("x" * 49, "invalid_slug"),
+     ("acme", "duplicate_slug")],
+)  # fmt: skip
+async def test_slug_that_cannot_be_an_address_is_refused(
+    directory: Directory, ada: User, acme: Workspace, slug: str, code: str
+) -> None:
+    with pytest.raises((Invalid, Conflict)) as caught:
+        await directory.add_workspace("Other", "OTH", ada, slug=slug)
+    assert (caught.value.code, caught.value.extra["field"]) == (code, "slug")
+
+
+async def test_slug_may_be_given(directory: Directory, ada: User) -> None:
+    assert (await directory.add_workspace("研发部", "RND", ada, slug="rnd-1")).slug == "rnd-1"

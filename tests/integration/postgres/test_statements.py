@@ -74,18 +74,16 @@ def described_columns(database, statement):
         return {described.fname(n).decode(): types_by_oid.get(described.ftype(n), "") for n in range(described.nfields)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def migrated(postgres):
-    """One database for all statements: preparing changes nothing."""
-    name = "test_statements"
-    execute_blocking(postgres, f"create database {name} template {TEMPLATE}")
-    yield make_conninfo(postgres, dbname=name)
-    execute_blocking(postgres, f"drop database {name} with (force)")
+    """The template itself: preparing changes nothing."""
+    return make_conninfo(postgres, dbname=TEMPLATE)
 
 
 @pytest.mark.parametrize("key", sorted(STATEMENTS))
-def test_statement_prepares_and_its_columns_fit_what_is_declared(migrated, key):
-    check_declared(STATEMENTS[key], described_columns(migrated, STATEMENTS[key]))
+def test_statement_prepares_and_its_columns_fit_what_is_declared(either_postgres, key):
+    database = make_conninfo(either_postgres, dbname=TEMPLATE)
+    check_declared(STATEMENTS[key], described_columns(database, STATEMENTS[key]))
 
 
 FUNCTIONS_THAT_GIVE_ROWS = """

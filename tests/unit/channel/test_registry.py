@@ -48,6 +48,14 @@ def test_registry_no_factory_does_not_remove_one() -> None:
     assert registry.build(config("x")) == "A"
 
 
+def test_registry_lookup_gives_the_factory_of_a_type_or_none() -> None:
+    registry, made = Registry(), factory("A")
+    registry.register("x", made)
+    assert registry.lookup("x") is made
+    assert registry.lookup("gone") is None
+    assert registry.lookup("") is None
+
+
 def test_registry_types_are_sorted() -> None:
     registry = Registry()
     for name in ("slack", "feishu", "telegram"):
@@ -91,7 +99,7 @@ def test_registry_tells_what_each_platform_brought_along() -> None:
     assert registry.types_with(Capability.TYPING_INDICATOR) == ["full"]
     assert registry.types_with(Capability.TEXT) == ["bare", "full"]
     assert [registry.divide(slug, "a b") for slug in ("bare", "full", "gone")] == [["a b"], ["a", "b"], ["a b"]]
-    assert registry.lookups() == {"full": lookup_of}
+    assert registry.message_lookups() == {"full": lookup_of}
     assert registry.titles() == [{"en": "bare"}, {"en": "Full", "ja": "全部"}]
     assert [registry.traits(slug).identity_keys for slug in ("full", "gone")] == [("app_id", "gate"), ("app_id",)]
 
@@ -99,5 +107,5 @@ def test_registry_tells_what_each_platform_brought_along() -> None:
 def test_registry_second_registration_replaces_the_traits_as_well() -> None:
     registry = equipped()
     registry.register("full", factory("C"))
-    assert registry.lookups() == {}
+    assert registry.message_lookups() == {}
     assert registry.types_with(Capability.TYPING_INDICATOR) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from gateway.core.enrichment import (
     Quoted,
     Recent,
     Said,
+    SharedFile,
     Spot,
     as_label,
     neutralise,
@@ -287,3 +289,27 @@ def test_no_input_can_forge_who_said_something(messages: tuple[Said, ...], names
 
 def one_with(names: dict[str, str], recent: Recent) -> str:
     return render([Additions(recent=recent)], names)[0]
+
+
+def shared(said: Said, *files: str) -> Said:
+    return replace(said, files=tuple(SharedFile(said.message_id, "file", key) for key in files))
+
+
+def test_files_of_a_quote_and_of_bundles_are_shared_and_those_of_recent_messages_are_not() -> None:
+    ann = Author("ou_ann")
+    quoted = shared(Said("om_q", ann, "file", "[File]"), "f_q")
+    bundle = (
+        Said("om_b", ann, "merge_forward", "", bundle=True),
+        shared(Said("om_1", ann, "file", "[File]", within="om_b"), "f_1"),
+        Said("om_2", ann, "merge_forward", "", within="om_b", bundle=True),
+        shared(Said("om_3", ann, "file", "[File]", within="om_2"), "f_3"),
+        shared(Said("om_4", ann, "file", "[File]", within="om_b", gone=True), "f_gone"),
+    )
+    recent = Recent((shared(Said("om_r", ann, "file", "[File]"), "f_r"),))
+    additions = Additions(recent, Quoted("om_q", (quoted,)), Forwarded(bundle))
+    # The files of a bundle are handed out as files of the outermost one.
+    found = [(file.message_id, file.key) for file in additions.shared_files()]
+    assert found == [("om_q", "f_q"), ("om_b", "f_1"), ("om_b", "f_3")]
+    assert Additions(recent, Quoted("om_b", bundle)).shared_files() == additions.shared_files()[1:]
+    assert Additions(recent, Quoted("om_q"), Forwarded()).shared_files() == []
+    assert Additions(quoted=Quoted("om_q", (replace(quoted, gone=True),))).shared_files() == []

@@ -7,18 +7,26 @@ from gateway.core.inbound import (
     InboundOutcome,
     dropped,
     duplicate,
-    refuse_installation,
+    refuse_event,
     refuse_message,
     refuse_sender,
 )
 
 
 @pytest.mark.parametrize(
-    ("known", "revoked", "reason"),
-    [(False, False, "invalid_event"), (True, True, "revoked_installation"), (True, False, None)],
+    ("known", "revoked", "usable", "reason"),
+    [
+        (False, False, True, "invalid_event"),
+        (True, True, True, "revoked_installation"),
+        (True, True, False, "revoked_installation"),
+        (True, False, False, "invalid_event"),
+        (True, False, True, None),
+    ],
 )
-def test_installation_is_refused_when_unknown_or_revoked(known: bool, revoked: bool, reason: str | None) -> None:
-    assert refuse_installation(known=known, revoked=revoked) == reason
+def test_event_is_refused_for_an_unknown_or_revoked_bot_or_when_unusable(
+    known: bool, revoked: bool, usable: bool, reason: str | None
+) -> None:
+    assert refuse_event(known=known, revoked=revoked, usable=usable) == reason
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from uuid import UUID
 import msgspec
 import pytest
 from msgspec import inspect as shapes
+from quart_trio import QuartTrio
 
 from gateway import http
 from gateway.errors import Invalid
-from gateway.http.body import PersonBody, RuntimeBody, decode_json, json_response
+from gateway.http.body import PersonBody, RuntimeBody, decode_json, json_response, read_json
 from gateway.http.errors import error_response
 
 MODULES = [import_module(each.name) for each in walk_packages(http.__path__, "gateway.http.")]
@@ -179,3 +180,44 @@ def test_unknown_member_of_a_persons_body_is_refused_with_its_name_and_of_a_runt
     with pytest.raises(Invalid) as refusal:
         decode_json(b'{"result": "x"}', Reported)
     assert refusal.value.extra == {"field": "output"}
+
+
+class Report(RuntimeBody):
+    output: str
+
+
+class Words(PersonBody):
+    output: str
+
+
+async def _read(body: bytes, shape: type[Report | Words]) -> str:
+    async with QuartTrio(__name__).test_request_context("/", method="POST", data=body):
+        return (await read_json(shape)).output
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        (rb'{"output":"cut \ud83d here"}', "cut \ufffd here"),
+        (rb'{"output":"cut \uDE00 here"}', "cut \ufffd here"),
+        (rb'{"output":"\ud83d\ud83d\ude00"}', "\ufffd\U0001f600"),
+        (rb'{"output":"\\ud83d is written so, \ud83d is not"}', "\\ud83d is written so, \ufffd is not"),
+        (b'{"output":"caf\xe9"}', "caf\ufffd"),
+        (b'{"output":"\xed\xa0\xbd"}', "\ufffd\ufffd\ufffd"),
+        (b'{"output":"caf\xe9 \\ud83d"}', "caf\ufffd \ufffd"),
+        (rb'{"output":"\ud83d\ude00"}', "\U0001f600"),
+    ],
+)
+async def test_half_a_character_of_a_program_does_not_lose_its_words(body: bytes, output: str) -> None:
+    assert await _read(body, Report) == output
+    if "\ufffd" in output:
+        with pytest.raises(Invalid) as caught:
+            await _read(body, Words)
+        assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b'{"output":', rb'{"output":"\ud83d"', rb'{"output":"\x"}', b"\xff"])
+async def test_body_of_a_program_that_is_no_json_is_still_refused(body: bytes) -> None:
+    with pytest.raises(Invalid) as caught:
+        await _read(body, Report)
+    assert caught.value.code == "invalid_json"

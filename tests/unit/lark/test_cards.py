@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.replies import Button
 from gateway.lark.chat.cards import (
     CARD_REQUEST_BYTES_MAX,
     TEXT_REQUEST_BYTES_MAX,
@@ -15,6 +16,7 @@ from gateway.lark.chat.cards import (
     render_answer,
     render_card,
     render_error,
+    render_question,
     split_answer,
 )
 
@@ -79,3 +81,15 @@ def test_every_part_fits_into_its_request(piece: str, times: int) -> None:
         rendered = render_answer(part)
         limit = TEXT_REQUEST_BYTES_MAX if rendered.type == "text" else CARD_REQUEST_BYTES_MAX
         assert rendered.request_bytes < limit
+
+
+def test_question_is_a_card_with_a_primary_button_in_place_of_the_link() -> None:
+    link = "https://g.test/lark/bind?token=fake"
+    rendered = render_question(f"Link this account first.\n{link}", Button("去绑定", link))
+    card = json.loads(rendered.content)
+    words, button = card["body"]["elements"]
+    assert words == {"tag": "markdown", "content": "Link this account first."}
+    assert (button["tag"], button["type"], button["text"]["content"]) == ("button", "primary", "去绑定")
+    assert button["behaviors"] == [{"type": "open_url", "default_url": link}]
+    assert card["config"]["update_multi"] is True
+    assert link not in card["config"]["summary"]["content"] + repr(rendered)

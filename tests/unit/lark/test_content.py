@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo
 from gateway.errors import RemoteProtocolError
+from gateway.lark.chat.card_words import UPGRADE_SENTENCE
 from gateway.lark.chat.content import decode_event, flatten, order_key
 from gateway.lark.chat.kinds import ID_CHARS_MAX, bracketed_name, message_type
 from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions
@@ -60,15 +61,25 @@ def test_decode_of_what_is_no_json_object_is_a_protocol_error(payload: bytes) ->
         decode_event(payload)
 
 
-@pytest.mark.parametrize("missing", ["message_id", "chat_id"])
-def test_decode_of_a_message_without_its_ids_is_a_protocol_error(missing: str) -> None:
-    with pytest.raises(RemoteProtocolError, match=missing):
-        decode_event(event(content={"text": "hi"}, **{missing: None}))
+@pytest.mark.parametrize(
+    ("fields", "missing", "ids"),
+    [
+        ({"message_id": None}, "message_id", ("ev_1", "", "oc_1")),
+        ({"chat_id": 7}, "chat_id", ("ev_1", "om_1", "")),
+        ({"sender": {"sender_id": None}}, "open_id", ("ev_1", "om_1", "oc_1")),
+    ],
+)
+def test_decode_of_a_message_without_its_ids_has_a_problem_and_no_words(
+    fields: dict[str, Any], missing: str, ids: tuple[str, str, str]
+) -> None:
+    message = decoded(event(content={"text": "hi"}, **fields))
+    assert message.problem == f"a message without {missing}"
+    assert (message.event_id, message.message_id, message.source.chat_id) == ids
+    assert (message.app_id, message.text, message.command_text, message.raw) == ("cli_a", "", "", None)
 
 
-def test_decode_of_a_message_without_a_sender_is_a_protocol_error() -> None:
-    with pytest.raises(RemoteProtocolError, match="open_id"):
-        decode_event(event(content={"text": "hi"}, sender={"sender_id": None}))
+def test_decode_of_a_whole_message_has_no_problem() -> None:
+    assert decoded(event(content={"text": "hi"})).problem == ""
 
 
 @pytest.mark.parametrize("ids", [None, {}, {"open_id": None, "union_id": "on_b"}])
@@ -78,13 +89,10 @@ def test_decode_of_a_message_of_an_app_does_without_its_open_id(ids: Any) -> Non
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_decode_of_fields_of_any_type_is_a_message_or_a_protocol_error(junk: Any) -> None:
+def test_decode_of_fields_of_any_type_is_a_message(junk: Any) -> None:
     names = ("content", "mentions", "create_time", "chat_type", "thread_id", "parent_id", "message_type", "chat_id")
     for name in names:
-        try:
-            decode_event(event(**{name: junk}))
-        except RemoteProtocolError:
-            assert name == "chat_id"
+        assert not decoded(event(**{name: junk})).problem or name == "chat_id"
 
 
 def test_decode_of_a_private_message_has_every_field() -> None:
@@ -447,16 +455,26 @@ def test_rewrite_takes_the_blank_before_from_whatever_was_written_last() -> None
 
 
 @pytest.mark.parametrize("field", ["message_id", "chat_id", "thread_id", "parent_id", "root_id"])
-def test_decode_of_a_message_with_an_absurd_id_is_a_protocol_error(field: str) -> None:
+def test_decode_of_a_message_with_an_absurd_id_has_a_problem(field: str) -> None:
     """It could not be stored: the indexes take keys of about 2,700 bytes."""
-    decoded(event(content={"text": "hi"}, **{field: "x" * ID_CHARS_MAX}))
-    with pytest.raises(RemoteProtocolError, match=field):
-        decode_event(event(content={"text": "hi"}, **{field: "x" * (ID_CHARS_MAX + 1)}))
+    assert decoded(event(content={"text": "hi"}, **{field: "x" * ID_CHARS_MAX})).problem == ""
+    message = decoded(event(content={"text": "hi"}, **{field: "x" * (ID_CHARS_MAX + 1)}))
+    assert field in message.problem
+    assert "xxx" not in repr(message)
 
 
-def test_decode_of_a_message_whose_sender_has_an_absurd_id_is_a_protocol_error() -> None:
-    with pytest.raises(RemoteProtocolError, match="open_id"):
-        decode_event(event(content={"text": "hi"}, sender={"sender_id": {"open_id": "o" * 5000}}))
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"sender": {"sender_id": {"open_id": "o" * 5000}}},
+        {"header": {"event_id": "o" * 5000}},
+        {"header": {"app_id": "o" * 5000}},
+    ],
+)
+def test_decode_of_an_absurd_id_around_the_message_has_a_problem(where: dict[str, Any]) -> None:
+    message = decoded(event(content={"text": "hi"}, **where))
+    assert "5000 characters" in message.problem
+    assert "ooo" not in repr(message)
 
 
 @pytest.mark.parametrize(
@@ -483,3 +501,16 @@ def test_command_below_a_picture_and_a_mention_is_found() -> None:
     message = decoded(payload, **BOT)
     assert message.text == "[Image]\n@Alice /issue F"
     assert message.command_text == "[Image]\n /issue F"
+
+
+@pytest.mark.parametrize(
+    ("card", "withheld"),
+    [
+        ({"title": None, "elements": [[{"tag": "text", "text": UPGRADE_SENTENCE}]]}, True),
+        ({"title": "Alarm", "elements": [[{"tag": "text", "text": UPGRADE_SENTENCE}]]}, False),
+        ({"title": None, "elements": [[{"tag": "text", "text": "CPU 95%"}]]}, False),
+        ({"type": "template"}, False),
+    ],
+)
+def test_card_that_comes_without_its_words_is_marked(card: dict[str, Any], withheld: bool) -> None:
+    assert flatten("interactive", json.dumps(card)).withheld is withheld

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.enrichment import Author, AuthorKind, Said
+from gateway.core.enrichment import Author, AuthorKind, Said, SharedFile
 from gateway.lark.chat.card_words import LINES_MAX, card_words
 from gateway.lark.chat.items import read_items
 from gateway.lark.chat.untrusted import content_fields
@@ -63,7 +63,10 @@ def test_sender_is_the_assistant_another_bot_or_a_person(sender: Any, author: Au
         ("post", {"title": "T", "content": [[{"tag": "text", "text": "a"}, {"tag": "a", "text": "b", "href": "u"}]]},
          "T\na b (u)"),
         ("image", {"image_key": "img_1"}, "[Image]"),
-        ("file", {"file_key": "f", "file_name": "x.pdf"}, "[File]"),
+        ("file", {"file_key": "f", "file_name": "合同.pdf"}, "[File: 合同.pdf]"),
+        ("file", {"file_key": "f", "file_name": "../a]\n[b.pdf"}, "[File: a) (b.pdf]"),
+        ("file", {"file_key": "f"}, "[File]"),
+        ("media", {"file_key": "f", "file_name": "x.mp4"}, "[Video: x.mp4]"),
         ("location", {"name": "here"}, "[Location] here"),
         ("merge_forward", "Merged and Forwarded Message", "[forwarded messages]"),
         ("interactive", {"type": "template"}, "[interactive card]"),
@@ -141,3 +144,13 @@ def test_hostile_card_is_bounded() -> None:
     assert card_text("[" * 100_000) == ""
     assert card_text('{"elements":' * 500 + '{"text":"x"}' + "}" * 500) == ""
     assert len(card_text(json.dumps({"elements": [{"text": {"content": "x"}}] * 10_000})).splitlines()) == LINES_MAX
+
+
+def test_files_are_kept_with_their_names() -> None:
+    assert read("file", {"file_key": "f", "file_name": "合同.pdf"}).files == (
+        SharedFile("om_1", "file", "f", "合同.pdf"),
+    )
+    assert read("image", {"image_key": "img_9"}).files == (SharedFile("om_1", "image", "img_9"),)
+    post = {"title": "", "content": [[{"tag": "img", "image_key": "img_1"}, {"tag": "text", "text": "see"}]]}
+    assert [file.key for file in read("post", post).files] == ["img_1"]
+    assert read("text", {"text": "no file"}).files == ()

@@ -12,6 +12,7 @@ from gateway.channel.capability import Capability
 from gateway.channel.channel import ChannelConfig, ConnectionState, LinkLost, LinkRefused, Verdict, typing_of
 from gateway.channel.errors import PlatformError, PlatformRefused, PlatformThrottled, PlatformUnavailable
 from gateway.channel.message import InboundMessage, OutboundMessage, Tone
+from gateway.core.replies import Button
 from gateway.lark.api.client import BotIdentity, HttpClient
 from gateway.lark.api.clients import LarkClients
 from gateway.lark.api.rest import ApiPage
@@ -117,7 +118,6 @@ async def test_receive_of_an_event_without_an_app_is_ours() -> None:
     [
         (b"not json", ["lark_event_unreadable"]),
         (b"{", ["lark_event_unreadable"]),
-        (event(app_id="cli_b"), ["lark_event_of_another_app"]),
         (event(event_type="im.message.message_read_v1"), []),
         (b"", []),
     ],
@@ -131,6 +131,25 @@ async def test_receive_of_what_is_not_wanted_is_settled_without_its_content_in_t
     assert handler.messages == []
     assert [entry["event"] for entry in events] == logged
     assert "fake words" not in repr(events)
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        (event(app_id="cli_b"), "an event of another app"),
+        (event(app_id="cli_b").replace(b"om_1", b""), "a message without message_id"),
+        (event().replace(b"om_1", b""), "a message without message_id"),
+        (event(app_id="b" * 5000), "a message whose app_id has 5000 characters; the limit is 256"),
+    ],
+)
+async def test_receive_of_an_unusable_message_is_recorded_for_this_bot(payload: bytes, problem: str) -> None:
+    handler = Handler()
+    with structlog.testing.capture_logs() as events:
+        assert await channel(handler=handler).receive(payload) == 200
+    (message,) = handler.messages
+    assert (message.app_id, message.problem) == ("cli_a", problem)
+    assert [entry["event"] for entry in events] == ["lark_event_unusable"]
+    assert "fake words" not in repr(events) + repr(message)
 
 
 async def test_receive_lets_a_failure_of_the_handler_pass() -> None:
@@ -244,6 +263,26 @@ async def test_send_draws_markdown_of_agents_and_errors_as_cards(text: str, tone
     assert [(sent["type"], sent["text"]) for sent in client.sent] == [(type, text)]
 
 
+ASK = "Open this link.\nhttps://g.test/lark/bind?token=fake"
+ASKED = OutboundMessage(
+    text=ASK, idempotency_key="u", user_id="ou_1", button=Button("Link", "https://g.test/lark/bind?token=fake")
+)
+
+
+async def test_send_of_a_message_with_a_button_is_a_card_to_the_person() -> None:
+    client = FakeClient("om_1")
+    await channel(client).send(ASKED)
+    assert [(sent["type"], sent["text"], sent["open_id"]) for sent in client.sent] == [
+        ("interactive", "Open this link.", "ou_1")
+    ]
+
+
+async def test_send_of_a_button_whose_card_is_refused_has_its_link_in_the_text() -> None:
+    client = FakeClient(PlatformRefused("ErrCode: 11310", code=230099), "om_2")
+    await channel(client).send(ASKED)
+    assert [(sent["type"], sent["text"]) for sent in client.sent][1:] == [("text", ASK)]
+
+
 @pytest.mark.parametrize("code", [230025, 230099])
 async def test_send_of_a_card_that_is_refused_goes_as_text_with_the_same_key(code: int) -> None:
     client = FakeClient(PlatformRefused("ErrCode: 11310", code=code), "om_2")
@@ -275,7 +314,8 @@ async def test_send_of_a_card_as_a_reply_finds_its_way_to_the_chat_as_text() -> 
 
 def test_capabilities_are_what_is_implemented() -> None:
     able = Capability.TEXT | Capability.RICH_CARD | Capability.THREAD_REPLY | Capability.QUOTE_REPLY
-    assert channel().capabilities == able | Capability.TYPING_INDICATOR
+    received = Capability.ATTACHMENT | Capability.VOICE
+    assert channel().capabilities == able | received | Capability.TYPING_INDICATOR
     assert typing_of(channel()) is not None
 
 

@@ -10,7 +10,7 @@ import trio.testing
 
 from gateway.simulator.cards import UPGRADE_SENTENCE
 from gateway.simulator.events import message_event
-from gateway.simulator.messages import Message
+from gateway.simulator.messages import Message, readable
 from gateway.simulator.platform import Person, SimChat, open_id
 from gateway.simulator.resources import Attachment
 from gateway.simulator.simulator import Simulator, Utterance
@@ -82,7 +82,7 @@ async def test_forwarded_bundle_inside_a_bundle_is_read_with_it(
     assert len({item["message_id"] for item in items}) == 5
 
 
-async def test_forwarded_picture_cannot_be_downloaded(
+async def test_forwarded_picture_is_downloaded_from_the_bundle_alone(
     simulator: Simulator, caller: Caller, chat: SimChat, ada: Person
 ) -> None:
     picture = simulator.say(ada, chat, Utterance(attachments=[Attachment("image")])).message
@@ -90,9 +90,9 @@ async def test_forwarded_picture_cannot_be_downloaded(
     _, child = await read(caller, bundle)
     key = child["body"]["content"].split('"')[3]
 
-    for message_id in (child["message_id"], bundle.message_id):
-        target = f"{MESSAGES}/{message_id}/resources/{key}?type=image"
-        assert (await caller.answer("GET", target)).code == 234043
+    target = f"{MESSAGES}/{{}}/resources/{key}?type=image"
+    assert (await caller.answer("GET", target.format(child["message_id"]))).code == 234043
+    assert (await caller.answer("GET", target.format(bundle.message_id))).status == 200
 
 
 async def test_forwarding_what_a_person_cannot_see_is_refused(
@@ -259,3 +259,32 @@ async def test_card_is_degraded_unless_it_is_asked_for_as_sent(
 
 async def test_card_in_an_unknown_form_is_refused(caller: Caller, chat: SimChat) -> None:
     assert (await listed(caller, "chat", chat.chat_id, card_msg_content_type="best"))["code"] == 99992402
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ({"text": "hi"}, "hi"),
+        ({"body": {"elements": [{"tag": "markdown", "content": "**hi**"}]}}, "**hi**"),
+        (
+            {
+                "body": {
+                    "elements": [
+                        {"tag": "markdown", "content": "Link it."},
+                        {
+                            "tag": "button",
+                            "text": {"tag": "plain_text", "content": "Link"},
+                            "behaviors": [{"type": "open_url", "default_url": "https://g.test/b"}],
+                        },
+                    ]
+                }
+            },
+            "Link it.\nLink\nhttps://g.test/b",
+        ),
+        ({"body": 7}, "[interactive]"),
+        ({}, "[interactive]"),
+    ],
+)
+def test_page_shows_the_words_of_cards_and_the_addresses_of_their_buttons(content: dict[str, Any], shown: str) -> None:
+    message = Message("om_1", "oc_1", "app", "cli_a", "interactive", json.dumps(content), 0, 0)
+    assert readable(message) == shown

@@ -13,8 +13,8 @@ from gateway.http.body import PersonBody, json_response, read_json
 from gateway.http.paging import PAGED, listing, read_page
 from gateway.http.query import takes
 from gateway.ids import parse_id
-from gateway.work.people.directory import Directory, Member, Visibility
-from gateway.work.people.teams import AgentChange, TeamService
+from gateway.work.people.directory import AgentChange, Directory, Member, Visibility
+from gateway.work.people.teams import TeamService
 
 
 class AgentBody(PersonBody):

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from quart import Blueprint, Response, redirect
 
 from gateway.errors import NotFound
-from gateway.http.console.pages import LOGIN_PATH, PageAddress, render_page
+from gateway.http.console.pages import LOGIN_PATH, PageAddress, on_this_server, render_page
 from gateway.http.session import Sessions
 from gateway.work.issues.pages import COMMENTS_MAX, IssuePages, IssueView, parse_key
 
@@ -26,7 +26,7 @@ def routes(issues: IssuePages, sessions: Sessions) -> Blueprint:
         user_id = await sessions.signed_in()
         if user_id is None:
             return _sign_in(f"/issues/{quote(key)}")
-        return redirect(_path(await _find(issues, user_id, key)), 303)
+        return redirect(on_this_server(_path(await _find(issues, user_id, key))), 303)
 
     @blueprint.get("/<workspace>/issues/<key>")
     async def issue_page(workspace: str, key: str) -> Any:
@@ -70,7 +70,8 @@ def _path(issue: IssueView) -> str:
 
 
 def _sign_in(path: str) -> Response:
-    response = Response("", status=303, headers={"Location": f"{LOGIN_PATH}?{urlencode({'next': path})}"})
+    location = f"{on_this_server(LOGIN_PATH)}?{urlencode({'next': on_this_server(path)})}"
+    response = Response("", status=303, headers={"Location": location})
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -91,7 +91,10 @@ def _add_static(blueprint: Blueprint) -> None:
 def _add_login(blueprint: Blueprint, accounts: Accounts, sessions: Sessions, sign_in: SignIn) -> None:
     @blueprint.get(LOGIN_PATH)
     async def login_page() -> Any:
-        target, switching = local_path(request.args.get("next", "")), request.args.get("switch") == "1"
+        target, switching = (
+            local_path(request.args.get("next", ""), request.root_path),
+            request.args.get("switch") == "1",
+        )
         user_id = await sessions.signed_in()
         if user_id is not None and target and not switching:
             return redirect(target, 303)
@@ -101,19 +104,20 @@ def _add_login(blueprint: Blueprint, accounts: Accounts, sessions: Sessions, sig
     @blueprint.post(LOGIN_PATH)
     async def login_form() -> Any:
         # `next` is in the address too, because the two checks below refuse a request before its form is read.
-        target, email = local_path(request.args.get("next", "")), ""
+        target, email = local_path(request.args.get("next", ""), request.root_path), ""
         try:
             sessions.require_same_origin()
             sign_in.require_budget()
             form = await read_form()
-            target, email = local_path(form.get("next", "")) or target, form.get("email", "")
+            target, email = local_path(form.get("next", ""), request.root_path) or target, form.get("email", "")
             secret = await sign_in.attempt(email, form.get("password", ""))
         except DomainError as refusal:
             return _login(target, email=email, refusal=refusal)
         former = session_secret()
         if former is not None:
             await accounts.sign_out(former)
-        response = Response("", status=303, headers={"Location": target or LOGIN_PATH, "Cache-Control": "no-store"})
+        location = target or on_this_server(LOGIN_PATH)
+        response = Response("", status=303, headers={"Location": location, "Cache-Control": "no-store"})
         sessions.start(response, secret, SESSION_SECONDS)
         return response
 
@@ -241,17 +245,32 @@ def form_proof() -> str:
     return token_hash(f"form {session_secret()}")
 
 
-def local_path(text: str) -> str:
-    """Return the text if it is a path on this server, to which a sign-in may redirect; empty for anything else."""
+def local_path(text: str, prefix: str) -> str:
+    """Return the text if it is a path on this server, to which a sign-in may redirect; empty for anything else.
+
+    `prefix` is the path under which people reach this server. It is added to a path that lacks it.
+    """
     local = text[:1] == "/" and text[:2] != "//" and "\\" not in text
-    return text if local and text.isprintable() and len(text) <= NEXT_LENGTH_MAX else ""
+    if not local or not text.isprintable() or len(text) > NEXT_LENGTH_MAX:
+        return ""
+    return text if _is_below(text, prefix) else f"{prefix}{text}"
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/", "?", "#"}
+
+
+def on_this_server(path: str) -> str:
+    """Return a path of a route as the browser must ask for it: below the path of `http.public_url`, if it has one."""
+    return f"{request.root_path}{path}"
 
 
 @dataclass(frozen=True, slots=True)
 class PageAddress:
-    """The address of a page, without its language. The links to the same page in other languages are made from it.
+    """The address of a page: the path of its route, without its language.
 
-    `kept` are the query parameters of its form's address; they survive when the form is refused before it is read.
+    The links to the same page in other languages are made from it. `kept` are the query parameters of its form's
+    address; they survive when the form is refused before it is read.
     """
 
     path: str
@@ -259,11 +278,11 @@ class PageAddress:
     kept: Mapping[str, str] = field(default_factory=dict)
 
     def link(self, **parameters: str) -> str:
-        return f"{self.path}?{urlencode({**self.query, **parameters})}"
+        return f"{on_this_server(self.path)}?{urlencode({**self.query, **parameters})}"
 
     def form_link(self, **parameters: str) -> str:
         query = urlencode({**self.kept, **parameters})
-        return f"{self.path}?{query}" if query else self.path
+        return on_this_server(f"{self.path}?{query}" if query else self.path)
 
 
 def render_page(
@@ -284,6 +303,7 @@ def render_page(
     text = _pages.get_template(template).render(
         words=words_of(language),
         language=language,
+        base=request.root_path,
         platform=" / ".join(title.get(language, title["en"]) for title in platforms),
         other_languages=[
             (code, words_of(code)["language_name"], address.link(lang=code)) for code in LANGUAGES if code != language

@@ -18,7 +18,7 @@ CLIENTS_MAX = 4096
 
 
 class LarkClients:
-    """Clients by app, host and secret. The caller owns the HTTP client and keeps it open while they are used."""
+    """Clients by app and host. The caller owns the HTTP client and keeps it open while they are used."""
 
     def __init__(
         self,
@@ -32,16 +32,19 @@ class LarkClients:
         self._open_base_override = open_base_override
         self._send_timeout = send_timeout_seconds
         self._clients_max = clients_max
-        self._clients: OrderedDict[tuple[str, str, bytes], LarkClient] = OrderedDict()
+        self._clients: OrderedDict[tuple[str, str], tuple[bytes, LarkClient]] = OrderedDict()
 
     def of(self, app_id: str, app_secret: str, region: str | None) -> LarkClient:
-        """Return the client of these credentials; a rotated secret gets a new client."""
+        """Return the client of these credentials.
+
+        A rotated secret gets a new client, and the client with the former secret is forgotten.
+        """
         base_url = open_base_url(region, self._open_base_override)
-        key = (app_id, base_url, hashlib.sha256(app_secret.encode()).digest())
-        client = self._clients.get(key)
-        if client is None:
+        key, digest = (app_id, base_url), hashlib.sha256(app_secret.encode()).digest()
+        known_digest, client = self._clients.get(key, (b"", None))
+        if client is None or known_digest != digest:
             client = LarkClient(app_id, app_secret, base_url, self._http, send_timeout_seconds=self._send_timeout)
-            self._clients[key] = client
+            self._clients[key] = (digest, client)
         self._clients.move_to_end(key)
         while len(self._clients) > self._clients_max:
             self._clients.popitem(last=False)

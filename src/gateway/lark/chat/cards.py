@@ -7,12 +7,14 @@ such a patch with success although it has no effect.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
 from gateway.core.markdown import shortened
+from gateway.core.replies import Button
 from gateway.lark.chat.markdown import divide, divide_plain, read_markdown
 
 TEXT_REQUEST_BYTES_MAX = 150 * 1024
@@ -102,12 +104,24 @@ def render_error(markdown: str) -> Rendered:
     return _card(markdown, summary=f"⚠️ {markdown}", header=header)
 
 
-def _card(words: str, *, summary: str, **parts: Any) -> Rendered:
+def render_question(text: str, button: Button) -> Rendered:
+    """Render a card whose button leads where the link at the end of `text` leads."""
+    drawn = {
+        "tag": "button",
+        "type": "primary",
+        "text": {"tag": "plain_text", "content": button.label},
+        "behaviors": [{"type": "open_url", "default_url": button.url}],
+    }
+    words = text.removesuffix(button.url).rstrip()
+    return _card(words, summary=words, elements=[drawn])
+
+
+def _card(words: str, *, summary: str, elements: Sequence[dict[str, Any]] = (), **parts: Any) -> Rendered:
     card = {
         "schema": "2.0",
         "config": {"update_multi": True, "summary": {"content": shortened(summary, chars_max=SUMMARY_CHARS_MAX)}},
         **parts,
-        "body": {"elements": [{"tag": "markdown", "content": words}]},
+        "body": {"elements": [{"tag": "markdown", "content": words}, *elements]},
     }
     return Rendered("interactive", msgspec.json.encode(card).decode(), words)
 

@@ -25,7 +25,14 @@ from gateway.core.pacing import CallLimits, Limit
 from gateway.errors import RemoteProtocolError
 from gateway.lark.api.client import BotIdentity, LarkClient
 from gateway.lark.api.clients import LarkClients
-from gateway.lark.chat.cards import Rendered, render_answer, render_error, render_text, without_calls_to_all
+from gateway.lark.chat.cards import (
+    Rendered,
+    render_answer,
+    render_error,
+    render_question,
+    render_text,
+    without_calls_to_all,
+)
 from gateway.lark.chat.connection import ConnectionSettings, OpenStream, run_connection
 from gateway.lark.chat.content import CHANNEL_TYPE, decode_event, order_key
 from gateway.lark.chat.read_back import find_sent
@@ -53,6 +60,8 @@ CAPABILITIES = (
     | Capability.RICH_CARD
     | Capability.THREAD_REPLY
     | Capability.QUOTE_REPLY
+    | Capability.ATTACHMENT
+    | Capability.VOICE
     | Capability.TYPING_INDICATOR
 )
 IDENTITY_KEYS = ("app_id", "bot_open_id", "region", "event_mode")
@@ -154,6 +163,10 @@ class LarkChannel:
         return await self._send_where_possible(message, render_text(message.text))
 
     async def _send_where_possible(self, message: OutboundMessage, rendered: Rendered) -> SendResult:
+        """Send as a reply; if that is impossible, to the first message of the topic, or to the chat outside a topic.
+
+        Raises the refusal of the reply if the topic has no other message to reply to.
+        """
         refusal: PlatformRefused | None = None
         if message.reply_to:
             try:
@@ -225,7 +238,8 @@ async def receive_event(
     """Decide one event of an app, from either transport, and return the code to acknowledge it with.
 
     200 is also the code for events that are unwanted or unreadable, because redelivery would not change them. 500 asks
-    for redelivery. Raises what the handler raises; the caller treats that as 500.
+    for redelivery. A message of another app, or without its ids, goes to the handler with a `problem`: it is recorded
+    for this installation and dropped. Raises what the handler raises; the caller treats that as 500.
     """
     try:
         message = decode_event(payload, bot_open_id=bot.open_id, bot_union_id=bot.union_id)
@@ -234,11 +248,15 @@ async def receive_event(
         return SETTLED
     if message is None:
         return SETTLED
-    if not message.app_id:
+    if message.app_id not in {"", app_id} and not message.problem:
+        message = replace(message, problem="an event of another app")
+    if message.problem:
+        ids = {"installation_id": str(installation_id), "event_id": message.event_id}
+        _log.warning("lark_event_unusable", **ids, problem=message.problem)
+    if message.app_id != app_id:
+        # The link, or the address that the event was posted to, says whose event it is. The event itself could claim to
+        # be any bot's.
         message = replace(message, app_id=app_id)
-    elif message.app_id != app_id:
-        _log.warning("lark_event_of_another_app", installation_id=str(installation_id), event_id=message.event_id)
-        return SETTLED
     verdict = await handler(message)
     return SETTLED if verdict is Verdict.SETTLED else REDELIVER
 
@@ -273,6 +291,8 @@ async def _rendered(message: OutboundMessage) -> Rendered:
 
 
 def _render(message: OutboundMessage) -> Rendered:
+    if message.button is not None:
+        return render_question(message.text, message.button)
     match message.tone:
         case Tone.ANSWER:
             return render_answer(message.text)

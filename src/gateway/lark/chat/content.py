@@ -1,7 +1,7 @@
 """Reads the payload of an event into an InboundMessage: its kind, its sender, and its text as plain text.
 
-Sans-IO. A payload comes from outside, so every field may be missing or of another type. A message is refused only if it
-lacks its id, its chat or its sender.
+Sans-IO. A payload comes from outside, so every field may be missing or of another type. A message is unusable only if
+it lacks its id, its chat or its sender, or if one of its ids is too long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo, Source
 from gateway.errors import RemoteProtocolError
-from gateway.lark.chat.card_words import card_or_name
+from gateway.lark.chat.card_words import card_or_name, is_substituted
 from gateway.lark.chat.kinds import BUNDLE, CARD, ID_CHARS_MAX, attachment, message_type, moment, named_with_words
 from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions, without_leading_mentions
 from gateway.lark.chat.post import read_post
@@ -36,10 +36,11 @@ RECEIVED = "im.message.receive_v1"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The text of a message, with its placeholders, and the files it carries."""
+    """The text of a message, with its placeholders, and the files it carries. `withheld`: its words were left out."""
 
     text: str
     media: tuple[MediaRef, ...] = ()
+    withheld: bool = False
 
 
 class _Chat(msgspec.Struct):
@@ -87,8 +88,8 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
     The bot is recognised among the mentions by its union id if that is known, else by its open id. The union id is
     better, because each app sees open ids of its own, so the open id of a sibling bot can equal ours.
 
-    Raises RemoteProtocolError for a payload that is not JSON, and for a message without id, chat or sender, or with an
-    id of an absurd length. Only an app may be a sender without an open id.
+    A message without id, chat or sender, or with an id of an absurd length, has a `problem`, and nothing but its ids.
+    Only an app may be a sender without an open id. Raises RemoteProtocolError for a payload that is not a JSON object.
     """
     if not payload.strip():
         return None
@@ -102,12 +103,18 @@ def decode_event(payload: bytes, *, bot_open_id: str = "", bot_union_id: str = "
     event_type = text_in(header, "event_type") or text_in(event, "type")
     if event_type != RECEIVED:
         return None
-    return _read_message(
-        event,
-        app_id=_id(header, "app_id") or _id(event, "app_id"),
-        event_id=_id(header, "event_id") or _id(envelope, "uuid"),
-        is_own=lambda mention: is_bot(mention, bot_open_id=bot_open_id, bot_union_id=bot_union_id),
-    )
+    app_id = text_in(header, "app_id") or text_in(event, "app_id")
+    event_id = text_in(header, "event_id") or text_in(envelope, "uuid")
+    try:
+        _check_ids(app_id=app_id, event_id=event_id)
+        return _read_message(
+            event,
+            app_id=app_id,
+            event_id=event_id,
+            is_own=lambda mention: is_bot(mention, bot_open_id=bot_open_id, bot_union_id=bot_union_id),
+        )
+    except UnusableMessage as error:
+        return _unusable(object_in(event, "message"), app_id=app_id, event_id=event_id, problem=str(error))
 
 
 def flatten(platform_type: str, content: str, *, placeholders: Sequence[str] = ()) -> Content:
@@ -122,7 +129,7 @@ def flatten(platform_type: str, content: str, *, placeholders: Sequence[str] = (
     if platform_type == "post":
         return Content(*read_post(fields, frozenset(placeholders)))
     if platform_type == CARD:
-        return Content(card_or_name(fields))
+        return Content(card_or_name(fields), withheld=is_substituted(fields))
     return Content(named_with_words(platform_type, fields), attachment(platform_type, fields))
 
 
@@ -151,6 +158,7 @@ def _read_message(
         sender_is_bot=_is_app(sender),
         event_type=RECEIVED,
         bundle=text_in(message, "message_type") == BUNDLE,
+        withheld=said.withheld,
         raw=event,
     )
 
@@ -204,16 +212,44 @@ def _chat_type(name: str) -> ChatType:
     return ChatType.P2P if name == "p2p" else ChatType.GROUP
 
 
+class UnusableMessage(RemoteProtocolError):
+    """A message lacks an id that it must have, or has an id of an absurd length."""
+
+
+def _unusable(message: dict[str, Any], *, app_id: str, event_id: str, problem: str) -> InboundMessage:
+    """Return what may be recorded of a message that cannot be taken: its ids, without those that are too long."""
+    return InboundMessage(
+        app_id=_short(app_id),
+        event_id=_short(event_id),
+        message_id=_short(text_in(message, "message_id")),
+        source=Source(CHANNEL_TYPE, _short(text_in(message, "chat_id")), _chat_type(text_in(message, "chat_type")), ""),
+        type=MessageType.UNKNOWN,
+        text="",
+        event_type=RECEIVED,
+        problem=problem,
+    )
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= ID_CHARS_MAX else ""
+
+
+def _check_ids(**ids: str) -> None:
+    """Raise UnusableMessage for an id of more than `ID_CHARS_MAX` characters."""
+    for name, value in ids.items():
+        if len(value) > ID_CHARS_MAX:
+            raise UnusableMessage(f"a message whose {name} has {len(value)} characters; the limit is {ID_CHARS_MAX}")
+
+
 def _id(fields: dict[str, Any], name: str) -> str:
-    """Return an id, "" if it is missing. Raises RemoteProtocolError for one over `ID_CHARS_MAX` characters."""
+    """Return an id, "" if it is missing. Raises UnusableMessage for one that is too long."""
     value = text_in(fields, name)
-    if len(value) > ID_CHARS_MAX:
-        raise RemoteProtocolError(f"a message whose {name} has {len(value)} characters; the limit is {ID_CHARS_MAX}")
+    _check_ids(**{name: value})
     return value
 
 
 def _required(fields: dict[str, Any], name: str) -> str:
     value = _id(fields, name)
     if not value:
-        raise RemoteProtocolError(f"a message without {name}")
+        raise UnusableMessage(f"a message without {name}")
     return value

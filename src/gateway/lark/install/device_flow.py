@@ -53,6 +53,8 @@ TENANT_SCOPES = (
 TENANT_EVENTS = ("im.message.receive_v1",)
 
 _TERMINAL = frozenset({"access_denied", "expired_token", "invalid_grant"})
+# Errors of OAuth that are about the server's own trouble, whatever the HTTP status. The scan may still succeed.
+_TRANSIENT = frozenset({"temporarily_unavailable", "server_error"})
 _CODE = re.compile(r"[\w.-]{1,80}", re.ASCII)
 _PLAIN = re.compile(r"[!-~]{1,512}")
 _FORM = (("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json"))
@@ -149,7 +151,10 @@ class SlowDown:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """The answer says nothing about the scan: it is a proxy's page, or the platform has a fault. `code` names it."""
+    """The answer says nothing about the scan: it is a proxy's page, or the platform has a fault. `code` names it.
+
+    Polling goes on until the deadline.
+    """
 
     code: str
 
@@ -214,6 +219,8 @@ def _judge_error(code: str, answer: ApiAnswer) -> PollResult:
         return Pending()
     if code == "slow_down":
         return SlowDown()
+    if code in _TRANSIENT and not _is_trouble(answer):
+        return Unclear(code)
     # With HTTP 5xx or 429, any other error is about the platform's own trouble, not about this scan.
     if code not in _TERMINAL and _is_trouble(answer):
         return Unclear(_http_code(answer))

@@ -36,7 +36,6 @@ _log = structlog.get_logger()
 EventMode = Literal["socket", "http"]
 EVENT_MODES: tuple[EventMode, ...] = ("socket", "http")
 
-LEARNT_KEYS = ("bot_open_id", "bot_union_id", "tenant_key")
 SECRET_LENGTH_MAX = 512
 _APP_ID = re.compile(r"cli_[0-9a-zA-Z]{16,64}")
 _SAVE_ATTEMPTS = 3
@@ -60,6 +59,7 @@ class NewApp:
     encrypt_key: str = field(default="", repr=False)
     verification_token: str = field(default="", repr=False)
     allow_bots: bool = False
+    allow_mention_all: bool = False
     replaces: bool = False
 
 
@@ -254,7 +254,6 @@ class InstallationService:
             installer_user_id=installer,
             config=stored_config(app, bot, ring, installation_id),
             replaces=app.replaces,
-            learnt_keys=LEARNT_KEYS,
         )
 
 
@@ -269,7 +268,12 @@ def stored_config(app: NewApp, bot: BotIdentity, ring: KeyRing, installation_id:
         )
         if secret
     }
-    optional = {"bot_open_id": bot.open_id, "bot_union_id": bot.union_id, "allow_bots": app.allow_bots}
+    optional = {
+        "bot_open_id": bot.open_id,
+        "bot_union_id": bot.union_id,
+        "allow_bots": app.allow_bots,
+        "allow_mention_all": app.allow_mention_all,
+    }
     return {
         "app_id": app.app_id,
         "region": app.region,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from gateway.core.autopilot import cadence, run_error_type, template_problem
+from gateway.core.naming import checked_name
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound
 from gateway.ids import new_id
 from gateway.recorder import SILENT, Recorder
@@ -297,11 +298,10 @@ def _settings(autopilot: Autopilot) -> AutopilotDraft:
 def _checked(draft: AutopilotDraft) -> AutopilotDraft:
     draft = replace(
         draft,
-        title=" ".join(storable(draft.title).split()),
+        title=checked_name(draft.title, "title", chars_max=TITLE_CHARS_MAX),
         description=storable(draft.description),
         issue_title_template=storable(draft.issue_title_template).strip(),
     )
-    _require_length(draft.title, "title", 1, TITLE_CHARS_MAX)
     _require_length(draft.description, "description", 0, DESCRIPTION_CHARS_MAX)
     _require_length(draft.issue_title_template, "issue_title_template", 0, TITLE_CHARS_MAX)
     problem = template_problem(draft.issue_title_template)

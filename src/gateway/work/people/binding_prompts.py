@@ -7,6 +7,7 @@ from typing import Protocol
 from urllib.parse import urlencode
 from uuid import UUID
 
+from gateway.core.replies import Button, Composed
 from gateway.ids import new_link_token, token_hash
 
 BIND_PATH = "/lark/bind"
@@ -21,6 +22,7 @@ _LINK = {
     "请在 {minutes} 分钟内打开以下链接，登录并确认，链接仅可使用一次。"
     "请勿转发，此链接仅供您本人的账号使用：\n{link}",
 }
+_LABEL = {"en": "Link my account", "zh-Hans": "去绑定"}
 _ASK_OPERATOR = {
     "en": "To talk to me, this account must be linked first. Please send this line to an operator, who fills in your "
     "e-mail address and runs it:\n{command}",
@@ -48,7 +50,7 @@ class BindingPrompts:
         self._public_url = public_url
         self._mint_token = mint_token
 
-    async def compose(self, installation_id: UUID, channel_user_id: str) -> str | None:
+    async def compose(self, installation_id: UUID, channel_user_id: str) -> Composed | None:
         """Compose the question for one account, with a new token. None when the question is no longer needed.
 
         Every call makes another token. Earlier tokens stay valid until they expire, because a message with one may have
@@ -57,12 +59,14 @@ class BindingPrompts:
         if self._public_url is None:
             language = await self._store.mint(None, installation_id, channel_user_id)
             command = f"gateway lark bind {installation_id} {channel_user_id} EMAIL"
-            return None if language is None else _in(language, _ASK_OPERATOR).format(command=command)
+            return None if language is None else Composed(_in(language, _ASK_OPERATOR).format(command=command))
         token = self._mint_token()
         language = await self._store.mint(token_hash(token), installation_id, channel_user_id)
         if language is None:
             return None
-        return _in(language, _LINK).format(minutes=LINK_MINUTES, link=bind_link(self._public_url, token))
+        link = bind_link(self._public_url, token)
+        text = _in(language, _LINK).format(minutes=LINK_MINUTES, link=link)
+        return Composed(text, Button(_in(language, _LABEL), link))
 
 
 def bind_link(public_url: str, token: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from gateway.core.attachments import unable_line
-from gateway.core.enrichment import neutralise
+from gateway.core.enrichment import SharedFile, neutralise
 from gateway.work.tasks.attachments import StoredAttachment
 
 JsonObject = Mapping[str, Any]
@@ -178,7 +178,8 @@ class ClaimedMessage:
     """A message that a run has to answer. `age_seconds` is its age when the run was handed out.
 
     `message_id` and `quoted_id` are the platform's ids, "" when there is none. A `bundle` contains forwarded messages.
-    `additions` is the text of what others said around it (see `core/enrichment.py`). It is never stored.
+    `additions` is the text of what others said around it (see `core/enrichment.py`). It is never stored. `shared` are
+    the files of what it quotes or forwards.
     """
 
     role: str
@@ -192,6 +193,7 @@ class ClaimedMessage:
     additions: str = field(default="", repr=False)
     row_id: UUID | None = None
     attachments: tuple[StoredAttachment, ...] = ()
+    shared: tuple[SharedFile, ...] = ()
 
     @property
     def missing(self) -> list[str]:
@@ -318,6 +320,13 @@ class TaskStore(Protocol):
 
         The task's row keeps the `instance` of the runtime that made the claim. None when nothing may run now. Raises
         StoreConflict when a concurrent change interfered.
+        """
+
+    async def attach_shared(self, task_id: UUID, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        """Store the `shared` files of the messages as attachments, and return the messages with all their files.
+
+        A file that a message has already is not stored again. A message has at most PER_MESSAGE_MAX files. No run waits
+        for such a file: it is fetched when it is asked for.
         """
 
     async def seconds_to_next(self, runtime_id: UUID) -> float | None:

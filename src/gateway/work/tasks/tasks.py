@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.plain import plain
 from gateway.core.replies import Reply, say
-from gateway.errors import Conflict, NotFound, StoreConflict, StoreUnavailable
+from gateway.errors import Conflict, NotFound, StoreConflict, StoreError, StoreUnavailable
 from gateway.recorder import SILENT, Recorder
 from gateway.work.conflicts import despite_conflicts
 from gateway.work.people.directory import RuntimePrincipal
@@ -128,6 +128,10 @@ def _run_prompt(run: ClaimedRun) -> str:
     return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, content=content)
 
 
+async def _always() -> bool:
+    return True
+
+
 class TaskService:
     """The actions of runtimes. Raises NotFound for a foreign task or runtime, Conflict for the wrong status.
 
@@ -176,14 +180,14 @@ class TaskService:
         `working_on` lists the claims that it still works on.
         """
         if workspace_id not in {None, runtime.workspace_id}:
-            _absent("workspace")
+            _raise_not_found("workspace")
         try:
             view = await self._store.register_runtime(runtime.runtime_id, name=name, kind=kind, version=version)
         except StoreConflict as error:
             message = f"another runtime of this workspace is called {name!r}"
             raise Conflict("name_taken", message, field="name") from error
         if view is None:
-            _absent("runtime")
+            _raise_not_found("runtime")
         if instance is not None:
             orphaned = partial(self._store.change_orphaned, runtime.runtime_id, instance, working_on)
             await self._return_each(orphaned, ORPHANS_MAX)
@@ -201,22 +205,42 @@ class TaskService:
         return [attempt for attempt in working_on if attempt not in held]
 
     async def claim(
-        self, runtime: RuntimePrincipal, runtime_id: UUID, wait_seconds: float = 0.0, *, instance: str | None = None
+        self,
+        runtime: RuntimePrincipal,
+        runtime_id: UUID,
+        wait_seconds: float = 0.0,
+        *,
+        instance: str | None = None,
+        may_go_on: Callable[[], Awaitable[bool]] = _always,
     ) -> AssignedTask | None:
         """Claim the runtime's next task, waiting for one at most `wait_seconds`. The claim counts as a heartbeat.
+
+        `may_go_on` is asked after each wait. False ends the call without a task: the caller's token was revoked.
 
         After the claim, the context of the task's messages is looked up, so the call may take seconds longer. No
         database connection is held while waiting or looking up. A cancelled call may leave a task dispatched whose
         assignment never reached the runtime. That task returns to the queue as undelivered.
         """
         self._require_self(runtime, runtime_id)
-        assignment = await self._next(runtime_id, instance, wait_seconds)
+        assignment = await self._next(runtime_id, instance, wait_seconds, may_go_on)
         if assignment is None or assignment.place is None or self._enrich is None:
             return assignment
         enriched = await self._enrich(assignment.place, assignment.messages)
+        if any(message.shared for message in enriched):
+            enriched = await self._attach_shared(assignment.claim.id, enriched)
         return replace(assignment, messages=tuple(enriched))
 
-    async def _next(self, runtime_id: UUID, instance: str | None, wait_seconds: float) -> AssignedTask | None:
+    async def _attach_shared(self, task_id: UUID, messages: Sequence[ClaimedMessage]) -> Sequence[ClaimedMessage]:
+        """Make the files of what was quoted and forwarded files of the task. Without the database it runs without."""
+        try:
+            return await self._store.attach_shared(task_id, messages)
+        except StoreError as error:
+            logger.warning("shared_files_not_attached", task_id=str(task_id), error=str(error))
+            return messages
+
+    async def _next(
+        self, runtime_id: UUID, instance: str | None, wait_seconds: float, may_go_on: Callable[[], Awaitable[bool]]
+    ) -> AssignedTask | None:
         deadline = trio.current_time() + min(wait_seconds, WAIT_SECONDS_MAX)
         with self._queue.hear(str(runtime_id)) as rung:
             while True:
@@ -225,6 +249,8 @@ class TaskService:
                 if assignment is not None or self._draining or trio.current_time() >= deadline:
                     return assignment
                 await self._wait_for_work(runtime_id, rung, deadline)
+                if not await may_go_on():
+                    return None
 
     async def _wait_for_work(self, runtime_id: UUID, rung: Signal, deadline: float) -> None:
         pauses = [RECHECK_SECONDS, deadline - trio.current_time()]
@@ -271,7 +297,7 @@ class TaskService:
                 _require_status(change.task, "complete")
                 await self._complete(change, words, end)
                 reached("task.completing")
-            return self._tell(change.task, Fate(TaskStatus.COMPLETED))
+            return self._report(change.task, Fate(TaskStatus.COMPLETED))
 
         return await despite_conflicts(finish)
 
@@ -319,13 +345,15 @@ class TaskService:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
                 fate = await _fail(change, reason, end, reported=True)
-            return self._tell(change.task, fate)
+            return self._report(change.task, fate)
 
         return await despite_conflicts(finish)
 
     async def find(self, runtime: RuntimePrincipal, task_id: UUID) -> Task:
         task = await self._store.find(task_id)
-        return task if task is not None and _is_of(task, runtime) else _absent("task")
+        if task is None or not _is_of(task, runtime):
+            _raise_not_found("task")
+        return task
 
     async def return_lost(self, batch_max: int = 100) -> int:
         """Return or fail claimed tasks that no runtime works on any more. Return their number.
@@ -365,7 +393,7 @@ class TaskService:
                     return False
                 seen.append(change.task.id)
                 fate = await _return(change)
-            self._tell(change.task, fate)
+            self._report(change.task, fate)
             return True
 
         return await despite_conflicts(attempt)
@@ -377,12 +405,12 @@ class TaskService:
         """Lock the task of an attempt for the block. `ends`: the report ends the run, and may arrive twice."""
         async with self._store.change(attempt.task_id) as change:
             if change is None or not _is_of(change.task, runtime):
-                _absent("task")
+                _raise_not_found("task")
             if not (ends and _has_ended(change.task, attempt)):
                 require_attempt(change.task, attempt.number)
             yield change
 
-    def _tell(self, task: Task, fate: Fate) -> TaskStatus:
+    def _report(self, task: Task, fate: Fate) -> TaskStatus:
         """Log and count the outcome, after the commit.
 
         Of an error's text only the reason derived from it may be logged.
@@ -403,7 +431,7 @@ class TaskService:
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
         if runtime.runtime_id != runtime_id:
-            _absent("runtime")
+            _raise_not_found("runtime")
 
 
 async def _fail(change: TaskChange, reason: str, end: End, *, reported: bool = False) -> Fate:
@@ -545,5 +573,5 @@ def _require_status(task: Task, action: str) -> None:
         raise Conflict("wrong_status", message, task_status=task.status)
 
 
-def _absent(what: str) -> NoReturn:
+def _raise_not_found(what: str) -> NoReturn:
     raise NotFound("not_found", f"no such {what}")

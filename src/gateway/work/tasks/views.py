@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from gateway.errors import Conflict, NotFound
+from gateway.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +65,17 @@ class SentForTask:
 class TaskViewStore(Protocol):
     """The store of task views. Every call raises StoreUnavailable."""
 
-    async def find_agents(self, workspace_id: UUID | None, reference: str) -> list[tuple[UUID, str]]:
-        """Return the agents that the reference may mean, each with its WORKSPACE/NAME."""
-
     async def recent(
         self, *, workspace_id: UUID | None, agent_id: UUID | None, status: str | None, rows_max: int
     ) -> list[TaskLine]:
         """Return tasks, the latest first."""
 
-    async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]] | None: ...
+    async def find(self, id: UUID) -> tuple[TaskPage, list[SentForTask]] | None:
+        """Find a task by its id, or the latest task of an autopilot's run by the id of the run."""
 
 
 class TaskViews:
-    """Finds tasks.
-
-    Raises NotFound for a task or agent that does not exist, Conflict for an ambiguous agent name.
-    """
+    """Finds tasks."""
 
     def __init__(self, store: TaskViewStore) -> None:
         self._store = store
@@ -89,27 +84,20 @@ class TaskViews:
         self,
         *,
         workspace_id: UUID | None = None,
-        agent: str | None = None,
+        agent_id: UUID | None = None,
         status: str | None = None,
         rows_max: int = 50,
     ) -> list[TaskLine]:
-        """Return tasks, the latest first. `agent` is an id, a unique name, or WORKSPACE/NAME."""
-        agent_id = None if agent is None else await self._agent_id(workspace_id, agent)
+        """Return tasks, the latest first."""
         return await self._store.recent(workspace_id=workspace_id, agent_id=agent_id, status=status, rows_max=rows_max)
 
-    async def _agent_id(self, workspace_id: UUID | None, reference: str) -> UUID:
-        found = await self._store.find_agents(workspace_id, reference)
-        if not found:
-            raise NotFound("agent_not_found", f"there is no agent {reference!r}", field="agent")
-        if len(found) > 1:
-            paths = ", ".join(path for _, path in found)
-            message = f"{reference!r} may be any of {paths}; name it as WORKSPACE/NAME"
-            raise Conflict("agent_ambiguous", message, field="agent")
-        return found[0][0]
+    async def find(self, id: UUID) -> tuple[TaskPage, list[SentForTask]]:
+        """Return a task and its messages to the chat.
 
-    async def find(self, task_id: UUID) -> tuple[TaskPage, list[SentForTask]]:
-        """Return the task and its messages to the chat."""
-        found = await self._store.find(task_id)
+        `id` is the task's, or that of an autopilot's run, whose latest task is meant. Raises NotFound for any other,
+        and for a run that never had a task.
+        """
+        found = await self._store.find(id)
         if found is None:
-            raise NotFound("task_not_found", f"there is no task {task_id}")
+            raise NotFound("task_not_found", f"there is no task {id}, and no run of an autopilot with a task")
         return found

@@ -1,5 +1,5 @@
 -- Payloads of webhooks as their senders wrote them.
--- depends: 0022_shared_rules
+-- depends: 0025_rules
 
 -- jsonb writes a number in its own way: a few bytes such as 1e999 become a thousand, in every reader of the payload. As
 -- json it stays the text that was sent.

@@ -1,0 +1,2 @@
+drop index channel_outbound_card_message_message_idx;
+drop index outbound_message_channel_message_idx;
