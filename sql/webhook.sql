@@ -26,8 +26,8 @@ limit :rows_max;
 -- One statement for all requests that wait together, so that they share one commit. A request that was judged by an
 -- older revision of its trigger, or whose trigger is gone, gets no row back and is judged again. The statement itself
 -- reads if the trigger and its autopilot are on, and does not rely on a cached state. A delivery that exists already is
--- only counted, and its row is returned instead: the unique index decides between requests that come at once. A
--- delivery beyond the pace of its trigger gets the last place of the queue of that trigger. So does one that would
+-- only counted, and its row is returned instead: the unique index decides between requests that come at once. It is not
+-- counted if its body is another one, and that is told. A delivery beyond the pace of its trigger gets the last place of the queue of that trigger. So does one that would
 -- overtake others in that queue.
 with given as (
   select *
@@ -76,12 +76,14 @@ with given as (
     now() + case when r.turn is null then make_interval(secs => :finish_seconds) else interval '0' end
   from ready r
   on conflict (trigger_id, dedupe_key) where dedupe_key is not null and status not in ('rejected', 'failed')
-    do update set attempt_count = d.attempt_count + excluded.attempt_count, last_attempt_at = now()
+    do update set
+      attempt_count = d.attempt_count + case when d.raw_body = excluded.raw_body then excluded.attempt_count else 0 end,
+      last_attempt_at = case when d.raw_body = excluded.raw_body then now() else d.last_attempt_at end
   returning d.id, d.autopilot_id, d.trigger_id, d.dedupe_key, d.status, d.reason_code, d.autopilot_run_id, d.received_at,
-    d.turn
+    d.turn, d.raw_body as body
 )
 select r.id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at,
-  d.status = 'queued' and d.turn is not null as waits
+  d.status = 'queued' and d.turn is not null as waits, d.id <> r.id and d.body is distinct from r.body as other_body
 from ready r
 join recorded d on d.id = r.id
   or (r.status <> 'rejected' and d.status not in ('rejected', 'failed') and d.trigger_id = r.trigger_id
@@ -203,7 +205,7 @@ where o.id = :original_id
 on conflict (replayed_from_delivery_id, replay_idempotency_key) where replay_idempotency_key is not null
   do update set replay_idempotency_key = excluded.replay_idempotency_key
 returning :id as request_id, d.id, d.autopilot_id, d.trigger_id, d.status, d.reason_code, d.autopilot_run_id, d.received_at,
-  false as waits;
+  false as waits, false as other_body;
 
 -- name: list_deliveries(autopilot_id, event, row_limit, row_offset)
 -- The newest first, without the large columns. An index in the order of the page serves it.

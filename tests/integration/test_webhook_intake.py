@@ -199,6 +199,43 @@ async def test_retry_is_a_duplicate_that_names_the_run(hooks: HookServer, mode: 
     assert (await only_row(hooks))["attempt_count"] == 21
 
 
+async def test_name_with_another_body_is_a_second_row_that_starts_nothing(hooks: HookServer) -> None:
+    hook = await hooks.add_hook(secret=SECRET)
+    other = b'{"action":"closed","n":2}'
+    _, first = await hooks.send(hook.token, BODY, Idempotency_Key="k1", **signed(BODY))
+    for _ in range(3):
+        status, answer = await hooks.send(hook.token, other, Idempotency_Key="k1", **signed(other))
+        assert (status, answer["status"]) in [(200, "ignored"), (200, "duplicate")]
+        assert answer["delivery_id"] != first["delivery_id"]
+    assert (await hooks.send(hook.token, BODY, Idempotency_Key="k1", **signed(BODY)))[1]["status"] == "duplicate"
+    rows = {bytes(row["raw_body"]): row for row in await hooks.deliveries()}
+    assert rows.keys() == {BODY, other}
+    assert (rows[BODY]["status"], rows[BODY]["attempt_count"]) == ("dispatched", 2)
+    assert (rows[other]["status"], rows[other]["reason_code"]) == ("ignored", "duplicate_other_body")
+    assert (rows[other]["attempt_count"], rows[other]["autopilot_run_id"]) == (3, None)
+    assert rows[other]["dedupe_key"].startswith("k1#")
+    assert len(await hooks.runs()) == 1
+
+
+async def test_bodies_that_share_a_name_and_come_at_once_are_told_apart(hooks: HookServer) -> None:
+    hook = await hooks.add_hook()
+    bodies = [b'{"n":%d}' % (number % 4) for number in range(32)]
+    answers: Counter[str] = Counter()
+
+    async def send(body: bytes) -> None:
+        answers[(await hooks.send(hook.token, body, Idempotency_Key="k"))[1]["status"]] += 1
+
+    async with trio.open_nursery() as nursery:
+        for body in bodies:
+            nursery.start_soon(send, body)
+    assert answers == {"accepted": 1, "ignored": 3, "duplicate": 28}
+    rows = await hooks.deliveries()
+    assert sorted((bytes(row["raw_body"]), row["attempt_count"]) for row in rows) == [
+        (b'{"n":%d}' % number, 8) for number in range(4)
+    ]
+    assert Counter(row["reason_code"] for row in rows) == {None: 1, "duplicate_other_body": 3}
+
+
 async def test_request_without_a_name_is_always_new(hooks: HookServer) -> None:
     hook = await hooks.add_hook()
     assert [(await hooks.send(hook.token, BODY))[1]["status"] for _ in range(3)] == ["accepted"] * 3

@@ -84,10 +84,14 @@ class PostgresWebhookStore:
         return await _TOKEN_DIGESTS(self._pool, after=after, rows_max=rows_max)
 
     async def record(self, drafts: Sequence[DeliveryDraft]) -> Sequence[Recorded | None]:
-        firsts, followed = _repeats_apart(drafts)
-        rows = await _RECORD_DELIVERIES(self._pool, **_columns(firsts), finish_seconds=FINISH_SECONDS)
-        found = {row.request_id: row for row in rows}
-        return [found.get(followed[draft.id]) for draft in drafts]
+        found: dict[UUID, Recorded | None] = {}
+        while waiting := [draft for draft in drafts if draft.id not in found]:
+            # One round, unless a sender gives two bodies the same name at the same time.
+            firsts, followed = _repeats_apart(waiting)
+            rows = await _RECORD_DELIVERIES(self._pool, **_columns(firsts), finish_seconds=FINISH_SECONDS)
+            written = {row.request_id: row for row in rows}
+            found.update((draft_id, written.get(first)) for draft_id, first in followed.items())
+        return [found[draft.id] for draft in drafts]
 
     async def record_limited(self, rows: Sequence[tuple[LimitedDraft, int]]) -> None:
         drafts = [draft for draft, _ in rows]
@@ -266,9 +270,9 @@ async def _wanted(conn: TrioConnection[Any], wanted: ReplayFilter) -> dict[str, 
 def _repeats_apart(drafts: Sequence[DeliveryDraft]) -> tuple[dict[UUID, tuple[DeliveryDraft, int]], dict[UUID, UUID]]:
     """Separate the repeats within one batch of drafts.
 
-    Returns the first draft of each deduplication key with its number of occurrences, and for every draft the id of the
-    first one with its key. One statement may insert or update a row only once. With this, a repeat within the batch is
-    treated like a repeat in a later statement.
+    Returns the first draft of each deduplication key with its number of occurrences, and the id of the first one for it
+    and its repeats. One statement may insert or update a row only once. With this, a repeat within the batch is treated
+    like a repeat in a later statement. A draft with the same key and another body is left out.
     """
     firsts: dict[UUID, tuple[DeliveryDraft, int]] = {}
     followed: dict[UUID, UUID] = {}
@@ -276,8 +280,10 @@ def _repeats_apart(drafts: Sequence[DeliveryDraft]) -> tuple[dict[UUID, tuple[De
     for draft in drafts:
         name = (draft.trigger_id, draft.dedupe_key)
         first = named.setdefault(name, draft.id) if draft.holds_key else draft.id
-        followed[draft.id] = first
-        firsts[first] = (firsts[first][0], firsts[first][1] + 1) if first in firsts else (draft, 1)
+        known, times = firsts.get(first, (draft, 0))
+        if known.body == draft.body:
+            firsts[first] = (known, times + 1)
+            followed[draft.id] = first
     return firsts, followed
 
 

@@ -34,6 +34,10 @@ class DedupeKey:
     key: str
     source: str
 
+    def of_other_body(self, digest: str) -> DedupeKey:
+        """Return the name of a delivery that repeats this name with another body. Its own repeats share it."""
+        return DedupeKey(f"{self.key}#{digest}", self.source)
+
 
 def dedupe_key(provider: str, headers: RequestHeaders, body: object = None) -> DedupeKey | None:
     """Return the name of this delivery, or None for a request without one, which always counts as new.
@@ -45,6 +49,11 @@ def dedupe_key(provider: str, headers: RequestHeaders, body: object = None) -> D
         if value:
             return DedupeKey(_bounded(value), source)
     return None
+
+
+def body_digest(body: bytes) -> str:
+    """Return a digest that tells the bodies of one name apart."""
+    return hashlib.sha256(body).hexdigest()[:16]
 
 
 def _event_id(body: object) -> str:

@@ -23,7 +23,7 @@ from gateway.errors import DomainError, StoreConflict, StoreError, StoreUnavaila
 from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.recorder import SILENT, Recorder
-from gateway.webhooks.dedupe import dedupe_key
+from gateway.webhooks.dedupe import body_digest, dedupe_key
 from gateway.webhooks.encodings import DecodedTooLarge, UnsupportedEncoding, decoded, is_encoded
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
 from gateway.webhooks.filters import EventFilter, is_wanted, names_event, read_filters
@@ -243,6 +243,9 @@ class Intake:
                 judged = await self._judge(trigger, posted, verdict)
                 waits = judged.begins and gates.has_to_wait(row.id, standing)
                 recorded = await self._record(judged.draft(waits=waits))
+                if recorded is not None and recorded.other_body:
+                    judged = await _as_other_body(judged)
+                    recorded = await self._record(judged.draft(waits=False))
                 if recorded is not None:
                     reached("webhooks.recorded")
                     return await self._settle(judged, recorded)
@@ -406,7 +409,8 @@ class Intake:
 class _Judged:
     """A judged request, with the trigger it was judged by. `refusal` is the answer if it is refused.
 
-    `body` is what is stored: without its compression, unless it was refused before that.
+    `body` is what is stored: without its compression, unless it was refused before that. `body_digest` is set for a
+    second delivery of the same name with another body.
     """
 
     trigger: KnownTrigger
@@ -416,6 +420,7 @@ class _Judged:
     envelope: Envelope | None
     refusal: IntakeAnswer | None
     delivery_id: UUID
+    body_digest: str = ""
 
     @property
     def event(self) -> str:
@@ -426,6 +431,8 @@ class _Judged:
         """The reason to start no run, as far as the request itself gives one."""
         if self.refusal is not None or self.envelope is None:
             return None if self.refusal is None else str(self.refusal.body["reason"])
+        if self.body_digest:
+            return "duplicate_other_body"
         filters, handshake = self.trigger.filters, self.envelope.handshake
         wanted = is_wanted(filters, self.envelope.event, self.envelope.payload)
         if handshake and not (wanted and filters) and not names_event(filters, handshake):
@@ -440,6 +447,8 @@ class _Judged:
     def draft(self, *, waits: bool) -> DeliveryDraft:
         row, refusal = self.trigger.row, self.refusal
         key = dedupe_key(row.provider, self.headers, None if self.envelope is None else self.envelope.body)
+        if key is not None and self.body_digest:
+            key = key.of_other_body(self.body_digest)
         return DeliveryDraft(
             id=self.delivery_id,
             trigger_id=row.id,
@@ -460,6 +469,18 @@ class _Judged:
             response_body=None if refusal is None else msgspec.json.encode(refusal.body).decode(),
             waits=waits,
         )
+
+
+async def _as_other_body(judged: _Judged) -> _Judged:
+    """Return the request as a second delivery of the same name, which starts nothing.
+
+    Its sender made a mistake, or changed a delivery between two attempts. Somebody should be able to see that.
+    """
+    if len(judged.body) <= HASHED_BYTES_MAX:
+        digest = body_digest(judged.body)
+    else:
+        digest = await trio.to_thread.run_sync(body_digest, judged.body)
+    return replace(judged, body_digest=digest)
 
 
 def _decode_and_read(posted: PostedRequest, encoding: str, *, takes_scalar: bool) -> tuple[bytes, Envelope]:

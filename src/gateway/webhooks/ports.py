@@ -76,6 +76,7 @@ class LimitedDraft:
 class Recorded:
     """The row of a request or a replay. An `id` other than `request_id` means that an earlier row was found.
 
+    That has an `other_body` if its sender used the name of a delivery for two of them.
     The delivery `waits` for its turn if it must, or if other deliveries of its trigger already wait.
     """
 
@@ -88,6 +89,7 @@ class Recorded:
     autopilot_run_id: UUID | None
     received_at: datetime
     waits: bool = False
+    other_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
