@@ -294,3 +294,15 @@ async def test_issue_on_a_message_of_somebody_else_files_its_words(world: World)
     filed = await world.rows("select title, description from issue order by number")
     assert filed == [("the login is broken", "since Tuesday"), ("what is new?", "")]
     assert MARKER not in kept
+
+
+async def test_card_whose_event_has_no_words_is_looked_up(world: World) -> None:
+    bot = await world.add_bot()
+    ada = await bot.bind("Ada")
+    card = {"schema": "2.0", "body": {"elements": [{"tag": "markdown", "content": "CPU is at **95%**"}]}}
+    async with world.daemon() as daemon, open_runtime(world, daemon) as runtime:
+        await bot.connected()
+        sent = world.sim.say(ada, bot.app, Utterance(message_type="interactive", content=card)).message
+        task = await runtime.answer("it is")
+    assert task["prompt"] == f"{quote(sent, 'Ada', 'CPU is at **95%**')}\n\n[interactive card]"
+    assert await world.contents() == ["[interactive card]"]

@@ -93,6 +93,8 @@ class InboundMessage:
     event_type: str = ""
     bundle: bool = False
     """True if the message only wraps messages of others that were forwarded together; those are looked up."""
+    withheld: bool = False
+    """True if the event came without the words of the message; those are looked up as if it quoted itself."""
     raw: Any = field(default=None, repr=False, compare=False)
     problem: str = ""
 

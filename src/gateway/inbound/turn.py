@@ -85,8 +85,11 @@ def words_of(message: InboundMessage) -> str:
 def quoted_by(message: InboundMessage) -> str:
     """Return the platform's id of the message that this one quotes, or "" when it quotes none.
 
-    Inside a topic every message refers to the topic's first one. Such a reference names the topic and is no quote.
+    Inside a topic every message refers to the topic's first one. Such a reference names the topic and is no quote. A
+    message whose words were withheld counts as quoting itself, so that they are looked up.
     """
+    if message.withheld:
+        return message.message_id
     reply = message.reply_to
     if reply is None or (thread_of(message.source) and reply.message_id == reply.root_id):
         return ""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo
 from gateway.errors import RemoteProtocolError
+from gateway.lark.chat.card_words import UPGRADE_SENTENCE
 from gateway.lark.chat.content import decode_event, flatten, order_key
 from gateway.lark.chat.kinds import ID_CHARS_MAX, bracketed_name, message_type
 from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions
@@ -500,3 +501,16 @@ def test_command_below_a_picture_and_a_mention_is_found() -> None:
     message = decoded(payload, **BOT)
     assert message.text == "[Image]\n@Alice /issue F"
     assert message.command_text == "[Image]\n /issue F"
+
+
+@pytest.mark.parametrize(
+    ("card", "withheld"),
+    [
+        ({"title": None, "elements": [[{"tag": "text", "text": UPGRADE_SENTENCE}]]}, True),
+        ({"title": "Alarm", "elements": [[{"tag": "text", "text": UPGRADE_SENTENCE}]]}, False),
+        ({"title": None, "elements": [[{"tag": "text", "text": "CPU 95%"}]]}, False),
+        ({"type": "template"}, False),
+    ],
+)
+def test_card_that_comes_without_its_words_is_marked(card: dict[str, Any], withheld: bool) -> None:
+    assert flatten("interactive", json.dumps(card)).withheld is withheld

@@ -43,6 +43,11 @@ def card_words(fields: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def is_substituted(fields: dict[str, Any]) -> bool:
+    """True if a card has the platform's substitute in place of its words."""
+    return not card_words(fields) and any(UPGRADE_SENTENCE in line for line in _lines(_unwrapped(fields), 0))
+
+
 def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
     wrapped = fields.get("json_card")
     return content_fields(wrapped) if isinstance(wrapped, str) else fields

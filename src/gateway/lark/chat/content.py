@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.channel.message import ChatType, InboundMessage, MediaRef, MessageType, ReplyTo, Source
 from gateway.errors import RemoteProtocolError
-from gateway.lark.chat.card_words import card_or_name
+from gateway.lark.chat.card_words import card_or_name, is_substituted
 from gateway.lark.chat.kinds import BUNDLE, CARD, ID_CHARS_MAX, attachment, message_type, moment, named_with_words
 from gateway.lark.chat.mentions import Mention, is_bot, rewrite_mentions, without_leading_mentions
 from gateway.lark.chat.post import read_post
@@ -36,10 +36,11 @@ RECEIVED = "im.message.receive_v1"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The text of a message, with its placeholders, and the files it carries."""
+    """The text of a message, with its placeholders, and the files it carries. `withheld`: its words were left out."""
 
     text: str
     media: tuple[MediaRef, ...] = ()
+    withheld: bool = False
 
 
 class _Chat(msgspec.Struct):
@@ -128,7 +129,7 @@ def flatten(platform_type: str, content: str, *, placeholders: Sequence[str] = (
     if platform_type == "post":
         return Content(*read_post(fields, frozenset(placeholders)))
     if platform_type == CARD:
-        return Content(card_or_name(fields))
+        return Content(card_or_name(fields), withheld=is_substituted(fields))
     return Content(named_with_words(platform_type, fields), attachment(platform_type, fields))
 
 
@@ -157,6 +158,7 @@ def _read_message(
         sender_is_bot=_is_app(sender),
         event_type=RECEIVED,
         bundle=text_in(message, "message_type") == BUNDLE,
+        withheld=said.withheld,
         raw=event,
     )
 
