@@ -1,5 +1,5 @@
 -- A reply to a message of a bot addresses the bot, so a message is looked up by the id that the platform gave it.
--- depends: 0022_shared_rules
+-- depends: 0023_words_on_15
 
 create index outbound_message_channel_message_idx on outbound_message (installation_id, channel_message_id)
   where channel_message_id is not null;

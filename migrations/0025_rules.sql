@@ -1,5 +1,5 @@
 -- Constraints, defaults and indexes that rules of the tables need.
--- depends: 0022_shared_rules
+-- depends: 0024_own_messages
 
 -- The adapter has always read an unknown region as the default one. A row without a region has the default, too.
 update channel_installation set config = jsonb_set(config, '{region}', '"feishu"')

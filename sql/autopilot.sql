@@ -54,9 +54,9 @@ update autopilot set project_id = :project_id, title = :title, description = :de
 where id = :id and workspace_id = :workspace_id;
 
 -- name: list_runs(workspace_id, autopilot_id, limit, offset)
--- The newest first. A payload may be a quarter of a megabyte, so a list contains only payloads of up to 4 KiB.
+-- The newest first. A payload may have megabytes, so a list contains only payloads of up to 4 KiB.
 select id, autopilot_id, trigger_id, source, status, issue_id, task_id, triggered_at, completed_at, reason_code,
-  failure_reason, case when pg_column_size(trigger_payload) <= 4096 then trigger_payload end as trigger_payload, result,
+  failure_reason, case when pg_column_size(trigger_payload) <= 4096 then trigger_payload::text end as trigger_payload, result,
   created_at
 from autopilot_run
 where autopilot_id = :autopilot_id and workspace_id = :workspace_id
@@ -68,9 +68,10 @@ limit :limit offset :offset;
 select count(*) from autopilot_run where autopilot_id = :autopilot_id and workspace_id = :workspace_id;
 
 -- name: get_run(workspace_id, autopilot_id, run_id)^
--- No row for a run of another autopilot.
+-- No row for a run of another autopilot. Its delivery holds a payload that is too large for an answer.
 select id, autopilot_id, trigger_id, source, status, issue_id, task_id, triggered_at, completed_at, reason_code,
-  failure_reason, trigger_payload, result, created_at
+  failure_reason, case when octet_length(trigger_payload::text) <= 1048576 then trigger_payload::text end as trigger_payload,
+  result, created_at
 from autopilot_run
 where id = :run_id and autopilot_id = :autopilot_id and workspace_id = :workspace_id;
 

@@ -56,6 +56,14 @@ insert into app_user (id, email, name, password_hash)
 values (:user_id, :email, :name, :password_hash)
 returning id, email, name, created_at;
 
+-- name: lock_workspaces()!
+-- Held while a workspace is added. Otherwise two workspaces that are added at once could take the same prefix.
+lock table workspace in share row exclusive mode;
+
+-- name: prefix_in_use(prefix)$
+-- Workspaces may share a prefix if an operator wants it, so no constraint forbids it.
+select exists (select from workspace where issue_prefix = :prefix);
+
 -- name: add_workspace(workspace_id, name, slug, prefix, language, owner_id)^
 -- One statement, so that a workspace without an owner can never be left behind.
 with added as (

@@ -53,7 +53,7 @@ with same as materialized (
   from autopilot_run
   where autopilot_id = :autopilot_id and status = 'issue_created'
     and triggered_at > now() - make_interval(secs => :guard_seconds)
-    and trigger_payload -> 'eventPayload' is not distinct from :payload::jsonb -> 'eventPayload'
+    and (trigger_payload -> 'eventPayload')::text is not distinct from (:payload::json -> 'eventPayload')::text
 )
 select same.issue_id
 from same
@@ -70,7 +70,7 @@ with run as (
   insert into autopilot_run (id, workspace_id, autopilot_id, trigger_id, source, status, issue_id, task_id,
     webhook_delivery_id, idempotency_key, reason_code, failure_reason, trigger_payload, completed_at)
   values (:id, :workspace_id, :autopilot_id, :trigger_id, :source, :status, :issue_id, :task_id,
-    :delivery_id, :idempotency_key, :reason_code, :failure_reason, :payload::jsonb,
+    :delivery_id, :idempotency_key, :reason_code, :failure_reason, :payload::json,
     case when :status = 'skipped' then now() end)
   on conflict do nothing
   returning id, workspace_id, autopilot_id, trigger_id, task_id
@@ -121,7 +121,7 @@ with firing as (
 ), run as (
   insert into autopilot_run (id, workspace_id, autopilot_id, trigger_id, source, status, task_id, webhook_delivery_id,
     trigger_payload)
-  select id, workspace_id, autopilot_id, trigger_id, 'webhook', 'running', task_id, delivery_id, payload::jsonb from plain
+  select id, workspace_id, autopilot_id, trigger_id, 'webhook', 'running', task_id, delivery_id, payload::json from plain
   on conflict do nothing
   returning id, workspace_id, autopilot_id, trigger_id, task_id, webhook_delivery_id
 ), task as (

@@ -158,11 +158,12 @@ join workspace on workspace.id = task.workspace_id
 left join issue on issue.id = task.issue_id and issue.workspace_id = task.workspace_id
 where task.id = :task_id;
 
--- name: get_claimed_run(task_id)^
+-- name: get_claimed_run(task_id, payload_chars)^
 -- The content of an autopilot's run without an issue. The time zone is the trigger's, and the run's time is shown in
--- it.
+-- it. A payload may have megabytes, of which an agent is shown the beginning.
 select run.id, autopilot.title, autopilot.description, run.source, run.triggered_at,
-  coalesce(trigger.timezone, 'UTC') as timezone, run.trigger_payload as payload
+  coalesce(trigger.timezone, 'UTC') as timezone, run.trigger_payload ->> 'event' as event,
+  left(coalesce(run.trigger_payload -> 'eventPayload', run.trigger_payload)::text, :payload_chars) as payload
 from agent_task task
 join autopilot_run run on run.id = task.autopilot_run_id
 join autopilot on autopilot.id = run.autopilot_id

@@ -87,6 +87,19 @@ join recorded d on d.id = r.id
   or (r.status <> 'rejected' and d.status not in ('rejected', 'failed') and d.trigger_id = r.trigger_id
     and d.dedupe_key = r.dedupe_key);
 
+-- name: record_limited(ids, trigger_ids, events, headers, content_types, times)!
+-- Requests that were refused because of a limit: one row for each trigger and minute counts them, for all processes.
+-- In the order of the ids, so that two processes that count in the same rows do not wait for each other.
+insert into webhook_delivery as d (id, workspace_id, autopilot_id, trigger_id, provider, event, status, reason_code, error,
+  selected_headers, content_type, response_status, attempt_count)
+select g.id, t.workspace_id, t.autopilot_id, t.id, t.provider, g.event, 'rejected', 'rate_limited',
+  'refused unread, as were its repeats within the minute', g.headers::jsonb, g.content_type, 429, g.times
+from unnest(:ids::uuid[], :trigger_ids::uuid[], :events::text[], :headers::text[], :content_types::text[],
+  :times::integer[]) as g (id, trigger_id, event, headers, content_type, times)
+join autopilot_trigger t on t.id = g.trigger_id
+order by g.id
+on conflict (id) do update set attempt_count = d.attempt_count + excluded.attempt_count, last_attempt_at = now();
+
 -- name: ignore_delivery(delivery_id, reason)!
 -- Its trigger or autopilot was turned off between receipt and dispatch. Only a delivery without an outcome is changed.
 -- One that has waited for its turn was answered long ago.

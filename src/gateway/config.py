@@ -24,6 +24,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -347,6 +349,8 @@ class Settings(BaseSettings):
     )
     database_url: Conninfo | None = None
     """A libpq URI or keyword string. Unset: an embedded Postgres under `state_dir`."""
+    database_direct_url: Conninfo | None = None
+    """The same database without a connection pooler in between, for LISTEN and migrations. Unset: `database_url`."""
     database_user: Annotated[str, Field(min_length=1)] | None = None
     """The account that the embedded server runs as when root starts it. Unset: `gateway-db`, created if missing."""
     secret_key: SecretText | None = None
@@ -359,6 +363,13 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
+
+    @field_validator("database_direct_url")
+    @classmethod
+    def _belongs_to_a_pooler(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if given is not None and info.data.get("database_url", given) is None:
+            raise ValueError("is set without database_url; set database_url to the pooler's address")
+        return given
 
     @property
     def embedded(self) -> bool:

@@ -27,6 +27,7 @@ from gateway.postgres.trigger_store import PostgresTriggerStore
 from gateway.postgres.webhook_store import PostgresWebhookStore
 from gateway.webhooks.delivery import Intake
 from gateway.webhooks.known import KnownTokens
+from gateway.webhooks.limited import LimitedRequests
 from gateway.webhooks.limits import Gates
 from gateway.webhooks.log import DeliveryLog
 from gateway.webhooks.replay import BulkReplays, Replayer
@@ -67,6 +68,7 @@ class HookServer:
     gates: Gates
     turns: Turns
     known: KnownTokens
+    limited: LimitedRequests
 
     @property
     def client(self) -> TestClientProtocol:
@@ -150,12 +152,13 @@ def open_hook_server(
     )
     gates = gates or Gates(per_token_per_minute=per_token, per_ip_per_minute=per_address)
     known = KnownTokens(store)
-    ingress = Ingress(intake, gates, known, recorder, **settings)
+    limited = LimitedRequests(store, clock=lambda: datetime.now(UTC))
+    ingress = Ingress(intake, gates, known, recorder, limited, **settings)
     directory = Directory(PostgresDirectoryStore(pool))
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     app = create_app(Services(directory.authenticate, tasks, Readiness(), recorder, webhooks=ingress))
     turns = Turns(store, intake, gates)
-    return HookServer(pool, autopilots, app, intake, ring, recorder, store, gates, turns, known)
+    return HookServer(pool, autopilots, app, intake, ring, recorder, store, gates, turns, known, limited)
 
 
 @dataclass
@@ -197,7 +200,8 @@ async def open_hook_office(
     hooks = Hooks(triggers, DeliveryLog(store), replayer, BulkReplays(store, wake))
     people = replace(office.people, workplace=replace(workplace, triggers=triggers.views, hooks=hooks))
     gates = Gates(per_token_per_minute=0, per_ip_per_minute=0)
-    ingress = Ingress(intake, gates, KnownTokens(store), office.metrics)
+    limited = LimitedRequests(store, clock=lambda: datetime.now(UTC))
+    ingress = Ingress(intake, gates, KnownTokens(store), office.metrics, limited)
     tasks = TaskService(PostgresTaskStore(pool), Topics())
     services = Services(people.directory.authenticate, tasks, Readiness(), office.metrics, people, webhooks=ingress)
     office.app = create_app(services)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from gateway.core.attachments import display_name, disposition_name
-from gateway.core.autopilot import describe_run, render_title
+from gateway.core.autopilot import WebhookContent, describe_run, render_title
 from gateway.core.commands import description_of, parse_command, title_from
 from gateway.core.enrichment import neutralise
 from gateway.core.markdown import is_blank, place_media, shortened, without_links, without_mentions
@@ -165,7 +165,7 @@ CASES: dict[str, Callable[[int], list[str]]] = {
         "requires a ", "at a:1", "1", "keyerror: a", "unsupported a ", "empty a", "version ", "quota ", "proxy ",
     ),
     "gateway.work.people.directory _PREFIX": worst("A"),
-    "gateway.work.people.directory _NOT_SLUG": worst("-", "a-"),
+    "gateway.work.people.directory _SLUG": worst("a", "a-"),
     "gateway.work.people.directory _EMAIL": worst("a", "@", after="@"),
     "gateway.work.issues.pages _KEY": worst("1", before="A-"),
     "gateway.legacy.rows _TOKEN_HASH": worst("a"),
@@ -390,7 +390,9 @@ READERS: dict[str, Callable[[str], object]] = {
     "parse_command": lambda text: (parse_command(f"/issue {text}"), parse_command(f"/new {text}")),
     "description_of": lambda text: description_of(f"{text}\n/issue a", "/issue a", fallback=""),
     "title_from": title_from,
-    "describe_run": lambda text: describe_run("", source="webhook", fired_at=NOW, payload={"a": text}),
+    "describe_run": lambda text: describe_run(
+        "", source="webhook", fired_at=NOW, content=WebhookContent(text, json.dumps({"a": text}))
+    ),
     "render_title": lambda text: render_title(text, "", NOW),
     "display_name": display_name,
     "disposition_name": lambda text: disposition_name(f'attachment; filename="{text}'),

@@ -80,6 +80,7 @@ def test_settings_without_sources_have_the_documented_defaults(load: Load) -> No
 def test_keys_of_the_contract_are_all_known() -> None:
     documented = {
         "state_dir", "database_url", "secret_key", "http.bind", "http.public_url", "http.trusted_proxies",
+        "database_direct_url",
         "metrics.bind", "lark.open_base_url", "lark.accounts_base_url", "lark.proxy_url", "hub.lease_ttl_seconds",
         "hub.renew_seconds", "hub.poll_seconds", "hub.expiry_margin_seconds", "hub.reply_timeout_seconds",
         "hub.stale_after_seconds", "hub.batch_window_seconds", "github.app_slug", "github.webhook_secret",
@@ -88,7 +89,8 @@ def test_keys_of_the_contract_are_all_known() -> None:
     }  # fmt: skip
     assert documented <= known_keys().keys()
     assert {key for key, secret in known_keys().items() if secret} == {
-        "database_url", "secret_key", "lark.proxy_url", "github.webhook_secret", "github.private_key",
+        "database_url", "database_direct_url", "secret_key", "lark.proxy_url",
+        "github.webhook_secret", "github.private_key",
     }  # fmt: skip
 
 
@@ -135,6 +137,22 @@ def test_state_dir_follows_systemd_then_root_then_xdg(load: Load, monkeypatch: p
 
 def test_state_dir_relative_is_made_absolute(load: Load) -> None:
     assert load(env={"GATEWAY_STATE_DIR": "here"}).state_dir == Path.cwd() / "here"
+
+
+def test_direct_url_without_the_url_it_stands_beside_is_refused(load: Load) -> None:
+    direct = 'database_direct_url = "host=h password=hidden"'
+    words = "database_direct_url: is set without database_url; set database_url to the pooler's address"
+    assert refusal(load, direct) == words
+    settings = load(f'database_url = "host=pooler"\n{direct}')
+    assert settings.database_direct_url is not None
+    assert not settings.embedded
+
+
+def test_direct_url_is_refused_for_its_own_mistakes_alone(load: Load) -> None:
+    assert refusal(load, 'database_url = ""\ndatabase_direct_url = "nothing"') == (
+        "database_url: is empty; remove the key to leave it unset;"
+        " database_direct_url: is neither a postgresql:// URI nor a list of key=value pairs"
+    )
 
 
 def test_trusted_proxies_comma_list_and_toml_array_are_the_same(load: Load) -> None:

@@ -19,7 +19,8 @@ platform send the message again. If the platform never sends a message twice, th
 *An incoming message* is a `channel.message.InboundMessage`. Ids are the platform's own, and only have to be unique for
 one bot: two deliveries with the same `message_id` are the same message. `app_id` is the bot, and `command_text` is what
 the sender typed. In groups, a message is dropped before it is stored unless `addressed_to_bot` is true. `sent_at`
-decides when a command is too old to be obeyed.
+decides when a command is too old to be obeyed. An event that cannot be used may be passed with a `problem`: it is
+recorded without its words, and dropped.
 
 *An outgoing message* is a `channel.message.OutboundMessage`, passed to `Channel.send`. It goes to a chat, or to a
 person who has to be asked to bind an account. Failures are those of `channel.errors`; each of them says whether the

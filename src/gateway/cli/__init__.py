@@ -5,8 +5,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,8 @@ from gateway.errors import ConfigError, GatewayError
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
+OUR_VARIABLES = ("GATEWAY_", "LARK_", "AGENT_")
+"""The beginnings of the environment variables that commands read."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Run the daemon until SIGTERM."),
@@ -86,6 +89,7 @@ def run(arguments: list[str]) -> int:
     """
     try:
         _refuse_undecodable(arguments)
+        _refuse_undecodable_variables(os.environ)
         outcome: Any = cli.main(args=arguments, prog_name="gateway", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -116,8 +120,22 @@ def _refuse_undecodable(arguments: list[str]) -> None:
     """
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for argument in ours:
-        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+        if not argument.isascii() and not _is_text(argument):
             raise click.UsageError(f"the argument {argument!r} is not text in {sys.getfilesystemencoding()}")
+
+
+def _refuse_undecodable_variables(environ: Mapping[str, str]) -> None:
+    """Refuse variables of ours that are no text.
+
+    Raises ConfigError, which never repeats a value: it may be a secret.
+    """
+    for name, value in environ.items():
+        if name.upper().startswith(OUR_VARIABLES) and not value.isascii() and not _is_text(value):
+            raise ConfigError(f"{name!r}: the variable is not text in {sys.getfilesystemencoding()}")
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _report(error: GatewayError) -> int:

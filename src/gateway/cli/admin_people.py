@@ -12,8 +12,9 @@ from gateway.cli.administering import Columns, confirm_removal, perform, show, s
 from gateway.cli.output import config_option, json_option, print_json, print_record, print_table, read_secret
 from gateway.daemon.administration import AdminServices
 from gateway.work.people.access import ROLES, Role
-from gateway.work.people.directory import SPOKEN, Language, Member, User, Workspace
+from gateway.work.people.directory import PASSWORD_LENGTH_MIN, SPOKEN, Language, Member, User, Workspace
 
+_PASSWORD_HELP = f"It has {PASSWORD_LENGTH_MIN} characters or more."
 _LANGUAGE_HELP = "What its bots speak when the gateway answers for them."
 _PEOPLE: Columns = (("EMAIL", "email"), ("NAME", "name"), ("ID", "id"), ("ADDED", "created_at"))
 _WORKSPACES: Columns = (
@@ -34,7 +35,11 @@ def user() -> None:
 @user.command("add")
 @click.argument("email")
 @click.option("--name", default="", help="How the person is called.")
-@click.option("--password-stdin", is_flag=True, help="Read a password for the console from stdin.")
+@click.option(
+    "--password-stdin",
+    is_flag=True,
+    help=f"Read a password for the console from stdin. {_PASSWORD_HELP}",
+)
 @config_option
 @json_option
 def user_add(email: str, name: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
@@ -74,7 +79,12 @@ def user_show(email: str, config: Path | None, as_json: bool) -> None:
 
 @user.command("password", short_help="Set a person's password.")
 @click.argument("email")
-@click.option("--password-stdin", is_flag=True, required=True, help="Read the password from stdin.")
+@click.option(
+    "--password-stdin",
+    is_flag=True,
+    required=True,
+    help=f"Read the password from stdin. {_PASSWORD_HELP}",
+)
 @config_option
 @json_option
 def user_password(email: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
@@ -122,16 +132,28 @@ def workspace() -> None:
 @click.option("--prefix", required=True, metavar="ABC", help="What issue numbers start with: ABC-1.")
 @click.option("--owner", required=True, metavar="EMAIL", help="The person who owns it.")
 @click.option("--language", type=click.Choice(SPOKEN), default="en", show_default=True, help=_LANGUAGE_HELP)
+@click.option("--slug", help="Its part of addresses; made from the name unless given.")
+@click.option("--shared-prefix", is_flag=True, help="Take the prefix even if another workspace has it.")
 @config_option
 @json_option
 def workspace_add(
-    *, name: str, prefix: str, owner: str, language: Language, config: Path | None, as_json: bool
+    *,
+    name: str,
+    prefix: str,
+    owner: str,
+    language: Language,
+    slug: str | None,
+    shared_prefix: bool,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
-    """Add a workspace."""
+    """Add a workspace. A prefix belongs to one workspace, so that the key of an issue means one issue."""
 
     async def add(admin: AdminServices) -> Workspace:
         person = await admin.administration.user(owner)
-        return await admin.directory.add_workspace(name, prefix, person, language)
+        return await admin.directory.add_workspace(
+            name, prefix, person, language, slug=slug, shared_prefix=shared_prefix
+        )
 
     show(perform(config, add), as_json)
 

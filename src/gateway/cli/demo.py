@@ -39,6 +39,7 @@ EVE = "eve@example.invalid"
 SIGNING_SECRET = "not-a-real-signing-secret"  # noqa: S105
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """A PNG of one dot."""
+ROLES_ON_STAGE = {"agent": "the agent", "serve": "the daemon and its database", "sim": "the simulated platform"}
 PASSWORD = "not-a-real-password"  # noqa: S105
 
 
@@ -86,6 +87,10 @@ async def _demo(folder: Path, once: bool, config: Path | None) -> None:
 
 async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     async for _ in signals:
+        if not scope.cancel_called:
+            click.echo(
+                "\nStopping. This takes some seconds: messages in flight are finished, and the database is closed."
+            )
         scope.cancel()
 
 
@@ -105,9 +110,14 @@ async def _play(stage: Stage, number: int, title: str, step: Step) -> None:
 
 
 def _say_where(stage: Stage) -> None:
-    click.echo(f"\nThe gateway     {stage.daemon.url}  (health: /readyz)")
-    click.echo(f"Chat with a bot {stage.platform.url}/  (as Ada or Eve, who are bound)")
-    click.echo("Ctrl-C ends it.")
+    stage.tells_end = True
+    click.echo(f"\nOpen this       {stage.platform.url}/  and chat with the bot; choose there who you are")
+    for name in ("Ada", "Eve"):
+        click.echo(f"  as {name}        {stage.platform.url}/?as={name}")
+    click.echo(f"The gateway     {stage.daemon.url}/login  (health: /readyz)")
+    for email in (ADA, EVE):
+        click.echo(f"  sign in as    {email}  with the password  {PASSWORD}")
+    click.echo("Ctrl-C ends it, and takes away all that it made.")
 
 
 # --- the stage: processes, and two ways to look at them ---------------------------------------------------------------
@@ -178,6 +188,8 @@ class Stage:
     link: str = field(default="", repr=False)
     person: str = field(default="", repr=False)
     port: int = field(default_factory=free_port)
+    tells_end: bool = False
+    """True once a person was told where to look: then each process is named as it is stopped."""
 
     @property
     def platform(self) -> Process:
@@ -314,6 +326,8 @@ async def open_stage(folder: Path, config: Path | None = None) -> AsyncIterator[
         finally:
             with finishing(2 * STOP_SECONDS):
                 for process in reversed(stage.processes):
+                    if stage.tells_end:
+                        click.echo(f"  {ROLES_ON_STAGE[process.name]} ...")
                     await process.stop()
             nursery.cancel_scope.cancel()
 

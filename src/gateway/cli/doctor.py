@@ -18,8 +18,8 @@ from gateway.cli.doctor_bots import ask_all, ask_lark, contradiction, describe, 
 from gateway.cli.doctor_daemon import ask_daemon, daemon_url
 from gateway.cli.output import config_option, json_option, plain, print_json
 from gateway.config import Settings, load_settings
-from gateway.daemon.checkup import OpenCheckup, open_checkup
-from gateway.daemon.database import open_conninfo
+from gateway.daemon.checkup import OpenCheckup, describe_way, open_checkup
+from gateway.daemon.database import DatabaseAddress, open_address
 from gateway.daemon.platforms import detailed, open_platform_client
 from gateway.errors import ConfigError, GatewayError
 from gateway.keyring import KeyRing
@@ -116,23 +116,23 @@ class _Doctor:
     async def look_at_everything(self) -> None:
         self.found.looking_at = "the database"
         try:
-            async with open_conninfo(self.settings, attach=True) as conninfo:
-                await self._look_at_database(conninfo)
+            async with open_address(self.settings, attach=True) as address:
+                await self._look_at_database(address)
         except GatewayError as error:
             about = self.found.looking_at.removeprefix("the ")
             self.found.note(about, False, str(error))
             if about == "database":
                 await self._look_at_daemon(needed=None)
 
-    async def _look_at_database(self, conninfo: str) -> None:
-        waiting = await pending(conninfo)
-        self.found.note("database", True, "embedded, reachable" if self.settings.embedded else "reachable")
+    async def _look_at_database(self, address: DatabaseAddress) -> None:
+        waiting = await pending(address.for_sessions)
+        self.found.note("database", True, await describe_way(address, embedded=self.settings.embedded))
         if waiting:
             self.found.note("migrations", False, f"pending: {', '.join(waiting)}; run `gateway migrate up`")
             await self._look_at_daemon(needed=None)
             return
         self.found.note("migrations", True, "current")
-        async with open_checkup(self.settings, conninfo) as checkup:
+        async with open_checkup(self.settings, address) as checkup:
             await self._look_at_contents(checkup)
 
     async def _look_at_contents(self, checkup: OpenCheckup) -> None:

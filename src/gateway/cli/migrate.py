@@ -12,7 +12,7 @@ import trio
 
 from gateway.cli.output import config_option, json_option, print_json, print_table
 from gateway.config import Settings, load_settings
-from gateway.daemon.database import open_conninfo
+from gateway.daemon.database import open_address
 from gateway.postgres import migrate as migrations
 
 T = TypeVar("T")
@@ -77,8 +77,8 @@ def _on_database(config: Path | None, work: Callable[[str], Awaitable[T]]) -> T:
 
 
 async def _work_on(settings: Settings, work: Callable[[str], Awaitable[T]]) -> T:
-    async with open_conninfo(settings, attach=True) as conninfo:
-        return await work(conninfo)
+    async with open_address(settings, attach=True) as address:
+        return await work(address.for_sessions)
 
 
 def _print_steps(ids: list[str], as_json: bool, *, done: str, nothing: str) -> None:

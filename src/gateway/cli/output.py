@@ -70,11 +70,14 @@ def read_secret(label: str) -> str:
 
     Raises click.UsageError for text that is not UTF-8.
     """
-    if sys.stdin.isatty():
-        typed: str = click.prompt(label, hide_input=True, err=True, default="", show_default=False)
-        return typed
+    # Bytes, where stdin has them: in some locales the text would be decoded as something else, without an error.
+    source: Any = getattr(sys.stdin, "buffer", sys.stdin)
     try:
-        return sys.stdin.readline().rstrip("\r\n")
+        if sys.stdin.isatty():
+            typed: str = click.prompt(label, hide_input=True, err=True, default="", show_default=False)
+            return typed
+        line: str | bytes = source.readline()
+        return (line if isinstance(line, str) else line.decode()).rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{label}: stdin is not UTF-8 text") from error
 

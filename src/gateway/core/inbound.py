@@ -24,7 +24,7 @@ class InboundOutcome(StrEnum):
 
 
 class DropReason(StrEnum):
-    """The reason why a message was dropped. These are the values in the audit."""
+    """The reason why a message was dropped. All but DUPLICATE are written into the audit."""
 
     UNBOUND_USER = "unbound_user"
     NON_WORKSPACE_MEMBER = "non_workspace_member"

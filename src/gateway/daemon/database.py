@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import structlog
 from gateway.config import Settings
 from gateway.errors import ConfigError
 from gateway.keyring import KeyRing, generate_key, open_config
+from gateway.postgres.inspection import refuse_elsewhere
 from gateway.postgres.migrate import migrate_up, pending
 from gateway.postgres.pool import Pool, checked_conninfo, open_pool
 
@@ -24,6 +26,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseAddress:
+    """How the database is reached. `conninfo` may lead to a pooler, `direct` (if given) leads past it.
+
+    LISTEN and migrations need a session of their own, and use `for_sessions`.
+    """
+
+    conninfo: str = field(repr=False)
+    direct: str | None = field(default=None, repr=False)
+
+    @property
+    def for_sessions(self) -> str:
+        return self.direct or self.conninfo
+
+
 @asynccontextmanager
 async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Pool]:
     """Open a pool on the configured database and bring its schema up to date. The pool is closed with the block.
@@ -31,35 +48,49 @@ async def open_database(settings: Settings, *, attach: bool) -> AsyncIterator[Po
     Without `database_url` the embedded server is used. The daemon owns it with `attach=False`. With `attach=True` a
     running server is joined, or else one is started for the block. Raises ConfigError or StoreUnavailable.
     """
-    async with open_migrated(settings, attach=attach) as conninfo, open_pool_on(conninfo, settings) as pool:
+    async with open_migrated(settings, attach=attach) as address, open_pool_on(address, settings) as pool:
         yield pool
 
 
 @asynccontextmanager
-async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
-    """Yield the conninfo of the configured database once its schema is up to date; see `open_database`."""
-    async with open_conninfo(settings, attach=attach) as conninfo:
-        if await pending(conninfo):
-            applied = await migrate_up(conninfo)
+async def open_migrated(settings: Settings, *, attach: bool) -> AsyncIterator[DatabaseAddress]:
+    """Yield the address of the configured database once its schema is up to date; see `open_database`.
+
+    Raises ConfigError as well when the database, its settings or the rights of the role do not let the gateway run.
+    """
+    async with open_address(settings, attach=attach) as address:
+        waiting = await pending(address.for_sessions)
+        await refuse_two_databases(address)
+        if waiting:
+            applied = await migrate_up(address.for_sessions)
             log.info("migrated", applied=applied)
-        yield conninfo
+        yield address
 
 
 @asynccontextmanager
-async def open_conninfo(settings: Settings, *, attach: bool) -> AsyncIterator[str]:
-    """Yield the conninfo of the configured database, whatever its schema; see `open_database`."""
+async def open_address(settings: Settings, *, attach: bool) -> AsyncIterator[DatabaseAddress]:
+    """Yield the address of the configured database, whatever its schema; see `open_database`."""
     if settings.database_url is not None:
-        yield checked_conninfo(settings.database_url.get_secret_value())
+        conninfo, direct = checked_conninfo(settings.database_url.get_secret_value()), None
+        if settings.database_direct_url is not None:
+            direct = checked_conninfo(settings.database_direct_url.get_secret_value(), named="database_direct_url")
+        yield DatabaseAddress(conninfo, direct)
         return
     # Imported here, because only the embedded server needs it and the import would slow down every other command.
     from gateway.postgres.embedded import open_embedded
 
     async with open_embedded(settings.state_dir, attach=attach, database_user=settings.database_user) as conninfo:
-        yield conninfo
+        yield DatabaseAddress(conninfo)
+
+
+async def refuse_two_databases(address: DatabaseAddress) -> None:
+    """Raise ConfigError if `database_direct_url` leads to another database than `database_url`."""
+    if address.direct is not None:
+        await refuse_elsewhere(address.direct, address.conninfo)
 
 
 def open_pool_on(
-    conninfo: str, settings: Settings, *, size_max: int | None = None, timeout_seconds: float | None = None
+    address: DatabaseAddress, settings: Settings, *, size_max: int | None = None, timeout_seconds: float | None = None
 ) -> AbstractAsyncContextManager[Pool]:
     """Open a pool within the configured limits.
 
@@ -67,7 +98,8 @@ def open_pool_on(
     """
     limits = settings.limits
     return open_pool(
-        conninfo,
+        address.conninfo,
+        pooled=address.direct is not None,
         size_max=size_max or limits.database_connections_max,
         connect_timeout_seconds=timeout_seconds or limits.database_connect_timeout_seconds,
     )

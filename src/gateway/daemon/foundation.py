@@ -12,6 +12,7 @@ from functools import partial
 from gateway.channel.registry import Registry
 from gateway.concurrency import Signal, Topics
 from gateway.config import Settings
+from gateway.daemon.database import DatabaseAddress
 from gateway.keyring import KeyRing
 from gateway.lark.api.client import HttpClient
 from gateway.lark.api.clients import LarkClients
@@ -67,7 +68,7 @@ class Foundation:
     """
 
     settings: Settings
-    conninfo: str = field(repr=False)
+    address: DatabaseAddress
     pool: Pool
     lease_pool: Pool
     http: HttpClient

@@ -36,7 +36,7 @@ from gateway.postgres.chat_store import PostgresChatStore
 from gateway.postgres.directory_store import PostgresDirectoryStore
 from gateway.postgres.issue_page_store import PostgresIssuePages
 from gateway.postgres.lease_store import PostgresLeaseStore
-from gateway.postgres.migrate import pending
+from gateway.postgres.migrate import pending_by_now
 from gateway.postgres.outbox_store import PostgresOutboxStore
 from gateway.postgres.outgoing_store import PostgresOutgoingStore
 from gateway.postgres.readiness_store import PostgresReadiness
@@ -197,6 +197,7 @@ def _ingress(foundation: Foundation, services: RunningServices) -> Ingress:
         webhooks.gates,
         webhooks.known_tokens,
         recorder=foundation.metrics,
+        limited=webhooks.limited,
         body_bytes_max=foundation.settings.webhooks.body_bytes_max,
         trusted_proxies=foundation.settings.http.trusted_proxies,
     )
@@ -252,7 +253,7 @@ def _readiness(foundation: Foundation, fleet: Fleet) -> Readiness:
 
 
 async def _migrations_problem(foundation: Foundation) -> str | None:
-    waiting = await pending(foundation.conninfo)
+    waiting = await pending_by_now(foundation.address.for_sessions)
     return f"pending: {', '.join(waiting)}" if waiting else None
 
 

@@ -33,6 +33,7 @@ async def run_chores(foundation: Foundation, services: RunningServices) -> None:
             Sweep("absences", 10, absences.tell),
             Sweep("attachment_files", 600, services.attachments.sweep),
             Sweep("stale_deliveries", 5, services.webhooks.intake.finish_stale),
+            Sweep("limited_deliveries", 1, services.webhooks.limited.flush),
             Sweep("waiting_deliveries", 1, services.webhooks.turns.begin),
             Sweep("delivery_counts", 10, services.webhooks.deliveries.fold_tally),
             Sweep("autopilot_runs", 5, services.autopilots.count_ended),

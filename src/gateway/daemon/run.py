@@ -10,7 +10,7 @@ import trio
 
 from gateway import __version__
 from gateway.config import Settings
-from gateway.daemon.database import open_keyring, open_migrated, open_pool_on
+from gateway.daemon.database import DatabaseAddress, open_keyring, open_migrated, open_pool_on
 from gateway.daemon.foundation import Foundation
 from gateway.daemon.intake import Ready, start_intake
 from gateway.daemon.janitor import run_chores
@@ -43,10 +43,10 @@ async def run_daemon(
     """
     ring = open_keyring(settings)
     _warn_of_github(settings)
-    async with open_migrated(settings, attach=False) as conninfo, trio.open_nursery() as root:
+    async with open_migrated(settings, attach=False) as address, trio.open_nursery() as root:
         root.start_soon(run_watchdog, notifier)
         root.start_soon(_cancel_after_drain, stop, settings.limits.drain_seconds, root.cancel_scope)
-        async with _open_foundation(settings, conninfo, ring) as foundation, trio.open_nursery() as running:
+        async with _open_foundation(settings, address, ring) as foundation, trio.open_nursery() as running:
             for platform in platforms:
                 platform.register(foundation)
             services = build_services(foundation)
@@ -75,12 +75,14 @@ async def _cancel_after_drain(stop: trio.Event, seconds: float, scope: trio.Canc
 
 
 @asynccontextmanager
-async def _open_foundation(settings: Settings, conninfo: str, ring: KeyRing | None) -> AsyncIterator[Foundation]:
+async def _open_foundation(
+    settings: Settings, address: DatabaseAddress, ring: KeyRing | None
+) -> AsyncIterator[Foundation]:
     """Open the pools and the HTTP client. All are closed with the block."""
     tls = trusted_context()
     async with (
-        open_pool_on(conninfo, settings) as pool,
-        open_pool_on(conninfo, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
+        open_pool_on(address, settings) as pool,
+        open_pool_on(address, settings, size_max=LEASE_CONNECTIONS) as lease_pool,
         open_platform_client(settings, tls=tls) as http,
     ):
         lark = LarkClients(
@@ -88,4 +90,4 @@ async def _open_foundation(settings: Settings, conninfo: str, ring: KeyRing | No
             open_base_override=settings.lark.open_base_url,
             send_timeout_seconds=settings.hub.reply_timeout_seconds,
         )
-        yield Foundation(settings, conninfo, pool, lease_pool, http, tls, ring, lark)
+        yield Foundation(settings, address, pool, lease_pool, http, tls, ring, lark)

@@ -10,6 +10,7 @@ import trio
 
 from gateway.batching import Batcher, run_batches
 from gateway.channel.capability import Capability
+from gateway.daemon.database import DatabaseAddress
 from gateway.daemon.foundation import Foundation, utc_now
 from gateway.inbound.commands import CommandService
 from gateway.inbound.committer import Committer, run_committer
@@ -26,13 +27,15 @@ from gateway.postgres.driver import TrioConnection
 from gateway.postgres.inbound_store import PostgresInboundStore
 from gateway.postgres.installation_store import PostgresInstallationStore
 from gateway.postgres.issue_store import PostgresIssueStore
-from gateway.postgres.listen import run_listener
+from gateway.postgres.listen import NotificationsUnavailable, run_listener
 from gateway.postgres.migrate import announce_daemon
 from gateway.postgres.push_store import PostgresPushStore
+from gateway.postgres.session import open_session
 from gateway.postgres.task_store import PostgresTaskStore
 from gateway.postgres.webhook_store import PostgresWebhookStore
 from gateway.webhooks.delivery import Intake
 from gateway.webhooks.known import KnownTokens
+from gateway.webhooks.limited import LimitedRequests
 from gateway.webhooks.limits import Gates
 from gateway.webhooks.replay import Replayer, run_replays
 from gateway.webhooks.turns import Turns
@@ -43,6 +46,9 @@ from gateway.work.tasks.attachments import Attachments, PlatformFiles
 from gateway.work.tasks.file_cache import FileCache
 from gateway.work.tasks.ports import LossLimits
 from gateway.work.tasks.tasks import TaskService
+
+# Without notifications these would make every page load itself anew, and every token be read again, each second.
+RARELY_RUNG = frozenset({"gateway_event", "gateway_webhook"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,10 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """The parts that log, judge, store and start webhook deliveries. `turns` starts those that wait for their turn."""
+    """The parts that log, judge, store and start webhook deliveries. `turns` starts those that wait for their turn.
+
+    `limited` notes the requests that a limit refused.
+    """
 
     deliveries: PostgresWebhookStore
     known_tokens: KnownTokens
@@ -68,6 +77,7 @@ class Webhooks:
     intake: Intake
     replayer: Replayer
     turns: Turns
+    limited: LimitedRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +189,7 @@ def _webhooks(foundation: Foundation, dispatcher: AutopilotDispatcher) -> Webhoo
         intake=intake,
         replayer=Replayer(deliveries, intake),
         turns=Turns(deliveries, intake, gates),
+        limited=LimitedRequests(deliveries, clock=utc_now),
     )
 
 
@@ -187,7 +198,9 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
     inbound, webhooks, wakes = services.inbound, services.webhooks, foundation.wakes
     await nursery.start(partial(run_committer, inbound.committer, inbound.store))
     heard = {**wakes.callbacks(), "gateway_webhook": webhooks.known_tokens.hear}
-    await nursery.start(partial(run_listener, partial(_connect_listener, foundation.conninfo), heard))
+    await nursery.start(
+        partial(run_listener, partial(_connect_listener, foundation.address), heard, rarely=RARELY_RUNG)
+    )
     await nursery.start(partial(run_prefetch, inbound.enricher, inbound.store.find_installation))
     await nursery.start(
         partial(
@@ -205,10 +218,15 @@ async def start_services(nursery: trio.Nursery, foundation: Foundation, services
         await nursery.start(inbound.pushed.run)
 
 
-async def _connect_listener(conninfo: str) -> TrioConnection[Any]:
-    """Open the connection for LISTEN. By this connection `gateway migrate down` knows that a daemon runs."""
-    connection = await TrioConnection.connect(conninfo, autocommit=True)
+async def _connect_listener(address: DatabaseAddress) -> TrioConnection[Any]:
+    """Open the connection for LISTEN. By this connection `gateway migrate down` knows that a daemon runs.
+
+    Raises NotificationsUnavailable if only a connection pooler can be reached.
+    """
+    connection = await open_session(address.for_sessions)
     try:
+        if connection.pooled and address.direct is None:
+            raise NotificationsUnavailable("database_url leads to a connection pooler: set database_direct_url")
         await announce_daemon(connection)
     except BaseException:
         connection.abort()

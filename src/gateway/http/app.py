@@ -37,7 +37,7 @@ from gateway.http.api.bindings import BindingLinks
 from gateway.http.api.identity import SignIn
 from gateway.http.api.installations import Installs
 from gateway.http.auth import Authenticate, Callers
-from gateway.http.bounds import SMALL, body_bounds, bound_of
+from gateway.http.bounds import DELIVERIES, SMALL, body_bounds, bound_of
 from gateway.http.client import ProxyNetwork
 from gateway.http.console import issues as issue_pages
 from gateway.http.console import pages
@@ -254,7 +254,7 @@ class JsonApp(QuartTrio):
         request: BoundedRequest = request_context.request
         if request.url_rule is None:
             request.drop()
-        else:
+        elif request.method != "POST" or request.url_rule.rule not in DELIVERIES:
             request.admit(bound_of(request.method, request.url_rule.rule, self.bounds, self._body_bytes_max))
         refuse_many_parameters(request.query_string)
         return await super().preprocess_request(request_context)
@@ -270,13 +270,16 @@ class JsonApp(QuartTrio):
     async def _answer(self, request: BoundedRequest) -> Any:
         """Return the route's answer with the headers that every answer carries.
 
-        A body above its bound cancels `request.answering`; the answer is then 413.
+        A body above its bound cancels `request.answering`; the answer is then 413. A body that its route never admitted
+        is dropped.
         """
         response: Any = None
         with request.answering:
             response = await super().handle_request(request)
         if response is None:
             response = answer_to(too_large(request.bytes_max))
+        if not request.admitted.is_set():
+            request.drop()
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", "no-store")
         return response

@@ -21,6 +21,11 @@ FIELDS_MAX = 50
 ACCEPT_LANGUAGE_CHARS_MAX = 256
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+DELIVERIES = ("/api/webhooks/autopilots/<token>", "/api/webhooks/autopilots/<token>/")
+"""The rules of the endpoint for webhooks. Some senders write a slash at the end.
+
+It judges the bound of a body itself, by the trigger that the token belongs to.
+"""
 _TRIGGERS = "/api/autopilots/<id>/triggers"
 
 
@@ -50,7 +55,7 @@ def body_bounds(*, reports: int, deliveries: int | None = None) -> dict[str, int
         _TRIGGERS: JSON,
         f"{_TRIGGERS}/<trigger_id>": JSON,
     }
-    return bounds if deliveries is None else bounds | {"/api/webhooks/autopilots/<token>": deliveries}
+    return bounds if deliveries is None else bounds | dict.fromkeys(DELIVERIES, deliveries)
 
 
 def bound_of(method: str, rule: str, bounds: Mapping[str, int], small: int) -> int:

@@ -27,7 +27,10 @@ class BoundedRequest(TrioRequest):
         self.answering = trio.CancelScope()
         """The scope of the work on the answer. A body that turns out too large cancels it."""
         self.bytes_max = 0
+        self.is_cut = False
+        """True for a body of which only the beginning was kept, because it is above its bound."""
         self._bytes_taken = 0
+        self._bytes_kept: int | None = None
         self._is_dropping = False
         """True once the body is not wanted: its bytes are received, and dropped."""
 
@@ -42,6 +45,18 @@ class BoundedRequest(TrioRequest):
         if (self.content_length or 0) > bytes_max:
             self._is_dropping = True
             raise too_large(bytes_max)
+
+    def admit_beginning(self, bytes_max: int, *, kept_bytes: int) -> None:
+        """Take a body of at most `bytes_max`, and of a larger one its beginning.
+
+        That has at least `kept_bytes`, unless the whole body has fewer. `is_cut` tells the two apart once the body was
+        read.
+        """
+        is_larger = (self.content_length or 0) > bytes_max
+        self.bytes_max = kept_bytes if is_larger else bytes_max
+        self._bytes_kept = kept_bytes
+        self.body = self.body_class(None, None)
+        self.admitted.set()
 
     def drop(self) -> None:
         """Drop the body: the answer does not depend on it."""
@@ -58,7 +73,12 @@ class BoundedRequest(TrioRequest):
         self._bytes_taken += len(data)
         if self._bytes_taken > self.bytes_max:
             self._is_dropping = True
-            self.answering.cancel()
+            if self._bytes_kept is None:
+                self.answering.cancel()
+            else:
+                self.is_cut = True
+                self.body.append(data[: self._bytes_kept])
+                self.body.set_complete()
             return
         self.body.append(data)
         if is_last:

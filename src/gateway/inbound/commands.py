@@ -188,7 +188,7 @@ class CommandService:
 
     async def _append_fresh(self, entry: UserMessage, turn: Turn, claim: MessageClaim | None) -> Settlement | None:
         """Append the first message of a new generation. It is never read as a command, even if it looks like one."""
-        queueing = await self._store.append(entry, claim, turn.obstacles())
+        queueing = await self._store.append(entry, claim, turn.absence_notices())
         if queueing is None:
             return None
         reached("inbound.committed")

@@ -104,21 +104,21 @@ class InboundPipeline:
     async def decide(self, message: InboundMessage) -> Settlement:
         """Decide one message as `receive` does, without counting it. Return what became of it."""
         reached("inbound.received")
-        return await self._fused(message) or await self._stepwise(message)
+        return await self._fused(message) or await self._two_phase(message)
 
     async def _fused(self, message: InboundMessage) -> Settlement | None:
         if self._committer is None or not _is_plain(message):
             return None
         queueing = await self._committer.submit(_plain(message, self._mint()))
-        return None if queueing is None else self._ingest(message, Settlement(OUTCOMES[queueing]))
+        return None if queueing is None else self._announce(message, Settlement(OUTCOMES[queueing]))
 
-    def _ingest(self, message: InboundMessage, settlement: Settlement) -> Settlement:
+    def _announce(self, message: InboundMessage, settlement: Settlement) -> Settlement:
         """Announce a durable message, so that the preparation of its run may begin."""
         if settlement.outcome is InboundOutcome.INGESTED and self._ingested is not None:
             self._ingested(message)
         return settlement
 
-    async def _stepwise(self, message: InboundMessage) -> Settlement:
+    async def _two_phase(self, message: InboundMessage) -> Settlement:
         installation = await self._store.find_installation(message.source.channel_type, message.app_id)
         known, usable = installation is not None, not message.problem
         reason = rules.refuse_event(known=known, revoked=_revoked(installation), usable=usable)
@@ -196,11 +196,11 @@ class InboundPipeline:
         command = parse_command(words_of(turn.message))
         if command is not None and self._commands is not None:
             return await self._commands.take(command, turn)
-        queueing = await self._store.append(turn.entry(), turn.claim, turn.obstacles())
+        queueing = await self._store.append(turn.entry(), turn.claim, turn.absence_notices())
         if queueing is None:
             return None
         reached("inbound.committed")
-        return self._ingest(turn.message, Settlement(OUTCOMES[queueing]))
+        return self._announce(turn.message, Settlement(OUTCOMES[queueing]))
 
     async def _drop(
         self,

@@ -68,7 +68,7 @@ class Turn:
             text=text,
         )
 
-    def obstacles(self) -> dict[Queueing, Notice]:
+    def absence_notices(self) -> dict[Queueing, Notice]:
         """Return the notices for a conversation whose agent is absent. An archived conversation gets no notice."""
         return {
             Queueing.RUNTIME_SILENT: replace(self.say(Reply.AGENT_OFFLINE), headed=True),

@@ -16,6 +16,7 @@ from gateway.errors import StoreError
 from gateway.legacy.rows import Row
 from gateway.postgres.driver import TrioConnection
 from gateway.postgres.pool import checked_conninfo, translating
+from gateway.postgres.session import script_for_transaction
 from gateway.postgres.statements import Many, SqlFile
 
 _SQL = SqlFile("legacy_source.sql")
@@ -96,14 +97,15 @@ async def open_legacy_source(conninfo: str) -> AsyncIterator[PostgresLegacySourc
     StoreError when it lacks the tables of the reference product.
     """
     with _of_the_old_database():
-        connection = await TrioConnection.connect(checked_conninfo(conninfo, named="--from"))
+        connection = await TrioConnection.connect(checked_conninfo(conninfo, named="--from"), prepare_threshold=None)
     async with connection:
         await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await connection.set_read_only(True)
         async with connection.transaction():
             with _of_the_old_database():
-                # Some rows get an id made from their content. Their times must read the same in every run.
-                await connection.execute("set local time zone 'UTC'")
+                # Some rows get an id made from their content. Their times must read the same in every run, and their
+                # text must be readable, whatever that database sets.
+                await connection.execute(script_for_transaction().encode())
                 shape = await _shape(connection)
             yield PostgresLegacySource(connection, shape)
 

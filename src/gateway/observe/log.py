@@ -19,7 +19,7 @@ HIDDEN = "[hidden]"
 
 _SECRET_KEY = re.compile(
     r"(^|_)(tokens?|secrets?|passwords?|passwd|pwd|authorization|cookies?|tickets?|credentials?|signature"
-    r"|(private|secret|encrypt|api|access|signing)_?key)(_|$)|conninfo|database_url|dsn",
+    r"|(private|secret|encrypt|api|access|signing)_?key)(_|$)|conninfo|database_(direct_)?url|dsn",
     re.IGNORECASE,
 )
 _HARMLESS_KEY = re.compile(r"_(id|ids|count|hint|name|seconds|expires_at)$")

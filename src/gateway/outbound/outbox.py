@@ -99,7 +99,7 @@ class _Sender:
     _composers: Mapping[str, Compose]
     _recorder: Recorder
     _random_unit: Callable[[], float]
-    _flying: set[str] = field(default_factory=set)
+    _in_flight: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
     """Recipients that had their turn in the present round. They are skipped until all others had one."""
     _cooling: dict[str, float] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class _Sender:
 
     async def send_due(self, nursery: Workers, concurrency: int) -> float:
         """Start sending the rows that are due, as far as there is room. Returns the seconds until the next look."""
-        free = concurrency - len(self._flying)
+        free = concurrency - len(self._in_flight)
         if free <= 0:
             return IDLE_SECONDS
         if (wait := self._context.governor.app_wait()) > 0:
@@ -135,16 +135,16 @@ class _Sender:
             self._served.clear()
 
     async def _start(self, nursery: Workers, rows_max: int, *, served: Collection[str]) -> int:
-        busy = {*self._flying, *self._cooling, *served}
+        busy = {*self._in_flight, *self._cooling, *served}
         rows = await self._store.take_due(self._context.lease, busy=busy, rows_max=rows_max)
         for row in rows:
-            self._flying.add(row.recipient)
+            self._in_flight.add(row.recipient)
             self._served.add(row.recipient)
             nursery.start_soon(self._send_row, row)
         return len(rows)
 
     async def _pause(self) -> float:
-        busy = self._flying | self._cooling.keys()
+        busy = self._in_flight | self._cooling.keys()
         due = await self._store.seconds_to_next(self._context.lease, busy=busy)
         cooled = min(self._cooling.values(), default=math.inf) - trio.current_time()
         # 5 ms more than asked: a wake-up a moment too early would find nothing due, and ask the database once more.
@@ -157,7 +157,7 @@ class _Sender:
                 # The recipient stays busy during this pause: a store that fails is not asked again at once.
                 await trio.sleep(STORE_RETRY_SECONDS)
         finally:
-            self._flying.discard(row.recipient)
+            self._in_flight.discard(row.recipient)
             if (wait := self._context.governor.chat_wait(row.recipient)) > 0:
                 self._cooling[row.recipient] = trio.current_time() + wait
             self._context.wake.set()
@@ -199,17 +199,17 @@ class _Sender:
 
     async def _send(self, row: OutboxRow) -> RowOutcome:
         try:
-            said = await self._said(row)
-            if said is None:
-                return _unsaid(row)
-            result = await self._call(row, said)
+            composed = await self._compose(row)
+            if composed is None:
+                return _nothing_to_send(row)
+            result = await self._call(row, composed)
         except StoreUnavailable:
             raise  # the composer's: nothing was sent, and without the store nothing can be recorded
         except Exception as error:
             return await self._after_failure(row, error)
         return Sent(result.message_id)
 
-    async def _said(self, row: OutboxRow) -> Composed | None:
+    async def _compose(self, row: OutboxRow) -> Composed | None:
         compose = self._composers.get(row.kind)
         if compose is None:
             return _stored(row)
@@ -220,12 +220,12 @@ class _Sender:
         except Exception as error:
             raise _NotComposed(type(error).__name__) from error
 
-    async def _call(self, row: OutboxRow, said: Composed) -> SendResult:
+    async def _call(self, row: OutboxRow, composed: Composed) -> SendResult:
         governor, seconds = self._context.governor, self._context.attempt_seconds
         try:
             async with governor.turn(row.recipient):
                 with trio.fail_after(seconds):
-                    result = await self._context.channel.send(_envelope(row, said))
+                    result = await self._context.channel.send(_envelope(row, composed))
         except trio.TooSlowError as error:
             silent = PlatformUnavailable(f"no answer within {seconds:g} s")
             governor.learn(row.recipient, silent)
@@ -324,7 +324,7 @@ class _Sender:
             log.warning("outbox_send_postponed")
 
 
-def _unsaid(row: OutboxRow) -> Unknown | Failed:
+def _nothing_to_send(row: OutboxRow) -> Unknown | Failed:
     """Return the outcome of a row for which there is no text any more."""
     if row.in_doubt:
         return Unknown(0, "nobody can tell whether it was delivered; there is nothing to say any more")
@@ -335,12 +335,12 @@ def _stored(row: OutboxRow) -> Composed:
     return Composed(row.content, title=row.title)
 
 
-def _envelope(row: OutboxRow, said: Composed) -> OutboundMessage:
+def _envelope(row: OutboxRow, composed: Composed) -> OutboundMessage:
     to_person = row.recipient_type == "user"
     return OutboundMessage(
-        text=said.text,
-        button=said.button,
-        title=said.title,
+        text=composed.text,
+        button=composed.button,
+        title=composed.title,
         idempotency_key=row.uuid,
         tone=_TONES.get(row.kind, Tone.NOTICE),
         chat_id="" if to_person else row.recipient_id,

@@ -14,6 +14,7 @@ from gateway.work.people.access import Role
 from gateway.work.people.directory import (
     LAST_OWNER,
     MEMBER_REMOVED,
+    SHARED_PREFIX,
     Agent,
     AgentChange,
     ApiToken,
@@ -35,6 +36,8 @@ _FIRST_OWNER = _SQL.value_or_none("first_owner", UUID)
 _AGENT = _SQL.one_or_none("agent", Agent)
 _RUNTIME = _SQL.one_or_none("runtime", Runtime)
 _ADD_USER = _SQL.one("add_user", User)
+_LOCK_WORKSPACES = _SQL.count("lock_workspaces")
+_PREFIX_IN_USE = _SQL.value("prefix_in_use", bool)
 _ADD_WORKSPACE = _SQL.one("add_workspace", Workspace)
 _SET_WORKSPACE_LANGUAGE = _SQL.one_or_none("set_workspace_language", Workspace)
 _ADD_MEMBER = _SQL.one("add_member", Member)
@@ -83,17 +86,29 @@ class PostgresDirectoryStore:
         return await _ADD_USER(self._pool, user_id=user_id, email=email, name=name, password_hash=password_hash)
 
     async def add_workspace(
-        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
+        self,
+        *,
+        workspace_id: UUID,
+        name: str,
+        slug: str,
+        prefix: str,
+        language: Language,
+        owner_id: UUID,
+        shared_prefix: bool,
     ) -> Workspace:
-        return await _ADD_WORKSPACE(
-            self._pool,
-            workspace_id=workspace_id,
-            name=name,
-            slug=slug,
-            prefix=prefix,
-            language=language,
-            owner_id=owner_id,
-        )
+        async with self._pool.transaction() as conn:
+            await _LOCK_WORKSPACES(conn)
+            if not shared_prefix and await _PREFIX_IN_USE(conn, prefix=prefix):
+                raise StoreConflict("the prefix is in use", constraint=SHARED_PREFIX)
+            return await _ADD_WORKSPACE(
+                conn,
+                workspace_id=workspace_id,
+                name=name,
+                slug=slug,
+                prefix=prefix,
+                language=language,
+                owner_id=owner_id,
+            )
 
     async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None:
         return await _SET_WORKSPACE_LANGUAGE(self._pool, workspace_id=workspace_id, language=language)

@@ -107,6 +107,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     """An AsyncConnection that waits with trio. Several tasks may use it, and their statements take turns."""
 
     lock: trio.Lock  # type: ignore[assignment]
+    pooled = False
+    """True if a connection pooler is in between, so that two transactions may run in two sessions of the server."""
+    statement_seconds: float | None = None
+    """The limit of one statement where the server does not know it. Beyond it the statement is cancelled."""
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[Row] = _DEFAULT_ROWS) -> None:
         # Skips AsyncConnection's own __init__, because that would create an asyncio.Lock.
@@ -168,14 +172,25 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         `interval` is part of the overridden signature and is ignored, because trio wakes on cancellation at once.
         Raises psycopg's _WaitTimeout when `timeout` seconds have passed. The generator may then be driven again.
+        Raises QueryCanceled after `statement_seconds`, if no `timeout` is given.
         """
         try:
+            if timeout is None and self.statement_seconds is not None:
+                return await self._drive_within(gen, self.statement_seconds)
             return await self._drive(gen, timeout)
         except _INTERRUPTIONS:
             # A statement that still runs would make the connection unusable for the next caller.
             if self._pending():
                 await self._give_up(gen)
             raise
+
+    async def _drive_within(self, gen: PQGen[T], seconds: float) -> T:
+        """Drive a generator for at most `seconds`. Then cancel its statement on the server and raise QueryCanceled."""
+        try:
+            return await self._drive(gen, seconds)
+        except e._WaitTimeout:
+            await self._give_up(gen)
+            raise e.QueryCanceled(f"the statement was cancelled, because it took more than {seconds:g} s") from None
 
     async def finish(self, gen: PQGen[T]) -> T:
         """Drive a generator that ends a transaction. After a cancellation it has FINISH_SECONDS more.

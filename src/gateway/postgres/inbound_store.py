@@ -41,6 +41,11 @@ from gateway.work.tasks.sessions import Queueing, judge_queueing
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
+    """What kept a conversation's run from being queued or taken, if anything.
+
+    `absent`: no runtime can take it at the moment. `untold`: this message is the first that meets the absence.
+    """
+
     agent_archived: bool
     session_archived: bool
     has_runtime: bool
@@ -251,7 +256,7 @@ class PostgresInboundStore:
         return await _GET_AGE(self._pool, sent_at=sent_at)
 
     async def _enqueue(self, conn: TrioConnection[Any], message: UserMessage) -> tuple[Queueing, bool]:
-        """Queue the conversation's run. Returns its queueing, and True if the chat was not yet told of an obstacle."""
+        """Queue the conversation's run. Returns its queueing, and True if the chat was not yet told of an absence."""
         target = await _ENQUEUE_CHAT_TASK(
             conn,
             task_id=self._mint(),

@@ -7,6 +7,9 @@ rightfully hold that row, so it is removed.
 
 Every daemon holds a second advisory lock, in shared mode, on the connection on which it listens. Taking migrations back
 needs that lock in exclusive mode. So it does not begin while a daemon runs, and no daemon can start until it is done.
+
+Behind a connection pooler a lock of a session may end up with another client. There the lock belongs to a transaction,
+which stays open and touches nothing else, and a daemon holds no second lock: the leases of its bots have to tell of it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from gateway.assets import asset_dir
 from gateway.errors import StoreConflict, StoreError, StoreUnavailable
 from gateway.postgres.binaries import bundled
 from gateway.postgres.driver import CONNECT_TIMEOUT_SECONDS, TrioConnection
+from gateway.postgres.inspection import inspect_database, refuse_unusable
 from gateway.postgres.pool import translating
+from gateway.postgres.session import open_session, session_script
 
 # The values are arbitrary, but every version of this program must use the same ones.
 _LOCK_KEY = 0x6761_7465_7761_79
@@ -47,7 +52,7 @@ class Migration:
 async def migrate_up(conninfo: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> list[str]:
     """Apply the pending migrations and return their ids.
 
-    Raises StoreUnavailable, or StoreError that names the step that failed.
+    Raises ConfigError when the database cannot be used, StoreUnavailable, or StoreError that names the failed step.
     """
     async with _locked(conninfo, lock_timeout_seconds):
         return await _in_thread(_apply, conninfo)
@@ -69,6 +74,7 @@ async def migrate_down(
     """
     async with _locked(conninfo, lock_timeout_seconds) as connection:
         await _refuse_under_daemons(connection)
+        await _refuse_held_bots(conninfo)
         chosen = await steps_back(conninfo, steps=steps, to=to)
         if agreed is not None and chosen != list(agreed):
             raise StoreConflict(f"this would take back {', '.join(chosen) or 'nothing'} by now: ask again")
@@ -77,7 +83,7 @@ async def migrate_down(
 
 async def steps_back(conninfo: str, *, steps: int | None = None, to: str | None = None) -> list[str]:
     """Return the ids that `migrate_down` would take back, newest first. Changes nothing. Raises StoreError."""
-    known, applied = _ids(), sorted(await _applied(conninfo), reverse=True)
+    known, applied = _ids(), sorted(await _applied(conninfo, writing=True), reverse=True)
     if newer := [each for each in applied if each not in known]:
         raise StoreError(f"{', '.join(newer)} came from another version of this program: take it back with that one")
     if to is not None:
@@ -99,14 +105,33 @@ async def announce_daemon(connection: TrioConnection[Any]) -> None:
 
 
 async def status(conninfo: str) -> list[Migration]:
-    """Return every step of the chain in order. Changes nothing, and needs no lock."""
-    applied = await _applied(conninfo)
-    return [Migration(each, applied.get(each)) for each in _ids()]
+    """Return every step of the chain in order. Changes nothing, and needs no lock.
+
+    Raises ConfigError when the database could not be used even for reading.
+    """
+    return _chain(await _applied(conninfo, writing=False))
 
 
 async def pending(conninfo: str) -> list[str]:
-    """Return the ids that are still to be applied. Changes nothing, and needs no lock."""
-    return [each.id for each in await status(conninfo) if each.applied_at is None]
+    """Return the ids that are still to be applied. Changes nothing, and needs no lock.
+
+    Raises ConfigError when the database, its settings or the rights of the role do not allow this program to run, and
+    StoreUnavailable for a standby.
+    """
+    return _unapplied(await _applied(conninfo, writing=True))
+
+
+async def pending_by_now(conninfo: str) -> list[str]:
+    """Return what `pending` returns, for a program that runs: whether it can is told by others."""
+    return _unapplied(await _applied(conninfo))
+
+
+def _chain(applied: dict[str, datetime]) -> list[Migration]:
+    return [Migration(each, applied.get(each)) for each in _ids()]
+
+
+def _unapplied(applied: dict[str, datetime]) -> list[str]:
+    return [each.id for each in _chain(applied) if each.applied_at is None]
 
 
 async def dump_schema(conninfo: str) -> str:
@@ -133,42 +158,58 @@ async def dump_schema(conninfo: str) -> str:
 @asynccontextmanager
 async def _locked(conninfo: str, timeout: float) -> AsyncIterator[TrioConnection[Any]]:
     with translating():
-        connection = await TrioConnection.connect(conninfo)
+        connection = await open_session(conninfo)
     try:
         with translating():
+            refuse_unusable(await inspect_database(connection), migrating=True, pooled=connection.pooled)
+            if connection.pooled:
+                await connection.execute("begin; set local idle_in_transaction_session_timeout = 0")
             await _acquire(connection, timeout)
         yield connection
     finally:
-        # The advisory lock belongs to the session, so closing the connection releases it.
+        # The advisory lock belongs to the session or to its transaction, so closing the connection releases it.
         connection.abort()
 
 
 async def _acquire(connection: TrioConnection[Any], timeout: float) -> None:
     with trio.move_on_after(timeout):
         while True:
-            cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_LOCK_KEY,))
-            if await cursor.fetchone() == (True,):
+            if await _try_lock(connection, _LOCK_KEY):
                 return
             await trio.sleep(_LOCK_POLL_SECONDS)
     raise StoreUnavailable(f"another process has been migrating this database for more than {timeout:g} s")
 
 
+async def _try_lock(connection: TrioConnection[Any], key: int) -> bool:
+    statement = "select pg_try_advisory_xact_lock(%s)" if connection.pooled else "select pg_try_advisory_lock(%s)"
+    cursor = await connection.execute(statement, (key,))
+    return await cursor.fetchone() == (True,)
+
+
 async def _refuse_under_daemons(connection: TrioConnection[Any]) -> None:
     """Keep daemons from starting until `connection` is closed. Raises StoreConflict if a daemon runs."""
     with translating():
-        cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_DAEMON_KEY,))
-        if await cursor.fetchone() != (True,):
+        if not await _try_lock(connection, _DAEMON_KEY):
             raise StoreConflict(await _name_daemons(connection))
-        # A daemon of an older version, or one whose connection broke just now, does not hold the lock. It is recognised
-        # by the bots' leases that it holds.
-        cursor = await connection.execute("select to_regclass('channel_installation')::text")
-        if await cursor.fetchone() == (None,):
-            return
-        cursor = await connection.execute(
-            "select count(*), coalesce(ceil(extract(epoch from max(ws_lease_expires_at) - now())), 0)::int"
-            " from channel_installation where ws_lease_token is not null and ws_lease_expires_at > now()"
-        )
-        bots, seconds = await cursor.fetchone() or (0, 0)
+
+
+async def _refuse_held_bots(conninfo: str) -> None:
+    """Raise StoreConflict if a daemon holds leases of bots.
+
+    This recognises a daemon of an older version, one behind a pooler, and one whose connection broke just now: they do
+    not hold the daemons' lock. It reads on a connection of its own, because a lock on the table that lasts as long as a
+    transaction would stop the migrations.
+    """
+    with translating():
+        async with await open_session(conninfo) as connection:
+            cursor = await connection.execute("select to_regclass('channel_installation')::text")
+            if await cursor.fetchone() == (None,):
+                return
+            cursor = await connection.execute(
+                "select count(*), coalesce(ceil(extract(epoch from max(ws_lease_expires_at) - now())), 0)::int"
+                " from channel_installation where ws_lease_token is not null and ws_lease_expires_at > now()"
+            )
+            bots, seconds = await cursor.fetchone() or (0, 0)
     if bots:
         raise StoreConflict(
             f"a daemon holds {bots} bots of this database: stop every daemon first; the leases of one that crashed end"
@@ -199,14 +240,24 @@ def _ids() -> list[str]:
     return sorted(path.stem for path in asset_dir("migrations").glob("*.sql") if not path.stem.endswith(".rollback"))
 
 
-async def _applied(conninfo: str) -> dict[str, datetime]:
+async def _applied(conninfo: str, *, writing: bool | None = None) -> dict[str, datetime]:
+    """Return when each step was applied. If `writing` is given, refuse a database that cannot be used so."""
     with translating():
-        async with await TrioConnection.connect(conninfo) as connection:
-            cursor = await connection.execute("select to_regclass('_yoyo_migration')::text")
-            if await cursor.fetchone() == (None,):
-                return {}
-            cursor = await connection.execute("select migration_id, applied_at_utc from _yoyo_migration")
-            return {row[0]: row[1].replace(tzinfo=UTC) for row in await cursor.fetchall()}
+        async with await open_session(conninfo) as connection:
+            found = None if writing is None else await inspect_database(connection)
+            applied = await _recorded(connection)
+            if found is not None:
+                migrating = bool(writing and _unapplied(applied))
+                refuse_unusable(found, writing=bool(writing), migrating=migrating, pooled=connection.pooled)
+            return applied
+
+
+async def _recorded(connection: TrioConnection[Any]) -> dict[str, datetime]:
+    cursor = await connection.execute("select to_regclass('_yoyo_migration')::text")
+    if await cursor.fetchone() == (None,):
+        return {}
+    cursor = await connection.execute("select migration_id, applied_at_utc from _yoyo_migration")
+    return {row[0]: row[1].replace(tzinfo=UTC) for row in await cursor.fetchall()}
 
 
 def _apply(conninfo: str) -> list[str]:
@@ -258,6 +309,18 @@ def _open_backend(conninfo: str) -> Any:
     from yoyo.connections import DatabaseURI
 
     class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+        def connect(self, dburi: Any) -> Any:
+            connection = super().connect(dburi)
+            # Behind a pooler the next transaction may run in a session that knows nothing of a prepared statement.
+            connection.prepare_threshold = None
+            try:
+                script = session_script(connection.info.server_version, connection.info.backend_pid)
+                connection.execute(script.encode())
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
         def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, Any]:
             # yoyo's own method asks the resolver for the full host name and the user database for the user name. In a
             # container the first can take many seconds and the second can fail.

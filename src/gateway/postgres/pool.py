@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+import structlog
 import trio
 from psycopg import errors as e
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -15,6 +16,9 @@ from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 
 from gateway.errors import ConfigError, StoreConflict, StoreError, StoreUnavailable
 from gateway.postgres.driver import CONNECT_TIMEOUT_SECONDS, TrioConnection
+from gateway.postgres.session import open_session
+
+log = structlog.get_logger()
 
 ACQUIRE_TIMEOUT_SECONDS = 30.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
@@ -22,7 +26,9 @@ STATEMENT_TIMEOUT_SECONDS = 30.0
 # Some of these are OperationalErrors to psycopg, but the server is healthy: a constraint or a concurrent writer is in
 # the way.
 _CONFLICTS = (e.IntegrityError, e.SerializationFailure, e.DeadlockDetected, e.LockNotAvailable)
-_OUTAGES = (e.OperationalError, e.InterfaceError, e.ReadOnlySqlTransaction)
+# A connection pooler gave the statement to a session that was never told of it, or that was told by another client.
+_STRAY_STATEMENTS = (e.DuplicatePreparedStatement, e.InvalidSqlStatementName)
+_OUTAGES = (e.OperationalError, e.InterfaceError, e.ReadOnlySqlTransaction, *_STRAY_STATEMENTS)
 # The SQLSTATE class of errors that are OperationalErrors to psycopg but concern one statement, such as a key too long
 # for its index. A retry would fail again, and as an outage it would fail every piece that shares the statement.
 _LIMIT_EXCEEDED = "54"
@@ -55,6 +61,10 @@ def translated(error: psycopg.Error) -> StoreError:
     return StoreError(message)
 
 
+OpenConnection = Callable[[bool], Awaitable[TrioConnection[Any]]]
+"""Opens a connection. The argument is true if it is known that a connection pooler is in between."""
+
+
 class Pool:
     """A pool of at most `size_max` connections, opened when needed and kept while they are usable. Use `open_pool`.
 
@@ -63,10 +73,9 @@ class Pool:
     since the start.
     """
 
-    def __init__(
-        self, connect: Callable[[], Awaitable[TrioConnection[Any]]], *, size_max: int, acquire_timeout_seconds: float
-    ) -> None:
+    def __init__(self, connect: OpenConnection, *, size_max: int, acquire_timeout_seconds: float) -> None:
         self._connect = connect
+        self._pooled = False
         self._acquire_timeout = acquire_timeout_seconds
         self._limiter = trio.CapacityLimiter(size_max)
         self._idle: list[TrioConnection[Any]] = []
@@ -111,6 +120,10 @@ class Pool:
                 # the next one is opened anew.
                 connection.abort()
                 raise
+            except _STRAY_STATEMENTS:
+                connection.abort()
+                self._expect_pooler()
+                raise
             finally:
                 self._release(connection)
 
@@ -147,7 +160,7 @@ class Pool:
             raise StoreUnavailable("the connection pool is closed")
         self.connects += 1
         try:
-            connection = await self._connect()
+            connection = await self._connect(self._pooled)
         except psycopg.Error:
             self.connect_failures += 1
             raise
@@ -155,7 +168,7 @@ class Pool:
         return connection
 
     def _release(self, connection: TrioConnection[Any]) -> None:
-        if is_reusable(connection) and not self._closed:
+        if is_reusable(connection) and not self._closed and connection.pooled >= self._pooled:
             self._idle.append(connection)
         else:
             self._discard(connection)
@@ -165,6 +178,14 @@ class Pool:
         connection.abort()
         self._opened -= 1
         self.discards += 1
+
+    def _expect_pooler(self) -> None:
+        """Prepare no statement on new connections, and keep none of the others: they go through a hidden pooler."""
+        if not self._pooled:
+            log.warning("connection_pooler_noticed", advice="set database_direct_url")
+        self._pooled = True
+        while self._idle:
+            self._discard(self._idle.pop())
 
     def close(self) -> None:
         """Close the idle connections now, and the others when they are given back."""
@@ -204,6 +225,7 @@ async def open_pool(
     conninfo: str,
     *,
     size_max: int,
+    pooled: bool = False,
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     acquire_timeout_seconds: float = ACQUIRE_TIMEOUT_SECONDS,
     statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS,
@@ -211,25 +233,23 @@ async def open_pool(
     """Open a pool that lives as long as the block. It connects on first use, so an absent database raises nothing here.
 
     `connect_timeout_seconds` is per host (at least 2, libpq's minimum). A connect_timeout in the conninfo overrides it.
+    `pooled` says that the conninfo leads to a connection pooler. One that shows itself is also noticed without it.
     Raises ConfigError when libpq cannot read the conninfo.
     """
     parameters = _parse(conninfo, round(connect_timeout_seconds))
-    session = (
-        "set time zone 'UTC';"
+    settings = {
         # Every statement here looks rows up by key, so planning it anew for each set of values would cost more than
         # running it.
-        "set plan_cache_mode = force_generic_plan;"
-        f"set statement_timeout = {round(statement_timeout_seconds * 1000)};"
-        f"set idle_in_transaction_session_timeout = {round(statement_timeout_seconds * 2000)}"
-    )
+        "plan_cache_mode": "force_generic_plan",
+        "statement_timeout": str(round(statement_timeout_seconds * 1000)),
+        "idle_in_transaction_session_timeout": str(round(statement_timeout_seconds * 2000)),
+    }
 
-    async def connect() -> TrioConnection[Any]:
-        connection = await TrioConnection.connect(parameters)
-        try:
-            await connection.execute(session)
-        except BaseException:
-            connection.abort()
-            raise
+    async def connect(found_pooled: bool) -> TrioConnection[Any]:
+        connection = await open_session(parameters, pooled=pooled or found_pooled, settings=settings)
+        if connection.pooled:
+            # The session is shared, so its own limit cannot be set.
+            connection.statement_seconds = statement_timeout_seconds
         return connection
 
     pool = Pool(connect, size_max=size_max, acquire_timeout_seconds=acquire_timeout_seconds)

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from gateway.concurrency import reached
+from gateway.core.autopilot import PAYLOAD_CHARS_MAX
 from gateway.errors import StoreConflict
 from gateway.ids import new_id
 from gateway.postgres.attachment_store import attach_files, attach_shared_files
@@ -118,7 +119,8 @@ class PostgresTaskStore:
                     if task_id is not None:
                         claim = await _GET_CLAIM(conn, task_id=task_id, running_seconds=running_seconds)
                         if claim.kind == "autopilot":
-                            claim = replace(claim, run=await _GET_CLAIMED_RUN(conn, task_id=task_id))
+                            run = await _GET_CLAIMED_RUN(conn, task_id=task_id, payload_chars=PAYLOAD_CHARS_MAX + 1)
+                            claim = replace(claim, run=run)
                         messages = await _LIST_CLAIMED_MESSAGES(conn, task_id=task_id)
                         messages = await attach_files(conn, task_id, messages)
                         place = await _GET_PLACE(conn, task_id=task_id)

@@ -16,6 +16,7 @@ from gateway.webhooks.ports import (
     DeliveryDetail,
     DeliveryDraft,
     DeliveryFilter,
+    LimitedDraft,
     Recorded,
     ReplayFilter,
     ReplayItem,
@@ -30,6 +31,7 @@ _SQL = SqlFile("webhook.sql")
 _FIND_WEBHOOK_TRIGGER = _SQL.one_or_none("find_webhook_trigger", TriggerRow)
 _TOKEN_DIGESTS = _SQL.many("token_digests", tuple[UUID, bytes])
 _RECORD_DELIVERIES = _SQL.many("record_deliveries", Recorded)
+_RECORD_LIMITED = _SQL.count("record_limited")
 _IGNORE_DELIVERY = _SQL.changed("ignore_delivery")
 _FAIL_DELIVERY = _SQL.changed("fail_delivery")
 _DELIVERY_VERDICT = _SQL.one_or_none("delivery_verdict", Settled)
@@ -86,6 +88,18 @@ class PostgresWebhookStore:
         rows = await _RECORD_DELIVERIES(self._pool, **_columns(firsts), finish_seconds=FINISH_SECONDS)
         found = {row.request_id: row for row in rows}
         return [found.get(followed[draft.id]) for draft in drafts]
+
+    async def record_limited(self, rows: Sequence[tuple[LimitedDraft, int]]) -> None:
+        drafts = [draft for draft, _ in rows]
+        await _RECORD_LIMITED(
+            self._pool,
+            ids=[draft.id for draft in drafts],
+            trigger_ids=[draft.trigger_id for draft in drafts],
+            events=[draft.event for draft in drafts],
+            headers=[draft.headers for draft in drafts],
+            content_types=[draft.content_type for draft in drafts],
+            times=[times for _, times in rows],
+        )
 
     async def ignore(self, delivery_id: UUID, reason: str) -> bool:
         return await _IGNORE_DELIVERY(self._pool, delivery_id=delivery_id, reason=reason)

@@ -13,6 +13,7 @@ FILES = {
     "/": ("chat.html", "text/html; charset=utf-8"),
     "/page/launcher": ("launcher.html", "text/html; charset=utf-8"),
     "/static/launcher.js": ("launcher.js", "text/javascript; charset=utf-8"),
+    "/static/rich.js": ("rich.js", "text/javascript; charset=utf-8"),
     "/static/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
     "/static/chat.css": ("chat.css", "text/css; charset=utf-8"),
 }

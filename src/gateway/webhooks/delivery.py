@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -23,8 +24,9 @@ from gateway.ids import new_id
 from gateway.keyring import KeyRing, UnreadableSecret
 from gateway.recorder import SILENT, Recorder
 from gateway.webhooks.dedupe import dedupe_key
+from gateway.webhooks.encodings import DecodedTooLarge, UnsupportedEncoding, decoded, is_encoded
 from gateway.webhooks.envelope import Envelope, InvalidBody, normalise, unread_event
-from gateway.webhooks.filters import EventFilter, is_wanted, read_filters
+from gateway.webhooks.filters import EventFilter, is_wanted, names_event, read_filters
 from gateway.webhooks.headers import RequestHeaders, shown
 from gateway.webhooks.limits import Gates, LimitReached, RequestStanding
 from gateway.webhooks.ports import DECIDED, DeliveryDraft, IntakeStore, Recorded, Settled, StoredDelivery, TriggerRow
@@ -36,6 +38,7 @@ from gateway.webhooks.signature import (
     asks_for_signature,
     judge_signature,
     signature_headers,
+    unread_signature,
 )
 from gateway.work.autopilots.dispatch import Dispatched, Dispatcher, Firing
 
@@ -50,6 +53,8 @@ FRESH_SECONDS = 1.0
 """Maximal age of the trigger that a request is refused by. An older one is read again first."""
 QUICK_BODY_BYTES_MAX = 8_192
 """A body up to this size is parsed within a few milliseconds, whatever it contains."""
+HASHED_BYTES_MAX = 524_288
+"""A body up to this size is hashed in less than a millisecond or two."""
 READERS_MAX = 2
 """Larger bodies that are parsed at the same time, in threads."""
 ATTEMPTS_MAX = 5
@@ -77,6 +82,29 @@ class IntakeAnswer:
 
     status: int
     body: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestProblem:
+    """The reason why a request was not read to its end, with the status of its answer."""
+
+    status: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostedRequest:
+    """A request as it was sent. With a `problem`, `body` is its beginning only, or empty.
+
+    `bytes_max` bounds the body once it is decompressed. `address` is what limits count by.
+    """
+
+    headers: RequestHeaders
+    body: bytes = field(repr=False)
+    address: str
+    bytes_max: int
+    problem: RequestProblem | None = None
 
 
 StoreRequest = Callable[[DeliveryDraft], Awaitable[Recorded | None]]
@@ -185,9 +213,7 @@ class Intake:
 
     # --- a request ----------------------------------------------------------------------------------------------------
 
-    async def receive(
-        self, trigger: KnownTrigger, headers: RequestHeaders, body: bytes, *, gates: Gates, address: str
-    ) -> IntakeAnswer | None:
+    async def receive(self, trigger: KnownTrigger, posted: PostedRequest, gates: Gates) -> IntakeAnswer | None:
         """Take one request in and settle it. None when its token has been taken away meanwhile.
 
         A request is settled even if its sender hangs up: for SETTLE_SECONDS a cancellation does not interrupt it.
@@ -196,27 +222,25 @@ class Intake:
         """
         answer: IntakeAnswer | None = None
         with finishing(SETTLE_SECONDS) as scope:
-            answer = await self._receive(trigger, headers, body, gates, address)
+            answer = await self._receive(trigger, posted, gates)
         if scope.cancelled_caught:
             raise StoreUnavailable(f"the delivery was not settled within {SETTLE_SECONDS:g} s")
         return answer
 
-    async def _receive(
-        self, trigger: KnownTrigger, headers: RequestHeaders, body: bytes, gates: Gates, address: str
-    ) -> IntakeAnswer | None:
+    async def _receive(self, trigger: KnownTrigger, posted: PostedRequest, gates: Gates) -> IntakeAnswer | None:
         for _ in range(JUDGEMENTS_MAX):
             row = trigger.row
-            verdict = judge_signature(row.provider, trigger.secrets, headers, body, self._clock())
-            standing = _standing(verdict)
+            verdict = await self._verdict(trigger, posted)
+            standing = RequestStanding.UNPROVEN if posted.problem else _standing(verdict)
             try:
-                gates.count(address, row.id, standing)
+                gates.count(posted.address, row.id, standing)
             except LimitReached:
                 # The remembered trigger may be outdated. The refusal is final only if its revision is still the same.
                 current = await self.reread(trigger)
                 if current is not None and current.row.revision == row.revision:
                     raise
             else:
-                judged = await self._judge(trigger, headers, body, verdict)
+                judged = await self._judge(trigger, posted, verdict)
                 waits = judged.begins and gates.has_to_wait(row.id, standing)
                 recorded = await self._record(judged.draft(waits=waits))
                 if recorded is not None:
@@ -234,27 +258,42 @@ class Intake:
         (recorded,) = await self._store.record([draft])
         return recorded
 
-    async def _judge(
-        self, trigger: KnownTrigger, headers: RequestHeaders, body: bytes, verdict: SignatureVerdict
-    ) -> _Judged:
+    async def _verdict(self, trigger: KnownTrigger, posted: PostedRequest) -> SignatureVerdict:
+        """Judge the signature, over the bytes as they were sent. A large body is hashed in a thread."""
+        provider, secrets, headers, body = trigger.row.provider, trigger.secrets, posted.headers, posted.body
+        if posted.problem is not None:
+            return SignatureVerdict(unread_signature(provider, secrets, headers), detail=posted.problem.text)
+        judge = partial(judge_signature, provider, secrets, headers, body, self._clock())
+        if len(body) <= HASHED_BYTES_MAX or not trigger.asks_for_proof:
+            return judge()
+        return await trio.to_thread.run_sync(judge, limiter=self._readers)
+
+    async def _judge(self, trigger: KnownTrigger, posted: PostedRequest, verdict: SignatureVerdict) -> _Judged:
         """Judge the request. The body is parsed only if the signature was accepted."""
-        delivery_id = self._mint()
-        refusal, envelope = _refusal(verdict, delivery_id), None
+        delivery_id, headers, body = self._mint(), posted.headers, posted.body
+        refusal, envelope = _refusal(verdict, posted.problem, delivery_id), None
         if refusal is None:
             try:
-                envelope = await self._read(body, headers)
+                body, envelope = await self._read(posted, takes_scalar=verdict.status is SignatureStatus.VALID)
             except InvalidBody as error:
                 refusal = _rejected(400, "invalid_body", delivery_id, str(error))
+            except DecodedTooLarge:
+                text = f"the body has more than {posted.bytes_max} bytes once decompressed, or is too dense"
+                refusal = _rejected(413, "body_too_large", delivery_id, text)
+            except UnsupportedEncoding as error:
+                refusal = _rejected(415, "unsupported_encoding", delivery_id, str(error))
         return _Judged(trigger, headers, body, verdict, envelope, refusal, delivery_id)
 
-    async def _read(self, body: bytes, headers: RequestHeaders) -> Envelope:
-        """Parse a body. Raises InvalidBody.
+    async def _read(self, posted: PostedRequest, *, takes_scalar: bool) -> tuple[bytes, Envelope]:
+        """Decompress and parse a body. Raises InvalidBody, DecodedTooLarge or UnsupportedEncoding.
 
         A large body is parsed in a thread, because the event loop must answer the bots meanwhile.
         """
-        if len(body) <= QUICK_BODY_BYTES_MAX:
-            return normalise(body, headers)
-        return await trio.to_thread.run_sync(normalise, body, headers, limiter=self._readers)
+        encoding = ",".join(posted.headers.every("content-encoding"))
+        if len(posted.body) <= QUICK_BODY_BYTES_MAX and not is_encoded(encoding):
+            return posted.body, normalise(posted.body, posted.headers, takes_scalar=takes_scalar)
+        read = partial(_decode_and_read, posted, encoding, takes_scalar=takes_scalar)
+        return await trio.to_thread.run_sync(read, limiter=self._readers)
 
     async def _settle(self, judged: _Judged, recorded: Recorded) -> IntakeAnswer:
         provider = judged.trigger.row.provider
@@ -365,7 +404,10 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A judged request, with the trigger it was judged by. `refusal` is the answer if it is refused."""
+    """A judged request, with the trigger it was judged by. `refusal` is the answer if it is refused.
+
+    `body` is what is stored: without its compression, unless it was refused before that.
+    """
 
     trigger: KnownTrigger
     headers: RequestHeaders
@@ -384,8 +426,11 @@ class _Judged:
         """The reason to start no run, as far as the request itself gives one."""
         if self.refusal is not None or self.envelope is None:
             return None if self.refusal is None else str(self.refusal.body["reason"])
-        wanted = is_wanted(self.trigger.filters, self.envelope.event, self.envelope.payload)
-        return None if wanted else "event_filtered"
+        filters, handshake = self.trigger.filters, self.envelope.handshake
+        wanted = is_wanted(filters, self.envelope.event, self.envelope.payload)
+        if handshake and not (wanted and filters) and not names_event(filters, handshake):
+            return "handshake"
+        return None if wanted or handshake else "event_filtered"
 
     @property
     def begins(self) -> bool:
@@ -417,6 +462,11 @@ class _Judged:
         )
 
 
+def _decode_and_read(posted: PostedRequest, encoding: str, *, takes_scalar: bool) -> tuple[bytes, Envelope]:
+    body = decoded(posted.body, encoding, posted.bytes_max)
+    return body, normalise(body, posted.headers, takes_scalar=takes_scalar)
+
+
 def stored_firing(stored: StoredDelivery) -> Firing:
     """Make the firing of a stored delivery from its row alone. Raises InvalidBody."""
     return Firing(
@@ -434,7 +484,9 @@ def _stored_payload(stored: StoredDelivery) -> bytes:
     if stored.raw_body is None:
         raise InvalidBody("the delivery has no stored body")
     pairs = [(name, value) for name, value in stored.selected_headers.items() if isinstance(value, str)]
-    envelope = normalise(stored.raw_body, RequestHeaders([*pairs, ("content-type", stored.content_type or "")]))
+    headers = RequestHeaders([*pairs, ("content-type", stored.content_type or "")])
+    # Its signature allowed a scalar, or there would be no row to begin.
+    envelope = normalise(stored.raw_body, headers, takes_scalar=True)
     return replace(envelope, event=stored.event).render(stored.received_at)
 
 
@@ -445,8 +497,10 @@ def _standing(verdict: SignatureVerdict) -> RequestStanding:
     return RequestStanding.UNPROVEN if unproven else RequestStanding.DISPROVED
 
 
-def _refusal(verdict: SignatureVerdict, delivery_id: UUID) -> IntakeAnswer | None:
-    """Return the answer to a request whose signature is not accepted. None when it is accepted."""
+def _refusal(verdict: SignatureVerdict, problem: RequestProblem | None, delivery_id: UUID) -> IntakeAnswer | None:
+    """Return the answer to a request that was not read, or whose signature is not accepted. None when it is."""
+    if problem is not None:
+        return _rejected(problem.status, problem.reason, delivery_id, problem.text)
     if verdict.status in BELIEVED:
         return None
     if verdict.undecided:

@@ -64,6 +64,11 @@ def is_wanted(filters: Sequence[EventFilter] | None, event: str, payload: object
     )
 
 
+def names_event(filters: Sequence[EventFilter] | None, name: str) -> bool:
+    """True if one of `filters` names exactly this event, whatever its actions."""
+    return any(wanted.event == name for wanted in filters or ())
+
+
 def filters_problem(filters: Sequence[EventFilter]) -> str | None:
     """Return the reason why these cannot be the filters of a trigger, or None when they can."""
     if len(filters) > FILTERS_MAX:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 VALUE_CHARS_MAX = 500
 
 KEPT = (
     "user-agent", "x-github-event", "x-github-delivery", "x-gitlab-event", "x-gitlab-event-uuid", "x-event-type",
-    "idempotency-key", "webhook-id", "svix-id",
+    "idempotency-key", "webhook-id", "svix-id", "content-encoding",
 )  # fmt: skip
 """Headers that the log keeps. A signature or any other credential must never be among them."""
 
@@ -28,6 +28,9 @@ class RequestHeaders:
 
     def every(self, name: str) -> list[str]:
         return self._values.get(name, [])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

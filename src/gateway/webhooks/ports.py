@@ -62,6 +62,17 @@ class DeliveryDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitedDraft:
+    """The row for the requests at a trigger that were refused within a minute. It shows the first of them."""
+
+    id: UUID
+    trigger_id: UUID
+    event: str
+    headers: str = field(repr=False)
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """The row of a request or a replay. An `id` other than `request_id` means that an earlier row was found.
 
@@ -253,6 +264,11 @@ class TurnStore(Protocol):
 
     async def leave_queue(self, delivery_id: UUID) -> None:
         """Take a delivery out of the queue, so that the ones behind it go on. `claim_stale` finds it later."""
+
+
+class LimitedStore(Protocol):
+    async def record_limited(self, rows: Sequence[tuple[LimitedDraft, int]]) -> None:
+        """Store rows, each with the number of requests to add to it. Raises StoreUnavailable or StoreConflict."""
 
 
 class TokenStore(Protocol):

@@ -8,13 +8,14 @@ people who may change the trigger. Other members only see that they exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
 
+from gateway.core.naming import checked_name
 from gateway.errors import Conflict, Invalid, NotFound, StoreConflict, Unavailable
 from gateway.ids import WEBHOOK_TOKEN_PREFIX, new_id, new_token
 from gateway.keyring import KeyRing
@@ -24,7 +25,6 @@ from gateway.work.autopilots.autopilots import Autopilot, AutopilotService, is_w
 
 TOKEN_TAKEN = "autopilot_trigger_token_key"  # noqa: S105  (a constraint's name)
 TOKEN_ATTEMPTS_MAX = 3
-LABEL_CHARS_MAX = 200
 SECRETS_MAX = 5
 """Live secrets that one trigger may have at the same time."""
 
@@ -325,8 +325,8 @@ def _require_new_provider(trigger: TriggerDetails, provider: str) -> None:
 
 
 def _checked(change: TriggerChange) -> TriggerChange:
-    if change.label is not None and (len(change.label) > LABEL_CHARS_MAX or "\x00" in change.label):
-        raise _bad("label", f"label has at most {LABEL_CHARS_MAX} characters")
+    if change.label is not None:
+        change = replace(change, label=checked_name(change.label, "label", required=False))
     problem = filters_problem(change.filters)
     if problem is not None:
         raise _bad("event_filters", problem)

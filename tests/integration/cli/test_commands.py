@@ -72,7 +72,15 @@ async def test_admin_sets_up_a_workspace_from_nothing(gateway: Gateway, pool: Po
     directory = Directory(PostgresDirectoryStore(pool))
     ada = (
         await gateway(
-            "admin", "user", "add", "Ada@example.com", "--name", "Ada", "--password-stdin", "--json", stdin=b"pw\n"
+            "admin",
+            "user",
+            "add",
+            "Ada@example.com",
+            "--name",
+            "Ada",
+            "--password-stdin",
+            "--json",
+            stdin=b"fake-password\n",
         )
     ).json
     assert (ada["email"], ada["name"]) == ("ada@example.com", "Ada")
@@ -105,15 +113,19 @@ async def test_admin_chooses_what_a_workspace_speaks(gateway: Gateway, pool: Poo
 async def test_admin_sets_the_password_of_somebody_who_has_none(gateway: Gateway, pool: Pool) -> None:
     await Directory(PostgresDirectoryStore(pool)).add_user("ada@example.com")
     accounts = Accounts(PostgresAccountStore(pool))
-    done = await gateway("admin", "user", "password", "Ada@example.com", "--password-stdin", "--json", stdin=b"fake\n")
+    done = await gateway(
+        "admin", "user", "password", "Ada@example.com", "--password-stdin", "--json", stdin=b"fake-former\n"
+    )
     assert done.json["email"] == "ada@example.com"
-    assert "fake" not in done.out + done.err
-    session = await accounts.sign_in("ada@example.com", "fake")
-    assert (await gateway("admin", "user", "password", "ada@example.com", "--password-stdin", stdin=b"new\n")).code == 0
+    assert "fake-former" not in done.out + done.err
+    session = await accounts.sign_in("ada@example.com", "fake-former")
+    assert (
+        await gateway("admin", "user", "password", "ada@example.com", "--password-stdin", stdin=b"fake-latter\n")
+    ).code == 0
     assert await accounts.owner(session) is None
     with pytest.raises(Unauthenticated):
-        await accounts.sign_in("ada@example.com", "fake")
-    assert await accounts.owner(await accounts.sign_in("ada@example.com", "new")) is not None
+        await accounts.sign_in("ada@example.com", "fake-former")
+    assert await accounts.owner(await accounts.sign_in("ada@example.com", "fake-latter")) is not None
 
 
 async def test_admin_takes_a_password_from_stdin_alone(gateway: Gateway) -> None:
@@ -173,7 +185,7 @@ async def test_admin_removes_a_member_with_their_bindings(gateway: Gateway, pool
         (["member", "add", "nowhere", "ada@example.com"], "no workspace has the slug or id nowhere"),
         (["token", "add", "--user", "eve@example.com"], "no user has the e-mail address eve@example.com"),
         (["user", "password", "eve@example.com", "--password-stdin"], "no user has the e-mail address eve@example.com"),
-        (["user", "password", "ada@example.com", "--password-stdin"], "the password must have 1 to"),
+        (["user", "password", "ada@example.com", "--password-stdin"], "the password must have 8 to"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

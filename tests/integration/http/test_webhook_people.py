@@ -392,6 +392,29 @@ async def test_unknown_member_of_a_filter_is_400_with_its_name(hooks: HookOffice
     assert (status, answer["field"]) == (400, "event_filters[0].action")
 
 
+async def test_run_shows_the_numbers_of_its_payload_as_they_were_sent(hooks: HookOffice, mia: Browser) -> None:
+    one = await pilot(hooks, mia, provider="generic")
+    body = b'{"n":1e400,"m":0.12345678901234567890123}'
+    _, answer = await one.send(body)
+    for path in ("runs", f"runs/{answer['run_id']}"):
+        response = await mia.send("GET", f"{one.base}/{path}")
+        assert b'"eventPayload":' + body in await response.get_data()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"name":"M\u00fcller","sha":"12e45678"}',
+        b'["M\xc3\xbcller",' + b",".join([b"1e99999"] * 20_000) + rb',"\u0041"]',
+    ],
+)
+async def test_words_are_found_beside_what_looks_like_numbers(hooks: HookOffice, mia: Browser, body: bytes) -> None:
+    one = await pilot(hooks, mia, provider="generic")
+    with trio.fail_after(5):
+        assert (await one.send(body))[0] == 200
+    assert (await one.ask("GET", "/deliveries?q=m%C3%BCller"))[1]["total"] == 1
+
+
 async def test_log_is_filtered_and_searched(hooks: HookOffice, mia: Browser) -> None:
     one, other = await pilot(hooks, mia), await pilot(hooks, mia)
     await one.send(b'{"order":"ord4711","mail":"kim@example.org","t":"\\u4f60\\u597d"}', X_GitHub_Event="push")
@@ -483,7 +506,7 @@ async def test_replay_is_a_delivery_of_its_own_and_begins_a_run(hooks: HookOffic
     )
     assert row["autopilot_run_id"] not in (None, sent["run_id"])
     assert row["raw_body"] == BODY.decode()
-    payloads = await hooks.office.sql("select trigger_payload - 'request' from autopilot_run")
+    payloads = await hooks.office.sql("select trigger_payload::jsonb - 'request' from autopilot_run")
     assert payloads[0] == payloads[1]
 
 

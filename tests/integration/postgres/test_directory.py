@@ -79,8 +79,8 @@ async def test_workspace_is_found_by_slug_and_id(directory: Directory, acme: Wor
 
 
 async def test_workspaces_of_one_name_get_numbered_slugs(directory: Directory, ada: User, acme: Workspace) -> None:
-    second = await directory.add_workspace("Acme", "ACM", ada)
-    third = await directory.add_workspace("acme!", "ACM", ada)
+    second = await directory.add_workspace("Acme", "ACM", ada, shared_prefix=True)
+    third = await directory.add_workspace("acme!", "ACM", ada, shared_prefix=True)
     assert (second.slug, third.slug) == ("acme-2", "acme-3")
 
 
@@ -225,3 +225,29 @@ async def test_token_use_is_noted_at_most_every_minute(directory: Directory, ada
         await conn.execute("update api_token set last_used_at = now() - interval '61 seconds'")
     await directory.authenticate(secret)
     assert await value(pool, last_used) > first  # type: ignore[operator]
+
+
+async def test_prefix_is_shared_only_on_purpose(directory: Directory, ada: User, acme: Workspace) -> None:
+    with pytest.raises(Conflict) as caught:
+        await directory.add_workspace("Other", "ACM", ada)
+    assert caught.value.code == "duplicate_prefix"
+    assert "--shared-prefix" in str(caught.value)
+    assert (await directory.add_workspace("Other", "ACM", ada, shared_prefix=True)).slug == "other"
+
+
+@pytest.mark.parametrize(
+    ("slug", "code"),
+    [("api", "invalid_slug"), ("setup", "invalid_slug"), ("Acme", "invalid_slug"), ("a--b", "invalid_slug"),
+     ("-a", "invalid_slug"), ("", "invalid_slug"), ("a/b", "invalid_slug"), ("x" * 49, "invalid_slug"),
+     ("acme", "duplicate_slug")],
+)  # fmt: skip
+async def test_slug_that_cannot_be_an_address_is_refused(
+    directory: Directory, ada: User, acme: Workspace, slug: str, code: str
+) -> None:
+    with pytest.raises((Invalid, Conflict)) as caught:
+        await directory.add_workspace("Other", "OTH", ada, slug=slug)
+    assert (caught.value.code, caught.value.extra["field"]) == (code, "slug")
+
+
+async def test_slug_may_be_given(directory: Directory, ada: User) -> None:
+    assert (await directory.add_workspace("研发部", "RND", ada, slug="rnd-1")).slug == "rnd-1"

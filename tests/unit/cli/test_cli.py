@@ -211,3 +211,36 @@ def test_help_imports_neither_trio_nor_the_daemon() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "serve" in done.stdout
+
+
+@pytest.mark.parametrize("variable", ["GATEWAY_DATABASE_URL", "LARK_ENCRYPT_KEY", "AGENT_TOKEN", "GATEWAY_LOG__LEVEL"])
+def test_variable_that_is_no_text_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    monkeypatch.setenv(variable, "fake-\udcff-secret")
+    assert cli.run(["version"]) == 78
+    told = capsys.readouterr().err
+    assert told.startswith(f"gateway: {variable!r}: the variable is not text in ")
+    assert told.count("\n") == 1
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["admin", "user", "add", "ada@example.com", "--password-stdin"],
+        ["admin", "user", "password", "ada@example.com", "--password-stdin"],
+        ["lark", "add", "--agent", "Helper", "--app-id", "cli_0123456789abcdef", "--app-secret-stdin"],
+        ["legacy", "import", "--from", "postgresql://127.0.0.1:1/x", "--legacy-key-stdin"],
+    ],
+)
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_stdin_that_is_no_text_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], errors: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9-fake\n"), encoding="utf-8", errors=errors))
+    assert cli.run(arguments) == 2
+    told = capsys.readouterr().err
+    assert "stdin is not UTF-8 text" in told
+    assert "Traceback" not in told
+    assert "fake" not in told

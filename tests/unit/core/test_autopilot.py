@@ -13,12 +13,13 @@ from gateway.core.autopilot import (
     Assignee,
     admission_reason,
     cadence,
+    content_of,
     describe_run,
     error_type,
     judge_assignee,
     render_title,
     run_error_type,
-    unknown_placeholder,
+    template_problem,
 )
 
 CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
@@ -51,7 +52,7 @@ def test_title_template_is_rendered(given: dict[str, str], expected: str) -> Non
 
 @cases("title_template_valid")
 def test_title_template_is_judged(given: str, expected: bool) -> None:
-    assert (unknown_placeholder(given) is None) is expected
+    assert (template_problem(given) is None) is expected
 
 
 @pytest.mark.parametrize(
@@ -60,12 +61,62 @@ def test_title_template_is_judged(given: str, expected: bool) -> None:
         ("{{date}} {{ trigger_id }}", "{{ trigger_id }}"),
         ("{{Date}}", "{{Date}}"),
         ("{{}}", "{{}}"),
+        ("{{payload}}", "{{payload}}"),
+        ("{{payload.}}", "{{payload.}}"),
+        ("{{payload.a..b}}", "{{payload.a..b}}"),
+        ("{{payloads.a}}", "{{payloads.a}}"),
+        ("{{event.a}}", "{{event.a}}"),
+        ("{{payload" + ".a" * 11 + "}}", "{{payload" + ".a" * 11 + "}}"),
+        ("{{payload." + "a" * 101 + "}}", "{{payload." + "a" * 101 + "}}"),
+        ("{{payload" + ".a" * 10 + "}} {{ payload.0.a-b }} {{event}}", None),
         ("{date} {{date", None),
         ("", None),
     ],
 )
 def test_unknown_placeholder_is_named_as_it_is_written(template: str, named: str | None) -> None:
-    assert unknown_placeholder(template) == named
+    problem = template_problem(template)
+    assert (problem is None) if named is None else problem is not None and problem.startswith(f"{named} means nothing")
+
+
+def test_template_has_a_number_of_placeholders() -> None:
+    assert template_problem("{{event}}" * 10) is None
+    assert "at most 10" in (template_problem("{{event}}" * 11) or "")
+
+
+PAYLOAD = rb"""{
+  "a": {"b": [{"c": "found"}, 2]}, "n": 0.12345678901234567890, "big": 1e400, "yes": true, "nothing": null,
+  "object": {"x":[1,2]}, "quoted": "say \"hi\"\n\tto\u0007 all\u202e\ud83d\ude00", "long": "%s", "0": "zero",
+  "\u006bey": "named"
+}""" % (b"w" * 300)
+
+
+@pytest.mark.parametrize(
+    ("template", "title"),
+    [
+        ("{{event}}: {{payload.a.b.0.c}}", "github.push: found"),
+        ("{{ payload.a.b.1 }}", "2"),
+        ("{{payload.n}} {{payload.big}} {{payload.yes}}", "0.12345678901234567890 1e400 true"),
+        ("x {{payload.nothing}}{{payload.absent}}{{payload.a.b.9.c}}{{payload.a.b.c}}{{payload.n.x}}", "x"),
+        ("{{payload.object}}", '{"x":[1,2]}'),
+        ("{{payload.quoted}}", 'say "hi" to all\U0001f600'),
+        ("{{payload.0}} {{payload.key}}", "zero named"),
+        ("{{payload.long}}", "w" * 199 + "…"),
+        ("{{payload.absent}}", "Own title"),
+        ("{{payload.a.b.100}}", "Own title"),
+        ("{{payload.a.b.¹}}", "Own title"),
+        ("{{payload.long}}" * 5, ("w" * 199 + "…") * 2 + "w" * 100),
+    ],
+)
+def test_title_sees_the_event_and_the_payload(template: str, title: str) -> None:
+    assert render_title(template, "Own title", NOON, event="github.push", payload=PAYLOAD) == title
+
+
+def test_title_of_a_firing_without_a_payload_has_none() -> None:
+    assert render_title("by {{event}} {{payload.a}}", "Own title", NOON, event="manual") == "by manual"
+
+
+def test_title_of_a_payload_that_is_an_array_goes_by_its_places() -> None:
+    assert render_title("{{payload.1.a}}", "Own title", NOON, payload=b'[0,{"a":"b"}]') == "b"
 
 
 @pytest.mark.parametrize(
@@ -94,9 +145,20 @@ def test_description_tells_the_time_in_the_triggers_zone() -> None:
     assert "2026-06-03 12:00 (UTC)" in describe_run("x", source="webhook", fired_at=NOON, timezone="Nowhere")
 
 
+def described(envelope: object, description: str = "x", *, source: str = "webhook") -> str:
+    content = content_of(msgspec.json.encode(envelope))
+    return describe_run(description, source=source, fired_at=NOON, content=content)
+
+
+def test_description_keeps_the_digits_of_numbers() -> None:
+    content = content_of(b'{"event":"e","eventPayload":{"n":1e400,"m":0.12345678901234567890123,"k":1.50}}')
+    said = describe_run("x", source="webhook", fired_at=NOON, content=content)
+    assert '"n": 1e400,\n  "m": 0.12345678901234567890123,\n  "k": 1.50' in said
+
+
 def test_description_shows_a_webhooks_event_and_payload() -> None:
     envelope = {"event": "github.push", "eventPayload": {"ref": "main"}, "request": {"contentType": "secret"}}
-    said = describe_run("Look at it.", source="webhook", fired_at=NOON, payload=envelope)
+    said = described(envelope, "Look at it.")
     assert said.startswith("Look at it.\n\nAutopilot run of ")
     assert "Event: `github.push`" in said
     assert said.endswith('```json\n{\n  "ref": "main"\n}\n```')
@@ -104,25 +166,25 @@ def test_description_shows_a_webhooks_event_and_payload() -> None:
 
 
 def test_description_shows_a_payload_without_envelope_whole() -> None:
-    said = describe_run("x", source="webhook", fired_at=NOON, payload=[1])
+    said = described([1])
     assert "Event: `webhook.received`" in said
     assert said.endswith("```json\n[\n  1\n]\n```")
 
 
 @pytest.mark.parametrize("source", ["manual", "schedule", "api"])
 def test_description_shows_no_payload_that_no_webhook_brought(source: str) -> None:
-    assert "hidden" not in describe_run("x", source=source, fired_at=NOON, payload={"eventPayload": "hidden"})
+    assert "hidden" not in described({"eventPayload": "hidden"}, source=source)
 
 
 def test_payload_cannot_end_the_block_that_holds_it() -> None:
-    said = describe_run("x", source="webhook", fired_at=NOON, payload={"event": "a`\n# b", "eventPayload": "`````"})
+    said = described({"event": "a`\n# b", "eventPayload": "`````"})
     assert "\n``````json\n" in said
     assert said.endswith("\n``````")
     assert "Event: `a' # b`\n" in said
 
 
 def test_payload_of_any_length_is_shown_up_to_a_limit() -> None:
-    said = describe_run("x", source="webhook", fired_at=NOON, payload={"eventPayload": "y" * (2 * PAYLOAD_CHARS_MAX)})
+    said = described({"eventPayload": "y" * (2 * PAYLOAD_CHARS_MAX)})
     assert len(said) < PAYLOAD_CHARS_MAX + 1_000
     assert "cut; the delivery has all of it" in said
 
@@ -131,7 +193,7 @@ def test_payload_that_is_nested_deep_is_not_blown_up_by_indentation() -> None:
     deep: object = [1] * 20_000
     for _ in range(200):
         deep = [deep]
-    said = describe_run("x", source="webhook", fired_at=NOON, payload={"eventPayload": deep})
+    said = described({"eventPayload": deep})
     assert len(said) < 50_000
 
 

@@ -96,6 +96,7 @@ def test_standard_library_loggers_are_routed_in(out: io.StringIO) -> None:
     [
         "token", "access_token", "tenantAccessToken", "lease_token", "app_secret", "secret_key", "password",
         "Authorization", "ticket", "private_key", "encrypt-key", "X-Api-Key", "cookie", "database_url", "signature",
+        "database_direct_url",
     ],
 )  # fmt: skip
 def test_value_under_a_secret_name_is_hidden(out: io.StringIO, key: str) -> None:

@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.webhooks.dedupe import EVENT_ID_MEMBER
 from gateway.webhooks.envelope import (
     DEFAULT_EVENT,
     DEPTH_MAX,
     EVENT_CHARS_MAX,
+    SLICE_BYTES,
     Envelope,
     InvalidBody,
     normalise,
     unread_event,
 )
+from gateway.webhooks.filters import ACTION_MEMBERS
 from gateway.webhooks.headers import RequestHeaders
 
 CASES: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
@@ -91,7 +94,7 @@ def test_json_sent_as_a_form_is_read_as_json() -> None:
     "body",
     [
         b"", b"  ", b"\xef\xbb\xbf", b"1", b'"text"', b"null", b"true", b"{", b'{"a":1}x', b'["\xff"]', b'[\\ud800]',
-        b"[1e400]",
+        b"[1e400x]", b"[1e]",
         b"\xff\xfe{\x00}\x00", b"\x1f\x8b\x08", b"[" * 200_000, b"[" * (DEPTH_MAX + 1) + b"]" * (DEPTH_MAX + 1),
         b'{"a":' * 150 + b"1" + b"}" * 150, b"a=1", b"payload=1",
     ],
@@ -117,6 +120,71 @@ def test_numbers_keep_their_digits() -> None:
     number = b"12345678901234567890123.50"
     assert envelope(b'{"n":' + number + b"}").document == b'{"n":' + number + b"}"
     assert envelope(b'{"event":"e","eventPayload":[' + number + b"]}").document == b"[" + number + b"]"
+
+
+LONG = b"0.1234567890123456789012345678901234567890"
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1E+99999", b"1e-400", LONG, b"1.50", b"9" * 400])
+def test_numbers_beyond_a_machines_own_pass_untouched(number: bytes) -> None:
+    body = b'{"n":%s,"deep":%s}' % (number, b"[" * 40 + b"0," * 200 + number + b"]" * 40)
+    assert envelope(body).document == body
+
+
+@pytest.mark.parametrize("body", [b"1", b'"text"', b"null", b"true", b" 1e400 "])
+def test_scalar_is_taken_only_where_it_may_be(body: bytes) -> None:
+    assert normalise(body, RequestHeaders(), takes_scalar=True).document == body.strip()
+    for broken in (body.strip() + b"x", b"text", b"01", b""):
+        with pytest.raises(InvalidBody):
+            normalise(broken, RequestHeaders(), takes_scalar=True)
+
+
+@pytest.mark.parametrize("width", [1, 3, 40_000])
+def test_depth_is_judged_beside_texts_full_of_brackets(width: int) -> None:
+    inner = b",".join([rb'{"[[{\"[":"}]\\"}'] * width)
+    assert envelope(b"[" * (DEPTH_MAX - 1) + inner + b"]" * (DEPTH_MAX - 1)).document
+    with pytest.raises(InvalidBody, match="deeper"):
+        envelope(b"[" * DEPTH_MAX + inner + b"]" * DEPTH_MAX)
+
+
+def test_form_of_any_length_is_decoded_whole() -> None:
+    for filler in range(4):
+        value = {"a": "x" * filler + "ü%+ " * SLICE_BYTES}
+        form = b"payload=" + quote_plus(msgspec.json.encode(value)).encode()
+        read = envelope(form, content_type="application/x-www-form-urlencoded")
+        assert msgspec.json.decode(read.document) == value
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "name"),
+    [
+        ({"X-GitHub-Event": "ping"}, {"zen": "x", "hook_id": 1}, "ping"),
+        ({"X-GitHub-Event": "push"}, {"zen": "x"}, ""),
+        ({"X-Event-Key": "diagnostics:ping"}, {"test": True}, "diagnostics:ping"),
+        ({"X-Discourse-Event": "ping"}, {"ping": "OK"}, "ping"),
+        ({"X-Amz-Sns-Message-Type": "SubscriptionConfirmation"}, {"Type": "x"}, "SubscriptionConfirmation"),
+        ({"X-Amz-Sns-Message-Type": "Notification"}, {"Type": "x"}, ""),
+        ({"Aeg-Event-Type": "SubscriptionValidation"}, [{"eventType": "x"}], "SubscriptionValidation"),
+        ({"X-Hook-Secret": "not-a-real-secret"}, {}, "x-hook-secret"),
+        ({}, {"type": "url_verification", "challenge": "c", "token": "t"}, "url_verification"),
+        ({}, {"event": "endpoint.url_validation", "payload": {"plainToken": "p"}}, "endpoint.url_validation"),
+        ({}, {"event": {"id": "x", "event_type": "pagey.ping"}}, "pagey.ping"),
+        ({}, {"event": {"id": "x", "event_type": "incident.triggered"}}, ""),
+        ({}, {"type": "notification_event", "topic": "ping", "data": {}}, "ping"),
+        ({}, {"type": "notification_event", "topic": "user.created"}, ""),
+        ({}, {"challenge": "c"}, "challenge"),
+        ({}, {"challenge": "c", "type": "chess.started"}, ""),
+        ({}, {"event": "ping"}, ""),
+        ({}, ["ping"], ""),
+        ({"X-GitHub-Event": "ping"}, {"event": "own", "eventPayload": {}}, ""),
+    ],
+)
+def test_handshakes_of_providers_are_known(headers: dict[str, str], body: object, name: str) -> None:
+    assert normalise(msgspec.json.encode(body), RequestHeaders(headers.items())).handshake == name
+
+
+def test_member_of_any_length_is_no_name() -> None:
+    assert envelope(b'{"event":"' + b"e" * 9_000 + b'","type":"short"}').event == "short"
 
 
 def test_nul_is_replaced_and_an_escaped_backslash_is_not() -> None:
@@ -168,3 +236,8 @@ def test_body_is_preserved_in_the_envelope(value: Any) -> None:
     read = normalise(body, RequestHeaders())
     if b"\\u0000" not in body:
         assert msgspec.json.decode(read.document) == value
+
+
+def test_every_member_that_decisions_read_is_kept() -> None:
+    body = {name: f"the {name}" for name in (*ACTION_MEMBERS, EVENT_ID_MEMBER)}
+    assert envelope(msgspec.json.encode(body)).payload == body

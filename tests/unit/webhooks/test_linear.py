@@ -8,9 +8,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import msgspec
 import pytest
 
-from gateway.core.autopilot import describe_run, render_title, unknown_placeholder
+from gateway.core.autopilot import content_of, describe_run, render_title, template_problem
 from gateway.webhooks.dedupe import dedupe_key
 from gateway.webhooks.envelope import FORM, InvalidBody, normalise, shown_event, storable
 from gateway.webhooks.filters import EventFilter, is_wanted
@@ -103,9 +104,10 @@ def test_templates_and_payloads_are_shown_in_time_that_their_length_bounds(piece
     text = repeated(piece.encode()).decode()
 
     def show() -> None:
-        unknown_placeholder(text)
-        render_title(text, "title", NOW)
-        payload = {"event": text, "eventPayload": {"text": text}}
-        describe_run("", source="webhook", fired_at=NOW, payload=payload)
+        template_problem(text)
+        document = msgspec.json.encode({"event": text, "eventPayload": {"text": text}})
+        render_title(text, "title", NOW, event=text)
+        render_title("{{event}} {{payload.eventPayload.text}}", "title", NOW, event=text, payload=document)
+        describe_run("", source="webhook", fired_at=NOW, content=content_of(document))
 
     within_bounds(show)

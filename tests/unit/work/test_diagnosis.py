@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gateway.work.tasks.diagnosis import DIAGNOSIS_CHARS_MAX, RULES, diagnose
-from gateway.work.tasks.failures import AGENT_REASONS
+from gateway.work.tasks.failures import AGENT_REASONS, judge_failure
 
 CASES = json.loads((Path(__file__).parent / "cases" / "failures.json").read_text())
+PROVIDERS = [(error, reason) for reason, errors in CASES["providers"].items() for error in errors]
 SAMPLES = [(error, reason) for reason, errors in CASES["last_words"].items() for error in errors]
 
 
@@ -23,6 +24,16 @@ def test_error_of_an_agent_is_classified(error: str, expected: str) -> None:
 @pytest.mark.parametrize(("error", "expected"), SAMPLES)
 def test_last_words_of_a_real_program_are_classified(error: str, expected: str) -> None:
     assert diagnose(error) == expected
+
+
+@pytest.mark.parametrize(("error", "expected"), PROVIDERS)
+def test_words_of_providers_and_networks_are_told_apart(error: str, expected: str) -> None:
+    assert diagnose(error) == expected
+
+
+def test_network_is_tried_again_and_what_would_fail_again_is_not() -> None:
+    retried = {reason for _, reason in PROVIDERS if judge_failure(reason, kind="chat", attempt=1, max_attempts=3)}
+    assert retried == {"agent_error.provider_network"}
 
 
 def test_every_agent_reason_but_unknown_has_a_rule() -> None:

@@ -23,6 +23,7 @@ from gateway.work.autopilots.autopilots import (
     AutopilotStatus,
     ConcurrencyPolicy,
     ExecutionMode,
+    Run,
 )
 from gateway.work.issues.issues import Priority
 from gateway.work.people.directory import Directory
@@ -105,7 +106,7 @@ def routes(
         user = await callers.user()
         await read_json(NoBody)
         run = await autopilots.trigger(_id(id), user.user_id, request.headers.get("Idempotency-Key"))
-        return json_response(asdict(run))
+        return json_response(_run_view(run))
 
     @blueprint.get("/api/autopilots/<id>/runs")
     @takes(**PAGED)
@@ -113,12 +114,12 @@ def routes(
         user = await callers.user()
         page = read_page()
         found, total = await autopilots.runs(_id(id), user.user_id, limit=page.limit, offset=page.offset)
-        return listing("runs", [asdict(run) for run in found], page, total)
+        return listing("runs", [_run_view(run) for run in found], page, total)
 
     @blueprint.get("/api/autopilots/<id>/runs/<run_id>")
     async def get_run(id: str, run_id: str) -> Response:
         user = await callers.user()
-        return json_response(asdict(await autopilots.run(_id(id), parse_id(run_id, field="run_id"), user.user_id)))
+        return json_response(_run_view(await autopilots.run(_id(id), parse_id(run_id, field="run_id"), user.user_id)))
 
     return blueprint
 
@@ -137,3 +138,9 @@ def _given(body: CreateAutopilotBody | ChangeAutopilotBody) -> dict[str, Any]:
 
 def _view(autopilot: Autopilot) -> dict[str, Any]:
     return {name: value for name, value in asdict(autopilot).items() if name not in HIDDEN}
+
+
+def _run_view(run: Run) -> dict[str, Any]:
+    """Return a run with its payload as it is stored: as a value, its numbers would be rounded."""
+    payload = None if run.trigger_payload is None else msgspec.Raw(run.trigger_payload)
+    return {**asdict(run), "trigger_payload": payload}

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 from quart import Blueprint, Response
 
+from gateway.core.naming import checked_name
 from gateway.errors import Invalid
 from gateway.http.api.tasks import AttemptNumber
 from gateway.http.auth import Callers
@@ -74,9 +75,9 @@ def routes(tasks: TaskService, waits: Places, callers: Callers) -> Blueprint:
         view = await tasks.register(
             runtime,
             body.workspace_id,
-            name=None if body.name is None else _label(body.name, "name", required=True),
-            kind=_label(body.kind, "kind"),
-            version=_label(body.version, "version"),
+            name=None if body.name is None else checked_name(body.name),
+            kind=checked_name(body.kind, "kind", required=False),
+            version=checked_name(body.version, "version", required=False),
             instance=_instance(body.instance),
             working_on=_attempts(body.tasks),
         )
@@ -114,7 +115,7 @@ def _attempts(tasks: list[RunningTask]) -> list[Attempt]:
 
 
 def _instance(name: str | None) -> str | None:
-    return None if name is None else _label(name, "instance", required=True)
+    return None if name is None else checked_name(name, "instance")
 
 
 def task_json(assignment: AssignedTask) -> dict[str, object]:
@@ -197,16 +198,3 @@ def _judge_wait(value: str) -> str | None:
     except ValueError:
         seconds = math.nan
     return None if 0 <= seconds <= WAIT_SECONDS_MAX else f"a number from 0 to {WAIT_SECONDS_MAX:g}"
-
-
-def _label(text: str, field: str, *, required: bool = False) -> str:
-    """Return a trimmed one-line text that people will see in lists and on terminals.
-
-    Raises Invalid that names `field` for more than 200 characters, for unprintable ones, and for an empty
-    text that is `required`.
-    """
-    text = text.strip()
-    least = int(required)
-    if not least <= len(text) <= 200 or not text.isprintable():
-        raise Invalid("invalid_body", f"{field} must have {least} to 200 printable characters", field=field)
-    return text

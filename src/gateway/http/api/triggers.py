@@ -136,7 +136,8 @@ def _refuse_schedule(body: CreateTriggerBody | ChangeTriggerBody) -> None:
 
 
 def _filters(given: Sequence[TriggerFilterBody]) -> tuple[EventFilter, ...]:
-    return tuple(EventFilter(each.event, each.actions) for each in given)
+    # A blank beside a name would keep it from ever matching.
+    return tuple(EventFilter(each.event.strip(), tuple(action.strip() for action in each.actions)) for each in given)
 
 
 def _autopilot(text: str) -> UUID:

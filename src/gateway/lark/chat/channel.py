@@ -164,6 +164,10 @@ class LarkChannel:
         return await self._send_where_possible(message, render_text(message.text))
 
     async def _send_where_possible(self, message: OutboundMessage, rendered: Rendered) -> SendResult:
+        """Send as a reply; if that is impossible, to the first message of the topic, or to the chat outside a topic.
+
+        Raises the refusal of the reply if the topic has no other message to reply to.
+        """
         refusal: PlatformRefused | None = None
         if message.reply_to:
             try:

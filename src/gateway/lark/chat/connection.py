@@ -1,9 +1,14 @@
-"""The long connection on real sockets: bootstrap, dial, handshake, and the conversation until it ends.
+"""The long connection on real sockets: bootstrap, dial, handshake, and the established link until it ends.
 
 `lark.wire.session` decides what to do; this module moves bytes, keeps time and runs the tasks. The caller's task reads,
 keeps the connection alive and notices silence. One more task writes our frames, and one task per chat decides the
 events of that chat in order. These tasks exist only while they have something to do: of thousands of links nearly all
 are idle, and each task would cost each of them memory.
+
+An event goes through `_Link`: `_read` → `_take` → `_act` → `_deliver`, then in the task of its chat `_decide` →
+`_answer`. `_decide` calls `on_event`, which is `LarkChannel.receive`, and a code comes back once the outcome is
+committed. The bounds in ConnectionSettings may be changed. The order of decision, answer and write may not: an event
+must never be acknowledged before it is committed.
 
 When the caller is cancelled, reading and keeping alive stop at once. Deciding and writing get a second more, so that
 events already received are settled and acknowledged.
@@ -48,6 +53,8 @@ T = TypeVar("T")
 
 DIRECT = Proxies({})
 
+# The library ends the connection over a message that is longer than its limit. With the headroom, a frame that is just
+# above ours is dropped instead.
 _WEBSOCKET_HEADROOM_BYTES = 64 * 2**10
 _RECEIVE_BYTES = 16 * 2**10  # several events at once when they come fast
 _CLOSE_WAIT_SECONDS_MIN = 0.02
@@ -62,7 +69,7 @@ class ConnectionSettings:
     data, within about 35 s here. `events_in_flight_max` and `bytes_in_flight_max` bound the events that were received
     and are not decided yet. Events of a chat that takes more than its share of them are answered 500. While many chats
     together fill them, the connection is not read. `chunk_bytes_max` bounds the kept pieces of split events that are
-    not complete yet.
+    not complete yet. `handover_seconds` is the second that `Channel.run` grants after its cancellation.
     """
 
     bootstrap_timeout_seconds: float = 15.0
@@ -213,7 +220,7 @@ async def run_connection(
         session.endpoint_given(endpoint)
         raw = await _dial(endpoint, open_stream, settings)
         with _owned(raw, fence):
-            conversation = _Conversation(
+            link = _Link(
                 session,
                 raw,
                 settings,
@@ -223,7 +230,7 @@ async def run_connection(
                 wall_clock=wall_clock,
                 recorder=recorder,
             )
-            await conversation.run(endpoint, task_status)
+            await link.run(endpoint, task_status)
     except LinkRefused as refusal:
         session.refused()
         health.state, health.code, health.detail = ConnectionState.REFUSED, refusal.code, refusal.reason
@@ -445,7 +452,7 @@ class _Lanes:
     and the connection waits instead.
 
     After a refusal, a key takes no events until all that it holds are decided. So the accepted events and the refused
-    ones are both unbroken stretches of the conversation, instead of alternating.
+    ones are both unbroken stretches of the chat, instead of alternating.
     """
 
     def __init__(self, decide: Callable[[Deliver], Awaitable[None]], settings: ConnectionSettings) -> None:
@@ -515,8 +522,8 @@ def _share(total: int, taken: int) -> int:
     return max(total - taken, total // 16)
 
 
-class _Conversation:
-    """One established link, from the WebSocket handshake to its end."""
+class _Link:
+    """One link, from the WebSocket handshake to its end."""
 
     def __init__(
         self,
@@ -545,12 +552,12 @@ class _Conversation:
         self._round_trip_seconds = 0.0
 
     async def run(self, endpoint: Endpoint, task_status: trio.TaskStatus[None]) -> None:
-        """Converse until cancelled. Raises LinkRefused or LinkLost when the link cannot be made or ends."""
+        """Serve the link until cancelled. Raises LinkRefused or LinkLost when the link cannot be made or ends."""
         try:
             async with open_workers(self._settings.handover_seconds) as workers:
                 # `_end` cancels the body only, so the workers keep their time to settle and acknowledge.
                 with self._body:
-                    await self._converse(endpoint, workers, task_status)
+                    await self._serve(endpoint, workers, task_status)
         # Exceptions of workers come in groups. The ending is raised below, outside of any group.
         except* ConnectionRejected as rejections:
             self._end(_judge_rejection(_first(rejections)))
@@ -561,7 +568,7 @@ class _Conversation:
         if self._ending is not None:
             raise self._ending
 
-    async def _converse(self, endpoint: Endpoint, workers: Workers, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(self, endpoint: Endpoint, workers: Workers, task_status: trio.TaskStatus[None]) -> None:
         shaken = await self._shake_hands(endpoint, workers)
         if shaken is None:
             return
@@ -575,7 +582,7 @@ class _Conversation:
             await self._read(ws, workers)
         finally:
             # As a worker: this task may be cancelled, and could then await nothing.
-            workers.start_soon(self._part, ws)
+            workers.start_soon(self._settle_and_close, ws)
 
     async def _shake_hands(self, endpoint: Endpoint, workers: Workers) -> tuple[WebSocketConnection, _Tap] | None:
         """Make the WebSocket handshake; None if it failed, with the reason recorded by `_end`.
@@ -648,7 +655,7 @@ class _Conversation:
             self._health.pong_ms = seconds * 1000
 
     async def _keeping_alive(self, wait: Callable[[], Awaitable[T]], workers: Workers) -> T:
-        """Return the result of `wait`; meanwhile send the pings that are due, and end the conversation after silence.
+        """Return the result of `wait`; meanwhile send the pings that are due, and end the link after silence.
 
         `wait` is cancelled and called again, so it must lose nothing when it is cancelled.
         """
@@ -708,7 +715,7 @@ class _Conversation:
         seconds = trio.current_time() - delivery.received_at
         self._recorder.observe("channel_ack_seconds", seconds, channel=CHANNEL_TYPE, code=str(code))
 
-    async def _part(self, ws: WebSocketConnection) -> None:
+    async def _settle_and_close(self, ws: WebSocketConnection) -> None:
         """End the link after reading has stopped: finish events and answers, then close the WebSocket and the socket.
 
         Like every worker, it is cancelled `handover_seconds` after the body was left.
@@ -730,7 +737,7 @@ class _Conversation:
         self._end(loss)
 
     def _end(self, ending: LinkLost | LinkRefused) -> None:
-        """End the conversation; the first reason given is the one reported."""
+        """End the link; the first reason given is the one reported."""
         if self._ending is None:
             self._ending = ending
         self._body.cancel()

@@ -31,7 +31,7 @@ function element(tag, className, text) {
 async function loadPeople(selected) {
   const people = await call("people");
   const state = JSON.stringify(people);
-  if (state !== known || selected) showPeople(people, selected || person.value);
+  if (state !== known || selected) showPeople(people, selected || (known && person.value));
   known = state;
   await loadChats();
 }
@@ -42,7 +42,18 @@ function showPeople(people, selected) {
     option.value = one.union_id;
     return option;
   }));
-  if (people.some((one) => one.union_id === selected)) person.value = selected;
+  // `?as=Eve` in the address chooses who one is, so that two people can be two windows.
+  const asked = new URLSearchParams(location.search).get("as");
+  const wanted = people.find((one) => one.union_id === selected) || people.find((one) => one.name === asked || one.union_id === asked);
+  if (wanted) person.value = wanted.union_id;
+  nameInAddress();
+}
+
+function nameInAddress() {
+  const chosen = person.selectedOptions[0];
+  if (!chosen) return;
+  document.title = chosen.textContent + " - Simulated chat";
+  history.replaceState(null, "", "?as=" + encodeURIComponent(chosen.textContent));
 }
 
 async function loadChats() {
@@ -88,8 +99,12 @@ function bubble(message) {
   const item = element("li", (mine ? "mine " : "") + (message.deleted ? "gone" : ""));
   const time = new Date(message.create_time).toLocaleTimeString();
   item.append(element("div", "who", message.sender_name + " · " + time + (message.updated ? " · edited" : "")));
-  item.append(element("span", "said", message.deleted ? "recalled" : message.text));
-  item.append(...message.resources.map(attached));
+  const words = element("div", "said");
+  words.append(...(message.deleted ? ["recalled"] : rich(message)));
+  item.append(words);
+  // Rich text and cards show their pictures where they stand.
+  const loose = ["post", "interactive"].includes(message.message_type) ? message.resources.filter((one) => one.kind !== "image") : message.resources;
+  item.append(...loose.map(attached));
   if (message.reactions.length) item.append(element("div", "who", message.reactions.join(" ")));
   return item;
 }
@@ -124,7 +139,7 @@ composer.addEventListener("submit", (event) => { event.preventDefault(); report(
 composer.elements.text.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); report(send()); }
 });
-person.addEventListener("change", () => { shown = ""; report(loadChats()); });
+person.addEventListener("change", () => { shown = ""; nameInAddress(); report(loadChats()); });
 document.querySelector("#new-person").addEventListener("submit", (event) => {
   event.preventDefault();
   const form = event.target;

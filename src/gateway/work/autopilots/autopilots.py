@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from gateway.core.autopilot import cadence, run_error_type, unknown_placeholder
+from gateway.core.autopilot import cadence, run_error_type, template_problem
+from gateway.core.naming import checked_name
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound
 from gateway.ids import new_id
 from gateway.recorder import SILENT, Recorder
@@ -76,7 +77,7 @@ class Autopilot:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A stored run. In a list a large `trigger_payload` is None."""
+    """A stored run. `trigger_payload` is JSON, and None if it is large: in a list sooner than for a run alone."""
 
     id: UUID
     autopilot_id: UUID
@@ -89,7 +90,7 @@ class Run:
     completed_at: datetime | None
     reason_code: str | None
     failure_reason: str | None
-    trigger_payload: Any = field(repr=False)
+    trigger_payload: str | None = field(repr=False)
     result: Any = field(repr=False)
     created_at: datetime
 
@@ -297,17 +298,15 @@ def _settings(autopilot: Autopilot) -> AutopilotDraft:
 def _checked(draft: AutopilotDraft) -> AutopilotDraft:
     draft = replace(
         draft,
-        title=" ".join(storable(draft.title).split()),
+        title=checked_name(draft.title, "title", chars_max=TITLE_CHARS_MAX),
         description=storable(draft.description),
         issue_title_template=storable(draft.issue_title_template).strip(),
     )
-    _require_length(draft.title, "title", 1, TITLE_CHARS_MAX)
     _require_length(draft.description, "description", 0, DESCRIPTION_CHARS_MAX)
     _require_length(draft.issue_title_template, "issue_title_template", 0, TITLE_CHARS_MAX)
-    unknown = unknown_placeholder(draft.issue_title_template)
-    if unknown is not None:
-        message = f"{unknown} means nothing in a title; only {{{{date}}}} does"
-        raise Invalid("unknown_placeholder", message, field="issue_title_template")
+    problem = template_problem(draft.issue_title_template)
+    if problem is not None:
+        raise Invalid("unknown_placeholder", problem, field="issue_title_template")
     return draft
 
 

@@ -10,12 +10,22 @@ from functools import partial
 from typing import Literal, Protocol
 from uuid import UUID
 
-import msgspec
 import structlog
 import trio
 
 from gateway.concurrency import reached
-from gateway.core.autopilot import Assignee, Skip, cadence, describe_run, judge_assignee, private_skip, render_title
+from gateway.core.autopilot import (
+    Assignee,
+    Skip,
+    cadence,
+    content_of,
+    describe_run,
+    judge_assignee,
+    private_skip,
+    read_envelope,
+    reads_payload,
+    render_title,
+)
 from gateway.errors import Forbidden, StoreError
 from gateway.ids import new_id
 from gateway.recorder import SILENT, Recorder
@@ -287,7 +297,7 @@ class AutopilotDispatcher:
         return await self._file_issue(change, firing, order)
 
     async def _file_issue(self, change: Dispatching, firing: Firing, order: Order) -> RunDraft:
-        title = render_title(order.issue_title_template, order.title, order.fired_at, order.timezone)
+        title = await _apart(_titled, firing, order, is_quick=not reads_payload(order.issue_title_template))
         if not firing.again and (recent := await change.find_recent_issue(title, order.project_id)) is not None:
             skip = Skip("duplicate_issue", f"the same issue was filed less than {GUARD_SECONDS:g} s ago")
             return RunDraft(self._mint(), order.workspace_id, "skipped", issue_id=recent, skip=skip)
@@ -303,16 +313,29 @@ def _described(firing: Firing, order: Order) -> str:
         source=firing.source,
         fired_at=order.fired_at,
         timezone=order.timezone,
-        payload=None if firing.payload is None else msgspec.json.decode(firing.payload),
+        content=None if firing.payload is None else content_of(firing.payload),
     )
 
 
+def _titled(firing: Firing, order: Order) -> str:
+    event, payload = (firing.source, b"") if firing.payload is None else read_envelope(firing.payload)
+    return render_title(
+        order.issue_title_template, order.title, order.fired_at, order.timezone, event=event, payload=payload
+    )
+
+
+async def _apart(compose: Callable[[Firing, Order], str], firing: Firing, order: Order, *, is_quick: bool) -> str:
+    """Compose a text, in a thread if the payload is large.
+
+    That takes tens of milliseconds to look through and to lay out, and bots wait for the event loop.
+    """
+    if is_quick or len(firing.payload or b"") <= QUICK_PAYLOAD_BYTES_MAX:
+        return compose(firing, order)
+    return await trio.to_thread.run_sync(compose, firing, order)
+
+
 async def _issue_draft(firing: Firing, order: Order, title: str) -> IssueDraft:
-    if len(firing.payload or b"") <= QUICK_PAYLOAD_BYTES_MAX:
-        description = _described(firing, order)
-    else:
-        # A large payload takes tens of milliseconds to parse and to lay out, and bots wait for the event loop.
-        description = await trio.to_thread.run_sync(_described, firing, order)
+    description = await _apart(_described, firing, order, is_quick=False)
     return IssueDraft(
         order.workspace_id,
         title,

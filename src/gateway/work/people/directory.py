@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
@@ -10,7 +11,9 @@ from uuid import UUID
 
 import trio
 from argon2 import PasswordHasher
+from slugify import slugify
 
+from gateway.core.naming import checked_name
 from gateway.errors import Conflict, Invalid, NotFound, StoreConflict
 from gateway.ids import RUNTIME_TOKEN_PREFIX, USER_TOKEN_PREFIX, new_id, new_token, token_hash
 from gateway.work.people.access import Role
@@ -21,23 +24,27 @@ Language = Literal["en", "zh-Hans"]
 SPOKEN: tuple[Language, ...] = ("en", "zh-Hans")
 """The languages in which the gateway can speak to the people of a workspace."""
 
-NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 254
+PASSWORD_LENGTH_MIN = 8
 PASSWORD_LENGTH_MAX = 1024
 TOKEN_LENGTH_MAX = 128
 SLUG_LENGTH_MAX = 48
 SLUG_ATTEMPTS_MAX = 50
+SHARED_PREFIX = "workspace_shared_prefix"
+"""The constraint that a store names when another workspace has the issue prefix."""
 LAST_OWNER = "member_last_owner"
 """The constraint that a store names when the only owner of a workspace would be removed."""
 
 MEMBER_REMOVED = "member:removed"
 """Announced to live listeners with `user_id`, when a membership ends."""
 
-RESERVED_SLUGS = frozenset({"api", "docs", "healthz", "issues", "lark", "login", "openapi", "readyz", "static"})
+RESERVED_SLUGS = frozenset(
+    {"api", "docs", "healthz", "invite", "issues", "lark", "login", "openapi", "readyz", "setup", "static"}
+)
 """First path segments of the server's own pages. A workspace with such a slug would have no page."""
 
 _PREFIX = re.compile(r"[A-Z][A-Z0-9]{0,9}")
-_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
 
@@ -167,9 +174,20 @@ class DirectoryStore(Protocol):
     async def add_user(self, *, user_id: UUID, email: str, name: str, password_hash: str | None) -> User: ...
 
     async def add_workspace(
-        self, *, workspace_id: UUID, name: str, slug: str, prefix: str, language: Language, owner_id: UUID
+        self,
+        *,
+        workspace_id: UUID,
+        name: str,
+        slug: str,
+        prefix: str,
+        language: Language,
+        owner_id: UUID,
+        shared_prefix: bool,
     ) -> Workspace:
-        """Add a workspace and its owner's membership, in one transaction."""
+        """Add a workspace and its owner's membership, in one transaction.
+
+        Raises StoreConflict (SHARED_PREFIX) if another workspace has the prefix, unless `shared_prefix`.
+        """
 
     async def set_workspace_language(self, workspace_id: UUID, language: Language) -> Workspace | None: ...
 
@@ -272,7 +290,7 @@ class Directory:
         hashed = None if password is None else await self._hash(password)
         try:
             return await self._store.add_user(
-                user_id=new_id(), email=address, name=_short(name, "name"), password_hash=hashed
+                user_id=new_id(), email=address, name=checked_name(name, required=False), password_hash=hashed
             )
         except StoreConflict as error:
             raise _taken("duplicate_user", f"a user with the e-mail address {address} exists", "email") from error
@@ -282,14 +300,26 @@ class Directory:
         if not await self._store.set_password(user.id, await self._hash(password)):
             raise NotFound("unknown_user", f"the account of {user.email} is gone")
 
-    async def add_workspace(self, name: str, prefix: str, owner: User, language: Language = "en") -> Workspace:
-        """Add a workspace. Its slug is made from the name, with a number if that slug is taken."""
+    async def add_workspace(
+        self,
+        name: str,
+        prefix: str,
+        owner: User,
+        language: Language = "en",
+        *,
+        slug: str | None = None,
+        shared_prefix: bool = False,
+    ) -> Workspace:
+        """Add a workspace. Without `slug` one is made from the name, with a number if it is taken.
+
+        Raises Conflict for a slug that is taken, and for a prefix that another workspace has, unless `shared_prefix`:
+        the key of an issue would then mean several.
+        """
         if not _PREFIX.fullmatch(prefix):
             message = f"the prefix {prefix!r} is not 1 to 10 capital letters and digits with a letter first, like ABC"
             raise Invalid("invalid_prefix", message, field="prefix")
-        title, slug = _name(name), slug_of(name)
-        for number in range(1, SLUG_ATTEMPTS_MAX + 1):
-            candidate = slug if number == 1 else f"{slug}-{number}"
+        title = checked_name(name)
+        for candidate in _numbered(slug_of(title)) if slug is None else [_checked_slug(slug)]:
             try:
                 return await self._store.add_workspace(
                     workspace_id=new_id(),
@@ -298,12 +328,18 @@ class Directory:
                     prefix=prefix,
                     language=language,
                     owner_id=owner.id,
+                    shared_prefix=shared_prefix,
                 )
             except StoreConflict as error:
+                if error.constraint == SHARED_PREFIX:
+                    message = f"another workspace has the prefix {prefix}: choose another one, or say --shared-prefix"
+                    raise _taken("duplicate_prefix", message, "prefix") from error
                 if error.constraint != "workspace_slug_key":
                     raise
+        if slug is not None:
+            raise _taken("duplicate_slug", f"another workspace has the slug {slug}", "slug")
         raise _taken(
-            "duplicate_workspace", f"{SLUG_ATTEMPTS_MAX} workspaces are called {slug}: use another name", "name"
+            "duplicate_workspace", f"{SLUG_ATTEMPTS_MAX} workspaces are called {title}: use another name", "name"
         )
 
     async def set_language(self, workspace: Workspace, language: Language) -> Workspace:
@@ -352,7 +388,7 @@ class Directory:
         private: bool = False,
     ) -> Agent:
         """Add an agent. Without `owner` it belongs to the workspace's first owner."""
-        title = _name(name)
+        title = checked_name(name)
         if owner is not None and await self._store.member(workspace.id, owner.id) is None:
             raise _no_member(workspace, owner)
         owner_id = owner.id if owner is not None else await self._store.first_owner(workspace.id)
@@ -377,7 +413,7 @@ class Directory:
             message = "the new owner is not a member of the agent's workspace"
             raise NotFound("unknown_member", message, field="owner")
         if change.name is not None:
-            change = replace(change, name=_name(change.name))
+            change = replace(change, name=checked_name(change.name))
         try:
             changed = await self._store.change_agent(agent, change)
         except StoreConflict as error:
@@ -393,13 +429,13 @@ class Directory:
         """
         secret = new_token(USER_TOKEN_PREFIX)
         token = await self._store.add_user_token(
-            token_id=new_id(), user_id=user.id, name=_short(name, "name"), hashed=token_hash(secret)
+            token_id=new_id(), user_id=user.id, name=checked_name(name, required=False), hashed=token_hash(secret)
         )
         return token, secret
 
     async def add_runtime(self, workspace: Workspace, name: str) -> tuple[Runtime, str]:
         """Add a runtime. Return it with the secret of its token, which can only be shown this one time."""
-        secret, title = new_token(RUNTIME_TOKEN_PREFIX), _name(name)
+        secret, title = new_token(RUNTIME_TOKEN_PREFIX), checked_name(name)
         try:
             runtime = await self._store.add_runtime(
                 runtime_id=new_id(), workspace_id=workspace.id, name=title, token_id=new_id(), hashed=token_hash(secret)
@@ -415,39 +451,42 @@ class Directory:
             raise NotFound("unknown_runtime", message, field="runtime_id")
 
     async def _hash(self, password: str) -> str:
-        if not 0 < len(password) <= PASSWORD_LENGTH_MAX:
-            message = f"the password must have 1 to {PASSWORD_LENGTH_MAX} characters"
+        if not PASSWORD_LENGTH_MIN <= len(password) <= PASSWORD_LENGTH_MAX:
+            message = f"the password must have {PASSWORD_LENGTH_MIN} to {PASSWORD_LENGTH_MAX} characters"
             raise Invalid("invalid_password", message, field="password")
         # Hashing takes a tenth of a second by design, so it runs in a thread and does not block the event loop.
         return await trio.to_thread.run_sync(self._passwords.hash, password)
 
 
 def slug_of(name: str) -> str:
-    """Make the path segment of a workspace from its name: lower-case ASCII letters and digits with single hyphens."""
-    slug = _NOT_SLUG.sub("-", name.lower()).strip("-")[:SLUG_LENGTH_MAX].strip("-")
+    """Make the path segment of a workspace from its name: lower-case ASCII letters and digits with single hyphens.
+
+    Other scripts are written in Latin letters.
+    """
+    slug = slugify(name, max_length=SLUG_LENGTH_MAX, entities=False, decimal=False, hexadecimal=False)
     return f"workspace-{slug}".strip("-") if not slug or slug in RESERVED_SLUGS else slug
+
+
+def _numbered(slug: str) -> Iterator[str]:
+    yield slug
+    for number in range(2, SLUG_ATTEMPTS_MAX + 1):
+        yield f"{slug}-{number}"
+
+
+def _checked_slug(slug: str) -> str:
+    if not _SLUG.fullmatch(slug) or len(slug) > SLUG_LENGTH_MAX:
+        message = f"the slug {slug!r} is not 1 to {SLUG_LENGTH_MAX} small letters and digits with single hyphens"
+        raise Invalid("invalid_slug", message, field="slug")
+    if slug in RESERVED_SLUGS:
+        raise Invalid("invalid_slug", f"the slug {slug} is the address of a page of this server", field="slug")
+    return slug
 
 
 def _email(text: str) -> str:
     address = text.strip().lower()
-    if not _EMAIL.fullmatch(address) or len(address) > EMAIL_LENGTH_MAX:
+    if not _EMAIL.fullmatch(address) or len(address) > EMAIL_LENGTH_MAX or not address.isprintable():
         raise Invalid("invalid_email", f"{text!r} is not an e-mail address", field="email")
     return address
-
-
-def _name(text: str) -> str:
-    name = _short(text, "name")
-    if not name:
-        raise Invalid("invalid_name", "the name is empty", field="name")
-    return name
-
-
-def _short(text: str, field: str) -> str:
-    stripped = text.strip()
-    if len(stripped) > NAME_LENGTH_MAX:
-        message = f"the {field} has {len(stripped)} characters, more than {NAME_LENGTH_MAX}"
-        raise Invalid(f"invalid_{field}", message, field=field)
-    return stripped
 
 
 def _no_member(workspace: Workspace, user: User) -> NotFound:

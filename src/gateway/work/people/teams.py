@@ -13,13 +13,11 @@ from datetime import datetime
 from typing import Literal, NoReturn, Protocol
 from uuid import UUID
 
+from gateway.core.naming import checked_name
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound, StoreConflict
 from gateway.ids import new_id
 from gateway.work.people.access import leads, may_manage_agent, may_use_agent, may_write, require_writer
 from gateway.work.people.directory import Agent, AgentChange, DirectoryStore, Member, Visibility
-from gateway.work.tasks.tasks import storable
-
-NAME_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class TeamService:
             return await self._directory.add_agent(
                 agent_id=self._mint(),
                 workspace_id=member.workspace_id,
-                name=_name(name),
+                name=checked_name(name),
                 owner_id=member.user_id,
                 runtime_id=runtime_id,
                 visibility=visibility,
@@ -105,7 +103,7 @@ class TeamService:
         agent = await self._writable_agent(agent_id, user_id)
         await self._check_runtime(agent.workspace_id, change.runtime_id)
         if change.name is not None:
-            change = replace(change, name=_name(change.name))
+            change = replace(change, name=checked_name(change.name))
         with _named_once("agent"):
             changed = await self._directory.change_agent(agent, change)
         return changed or _absent()
@@ -128,11 +126,11 @@ class TeamService:
             message = f"this workspace has no agent {leader_agent_id}"
             raise Invalid("unknown_agent", message, field="leader_agent_id")
         with _named_once("squad"):
-            return await self._store.add_squad(self._mint(), member.workspace_id, _name(name), leader_agent_id)
+            return await self._store.add_squad(self._mint(), member.workspace_id, checked_name(name), leader_agent_id)
 
     async def add_project(self, member: Member, name: str) -> Project:
         require_writer(member.role)
-        return await self._store.add_project(self._mint(), member.workspace_id, _name(name))
+        return await self._store.add_project(self._mint(), member.workspace_id, checked_name(name))
 
     async def _check_runtime(self, workspace_id: UUID, runtime_id: UUID | None) -> None:
         if runtime_id is not None and await self._directory.runtime(workspace_id, runtime_id) is None:
@@ -146,14 +144,6 @@ def _may_see(agent: Agent, member: Member) -> bool:
 
 def _absent() -> NoReturn:
     raise NotFound("agent_not_found", "there is no such agent")
-
-
-def _name(text: str) -> str:
-    name = " ".join(storable(text).split())
-    if not 1 <= len(name) <= NAME_CHARS_MAX:
-        message = f"name has {len(name)} characters; it takes 1 to {NAME_CHARS_MAX}"
-        raise Invalid("invalid_name", message, field="name")
-    return name
 
 
 @contextmanager

@@ -128,7 +128,10 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """The autopilot's run that a task carries out, with the payload of its webhook."""
+    """The autopilot's run that a task carries out.
+
+    `event` and `payload` (JSON, cut above PAYLOAD_CHARS_MAX) are those of its webhook, if one fired it.
+    """
 
     id: UUID
     title: str
@@ -136,7 +139,8 @@ class ClaimedRun:
     source: str
     triggered_at: datetime
     timezone: str
-    payload: Any
+    event: str | None
+    payload: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

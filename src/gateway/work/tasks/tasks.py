@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from gateway.concurrency import Signal, Topics, reached
-from gateway.core.autopilot import describe_run
+from gateway.core.autopilot import WebhookContent, describe_run
 from gateway.core.enrichment import as_label
 from gateway.core.markdown import is_blank
 from gateway.core.plain import plain
@@ -124,7 +124,8 @@ def _spoken(message: ClaimedMessage) -> str:
 
 def _run_prompt(run: ClaimedRun) -> str:
     words = run.description if run.description.strip() else run.title
-    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, payload=run.payload)
+    content = None if run.payload is None else WebhookContent(run.event or "", run.payload)
+    return describe_run(words, source=run.source, fired_at=run.triggered_at, timezone=run.timezone, content=content)
 
 
 async def _always() -> bool:
@@ -179,14 +180,14 @@ class TaskService:
         `working_on` lists the claims that it still works on.
         """
         if workspace_id not in {None, runtime.workspace_id}:
-            _absent("workspace")
+            _raise_not_found("workspace")
         try:
             view = await self._store.register_runtime(runtime.runtime_id, name=name, kind=kind, version=version)
         except StoreConflict as error:
             message = f"another runtime of this workspace is called {name!r}"
             raise Conflict("name_taken", message, field="name") from error
         if view is None:
-            _absent("runtime")
+            _raise_not_found("runtime")
         if instance is not None:
             orphaned = partial(self._store.change_orphaned, runtime.runtime_id, instance, working_on)
             await self._return_each(orphaned, ORPHANS_MAX)
@@ -296,7 +297,7 @@ class TaskService:
                 _require_status(change.task, "complete")
                 await self._complete(change, words, end)
                 reached("task.completing")
-            return self._tell(change.task, Fate(TaskStatus.COMPLETED))
+            return self._report(change.task, Fate(TaskStatus.COMPLETED))
 
         return await despite_conflicts(finish)
 
@@ -344,13 +345,15 @@ class TaskService:
                     return TaskStatus(change.task.status)
                 _require_status(change.task, "fail")
                 fate = await _fail(change, reason, end, reported=True)
-            return self._tell(change.task, fate)
+            return self._report(change.task, fate)
 
         return await despite_conflicts(finish)
 
     async def find(self, runtime: RuntimePrincipal, task_id: UUID) -> Task:
         task = await self._store.find(task_id)
-        return task if task is not None and _is_of(task, runtime) else _absent("task")
+        if task is None or not _is_of(task, runtime):
+            _raise_not_found("task")
+        return task
 
     async def return_lost(self, batch_max: int = 100) -> int:
         """Return or fail claimed tasks that no runtime works on any more. Return their number.
@@ -390,7 +393,7 @@ class TaskService:
                     return False
                 seen.append(change.task.id)
                 fate = await _return(change)
-            self._tell(change.task, fate)
+            self._report(change.task, fate)
             return True
 
         return await despite_conflicts(attempt)
@@ -402,12 +405,12 @@ class TaskService:
         """Lock the task of an attempt for the block. `ends`: the report ends the run, and may arrive twice."""
         async with self._store.change(attempt.task_id) as change:
             if change is None or not _is_of(change.task, runtime):
-                _absent("task")
+                _raise_not_found("task")
             if not (ends and _has_ended(change.task, attempt)):
                 require_attempt(change.task, attempt.number)
             yield change
 
-    def _tell(self, task: Task, fate: Fate) -> TaskStatus:
+    def _report(self, task: Task, fate: Fate) -> TaskStatus:
         """Log and count the outcome, after the commit.
 
         Of an error's text only the reason derived from it may be logged.
@@ -428,7 +431,7 @@ class TaskService:
 
     def _require_self(self, runtime: RuntimePrincipal, runtime_id: UUID) -> None:
         if runtime.runtime_id != runtime_id:
-            _absent("runtime")
+            _raise_not_found("runtime")
 
 
 async def _fail(change: TaskChange, reason: str, end: End, *, reported: bool = False) -> Fate:
@@ -570,5 +573,5 @@ def _require_status(task: Task, action: str) -> None:
         raise Conflict("wrong_status", message, task_status=task.status)
 
 
-def _absent(what: str) -> NoReturn:
+def _raise_not_found(what: str) -> NoReturn:
     raise NotFound("not_found", f"no such {what}")
