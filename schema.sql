@@ -1094,6 +1094,7 @@ CREATE TABLE public.outbound_message (
     error text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     part smallint DEFAULT 0 NOT NULL,
+    title text DEFAULT ''::text NOT NULL,
     CONSTRAINT outbound_message_kind_check CHECK ((kind = ANY (ARRAY['answer'::text, 'error'::text, 'notice'::text, 'binding_prompt'::text]))),
     CONSTRAINT outbound_message_recipient_id_check CHECK ((recipient_id <> ''::text)),
     CONSTRAINT outbound_message_recipient_type_check CHECK ((recipient_type = ANY (ARRAY['chat'::text, 'user'::text]))),

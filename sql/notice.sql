@@ -1,11 +1,15 @@
 -- Messages that the gateway itself sends to a chat.
 
--- name: queue_notice(id, workspace_id, installation_id, session_id, chat_id, thread_id, message_id, content, uuid)!
+-- name: queue_notice(id, workspace_id, installation_id, session_id, chat_id, thread_id, message_id, headed, content, uuid)!
 -- A message gets one reply, however many transactions try: the key of the notice is derived from the message.
 insert into outbound_message (id, workspace_id, installation_id, chat_session_id, kind, recipient_id, thread_id,
-  reply_to_message_id, content, uuid)
+  reply_to_message_id, title, content, uuid)
 values (:id, :workspace_id, :installation_id, :session_id, 'notice', :chat_id, nullif(:thread_id, ''),
-  nullif(:message_id, ''), :content, :uuid)
+  nullif(:message_id, ''), coalesce((
+    select agent.name
+    from channel_installation installation join agent on agent.id = installation.agent_id
+    where installation.id = :installation_id and :headed
+  ), ''), :content, :uuid)
 on conflict (uuid) do nothing;
 
 -- name: tell_absences(silent_seconds, recent_seconds, offline_words, archived_words, rows_max)!
@@ -15,7 +19,7 @@ on conflict (uuid) do nothing;
 -- ones. A conversation that another transaction has locked is told in the next round. The texts are by language. Only
 -- in a topic does the notice quote the message.
 with untold as (
-  select conversation.id, absence.name, agent.archived_at is not null as archived, installation.workspace_id,
+  select conversation.id, absence.name, agent.name as agent_name, agent.archived_at is not null as archived, installation.workspace_id,
     installation.id as installation_id
   from agent_task task
   join agent on agent.id = task.agent_id
@@ -41,10 +45,10 @@ with untold as (
     conversation.last_thread_id, conversation.last_message_id
 )
 insert into outbound_message (id, workspace_id, installation_id, chat_session_id, kind, recipient_id, thread_id,
-  reply_to_message_id, content, uuid)
+  reply_to_message_id, title, content, uuid)
 select said.id, untold.workspace_id, untold.installation_id, noted.chat_session_id, 'notice',
   coalesce(nullif(noted.config ->> 'chat_id', ''), noted.channel_chat_id), noted.last_thread_id,
-  case when noted.last_thread_id is not null then noted.last_message_id end,
+  case when noted.last_thread_id is not null then noted.last_message_id end, untold.agent_name,
   coalesce(said.words ->> workspace.language, said.words ->> 'en'), said.id::text
 from untold
 join noted on noted.id = untold.id

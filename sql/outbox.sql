@@ -34,7 +34,7 @@ set status = 'sending', attempts = outgoing.attempts + 1, lease_epoch = :lease_e
 from due
 where outgoing.id = due.id and outgoing.status in ('queued', 'sending')
 returning outgoing.id, outgoing.kind, outgoing.recipient_type, outgoing.recipient_id, outgoing.thread_id,
-  outgoing.reply_to_message_id, outgoing.content, outgoing.uuid, outgoing.attempts, due.first_attempt_at,
+  outgoing.reply_to_message_id, outgoing.title, outgoing.content, outgoing.uuid, outgoing.attempts, due.first_attempt_at,
   extract(epoch from now() - due.first_attempt_at)::double precision as doubt_seconds,
   coalesce(extract(epoch from now() - due.last_attempt_at), 0)::double precision as idle_seconds,
   extract(epoch from now() - outgoing.created_at)::double precision as age_seconds;

@@ -27,6 +27,8 @@ async def test_agent_that_was_never_started_is_told_of_once_and_answers_when_it_
                 await said.event.settled()
         (notice,) = await world.answers(said.message.chat_id)
         assert OFFLINE in notice.content
+        heading = {"tag": "plain_text", "content": await world.value("select name from agent")}
+        assert notice.document["header"]["title"] == heading
         async with world.agent(daemon, *ECHO):
             _, answer = await world.answers(said.message.chat_id, 2)
         assert "hello 0" in answer.content

@@ -11,6 +11,7 @@ from gateway.core.replies import WORDS, Reply
 from gateway.postgres.notices import RECENT_SECONDS, PostgresAbsences
 from gateway.postgres.pool import Pool
 from gateway.work.tasks.ports import SILENT_SECONDS
+from support.rows import query
 from support.tenant import Tenant, open_tenant
 
 
@@ -43,6 +44,8 @@ async def test_conversations_that_wait_for_a_runtime_that_went_silent_are_told_o
     assert sorted(await said(tenant)) == sorted([("notice", one.chat_id, words), ("notice", "oc_real", words)])
     (topic,) = [row for row in await tenant.outbox() if row["recipient_id"] == "oc_real"]
     assert (topic["thread_id"], topic["reply_to_message_id"]) == ("omt_1", "om_last")
+    ((name,),) = await query(pool, "select name from agent")
+    assert {row["title"] for row in await tenant.outbox()} == {name}
 
 
 async def test_next_silence_is_told_of_again(pool: Pool) -> None:

@@ -115,7 +115,7 @@ class OutboundMessage:
     """One message to send. `idempotency_key` stays the same over every attempt, at most 50 characters.
 
     Exactly one of `chat_id` and `user_id` is set: a chat, or a person's direct conversation. `button` is the link that
-    `text` ends with: a platform may show it as a button instead.
+    `text` ends with: a platform may show it as a button instead. `title` is a heading, for platforms that draw cards.
     """
 
     text: str = field(repr=False)
@@ -126,6 +126,7 @@ class OutboundMessage:
     thread_id: str = ""
     reply_to: str = ""
     button: Button | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,14 @@ class Button:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """The words of a message, made at the moment of sending. `button` is the link that they end with, if any."""
+    """The words of a message, made at the moment of sending. `button` is the link that they end with, if any.
+
+    `title` is a heading that only platforms with cards show.
+    """
 
     text: str = field(repr=False)
     button: Button | None = None
+    title: str = ""
 
 
 class Reply(StrEnum):

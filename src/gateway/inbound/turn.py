@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from gateway.channel.message import ChatType, InboundMessage, Source
@@ -71,9 +71,9 @@ class Turn:
     def absence_notices(self) -> dict[Queueing, Notice]:
         """Return the notices for a conversation whose agent is absent. An archived conversation gets no notice."""
         return {
-            Queueing.RUNTIME_SILENT: self.say(Reply.AGENT_OFFLINE),
-            Queueing.AGENT_OFFLINE: self.say(Reply.AGENT_OFFLINE),
-            Queueing.AGENT_ARCHIVED: self.say(Reply.AGENT_ARCHIVED),
+            Queueing.RUNTIME_SILENT: replace(self.say(Reply.AGENT_OFFLINE), headed=True),
+            Queueing.AGENT_OFFLINE: replace(self.say(Reply.AGENT_OFFLINE), headed=True),
+            Queueing.AGENT_ARCHIVED: replace(self.say(Reply.AGENT_ARCHIVED), headed=True),
         }
 
 

@@ -212,7 +212,7 @@ class _Sender:
     async def _compose(self, row: OutboxRow) -> Composed | None:
         compose = self._composers.get(row.kind)
         if compose is None:
-            return Composed(row.content)
+            return _stored(row)
         try:
             return await compose(row)
         except StoreUnavailable:
@@ -280,7 +280,7 @@ class _Sender:
         try:
             async with self._context.governor.turn(row.recipient):
                 with trio.fail_after(READ_BACK_SECONDS):
-                    return await reader.find_sent(_envelope(row, Composed(row.content)), since=since, known=known)
+                    return await reader.find_sent(_envelope(row, _stored(row)), since=since, known=known)
         except trio.TooSlowError as error:
             raise PlatformUnavailable(f"the chat was not read within {READ_BACK_SECONDS:g} s") from error
         except PlatformThrottled as error:
@@ -331,11 +331,16 @@ def _nothing_to_send(row: OutboxRow) -> Unknown | Failed:
     return Failed(0, "not sent: there was nothing to say any more")
 
 
+def _stored(row: OutboxRow) -> Composed:
+    return Composed(row.content, title=row.title)
+
+
 def _envelope(row: OutboxRow, composed: Composed) -> OutboundMessage:
     to_person = row.recipient_type == "user"
     return OutboundMessage(
         text=composed.text,
         button=composed.button,
+        title=composed.title,
         idempotency_key=row.uuid,
         tone=_TONES.get(row.kind, Tone.NOTICE),
         chat_id="" if to_person else row.recipient_id,

@@ -61,6 +61,7 @@ class OutboxRow:
     doubt_seconds: float | None
     idle_seconds: float
     age_seconds: float
+    title: str = ""
 
     @property
     def in_doubt(self) -> bool:

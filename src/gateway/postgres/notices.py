@@ -30,6 +30,7 @@ async def write_notice(conn: TrioConnection[Any], notice: Notice) -> None:
         chat_id=notice.chat_id,
         thread_id=notice.thread_id,
         message_id=notice.message_id,
+        headed=notice.headed,
         content=notice.text,
         uuid=str(notice.key),
     )

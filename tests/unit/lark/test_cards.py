@@ -16,6 +16,7 @@ from gateway.lark.chat.cards import (
     render_answer,
     render_card,
     render_error,
+    render_notice,
     render_question,
     split_answer,
 )
@@ -93,3 +94,11 @@ def test_question_is_a_card_with_a_primary_button_in_place_of_the_link() -> None
     assert button["behaviors"] == [{"type": "open_url", "default_url": link}]
     assert card["config"]["update_multi"] is True
     assert link not in card["config"]["summary"]["content"] + repr(rendered)
+
+
+def test_notice_with_a_heading_is_a_card_headed_with_it() -> None:
+    rendered = render_notice("Nobody runs me.", "Echo **bold**")
+    card = json.loads(rendered.content)
+    assert card["header"]["title"] == {"tag": "plain_text", "content": "Echo **bold**"}
+    assert card["body"]["elements"] == [{"tag": "markdown", "content": "Nobody runs me."}]
+    assert card["config"] == {"update_multi": True, "summary": {"content": "Nobody runs me."}}

@@ -291,6 +291,16 @@ async def test_send_of_a_card_that_is_refused_goes_as_text_with_the_same_key(cod
     assert [(sent["type"], sent["uuid"]) for sent in client.sent] == [("interactive", "u"), ("text", "u")]
 
 
+async def test_send_of_a_notice_with_a_heading_that_is_refused_as_a_card_goes_as_text() -> None:
+    client = FakeClient(PlatformRefused("card", code=230099), "om_1")
+    message = OutboundMessage(text="Nobody runs me.", idempotency_key="u", chat_id="oc_1", title="Echo")
+    await channel(client).send(message)
+    assert [(sent["type"], sent["text"]) for sent in client.sent] == [
+        ("interactive", "Nobody runs me."),
+        ("text", "Nobody runs me."),
+    ]
+
+
 async def test_send_of_a_card_whose_result_is_unknown_is_not_sent_as_text() -> None:
     client = FakeClient(PlatformUnavailable("no answer"))
     with pytest.raises(PlatformUnavailable):

@@ -104,6 +104,12 @@ def render_error(markdown: str) -> Rendered:
     return _card(markdown, summary=f"⚠️ {markdown}", header=header)
 
 
+def render_notice(text: str, title: str) -> Rendered:
+    """Render a card with a heading above the words."""
+    header = {"template": "blue", "title": {"tag": "plain_text", "content": title}}
+    return _card(text, summary=text, header=header)
+
+
 def render_question(text: str, button: Button) -> Rendered:
     """Render a card whose button leads where the link at the end of `text` leads."""
     drawn = {

@@ -29,6 +29,7 @@ from gateway.lark.chat.cards import (
     Rendered,
     render_answer,
     render_error,
+    render_notice,
     render_question,
     render_text,
     without_calls_to_all,
@@ -298,5 +299,7 @@ def _render(message: OutboundMessage) -> Rendered:
             return render_answer(message.text)
         case Tone.ERROR:
             return render_error(message.text)
+        case Tone.NOTICE if message.title:
+            return render_notice(message.text, message.title)
         case Tone.NOTICE:
             return render_text(message.text)

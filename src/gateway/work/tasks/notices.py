@@ -24,6 +24,8 @@ class Notice:
     message_id: str
     key: UUID
     text: str = field(repr=False)
+    headed: bool = False
+    """True if the agent's name stands above the words, where a platform can show that."""
 
 
 def notice_key(installation_id: UUID, message_id: str) -> UUID:

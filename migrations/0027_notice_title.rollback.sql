@@ -1,0 +1,1 @@
+alter table outbound_message drop column title;
