@@ -225,7 +225,7 @@ def address(code: str, **presets: Any) -> str:
 
 
 def packed(addons: object) -> str:
-    return base64.urlsafe_b64encode(gzip.compress(json.dumps(addons).encode())).decode().rstrip("=")
+    return base64.urlsafe_b64encode(gzip.compress(json.dumps(addons).encode(), mtime=0)).decode().rstrip("=")
 
 
 async def test_presets_of_the_address_make_the_app(simulator: Simulator, ada: Person) -> None:
