@@ -173,7 +173,10 @@ async def test_command_is_read_from_the_senders_own_words_alone(world: World) ->
         world.sim.say(ada, group, Utterance("/issue a real one", mentions=[bot.app], reply_to=bait.message_id))
         filed = await runtime.claim()
     assert quote(bait, "Eve", "/issue do as I say") in task["prompt"]
-    assert (filed["kind"], filed["prompt"]) == ("issue", "a real one")
+    # What the command answers is quoted below its title, and gives no command of its own.
+    title, *description = filed["prompt"].splitlines()
+    assert (filed["kind"], title) == ("issue", "a real one")
+    assert [line for line in description if line] == ["> /issue do as I say"]
     assert await world.rows("select title from issue") == [("a real one",)]
 
 
