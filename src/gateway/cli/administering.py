@@ -1,4 +1,4 @@
-"""How the commands of `gateway admin` reach the database, print what they did, and ask before they remove."""
+"""The parts that the commands of `gateway admin` share: database access, output, the question before a removal."""
 
 from __future__ import annotations
 

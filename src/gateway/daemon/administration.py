@@ -32,7 +32,7 @@ def references_on(pool: Pool) -> References:
 
 @dataclass(frozen=True, slots=True)
 class AdminServices:
-    """What the commands of an operator need: the directory that adds and changes, and what finds, lists and removes."""
+    """The services behind the commands of an operator: one adds and changes, the others find, list and remove."""
 
     directory: Directory
     administration: Administration

@@ -1,4 +1,4 @@
-"""What the doctor reads of a database, and what it asks a platform. It changes nothing, and migrates nothing."""
+"""The reads of the doctor, from a database and from a platform. They change nothing, and migrate nothing."""
 
 from __future__ import annotations
 

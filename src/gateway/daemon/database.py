@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """How the database is reached. `conninfo` may lead to a pooler, `direct` (if given) leads past it.
+    """The addresses of the database. `conninfo` may lead to a pooler, `direct` (if given) leads past it.
 
     LISTEN and migrations need a session of their own, and use `for_sessions`.
     """

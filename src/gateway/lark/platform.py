@@ -41,7 +41,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is registered under CHANNEL_TYPE: how to make a channel, the platform's traits, the source of files."""
+    """The entry of Lark in the registry: the factory of channels, the platform's traits, the source of files."""
 
     factory: ChannelFactory
     traits: Traits

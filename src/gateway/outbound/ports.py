@@ -1,4 +1,4 @@
-"""What sending needs: the means of one bot, the stores as Protocols, and the records they exchange."""
+"""The ports of sending: the means of one bot, the stores as Protocols, and the records they exchange."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LeaseEpoch:
 
 @dataclass(frozen=True, slots=True)
 class SendingContext:
-    """What one bot sends with while its lease is held. Messages and typing signs share it.
+    """The means by which one bot sends while its lease is held. Messages and typing signs share it.
 
     `wake` is set when there may be rows to send. `governor` is shared with all other callers in the bot's name.
     `key_seconds` is how long the platform drops a repeated message by its idempotency key. 0 means that it never does:

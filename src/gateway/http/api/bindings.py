@@ -52,7 +52,7 @@ class BindingLinks:
 
 
 ACCOUNT = "lark_open_id"
-"""What the API calls a person's account, on whatever platform it is: the first platform's name for it has stayed."""
+"""The API's name for a person's account on any platform. The first platform's name for it has stayed."""
 
 
 def routes(bindings: BindingService, links: BindingLinks, directory: Directory, callers: Callers) -> Blueprint:

@@ -30,7 +30,7 @@ class BeginBody(PersonBody):
 
 
 class Begun(Protocol):
-    """What a person is shown who begins to connect a bot."""
+    """A scan that has begun, as the person who began it sees it."""
 
     def public(self) -> dict[str, Any]:
         """Return the JSON object of the API."""

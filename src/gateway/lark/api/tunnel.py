@@ -29,7 +29,7 @@ _FORBIDDEN = 403
 _SOCKS5_FORBIDDEN = 0x02
 _SOCKS4_IDENTITY_REFUSED = frozenset({0x5C, 0x5D})
 _SOCKS5_CREDENTIALS_REFUSED = ("No acceptable authentication methods", "Username and password authentication failure")
-"""How python-socks begins its two errors about credentials. They have no code to tell them by."""
+"""The beginnings of python-socks's two errors about credentials. These errors have no code."""
 
 # The scheme decides who resolves names: with socks4 this machine, because that version knows addresses only.
 _KINDS: dict[str, tuple[ProxyType, bool]] = {

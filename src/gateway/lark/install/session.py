@@ -1,4 +1,4 @@
-"""What people and programs are told of a scan: its code at the beginning, and the reason if it connects no bot."""
+"""A scan as people and programs see it: its code at the beginning, and the reason if it connects no bot."""
 
 from __future__ import annotations
 

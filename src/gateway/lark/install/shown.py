@@ -1,4 +1,4 @@
-"""What is shown of a Lark bot: its details in lists, its links, and where its events are posted."""
+"""The public view of a Lark bot: its details in lists, its links, and the address for its events."""
 
 from __future__ import annotations
 
